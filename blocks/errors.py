@@ -1,0 +1,45 @@
+"""Errors a user can cause or meet: each carries one line that says what happened and what to do next."""
+
+from __future__ import annotations
+
+
+class OrganismError(Exception):
+    """Base of every expected failure.
+
+    Args:
+        what: One line: what happened, with the value that caused it (never a secret).
+        next_step: One line: what the reader should do now.
+    """
+
+    def __init__(self, what: str, next_step: str = "") -> None:
+        self.what = " ".join(what.split())
+        self.next_step = " ".join(next_step.split())
+        super().__init__(f"{self.what} → {self.next_step}" if self.next_step else self.what)
+
+    def __reduce__(self) -> tuple[type[OrganismError], tuple[str, str]]:
+        # Exceptions cross Ray process borders; the default pickling would pass the joined text as `what`.
+        return type(self), (self.what, self.next_step)
+
+
+class ConfigurationError(OrganismError):
+    """A setting, file or parameter is wrong; retrying without a change cannot help."""
+
+
+class QueueUnavailable(OrganismError):
+    """Postgres cannot be reached or refuses us."""
+
+
+class SchemaMismatch(OrganismError):
+    """The database holds something other than the tables this version expects."""
+
+
+class OrganismUnavailable(OrganismError):
+    """No replica took the call; nothing of it ran, so nothing may be charged for it."""
+
+
+class ReplicaLost(OrganismError):
+    """A replica accepted the call and then died or fell silent; what had not been reported is unknown."""
+
+
+class StackError(OrganismError):
+    """The embedded stack could not be started, joined or stopped."""

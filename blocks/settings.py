@@ -1,0 +1,110 @@
+"""Every setting of Organism Flows, in one typed place.
+
+Read from the environment with the prefix ``ORGANISM_``. ``RAY_ADDRESS`` and ``PREFECT_API_URL`` keep their own
+names. Names of the older system are honoured with a deprecation note.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from blocks.errors import ConfigurationError
+
+OLDER_NAMES = {
+    "PG_DSN": "ORGANISM_DSN",
+    "SEEDCORE_PG_DSN": "ORGANISM_DSN",
+    "RAY_NAMESPACE": "ORGANISM_RAY_NAMESPACE",
+    "SEEDCORE_NS": "ORGANISM_RAY_NAMESPACE",
+    "LEASE_SECONDS": "ORGANISM_LEASE_SECONDS",
+    "WATCHDOG_INTERVAL": "ORGANISM_WATCHDOG_INTERVAL",
+    "CLAIM_BATCH_SIZE": "ORGANISM_BATCH_SIZE",
+}
+
+
+def default_home() -> Path:
+    """Where the embedded stack keeps its data.
+
+    Root's own home is closed to the unprivileged user Postgres insists on, so root's data is a service's data.
+    """
+    return Path("/var/lib/organism") if os.geteuid() == 0 else Path.home() / ".organism"
+
+
+class Settings(BaseSettings):
+    """Settings in effect; build it with `load_settings`."""
+
+    model_config = SettingsConfigDict(env_prefix="ORGANISM_", populate_by_name=True, env_ignore_empty=True)
+
+    home: Path = Field(
+        default_factory=default_home, description="Folder of the embedded stack: data, logs, state file."
+    )
+    dsn: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("ORGANISM_DSN", "PG_DSN", "SEEDCORE_PG_DSN"),
+        description="Postgres connection URL of the tasks table; unset means the embedded Postgres.",
+    )
+    ray_namespace: str = Field(
+        default="organism",
+        validation_alias=AliasChoices("ORGANISM_RAY_NAMESPACE", "RAY_NAMESPACE", "SEEDCORE_NS"),
+        description="Ray namespace of drivers and lanes.",
+    )
+    lease_seconds: float = Field(
+        default=15.0,
+        gt=0.5,
+        le=3600,
+        validation_alias=AliasChoices("ORGANISM_LEASE_SECONDS", "LEASE_SECONDS"),
+        description="A lane silent for this long loses its tasks.",
+    )
+    watchdog_interval: float = Field(
+        default=30.0,
+        ge=1,
+        le=3600,
+        validation_alias=AliasChoices("ORGANISM_WATCHDOG_INTERVAL", "WATCHDOG_INTERVAL"),
+        description="Seconds between runs of the watchdog.",
+    )
+    batch_size: int = Field(
+        default=100,
+        ge=1,
+        le=5000,
+        validation_alias=AliasChoices("ORGANISM_BATCH_SIZE", "CLAIM_BATCH_SIZE"),
+        description="Most tasks one claim takes and one handle call carries.",
+    )
+    config: Path | None = Field(
+        default=None, description="YAML file of the organism's configuration; unset means the demo organism."
+    )
+    http_port: int | None = Field(
+        default=None, ge=1, le=65535, description="Port of the /organism routes; unset: 8000, or a free one."
+    )
+    prefect_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="Port of the local Prefect server; unset: 4200, or a free one.",
+    )
+    dashboard_port: int | None = Field(
+        default=None, ge=1, le=65535, description="Port of the Ray dashboard; unset: 8265, or a free one."
+    )
+
+
+def load_settings() -> Settings:
+    """Settings from the environment as it is now.
+
+    Raises:
+        ConfigurationError: A value is not acceptable; the message names the variable.
+    """
+    for older, name in OLDER_NAMES.items():
+        if os.environ.get(older) and not os.environ.get(name):
+            warnings.warn(f"{older} is deprecated: set {name} instead", FutureWarning, stacklevel=2)
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        place = str(first["loc"][0])
+        variable = place if place.isupper() else f"ORGANISM_{place.upper()}"
+        raise ConfigurationError(
+            f"{variable}={os.environ.get(variable, '')!r}: {first['msg']}", f"correct or unset {variable}"
+        ) from None

@@ -1,0 +1,85 @@
+"""What the embedded stack says of itself: the state file that `organism up` writes and everything else reads."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from blocks.errors import StackError
+
+STATE_FILE = "stack.json"
+
+
+class ProcessRef(BaseModel):
+    """A process that cannot be mistaken for a later one of the same pid."""
+
+    pid: int
+    created: float
+    """Start time in seconds since the epoch, as psutil reports it."""
+
+
+class StackState(BaseModel):
+    """Addresses and processes of a running embedded stack. Holds no secret."""
+
+    home: Path
+    stack_id: str
+    """Also in the environment of every process of the stack, as ``ORGANISM_STACK_ID``."""
+    dsn: str
+    """Unix-socket connection URL, without a password; or the external database the stack was started with,
+    then empty, because its URL is a secret that stays in the environment."""
+    ray_address: str
+    """``host:port`` of the Ray head."""
+    ray_token_path: Path
+    ray_dashboard_url: str
+    prefect_api_url: str
+    prefect_ui_url: str
+    organism_url: str
+    """Base of the organism's HTTP routes, ending in ``/organism``."""
+    processes: dict[str, ProcessRef]
+    """By role: postgres, ray, prefect."""
+
+
+def read_stack(home: Path) -> StackState | None:
+    """The state a stack left in ``home``, or None. It may be stale: the processes decide.
+
+    Raises:
+        StackError: The file is there and cannot be understood.
+    """
+    path = home / STATE_FILE
+    try:
+        return StackState.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise StackError(f"cannot read {path}: {reason}", "run `organism down`, which clears it") from None
+
+
+def environment_of(stack: StackState) -> dict[str, str]:
+    """The variables by which Prefect and Ray find ``stack``."""
+    return {
+        "PREFECT_API_URL": stack.prefect_api_url,
+        "RAY_ADDRESS": stack.ray_address,
+        # An explicit address never turns token authentication on by itself (Ray 2.60); without these a
+        # driver waits 20 s and fails with "Failed to connect".
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(stack.ray_token_path),
+    }
+
+
+def join_stack(home: Path) -> StackState | None:
+    """Point this process's Prefect and Ray at the embedded stack in ``home``, where it names no others.
+
+    Call it before importing Prefect or Ray: both read their settings at import. Variables that are already
+    set win, so a process with an external server or cluster keeps it.
+    """
+    stack = read_stack(home)
+    if stack is not None:
+        wanted = environment_of(stack)
+        if os.environ.get("RAY_ADDRESS", stack.ray_address) != stack.ray_address:
+            wanted = {"PREFECT_API_URL": wanted["PREFECT_API_URL"]}
+        for name, value in wanted.items():
+            os.environ.setdefault(name, value)
+    return stack
