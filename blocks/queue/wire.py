@@ -114,6 +114,10 @@ class Outcomes:
         self.organ_ids.append(organ_id)
         self.elapsed_ms.append(elapsed_ms)
 
+    def slice(self, start: int, stop: int) -> Outcomes:
+        """A new table of the rows from ``start`` to before ``stop``."""
+        return Outcomes(*(getattr(self, f.name)[start:stop] for f in fields(Outcomes)))
+
     def to_wire(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(Outcomes)}
 

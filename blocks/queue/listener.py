@@ -1,0 +1,70 @@
+"""Wake-ups by LISTEN on a connection of their own."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any, Self
+
+import asyncpg
+
+from blocks.errors import QueueUnavailable
+from blocks.queue.connection import connect
+
+CHANNEL = "organism_tasks"
+RECONNECT_DELAYS = (0.1, 0.3, 1.0, 3.0)
+PROBE_INTERVAL = 10.0
+"""Seconds between round trips on the idle connection: one that broke silently never says so by itself."""
+PROBE_TIMEOUT = 5.0
+
+
+class Listener:
+    """Sets ``event`` at every notification, and whenever notifications may have been missed."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self.event = asyncio.Event()
+        self.listening = asyncio.Event()
+        """Set while the connection stands."""
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._keep_listening(), name="organism-listener")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _keep_listening(self) -> None:
+        failures = 0
+        while True:
+            try:
+                await self._listen_until_broken()
+                failures = 0
+            except (QueueUnavailable, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+                failures += 1
+            self.listening.clear()
+            self.event.set()
+            await asyncio.sleep(RECONNECT_DELAYS[min(failures, len(RECONNECT_DELAYS)) - 1])
+
+    async def _listen_until_broken(self) -> None:
+        connection: asyncpg.Connection[Any] = await connect(
+            self._dsn, server_settings={"application_name": "organism-listener"}
+        )
+        broken = asyncio.Event()
+        try:
+            connection.add_termination_listener(lambda _: broken.set())
+            await connection.add_listener(CHANNEL, lambda *_: self.event.set())
+            self.listening.set()
+            self.event.set()
+            while not broken.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(broken.wait(), PROBE_INTERVAL)
+                    break
+                await connection.execute("SELECT 1", timeout=PROBE_TIMEOUT)
+        finally:
+            if not connection.is_closed():
+                connection.terminate()

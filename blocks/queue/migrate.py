@@ -1,0 +1,53 @@
+"""Bring a database to the schema of this version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from blocks.queue.connection import connect
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+MIGRATION_LOCK = 0x6F7267616E69  # "organi": one migrator at a time in a database
+
+
+async def migrate(dsn: str) -> None:
+    """Migrate to the newest schema; safe to run at once from several places and under live lanes.
+
+    Args:
+        dsn: Postgres connection URL.
+
+    Raises:
+        QueueUnavailable: Postgres cannot be reached or refuses us.
+        SchemaMismatch: A foreign table called ``tasks`` is in the way.
+    """
+
+    async def creator() -> asyncpg.Connection[Any]:
+        return await connect(dsn)
+
+    # The connection is made by asyncpg itself, so that one URL means the same thing here and in the queue.
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=creator, poolclass=NullPool)
+    try:
+        async with engine.connect() as connection:
+            # Held by the session, not the transaction: a waiting migrator must start its transaction,
+            # and so its snapshot, only when the one before it has committed.
+            await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK})
+            await connection.commit()
+            await connection.run_sync(_upgrade)
+            await connection.commit()
+    finally:
+        await engine.dispose()
+
+
+def _upgrade(connection: Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

@@ -1,0 +1,164 @@
+"""What callers of the queue pass in and get back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, Literal, TypeAlias
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+
+from blocks.queue.jsonb import encode
+
+Status: TypeAlias = Literal["created", "queued", "running", "completed", "failed", "cancelled", "retry"]
+FINISHED: tuple[Status, ...] = ("completed", "failed", "cancelled")
+
+PARAMS_LIMIT_BYTES = 1_000_000
+"""Largest params of a task; bigger inputs belong in a store, with their address in the params."""
+
+
+def _storable(text: str) -> str:
+    if "\x00" in text:
+        raise ValueError("holds a NUL character, which Postgres cannot store")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds half of a surrogate pair, which is not text") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_storable)]
+
+
+def _json_text(params: dict[str, Any]) -> dict[str, Any]:
+    encode(params, limit_bytes=PARAMS_LIMIT_BYTES)
+    return params
+
+
+class NewTask(BaseModel):
+    """A task to submit."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    type: Annotated[Text, Field(min_length=1, max_length=200, pattern=r"\S")]
+    params: Annotated[dict[str, Any], AfterValidator(_json_text)] = Field(default_factory=dict)
+    description: Text | None = None
+    domain: Text | None = Field(default=None, max_length=200)
+    drift_score: float = 0.0
+    priority: int = Field(default=0, ge=-(2**31), lt=2**31, description="Higher runs first.")
+    run_after: datetime | None = Field(default=None, description="Not before this moment; None: now.")
+    max_attempts: int = Field(default=5, ge=1, le=1000)
+    timeout_s: float | None = Field(default=None, gt=0, description="None: the organ's own timeout.")
+    id: UUID | None = Field(default=None, description="None: a random one.")
+
+
+NEW_TASKS = TypeAdapter(list[NewTask])
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What a settlement did, task by task."""
+
+    statuses: dict[str, Status]
+    """New status by task id, of the outcomes that were accepted."""
+    stale: list[str]
+    """Ids whose claim was no longer the newest: nothing of them was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """What a reap took back."""
+
+    lanes: int
+    retried: int
+    failed: int
+    """Tasks that have now lost as many leases as a task may lose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What is still to come."""
+
+    running: bool
+    ready: bool
+    backing_off: bool
+    next_due_s: float | None
+    """Seconds until the next task is due; 0 or less: one is due now; None: no task waits."""
+
+    @property
+    def empty(self) -> bool:
+        """Nothing runs, is ready or waits for another attempt. Tasks scheduled for later do not count."""
+        return not (self.running or self.ready or self.backing_off)
+
+
+class Attempt(BaseModel):
+    """One attempt that did not complete its task."""
+
+    claim: int
+    attempt: int
+    lane: str | None
+    cause: str
+    error: str | None
+    started_at: datetime | None
+    ended_at: datetime
+
+
+class TaskRow(BaseModel):
+    """A task as the table has it."""
+
+    id: UUID
+    type: str
+    description: str | None
+    params: Any
+    domain: str | None
+    drift_score: float
+    status: Status
+    attempts: int
+    max_attempts: int
+    claim: int
+    priority: int
+    timeout_s: float | None
+    timed_out: int
+    lease_lost: int
+    suspect: bool
+    locked_by: str | None
+    locked_at: datetime | None
+    run_after: datetime
+    result: Any
+    error: str | None
+    organ_id: str | None
+    path: str | None
+    elapsed_ms: float | None
+    created_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None
+    history: list[Attempt] = []
+
+
+class TaskLine(BaseModel):
+    """A task in a list."""
+
+    id: UUID
+    type: str
+    status: Status
+    attempts: int
+    domain: str | None
+    created_at: datetime
+    finished_at: datetime | None
+    error: str | None
+
+
+class LaneRow(BaseModel):
+    """A lane as the table has it."""
+
+    id: str
+    run: str | None
+    host: str
+    pid: int
+    started_at: datetime
+    renewed_at: datetime
+    lease_until: datetime
+    settled: int
+    stop_requested: bool
+    live: bool

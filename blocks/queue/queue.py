@@ -1,0 +1,375 @@
+"""The task queue: every read and write of the tasks table, and nothing of Prefect or Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Self, cast
+from uuid import UUID, uuid4
+
+import asyncpg
+
+from blocks.errors import ConfigurationError, SchemaMismatch
+from blocks.queue.connection import CONNECT_TIMEOUT, unavailable
+from blocks.queue.jsonb import encode
+from blocks.queue.models import (
+    PARAMS_LIMIT_BYTES,
+    Attempt,
+    LaneRow,
+    NewTask,
+    Outlook,
+    Reaped,
+    Settled,
+    Status,
+    TaskLine,
+    TaskRow,
+)
+from blocks.queue.statements import statement
+from blocks.queue.wire import Batch, Outcomes
+
+# Named timeouts, in seconds: a statement that takes longer is waiting for something that is not coming.
+CLAIM_TIMEOUT = 10.0
+SETTLE_TIMEOUT = 10.0
+RENEW_TIMEOUT = 3.0
+REAP_TIMEOUT = 10.0
+READ_TIMEOUT = 10.0
+SUBMIT_TIMEOUT = 60.0
+
+LEASES_A_TASK_MAY_LOSE = 10
+"""A task whose lane has died this often is likelier the cause than the victim; it becomes a dead letter."""
+
+STATUSES: tuple[Status, ...] = ("created", "queued", "running", "completed", "failed", "cancelled", "retry")
+
+
+class Queue:
+    """The tasks of one database. Use as an async context manager.
+
+    Args:
+        dsn: Postgres connection URL.
+        lease_s: Seconds without a renewal after which a lane loses its tasks.
+        backoff_base_s: Delay before the second attempt; doubles with each further one, with jitter.
+        backoff_cap_s: Longest delay between attempts.
+        connections: Most connections held.
+
+    Raises (from any method):
+        QueueUnavailable: Only from entering; a method whose connection breaks raises asyncpg's own error,
+            one of `blocks.queue.connection.TRANSIENT_ERRORS`, and may be called again.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        lease_s: float = 15.0,
+        backoff_base_s: float = 1.0,
+        backoff_cap_s: float = 300.0,
+        connections: int = 4,
+        application_name: str = "organism",
+    ) -> None:
+        self.dsn = dsn
+        self.lease_s = lease_s
+        self.backoff_base_s = backoff_base_s
+        self.backoff_cap_s = backoff_cap_s
+        self._connections = connections
+        self._application_name = application_name
+        self._pool: asyncpg.Pool[Any] | None = None
+
+    async def __aenter__(self) -> Self:
+        try:
+            self._pool = await asyncpg.create_pool(
+                self.dsn,
+                min_size=1,
+                max_size=self._connections,
+                timeout=CONNECT_TIMEOUT,
+                command_timeout=READ_TIMEOUT,
+                server_settings={"application_name": self._application_name},
+            )
+            if not await self.pool.fetchval("SELECT to_regclass('lanes') IS NOT NULL"):
+                raise SchemaMismatch(
+                    "the database has no tasks table of this version",
+                    "run `organism up` (embedded) or `organism migrate` (your own Postgres)",
+                )
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+            await self.close()
+            raise unavailable(self.dsn, error) from None
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close every connection; one that does not answer is cut off after five seconds."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            try:
+                await asyncio.wait_for(pool.close(), 5)
+            except TimeoutError:
+                pool.terminate()
+
+    @property
+    def pool(self) -> asyncpg.Pool[Any]:
+        """The connections; asyncpg replaces broken ones when they are next needed."""
+        if self._pool is None:
+            raise RuntimeError("the queue is not open: use `async with Queue(dsn) as queue`")
+        return self._pool
+
+    # Submitting and looking
+
+    async def submit(self, tasks: Sequence[NewTask]) -> list[UUID]:
+        """Add tasks, all or none.
+
+        Returns:
+            Their ids, in order.
+
+        Raises:
+            ConfigurationError: One of the given ids exists already.
+        """
+        ids = [task.id or uuid4() for task in tasks]
+        now = await self.pool.fetchval("SELECT queue_now()", timeout=READ_TIMEOUT)
+        columns: list[list[Any]] = [
+            ids,
+            [t.type for t in tasks],
+            [encode(t.params, limit_bytes=PARAMS_LIMIT_BYTES) for t in tasks],
+            [t.description for t in tasks],
+            [t.domain for t in tasks],
+            [t.drift_score for t in tasks],
+            [t.priority for t in tasks],
+            [t.run_after or now for t in tasks],
+            [t.max_attempts for t in tasks],
+            [t.timeout_s for t in tasks],
+        ]
+        try:
+            await self.pool.execute(statement("submit"), *columns, timeout=SUBMIT_TIMEOUT)
+        except asyncpg.UniqueViolationError as error:
+            raise ConfigurationError(
+                f"task id already submitted: {error.detail}", "leave out the id, or look at the existing task"
+            ) from None
+        return ids
+
+    async def counts(self) -> dict[Status, int]:
+        """Tasks by status; every status is present."""
+        rows = await self.pool.fetch(statement("counts"), timeout=READ_TIMEOUT)
+        return dict.fromkeys(STATUSES, 0) | {row["status"]: row["tasks"] for row in rows}
+
+    async def outlook(self) -> Outlook:
+        """What is still to come."""
+        row = await self.pool.fetchrow(statement("outlook"), timeout=READ_TIMEOUT)
+        return Outlook(**row)
+
+    async def get(self, task_id: str) -> TaskRow:
+        """The task of this id or unique id prefix, with its history.
+
+        Raises:
+            ConfigurationError: No task, or more than one, has it.
+        """
+        low, high = _id_range(task_id)
+        rows = await self.pool.fetch(statement("get"), low, high, timeout=READ_TIMEOUT)
+        if not rows:
+            raise ConfigurationError(f"no task has the id {task_id}", "list them with `organism tasks list`")
+        if len(rows) > 1:
+            raise ConfigurationError(
+                f"the id prefix {task_id} fits {', '.join(str(r['id']) for r in rows[:5])}"
+                f"{' and more' if len(rows) > 5 else ''}",
+                "give more of the id",
+            )
+        history = await self.pool.fetch(statement("attempts"), rows[0]["id"], timeout=READ_TIMEOUT)
+        return TaskRow.model_validate(
+            {
+                **rows[0],
+                "params": _decode(rows[0]["params"]),
+                "result": _decode(rows[0]["result"]),
+                "history": [Attempt.model_validate(dict(row)) for row in history],
+            }
+        )
+
+    async def list_tasks(
+        self,
+        *,
+        status: Status | None = None,
+        type: str | None = None,
+        domain: str | None = None,
+        limit: int = 50,
+    ) -> list[TaskLine]:
+        """The newest tasks that fit every filter given."""
+        rows = await self.pool.fetch(
+            statement("list_tasks"), status, type, domain, limit, timeout=READ_TIMEOUT
+        )
+        return [TaskLine.model_validate(dict(row)) for row in rows]
+
+    # The life of a lane
+
+    async def register(self, lane: str, *, run: str | None = None) -> None:
+        """Open a lease for ``lane``, a fresh name that no process has had before.
+
+        Args:
+            run: The dispatch run it belongs to, by which `request_stop` reaches it.
+        """
+        await self.pool.execute(
+            statement("register"),
+            lane,
+            run,
+            socket.gethostname(),
+            os.getpid(),
+            self.lease_s,
+            timeout=RENEW_TIMEOUT,
+        )
+
+    async def renew(self, lane: str, *, settled: int = 0) -> bool | None:
+        """Renew the lease of ``lane``.
+
+        Returns:
+            None: the lease was lost and the lane holds nothing any more. Otherwise whether it is asked to stop.
+        """
+        return cast(
+            "bool | None",
+            await self.pool.fetchval(statement("renew"), lane, self.lease_s, settled, timeout=RENEW_TIMEOUT),
+        )
+
+    async def deregister(self, lane: str) -> None:
+        """Close the lease. Tasks the lane still holds are taken back by the next reap."""
+        await self.pool.execute(statement("deregister"), lane, timeout=RENEW_TIMEOUT)
+
+    async def request_stop(self, run: str) -> int:
+        """Ask every lane of a dispatch run to finish what it holds and leave; returns how many were asked."""
+        return cast("int", await self.pool.fetchval(statement("request_stop"), run, timeout=RENEW_TIMEOUT))
+
+    async def lanes(self) -> list[LaneRow]:
+        """Every lane that holds a lease, or held one that nobody has reaped yet."""
+        return [
+            LaneRow.model_validate(dict(row))
+            for row in await self.pool.fetch(statement("lanes"), timeout=READ_TIMEOUT)
+        ]
+
+    # The life of a claim
+
+    async def claim(self, lane: str, limit: int) -> Batch:
+        """Claim up to ``limit`` due tasks, by priority and then by due time. A lane without a lease gets none."""
+        rows = await self.pool.fetch(statement("claim"), lane, limit, timeout=CLAIM_TIMEOUT)
+        # asyncpg types a list of rows as columns only through zip; an empty list has no columns.
+        return Batch(*(list(column) for column in zip(*rows, strict=True))) if rows else Batch()
+
+    async def settle(self, lane: str, batch: Batch, outcomes: Outcomes) -> Settled:
+        """Write outcomes of tasks of ``batch`` back, each only if its claim is still the newest.
+
+        An outcome that Postgres cannot store becomes a permanent failure of its own task; the others are
+        settled as they are.
+        """
+        statuses = await self._settle(lane, batch, outcomes)
+        reported = [batch.ids[p] for p in outcomes.positions]
+        return Settled(statuses, [task_id for task_id in reported if task_id not in statuses])
+
+    async def _settle(self, lane: str, batch: Batch, outcomes: Outcomes) -> dict[str, Status]:
+        if not len(outcomes):
+            return {}
+        try:
+            rows = await self.pool.fetch(
+                statement("settle"),
+                [batch.ids[p] for p in outcomes.positions],
+                [batch.claims[p] for p in outcomes.positions],
+                outcomes.causes,
+                outcomes.results,
+                outcomes.errors,
+                outcomes.paths,
+                outcomes.organ_ids,
+                outcomes.elapsed_ms,
+                self.backoff_base_s,
+                self.backoff_cap_s,
+                lane,
+                timeout=SETTLE_TIMEOUT,
+            )
+            return {row["id"]: row["status"] for row in rows}
+        except Exception as error:
+            if not _is_about_a_value(error):
+                raise
+            if len(outcomes) == 1:
+                return await self._settle(lane, batch, _unstorable(outcomes, error))
+        # One value cannot be stored, and Postgres does not say whose: halve until it stands alone.
+        middle = len(outcomes) // 2
+        first = await self._settle(lane, batch, outcomes.slice(0, middle))
+        return first | await self._settle(lane, batch, outcomes.slice(middle, len(outcomes)))
+
+    async def release(
+        self, lane: str, batch: Batch, *, cause: str, error: str, suspect: bool = False
+    ) -> list[str]:
+        """Hand claimed tasks back, ready at once, with the attempt uncharged.
+
+        Args:
+            cause: Short name for the history: ``interrupted``, ``replica_lost``, ``unavailable``.
+            error: One readable line for the history.
+            suspect: Mark them to be run alone from now on.
+
+        Returns:
+            Ids of those handed back; the others were stale.
+        """
+        rows = await self.pool.fetch(
+            statement("release"), batch.ids, batch.claims, cause, error, suspect, lane, timeout=SETTLE_TIMEOUT
+        )
+        return [row["id"] for row in rows]
+
+    async def abandon(self, lane: str, *, holding: Sequence[int]) -> list[str]:
+        """Hand back what the table says ``lane`` holds beyond the claims in ``holding``.
+
+        A claim whose answer was lost with its connection would else wait for the lane to die. Call it only
+        while no claim of the lane is under way.
+        """
+        rows = await self.pool.fetch(statement("abandon"), lane, holding, timeout=SETTLE_TIMEOUT)
+        return [row["id"] for row in rows]
+
+    async def reap(self) -> Reaped:
+        """Take back the tasks of lanes that stopped renewing, and running tasks that no lane holds."""
+        row = await self.pool.fetchrow(statement("reap"), LEASES_A_TASK_MAY_LOSE, timeout=REAP_TIMEOUT)
+        return Reaped(**row)
+
+    @asynccontextmanager
+    async def wakeups(self) -> AsyncIterator[asyncio.Event]:
+        """An event that is set whenever a task became ready or a stop was asked for; clear it yourself.
+
+        It holds a connection of its own, made again when it breaks; the event is set then too, because
+        notifications may have been missed. It never raises: whoever waits on it must look now and then anyway.
+        """
+        from blocks.queue.listener import Listener
+
+        async with Listener(self.dsn) as listener:
+            yield listener.event
+
+
+def _decode(text: str | None) -> Any:
+    import orjson
+
+    return None if text is None else orjson.loads(text)
+
+
+def _id_range(prefix: str) -> tuple[UUID, UUID]:
+    digits = prefix.replace("-", "").lower()
+    if not 1 <= len(digits) <= 32 or set(digits) - set("0123456789abcdef"):
+        raise ConfigurationError(
+            f"{prefix!r} is not a task id or the beginning of one", "ids are 32 hexadecimal digits"
+        )
+    return UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
+
+
+def _is_about_a_value(error: Exception) -> bool:
+    # Class 22: data exceptions. 54001: nested too deep. asyncpg raises DataError itself for what it cannot encode.
+    code = getattr(error, "sqlstate", None) or ""
+    return isinstance(error, (asyncpg.DataError, UnicodeEncodeError)) or code[:2] == "22" or code == "54001"
+
+
+def _unstorable(outcomes: Outcomes, error: Exception) -> Outcomes:
+    cause = outcomes.causes[0]
+    reason = str(error).encode("ascii", "backslashreplace").decode().replace("\x00", "\\x00")
+    replacement = Outcomes()
+    if cause == "completed":
+        replacement.add(
+            outcomes.positions[0], "rejected", error=f"the result cannot be stored in Postgres: {reason}"
+        )
+    else:
+        replacement.add(
+            outcomes.positions[0], cause, error=f"failed with an error text that cannot be stored: {reason}"
+        )
+    return replacement

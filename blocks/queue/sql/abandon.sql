@@ -1,0 +1,7 @@
+-- $1 lane, $2 bigint[] claims the lane knows of. Hands back what the table says the lane holds and the lane
+-- does not: a claim whose answer was lost when the connection broke.
+UPDATE tasks t
+SET status = (CASE WHEN t.attempts > 1 THEN 'retry' ELSE 'queued' END)::taskstatus,
+    attempts = t.attempts - 1, locked_by = NULL, locked_at = NULL, updated_at = queue_now()
+WHERE t.locked_by = $1 AND t.status = 'running' AND t.claim <> ALL ($2::bigint[])
+RETURNING t.id::text

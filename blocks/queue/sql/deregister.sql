@@ -1,0 +1,2 @@
+-- $1 lane
+DELETE FROM lanes WHERE id = $1
