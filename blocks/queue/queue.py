@@ -291,8 +291,8 @@ class Queue:
                 return await self._settle(lane, batch, _unstorable(outcomes, error))
         # One value cannot be stored, and Postgres does not say whose: halve until it stands alone.
         middle = len(outcomes) // 2
-        first = await self._settle(lane, batch, outcomes.slice(0, middle))
-        return first | await self._settle(lane, batch, outcomes.slice(middle, len(outcomes)))
+        first = await self._settle(lane, batch, outcomes.take(range(middle)))
+        return first | await self._settle(lane, batch, outcomes.take(range(middle, len(outcomes))))
 
     async def release(
         self, lane: str, batch: Batch, *, cause: str, error: str, suspect: bool = False

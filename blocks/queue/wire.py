@@ -114,9 +114,10 @@ class Outcomes:
         self.organ_ids.append(organ_id)
         self.elapsed_ms.append(elapsed_ms)
 
-    def slice(self, start: int, stop: int) -> Outcomes:
-        """A new table of the rows from ``start`` to before ``stop``."""
-        return Outcomes(*(getattr(self, f.name)[start:stop] for f in fields(Outcomes)))
+    def take(self, rows: Iterable[int]) -> Outcomes:
+        """A new table of the given rows, in that order."""
+        chosen = list(rows)
+        return Outcomes(*([getattr(self, f.name)[r] for r in chosen] for f in fields(Outcomes)))
 
     def to_wire(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(Outcomes)}
