@@ -1,7 +1,7 @@
 """Every setting of Organism Flows, in one typed place.
 
-Read from the environment with the prefix ``ORGANISM_``. ``RAY_ADDRESS`` and ``PREFECT_API_URL`` keep their own
-names. Names of the older system are honoured with a deprecation note.
+Read from the environment with the prefix ``ORGANISM_``. ``RAY_ADDRESS`` and ``PREFECT_API_URL`` keep their
+own names. Names of the older system are honoured with a deprecation note.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OLDER_NAMES = {
 def default_home() -> Path:
     """Where the embedded stack keeps its data.
 
-    Root's own home is closed to the unprivileged user Postgres insists on, so root's data is a service's data.
+    Root's own home is closed to the unprivileged user Postgres insists on: root's data is a service's data.
     """
     return Path("/var/lib/organism") if os.geteuid() == 0 else Path.home() / ".organism"
 

@@ -1,4 +1,4 @@
-"""What the embedded stack says of itself: the state file that `organism up` writes and everything else reads."""
+"""What the embedded stack says of itself: the state file `organism up` writes and everything reads."""
 
 from __future__ import annotations
 

@@ -71,6 +71,7 @@ async def connect(dsn: str, **options: Any) -> asyncpg.Connection[Any]:
         QueueUnavailable: It cannot be made; the message never holds the password.
     """
     try:
-        return await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT, **options)
+        connection: asyncpg.Connection[Any] = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT, **options)
+        return connection
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
         raise unavailable(dsn, error) from None

@@ -7,14 +7,17 @@ import os
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any, Self, cast
 from uuid import UUID, uuid4
 
 import asyncpg
+import orjson
 
 from blocks.errors import ConfigurationError, SchemaMismatch
 from blocks.queue.connection import CONNECT_TIMEOUT, unavailable
 from blocks.queue.jsonb import encode
+from blocks.queue.listener import Listener
 from blocks.queue.models import (
     PARAMS_LIMIT_BYTES,
     Attempt,
@@ -131,7 +134,7 @@ class Queue:
             ConfigurationError: One of the given ids exists already.
         """
         ids = [task.id or uuid4() for task in tasks]
-        now = await self.pool.fetchval("SELECT queue_now()", timeout=READ_TIMEOUT)
+        now = await self.now()
         columns: list[list[Any]] = [
             ids,
             [t.type for t in tasks],
@@ -157,9 +160,23 @@ class Queue:
         rows = await self.pool.fetch(statement("counts"), timeout=READ_TIMEOUT)
         return dict.fromkeys(STATUSES, 0) | {row["status"]: row["tasks"] for row in rows}
 
+    async def now(self) -> datetime:
+        """The time that decides: the database's."""
+        return cast("datetime", await self.pool.fetchval(statement("now"), timeout=READ_TIMEOUT))
+
+    async def remaining(self) -> int:
+        """Tasks that run, are due or wait for another attempt."""
+        return cast("int", await self.pool.fetchval(statement("remaining"), timeout=READ_TIMEOUT))
+
+    async def failures_since(self, moment: datetime, *, limit: int = 100) -> list[TaskLine]:
+        """Tasks that became dead letters at or after ``moment``, the newest first."""
+        rows = await self.pool.fetch(statement("failures_since"), moment, limit, timeout=READ_TIMEOUT)
+        return [TaskLine.model_validate(dict(row)) for row in rows]
+
     async def outlook(self) -> Outlook:
         """What is still to come."""
         row = await self.pool.fetchrow(statement("outlook"), timeout=READ_TIMEOUT)
+        assert row is not None
         return Outlook(**row)
 
     async def get(self, task_id: str) -> TaskRow:
@@ -224,7 +241,7 @@ class Queue:
         """Renew the lease of ``lane``.
 
         Returns:
-            None: the lease was lost and the lane holds nothing any more. Otherwise whether it is asked to stop.
+            None: the lease was lost and the lane holds nothing any more. Else whether it is asked to stop.
         """
         return cast(
             "bool | None",
@@ -249,7 +266,7 @@ class Queue:
     # The life of a claim
 
     async def claim(self, lane: str, limit: int) -> Batch:
-        """Claim up to ``limit`` due tasks, by priority and then by due time. A lane without a lease gets none."""
+        """Claim up to ``limit`` due tasks, by priority, then due time. A lane without a lease gets none."""
         rows = await self.pool.fetch(statement("claim"), lane, limit, timeout=CLAIM_TIMEOUT)
         # asyncpg types a list of rows as columns only through zip; an empty list has no columns.
         return Batch(*(list(column) for column in zip(*rows, strict=True))) if rows else Batch()
@@ -324,6 +341,7 @@ class Queue:
     async def reap(self) -> Reaped:
         """Take back the tasks of lanes that stopped renewing, and running tasks that no lane holds."""
         row = await self.pool.fetchrow(statement("reap"), LEASES_A_TASK_MAY_LOSE, timeout=REAP_TIMEOUT)
+        assert row is not None
         return Reaped(**row)
 
     @asynccontextmanager
@@ -331,17 +349,13 @@ class Queue:
         """An event that is set whenever a task became ready or a stop was asked for; clear it yourself.
 
         It holds a connection of its own, made again when it breaks; the event is set then too, because
-        notifications may have been missed. It never raises: whoever waits on it must look now and then anyway.
+        notifications may have been missed. It never raises: look now and then anyway.
         """
-        from blocks.queue.listener import Listener
-
         async with Listener(self.dsn) as listener:
             yield listener.event
 
 
 def _decode(text: str | None) -> Any:
-    import orjson
-
     return None if text is None else orjson.loads(text)
 
 
@@ -355,7 +369,7 @@ def _id_range(prefix: str) -> tuple[UUID, UUID]:
 
 
 def _is_about_a_value(error: Exception) -> bool:
-    # Class 22: data exceptions. 54001: nested too deep. asyncpg raises DataError itself for what it cannot encode.
+    # Class 22: data exceptions. 54001: nested too deep. What asyncpg cannot encode is a DataError too.
     code = getattr(error, "sqlstate", None) or ""
     return isinstance(error, (asyncpg.DataError, UnicodeEncodeError)) or code[:2] == "22" or code == "54001"
 

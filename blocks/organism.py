@@ -1,0 +1,147 @@
+"""Organism: which Serve app runs the tasks, and the only code that calls it.
+
+Ray's handles have no timeout, go on running when their caller stops waiting, and tell of a dead replica by a
+family of exceptions that changes between versions. All of that ends here: whoever uses `OrganismClient` gets
+outcomes, `OrganismUnavailable` or `ReplicaLost`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any, ClassVar, cast
+
+from pydantic import Field
+
+from blocks.errors import OrganismError, OrganismUnavailable, ReplicaLost
+from blocks.named import NamedBlock
+from blocks.queue import Batch, Outcomes
+
+
+class Organism(NamedBlock):
+    """The Ray Serve app that runs tasks.
+
+    Example:
+        ```python
+        from blocks.organism import Organism
+
+        print(await (await Organism.named("default")).client().health())
+        ```
+    """
+
+    _block_type_name: ClassVar[str] = "Organism"
+    _block_type_slug: ClassVar[str] = "organism"
+    _description: ClassVar[str] = "A Ray Serve app whose OrganismManager runs tasks."
+
+    app_name: str = Field(default="organism", min_length=1, description="Name of the Serve app.")
+    deployment_name: str = Field(
+        default="OrganismManager", min_length=1, description="Name of the deployment that takes tasks."
+    )
+    silence_s: float = Field(
+        default=30.0,
+        gt=0,
+        le=600,
+        description="A call without any sign of life for this long is given up; replicas send one every 2 s.",
+    )
+    health_timeout_s: float = Field(default=10.0, gt=0, le=600, description="Longest wait for health().")
+
+    def client(self) -> OrganismClient:
+        """A client for a process that is connected to Ray."""
+        return OrganismClient(self)
+
+
+class OrganismClient:
+    """Calls one organism. The process must be connected to Ray."""
+
+    def __init__(self, organism: Organism) -> None:
+        self._organism = organism
+
+    async def call(self, batch: Batch, *, exclusive: bool) -> AsyncGenerator[Outcomes, None]:
+        """Run ``batch`` and yield outcomes as they come, some of them empty as a sign of life.
+
+        Args:
+            exclusive: Run nothing else on the replica meanwhile.
+
+        Raises:
+            OrganismUnavailable: Nothing of the batch ran.
+            ReplicaLost: The replica had taken the batch; what has not been yielded is unknown.
+        """
+        taken = False
+        stream = None
+        try:
+            handle = self._handle().options(stream=True)
+            stream = handle.handle_tasks.remote(batch.to_wire(), exclusive=exclusive)
+            while True:
+                try:
+                    wire = await asyncio.wait_for(anext(stream), self._organism.silence_s)
+                except StopAsyncIteration:
+                    return
+                taken = True
+                yield Outcomes.from_wire(wire)
+        except (GeneratorExit, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            raise self._explain(error, taken=taken) from None
+        finally:
+            # Leaving the loop does not stop a replica; only this does. Harmless when it has ended.
+            if stream is not None:
+                stream.cancel()
+
+    async def health(self) -> dict[str, Any]:
+        """The organism's own health report.
+
+        Raises:
+            OrganismUnavailable: It did not answer.
+        """
+        return await self._ask("health")
+
+    async def status(self) -> dict[str, Any]:
+        """The organism's own status report.
+
+        Raises:
+            OrganismUnavailable: It did not answer.
+        """
+        return await self._ask("status")
+
+    async def _ask(self, method: str) -> dict[str, Any]:
+        response = None
+        try:
+            response = getattr(self._handle(), method).remote()
+            answer = await asyncio.wait_for(response, self._organism.health_timeout_s)
+            return cast("dict[str, Any]", answer)
+        except Exception as error:
+            raise self._explain(error, taken=False) from None
+        finally:
+            if response is not None:
+                response.cancel()
+
+    def _handle(self) -> Any:
+        import ray
+        from ray import serve
+
+        if not ray.is_initialized():
+            # get_deployment_handle would start a new local cluster and then say Serve is not running.
+            raise OrganismUnavailable(
+                "this process is not connected to Ray", "connect first: `await RayCluster.connect()`"
+            )
+        return serve.get_deployment_handle(self._organism.deployment_name, app_name=self._organism.app_name)
+
+    def _explain(self, error: Exception, *, taken: bool) -> OrganismError:
+        from ray.exceptions import RayActorError
+
+        name = f"{self._organism.deployment_name} (app {self._organism.app_name})"
+        if isinstance(error, OrganismError):
+            return error
+        if isinstance(error, RayActorError):
+            # Once sent, a call that meets a dead replica may have run: Ray never sends an accepted one again.
+            return ReplicaLost(f"a replica of {name} died")
+        if isinstance(error, TimeoutError):
+            what = f"{name} gave no sign of life for {self._organism.silence_s:g} s"
+        elif isinstance(error, KeyError):
+            what = f"there is no {name} on this Ray cluster"
+        else:
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            what = f"{name}: {type(error).__name__}: {lines[-1].strip() if lines else 'no message'}"
+        if taken:
+            return ReplicaLost(what)
+        return OrganismUnavailable(what, "look at the app with `organism status` and at its Serve logs")

@@ -1,0 +1,141 @@
+"""RayCluster: where Ray is, and how a lane is placed on it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from typing import Any, ClassVar, Self
+
+from prefect.task_runners import TaskRunner
+from prefect_ray import RayTaskRunner
+from pydantic import Field, SecretStr
+
+from blocks.errors import ConfigurationError
+from blocks.named import NamedBlock
+from blocks.settings import load_settings
+from blocks.stack import join_stack
+
+REACH_TIMEOUT = 2.0
+"""Seconds: `ray.init` against a closed port was still retrying after three minutes."""
+
+
+class RayCluster(NamedBlock):
+    """The Ray cluster that lanes and the organism run on.
+
+    Leave the fields empty to use RAY_ADDRESS and Ray's own token settings from the environment, and after
+    them the embedded stack of this machine.
+
+    Example:
+        ```python
+        from blocks.ray_cluster import RayCluster
+
+        await (await RayCluster.named("default")).connect()
+        ```
+    """
+
+    _block_type_name: ClassVar[str] = "Ray Cluster"
+    _block_type_slug: ClassVar[str] = "ray-cluster"
+    _description: ClassVar[str] = "A Ray cluster that runs lanes and the organism."
+
+    address: str | None = Field(
+        default=None,
+        pattern=r"^[^/:]+:\d+$",
+        description="host:port of the Ray head. Empty: RAY_ADDRESS, then the embedded one.",
+    )
+    token: SecretStr | None = Field(
+        default=None, description="Ray's authentication token. Empty: RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH."
+    )
+    lane_cpus: float = Field(
+        default=0.1,
+        ge=0,
+        le=64,
+        description="CPUs Ray sets aside for a lane. Lanes wait more than they work; a whole CPU each would "
+        "leave none for the organism on a small machine.",
+    )
+
+    async def connect(self) -> None:
+        """Connect this process to the cluster, if it is not connected.
+
+        Raises:
+            ConfigurationError: No address, nothing listens there, or the token is wrong.
+        """
+        import ray
+
+        if ray.is_initialized():
+            return
+        address = self._address()
+        await _reach(address)
+        os.environ.setdefault("RAY_AUTH_MODE", "token" if self.token else "disabled")
+        if self.token:
+            os.environ["RAY_AUTH_TOKEN"] = self.token.get_secret_value()
+        try:
+            # In a thread, because it blocks for seconds and whoever waits for us must stay cancellable.
+            await asyncio.to_thread(
+                ray.init,
+                address,
+                namespace=load_settings().ray_namespace,
+                log_to_driver=False,
+                configure_logging=False,
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ConfigurationError(
+                f"Ray at {address} does not let us in: {reason}",
+                "check that RAY_AUTH_MODE and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH are the cluster's",
+            ) from None
+
+    def lane_options(self) -> dict[str, Any]:
+        """Ray options of a lane."""
+        return {
+            "num_cpus": self.lane_cpus,
+            # Ray would run a killed lane three more times, silently and under the same Prefect task run.
+            "max_retries": 0,
+            "scheduling_strategy": "SPREAD",
+        }
+
+    def _address(self) -> str:
+        if self.address:
+            return self.address
+        join_stack(load_settings().home)
+        address = os.environ.get("RAY_ADDRESS", "")
+        if not address:
+            raise ConfigurationError(
+                "no Ray cluster: RAY_ADDRESS is not set and no embedded stack is up",
+                "run `organism up`, or set RAY_ADDRESS=host:port",
+            )
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdigit() or "/" in host:
+            # "auto" is silently dropped by the task runner, and joins whatever ran last on this host.
+            raise ConfigurationError(
+                f"RAY_ADDRESS={address} is not host:port", "name the Ray head's host and GCS port"
+            )
+        return address
+
+
+async def _reach(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    try:
+        async with asyncio.timeout(REACH_TIMEOUT):
+            _, writer = await asyncio.open_connection(host, int(port))
+        writer.close()
+    except (OSError, TimeoutError, socket.gaierror) as error:
+        raise ConfigurationError(
+            f"no Ray at {address}: {error or f'no answer within {REACH_TIMEOUT:g} s'}",
+            "start it (`organism up`, or your own cluster), or correct RAY_ADDRESS",
+        ) from None
+
+
+class LaneTaskRunner(RayTaskRunner[Any]):  # type: ignore[misc]  # prefect-ray ships no types
+    """`RayTaskRunner` on the connection the flow makes itself, with `RayCluster.connect`, in its body.
+
+    The runner would connect while Prefect sets the flow run up, where a failure leaves the run
+    ``Running`` for ever (Prefect 3.8.8); and it would shut Ray down under a notebook.
+    """
+
+    def __enter__(self) -> Self:
+        TaskRunner.__enter__(self)
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        TaskRunner.__exit__(self, *exc_info)

@@ -1,0 +1,95 @@
+"""TaskQueue: where the queue is, its secrets, its limits."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field, SecretStr
+
+from blocks.errors import ConfigurationError
+from blocks.named import NamedBlock
+from blocks.queue import Queue
+from blocks.settings import Settings, load_settings
+from blocks.stack import read_stack
+
+
+class TaskQueue(NamedBlock):
+    """The table of tasks that lanes work off.
+
+    Leave a field empty to use the setting of the same name from the environment, and after it the embedded
+    stack of this machine.
+
+    Example:
+        ```python
+        from blocks.task_queue import TaskQueue
+
+        async with (await TaskQueue.named("default")).open() as queue:
+            print(await queue.counts())
+        ```
+    """
+
+    _block_type_name: ClassVar[str] = "Task Queue"
+    _block_type_slug: ClassVar[str] = "task-queue"
+    _description: ClassVar[str] = "A tasks table in Postgres that lanes claim from."
+
+    dsn: SecretStr | None = Field(
+        default=None,
+        title="Connection URL",
+        description="postgresql://user:password@host:port/name. Empty: ORGANISM_DSN, then the embedded one.",
+    )
+    lease_seconds: float | None = Field(
+        default=None, gt=0.5, le=3600, description="A lane silent for this long loses its tasks."
+    )
+    backoff_base_s: float = Field(
+        default=1.0, gt=0, le=3600, description="Delay before the second attempt; doubles from there."
+    )
+    backoff_cap_s: float = Field(default=300.0, gt=0, description="Longest delay between two attempts.")
+
+    def pinned(self) -> TaskQueue:
+        """A copy with every empty field filled in, to be handed to a process with another environment.
+
+        Raises:
+            ConfigurationError: No database is configured and no embedded stack is up.
+        """
+        settings = load_settings()
+        return self.model_copy(
+            update={
+                "dsn": self.dsn or queue_dsn(settings),
+                "lease_seconds": self.lease_seconds or settings.lease_seconds,
+            }
+        )
+
+    def open(self, *, application_name: str = "organism", connections: int = 4) -> Queue:
+        """The queue, to be entered with ``async with``.
+
+        Raises:
+            ConfigurationError: No database is configured and no embedded stack is up.
+        """
+        pinned = self.pinned()
+        assert pinned.dsn is not None
+        assert pinned.lease_seconds is not None
+        return Queue(
+            pinned.dsn.get_secret_value(),
+            lease_s=pinned.lease_seconds,
+            backoff_base_s=pinned.backoff_base_s,
+            backoff_cap_s=pinned.backoff_cap_s,
+            connections=connections,
+            application_name=application_name,
+        )
+
+
+def queue_dsn(settings: Settings) -> SecretStr:
+    """The database in effect: the setting, or the embedded stack's.
+
+    Raises:
+        ConfigurationError: Neither is there.
+    """
+    if settings.dsn is not None:
+        return settings.dsn
+    stack = read_stack(settings.home)
+    if stack is not None and stack.dsn:
+        return SecretStr(stack.dsn)
+    raise ConfigurationError(
+        f"no database: ORGANISM_DSN is not set and no embedded stack is up in {settings.home}",
+        "run `organism up`, or set ORGANISM_DSN",
+    )
