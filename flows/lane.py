@@ -11,25 +11,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 from uuid import uuid4
 
-from blocks.errors import OrganismUnavailable, QueueUnavailable, ReplicaLost
+from blocks.errors import OrganismUnavailable, ReplicaLost
 from blocks.queue import Batch, Outcomes, Queue
 from blocks.queue.connection import TRANSIENT_ERRORS
 from blocks.queue.wire import positions_where
+from flows.lease import RETRY_S, Lease
 
-HEARTBEATS_A_LEASE = 3
 POLL_S = 5.0
 """Longest wait without looking: wake-ups come by NOTIFY, this only catches what it missed."""
+LAST_TASKS_POLL_S = 0.5
 ORGANISM_PAUSE_S = (0.5, 1.0, 2.0, 5.0)
 """Waits before claiming again after no replica took a call."""
-WRITE_RETRY_S = 0.2
-
-T = TypeVar("T")
 
 
 class OrganismClient(Protocol):
@@ -66,10 +64,6 @@ class LaneSummary:
     @property
     def settled(self) -> int:
         return self.completed + self.failed + self.retried
-
-
-class LaneLost(QueueUnavailable):
-    """The lease could not be kept: the tasks are somebody else's, and the lane must end."""
 
 
 @dataclass(slots=True)
@@ -114,7 +108,6 @@ class Lane:
     ) -> None:
         self.queue = queue
         self.organism = organism
-        self.run_name = run
         self.batch_size = batch_size
         self.until_empty = until_empty
         self.max_seconds = max_seconds
@@ -123,15 +116,14 @@ class Lane:
         self.signals = LaneSignals()
         self._logger = logger or logging.getLogger("organism.lane")
         self._on_settled = on_settled
+        self._lease = Lease(queue, self.id, run=run, on_lost=self._lose, on_stop=self.stop)
         self._slots = asyncio.Semaphore(calls_in_flight)
         self._work: set[asyncio.Task[None]] = set()
         self._holding: set[int] = set()
         self._claiming = asyncio.Lock()
         self._stop = asyncio.Event()
         self._wake = asyncio.Event()
-        self._lost: str | None = None
         self._broken: BaseException | None = None
-        self._lease_until = 0.0
         self._organism_failures = 0
 
     @property
@@ -155,10 +147,10 @@ class Lane:
             LaneLost: The lease could not be renewed in time; nothing was written after that.
         """
         started = time.monotonic()
-        await self._register()
+        await self._lease.open()
         self._logger.info("lane %s started", self.id)
         keepers = [
-            asyncio.create_task(self._heartbeat(), name=f"{self.id}-heartbeat"),
+            asyncio.create_task(self._lease.keep(lambda: self.summary.settled), name=f"{self.id}-heartbeat"),
             asyncio.create_task(self._maintain(), name=f"{self.id}-maintenance"),
         ]
         try:
@@ -174,13 +166,9 @@ class Lane:
                 keeper.cancel()
             await asyncio.gather(*keepers, return_exceptions=True)
             self.summary.seconds = time.monotonic() - started
-            if not self._lost:
-                await self._leave()
-        if self._lost:
-            raise LaneLost(
-                f"lane {self.id} lost its lease: {self._lost}",
-                "its tasks go to another lane; look at Postgres and at the load of this machine",
-            )
+            await self._leave()
+        if self._lease.lost:
+            raise self._lease.error()
         if self._broken:
             raise self._broken
         return self.summary
@@ -211,7 +199,7 @@ class Lane:
                 batch = await self.queue.claim(self.id, self.batch_size)
             except TRANSIENT_ERRORS as error:
                 self._logger.warning("claim failed, trying again: %s", error)
-                await asyncio.sleep(WRITE_RETRY_S)
+                await asyncio.sleep(RETRY_S)
                 return Batch()
             self._holding.update(batch.claims)
         if len(batch):
@@ -235,18 +223,16 @@ class Lane:
 
     async def _wait_for_work(self) -> bool:
         """Wait until there may be something to claim. True: there will be nothing, and the lane may end."""
-        wait_s = POLL_S
-        if self.until_empty and not self._work:
-            try:
-                outlook = await self.queue.outlook()
-            except TRANSIENT_ERRORS:
-                return False
-            if outlook.empty:
-                return True
-            # Somebody else's running task may come back at any moment, and its settlement wakes nobody.
-            wait_s = 0.5 if outlook.running else POLL_S
-            if outlook.next_due_s is not None:
-                wait_s = min(wait_s, max(outlook.next_due_s, 0.01))
+        try:
+            outlook = await self.queue.outlook()
+        except TRANSIENT_ERRORS:
+            return False
+        if self.until_empty and outlook.empty and not self._work:
+            return True
+        # A task that somebody else runs may be the last one, and its settlement wakes nobody.
+        wait_s = LAST_TASKS_POLL_S if self.until_empty else POLL_S
+        if outlook.next_due_s is not None:
+            wait_s = min(wait_s, max(outlook.next_due_s, 0.01))
         waiters = [asyncio.ensure_future(self._wake.wait()), *self._work]
         try:
             await asyncio.wait(waiters, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
@@ -278,7 +264,7 @@ class Lane:
         except ReplicaLost as error:
             await self._blame(batch, open_positions, exclusive, error)
         except asyncio.CancelledError:
-            if not self._lost:
+            if not self._lease.lost:
                 left = batch.take(open_positions)
                 await self._release(left, "interrupted", "the lane stopped before the task ended")
             raise
@@ -289,7 +275,7 @@ class Lane:
 
     def _call_ended(self, work: asyncio.Task[None]) -> None:
         self._work.discard(work)
-        if work.cancelled() or (error := work.exception()) is None or self._lost:
+        if work.cancelled() or (error := work.exception()) is None or self._lease.lost:
             return
         # Its tasks are no longer in `_holding`, so maintenance hands them back; ending the lane keeps a
         # mistake of ours from turning into a loop.
@@ -325,7 +311,7 @@ class Lane:
             left = batch.take(outcomes.positions[i] for i in handed_back)
             await self._release(left, "interrupted", "the replica stopped before the task ended")
             outcomes = outcomes.take(i for i in range(len(outcomes)) if i not in set(handed_back))
-        settled = await self._write(lambda: self.queue.settle(self.id, batch, outcomes))
+        settled = await self._lease.write(lambda: self.queue.settle(self.id, batch, outcomes))
         for status in settled.statuses.values():
             match status:
                 case "completed":
@@ -345,56 +331,13 @@ class Lane:
     async def _release(self, batch: Batch, cause: str, error: str, *, suspect: bool = False) -> None:
         if not len(batch):
             return
-        released = await self._write(
+        released = await self._lease.write(
             lambda: self.queue.release(self.id, batch, cause=cause, error=error, suspect=suspect)
         )
         self.summary.released += len(released)
         self.summary.stale += len(batch) - len(released)
 
-    async def _write(self, write: Callable[[], Awaitable[T]]) -> T:
-        """Make a write again while Postgres is away and the lease may still be ours.
-
-        Raises:
-            LaneLost: The lease is past; whatever is written now would be refused anyway.
-        """
-        while True:
-            try:
-                return await write()
-            except TRANSIENT_ERRORS as error:
-                if self._lost or time.monotonic() > self._lease_until:
-                    raise LaneLost(f"could not write before the lease ended: {error}") from None
-                self._logger.warning("write failed, trying again: %s", error)
-                await asyncio.sleep(WRITE_RETRY_S)
-
-    # Keeping the lease
-
-    async def _register(self) -> None:
-        sent = time.monotonic()
-        await self.queue.register(self.id, run=self.run_name)
-        self._lease_until = sent + self.queue.lease_s
-
-    async def _heartbeat(self) -> None:
-        """Renew the lease; once it is past by our own clock, cut every call off and write nothing more."""
-        interval = self.queue.lease_s / HEARTBEATS_A_LEASE
-        while True:
-            await asyncio.sleep(interval)
-            sent = time.monotonic()
-            try:
-                stop = await self.queue.renew(self.id, settled=self.summary.settled)
-            except TRANSIENT_ERRORS as error:
-                interval = WRITE_RETRY_S
-                if time.monotonic() > self._lease_until:
-                    self._lose(f"no renewal for {self.queue.lease_s:g} s: {error}")
-                    return
-                continue
-            if stop is None:
-                self._lose("another lane took its tasks back")
-                return
-            # Counted from before the request: the database may have dated it any time since.
-            self._lease_until = sent + self.queue.lease_s
-            interval = self.queue.lease_s / HEARTBEATS_A_LEASE
-            if stop:
-                self.stop()
+    # Keeping house
 
     async def _maintain(self) -> None:
         """Take back what dead lanes held, and what the table says we hold and we do not know of."""
@@ -409,10 +352,10 @@ class Lane:
                     self._logger.warning("handed back %d tasks of an unanswered claim", len(abandoned))
             except TRANSIENT_ERRORS as error:
                 self._logger.warning("maintenance failed, trying again: %s", error)
-            await asyncio.sleep(self.queue.lease_s / HEARTBEATS_A_LEASE)
+            await asyncio.sleep(self._lease.interval)
 
     def _lose(self, why: str) -> None:
-        self._lost = why
+        """Cut every call off and write nothing more."""
         self._logger.error("lane %s lost its lease: %s", self.id, why)
         for work in self._work:
             work.cancel()
@@ -421,7 +364,7 @@ class Lane:
     # Leaving
 
     async def _drain(self) -> None:
-        if self._work and not self._lost:
+        if self._work and not self._lease.lost:
             self._logger.info("stopping: %d calls in flight, %g s grace", len(self._work), self.grace_s)
             await asyncio.wait(self._work, timeout=self.grace_s)
 
@@ -435,7 +378,10 @@ class Lane:
 
     async def _leave(self) -> None:
         try:
-            await self.queue.deregister(self.id)
+            if not self._lease.lost:
+                # A claim that was cut off may have gone through.
+                await self.queue.abandon(self.id, holding=[])
+            await self._lease.close()
         except TRANSIENT_ERRORS as error:
             self._logger.warning("could not close the lease, it will expire: %s", error)
         self._logger.info("lane %s ended: %s", self.id, asdict(self.summary))
