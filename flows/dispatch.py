@@ -7,11 +7,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
+import anyio
 from prefect import flow, runtime
 from prefect.artifacts import (
     acreate_progress_artifact,
@@ -27,6 +28,7 @@ from pydantic import BaseModel, Field
 from blocks.errors import ConfigurationError, OrganismUnavailable
 from blocks.organism import Organism
 from blocks.queue import Queue
+from blocks.queue.connection import TRANSIENT_ERRORS
 from blocks.ray_cluster import LaneTaskRunner, RayCluster
 from blocks.settings import load_settings
 from blocks.task_queue import TaskQueue
@@ -155,7 +157,8 @@ class _Supervisor:
         self.logger = get_run_logger()
         self.stopping = asyncio.Event()
         self.running: dict[asyncio.Task[LaneEnd], LaneRun] = {}
-        self.replacements = REPLACEMENTS_A_LANE * lanes
+        self.replacements_left = REPLACEMENTS_A_LANE * lanes
+        self.failed = False
         self.progress: _Progress | None = None
 
     async def run(self) -> State[DispatchSummary]:
@@ -170,7 +173,8 @@ class _Supervisor:
                 await self._supervise()
             finally:
                 # One way out for the end of the work, SIGTERM, Ctrl-C, timeouts and errors alike.
-                await asyncio.shield(self._stop_lanes())
+                with anyio.CancelScope(shield=True):
+                    await self._stop_lanes()
         self.summary.seconds = time.monotonic() - started
         settled = self.summary.completed + self.summary.failed
         self.summary.tasks_per_second = round(settled / self.summary.seconds, 1)
@@ -192,12 +196,15 @@ class _Supervisor:
                     [stop, *self.running], timeout=PROGRESS_INTERVAL_S, return_when=asyncio.FIRST_COMPLETED
                 )
                 for number in self._collect():
-                    if self.replacements > 0 and not self.stopping.is_set():
-                        self.replacements -= 1
-                        self.logger.warning("starting a replacement for lane-%d", number)
-                        self._start(number)
+                    if self.replacements_left == 0:
+                        self.failed = True
+                        continue
+                    self.replacements_left -= 1
+                    self.logger.warning("starting a replacement for lane-%d", number)
+                    self._start(number)
                 if self.progress and self.running:
-                    await self.progress.show(None, await self.queue.remaining())
+                    with suppress(*TRANSIENT_ERRORS):
+                        await self.progress.show(None, await self.queue.remaining())
         finally:
             stop.cancel()
 
@@ -213,6 +220,7 @@ class _Supervisor:
                 line = f"lane-{lane.number}: {end.error}"
                 self.logger.error(line)
                 self.summary.errors.append(line)
+                self.failed = self.failed or not end.died
             if end.died:
                 self.summary.lanes_died += 1
                 died.append(lane.number)
@@ -221,15 +229,18 @@ class _Supervisor:
     async def _stop_lanes(self) -> None:
         if not self.running:
             return
-        self.logger.info(
-            "stopping %d lanes: no new claims, %g s for calls in flight", len(self.running), GRACE_S
-        )
-        await self.queue.request_stop(self.options.run)
-        _, late = await asyncio.wait(self.running, timeout=GRACE_S + 3)
-        for ended in late:
-            self.running[ended].kill()
-        if late:
-            await asyncio.wait(late, timeout=2)
+        self.logger.info("stopping %d lanes, %g s for calls in flight", len(self.running), GRACE_S)
+        deadline = time.monotonic() + GRACE_S + 3
+        while self.running and time.monotonic() < deadline:
+            # Asked again and again: a lane that is only starting has no row to be asked in yet.
+            with suppress(*TRANSIENT_ERRORS):
+                await self.queue.request_stop(self.options.run)
+            await asyncio.wait(self.running, timeout=PROGRESS_INTERVAL_S)
+            self._collect()
+        for lane in self.running.values():
+            lane.kill()
+        if self.running:
+            await asyncio.wait(self.running, timeout=2)
         self._collect()
 
     async def _report_failures(self, since: datetime) -> None:
@@ -254,13 +265,13 @@ class _Supervisor:
     def _final_state(self) -> State[DispatchSummary]:
         s = self.summary
         line = (
-            f"{s.completed} completed, {s.failed} dead letters, {s.retried} retried, {s.released} handed back "
-            f"in {s.seconds:.1f} s ({s.tasks_per_second:g} tasks/s)"
+            f"{s.completed} completed, {s.failed} dead letters, {s.retried} retried, "
+            f"{s.released} handed back in {s.seconds:.1f} s ({s.tasks_per_second:g} tasks/s)"
         )
         self.logger.info(line)
         if self.stopping.is_set():
             return Cancelled(message=f"Stopped and drained: {line}", data=s)
-        if (s.errors and s.lanes_died != len(s.errors)) or self.replacements == 0:
+        if self.failed:
             return Failed(message=f"{s.errors[-1]}; {line}", data=s)
         return Completed(message=line, data=s)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import anyio
@@ -17,6 +17,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Crashed
 from prefect.tasks import Task
 from prefect_ray.context import remote_options
+from prefect_ray.task_runners import PrefectRayFuture
 from pydantic import BaseModel, Field
 
 from blocks.errors import QueueUnavailable
@@ -128,7 +129,10 @@ class LaneRun:
     ) -> None:
         self.number = number
         with remote_options(**cluster.lane_options()):
-            future = run_lane.with_options(timeout_seconds=timeout_s).submit(number, queue, organism, options)
+            future = cast(
+                "PrefectRayFuture[LaneSummary]",
+                run_lane.with_options(timeout_seconds=timeout_s).submit(number, queue, organism, options),
+            )
         self.task_run_id: UUID = future.task_run_id
         self._ref = future.wrapped_future
 
@@ -136,9 +140,7 @@ class LaneRun:
         """Wait for the end, without blocking the flow's loop, so that timeouts and signals reach it."""
         try:
             state = await self._ref
-        except (ray.exceptions.RayError, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError):
-                raise
+        except ray.exceptions.RayError as error:
             what = f"its process died ({type(error).__name__})"
             await _mark_crashed(self.task_run_id, what)
             return LaneEnd(self.number, None, what, died=True)
