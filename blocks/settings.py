@@ -10,7 +10,7 @@ import os
 import warnings
 from pathlib import Path
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from blocks.errors import ConfigurationError
@@ -88,6 +88,12 @@ class Settings(BaseSettings):
     dashboard_port: int | None = Field(
         default=None, ge=1, le=65535, description="Port of the Ray dashboard; unset: 8265, or a free one."
     )
+
+    @field_validator("home", "config")
+    @classmethod
+    def _whole_path(cls, path: Path | None) -> Path | None:
+        # The stack's processes have other working folders than the command that names the file.
+        return None if path is None else path.expanduser().absolute()
 
 
 def load_settings() -> Settings:

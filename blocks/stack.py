@@ -29,6 +29,8 @@ class StackState(BaseModel):
     dsn: str
     """Unix-socket connection URL, without a password; or the external database the stack was started with,
     then empty, because its URL is a secret that stays in the environment."""
+    dsn_mark: str = ""
+    """Tells whether the stack was started with this external database, without telling which it is."""
     ray_address: str
     """``host:port`` of the Ray head."""
     ray_token_path: Path

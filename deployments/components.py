@@ -1,0 +1,120 @@
+"""Ray and the Prefect server of the embedded stack: their commands, and when they are ready."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from blocks.settings import Settings
+from blocks.stack import StackState
+from deployments.environment import prefect_environment, ray_environment
+from deployments.folders import private_folder, short_folder
+from deployments.health import Check
+from deployments.planning import port_of
+from deployments.ports import LOOPBACK
+from deployments.processes import Child, failure, spawn
+
+RAY_TIMEOUT = 120.0
+PREFECT_TIMEOUT = 180.0
+"""Seconds; a first start without compiled bytecode on a slow disk takes tens of them."""
+OBJECT_STORE_BYTES = 256 * 1024 * 1024
+"""Batches travel over handle calls, not through the object store."""
+KEPT_SESSIONS = 3
+"""Ray's logs of so many earlier starts are kept."""
+# What Ray puts below its folder: /session_2026-11-23_23-13-14_708374_1234567/sockets/ and a name.
+RAY_SOCKET_SUFFIX = 42 + len("/sockets/dash_PlatformEventsHead") + 10
+
+
+def run_folder(home: Path) -> Path:
+    """Working folder of the stack's processes, by which they are known."""
+    return home / "run"
+
+
+def ray_folder(home: Path, stack_id: str) -> Path:
+    """Ray's own folder. Ray opens it to everybody, so it lies in one that is closed."""
+    folder = home / "ray" / "t"
+    if len(os.fsencode(folder)) + RAY_SOCKET_SUFFIX > 107:
+        folder = short_folder(stack_id) / "ray" / "t"
+    return folder
+
+
+def start_ray(settings: Settings, stack: StackState) -> Child:
+    """Start the Ray head on loopback, with token authentication."""
+    folder = ray_folder(stack.home, stack.stack_id)
+    if folder.parent.parent != stack.home:
+        private_folder(folder.parent.parent, mode=0o711 if os.geteuid() == 0 else 0o700)
+    private_folder(folder.parent)
+    prune_sessions(folder)
+    command = [sys.executable, "-P", "-m", "deployments.ray_head", "start", "--head", "--block"]
+    command += ["--node-ip-address", LOOPBACK, "--port", _port(stack.ray_address)]
+    command += ["--dashboard-host", LOOPBACK, "--dashboard-port", _port(stack.ray_dashboard_url)]
+    command += ["--dashboard-agent-listen-port", "0", "--temp-dir", str(folder), "--disable-usage-stats"]
+    command += ["--object-store-memory", str(OBJECT_STORE_BYTES)]
+    # Slots for placing work, not cores: on a laptop of two cores lanes and replicas must still find room.
+    command += [
+        "--num-cpus",
+        str(max(4, os.cpu_count() or 1)),
+        "--log-color",
+        "false",
+        "--log-style",
+        "record",
+    ]
+    return spawn(
+        "ray",
+        command,
+        env=ray_environment(settings, stack),
+        log=stack.home / "logs" / "ray.log",
+        cwd=run_folder(stack.home),
+    )
+
+
+def start_prefect(settings: Settings, stack: StackState) -> Child:
+    """Start the Prefect server on loopback, with its SQLite database in the stack's home."""
+    home = private_folder(stack.home / "prefect")
+    command = [sys.executable, "-P", "-m", "prefect", "server", "start"]
+    command += ["--host", LOOPBACK, "--port", _port(stack.prefect_api_url)]
+    return spawn(
+        "prefect",
+        command,
+        env=prefect_environment(settings, stack, home),
+        log=stack.home / "logs" / "prefect.log",
+        cwd=run_folder(stack.home),
+    )
+
+
+async def wait_for(child: Child, check: Callable[[], Awaitable[Check]], timeout: float) -> None:
+    """Wait until ``check`` says that ``child`` works.
+
+    Args:
+        timeout: Seconds.
+
+    Raises:
+        StackError: It ended, or did not work in time.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        if child.exited() is not None:
+            raise child.died()
+        answer = await check()
+        if answer.ok:
+            return
+        if time.monotonic() > deadline:
+            what = f"{child.role} is not ready after {timeout:g} s ({answer.detail})"
+            raise failure(what, child.last_words(), child.log)
+        await asyncio.sleep(0.05)
+
+
+def prune_sessions(folder: Path) -> None:
+    """Remove all but the newest of Ray's session folders in ``folder``; no Ray may be running on it."""
+    sessions = sorted(folder.glob("session_2*"), key=lambda path: path.name)
+    for session in sessions[: -KEPT_SESSIONS or None]:
+        shutil.rmtree(session, ignore_errors=True)
+
+
+def _port(address: str) -> str:
+    return str(port_of(address))

@@ -1,0 +1,102 @@
+"""The environment of the stack's processes: what of ours they inherit, and what they must not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from blocks.settings import OLDER_NAMES, Settings
+from blocks.stack import StackState, environment_of
+from deployments.processes import STACK_ID
+
+# Each of these would point a process of the stack at somebody else's server, cluster or database.
+FOREIGN = {
+    "RAY_ADDRESS",
+    "RAY_AUTH_TOKEN",
+    "RAY_JOB_ID",
+    "RAY_RAYLET_PID",
+    "RAY_TMPDIR",
+    "RAY_USE_TLS",
+    "PREFECT_PROFILE",
+    "PREFECT_API_KEY",
+    "PREFECT_API_AUTH_STRING",
+    "PREFECT_SERVER_API_AUTH_STRING",
+    "PREFECT_API_DATABASE_CONNECTION_URL",
+    "PREFECT_PROFILES_PATH",
+}
+FOREIGN_PREFIXES = ("PREFECT_SERVER_DATABASE_", "PREFECT_API_DATABASE_", "PREFECT__", "PG")
+
+
+def base_environment(settings: Settings, stack: StackState) -> dict[str, str]:
+    """What every process of ``stack`` gets: ours, less the foreign addresses, plus the stack's own."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in FOREIGN and not name.startswith(FOREIGN_PREFIXES)
+    }
+    for older, name in OLDER_NAMES.items():
+        if name == "ORGANISM_DSN":
+            environment.pop(older, None)
+    environment.pop("ORGANISM_DSN", None)
+    if settings.dsn is not None:
+        environment["ORGANISM_DSN"] = settings.dsn.get_secret_value()
+    return {
+        **environment,
+        **environment_of(stack),
+        STACK_ID: stack.stack_id,
+        "ORGANISM_HOME": str(stack.home),
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+
+def postgres_environment(settings: Settings, stack: StackState) -> dict[str, str]:
+    """For Postgres, which needs nothing of ours but to be found again."""
+    return {
+        STACK_ID: stack.stack_id,
+        "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+        "LC_ALL": "C",
+        "TZ": "UTC",
+    }
+
+
+def ray_environment(settings: Settings, stack: StackState) -> dict[str, str]:
+    """For the Ray head, and so for every worker, lane and replica of the stack."""
+    from deployments.ray_head import WORKER_HOOK, WORKER_HOOK_VARIABLE
+
+    environment = base_environment(settings, stack)
+    # The head has no cluster to join; its workers get the address from it.
+    del environment["RAY_ADDRESS"]
+    return {
+        **environment,
+        # Meant for macOS and Windows: makes the node's address 127.0.0.1, which everything then binds.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        WORKER_HOOK_VARIABLE: WORKER_HOOK,
+        # Fixed ports by default, so a second cluster on the machine would collide.
+        "AUTOSCALER_METRIC_PORT": "0",
+        "DASHBOARD_METRIC_PORT": "0",
+        "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.2",
+    }
+
+
+def prefect_environment(settings: Settings, stack: StackState, home: Path) -> dict[str, str]:
+    """For the Prefect server.
+
+    Args:
+        home: Prefect's own folder, with its SQLite database.
+    """
+    return {
+        **base_environment(settings, stack),
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
+        # The default copies the UI into site-packages, which may be read-only.
+        "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(home / "ui"),
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        # In memory, by default: a restart would lose who holds a concurrency slot, and some never come back.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        # Flow runs are kept for ever by default. In seconds.
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(30 * 24 * 3600),
+        "PREFECT_CLI_COLORS": "false",
+    }

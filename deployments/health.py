@@ -1,0 +1,107 @@
+"""Whether the parts of the stack work: each is asked, because a live pid says little."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blocks.stack import StackState
+
+if TYPE_CHECKING:
+    import httpx
+
+CHECK_TIMEOUT = 5.0
+"""Seconds one question may take."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """An answer, and on one line why it is no."""
+
+    ok: bool
+    detail: str = ""
+
+
+def local_client() -> httpx.AsyncClient:
+    """An HTTP client for loopback; it ignores the proxies of the environment."""
+    import httpx
+
+    return httpx.AsyncClient(trust_env=False, timeout=CHECK_TIMEOUT)
+
+
+async def check_postgres(dsn: str) -> Check:
+    """Ask Postgres at ``dsn`` a question."""
+    from blocks.errors import OrganismError
+    from blocks.queue.connection import connect
+
+    try:
+        async with asyncio.timeout(CHECK_TIMEOUT):
+            connection = await connect(dsn)
+            try:
+                await connection.fetchval("SELECT 1")
+            finally:
+                with contextlib.suppress(Exception):
+                    await connection.close(timeout=1)
+    except OrganismError as error:
+        return Check(False, error.what)
+    except Exception as error:
+        return Check(False, _reason(error))
+    return Check(True)
+
+
+async def check_ray(client: httpx.AsyncClient, stack: StackState) -> Check:
+    """Ask the Ray head's control store, and its dashboard for the Serve applications."""
+    headers = bearer(stack.ray_token_path)
+    url = stack.ray_dashboard_url
+    return await _first_problem(
+        _get(client, f"{url}/api/gcs_healthz", headers),
+        _get(client, f"{url}/api/serve/applications/", headers),
+    )
+
+
+async def check_prefect(client: httpx.AsyncClient, stack: StackState) -> Check:
+    """Ask the Prefect server."""
+    return await _get(client, f"{stack.prefect_api_url}/health", {})
+
+
+async def check_organism(client: httpx.AsyncClient, stack: StackState) -> Check:
+    """Ask the organism through its HTTP routes."""
+    return await _get(client, f"{stack.organism_url}/health", {}, status_key=True)
+
+
+def bearer(token_path: Path) -> dict[str, str]:
+    """The header that opens the Ray dashboard; empty when the token cannot be read."""
+    with contextlib.suppress(OSError):
+        return {"Authorization": f"Bearer {token_path.read_text().strip()}"}
+    return {}
+
+
+async def _first_problem(*checks: Awaitable[Check]) -> Check:
+    answers = await asyncio.gather(*checks)
+    return next((answer for answer in answers if not answer.ok), Check(True))
+
+
+async def _get(
+    client: httpx.AsyncClient, url: str, headers: dict[str, str], *, status_key: bool = False
+) -> Check:
+    try:
+        response = await client.get(url, headers=headers)
+        if response.status_code != 200:
+            return Check(False, f"{url} answers {response.status_code}")
+        if status_key:
+            body: Any = response.json()
+            state = body.get("status") if isinstance(body, dict) else None
+            if state not in ("ok", "healthy"):
+                return Check(False, f"{url} says {state!r}")
+    except Exception as error:
+        return Check(False, f"{url}: {_reason(error)}")
+    return Check(True)
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error).splitlines()
+    return text[0] if text and text[0] else type(error).__name__

@@ -1,0 +1,336 @@
+"""The embedded stack on this machine: Postgres, Ray, the Prefect server and the organism, up and down."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from blocks.errors import OrganismError, StackError
+from blocks.settings import Settings
+from blocks.stack import ProcessRef, StackState, read_stack
+from deployments import components, health, organism_app, processes
+from deployments.environment import postgres_environment
+from deployments.folders import private_folder, short_folder
+from deployments.planning import dsn_mark, ignored_ports, plan
+from deployments.postgres import STOP_SIGNAL, EmbeddedPostgres
+from deployments.progress import Event, Phase, Progress, silent
+from deployments.state import forget_stack, stack_id_of, turn, write_stack
+
+STOPPING = (("ray", "prefect"), ("postgres",))
+"""Roles in the order they are stopped; those of one step at once. Postgres last: others may be writing."""
+ROLES = tuple(role for step in STOPPING for role in step)
+GRACE = {"ray": 8.0, "prefect": 8.0, "postgres": 30.0}
+"""Seconds between the polite signal and SIGKILL. Postgres flushes everything in that time."""
+
+T = TypeVar("T")
+
+
+class Stopped(BaseModel):
+    """What `stop` found and did."""
+
+    was_running: bool
+    stopped: list[str]
+    """Roles that had processes."""
+    killed: int
+    """Processes that did not end when asked."""
+    seconds: float
+
+
+async def start(settings: Settings, *, progress: Progress = silent) -> tuple[StackState, bool]:
+    """Start what is missing of the stack in ``settings.home``, or join the one that runs.
+
+    When it fails or is cancelled, whatever this call started is stopped again.
+
+    Args:
+        settings: Settings in effect.
+        progress: Called with every step.
+
+    Returns:
+        The stack, and whether all of it was running already.
+
+    Raises:
+        OrganismError: A component cannot be started; the message says which and why.
+    """
+    home = prepare_home(settings.home)
+    async with turn(home, "up", waiting=_teller(progress)):
+        return await _Start(settings, home, progress).run()
+
+
+async def stop(settings: Settings, *, progress: Progress = silent) -> Stopped:
+    """Stop every process of the stack in ``settings.home``. Its data stays.
+
+    Raises:
+        StackError: Some process cannot be stopped.
+    """
+    started = time.monotonic()
+    home = settings.home.resolve()
+    if not home.is_dir():
+        return Stopped(was_running=False, stopped=[], killed=0, seconds=0.0)
+    async with turn(home, "down", waiting=_teller(progress), interrupt=True):
+        refs = known_processes(home)
+        marks = marks_of(home)
+        there = {role for role in ROLES if marks.members(refs, [role])}
+        killed = await _uninterrupted(_stop_roles(marks, refs, there, progress))
+        forget_stack(home)
+        shutil.rmtree(short_folder(marks.stack_id), ignore_errors=True)
+    seconds = round(time.monotonic() - started, 2)
+    return Stopped(was_running=bool(there), stopped=sorted(there), killed=killed, seconds=seconds)
+
+
+def prepare_home(path: Path) -> Path:
+    """Make the stack's folders.
+
+    Raises:
+        StackError: They cannot be made or belong to somebody else.
+    """
+    # Root's is open to pass, not to read: Postgres runs as another user below it.
+    home = private_folder(path.resolve(), mode=0o711 if os.geteuid() == 0 else 0o700)
+    private_folder(home / "logs")
+    private_folder(components.run_folder(home))
+    return home
+
+
+def marks_of(home: Path) -> processes.Marks:
+    """What the processes of the stack in ``home`` are known by."""
+    home = home.resolve()
+    return processes.Marks(stack_id_of(home), components.run_folder(home), home / "postgres" / "data")
+
+
+def known_processes(home: Path) -> dict[str, ProcessRef]:
+    """The processes in the state file; none when it is missing or broken."""
+    with contextlib.suppress(StackError):
+        stack = read_stack(home)
+        return dict(stack.processes) if stack else {}
+    return {}
+
+
+class _Start:
+    """One run of `start`."""
+
+    def __init__(self, settings: Settings, home: Path, progress: Progress) -> None:
+        self.settings = settings
+        self.home = home
+        self.progress = progress
+        self.marks = marks_of(home)
+        self.embedded = EmbeddedPostgres(home, self.marks.stack_id) if settings.dsn is None else None
+
+    async def run(self) -> tuple[StackState, bool]:
+        app = await organism_app.load(self.settings)
+        previous = self._previous()
+        healthy = await self._healthy(previous) if previous else set()
+        if previous and healthy >= self._wanted():
+            for line in ignored_ports(self.settings, previous):
+                self._note("stack", line)
+            await organism_app.deploy(app, previous)
+            return previous, True
+        kept = healthy & set(ROLES)
+        try:
+            stack = await self._clear(previous, kept)
+            write_stack(stack)
+            await self._bring_up(stack, kept, app)
+            self._assert_loopback(stack)
+            write_stack(stack)
+        except BaseException:
+            await _uninterrupted(self._undo(previous, kept))
+            raise
+        return stack, False
+
+    def _wanted(self) -> set[str]:
+        return {"ray", "prefect", "organism"} | ({"postgres"} if self.embedded else set())
+
+    def _previous(self) -> StackState | None:
+        try:
+            return read_stack(self.home)
+        except StackError as error:
+            self._note("stack", f"{error.what}; starting afresh")
+            return None
+
+    async def _healthy(self, previous: StackState) -> set[str]:
+        """Roles of ``previous`` that run and work, and ``organism`` if it answers."""
+        if previous.dsn_mark != dsn_mark(self.home, self.settings):
+            self._note("stack", "the stack runs with another database than ORGANISM_DSN says; restarting it")
+            return set()
+        alive = {role for role, ref in previous.processes.items() if processes.find(ref)}
+        if not alive:
+            return set()
+        async with health.local_client() as client:
+            checks: dict[str, Awaitable[health.Check]] = {
+                "ray": health.check_ray(client, previous),
+                "prefect": health.check_prefect(client, previous),
+                "organism": health.check_organism(client, previous),
+            }
+            if self.embedded:
+                checks["postgres"] = health.check_postgres(previous.dsn)
+            answers = dict(zip(checks, await asyncio.gather(*checks.values()), strict=True))
+        return {role for role, answer in answers.items() if answer.ok and role in alive | {"organism"}}
+
+    async def _clear(self, previous: StackState | None, kept: set[str]) -> StackState:
+        """Stop what is broken or left over, then decide the addresses; ``kept`` loses what must restart."""
+        refs = previous.processes if previous else {}
+        await _stop_roles(self.marks, refs, set(ROLES) - kept, silent, sweep=not kept)
+        dsn = self.embedded.dsn() if self.embedded else ""
+
+        def tell(role: str, line: str) -> None:
+            self._note(role, line)
+
+        stack = plan(self.settings, self.home, dsn=dsn, previous=previous, kept=kept, tell=tell)
+        if previous and "ray" in kept and stack.prefect_api_url != previous.prefect_api_url:
+            # Ray's workers were started with the old address of the Prefect server.
+            kept.discard("ray")
+            await _stop_roles(self.marks, refs, {"ray"}, silent)
+            stack = plan(self.settings, self.home, dsn=dsn, previous=previous, kept=kept, tell=tell)
+        return stack
+
+    async def _bring_up(self, stack: StackState, kept: set[str], app: organism_app.App) -> None:
+        for role in sorted(kept):
+            self.progress(Event(role, "kept"))
+        async with health.local_client() as client:
+            steps = [self._database(stack, kept), self._ray(stack, kept, app, client)]
+            if "prefect" not in kept:
+                steps.append(self._prefect(stack, client))
+            await _all(steps)
+
+    async def _database(self, stack: StackState, kept: set[str]) -> None:
+        dsn = stack.dsn
+        if self.embedded is None:
+            assert self.settings.dsn is not None
+            dsn = self.settings.dsn.get_secret_value()
+        elif "postgres" not in kept:
+            async with self._timed("postgres"):
+                child = await self.embedded.start(postgres_environment(self.settings, stack))
+                self._remember(stack, child)
+                await self.embedded.wait_ready(child)
+        async with self._timed("tables"):
+            from blocks.queue import migrate
+
+            await migrate(dsn)
+
+    async def _ray(self, stack: StackState, kept: set[str], app: organism_app.App, client: Any) -> None:
+        if "ray" not in kept:
+            async with self._timed("ray"):
+                child = components.start_ray(self.settings, stack)
+                self._remember(stack, child)
+                await components.wait_for(
+                    child, lambda: health.check_ray(client, stack), components.RAY_TIMEOUT
+                )
+        async with self._timed("organism") as step:
+            await organism_app.deploy(app, stack, on_progress=step)
+            await organism_app.wait_until_healthy(client, stack)
+
+    async def _prefect(self, stack: StackState, client: Any) -> None:
+        async with self._timed("prefect"):
+            child = components.start_prefect(self.settings, stack)
+            self._remember(stack, child)
+            await components.wait_for(
+                child, lambda: health.check_prefect(client, stack), components.PREFECT_TIMEOUT
+            )
+
+    def _remember(self, stack: StackState, child: processes.Child) -> None:
+        # Written before it is waited for: were we killed now, the next `up` or `down` finds it.
+        stack.processes[child.role] = child.ref
+        write_stack(stack)
+
+    def _assert_loopback(self, stack: StackState) -> None:
+        exposed = processes.exposed_sockets(self.marks.members(stack.processes))
+        if exposed:
+            raise StackError(
+                f"other machines could reach {', '.join(exposed)}, so the stack was stopped",
+                "report this with your versions of Ray and Prefect",
+            )
+
+    async def _undo(self, previous: StackState | None, kept: set[str]) -> None:
+        refs = known_processes(self.home)
+        await _stop_roles(self.marks, refs, set(ROLES) - kept, self.progress, sweep=not kept)
+        if kept and previous:
+            rest = {role: ref for role, ref in refs.items() if role in kept}
+            write_stack(previous.model_copy(update={"processes": rest}))
+        else:
+            forget_stack(self.home)
+
+    def _note(self, component: str, line: str) -> None:
+        self.progress(Event(component, "note", detail=line))
+
+    def _timed(self, component: str) -> _Timed:
+        return _Timed(component, self.progress)
+
+
+class _Timed:
+    """Reports a component's start and end; within it, calling it reports what the component is doing."""
+
+    def __init__(self, component: str, progress: Progress) -> None:
+        self.component = component
+        self.progress = progress
+        self.started = time.monotonic()
+
+    def __call__(self, detail: str, phase: Phase = "starting") -> None:
+        self.progress(Event(self.component, phase, time.monotonic() - self.started, detail))
+
+    async def __aenter__(self) -> _Timed:
+        self("")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
+        if error is None:
+            self("", "ready")
+        elif not isinstance(error, asyncio.CancelledError):
+            self(error.what if isinstance(error, OrganismError) else str(error), "failed")
+
+
+async def _stop_roles(
+    marks: processes.Marks,
+    refs: dict[str, ProcessRef],
+    roles: set[str],
+    progress: Progress,
+    *,
+    sweep: bool = True,
+) -> int:
+    """Stop ``roles`` in their order; with ``sweep`` also what carries our mark and no role we know."""
+
+    async def one(role: str) -> int:
+        started = time.monotonic()
+        progress(Event(role, "stopping"))
+        first = STOP_SIGNAL if role == "postgres" else signal.SIGTERM
+        killed = await processes.stop(marks, refs, role, first=first, grace=GRACE[role])
+        progress(Event(role, "stopped", time.monotonic() - started))
+        return killed
+
+    killed = 0
+    for step in STOPPING:
+        killed += sum(await asyncio.gather(*(one(role) for role in step if role in roles)))
+    if sweep and roles:
+        killed += await processes.stop(marks, refs, None, grace=0.0)
+    return killed
+
+
+async def _all(steps: list[Coroutine[Any, Any, None]]) -> None:
+    """Run ``steps`` at once; the first failure cancels the others and is the one that is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for step in steps:
+                group.create_task(step)
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+
+
+async def _uninterrupted(work: Coroutine[Any, Any, T]) -> T:
+    """Finish ``work`` even when we are cancelled meanwhile; half a clean-up is worse than a late one."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([task])
+    return task.result()
+
+
+def _teller(progress: Progress) -> Callable[[str], None]:
+    return lambda line: progress(Event("stack", "note", detail=line))

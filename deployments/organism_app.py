@@ -1,0 +1,102 @@
+"""The Serve application `organism` on the embedded stack: configuration, deployment, first answer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blocks.errors import StackError
+from blocks.settings import Settings
+from blocks.stack import StackState
+from deployments.health import check_organism
+from deployments.planning import port_of
+from deployments.ports import LOOPBACK
+
+if TYPE_CHECKING:
+    import httpx
+
+TIMEOUT = 120.0
+"""Seconds until every replica runs; handlers may load models."""
+FIRST_ANSWER = 15.0
+
+
+@dataclass(frozen=True)
+class App:
+    """A configuration that was read and found right."""
+
+    config: Any
+    python_path: list[Path]
+
+
+def _available() -> bool:
+    return find_spec("serve_apps.organism.deploy") is not None
+
+
+async def load(settings: Settings) -> App:
+    """Read the organism's configuration, before anything is started.
+
+    Raises:
+        ConfigurationError: It is wrong; the message says where.
+    """
+    folders = [settings.config.parent] if settings.config else []
+    if not _available():
+        return App(None, folders)
+    from serve_apps.organism.config import load_config
+
+    config = await asyncio.to_thread(load_config, settings.config)
+    return App(config, [*folders, Path.cwd()])
+
+
+async def deploy(app: App, stack: StackState, on_progress: Callable[[str], None] | None = None) -> None:
+    """Deploy the application on the running cluster; deploying the same once more changes nothing.
+
+    Args:
+        on_progress: Called with what Serve is doing.
+
+    Raises:
+        OrganismError: It cannot be deployed, or does not run in time.
+    """
+    if not _available():
+        return
+    from serve_apps.organism.deploy import deploy as put
+    from serve_apps.organism.deploy import serve_config, wait_until_running
+
+    token = stack.ray_token_path.read_text().strip()
+    config = serve_config(
+        app.config,
+        http_host=LOOPBACK,
+        http_port=port_of(stack.organism_url),
+        replicas=replicas(),
+        num_cpus=0.5,
+        python_path=os.pathsep.join(str(folder) for folder in app.python_path),
+    )
+    await put(stack.ray_dashboard_url, token, config)
+    await wait_until_running(stack.ray_dashboard_url, token, TIMEOUT, on_progress=on_progress)
+
+
+async def wait_until_healthy(client: httpx.AsyncClient, stack: StackState) -> None:
+    """Wait for the first good answer through HTTP.
+
+    Raises:
+        StackError: There was none in time.
+    """
+    if not _available():
+        return
+    deadline = time.monotonic() + FIRST_ANSWER
+    while not (answer := await check_organism(client, stack)).ok:
+        if time.monotonic() > deadline:
+            raise StackError(
+                f"the organism does not answer: {answer.detail}", f"read {stack.home / 'logs' / 'ray.log'}"
+            )
+        await asyncio.sleep(0.05)
+
+
+def replicas() -> int:
+    """Two where the machine has cores for them, so that one may die; else one."""
+    return 2 if (os.cpu_count() or 1) >= 4 else 1

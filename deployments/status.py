@@ -1,0 +1,151 @@
+"""What runs of the stack and whether it works, asked now."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel
+
+from blocks.errors import StackError
+from blocks.settings import Settings
+from blocks.stack import StackState, read_stack
+from deployments import health, processes
+from deployments.local import marks_of
+from deployments.state import stack_id_of
+
+State = Literal["healthy", "unhealthy", "stopped"]
+
+
+class ComponentStatus(BaseModel):
+    """One component."""
+
+    state: State
+    address: str = ""
+    pid: int | None = None
+    detail: str = ""
+    """Why it is not healthy."""
+    seconds: float = 0.0
+    """How long its answer took."""
+
+
+class StackStatus(BaseModel):
+    """The stack as it is now."""
+
+    home: Path
+    stack_id: str
+    state: State
+    """Healthy only when every component is; stopped when none runs."""
+    components: dict[str, ComponentStatus]
+    logs: Path
+    notes: list[str]
+    """What else the reader should know, a line each."""
+
+    @property
+    def failing(self) -> list[str]:
+        """Names of the components that are not healthy."""
+        return [name for name, component in self.components.items() if component.state != "healthy"]
+
+
+async def status(settings: Settings) -> StackStatus:
+    """Ask every component of the stack in ``settings.home``. Waits for nobody and changes nothing."""
+    home = settings.home.resolve()
+    notes: list[str] = []
+    stack: StackState | None = None
+    try:
+        stack = read_stack(home)
+    except StackError as error:
+        notes.append(f"{error.what}: {error.next_step}")
+    marks = marks_of(home)
+    members = await asyncio.to_thread(marks.members, stack.processes if stack else None)
+    if stack is None:
+        if members:
+            notes.append(
+                f"{len(members)} processes of an earlier start are left: `organism down` removes them"
+            )
+        stopped = {
+            name: ComponentStatus(state="stopped") for name in ("postgres", "ray", "prefect", "organism")
+        }
+        return StackStatus(
+            home=home,
+            stack_id=stack_id_of(home),
+            state="stopped",
+            components=stopped,
+            logs=home / "logs",
+            notes=notes,
+        )
+    parts = await _ask(stack, settings)
+    exposed = await asyncio.to_thread(processes.exposed_sockets, members)
+    notes += [f"other machines can reach {socket}" for socket in exposed]
+    for variable, own in (("PREFECT_API_URL", stack.prefect_api_url), ("RAY_ADDRESS", stack.ray_address)):
+        other = os.environ.get(variable)
+        if other and other != own:
+            notes.append(
+                f"{variable} is set to {_without_login(other)}: commands here use that, not this stack"
+            )
+    states = {part.state for part in parts.values()}
+    overall: State = "unhealthy"
+    if states == {"healthy"}:
+        overall = "healthy"
+    elif not members and "healthy" not in states - ({"healthy"} if not stack.dsn else set()):
+        overall = "stopped"
+    return StackStatus(
+        home=home,
+        stack_id=stack.stack_id,
+        state=overall,
+        components=parts,
+        logs=home / "logs",
+        notes=notes,
+    )
+
+
+async def _ask(stack: StackState, settings: Settings) -> dict[str, ComponentStatus]:
+    if stack.dsn:
+        dsn, shown = stack.dsn, stack.dsn
+    else:
+        from blocks.queue.connection import describe
+
+        dsn = settings.dsn.get_secret_value() if settings.dsn else ""
+        shown = describe(dsn) if dsn else "external"
+    async with health.local_client() as client:
+        database = health.check_postgres(dsn) if dsn else _unknown_database()
+        asked = {
+            "postgres": _one(stack, "postgres", shown, database, external=not stack.dsn),
+            "ray": _one(stack, "ray", stack.ray_dashboard_url, health.check_ray(client, stack)),
+            "prefect": _one(stack, "prefect", stack.prefect_ui_url, health.check_prefect(client, stack)),
+            "organism": _one(stack, "ray", stack.organism_url, health.check_organism(client, stack)),
+        }
+        return dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
+
+
+async def _one(
+    stack: StackState, role: str, address: str, check: Awaitable[health.Check], *, external: bool = False
+) -> ComponentStatus:
+    started = time.monotonic()
+    answer = await check
+    seconds = round(time.monotonic() - started, 3)
+    ref = stack.processes.get(role)
+    alive = external or (ref is not None and processes.find(ref) is not None)
+    if answer.ok and alive:
+        state: State = "healthy"
+        detail = ""
+    elif alive:
+        state, detail = "unhealthy", answer.detail
+    else:
+        state = "stopped"
+        detail = "its process is gone" + (", though something answers at its address" if answer.ok else "")
+    pid = ref.pid if ref and alive and not external else None
+    return ComponentStatus(state=state, address=address, pid=pid, detail=detail, seconds=seconds)
+
+
+async def _unknown_database() -> health.Check:
+    return health.Check(False, "the stack uses an external database: set ORGANISM_DSN to ask it")
+
+
+def _without_login(address: str) -> str:
+    scheme, separator, rest = address.rpartition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
