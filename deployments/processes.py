@@ -265,7 +265,7 @@ async def stop(
 
 def _is_session_leader(process: psutil.Process) -> bool:
     with suppress(OSError):
-        return os.getsid(process.pid) == process.pid
+        return bool(os.getsid(process.pid) == process.pid)
     return False
 
 

@@ -1,0 +1,174 @@
+"""The `organism` command: the one place where commands are found and errors become lines and exit codes.
+
+Commands live in `deployments.commands`, one module each. A command is a function or coroutine function whose
+docstring is its help; it returns its exit code, or None for 0, prints its result with
+`deployments.output.show`, and raises `OrganismError` for what went wrong. Every module is imported for every
+command, so what is heavy is imported inside the function.
+
+Exit codes: 0 done, 1 an expected failure, 2 wrong usage, 70 a defect of ours, 130 interrupted (SIGINT),
+143 terminated (SIGTERM).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from cyclopts import App, CycloptsError, UnusedCliTokensError
+
+from blocks.errors import OrganismError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+USAGE_ERROR = 2
+DEFECT = 70
+COMMANDS = {
+    "up": "up:up",
+    "down": "down:down",
+    "status": "status:status",
+}
+"""By the name on the command line: module in `deployments.commands`, and function or cyclopts `App` in it."""
+
+
+def build() -> App:
+    """The command line."""
+    app = App(
+        name="organism",
+        help="Run work from a Postgres table on Ray Serve, with Prefect flows in between.",
+        version=_version,
+        help_on_error=False,
+    )
+    for name, place in COMMANDS.items():
+        module, _, attribute = place.partition(":")
+        app.command(getattr(import_module(f"deployments.commands.{module}"), attribute), name=name)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry of the console script; ends the process with the command's exit code."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code. Every failure is shown on one line."""
+    as_json = "--json" in arguments
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    try:
+        code = _execute(arguments)
+        sys.stdout.flush()
+        return code
+    except CycloptsError as error:
+        what = str(error)
+        if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+            what = f"unexpected argument {error.unused_tokens[0]!r}"
+        return _fail(what.rstrip("."), f"see `{_help_command(arguments)}`", as_json, USAGE_ERROR)
+    except OrganismError as error:
+        _show_traceback()
+        return _fail(error.what, error.next_step, as_json, 1)
+    except BrokenPipeError:
+        # The reader of our output left, as `organism tasks list | head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        _show_traceback()
+        if no_space := _no_space(error):
+            return _fail(no_space, "free some space, then run this again", as_json, 1)
+        log = _write_traceback()
+        where = f"report it with {log}" if log else "set ORGANISM_DEBUG=1 to see where"
+        return _fail(f"a defect: {type(error).__name__}: {_one_line(str(error))}", where, as_json, DEFECT)
+
+
+def _execute(arguments: Sequence[str]) -> int:
+    command, bound, _ = build().parse_args(
+        list(arguments), exit_on_error=False, print_error=False, help_on_error=False
+    )
+    result = command(*bound.args, **bound.kwargs)
+    if hasattr(result, "__await__"):
+        from deployments.interrupts import run_until_interrupted
+
+        result = run_until_interrupted(result)
+    return result if isinstance(result, int) else 0
+
+
+def _fail(what: str, next_step: str, as_json: bool, code: int) -> int:
+    # Whatever reads standard error as a terminal does must not be moved about by a name in a message.
+    what, next_step = _printable(what), _printable(next_step)
+    with contextlib.suppress(OSError):
+        if as_json:
+            import json
+
+            print(json.dumps({"error": what, "next_step": next_step}, ensure_ascii=False), flush=True)
+        else:
+            arrow = f" → {next_step}" if next_step else ""
+            print(f"error: {what}{arrow}", file=sys.stderr, flush=True)
+    return code
+
+
+def _help_command(arguments: Sequence[str]) -> str:
+    command = [arguments[0]] if arguments and arguments[0] in COMMANDS else []
+    return " ".join(["organism", *command, "--help"])
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "�" for character in _one_line(text))
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
+    # Deprecation notes to users are one line; those among libraries are not for them.
+    if issubclass(category, FutureWarning) or os.environ.get("ORGANISM_DEBUG"):
+        print(f"note: {_one_line(str(message))}", file=sys.stderr)
+
+
+def _no_space(error: BaseException) -> str:
+    import errno
+
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"no space left on the disk{f' of {error.filename}' if error.filename else ''}"
+    return ""
+
+
+def _show_traceback() -> None:
+    if os.environ.get("ORGANISM_DEBUG"):
+        import traceback
+
+        traceback.print_exc()
+
+
+def _write_traceback() -> Path | None:
+    """Write the current traceback into the stack's logs, or into the temporary folder."""
+    import tempfile
+    import traceback
+    from pathlib import Path
+
+    folders = [Path(tempfile.gettempdir())]
+    with contextlib.suppress(Exception):
+        from blocks.settings import load_settings
+
+        folders.insert(0, load_settings().home / "logs")
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            descriptor, name = tempfile.mkstemp(prefix="defect-", suffix=".log", dir=folder)
+            with os.fdopen(descriptor, "w") as file:
+                traceback.print_exc(file=file)
+            return Path(name)
+    return None
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("organism-flows")
+
+
+if __name__ == "__main__":
+    main()

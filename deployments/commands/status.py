@@ -1,0 +1,34 @@
+"""`organism status`."""
+
+from __future__ import annotations
+
+from deployments.output import AsJson, show
+
+SIGNS = {"healthy": "✓", "unhealthy": "✗", "stopped": "-"}
+
+
+async def status(*, as_json: AsJson = False) -> int:
+    """Ask every part of the stack whether it works.
+
+    Exit code 0 when all do, 1 when one does not or nothing runs.
+    """
+    from blocks.settings import load_settings
+    from deployments.status import status as ask
+
+    found = await ask(load_settings())
+    lines = []
+    for name, part in found.components.items():
+        detail = f"  {part.detail}" if part.detail else ""
+        lines.append(f"{SIGNS[part.state]} {name:9} {part.state:9} {part.address}{detail}")
+    lines += [f"! {note}" for note in found.notes]
+    match found.state:
+        case "healthy":
+            lines.append("all healthy")
+        case "stopped":
+            lines.append("not running → `organism up`")
+        case "unhealthy":
+            lines.append(
+                f"degraded: {', '.join(found.failing)} → `organism up` repairs; logs in {found.logs}"
+            )
+    show(found, as_json, "\n".join(lines))
+    return 0 if found.state == "healthy" else 1

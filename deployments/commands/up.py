@@ -1,0 +1,36 @@
+"""`organism up`."""
+
+from __future__ import annotations
+
+from deployments.output import AsJson, progress_display, show
+
+
+async def up(*, as_json: AsJson = False) -> None:
+    """Start the stack on this machine, or join the one that runs.
+
+    Postgres, Ray with the organism on it, and a Prefect server, all on loopback, with their data in
+    ORGANISM_HOME. With ORGANISM_DSN set, that database is used and no Postgres is started.
+    Ports: ORGANISM_PREFECT_PORT, ORGANISM_DASHBOARD_PORT, ORGANISM_HTTP_PORT.
+    """
+    import time
+
+    from blocks.settings import load_settings
+    from deployments.local import start
+
+    started = time.monotonic()
+    settings = load_settings()
+    with progress_display(as_json) as progress:
+        stack, joined = await start(settings, progress=progress)
+    seconds = time.monotonic() - started
+    headline = "already running" if joined else f"up after {seconds:.1f} s"
+    lines = [
+        f"Organism Flows is {headline}",
+        f"  Prefect UI     {stack.prefect_ui_url}",
+        f"  Ray dashboard  {stack.ray_dashboard_url}  (token: {stack.ray_token_path})",
+        f"  Organism       {stack.organism_url}",
+        f"  Postgres       {stack.dsn or 'as ORGANISM_DSN says'}",
+        f"  Data and logs  {stack.home}",
+        "Next: `organism status`; `organism down` stops it and keeps the data",
+    ]
+    result = {"joined": joined, "seconds": round(seconds, 2), **stack.model_dump(mode="json")}
+    show(result, as_json, "\n".join(lines))

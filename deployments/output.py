@@ -1,0 +1,125 @@
+"""How commands print: results to standard output, as text or JSON; progress to standard error."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from deployments.progress import Event
+
+AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print the result as JSON.")]
+"""The type of every command's ``as_json`` parameter."""
+
+WORDS = {
+    "starting": "starting",
+    "ready": "ready",
+    "kept": "already running",
+    "stopping": "stopping",
+    "stopped": "stopped",
+    "failed": "failed",
+}
+COLOURS = {
+    "ready": "green",
+    "kept": "green",
+    "stopped": "green",
+    "failed": "red",
+    "starting": "yellow",
+    "stopping": "yellow",
+}
+SIGNS = {"ready": "✓", "kept": "✓", "stopped": "✓", "failed": "✗"}
+
+
+def show(result: BaseModel | dict[str, Any], as_json: bool, text: str) -> None:
+    """Print a command's result to standard output.
+
+    Args:
+        result: What ``--json`` prints.
+        text: What is printed without it.
+    """
+    if not as_json:
+        print(text)
+    elif isinstance(result, dict):
+        import json
+
+        print(json.dumps(result, ensure_ascii=False, default=str))
+    else:
+        print(result.model_dump_json())
+
+
+class ProgressLines:
+    """Each event on a line of its own; for logs and pipes."""
+
+    def __enter__(self) -> ProgressLines:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def __call__(self, event: Event) -> None:
+        if event.phase == "note":
+            print(event.detail, file=sys.stderr, flush=True)
+            return
+        seconds = f" ({event.seconds:.1f} s)" if event.seconds >= 0.05 else ""
+        detail = f": {event.detail}" if event.detail else ""
+        print(f"{event.component}: {WORDS[event.phase]}{seconds}{detail}", file=sys.stderr, flush=True)
+
+
+class ProgressTable:
+    """One row a component, changing in place; for terminals."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._console = Console(stderr=True, highlight=False)
+        self._rows: dict[str, tuple[Event, float]] = {}
+        self._live = Live(get_renderable=self._table, console=self._console, refresh_per_second=10)
+
+    def __enter__(self) -> ProgressTable:
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self._live.__exit__(kind, error, trace)
+
+    def __call__(self, event: Event) -> None:
+        import time
+
+        if event.phase == "note":
+            self._console.print(event.detail, markup=False, style="dim")
+        else:
+            self._rows[event.component] = (event, time.monotonic())
+
+    def _table(self) -> Any:
+        import time
+
+        from rich.spinner import Spinner
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table.grid(padding=(0, 2))
+        now = time.monotonic()
+        for name, (event, at) in self._rows.items():
+            colour = COLOURS[event.phase]
+            busy = event.phase in ("starting", "stopping")
+            seconds = event.seconds + (now - at if busy else 0.0)
+            sign: Any = Spinner("dots", style=colour) if busy else Text(SIGNS[event.phase], style=colour)
+            table.add_row(
+                sign,
+                name,
+                Text(WORDS[event.phase], style=colour),
+                f"{seconds:.1f} s" if busy or seconds >= 0.05 else "",
+                Text(event.detail, style="dim", overflow="ellipsis", no_wrap=True),
+            )
+        return table
+
+
+def progress_display(as_json: bool) -> ProgressTable | ProgressLines:
+    """The display for this terminal, or lines when standard error is none."""
+    if sys.stderr.isatty() and not as_json:
+        return ProgressTable()
+    return ProgressLines()
