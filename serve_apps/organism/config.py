@@ -1,0 +1,206 @@
+"""Which organs an organism has, and which handler serves which task type."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from blocks.errors import ConfigurationError
+
+Name: TypeAlias = Annotated[
+    str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\s\x00-\x1f]+$")
+]
+Seconds: TypeAlias = Annotated[float, Field(gt=0, le=604_800, allow_inf_nan=False)]
+
+
+def _one_colon(path: str) -> str:
+    module, _, attribute = path.partition(":")
+    parts = [*module.split("."), *attribute.split(".")]
+    if not all(part.isidentifier() for part in parts):
+        raise ValueError(f"{path!r} is not of the form package.module:function")
+    return path
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class OrganConfig(Section):
+    """One organ: a handler, the task types it serves, and how many run at once on each replica."""
+
+    id: Name = Field(description="Unique name; reported as organ_id with every outcome.")
+    kind: Literal["cognitive", "actuator", "utility", "own"] = Field(
+        default="own", description="What sort of work it does; shown in status, used for nothing else."
+    )
+    task_types: list[Name] = Field(min_length=1, description="Task types it serves.")
+    handler: Annotated[str, AfterValidator(_one_colon)] = Field(
+        description="Importable callable, written package.module:function; a class is instantiated once."
+    )
+    timeout_s: Seconds | None = Field(
+        default=None, description="Seconds one task may take; unset: the organism's default_timeout_s."
+    )
+    concurrency: int = Field(
+        default=8, ge=1, le=10_000, description="Most handler calls at once on one replica."
+    )
+    batch: bool = Field(
+        default=False, description="The handler takes a list of tasks and returns a list of results."
+    )
+    max_batch_size: int = Field(
+        default=32, ge=1, le=5000, description="Most tasks in one call of a batch handler."
+    )
+
+
+class Escalation(Section):
+    """Where tasks with much drift go instead of their own organ."""
+
+    drift_score: float = Field(
+        ge=0, allow_inf_nan=False, description="Tasks with this drift score or more are escalated."
+    )
+    organ: Name = Field(description="Id of the organ that runs them, whatever their type.")
+
+
+class OrganismConfig(Section):
+    """The whole organism; what Serve calls ``user_config``."""
+
+    organs: list[OrganConfig] = Field(default_factory=list, description="Its organs.")
+    include_builtin: bool = Field(
+        default=True,
+        description="Add the built-in organs (echo, sleep, health_check, get_organism_status, code.metrics), "
+        "except for task types and ids given here.",
+    )
+    python_path: list[Path] = Field(
+        default_factory=list,
+        description="Folders on the machines of the replicas to import handlers from; in a file, relative to it.",
+    )
+    result_limit_bytes: int = Field(
+        default=1_000_000, ge=100, le=100_000_000, description="Longest result, in bytes of JSON text."
+    )
+    default_timeout_s: Seconds = Field(
+        default=300.0, description="Seconds one task may take, where neither it nor its organ says so."
+    )
+    escalation: Escalation | None = Field(default=None, description="The drift valve; unset: no escalation.")
+
+    @property
+    def task_types(self) -> list[str]:
+        """Every type it serves, sorted."""
+        return sorted(name for organ in self.organs for name in organ.task_types)
+
+
+def load_config(path: Path | None = None) -> OrganismConfig:
+    """The configuration in a YAML file, built-in organs added; with None, the demo organism.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or one of its fields is wrong; the message names it.
+    """
+    if path is None:
+        return parse_config(_packaged("demo.yaml"), source="the demo organism")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise ConfigurationError(
+            f"organism configuration {path} cannot be read: {error}", "correct ORGANISM_CONFIG or the file"
+        ) from None
+    config = parse_config(_yaml(text, str(path)), source=str(path))
+    folder = path.resolve().parent
+    return config.model_copy(update={"python_path": [folder / entry for entry in config.python_path]})
+
+
+def parse_config(raw: Any, *, source: str = "the organism's configuration") -> OrganismConfig:
+    """A checked configuration with the built-in organs in it, from plain data or a configuration.
+
+    The result says ``include_builtin: false``, so parsing it again changes nothing.
+
+    Raises:
+        ConfigurationError: A field is wrong; the message names it.
+    """
+    if isinstance(raw, OrganismConfig):
+        raw = raw.model_dump(mode="json")
+    if not isinstance(raw, dict):
+        raise ConfigurationError(f"{source} is {_kind(raw)}, not a mapping", "start it with `organs:`")
+    try:
+        config = OrganismConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigurationError(f"{source}: {_first_problem(error)}", "correct this field") from None
+    _refuse_duplicates(config, source)
+    if config.include_builtin:
+        config = _with_builtin(config)
+    if not config.organs:
+        raise ConfigurationError(f"{source}: organs is empty", "give at least one organ, or include_builtin")
+    if config.escalation and config.escalation.organ not in {organ.id for organ in config.organs}:
+        raise ConfigurationError(
+            f"{source}: escalation.organ {config.escalation.organ!r} is not the id of an organ",
+            f"use one of: {', '.join(organ.id for organ in config.organs)}",
+        )
+    return config
+
+
+def _refuse_duplicates(config: OrganismConfig, source: str) -> None:
+    ids: dict[str, int] = {}
+    types: dict[str, str] = {}
+    for index, organ in enumerate(config.organs):
+        if organ.id in ids:
+            raise ConfigurationError(
+                f"{source}: organs[{index}].id {organ.id!r} is already the id of organs[{ids[organ.id]}]",
+                "give every organ its own id",
+            )
+        ids[organ.id] = index
+        for place, name in enumerate(organ.task_types):
+            if name in types:
+                raise ConfigurationError(
+                    f"{source}: organs[{index}].task_types[{place}] {name!r} is already served by "
+                    f"organ {types[name]!r}",
+                    "let one organ serve each task type",
+                )
+            types[name] = organ.id
+
+
+def _with_builtin(config: OrganismConfig) -> OrganismConfig:
+    taken_types = set(config.task_types)
+    taken_ids = {organ.id for organ in config.organs}
+    builtin = []
+    for organ in OrganismConfig.model_validate(_packaged("builtin.yaml")).organs:
+        left = [name for name in organ.task_types if name not in taken_types]
+        if left and organ.id not in taken_ids:
+            builtin.append(organ.model_copy(update={"task_types": left}))
+    return config.model_copy(update={"organs": [*config.organs, *builtin], "include_builtin": False})
+
+
+def _packaged(name: str) -> Any:
+    return _yaml(resources.files("serve_apps.organism").joinpath(name).read_text(encoding="utf-8"), name)
+
+
+def _yaml(text: str, source: str) -> Any:
+    # ruamel rather than PyYAML: YAML 1.2 (`on` stays text), and a key given twice is an error.
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise ConfigurationError(f"{source}{line}: not valid YAML: {problem}", "correct the file") from None
+    except ValueError as error:
+        raise ConfigurationError(f"{source}: not valid YAML: {error}", "correct the file") from None
+
+
+def _first_problem(error: ValidationError) -> str:
+    """One line about the first wrong field: its place, what is wrong, and the value."""
+    first = error.errors(include_url=False)[0]
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    match first["type"]:
+        case "extra_forbidden":
+            return f"{place} is not a known field{more}"
+        case "missing":
+            return f"{place} is missing{more}"
+        case _:
+            message = first["msg"].removeprefix("Value error, ")
+            return f"{place}: {message}, got {first['input']!r:.100}{more}"
+
+
+def _kind(value: Any) -> str:
+    return "empty" if value is None else f"a {type(value).__name__}"

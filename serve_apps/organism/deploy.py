@@ -1,0 +1,208 @@
+"""Deploys the organism through the REST interface of the Ray dashboard, as ``serve deploy`` does.
+
+Not `serve.run`: that replaces every replica even for a configuration-only change, while a deployed
+configuration is applied in place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from blocks.errors import ConfigurationError, OrganismUnavailable
+from serve_apps.organism.config import OrganismConfig, parse_config
+
+APP = "organism"
+DEPLOYMENT = "OrganismManager"
+ROUTE_PREFIX = "/organism"
+POLL_S = 0.25
+_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
+def serve_config(
+    config: OrganismConfig,
+    *,
+    http_host: str = "127.0.0.1",
+    http_port: int = 8000,
+    replicas: int = 2,
+    num_cpus: float = 0.25,
+    python_path: Sequence[Path] = (),
+) -> dict[str, Any]:
+    """What to deploy, in Serve's config schema.
+
+    Args:
+        config: The organism.
+        http_host: Address the /organism routes listen on; cannot change while Serve runs.
+        http_port: Their port; cannot change while Serve runs.
+        replicas: Number of replicas; two or more, and the death of one goes unnoticed.
+        num_cpus: CPUs Ray sets aside for each replica.
+        python_path: Folders on the machines of the replicas to import handlers from, besides the config's.
+
+    Raises:
+        ConfigurationError: The configuration is wrong.
+    """
+    config = parse_config(config)
+    folders = [*config.python_path, *(path.resolve() for path in python_path)]
+    config = config.model_copy(update={"python_path": list(dict.fromkeys(folders))})
+    return {
+        "proxy_location": "HeadOnly",
+        # The schema's own default is every interface.
+        "http_options": {"host": http_host, "port": http_port},
+        "logging_config": {"encoding": "JSON", "enable_access_log": False},
+        "applications": [
+            {
+                "name": APP,
+                "route_prefix": ROUTE_PREFIX,
+                "import_path": "serve_apps.organism.app:build",
+                "args": {},
+                # Serve does not hand the global logging configuration down to replicas.
+                "logging_config": {"encoding": "JSON", "enable_access_log": False},
+                "deployments": [
+                    {
+                        "name": DEPLOYMENT,
+                        "num_replicas": replicas,
+                        # In batches: tasks are bounded by the organs' own concurrency.
+                        "max_ongoing_requests": 16,
+                        "health_check_period_s": 2,
+                        "health_check_timeout_s": 10,
+                        "graceful_shutdown_timeout_s": 30,
+                        "graceful_shutdown_wait_loop_s": 0.5,
+                        "ray_actor_options": {"num_cpus": num_cpus},
+                        "user_config": config.model_dump(mode="json"),
+                    }
+                ],
+            }
+        ],
+    }
+
+
+async def deploy(dashboard_url: str, token: str | None, config_dict: dict[str, Any]) -> None:
+    """Hand ``config_dict`` to Serve, which starts if need be; returns before the replicas are ready.
+
+    Args:
+        dashboard_url: URL of the Ray dashboard.
+        token: Ray's authentication token; None: the cluster has none.
+        config_dict: What `serve_config` gave.
+
+    Raises:
+        OrganismUnavailable: The dashboard cannot be reached.
+        ConfigurationError: The token or the configuration is refused.
+    """
+    async with _client(dashboard_url, token, timeout=60.0) as client:
+        _check(await _send(client, "PUT", json=config_dict))
+
+
+async def wait_until_running(
+    dashboard_url: str,
+    token: str | None,
+    timeout_s: float,
+    on_progress: Callable[[str], None] | None = None,
+) -> None:
+    """Return when every replica runs the configuration deployed last.
+
+    Args:
+        dashboard_url: URL of the Ray dashboard.
+        token: Ray's authentication token; None: the cluster has none.
+        timeout_s: Seconds to wait at most.
+        on_progress: Called with one line whenever something changed.
+
+    Raises:
+        ConfigurationError: The configuration is wrong, for example a handler that does not import.
+        OrganismUnavailable: It failed otherwise, or is not ready in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    said = ""
+    async with _client(dashboard_url, token, timeout=10.0) as client:
+        while True:
+            response = await _send(client, "GET")
+            _check(response)
+            line, ready = _progress(response.json())
+            if line != said and on_progress is not None:
+                on_progress(line)
+            said = line
+            if ready:
+                return
+            if time.monotonic() > deadline:
+                raise OrganismUnavailable(
+                    f"the organism is not ready after {timeout_s:g} s: {line}",
+                    "look at the Serve page of the Ray dashboard",
+                )
+            await asyncio.sleep(POLL_S)
+
+
+def _progress(details: dict[str, Any]) -> tuple[str, bool]:
+    """One line about where the deployment stands, and whether it is done.
+
+    Raises:
+        ConfigurationError, OrganismUnavailable: It has failed.
+    """
+    app = details.get("applications", {}).get(APP)
+    if app is None:
+        return "waiting for Serve", False
+    deployment = app.get("deployments", {}).get(DEPLOYMENT, {})
+    states = [replica.get("state") for replica in deployment.get("replicas", [])]
+    wanted = deployment.get("target_num_replicas") or 0
+    line = f"{states.count('RUNNING')} of {wanted or '?'} replicas running"
+    message = f"{deployment.get('message') or ''}\n{app.get('message') or ''}"
+    status = app.get("status")
+    if found := re.findall(r"ConfigurationError: (.+)", message):
+        what, _, next_step = found[-1].partition(" → ")
+        raise ConfigurationError(what, next_step)
+    if status in ("DEPLOY_FAILED", "UNHEALTHY"):
+        raise OrganismUnavailable(
+            f"the organism's deployment is {status}: {useful_line(message)}",
+            "look at the Serve page of the Ray dashboard",
+        )
+    healthy = deployment.get("status") == "HEALTHY"
+    return line, status == "RUNNING" and healthy and states.count("RUNNING") >= wanted > 0
+
+
+def useful_line(message: str) -> str:
+    """The line of a Serve message that says what is wrong: the end of its last traceback, or the first."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit|Interrupt)\b.*", line)]
+    return (errors or lines or ["no message"])[-1 if errors else 0][:500]
+
+
+def _client(dashboard_url: str, token: str | None, *, timeout: float) -> httpx.AsyncClient:
+    local = urlsplit(dashboard_url).hostname in _LOOPBACK
+    return httpx.AsyncClient(
+        base_url=dashboard_url.rstrip("/"),
+        headers={"Authorization": f"Bearer {token}"} if token else {},
+        timeout=timeout,
+        trust_env=not local,  # a proxy of the environment knows nothing of our loopback
+    )
+
+
+async def _send(client: httpx.AsyncClient, method: str, json: Any = None) -> httpx.Response:
+    try:
+        return await client.request(method, "/api/serve/applications/", json=json)
+    except httpx.HTTPError as error:
+        raise OrganismUnavailable(
+            f"the Ray dashboard at {client.base_url} does not answer: {str(error) or type(error).__name__}",
+            "start the stack with `organism up`",
+        ) from None
+
+
+def _check(response: httpx.Response) -> None:
+    if response.status_code in (401, 403):
+        raise ConfigurationError(
+            f"the Ray dashboard refuses the authentication token ({response.status_code})",
+            "use the token of this cluster (RAY_AUTH_TOKEN_PATH)",
+        )
+    if response.status_code == 400:
+        raise ConfigurationError(
+            f"Serve refuses the configuration: {useful_line(response.text)}", "correct the named field"
+        )
+    if response.is_error:
+        raise OrganismUnavailable(
+            f"the Ray dashboard answers {response.status_code}: {useful_line(response.text)}",
+            "look at the log of the Ray dashboard",
+        )

@@ -1,0 +1,1 @@
+"""Handlers that come with the organism; examples of how little a handler needs."""

@@ -1,0 +1,27 @@
+"""Task types every organism understands."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from serve_apps.organism.errors import PermanentError
+from serve_apps.organism.handlers.inputs import params_of, seconds
+from serve_apps.organism.introspection import current_organism
+
+
+async def handle(task: dict[str, Any]) -> Any:
+    """``echo`` returns its params; ``sleep`` waits params.seconds; the other two report on the replica."""
+    match task["type"]:
+        case "echo":
+            return params_of(task)
+        case "sleep":
+            slept = seconds(task, "seconds", most=86_400)
+            await asyncio.sleep(slept)
+            return {"slept_s": slept}
+        case "health_check":
+            return current_organism().health()
+        case "get_organism_status":
+            return current_organism().status()
+        case other:
+            raise PermanentError(f"type {other!r} is configured for this handler, which does not know it")

@@ -1,0 +1,35 @@
+"""Task types that misbehave, to show that their neighbours complete."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from typing import Any
+
+from serve_apps.organism.errors import PermanentError
+from serve_apps.organism.handlers.inputs import params_of
+
+
+def fail(task: dict[str, Any]) -> None:
+    """Raise; with params.permanent true, an error that is not worth another attempt."""
+    params = params_of(task)
+    message = str(params.get("message", "raised on purpose"))
+    if params.get("permanent"):
+        raise PermanentError(message)
+    raise RuntimeError(message)
+
+
+async def hang(task: dict[str, Any]) -> None:
+    """Never return, without keeping the event loop busy."""
+    await asyncio.Event().wait()
+
+
+def block(task: dict[str, Any]) -> None:
+    """Never return, and keep a thread that nothing can end."""
+    threading.Event().wait()
+
+
+def end_replica(task: dict[str, Any]) -> None:
+    """End the whole replica at once, as a crash in native code would."""
+    os._exit(13)

@@ -1,0 +1,49 @@
+"""Reading parameters, with an error that names the one that is wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from serve_apps.organism.errors import PermanentError
+
+
+def params_of(task: dict[str, Any]) -> dict[str, Any]:
+    """The task's parameters.
+
+    Raises:
+        PermanentError: They are not a mapping.
+    """
+    params = task["params"]
+    if not isinstance(params, dict):
+        raise PermanentError(f"params is a {type(params).__name__}, not a mapping")
+    return params
+
+
+def text(task: dict[str, Any], name: str) -> str:
+    """The parameter ``name``, which must be text and not empty.
+
+    Raises:
+        PermanentError: It is missing or something else.
+    """
+    params = params_of(task)
+    if name not in params:
+        raise PermanentError(f"params.{name} is missing: {task['type']} needs it, as text")
+    value = params[name]
+    if not isinstance(value, str) or not value:
+        raise PermanentError(f"params.{name} is {value!r:.100}, not text")
+    return value
+
+
+def seconds(task: dict[str, Any], name: str, *, most: float) -> float:
+    """The parameter ``name`` as seconds, from 0 to ``most``.
+
+    Raises:
+        PermanentError: It is missing, no number, or out of range.
+    """
+    params = params_of(task)
+    if name not in params:
+        raise PermanentError(f"params.{name} is missing: {task['type']} needs it, in seconds")
+    value = params[name]
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
+        raise PermanentError(f"params.{name} is {value!r:.100}, not a number of seconds from 0 to {most:g}")
+    return float(value)

@@ -1,0 +1,406 @@
+"""One organ: a handler, its slots, its timeouts, and the endings of the tasks it runs.
+
+Driven by callbacks on the event loop rather than by a coroutine a task: starting and ending a task costs few
+microseconds, and a handler that cannot be stopped can be left behind without anybody waiting for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeAlias
+
+from blocks.queue.wire import Batch, Cause
+from serve_apps.organism.config import OrganConfig
+from serve_apps.organism.encode import NotJson, from_json, to_json
+from serve_apps.organism.errors import describe, is_permanent, place_of_coroutine, place_of_frame
+from serve_apps.organism.gate import Gate, Ticket
+from serve_apps.organism.loading import Handler
+from serve_apps.organism.stream import Call, Ending
+from serve_apps.organism.threads import Threads, Work
+
+logger = logging.getLogger("ray.serve.organism")
+
+LINGER_S = 1.0
+"""How long a cancelled handler may clean up before it counts as abandoned."""
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One task waiting for a handler or running in one."""
+
+    call: Call
+    batch: Batch
+    position: int
+    timeout_s: float
+    path: str
+    ticket: Ticket | None = None
+    alone: bool = False
+    """It was in a handler batch that failed as a whole, and is tried again by itself."""
+    dropped: bool = False
+    """Nobody waits for its outcome any more."""
+
+    def task(self) -> dict[str, Any]:
+        """What the handler gets.
+
+        Raises:
+            ValueError: The params are not JSON.
+        """
+        batch, position = self.batch, self.position
+        return {
+            "task_id": batch.ids[position],
+            "claim": batch.claims[position],
+            "attempt": batch.attempts[position],
+            "type": batch.types[position],
+            "params": from_json(batch.params[position]),
+            "description": batch.descriptions[position],
+            "domain": batch.domains[position],
+            "drift_score": batch.drift_scores[position],
+        }
+
+
+@dataclass(slots=True)
+class Counters:
+    """What became of an organ's tasks since the replica started."""
+
+    completed: int = 0
+    failed: int = 0
+    rejected: int = 0
+    timed_out: int = 0
+    interrupted: int = 0
+
+    def count(self, cause: Cause) -> None:
+        setattr(self, cause, getattr(self, cause) + 1)
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One call of the handler."""
+
+    jobs: list[Job]
+    tasks: list[dict[str, Any]]
+    started: float
+    timer: asyncio.TimerHandle | None = None
+    task: asyncio.Task[None] | None = None
+    """Where an async handler runs."""
+    work: Work | None = None
+    """Where a plain one runs."""
+    reported: bool = False
+    released: bool = False
+    """Its slot is free again."""
+    abandoned: bool = False
+
+
+@dataclass(slots=True)
+class Awaitable:
+    """A plain function turned out to return something to await."""
+
+    value: Any
+
+
+Endings: TypeAlias = "list[Ending]"
+
+
+@dataclass(slots=True)
+class Rules:
+    """What applies to every organ of an organism."""
+
+    result_limit_bytes: int
+    gate: Gate
+    counters: dict[str, Counters] = field(default_factory=dict)
+    """By organ id; outlives a reconfiguration."""
+
+
+class Organ:
+    """Runs tasks under one handler.
+
+    Args:
+        config: Its configuration.
+        handler: What `load_handler` made of it.
+        rules: What it shares with the other organs.
+    """
+
+    def __init__(self, config: OrganConfig, handler: Handler, rules: Rules) -> None:
+        self.config = config
+        self.counters = rules.counters.setdefault(config.id, Counters())
+        self.handler = handler
+        self._rules = rules
+        self._gate = rules.gate
+        self._threads = Threads(config.id)
+        self._waiting: deque[Job] = deque()
+        self._urgent: deque[Job] = deque()
+        """Tasks of exclusive calls: they may start while the gate is closed to the others."""
+        self._runs: set[Run] = set()
+        self._slots_taken = 0
+        self._abandoned_tasks = 0
+        self._retired = False
+
+    @property
+    def abandoned(self) -> int:
+        """Handler calls that outlived their timeout and cannot be stopped."""
+        return self._threads.abandoned + self._abandoned_tasks
+
+    @property
+    def idle(self) -> bool:
+        return not (self._runs or self._waiting or self._urgent)
+
+    def submit(self, jobs: Iterable[Job]) -> None:
+        """Run ``jobs`` as slots become free; each reports to its call."""
+        for job in jobs:
+            (self._waiting if job.ticket is None else self._urgent).append(job)
+        self.pump()
+
+    def pump(self) -> None:
+        """Start what may start now."""
+        while self._slots_taken < self.config.concurrency:
+            jobs = self._next()
+            if not jobs:
+                break
+            self._start(jobs)
+        if self._retired and self.idle:
+            self._threads.close()
+
+    def drop(self, jobs: Iterable[Job]) -> list[asyncio.Task[None]]:
+        """Forget ``jobs``: what waits never starts, what runs is cancelled.
+
+        Returns:
+            Tasks that are ending and may be awaited; threads cannot be cancelled and are not among them.
+        """
+        for job in jobs:
+            job.dropped = True
+        ending = []
+        for run in [run for run in self._runs if all(job.dropped for job in run.jobs)]:
+            if run.task is not None and not run.reported:
+                run.reported = True
+                for _ in run.jobs:
+                    self.counters.count("interrupted")
+                self._cancel(run)
+            if run.task is not None and not run.released:
+                ending.append(run.task)
+        return ending
+
+    def retire(self) -> None:
+        """Finish what was accepted, then give the threads back."""
+        self._retired = True
+        self.pump()
+
+    def status(self) -> dict[str, Any]:
+        """Its configuration and figures, as plain data."""
+        return {
+            **self.config.model_dump(),
+            "form": "async" if self.handler.is_async else "sync",
+            "in_flight": sum(len(run.jobs) for run in self._runs if not run.released),
+            "waiting": sum(not job.dropped for job in (*self._waiting, *self._urgent)),
+            "abandoned": self.abandoned,
+            **asdict(self.counters),
+        }
+
+    # Starting
+
+    def _next(self) -> list[Job]:
+        """The jobs of the next handler call; one, but for batch handlers. Empty: nothing may start."""
+        for line in (self._urgent, self._waiting):
+            while line and line[0].dropped:
+                line.popleft()
+            if not line or not self._gate.admits(line[0].ticket):
+                continue
+            jobs = [line.popleft()]
+            if self.config.batch and not jobs[0].alone:
+                # One call has one deadline, so only tasks of one timeout share it.
+                alike = (jobs[0].timeout_s, jobs[0].ticket)
+                while line and len(jobs) < self.config.max_batch_size:
+                    if line[0].dropped:
+                        line.popleft()
+                    elif line[0].alone or (line[0].timeout_s, line[0].ticket) != alike:
+                        break
+                    else:
+                        jobs.append(line.popleft())
+            return jobs
+        return []
+
+    def _start(self, jobs: list[Job]) -> None:
+        run = Run([], [], time.perf_counter())
+        for job in jobs:
+            try:
+                run.tasks.append(job.task())
+                run.jobs.append(job)
+            except (ValueError, RecursionError) as error:
+                problem = f"params is not JSON: {error}"
+                self._report(run, job, Ending("rejected", error=problem))
+        if not run.jobs:
+            return
+        self._runs.add(run)
+        self._slots_taken += 1
+        self._gate.enter()
+        loop = asyncio.get_running_loop()
+        run.timer = loop.call_later(jobs[0].timeout_s, self._expire, run)
+        if self.handler.is_async:
+            self._start_task(run, None)
+            return
+        context = run.jobs[0].call.context.copy()
+        try:
+            run.work = self._threads.submit(
+                lambda: context.run(self._call_plain, run), lambda value: self._collect(run, value)
+            )
+        except RuntimeError as error:
+            self._end(run, self._failures(run, error))
+
+    def _start_task(self, run: Run, awaitable: Awaitable | None) -> None:
+        run.task = asyncio.get_running_loop().create_task(
+            self._call_async(run, awaitable), context=run.jobs[0].call.context.copy()
+        )
+
+    # Calling
+
+    async def _call_async(self, run: Run, awaitable: Awaitable | None) -> None:
+        try:
+            pending = awaitable.value if awaitable else self.handler.call(self._argument(run))
+            endings = self._endings(run, await pending)
+        except BaseException as error:
+            # Also SystemExit and KeyboardInterrupt, which would end the replica's event loop, and a
+            # CancelledError the handler raised by itself; when it is ours, the run is reported already.
+            endings = self._failures(run, error)
+        self._end(run, endings)
+
+    def _call_plain(self, run: Run) -> Endings | Awaitable:
+        """Runs in a thread, and encodes there too."""
+        try:
+            value = self.handler.call(self._argument(run))
+            return Awaitable(value) if inspect.isawaitable(value) else self._endings(run, value)
+        except BaseException as error:
+            return self._failures(run, error)
+
+    def _collect(self, run: Run, value: Endings | Awaitable) -> None:
+        if isinstance(value, list):
+            self._end(run, value)
+        elif run.reported:
+            if inspect.iscoroutine(value.value):
+                value.value.close()
+            self._release(run)
+        else:
+            run.work = None
+            self._start_task(run, value)
+
+    def _argument(self, run: Run) -> Any:
+        return run.tasks if self.config.batch else run.tasks[0]
+
+    def _endings(self, run: Run, value: Any) -> Endings:
+        if not self.config.batch:
+            return [self._ending(value)]
+        if not isinstance(value, (list, tuple)):
+            raise TypeError(f"the batch handler returned a {type(value).__name__}, not a list")
+        if len(value) != len(run.jobs):
+            raise ValueError(f"the batch handler returned {len(value)} results for {len(run.jobs)} tasks")
+        return [
+            self._failure(item) if isinstance(item, BaseException) else self._ending(item) for item in value
+        ]
+
+    def _ending(self, value: Any) -> Ending:
+        try:
+            return Ending("completed", to_json(value, limit_bytes=self._rules.result_limit_bytes))
+        except NotJson as error:
+            return Ending("rejected", error=f"the result cannot be stored: {error}")
+
+    def _failure(self, error: BaseException) -> Ending:
+        return Ending("rejected" if is_permanent(error) else "failed", error=describe(error))
+
+    def _failures(self, run: Run, error: BaseException) -> Endings:
+        if len(run.jobs) > 1:
+            return []
+        return [self._failure(error)]
+
+    # Ending
+
+    def _end(self, run: Run, endings: Endings) -> None:
+        if not run.reported:
+            run.reported = True
+            if endings:
+                for job, ending in zip(run.jobs, endings, strict=True):
+                    self._report(run, job, ending)
+            else:
+                self._isolate(run, "raised")
+        self._release(run)
+
+    def _expire(self, run: Run) -> None:
+        """Report the timeout at once, whether or not the handler can be stopped."""
+        if run.work is not None:
+            place = self._place_in_thread(run.work)
+            if not self._threads.abandon(run.work):
+                return
+        else:
+            place = place_of_coroutine(run.task.get_coro()) if run.task else ""
+        if not run.reported:
+            run.reported = True
+            if len(run.jobs) > 1:
+                self._isolate(run, "timed out")
+            else:
+                job = run.jobs[0]
+                text = f"timed out after {job.timeout_s:g} s" + (f" ({place})" if place else "")
+                self._report(run, job, Ending("timed_out", error=text))
+        if run.work is not None:
+            self._release(run)
+        else:
+            self._cancel(run)
+
+    def _cancel(self, run: Run) -> None:
+        """Cancel an async handler; its slot is free when it has ended, or has had time enough to."""
+        if run.task is None:
+            return
+        if run.timer is not None:
+            run.timer.cancel()
+        run.task.add_done_callback(lambda _: self._release(run))
+        run.task.cancel()
+        run.timer = asyncio.get_running_loop().call_later(LINGER_S, self._abandon, run)
+
+    def _abandon(self, run: Run) -> None:
+        if not run.released:
+            run.abandoned = True
+            self._abandoned_tasks += 1
+            logger.warning("organ %s: a cancelled handler does not end", self.config.id)
+            self._free(run)
+
+    def _isolate(self, run: Run, what: str) -> None:
+        """Try each member of a failed handler batch alone, so that only the culprit is charged."""
+        logger.warning("organ %s: a batch of %d %s; trying each alone", self.config.id, len(run.jobs), what)
+        for job in reversed(run.jobs):
+            job.alone = True
+            (self._waiting if job.ticket is None else self._urgent).appendleft(job)
+
+    def _report(self, run: Run, job: Job, ending: Ending) -> None:
+        self.counters.count(ending.cause)
+        if not job.dropped:
+            job.call.report(
+                job.position,
+                ending,
+                path=job.path,
+                organ_id=self.config.id,
+                elapsed_ms=(time.perf_counter() - run.started) * 1000,
+            )
+
+    def _release(self, run: Run) -> None:
+        """The handler has ended."""
+        if run.abandoned:
+            run.abandoned = False
+            self._abandoned_tasks -= 1
+        elif not run.released:
+            self._free(run)
+
+    def _free(self, run: Run) -> None:
+        run.released = True
+        if run.timer is not None:
+            run.timer.cancel()
+        self._runs.discard(run)
+        self._slots_taken -= 1
+        self._gate.leave()
+        self.pump()
+
+    def _place_in_thread(self, work: Work) -> str:
+        if work.thread_id is None:
+            return ""
+        return place_of_frame(sys._current_frames().get(work.thread_id))

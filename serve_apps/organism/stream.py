@@ -1,0 +1,92 @@
+"""Collects the outcomes of one call and hands them out in chunks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from contextvars import Context
+from typing import NamedTuple
+
+from blocks.queue.wire import Cause, Outcomes
+
+CHUNK = 250
+"""Most outcomes in one chunk."""
+COALESCE_S = 0.025
+"""How long the first outcome of a chunk may wait for others: a yield costs as much as some hundred tasks."""
+SIGN_OF_LIFE_S = 2.0
+"""Longest silence; lanes take 30 s of it for a dead replica."""
+
+
+class Ending(NamedTuple):
+    """How one task ended."""
+
+    cause: Cause
+    result: str | None = None
+    error: str | None = None
+
+
+class Call:
+    """The outcomes of one batch, as they come.
+
+    Args:
+        size: Number of tasks in the batch.
+        context: Its handlers run in copies of it.
+    """
+
+    def __init__(self, size: int, context: Context) -> None:
+        self.left = size
+        self.context = context
+        self.closed = False
+        self._chunk = Outcomes()
+        self._some = asyncio.Event()
+        self._full = asyncio.Event()
+
+    def report(
+        self, position: int, ending: Ending, *, path: str, organ_id: str | None, elapsed_ms: float
+    ) -> None:
+        """Take the outcome of one task; each position is reported once."""
+        if self.closed:
+            return
+        self._chunk.add(
+            position,
+            ending.cause,
+            result=ending.result,
+            error=ending.error,
+            path=path,
+            organ_id=organ_id,
+            elapsed_ms=elapsed_ms,
+        )
+        self.left -= 1
+        self._some.set()
+        if not self.left or len(self._chunk) >= CHUNK:
+            self._full.set()
+
+    async def chunks(self) -> AsyncGenerator[Outcomes, None]:
+        """Chunks of outcomes until all are out; an empty one is a sign of life."""
+        while self.left or len(self._chunk):
+            if not len(self._chunk) and not await _happens(self._some, SIGN_OF_LIFE_S):
+                yield Outcomes()
+                continue
+            if not self._full.is_set():
+                await _happens(self._full, COALESCE_S)
+            ready, self._chunk = self._chunk, Outcomes()
+            self._some.clear()
+            self._full.clear()
+            for start in range(0, len(ready), CHUNK):
+                yield (
+                    ready if len(ready) <= CHUNK else ready.take(range(start, min(start + CHUNK, len(ready))))
+                )
+                # A generator that never lets the loop run holds back what it has already yielded.
+                await asyncio.sleep(0)
+
+    def close(self) -> None:
+        """Take no more outcomes."""
+        self.closed = True
+
+
+async def _happens(event: asyncio.Event, timeout: float) -> bool:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout):
+            await event.wait()
+    return event.is_set()
