@@ -73,6 +73,8 @@ def ray_environment(settings: Settings, stack: StackState) -> dict[str, str]:
         # Meant for macOS and Windows: makes the node's address 127.0.0.1, which everything then binds.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         WORKER_HOOK_VARIABLE: WORKER_HOOK,
+        # Draining is for clusters whose other nodes take over; here it would only be waited for, 30 s.
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         # Fixed ports by default, so a second cluster on the machine would collide.
         "AUTOSCALER_METRIC_PORT": "0",
         "DASHBOARD_METRIC_PORT": "0",

@@ -125,6 +125,11 @@ class _Start:
 
     async def run(self) -> tuple[StackState, bool]:
         app = await organism_app.load(self.settings)
+        if self.settings.dsn is not None:
+            # Before a cluster is started for nothing.
+            from blocks.queue.connection import connect
+
+            await (await connect(self.settings.dsn.get_secret_value())).close()
         previous = self._previous()
         healthy = await self._healthy(previous) if previous else set()
         if previous and healthy >= self._wanted():

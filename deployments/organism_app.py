@@ -71,10 +71,10 @@ async def deploy(app: App, stack: StackState, on_progress: Callable[[str], None]
     config = serve_config(
         app.config,
         http_host=LOOPBACK,
-        http_port=port_of(stack.organism_url),
+        http_port=port_of(stack.organism_url) or 8000,
         replicas=replicas(),
         num_cpus=0.5,
-        python_path=os.pathsep.join(str(folder) for folder in app.python_path),
+        python_path=app.python_path,
     )
     await put(stack.ray_dashboard_url, token, config)
     await wait_until_running(stack.ray_dashboard_url, token, TIMEOUT, on_progress=on_progress)

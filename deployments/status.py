@@ -107,10 +107,8 @@ async def _ask(stack: StackState, settings: Settings) -> dict[str, ComponentStat
     if stack.dsn:
         dsn, shown = stack.dsn, stack.dsn
     else:
-        from blocks.queue.connection import describe
-
         dsn = settings.dsn.get_secret_value() if settings.dsn else ""
-        shown = describe(dsn) if dsn else "external"
+        shown = "as ORGANISM_DSN says"
     async with health.local_client() as client:
         database = health.check_postgres(dsn) if dsn else _unknown_database()
         asked = {
