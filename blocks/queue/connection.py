@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
+from asyncpg.exceptions import InternalClientError
 
 from blocks.errors import QueueUnavailable
 
@@ -21,6 +22,9 @@ TRANSIENT_ERRORS: tuple[type[BaseException], ...] = (
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
     asyncpg.DeadlockDetectedError,
+    # A connection that the server closed at the wrong moment leaves asyncpg's state machine confused
+    # ("cannot switch to state 15; another operation (2) is in progress"); the pool discards it.
+    InternalClientError,
 )
 """What a restarting or unreachable Postgres raises: the call may be made again."""
 

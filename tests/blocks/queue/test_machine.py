@@ -1,0 +1,236 @@
+"""Promises 1, 2, 4, 6 and 8, by comparing the real queue with an oracle over random histories.
+
+Time is the database's and stands still between rules, so even the order of claims is decided.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from blocks.queue import Batch, NewTask, Outcomes, Queue
+from blocks.queue.statements import statement
+from tests.clock import START, set_clock
+from tests.oracle import Oracle, Task
+
+LEASE_S = 15.0
+CAUSES = ("completed", "failed", "rejected", "timed_out")
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """One queue, some lanes, and every held claim kept for ever so that stale ones are used too."""
+
+    queue: Queue
+    loop: asyncio.AbstractEventLoop
+
+    def wait(self, awaitable):  # type: ignore[no-untyped-def]
+        return self.loop.run_until_complete(awaitable)
+
+    @initialize()
+    def start(self) -> None:
+        self.wait(self.queue.pool.execute("TRUNCATE tasks, lanes, task_attempts"))
+        self.oracle = Oracle(now=START, lease_s=LEASE_S)
+        self.wait(set_clock(self.queue, START))
+        self.held: list[tuple[str, Batch]] = []
+        self.lanes = 0
+
+    @rule(
+        priorities=st.lists(st.integers(-1, 1), min_size=1, max_size=5),
+        delay=st.sampled_from([0, 0, 0, 5, 60]),
+        max_attempts=st.integers(1, 3),
+    )
+    def submit(self, priorities: list[int], delay: int, max_attempts: int) -> None:
+        due = self.oracle.now + timedelta(seconds=delay)
+        ids = self.wait(
+            self.queue.submit(
+                [NewTask(type="t", priority=p, run_after=due, max_attempts=max_attempts) for p in priorities]
+            )
+        )
+        for task_id, priority in zip(ids, priorities, strict=True):
+            self.oracle.tasks[task_id] = Task(task_id, due, priority, max_attempts)
+
+    @rule()
+    def register(self) -> None:
+        self.lanes += 1
+        lane = f"lane-{self.lanes}"
+        self.wait(self.queue.register(lane))
+        self.oracle.leases[lane] = self.oracle.now + timedelta(seconds=LEASE_S)
+
+    @precondition(lambda self: self.lanes)
+    @rule(data=st.data(), limit=st.integers(1, 6))
+    def claim(self, data: st.DataObject, limit: int) -> None:
+        lane = f"lane-{data.draw(st.integers(1, self.lanes))}"
+        expected = self.oracle.expected_claim(lane, limit)
+        batch = self.wait(self.queue.claim(lane, limit))
+        assert {UUID(i) for i in batch.ids} == set(expected)
+        for task_id, claim, attempt, suspect in zip(
+            batch.ids, batch.claims, batch.attempts, batch.suspects, strict=True
+        ):
+            self.oracle.claimed(lane, UUID(task_id), claim)
+            assert attempt == self.oracle.tasks[UUID(task_id)].attempts
+            assert suspect == self.oracle.tasks[UUID(task_id)].suspect
+        if len(batch):
+            self.held.append((lane, batch))
+
+    def some_held(self, data: st.DataObject) -> tuple[str, Batch]:
+        lane, batch = data.draw(st.sampled_from(self.held))
+        chosen = data.draw(st.sets(st.integers(0, len(batch) - 1), min_size=1))
+        return lane, batch.take(sorted(chosen))
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), cause=st.sampled_from(CAUSES))
+    def settle(self, data: st.DataObject, cause: str) -> None:
+        lane, batch = self.some_held(data)
+        outcomes = Outcomes()
+        for position in range(len(batch)):
+            outcomes.add(
+                position,
+                cause,  # type: ignore[arg-type]
+                result="{}" if cause == "completed" else None,
+                error=None if cause == "completed" else cause,
+            )
+        settled = self.wait(self.queue.settle(lane, batch, outcomes))
+        for task_id, claim in zip(batch.ids, batch.claims, strict=True):
+            expected = self.oracle.settle(UUID(task_id), claim, cause)
+            assert settled.statuses.get(task_id) == expected
+            assert (task_id in settled.stale) == (expected is None)
+            if expected == "retry":
+                self.adopt_backoff(UUID(task_id))
+
+    def adopt_backoff(self, task_id: UUID) -> None:
+        """Jitter is chance: check its bounds and go on from what it was."""
+        task = self.oracle.tasks[task_id]
+        due = self.wait(self.queue.pool.fetchval("SELECT run_after FROM tasks WHERE id = $1", task_id))
+        longest = min(self.queue.backoff_cap_s, self.queue.backoff_base_s * 2 ** (task.attempts - 1))
+        assert longest / 2 <= (due - self.oracle.now).total_seconds() <= longest
+        task.run_after = due
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), suspect=st.booleans())
+    def release(self, data: st.DataObject, suspect: bool) -> None:
+        lane, batch = self.some_held(data)
+        released = self.wait(self.queue.release(lane, batch, cause="interrupted", error="x", suspect=suspect))
+        expected = [
+            task_id
+            for task_id, claim in zip(batch.ids, batch.claims, strict=True)
+            if self.oracle.release(UUID(task_id), claim, suspect=suspect)
+        ]
+        assert sorted(released) == sorted(expected)
+
+    @precondition(lambda self: self.lanes)
+    @rule(data=st.data())
+    def renew(self, data: st.DataObject) -> None:
+        lane = f"lane-{data.draw(st.integers(1, self.lanes))}"
+        assert (self.wait(self.queue.renew(lane)) is not None) == self.oracle.renew(lane)
+
+    @precondition(lambda self: self.lanes)
+    @rule(data=st.data())
+    def deregister(self, data: st.DataObject) -> None:
+        lane = f"lane-{data.draw(st.integers(1, self.lanes))}"
+        self.wait(self.queue.deregister(lane))
+        self.oracle.leases.pop(lane, None)
+
+    @rule(seconds=st.sampled_from([1, 5, LEASE_S, LEASE_S + 1, 400]))
+    def pass_time(self, seconds: float) -> None:
+        self.oracle.now += timedelta(seconds=seconds)
+        self.wait(set_clock(self.queue, self.oracle.now))
+
+    @rule()
+    def reap(self) -> None:
+        reaped = self.wait(self.queue.reap())
+        assert (reaped.lanes, reaped.retried, reaped.failed) == self.oracle.reap()
+
+    @invariant()
+    def same_state(self) -> None:
+        if not hasattr(self, "oracle"):
+            return
+        rows = self.wait(self.queue.pool.fetch("SELECT *, status::text AS s FROM tasks"))
+        assert len(rows) == len(self.oracle.tasks), "a task was lost or invented"
+        for row in rows:
+            task = self.oracle.tasks[row["id"]]
+            ours = (task.status, task.attempts, task.claim, task.lane, task.timed_out, task.lease_lost)
+            names = ("s", "attempts", "claim", "locked_by", "timed_out", "lease_lost")
+            assert tuple(row[name] for name in names) == ours
+            assert (row["suspect"], row["run_after"]) == (task.suspect, task.run_after)
+            assert (row["finished_at"] is not None) == (row["s"] in ("completed", "failed"))
+            assert task.settlements <= 1
+            assert 0 <= row["attempts"] <= row["max_attempts"]
+
+
+def run_machine(databases: Any, **options: Any) -> None:
+    loop = asyncio.new_event_loop()
+    queue = Queue(loop.run_until_complete(databases.create()), lease_s=LEASE_S)
+    loop.run_until_complete(queue.__aenter__())
+
+    class Machine(QueueMachine):
+        pass
+
+    Machine.queue, Machine.loop = queue, loop
+    try:
+        run_state_machine_as_test(
+            Machine,
+            settings=settings(
+                stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck), **options
+            ),
+        )
+    finally:
+        loop.run_until_complete(queue.close())
+        loop.close()
+
+
+def test_queue_agrees_with_the_oracle(databases: Any) -> None:
+    run_machine(databases, max_examples=100)
+
+
+BROKEN = {
+    "settle ignores the claim token": ("settle", "AND t.claim = r.claim AND t.status = 'running'", ""),
+    "settle accepts a settled task": ("settle", "AND t.status = 'running'", ""),
+    "release ignores the claim token": ("release", "AND t.claim = r.claim", ""),
+    "release charges the attempt": ("release", "attempts = t.attempts - 1", "attempts = t.attempts"),
+    "claim reuses the token": ("claim", "claim = nextval('task_claims')", "claim = 1"),
+    "claim ignores the lane's lease": ("claim", "AND EXISTS (SELECT FROM lane)", ""),
+    "claim takes tasks before they are due": ("claim", "AND run_after <= queue_now()", ""),
+    "claim ignores priority": ("claim", "ORDER BY priority DESC, run_after, id", "ORDER BY run_after, id"),
+    "retries are without end": ("settle", "t.attempts >= t.max_attempts", "false"),
+    "permanent errors are retried": ("settle", "r.cause = 'rejected' OR", ""),
+    "reap takes live lanes' tasks": ("reap", "lease_until < queue_now()", "true"),
+    "reap charges the attempt": ("reap", "greatest(t.attempts - 1, 0)", "t.attempts"),
+    "reap forgets tasks no lane holds": (
+        "reap",
+        "OR NOT EXISTS (SELECT FROM lanes l WHERE l.id = t.locked_by)",
+        "",
+    ),
+    "renew revives a reaped lane": (
+        "renew",
+        "UPDATE lanes",
+        "WITH again AS (INSERT INTO lanes (id, host, pid, lease_until) VALUES ($1, '', 0, queue_now()) "
+        "ON CONFLICT DO NOTHING) UPDATE lanes",
+    ),
+}
+"""Ways to break a promise by one edit of a statement. The machine must notice every one of them."""
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_broken_queue_is_noticed(databases: Any, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    name, right, wrong = BROKEN[how]
+    text = statement(name)
+    assert right in text, "the statement has changed: break it in another way"
+    monkeypatch.setattr(
+        "blocks.queue.queue.statement", lambda n: text.replace(right, wrong) if n == name else statement(n)
+    )
+    with pytest.raises(Exception):  # noqa: B017, PT011  # an assertion of the machine, or Postgres itself
+        run_machine(databases, max_examples=400, phases=[Phase.generate], database=None)

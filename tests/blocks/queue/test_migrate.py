@@ -1,0 +1,121 @@
+"""Migrations: a new database, an old one, somebody else's, and several migrators at once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import pytest
+
+from blocks.errors import QueueUnavailable, SchemaMismatch
+from blocks.queue import Queue, migrate
+
+pytestmark = pytest.mark.anyio
+
+OLDER_SCHEMA = """
+CREATE TYPE taskstatus AS ENUM ('created', 'queued', 'running', 'completed', 'failed', 'cancelled', 'retry');
+CREATE TABLE tasks (
+    id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    status taskstatus NOT NULL DEFAULT 'created',
+    attempts integer NOT NULL DEFAULT 0,
+    locked_by text, locked_at timestamptz, run_after timestamptz,
+    type text NOT NULL, description text, domain text,
+    drift_score double precision NOT NULL DEFAULT 0.0,
+    params jsonb NOT NULL DEFAULT '{}', result jsonb, error text,
+    created_at timestamptz NOT NULL DEFAULT now(), updated_at timestamptz NOT NULL DEFAULT now(),
+    owner_id text, lease_expires_at timestamptz
+);
+CREATE FUNCTION update_tasks_updated_at() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN NEW.updated_at = now(); RETURN NEW; END $$;
+CREATE TRIGGER trigger_tasks_updated_at BEFORE UPDATE ON tasks
+    FOR EACH ROW EXECUTE FUNCTION update_tasks_updated_at();
+INSERT INTO tasks (type, status, attempts, locked_by, params, result, error, drift_score, run_after) VALUES
+    ('a', 'queued', 0, NULL, '{"n": 1}', NULL, NULL, 0.1, NULL),
+    ('b', 'running', 7, 'seedcore_dispatcher_0', '{}', NULL, NULL, 0, NULL),
+    ('c', 'completed', 1, NULL, '{}', '{"ok": true}', NULL, 0, now()),
+    ('d', 'failed', 3, NULL, '[]', NULL, 'boom', 'NaN', NULL),
+    ('e', 'created', 0, NULL, '{}', NULL, NULL, 0, NULL);
+"""
+OLDER_ROWS = "SELECT id, type, params, result, error, attempts FROM tasks ORDER BY type"
+
+
+async def columns_of(connection: asyncpg.Connection[Any]) -> list[Any]:
+    return await connection.fetch(
+        "SELECT column_name, data_type, column_default FROM information_schema.columns "
+        "WHERE table_name = 'tasks' ORDER BY 1"
+    )
+
+
+async def test_many_migrators_at_once(databases: Any) -> None:
+    dsn = await databases.create(migrated=False)
+    await asyncio.gather(*(migrate(dsn) for _ in range(6)))
+    async with Queue(dsn) as queue:
+        assert (await queue.counts())["queued"] == 0
+
+
+async def test_an_older_table_is_adopted_with_nothing_lost(databases: Any) -> None:
+    dsn = await databases.create(migrated=False)
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(OLDER_SCHEMA)
+        before = await connection.fetch(OLDER_ROWS)
+        await migrate(dsn)
+        after = await connection.fetch(OLDER_ROWS)
+        assert after == before
+        assert await connection.fetchval("SELECT owner_id IS NULL FROM tasks WHERE type = 'a'")
+        statuses = dict(await connection.fetch("SELECT type, status::text FROM tasks"))
+        assert statuses == {"a": "queued", "b": "retry", "c": "completed", "d": "failed", "e": "created"}
+        async with Queue(dsn) as queue:
+            await queue.register("lane")
+            # What the old system left `running` for ever runs again.
+            assert sorted((await queue.claim("lane", 10)).types) == ["a", "b"]
+            # Rules that kept rows break are not made, or no claim could touch those rows.
+            await queue.pool.execute("UPDATE tasks SET status = 'queued' WHERE type = 'd'")
+            assert (await queue.claim("lane", 10)).types == ["d"]
+            with pytest.raises(asyncpg.CheckViolationError):
+                await queue.pool.execute("INSERT INTO tasks (type) VALUES ('')")
+    finally:
+        await connection.close()
+
+
+async def test_an_adopted_table_has_the_columns_of_a_new_one(databases: Any) -> None:
+    adopted, fresh = await databases.create(migrated=False), await databases.create()
+    old, new = await asyncpg.connect(adopted), await asyncpg.connect(fresh)
+    try:
+        await old.execute(OLDER_SCHEMA)
+        await migrate(adopted)
+        ours = {row["column_name"]: row["data_type"] for row in await columns_of(new)}
+        theirs = {row["column_name"]: row["data_type"] for row in await columns_of(old)}
+        assert ours.items() <= theirs.items()
+    finally:
+        await old.close()
+        await new.close()
+
+
+@pytest.mark.parametrize(
+    ("table", "names"),
+    [
+        ("CREATE TABLE tasks (id serial PRIMARY KEY, title text)", "column id is integer, expected uuid"),
+        ("CREATE TABLE tasks (id uuid, type text)", "column status is missing"),
+        ("CREATE VIEW tasks AS SELECT 1 AS one", "column id is missing"),
+    ],
+)
+async def test_a_foreign_table_is_left_alone(databases: Any, table: str, names: str) -> None:
+    dsn = await databases.create(migrated=False)
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(table)
+        before = await columns_of(connection)
+        with pytest.raises(SchemaMismatch, match=names) as refused:
+            await migrate(dsn)
+        assert "nothing was changed" in str(refused.value)
+        assert await columns_of(connection) == before
+        assert await connection.fetchval("SELECT to_regclass('lanes') IS NULL")
+    finally:
+        await connection.close()
+
+
+async def test_migrating_an_unreachable_database_is_one_line() -> None:
+    with pytest.raises(QueueUnavailable, match=r"127\.0\.0\.1:1"):
+        await migrate("postgresql://me:secret@127.0.0.1:1/db")

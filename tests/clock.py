@@ -1,0 +1,22 @@
+"""Setting the only clock that decides: the database's."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from blocks.queue import Queue
+
+START = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+async def set_clock(queue: Queue, moment: datetime) -> None:
+    """Make it ``moment`` for every session of the database, from now on and until set again."""
+    await queue.pool.execute(
+        "CREATE OR REPLACE FUNCTION queue_now() RETURNS timestamptz LANGUAGE sql STABLE PARALLEL SAFE "
+        f"AS $$ SELECT timestamptz '{moment.isoformat()}' $$"
+    )
+
+
+async def advance(queue: Queue, seconds: float) -> None:
+    """Let ``seconds`` pass at once."""
+    await set_clock(queue, await queue.now() + timedelta(seconds=seconds))

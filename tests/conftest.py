@@ -1,0 +1,107 @@
+"""Real parts for the tests, each started once a session: Postgres here, the whole stack in stack.py."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from itertools import count
+from pathlib import Path
+
+# Before anything imports Prefect: nothing of the user's own servers may be touched by a test.
+for name in (
+    "PREFECT_API_URL",
+    "PREFECT_API_KEY",
+    "RAY_ADDRESS",
+    "ORGANISM_DSN",
+    "PG_DSN",
+    "SEEDCORE_PG_DSN",
+):
+    os.environ.pop(name, None)
+os.environ["ORGANISM_HOME"] = tempfile.mkdtemp(prefix="organism-none-")
+os.environ["DO_NOT_TRACK"] = "1"
+os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
+
+import asyncpg
+import pytest
+
+from blocks.queue import Queue, migrate
+from deployments.postgres import EmbeddedPostgres
+from deployments.processes import STACK_ID
+
+pytest_plugins = ["tests.stack"]
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["ORGANISM_HOME"], ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def short_home() -> Iterator[Path]:
+    """A folder for a stack: short enough for sockets, and open to the user Postgres runs as under root."""
+    home = Path(tempfile.mkdtemp(prefix="organism-"))
+    home.chmod(0o711)
+    yield home
+    shutil.rmtree(home, ignore_errors=True)
+
+
+class Databases:
+    """Databases on one server, each a copy of a migrated template."""
+
+    def __init__(self, server: EmbeddedPostgres) -> None:
+        self._server = server
+        self._numbers = count(1)
+
+    async def create(self, *, migrated: bool = True) -> str:
+        """URL of a new database."""
+        name = f"test_{next(self._numbers)}"
+        template = "organism" if migrated else "template0"
+        connection = await asyncpg.connect(self._server.dsn("postgres"))
+        try:
+            await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        finally:
+            await connection.close()
+        return self._server.dsn(name)
+
+
+@pytest.fixture(scope="session")
+def databases(short_home: Path) -> Iterator[Databases]:
+    """A real Postgres for the session."""
+    server = EmbeddedPostgres(short_home, "tests")
+    (short_home / "logs").mkdir(exist_ok=True)
+
+    async def start() -> None:
+        child = await server.start({**os.environ, STACK_ID: "tests"})
+        started.append(child)
+        await server.wait_ready(child)
+        await migrate(server.dsn())
+
+    started: list = []
+    try:
+        asyncio.run(start())
+        yield Databases(server)
+    finally:
+        for child in started:
+            child.process.send_signal(signal.SIGQUIT)  # nothing of it is kept
+            child.process.wait(20)
+
+
+@pytest.fixture
+async def database(databases: Databases) -> str:
+    """URL of a fresh, migrated database."""
+    return await databases.create()
+
+
+@pytest.fixture
+async def queue(database: str) -> AsyncIterator[Queue]:
+    """An open queue on a fresh database."""
+    async with Queue(database, lease_s=15) as queue:
+        yield queue

@@ -1,0 +1,250 @@
+"""A lane on a real Postgres and a scripted organism: promises 1, 2, 4, 5, 6 and 7, without Prefect or Ray."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+
+from blocks.queue import NewTask, Queue
+from flows.lane import Lane
+from flows.lease import LaneLost
+from tests.flows.scripted import ScriptedOrganism
+
+pytestmark = pytest.mark.anyio
+TIMEOUT = 30
+
+
+@pytest.fixture
+async def queue(database: str) -> AsyncIterator[Queue]:
+    async with Queue(database, lease_s=1.5, backoff_base_s=0.02, backoff_cap_s=0.1) as queue:
+        yield queue
+
+
+@pytest.fixture
+async def organism() -> ScriptedOrganism:
+    return ScriptedOrganism()
+
+
+@asynccontextmanager
+async def running(lane: Lane) -> AsyncIterator[asyncio.Task[object]]:
+    task = asyncio.create_task(lane.run())
+    try:
+        yield task
+    finally:
+        lane.stop()
+        with suppress(Exception, asyncio.CancelledError):
+            await asyncio.wait_for(task, TIMEOUT)
+
+
+async def submit(queue: Queue, *types: str, **fields: object) -> list[str]:
+    return [str(i) for i in await queue.submit([NewTask(type=t, **fields) for t in types])]  # type: ignore[arg-type]
+
+
+async def nothing_left_behind(queue: Queue) -> None:
+    assert (await queue.counts())["running"] == 0
+    assert await queue.lanes() == []
+
+
+async def test_the_sums_are_right(queue: Queue, organism: ScriptedOrganism) -> None:
+    await submit(queue, *["ok"] * 57, *["fail"] * 2, "reject", max_attempts=3)
+    lane = Lane(queue, organism, batch_size=10, until_empty=True)
+    summary = await asyncio.wait_for(lane.run(), TIMEOUT)
+    counts = await queue.counts()
+    assert (counts["completed"], counts["failed"]) == (57, 3)
+    assert (summary.completed, summary.failed, summary.retried) == (57, 3, 4)
+    assert summary.claimed == summary.settled + summary.released + summary.stale == 64
+    await nothing_left_behind(queue)
+
+
+async def test_permanent_errors_fail_at_once_and_others_after_their_attempts(
+    queue: Queue, organism: ScriptedOrganism
+) -> None:
+    [failing, rejected] = await submit(queue, "fail", "reject", max_attempts=3)
+    await asyncio.wait_for(Lane(queue, organism, until_empty=True).run(), TIMEOUT)
+    assert organism.runs == {failing: 3, rejected: 1}
+    task = await queue.get(failing)
+    assert (task.status, task.attempts, task.error) == ("failed", 3, "ValueError: boom")
+    assert [a.cause for a in task.history] == ["failed"] * 3
+
+
+async def test_a_replica_is_charged_to_its_killer_and_the_neighbours_complete_uncharged(
+    queue: Queue, organism: ScriptedOrganism
+) -> None:
+    ids = await submit(queue, *["ok"] * 5, "kill", *["ok"] * 5, max_attempts=2)
+    await asyncio.wait_for(Lane(queue, organism, until_empty=True).run(), TIMEOUT)
+    tasks = [await queue.get(i) for i in ids]
+    killer = tasks.pop(5)
+    assert {t.status for t in tasks} == {"completed"}
+    assert {t.attempts for t in tasks} == {1}
+    assert {t.suspect for t in tasks} == {False}
+    assert (killer.status, killer.attempts) == ("failed", 2)
+    assert [a.cause for a in killer.history] == ["replica_lost", "failed", "failed"]
+    assert "ran alone" in (killer.error or "")
+    # Whoever was on the replica when it died ran alone from then on.
+    assert all(exclusive == (size == 1) for size, exclusive in organism.calls[1:])
+    await nothing_left_behind(queue)
+
+
+async def test_tasks_are_not_charged_for_an_organism_that_is_away(
+    queue: Queue, organism: ScriptedOrganism
+) -> None:
+    [task_id] = await submit(queue, "ok", max_attempts=1)
+    organism.away = True
+    lane = Lane(queue, organism, until_empty=True)
+    async with running(lane) as run:
+        await asyncio.wait_for(organism.refused.wait(), TIMEOUT)
+        organism.away = False
+        await asyncio.wait_for(run, TIMEOUT)
+    task = await queue.get(task_id)
+    assert (task.status, task.attempts) == ("completed", 1)
+    assert {a.cause for a in task.history} == {"unavailable"}
+
+
+async def test_stopping_lets_calls_in_flight_finish(queue: Queue, organism: ScriptedOrganism) -> None:
+    await submit(queue, "hang")
+    lane = Lane(queue, organism)
+    async with running(lane) as run:
+        await asyncio.wait_for(organism.started.wait(), TIMEOUT)
+        lane.stop()
+        await submit(queue, "ok")
+        organism.let_go.set()
+        summary = await asyncio.wait_for(run, TIMEOUT)
+    assert summary.completed == 1  # type: ignore[attr-defined]
+    assert (await queue.counts())["queued"] == 1, "a stopping lane must not claim"
+    await nothing_left_behind(queue)
+
+
+@pytest.mark.parametrize("how", ["grace", "cancel", "request"])
+async def test_interrupted_is_not_failed(queue: Queue, organism: ScriptedOrganism, how: str) -> None:
+    [done] = await submit(queue, "ok", max_attempts=1)
+    [hanging] = await submit(queue, "hang", max_attempts=1)
+    lane = Lane(queue, organism, run="a run", grace_s=0.05)
+    async with running(lane) as run:
+        await asyncio.wait_for(lane.signals.settled.wait(), TIMEOUT)
+        while not organism.runs[hanging]:
+            await asyncio.sleep(0.01)
+        match how:
+            case "grace":
+                lane.stop()
+            case "cancel":
+                run.cancel()
+            case "request":
+                await queue.request_stop("a run")
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait_for(run, TIMEOUT)
+    assert (await queue.get(done)).status == "completed"
+    task = await queue.get(hanging)
+    assert (task.status, task.attempts) == ("queued", 0)
+    assert [a.cause for a in task.history] == ["interrupted"]
+    assert organism.closed == len(organism.calls), "the call must be cancelled on the replica"
+    await nothing_left_behind(queue)
+
+
+async def test_a_live_lane_never_loses_a_long_task(queue: Queue, organism: ScriptedOrganism) -> None:
+    [task_id] = await submit(queue, "hang")
+    async with running(Lane(queue, organism)):
+        await asyncio.wait_for(organism.started.wait(), TIMEOUT)
+        started = await queue.now()
+        # Two leases long, with a reaper that would take anything it may.
+        while (await queue.now() - started).total_seconds() < 2 * queue.lease_s:
+            assert (await queue.reap()).retried == 0
+            await asyncio.sleep(0.05)
+        organism.let_go.set()
+        while (await queue.get(task_id)).status != "completed":
+            await asyncio.sleep(0.01)
+    assert (await queue.get(task_id)).lease_lost == 0
+
+
+async def test_a_lane_that_lost_its_lease_writes_nothing_more(
+    queue: Queue, organism: ScriptedOrganism
+) -> None:
+    [task_id] = await submit(queue, "hang")
+    lane = Lane(queue, organism)
+    async with running(lane) as run:
+        await asyncio.wait_for(organism.started.wait(), TIMEOUT)
+        await queue.deregister(lane.id)
+        with pytest.raises(LaneLost, match="taken back"):
+            await asyncio.wait_for(run, TIMEOUT)
+    assert organism.closed == 1
+    await queue.reap()
+    task = await queue.get(task_id)
+    assert (task.status, task.attempts, task.lease_lost) == ("retry", 0, 1)
+
+
+async def test_a_silent_lane_loses_its_tasks_to_the_next(queue: Queue, organism: ScriptedOrganism) -> None:
+    [task_id] = await submit(queue, "ok")
+    await queue.register("killed")
+    assert len(await queue.claim("killed", 1)) == 1
+    summary = await asyncio.wait_for(Lane(queue, organism, until_empty=True).run(), TIMEOUT)
+    assert summary.completed == 1
+    assert [a.cause for a in (await queue.get(task_id)).history] == ["lease_lost"]
+
+
+async def test_an_outcome_that_comes_too_late_is_counted_stale(
+    queue: Queue, organism: ScriptedOrganism
+) -> None:
+    [task_id] = await submit(queue, "hang")
+    lane = Lane(queue, organism)
+    async with running(lane) as run:
+        await asyncio.wait_for(organism.started.wait(), TIMEOUT)
+        await queue.pool.execute("UPDATE tasks SET status = 'cancelled' WHERE id = $1", task_id)
+        organism.let_go.set()
+        await asyncio.wait_for(lane.signals.settled.wait(), TIMEOUT)
+        lane.stop()
+        summary = await asyncio.wait_for(run, TIMEOUT)
+    assert (summary.stale, summary.completed) == (1, 0)  # type: ignore[attr-defined]
+    assert (await queue.get(task_id)).status == "cancelled"
+
+
+async def test_broken_connections_are_survived(queue: Queue, organism: ScriptedOrganism) -> None:
+    await submit(queue, *["ok"] * 200)
+    lane = Lane(queue, organism, batch_size=5, until_empty=True)
+    async with running(lane) as run:
+        for _ in range(3):
+            lane.signals.settled.clear()
+            await asyncio.wait_for(lane.signals.settled.wait(), TIMEOUT)
+            with suppress(Exception):
+                await queue.pool.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE datname = current_database()"
+                )
+        await asyncio.wait_for(run, TIMEOUT)
+    counts = await queue.counts()
+    assert (counts["completed"], counts["running"]) == (200, 0)
+
+
+async def test_a_mistake_of_ours_ends_the_lane_and_keeps_the_task(
+    queue: Queue, organism: ScriptedOrganism
+) -> None:
+    [task_id] = await submit(queue, "bug")
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        await asyncio.wait_for(Lane(queue, organism).run(), TIMEOUT)
+    assert (await queue.get(task_id)).status == "queued"
+    await nothing_left_behind(queue)
+
+
+async def test_an_insert_wakes_an_idle_lane(queue: Queue, organism: ScriptedOrganism) -> None:
+    lane = Lane(queue, organism)
+    async with running(lane):
+        await asyncio.wait_for(lane.signals.idle.wait(), TIMEOUT)
+        await queue.pool.execute("INSERT INTO tasks (type) VALUES ('ok')")
+        # Well below the poll interval: it was the notification.
+        await asyncio.wait_for(lane.signals.settled.wait(), 2)
+
+
+async def test_a_scheduled_task_starts_when_it_is_due(queue: Queue, organism: ScriptedOrganism) -> None:
+    lane = Lane(queue, organism)
+    async with running(lane):
+        await asyncio.wait_for(lane.signals.idle.wait(), TIMEOUT)
+        await queue.pool.execute(
+            "INSERT INTO tasks (type, run_after) VALUES ('ok', now() + interval '0.3 s')"
+        )
+        await asyncio.wait_for(lane.signals.settled.wait(), 2)
+
+
+async def test_it_stops_by_itself_after_its_time(queue: Queue, organism: ScriptedOrganism) -> None:
+    summary = await asyncio.wait_for(Lane(queue, organism, max_seconds=0.1).run(), TIMEOUT)
+    assert summary.claimed == 0

@@ -1,0 +1,1 @@
+"""The whole embedded stack as a fixture."""
