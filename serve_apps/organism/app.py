@@ -1,6 +1,8 @@
-"""The organism as a Ray Serve application: app ``organism``, deployment ``OrganismManager``."""
+"""The organism as a Ray Serve application: app ``organism``, deployment ``OrganismManager``.
 
-from __future__ import annotations
+Annotations are not postponed in this module: Serve and FastAPI evaluate them in a pickled copy of the class,
+whose globals lack what only annotations name.
+"""
 
 import json
 from collections.abc import AsyncGenerator
@@ -12,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve import Application
 
+from blocks.errors import ConfigurationError
 from serve_apps.organism.config import load_config
 from serve_apps.organism.manager import OrganismManager
 from serve_apps.organism.tasks import InvalidTask, parse_task, refused
@@ -29,6 +32,27 @@ class BuildArgs(BaseModel):
         description="YAML file of the organism's configuration, on the machine that builds; unset: the demo "
         "organism. A user_config in the deployments section replaces it.",
     )
+    code: str | None = Field(
+        default=None, description="Digest of the handlers' code: replicas are replaced when it changes."
+    )
+    retry: str | None = Field(
+        default=None, description="Anything new: makes Serve try again what it has given up, unchanged."
+    )
+
+
+# Serve pickles the class where it is decorated, with the globals it finds then: helpers come before it.
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    # Not orjson: a result may hold integers of any size.
+    return Response(json.dumps(value, ensure_ascii=False), status_code=status, media_type="application/json")
+
+
+def _replica_name() -> str:
+    try:
+        return str(serve.get_replica_context().replica_id.unique_id)
+    except Exception:  # outside Serve, and in its local testing mode
+        return "local"
 
 
 @serve.deployment(name="OrganismManager")
@@ -40,7 +64,14 @@ class OrganismDeployment:
         self.organism = OrganismManager(replica=_replica_name())
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        await self.organism.reconfigure(user_config)
+        try:
+            await self.organism.reconfigure(user_config)
+        except ConfigurationError:
+            # Serve kills a replica that raises here, and its tasks with it: a typing error in a configuration
+            # must not do that. The replica stays with what it has and says so in `health`, where
+            # `wait_until_running` looks; a new replica has nothing to stay with and must fail.
+            if not self.organism.configured:
+                raise
 
     async def check_health(self) -> None:
         await self.organism.check_health()
@@ -64,7 +95,7 @@ class OrganismDeployment:
     @http.get("/health")
     async def get_health(self) -> Response:
         health = self.organism.health()
-        return _json(health, 200 if health["status"] == "healthy" else 503)
+        return _json(health, 200 if health["status"] != "unhealthy" else 503)
 
     @http.get("/status")
     async def get_status(self) -> Response:
@@ -94,15 +125,3 @@ def build(args: BuildArgs) -> Application:
     deployment: Any = OrganismDeployment  # `serve.ingress` hides the type `serve.deployment` gave it
     application: Application = deployment.options(user_config=config.model_dump(mode="json")).bind()
     return application
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    # Not orjson: a result may hold integers of any size.
-    return Response(json.dumps(value, ensure_ascii=False), status_code=status, media_type="application/json")
-
-
-def _replica_name() -> str:
-    try:
-        return str(serve.get_replica_context().replica_id.unique_id)
-    except Exception:  # outside Serve, and in its local testing mode
-        return "local"

@@ -75,7 +75,7 @@ class OrganismConfig(Section):
     )
     python_path: list[Path] = Field(
         default_factory=list,
-        description="Folders on the machines of the replicas to import handlers from; in a file, relative to it.",
+        description="Folders on the machines of the replicas to import handlers from; in a file: relative.",
     )
     result_limit_bytes: int = Field(
         default=1_000_000, ge=100, le=100_000_000, description="Longest result, in bytes of JSON text."
@@ -125,7 +125,7 @@ def parse_config(raw: Any, *, source: str = "the organism's configuration") -> O
     try:
         config = OrganismConfig.model_validate(raw)
     except ValidationError as error:
-        raise ConfigurationError(f"{source}: {_first_problem(error)}", "correct this field") from None
+        raise ConfigurationError(f"{source}: {first_problem(error)}", "correct this field") from None
     _refuse_duplicates(config, source)
     if config.include_builtin:
         config = _with_builtin(config)
@@ -187,7 +187,7 @@ def _yaml(text: str, source: str) -> Any:
         raise ConfigurationError(f"{source}: not valid YAML: {error}", "correct the file") from None
 
 
-def _first_problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError) -> str:
     """One line about the first wrong field: its place, what is wrong, and the value."""
     first = error.errors(include_url=False)[0]
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")

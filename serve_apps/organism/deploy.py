@@ -7,12 +7,14 @@ configuration is applied in place.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import httpx
 
@@ -61,7 +63,8 @@ def serve_config(
                 "name": APP,
                 "route_prefix": ROUTE_PREFIX,
                 "import_path": "serve_apps.organism.app:build",
-                "args": {},
+                # Modules are imported once a replica; Serve replaces replicas when something here differs.
+                "args": {"code": code_digest(config)},
                 # Serve does not hand the global logging configuration down to replicas.
                 "logging_config": {"encoding": "JSON", "enable_access_log": False},
                 "deployments": [
@@ -96,7 +99,47 @@ async def deploy(dashboard_url: str, token: str | None, config_dict: dict[str, A
         ConfigurationError: The token or the configuration is refused.
     """
     async with _client(dashboard_url, token, timeout=60.0) as client:
-        _check(await _send(client, "PUT", json=config_dict))
+        response = await _send(client, "GET")
+        _check(response)
+        _check(await _send(client, "PUT", json=_with_retry(config_dict, response.json())))
+
+
+def _with_retry(config_dict: dict[str, Any], details: dict[str, Any]) -> dict[str, Any]:
+    """``config_dict``, such that Serve tries again an application it has given up.
+
+    Deploying the same configuration once more does nothing, though the reason of the failure may be gone.
+    """
+    present = details.get("applications", {}).get(APP) or {}
+    retry = ((present.get("deployed_app_config") or {}).get("args") or {}).get("retry")
+    if present.get("status") == "DEPLOY_FAILED":
+        retry = uuid4().hex
+    if retry is None:
+        return config_dict
+    # Kept while all is well: leaving it out again would replace the replicas for nothing.
+    applications = [
+        {**app, "args": {**app.get("args", {}), "retry": retry}} if app.get("name") == APP else app
+        for app in config_dict["applications"]
+    ]
+    return {**config_dict, "applications": applications}
+
+
+def code_digest(config: OrganismConfig) -> str | None:
+    """Digest of the handlers' code that lies in the configuration's own folders; None: none does.
+
+    Installed packages are not looked at: a new version of those comes with a new environment.
+    """
+    digest = hashlib.sha256()
+    modules = sorted({organ.handler.partition(".")[0].partition(":")[0] for organ in config.organs})
+    found = False
+    for folder in config.python_path:
+        for module in modules:
+            package = folder / module
+            files = sorted(package.rglob("*.py")) if package.is_dir() else [package.with_suffix(".py")]
+            for file in filter(Path.is_file, files):
+                found = True
+                digest.update(f"{file}\0{file.stat().st_size}\0".encode())
+                digest.update(file.read_bytes())
+    return digest.hexdigest()[:16] if found else None
 
 
 async def wait_until_running(
@@ -119,15 +162,24 @@ async def wait_until_running(
     """
     deadline = time.monotonic() + timeout_s
     said = ""
+    earlier: str | None = None
     async with _client(dashboard_url, token, timeout=10.0) as client:
         while True:
             response = await _send(client, "GET")
             _check(response)
-            line, ready = _progress(response.json())
+            details = response.json()
+            line, message, ready = _progress(details)
+            # Serve tries several times, but a wrong configuration stays wrong. What the first look shows may
+            # still be about the deployment before.
+            if earlier is None:
+                earlier = message
+            if message != earlier:
+                _raise_if_misconfigured(message)
             if line != said and on_progress is not None:
                 on_progress(line)
             said = line
             if ready:
+                await _ask_organism(details, dashboard_url)
                 return
             if time.monotonic() > deadline:
                 raise OrganismUnavailable(
@@ -137,31 +189,59 @@ async def wait_until_running(
             await asyncio.sleep(POLL_S)
 
 
-def _progress(details: dict[str, Any]) -> tuple[str, bool]:
-    """One line about where the deployment stands, and whether it is done.
+def _progress(details: dict[str, Any]) -> tuple[str, str, bool]:
+    """One line about where the deployment stands, Serve's own message, and whether it is done.
 
     Raises:
-        ConfigurationError, OrganismUnavailable: It has failed.
+        ConfigurationError: It has failed, for its configuration.
+        OrganismUnavailable: It has failed otherwise.
     """
     app = details.get("applications", {}).get(APP)
     if app is None:
-        return "waiting for Serve", False
+        return "waiting for Serve", "", False
     deployment = app.get("deployments", {}).get(DEPLOYMENT, {})
     states = [replica.get("state") for replica in deployment.get("replicas", [])]
     wanted = deployment.get("target_num_replicas") or 0
     line = f"{states.count('RUNNING')} of {wanted or '?'} replicas running"
     message = f"{deployment.get('message') or ''}\n{app.get('message') or ''}"
     status = app.get("status")
-    if found := re.findall(r"ConfigurationError: (.+)", message):
-        what, _, next_step = found[-1].partition(" → ")
-        raise ConfigurationError(what, next_step)
-    if status in ("DEPLOY_FAILED", "UNHEALTHY"):
+    if status == "DEPLOY_FAILED":
+        _raise_if_misconfigured(message)
         raise OrganismUnavailable(
-            f"the organism's deployment is {status}: {useful_line(message)}",
+            f"the organism cannot be deployed: {useful_line(message)}",
             "look at the Serve page of the Ray dashboard",
         )
     healthy = deployment.get("status") == "HEALTHY"
-    return line, status == "RUNNING" and healthy and states.count("RUNNING") >= wanted > 0
+    return line, message, status == "RUNNING" and healthy and states.count("RUNNING") >= wanted > 0
+
+
+def _raise_if_misconfigured(message: str) -> None:
+    if found := re.findall(r"ConfigurationError: (.+)", message):
+        what, _, next_step = found[-1].partition(" → ")
+        raise ConfigurationError(what, next_step)
+
+
+async def _ask_organism(details: dict[str, Any], dashboard_url: str) -> None:
+    """Make sure that the replicas took the configuration: to Serve they look alike whether they did or not.
+
+    Raises:
+        ConfigurationError: They refused it and go on with the one before.
+    """
+    options = details.get("http_options") or {}
+    host = options.get("host")
+    if details.get("proxy_location") == "Disabled" or not host:
+        return
+    if host in ("0.0.0.0", "::"):  # noqa: S104
+        host = urlsplit(dashboard_url).hostname
+    url = f"http://{f'[{host}]' if ':' in str(host) else host}:{options.get('port')}{ROUTE_PREFIX}/health"
+    try:
+        async with httpx.AsyncClient(timeout=10.0, trust_env=host not in _LOOPBACK) as client:
+            health = (await client.get(url)).json()
+    except (httpx.HTTPError, ValueError):
+        return  # the routes need not be reachable from here
+    if refused := health.get("refused_configuration"):
+        what, _, next_step = refused.partition(" → ")
+        raise ConfigurationError(f"{what} (the configuration before stays in effect)", next_step)
 
 
 def useful_line(message: str) -> str:

@@ -119,7 +119,8 @@ def _place_of(trace: TracebackType | None) -> str:
         return ""
     if not frames:
         return ""
-    return _place(*next((frame for frame in reversed(frames) if is_user_code(frame[0])), frames[-1]))
+    chosen = next((frame for frame in reversed(frames) if is_user_code(frame[0])), frames[-1])
+    return "" if chosen[0].startswith("<") else _place(*chosen)
 
 
 def _place(filename: str, line: int | None, name: str) -> str:

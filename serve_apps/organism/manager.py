@@ -61,6 +61,7 @@ class OrganismManager:
         self._retiring: list[Organ] = []
         self._router: Router | None = None
         self._reconfiguring = asyncio.Lock()
+        self._refused: str | None = None
         if config is not None:
             parsed = parse_config(config)
             extend_import_path(parsed.python_path)
@@ -68,12 +69,26 @@ class OrganismManager:
 
     # Configuration
 
+    @property
+    def configured(self) -> bool:
+        """Whether a configuration is in effect."""
+        return self._router is not None
+
     async def reconfigure(self, user_config: OrganismConfig | dict[str, Any]) -> None:
         """Apply a configuration; tasks already accepted end under the old one.
 
         Raises:
             ConfigurationError: It is wrong or a handler does not import; the old one stays in effect.
         """
+        try:
+            await self._reconfigure(user_config)
+            self._refused = None
+        except ConfigurationError as error:
+            self._refused = str(error)
+            logger.error("configuration refused: %s", error)
+            raise
+
+    async def _reconfigure(self, user_config: OrganismConfig | dict[str, Any]) -> None:
         async with self._reconfiguring:
             parsed = parse_config(user_config)
             extend_import_path(parsed.python_path)
@@ -222,12 +237,15 @@ class OrganismManager:
     # Telling
 
     def health(self) -> dict[str, Any]:
-        """Whether it serves: status, organism_initialized, uptime_s, pid, replica."""
+        """Whether it serves: status, organism_initialized, uptime_s, pid, replica.
+
+        Degraded: it serves, but not by the latest configuration; ``refused_configuration`` says why."""
         problem = self._problem()
         return {
-            "status": "unhealthy" if problem else "healthy",
-            "organism_initialized": self._router is not None,
+            "status": "unhealthy" if problem else "degraded" if self._refused else "healthy",
+            "organism_initialized": self.configured,
             "problem": problem,
+            "refused_configuration": self._refused,
             "uptime_s": round(time.monotonic() - self._started, 3),
             "pid": os.getpid(),
             "replica": self._replica,
