@@ -168,13 +168,13 @@ async def wait_until_running(
             response = await _send(client, "GET")
             _check(response)
             details = response.json()
-            line, message, ready = _progress(details)
+            line, problem, ready = _progress(details)
             # Serve tries several times, but a wrong configuration stays wrong. What the first look shows may
             # still be about the deployment before.
             if earlier is None:
-                earlier = message
-            if message != earlier:
-                _raise_if_misconfigured(message)
+                earlier = problem
+            if problem and problem != earlier:
+                raise _misconfigured(problem)
             if line != said and on_progress is not None:
                 on_progress(line)
             said = line
@@ -190,7 +190,7 @@ async def wait_until_running(
 
 
 def _progress(details: dict[str, Any]) -> tuple[str, str, bool]:
-    """One line about where the deployment stands, Serve's own message, and whether it is done.
+    """One line about where the deployment stands, what is wrong with its config, whether it is done.
 
     Raises:
         ConfigurationError: It has failed, for its configuration.
@@ -205,20 +205,34 @@ def _progress(details: dict[str, Any]) -> tuple[str, str, bool]:
     line = f"{states.count('RUNNING')} of {wanted or '?'} replicas running"
     message = f"{deployment.get('message') or ''}\n{app.get('message') or ''}"
     status = app.get("status")
+    problem = _problem(message, deployment)
     if status == "DEPLOY_FAILED":
-        _raise_if_misconfigured(message)
+        if problem:
+            raise _misconfigured(problem)
         raise OrganismUnavailable(
             f"the organism cannot be deployed: {useful_line(message)}",
             "look at the Serve page of the Ray dashboard",
         )
     healthy = deployment.get("status") == "HEALTHY"
-    return line, message, status == "RUNNING" and healthy and states.count("RUNNING") >= wanted > 0
+    return line, problem, status == "RUNNING" and healthy and states.count("RUNNING") >= wanted > 0
 
 
-def _raise_if_misconfigured(message: str) -> None:
-    if found := re.findall(r"ConfigurationError: (.+)", message):
-        what, _, next_step = found[-1].partition(" → ")
-        raise ConfigurationError(what, next_step)
+def _problem(message: str, deployment: dict[str, Any]) -> str:
+    """The configuration error in Serve's message; empty: none, or one about an earlier configuration."""
+    found = re.findall(r"ConfigurationError: (.+)", message)
+    if not found:
+        return ""
+    handler = re.search(r"handler '([^']+)'", found[-1])
+    user_config = (deployment.get("deployment_config") or {}).get("user_config") or {}
+    if handler and handler[1] not in {organ.get("handler") for organ in user_config.get("organs", [])}:
+        # Replicas of the deployment before may still be failing.
+        return ""
+    return str(found[-1])
+
+
+def _misconfigured(problem: str) -> ConfigurationError:
+    what, _, next_step = problem.partition(" → ")
+    return ConfigurationError(what, next_step)
 
 
 async def _ask_organism(details: dict[str, Any], dashboard_url: str) -> None:
@@ -240,8 +254,8 @@ async def _ask_organism(details: dict[str, Any], dashboard_url: str) -> None:
     except (httpx.HTTPError, ValueError):
         return  # the routes need not be reachable from here
     if refused := health.get("refused_configuration"):
-        what, _, next_step = refused.partition(" → ")
-        raise ConfigurationError(f"{what} (the configuration before stays in effect)", next_step)
+        error = _misconfigured(refused)
+        raise ConfigurationError(f"{error.what} (the configuration before stays in effect)", error.next_step)
 
 
 def useful_line(message: str) -> str:
