@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import threading
 from typing import Any, ClassVar, Self
 
 from prefect.task_runners import TaskRunner
@@ -18,6 +19,10 @@ from blocks.stack import join_stack
 
 REACH_TIMEOUT = 2.0
 """Seconds: `ray.init` against a closed port was still retrying after three minutes."""
+
+
+CONNECT_TIMEOUT = 60.0
+"""Seconds. A wrong token takes Ray 20 s to report; a wrong host address it never reports."""
 
 
 class RayCluster(NamedBlock):
@@ -70,15 +75,8 @@ class RayCluster(NamedBlock):
         if self.token:
             os.environ["RAY_AUTH_TOKEN"] = self.token.get_secret_value()
         try:
-            # In a thread, because it blocks for seconds and whoever waits for us must stay cancellable.
-            await asyncio.to_thread(
-                ray.init,
-                address,
-                namespace=load_settings().ray_namespace,
-                log_to_driver=False,
-                configure_logging=False,
-            )
-        except (ConnectionError, RuntimeError, ValueError) as error:
+            await _init(address)
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ConfigurationError(
                 f"Ray at {address} does not let us in: {reason}",
@@ -111,6 +109,38 @@ class RayCluster(NamedBlock):
                 f"RAY_ADDRESS={address} is not host:port", "name the Ray head's host and GCS port"
             )
         return address
+
+
+async def _init(address: str) -> None:
+    """`ray.init`, without holding up the loop.
+
+    Raises:
+        TimeoutError: It was still trying after `CONNECT_TIMEOUT`.
+    """
+    import ray
+
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def settle(error: Exception | None) -> None:
+        if not done.done():
+            done.set_exception(error) if error else done.set_result(None)
+
+    def connect() -> None:
+        error: Exception | None = None
+        try:
+            namespace = load_settings().ray_namespace
+            ray.init(address, namespace=namespace, log_to_driver=False, configure_logging=False)
+        except Exception as raised:
+            error = raised
+        loop.call_soon_threadsafe(settle, error)
+
+    # A daemon, because a call that Ray never ends must not keep this process from ending.
+    threading.Thread(target=connect, name="ray-connect", daemon=True).start()
+    try:
+        await asyncio.wait_for(done, CONNECT_TIMEOUT)
+    except TimeoutError:
+        raise TimeoutError(f"no answer within {CONNECT_TIMEOUT:g} s") from None
 
 
 async def _reach(address: str) -> None:

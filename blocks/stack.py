@@ -68,6 +68,9 @@ def environment_of(stack: StackState) -> dict[str, str]:
         # driver waits 20 s and fails with "Failed to connect".
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(stack.ray_token_path),
+        # Meant for macOS and Windows: makes 127.0.0.1 stay 127.0.0.1. Else a driver looks for a loopback
+        # cluster on this machine's outer address, where by design nothing listens.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     }
 
 
