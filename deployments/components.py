@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import sys
 import time
@@ -17,6 +18,7 @@ from deployments.folders import private_folder, short_folder
 from deployments.health import Check
 from deployments.planning import port_of
 from deployments.ports import LOOPBACK
+from deployments.postgres import SOCKET_LIMIT
 from deployments.processes import Child, failure, spawn
 
 RAY_TIMEOUT = 120.0
@@ -38,7 +40,9 @@ def run_folder(home: Path) -> Path:
 def ray_folder(home: Path, stack_id: str) -> Path:
     """Ray's own folder. Ray opens it to everybody, so it lies in one that is closed."""
     folder = home / "ray" / "t"
-    if len(os.fsencode(folder)) + RAY_SOCKET_SUFFIX > 107:
+    too_long = len(os.fsencode(folder)) + RAY_SOCKET_SUFFIX > SOCKET_LIMIT
+    # With a space or an umlaut in its folder Ray 2.60 starts and then never answers.
+    if too_long or not re.fullmatch(r"[\w./+-]+", str(folder), re.ASCII):
         folder = short_folder(stack_id) / "ray" / "t"
     return folder
 
@@ -49,6 +53,9 @@ def start_ray(settings: Settings, stack: StackState) -> Child:
     if folder.parent.parent != stack.home:
         private_folder(folder.parent.parent, mode=0o711 if os.geteuid() == 0 else 0o700)
     private_folder(folder.parent)
+    temporary = folder.with_name("tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    private_folder(temporary)
     prune_sessions(folder)
     command = [sys.executable, "-P", "-m", "deployments.ray_head", "start", "--head", "--block"]
     command += ["--node-ip-address", LOOPBACK, "--port", _port(stack.ray_address)]
@@ -70,7 +77,7 @@ def start_ray(settings: Settings, stack: StackState) -> Child:
     return spawn(
         "ray",
         command,
-        env=ray_environment(settings, stack),
+        env=ray_environment(settings, stack, temporary),
         log=stack.home / "logs" / "ray.log",
         cwd=run_folder(stack.home),
     )

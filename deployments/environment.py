@@ -24,22 +24,27 @@ FOREIGN = {
     "PREFECT_API_DATABASE_CONNECTION_URL",
     "PREFECT_PROFILES_PATH",
 }
-FOREIGN_PREFIXES = ("PREFECT_SERVER_DATABASE_", "PREFECT_API_DATABASE_", "PREFECT__", "PG")
+FOREIGN_PREFIXES = ("PREFECT_SERVER_DATABASE_", "PREFECT_API_DATABASE_", "PREFECT__")
+NO_PROXY = "127.0.0.1,localhost"
 
 
 def base_environment(settings: Settings, stack: StackState) -> dict[str, str]:
     """What every process of ``stack`` gets: ours, less the foreign addresses, plus the stack's own."""
+    # libpq's own variables (PGSSLMODE, PGPASSFILE, ...) may belong to the external database; the embedded one
+    # must not see them.
+    prefixes = FOREIGN_PREFIXES if settings.dsn is not None else (*FOREIGN_PREFIXES, "PG")
+    older_dsns = {older for older, name in OLDER_NAMES.items() if name == "ORGANISM_DSN"}
+    dropped = FOREIGN | older_dsns | {"ORGANISM_DSN"}
     environment = {
         name: value
         for name, value in os.environ.items()
-        if name not in FOREIGN and not name.startswith(FOREIGN_PREFIXES)
+        if name not in dropped and not name.startswith(prefixes)
     }
-    for older, name in OLDER_NAMES.items():
-        if name == "ORGANISM_DSN":
-            environment.pop(older, None)
-    environment.pop("ORGANISM_DSN", None)
     if settings.dsn is not None:
         environment["ORGANISM_DSN"] = settings.dsn.get_secret_value()
+    for name in ("NO_PROXY", "no_proxy"):
+        # Everything of the stack is on loopback, of which a proxy knows nothing.
+        environment[name] = ",".join(filter(None, [environment.get(name), NO_PROXY]))
     return {
         **environment,
         **environment_of(stack),
@@ -61,8 +66,12 @@ def postgres_environment(settings: Settings, stack: StackState) -> dict[str, str
     }
 
 
-def ray_environment(settings: Settings, stack: StackState) -> dict[str, str]:
-    """For the Ray head, and so for every worker, lane and replica of the stack."""
+def ray_environment(settings: Settings, stack: StackState, temporary: Path) -> dict[str, str]:
+    """For the Ray head, and so for every worker, lane and replica of the stack.
+
+    Args:
+        temporary: Their folder for temporary files.
+    """
     from deployments.ray_head import WORKER_HOOK, WORKER_HOOK_VARIABLE
 
     environment = base_environment(settings, stack)
@@ -73,6 +82,8 @@ def ray_environment(settings: Settings, stack: StackState) -> dict[str, str]:
         # Meant for macOS and Windows: makes the node's address 127.0.0.1, which everything then binds.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         WORKER_HOOK_VARIABLE: WORKER_HOOK,
+        # Of processes that are killed, temporary files stay behind: here they are found and removed.
+        "TMPDIR": str(temporary),
         # Draining is for clusters whose other nodes take over; here it would only be waited for, 30 s.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         # Fixed ports by default, so a second cluster on the machine would collide.

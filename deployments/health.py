@@ -89,7 +89,8 @@ async def _get(
     try:
         response = await client.get(url, headers=headers)
         if response.status_code != 200:
-            return Check(False, f"{url} answers {response.status_code}")
+            words = " ".join(response.text.split())[:200]
+            return Check(False, f"{url} answers {response.status_code}: {words}".rstrip(": "))
         if status_key:
             body: Any = response.json()
             state = body.get("status") if isinstance(body, dict) else None

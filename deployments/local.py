@@ -142,6 +142,7 @@ class _Start:
             stack = await self._clear(previous, kept)
             write_stack(stack)
             await self._bring_up(stack, kept, app)
+            self._assert_alive(stack)
             self._assert_loopback(stack)
             write_stack(stack)
         except BaseException:
@@ -243,6 +244,13 @@ class _Start:
         # Written before it is waited for: were we killed now, the next `up` or `down` finds it.
         stack.processes[child.role] = child.ref
         write_stack(stack)
+
+    def _assert_alive(self, stack: StackState) -> None:
+        # Another server on the same port might have given the good answers.
+        for role, ref in stack.processes.items():
+            if processes.find(ref) is None:
+                log = self.home / "logs" / f"{role}.log"
+                raise processes.failure(f"{role} ended while starting", processes.last_words(log), log)
 
     def _assert_loopback(self, stack: StackState) -> None:
         exposed = processes.exposed_sockets(self.marks.members(stack.processes))

@@ -87,7 +87,12 @@ async def turn(
         StackError: It was not free in time.
     """
     path = home / LOCK_FILE
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except PermissionError:
+        raise StackError(
+            f"{path} belongs to another user", "run as the user who ran `organism up`, or set ORGANISM_HOME"
+        ) from None
     try:
         deadline = asyncio.get_running_loop().time() + timeout
         told = False

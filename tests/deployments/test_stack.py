@@ -169,11 +169,24 @@ class TestLife:
         assert home.sql("SHOW listen_addresses") == ""
         assert home.sql("SELECT count(*) FROM tasks") == 0
 
-    def test_a_port_that_has_no_effect_is_told(self, home: Home) -> None:
+    def test_joining_restarts_nothing_and_tells_what_has_no_effect(self, home: Home) -> None:
+        before = httpx.get(f"{home.stack().organism_url}/health", trust_env=False).json()
         process = home.popen("up", ORGANISM_HTTP_PORT="4")
         _, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0
         assert "ORGANISM_HTTP_PORT=4 has no effect on the running stack" in err
+        after = httpx.get(f"{home.stack().organism_url}/health", trust_env=False).json()
+        assert after["pid"] == before["pid"]
+
+    def test_a_changed_configuration_is_applied_by_joining(self, home: Home) -> None:
+        (home.path / "mine.py").write_text("def greet(task):\n    return 'hello'\n")
+        (home.path / "mine.yaml").write_text(
+            "organs:\n  - {id: mine, task_types: [greet], handler: 'mine:greet'}\n"
+        )
+        assert home.organism("up", ORGANISM_CONFIG="mine.yaml")["joined"] is True
+        task = {"task_id": "a", "claim": 1, "attempt": 1, "type": "greet", "params": {}}
+        answer = httpx.post(f"{home.stack().organism_url}/handle-task", json=task, trust_env=False)
+        assert answer.json()["result"] == "hello", answer.text
 
     def test_what_died_is_named_and_repaired_and_the_rest_left_alone(self, home: Home) -> None:
         home.sql("INSERT INTO tasks (type, params) VALUES ('kept', '{}')")
