@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import threading
@@ -74,6 +75,7 @@ class RayCluster(NamedBlock):
         os.environ.setdefault("RAY_AUTH_MODE", "token" if self.token else "disabled")
         if self.token:
             os.environ["RAY_AUTH_TOKEN"] = self.token.get_secret_value()
+        _hush()
         try:
             await _init(address)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
@@ -109,6 +111,13 @@ class RayCluster(NamedBlock):
                 f"RAY_ADDRESS={address} is not host:port", "name the Ray head's host and GCS port"
             )
         return address
+
+
+def _hush() -> None:
+    """Keep Ray's remarks on itself off the terminals of people who asked for something else."""
+    # That it does not replace our SIGTERM handler, which is what we want.
+    logging.getLogger("ray._private.worker").setLevel(logging.ERROR)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
 
 
 async def _init(address: str) -> None:

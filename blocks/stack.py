@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 
-from blocks.errors import StackError
+from blocks.errors import ConfigurationError, StackError
+from blocks.settings import Settings
 
 STATE_FILE = "stack.json"
 
@@ -88,3 +89,20 @@ def join_stack(home: Path) -> StackState | None:
         for name, value in wanted.items():
             os.environ.setdefault(name, value)
     return stack
+
+
+def queue_dsn(settings: Settings) -> SecretStr:
+    """The database in effect: the setting, or the embedded stack's.
+
+    Raises:
+        ConfigurationError: Neither is there.
+    """
+    if settings.dsn is not None:
+        return settings.dsn
+    stack = read_stack(settings.home)
+    if stack is not None and stack.dsn:
+        return SecretStr(stack.dsn)
+    raise ConfigurationError(
+        f"no database: ORGANISM_DSN is not set and no embedded stack is up in {settings.home}",
+        "run `organism up`, or set ORGANISM_DSN",
+    )

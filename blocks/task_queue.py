@@ -6,11 +6,10 @@ from typing import ClassVar
 
 from pydantic import Field, SecretStr
 
-from blocks.errors import ConfigurationError
 from blocks.named import NamedBlock
 from blocks.queue import Queue
-from blocks.settings import Settings, load_settings
-from blocks.stack import read_stack
+from blocks.settings import load_settings
+from blocks.stack import queue_dsn
 
 
 class TaskQueue(NamedBlock):
@@ -76,20 +75,3 @@ class TaskQueue(NamedBlock):
             connections=connections,
             application_name=application_name,
         )
-
-
-def queue_dsn(settings: Settings) -> SecretStr:
-    """The database in effect: the setting, or the embedded stack's.
-
-    Raises:
-        ConfigurationError: Neither is there.
-    """
-    if settings.dsn is not None:
-        return settings.dsn
-    stack = read_stack(settings.home)
-    if stack is not None and stack.dsn:
-        return SecretStr(stack.dsn)
-    raise ConfigurationError(
-        f"no database: ORGANISM_DSN is not set and no embedded stack is up in {settings.home}",
-        "run `organism up`, or set ORGANISM_DSN",
-    )

@@ -32,6 +32,11 @@ COMMANDS = {
     "up": "up:up",
     "down": "down:down",
     "status": "status:status",
+    "demo": "demo:demo",
+    "submit": "submit:submit",
+    "dispatch": "dispatch:dispatch",
+    "tasks": "tasks:tasks",
+    "migrate": "migrate:migrate",
 }
 """By the name on the command line: module in `deployments.commands`, and function or cyclopts `App` in it."""
 

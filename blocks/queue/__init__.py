@@ -13,6 +13,7 @@ from blocks.queue.models import (
     Settled,
     Status,
     TaskLine,
+    TaskResult,
     TaskRow,
 )
 from blocks.queue.queue import Queue
@@ -31,6 +32,7 @@ __all__ = [
     "Settled",
     "Status",
     "TaskLine",
+    "TaskResult",
     "TaskRow",
     "migrate",
 ]

@@ -149,6 +149,20 @@ class TaskLine(BaseModel):
     error: str | None
 
 
+class TaskResult(BaseModel):
+    """What came of a task."""
+
+    id: UUID
+    type: str
+    status: Status
+    result: Any
+    error: str | None
+    attempts: int
+    created_at: datetime
+    finished_at: datetime | None
+    elapsed_ms: float | None
+
+
 class LaneRow(BaseModel):
     """A lane as the table has it."""
 

@@ -7,28 +7,22 @@ import os
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
 from typing import Any, Self, cast
 from uuid import UUID, uuid4
 
 import asyncpg
-import orjson
 
 from blocks.errors import ConfigurationError, SchemaMismatch
 from blocks.queue.connection import CONNECT_TIMEOUT, unavailable
+from blocks.queue.inspection import Inspection
 from blocks.queue.jsonb import encode
 from blocks.queue.listener import Listener
 from blocks.queue.models import (
     PARAMS_LIMIT_BYTES,
-    Attempt,
-    LaneRow,
     NewTask,
-    Outlook,
     Reaped,
     Settled,
     Status,
-    TaskLine,
-    TaskRow,
 )
 from blocks.queue.statements import statement
 from blocks.queue.wire import Batch, Outcomes
@@ -47,7 +41,7 @@ LEASES_A_TASK_MAY_LOSE = 10
 STATUSES: tuple[Status, ...] = ("created", "queued", "running", "completed", "failed", "cancelled", "retry")
 
 
-class Queue:
+class Queue(Inspection):
     """The tasks of one database. Use as an async context manager.
 
     Args:
@@ -78,7 +72,7 @@ class Queue:
         self.backoff_cap_s = backoff_cap_s
         self._connections = connections
         self._application_name = application_name
-        self._pool: asyncpg.Pool[Any] | None = None
+        super().__init__()
 
     async def __aenter__(self) -> Self:
         try:
@@ -115,15 +109,6 @@ class Queue:
             except TimeoutError:
                 pool.terminate()
 
-    @property
-    def pool(self) -> asyncpg.Pool[Any]:
-        """The connections; asyncpg replaces broken ones when they are next needed."""
-        if self._pool is None:
-            raise RuntimeError("the queue is not open: use `async with Queue(dsn) as queue`")
-        return self._pool
-
-    # Submitting and looking
-
     async def submit(self, tasks: Sequence[NewTask]) -> list[UUID]:
         """Add tasks, all or none.
 
@@ -154,70 +139,6 @@ class Queue:
                 f"task id already submitted: {error.detail}", "leave out the id, or look at the existing task"
             ) from None
         return ids
-
-    async def counts(self) -> dict[Status, int]:
-        """Tasks by status; every status is present."""
-        rows = await self.pool.fetch(statement("counts"), timeout=READ_TIMEOUT)
-        return dict.fromkeys(STATUSES, 0) | {row["status"]: row["tasks"] for row in rows}
-
-    async def now(self) -> datetime:
-        """The time that decides: the database's."""
-        return cast("datetime", await self.pool.fetchval(statement("now"), timeout=READ_TIMEOUT))
-
-    async def remaining(self) -> int:
-        """Tasks that run, are due or wait for another attempt."""
-        return cast("int", await self.pool.fetchval(statement("remaining"), timeout=READ_TIMEOUT))
-
-    async def failures_since(self, moment: datetime, *, limit: int = 100) -> list[TaskLine]:
-        """Tasks that became dead letters at or after ``moment``, the newest first."""
-        rows = await self.pool.fetch(statement("failures_since"), moment, limit, timeout=READ_TIMEOUT)
-        return [TaskLine.model_validate(dict(row)) for row in rows]
-
-    async def outlook(self) -> Outlook:
-        """What is still to come."""
-        row = await self.pool.fetchrow(statement("outlook"), timeout=READ_TIMEOUT)
-        assert row is not None
-        return Outlook(**row)
-
-    async def get(self, task_id: str) -> TaskRow:
-        """The task of this id or unique id prefix, with its history.
-
-        Raises:
-            ConfigurationError: No task, or more than one, has it.
-        """
-        low, high = _id_range(task_id)
-        rows = await self.pool.fetch(statement("get"), low, high, timeout=READ_TIMEOUT)
-        if not rows:
-            raise ConfigurationError(f"no task has the id {task_id}", "list them with `organism tasks list`")
-        if len(rows) > 1:
-            raise ConfigurationError(
-                f"the id prefix {task_id} fits {', '.join(str(r['id']) for r in rows[:5])}"
-                f"{' and more' if len(rows) > 5 else ''}",
-                "give more of the id",
-            )
-        history = await self.pool.fetch(statement("attempts"), rows[0]["id"], timeout=READ_TIMEOUT)
-        return TaskRow.model_validate(
-            {
-                **rows[0],
-                "params": _decode(rows[0]["params"]),
-                "result": _decode(rows[0]["result"]),
-                "history": [Attempt.model_validate(dict(row)) for row in history],
-            }
-        )
-
-    async def list_tasks(
-        self,
-        *,
-        status: Status | None = None,
-        type: str | None = None,
-        domain: str | None = None,
-        limit: int = 50,
-    ) -> list[TaskLine]:
-        """The newest tasks that fit every filter given."""
-        rows = await self.pool.fetch(
-            statement("list_tasks"), status, type, domain, limit, timeout=READ_TIMEOUT
-        )
-        return [TaskLine.model_validate(dict(row)) for row in rows]
 
     # The life of a lane
 
@@ -255,13 +176,6 @@ class Queue:
     async def request_stop(self, run: str) -> int:
         """Ask every lane of a dispatch run to finish what it holds and leave; returns how many were asked."""
         return cast("int", await self.pool.fetchval(statement("request_stop"), run, timeout=RENEW_TIMEOUT))
-
-    async def lanes(self) -> list[LaneRow]:
-        """Every lane that holds a lease, or held one that nobody has reaped yet."""
-        return [
-            LaneRow.model_validate(dict(row))
-            for row in await self.pool.fetch(statement("lanes"), timeout=READ_TIMEOUT)
-        ]
 
     # The life of a claim
 
@@ -353,19 +267,6 @@ class Queue:
         """
         async with Listener(self.dsn) as listener:
             yield listener.event
-
-
-def _decode(text: str | None) -> Any:
-    return None if text is None else orjson.loads(text)
-
-
-def _id_range(prefix: str) -> tuple[UUID, UUID]:
-    digits = prefix.replace("-", "").lower()
-    if not 1 <= len(digits) <= 32 or set(digits) - set("0123456789abcdef"):
-        raise ConfigurationError(
-            f"{prefix!r} is not a task id or the beginning of one", "ids are 32 hexadecimal digits"
-        )
-    return UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
 
 
 def _is_about_a_value(error: Exception) -> bool:

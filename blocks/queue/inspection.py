@@ -1,0 +1,124 @@
+"""Looking at the queue: everything that changes nothing."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, cast
+from uuid import UUID
+
+import asyncpg
+import orjson
+
+from blocks.errors import ConfigurationError
+from blocks.queue.models import Attempt, LaneRow, Outlook, Status, TaskLine, TaskResult, TaskRow
+from blocks.queue.statements import statement
+
+READ_TIMEOUT = 10.0
+STATUSES: tuple[Status, ...] = ("created", "queued", "running", "completed", "failed", "cancelled", "retry")
+
+
+class Inspection:
+    """The reading half of `blocks.queue.Queue`."""
+
+    def __init__(self) -> None:
+        self._pool: asyncpg.Pool[Any] | None = None
+
+    @property
+    def pool(self) -> asyncpg.Pool[Any]:
+        """The connections; asyncpg replaces broken ones when they are next needed."""
+        if self._pool is None:
+            raise RuntimeError("the queue is not open: use `async with Queue(dsn) as queue`")
+        return self._pool
+
+    async def counts(self) -> dict[Status, int]:
+        """Tasks by status; every status is present."""
+        rows = await self.pool.fetch(statement("counts"), timeout=READ_TIMEOUT)
+        return dict.fromkeys(STATUSES, 0) | {row["status"]: row["tasks"] for row in rows}
+
+    async def now(self) -> datetime:
+        """The time that decides: the database's."""
+        return cast("datetime", await self.pool.fetchval(statement("now"), timeout=READ_TIMEOUT))
+
+    async def remaining(self) -> int:
+        """Tasks that run, are due or wait for another attempt."""
+        return cast("int", await self.pool.fetchval(statement("remaining"), timeout=READ_TIMEOUT))
+
+    async def failures_since(self, moment: datetime, *, limit: int = 100) -> list[TaskLine]:
+        """Tasks that became dead letters at or after ``moment``, the newest first."""
+        rows = await self.pool.fetch(statement("failures_since"), moment, limit, timeout=READ_TIMEOUT)
+        return [TaskLine.model_validate(dict(row)) for row in rows]
+
+    async def outlook(self) -> Outlook:
+        """What is still to come."""
+        row = await self.pool.fetchrow(statement("outlook"), timeout=READ_TIMEOUT)
+        assert row is not None
+        return Outlook(**row)
+
+    async def get(self, task_id: str) -> TaskRow:
+        """The task of this id or unique id prefix, with its history.
+
+        Raises:
+            ConfigurationError: No task, or more than one, has it.
+        """
+        low, high = _id_range(task_id)
+        rows = await self.pool.fetch(statement("get"), low, high, timeout=READ_TIMEOUT)
+        if not rows:
+            raise ConfigurationError(f"no task has the id {task_id}", "list them with `organism tasks list`")
+        if len(rows) > 1:
+            raise ConfigurationError(
+                f"the id prefix {task_id} fits {', '.join(str(r['id']) for r in rows[:5])}"
+                f"{' and more' if len(rows) > 5 else ''}",
+                "give more of the id",
+            )
+        history = await self.pool.fetch(statement("attempts"), rows[0]["id"], timeout=READ_TIMEOUT)
+        return TaskRow.model_validate(
+            {
+                **rows[0],
+                "params": _decode(rows[0]["params"]),
+                "result": _decode(rows[0]["result"]),
+                "history": [Attempt.model_validate(dict(row)) for row in history],
+            }
+        )
+
+    async def list_tasks(
+        self,
+        *,
+        status: Status | None = None,
+        type: str | None = None,
+        domain: str | None = None,
+        limit: int = 50,
+    ) -> list[TaskLine]:
+        """The newest tasks that fit every filter given."""
+        rows = await self.pool.fetch(
+            statement("list_tasks"), status, type, domain, limit, timeout=READ_TIMEOUT
+        )
+        return [TaskLine.model_validate(dict(row)) for row in rows]
+
+    async def lanes(self) -> list[LaneRow]:
+        """Every lane that holds a lease, or held one that nobody has reaped yet."""
+        return [
+            LaneRow.model_validate(dict(row))
+            for row in await self.pool.fetch(statement("lanes"), timeout=READ_TIMEOUT)
+        ]
+
+    async def finished(self, domain: str) -> int:
+        """Tasks of a domain that are completed, failed or cancelled."""
+        return cast("int", await self.pool.fetchval(statement("finished"), domain, timeout=READ_TIMEOUT))
+
+    async def results(self, domain: str) -> list[TaskResult]:
+        """Every task of a domain with what came of it; meant for thousands, not millions."""
+        rows = await self.pool.fetch(statement("results"), domain, timeout=READ_TIMEOUT)
+        return [TaskResult.model_validate({**row, "result": _decode(row["result"])}) for row in rows]
+
+
+def _decode(text: str | None) -> Any:
+    return None if text is None else orjson.loads(text)
+
+
+def _id_range(prefix: str) -> tuple[UUID, UUID]:
+    digits = prefix.replace("-", "").lower()
+    if not 1 <= len(digits) <= 32 or set(digits) - set("0123456789abcdef"):
+        raise ConfigurationError(
+            f"{prefix!r} is not a task id or the beginning of one", "ids are 32 hexadecimal digits"
+        )
+    return UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
