@@ -56,6 +56,7 @@ def describe(error: BaseException) -> str:
 
     Never raises, whatever the exception does when printed.
     """
+    outer = error
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     try:
@@ -65,7 +66,7 @@ def describe(error: BaseException) -> str:
     text = f"{type(error).__name__}: {message}" if message else type(error).__name__
     if isinstance(error, BaseExceptionGroup):
         text += "; first: " + describe(error.exceptions[0])
-    place = _place_of(error.__traceback__)
+    place = _place_of(error.__traceback__) or _place_of(outer.__traceback__)
     limit = ERROR_LIMIT - len(place) - 3
     return harmless(text, limit) + (f" ({harmless(place, 300)})" if place else "")
 

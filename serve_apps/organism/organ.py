@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 from blocks.queue.wire import Batch, Cause
 from serve_apps.organism.config import OrganConfig
 from serve_apps.organism.encode import NotJson, from_json, to_json
-from serve_apps.organism.errors import describe, is_permanent, place_of_coroutine, place_of_frame
+from serve_apps.organism.errors import describe, harmless, is_permanent, place_of_coroutine, place_of_frame
 from serve_apps.organism.gate import Gate, Ticket
 from serve_apps.organism.loading import Handler
 from serve_apps.organism.stream import Call, Ending
@@ -231,7 +231,7 @@ class Organ:
                 run.tasks.append(job.task())
                 run.jobs.append(job)
             except (ValueError, RecursionError) as error:
-                problem = f"params is not JSON: {error}"
+                problem = harmless(f"params is not JSON: {error}")
                 self._report(run, job, Ending("rejected", error=problem))
         if not run.jobs:
             return
@@ -305,7 +305,7 @@ class Organ:
         try:
             return Ending("completed", to_json(value, limit_bytes=self._rules.result_limit_bytes))
         except NotJson as error:
-            return Ending("rejected", error=f"the result cannot be stored: {error}")
+            return Ending("rejected", error=harmless(f"the result cannot be stored: {error}"))
 
     def _failure(self, error: BaseException) -> Ending:
         return Ending("rejected" if is_permanent(error) else "failed", error=describe(error))

@@ -85,8 +85,8 @@ def complexity(function: Function) -> int:
     """McCabe's cyclomatic complexity of one function, those nested in it included: 1 + its decisions.
 
     Counted here, by the rules of ruff's C901, because of what the libraries leave out: mccabe looks into
-    neither `finally` nor `except*` nor `match`, hides functions defined under an `if`, and takes every `try` for
-    a branch; radon does not count `except*`.
+    neither `finally` nor `except*` nor `match`, hides functions defined under an `if`, and takes every `try`
+    for a branch; radon does not count `except*`.
     """
     return 1 + sum(_decisions(node) for _, node in _statements(function.body, ""))
 

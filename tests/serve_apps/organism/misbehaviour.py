@@ -1,0 +1,186 @@
+"""Handlers for the tests: everything a handler can do wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from typing import Any
+
+RELEASE = threading.Event()
+"""Set: blocked threads go on."""
+STARTED: Counter[str] = Counter()
+"""How often a task of a name was started."""
+ENDED: Counter[str] = Counter()
+"""How often a task of a name left its handler, cancelled or not."""
+ARRIVALS: asyncio.Queue[str]
+"""Names of tasks as they start; made anew by each test."""
+ALLOWED: dict[str, asyncio.Event]
+"""Lets tasks of a name go on; made anew by each test."""
+
+
+def reset() -> None:
+    global ARRIVALS, ALLOWED
+    RELEASE.clear()
+    STARTED.clear()
+    ENDED.clear()
+    ARRIVALS = asyncio.Queue()
+    ALLOWED = {}
+
+
+class Silent(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+class Marked(Exception):
+    permanent = True
+
+
+class Unmarked(NotImplementedError):
+    permanent = False
+
+
+ODDITIES: dict[str, Any] = {
+    "value_error": lambda: ValueError("bad value"),
+    "system_exit": lambda: SystemExit(3),
+    "keyboard_interrupt": KeyboardInterrupt,
+    "generator_exit": GeneratorExit,
+    "stop_iteration": lambda: StopIteration(1),
+    "stop_async_iteration": lambda: StopAsyncIteration(1),
+    "cancelled": asyncio.CancelledError,
+    "silent": Silent,
+    "nul": lambda: RuntimeError("a\x00b"),
+    "surrogate": lambda: RuntimeError("a\ud800b"),
+    "long": lambda: RuntimeError("x" * 100_000),
+    "marked": lambda: Marked("certain"),
+    "unmarked": lambda: Unmarked("not certain"),
+    "not_implemented": lambda: NotImplementedError("never"),
+    "group": lambda: ExceptionGroup("several", [ValueError("inner")]),
+}
+
+GARBAGE: dict[str, Any] = {
+    "nan": lambda: {"rows": [{"score": float("nan")}]},
+    "infinity": lambda: [1.0, float("inf")],
+    "nul": lambda: {"text": "a\x00b"},
+    "surrogate": lambda: {"text": "a\ud800b"},
+    "set": lambda: {"tags": {1}},
+    "bytes": lambda: b"x",
+    "object": object,
+    "int_key": lambda: {"m": {1: 2}},
+    "huge": lambda: "x" * 2_000_000,
+    "huge_integer": lambda: [1 << 100_000],
+    "generator": lambda: (i for i in range(3)),
+    "itself": lambda: _itself(),
+}
+
+
+def _itself() -> list[Any]:
+    found: list[Any] = []
+    found.append(found)
+    return found
+
+
+async def raise_async(task: dict[str, Any]) -> Any:
+    raise ODDITIES[task["params"]["what"]]()
+
+
+def raise_plain(task: dict[str, Any]) -> Any:
+    raise ODDITIES[task["params"]["what"]]()
+
+
+async def garbage_async(task: dict[str, Any]) -> Any:
+    return GARBAGE[task["params"]["what"]]()
+
+
+def garbage_plain(task: dict[str, Any]) -> Any:
+    return GARBAGE[task["params"]["what"]]()
+
+
+def block(task: dict[str, Any]) -> str:
+    RELEASE.wait(60)
+    return "released"
+
+
+async def stubborn(task: dict[str, Any]) -> str:
+    while not RELEASE.is_set():
+        try:
+            await asyncio.sleep(0.05)
+        except asyncio.CancelledError:
+            continue
+    return "released"
+
+
+async def step(task: dict[str, Any]) -> str:
+    """Say that it has started, wait until its name is allowed, say that it has ended."""
+    name = task["params"]["name"]
+    STARTED[name] += 1
+    ARRIVALS.put_nowait(name)
+    try:
+        await ALLOWED.setdefault(name, asyncio.Event()).wait()
+    finally:
+        ENDED[name] += 1
+    return name
+
+
+def batch(tasks: list[dict[str, Any]]) -> Any:
+    names = [task["params"].get("name") for task in tasks]
+    STARTED["batch"] += 1
+    if "raise" in names:
+        raise ValueError("one of them is bad")
+    if "short" in names:
+        return names[1:]
+    if "no_list" in names:
+        return None
+    return [
+        ValueError("mine alone") if name == "item" else {"name": name, "of": len(names)} for name in names
+    ]
+
+
+async def batch_async(tasks: list[dict[str, Any]]) -> Any:
+    return batch(tasks)
+
+
+def looks_plain(task: dict[str, Any]) -> Any:
+    """A plain function that returns something to await, as decorators make them."""
+    return _later(task)
+
+
+async def _later(task: dict[str, Any]) -> dict[str, Any]:
+    await asyncio.sleep(0)
+    return {"awaited": task["params"]}
+
+
+class Counting:
+    """A class as a handler: one instance a replica."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, task: dict[str, Any]) -> int:
+        self.calls += 1
+        return self.calls
+
+
+class CountingAsync(Counting):
+    async def __call__(self, task: dict[str, Any]) -> int:  # type: ignore[override]
+        self.calls += 1
+        return self.calls
+
+
+class Broken:
+    def __init__(self) -> None:
+        raise OSError("model file is missing")
+
+    def __call__(self, task: dict[str, Any]) -> None: ...
+
+
+instance = Counting()
+not_callable = 7
+
+
+def takes_two(task: dict[str, Any], other: int) -> None: ...
+
+
+def seen(task: dict[str, Any]) -> dict[str, Any]:
+    return task

@@ -1,0 +1,475 @@
+"""The organism in one process: every way a handler can misbehave, with neighbours that complete."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blocks.errors import ConfigurationError
+from serve_apps.organism import manager as manager_module
+from serve_apps.organism import stream
+from serve_apps.organism.manager import OrganismManager
+from tests.serve_apps.organism import misbehaviour
+from tests.serve_apps.organism.helpers import Result, batch, in_flight, organ, organism, run
+
+pytestmark = pytest.mark.anyio
+
+NEIGHBOURS = 20
+
+
+def with_neighbours(*rows: Any) -> dict[str, Any]:
+    """The rows, then neighbours that must complete."""
+    return batch(*rows, *[("echo", {"n": n}) for n in range(NEIGHBOURS)])
+
+
+def check_neighbours(result: Result, first: int) -> None:
+    for n in range(NEIGHBOURS):
+        assert result.causes[first + n] == "completed"
+        assert result.results[first + n] == {"n": n}
+
+
+@pytest.mark.parametrize("form", ["raise_async", "raise_plain"])
+async def test_whatever_a_handler_raises_is_its_own_failure(form: str) -> None:
+    manager = organism(organ("raise", form))
+    names = list(misbehaviour.ODDITIES)
+    result = await run(manager, with_neighbours(*[("raise", {"what": name}) for name in names]))
+    check_neighbours(result, len(names))
+    permanent = {"marked", "not_implemented"}
+    for position, name in enumerate(names):
+        assert result.causes[position] == ("rejected" if name in permanent else "failed"), name
+        error = result.errors[position] or ""
+        assert len(error) < 2500
+        assert "\x00" not in error
+        error.encode()
+        assert "misbehaviour.py:" in error or "stop" in name, error
+    assert "ValueError: bad value" in (result.errors[names.index("value_error")] or "")
+    assert "ValueError: inner" in (result.errors[names.index("group")] or "")
+    assert in_flight(manager) == 0
+    await manager.check_health()
+
+
+@pytest.mark.parametrize("form", ["garbage_async", "garbage_plain"])
+async def test_whatever_a_handler_returns_is_stored_or_refused(form: str) -> None:
+    manager = organism(organ("garbage", form))
+    names = list(misbehaviour.GARBAGE)
+    result = await run(manager, with_neighbours(*[("garbage", {"what": name}) for name in names]))
+    check_neighbours(result, len(names))
+    for position, name in enumerate(names):
+        assert result.causes[position] == "rejected", name
+        assert "the result cannot be stored: $" in (result.errors[position] or "")
+    assert "$.rows[0].score is NaN" in (result.errors[0] or "")
+
+
+async def test_what_cannot_be_run_is_rejected_with_the_reason() -> None:
+    manager = organism()
+    result = await run(
+        manager,
+        with_neighbours(
+            ("code.metric", {}),
+            ("echo", "{not json"),
+            ("echo", {}, -1.0),
+            ("echo", {}, float("nan")),
+            ("sleep", {}),
+            ("sleep", {"seconds": "two"}),
+            ("echo", "[1]"),
+            ("code.metrics", {}),
+            ("echo", "[" * 2000),
+        ),
+    )
+    check_neighbours(result, 9)
+    expected = [
+        "no organ serves type 'code.metric'; nearest known: code.metrics",
+        "params is not JSON",
+        "timeout is -1.0",
+        "timeout is nan",
+        "params.seconds is missing",
+        "params.seconds is 'two'",
+        "params is a list",
+        "params.path is missing",
+        "params is not JSON",
+    ]
+    for position, words in enumerate(expected):
+        assert result.causes[position] == "rejected"
+        assert words in (result.errors[position] or "")
+
+
+@pytest.mark.parametrize("form", ["block", "step"])
+async def test_a_handler_that_hangs_is_timed_out_at_once(form: str) -> None:
+    manager = organism(organ("hang", form, concurrency=1, timeout_s=0.05))
+    wire = with_neighbours(("hang", {"name": "a"}), ("hang", {"name": "b"}))
+    result = await run(manager, wire)
+    check_neighbours(result, 2)
+    for position in (0, 1):
+        assert result.causes[position] == "timed_out"
+        assert "timed out after 0.05 s" in (result.errors[position] or "")
+        assert f"in {form}" in (result.errors[position] or "")
+    assert in_flight(manager) == 0
+
+
+async def test_the_tasks_own_timeout_is_used_first() -> None:
+    manager = organism(organ("hang", "step", timeout_s=60))
+    result = await run(manager, batch(("hang", {"name": "a"}, 0.02)))
+    assert "timed out after 0.02 s" in (result.errors[0] or "")
+
+
+async def test_hanging_threads_are_counted_and_end_the_replica(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manager_module, "ABANDONED_LIMIT", 3)
+    manager = organism(organ("hang", "block", concurrency=2, timeout_s=0.02))
+    await run(manager, batch(*[("hang", {})] * 3))
+    assert manager.status()["organs"]["hang"]["abandoned"] == 3
+    await manager.check_health()
+    await run(manager, batch(("hang", {})))
+    with pytest.raises(RuntimeError, match="4 handler calls hang"):
+        await manager.check_health()
+    assert manager.health()["status"] == "unhealthy"
+    misbehaviour.RELEASE.set()
+    while manager.status()["organs"]["hang"]["abandoned"]:
+        await anyio.lowlevel.checkpoint()
+    await manager.check_health()
+    assert (await run(manager, batch(("hang", {})))).results[0] == "released"
+
+
+async def test_a_handler_that_ignores_cancellation_loses_its_slot_not_its_neighbours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("serve_apps.organism.organ.LINGER_S", 0.02)
+    manager = organism(organ("stubborn", "stubborn", concurrency=1, timeout_s=0.02))
+    result = await run(manager, with_neighbours(("stubborn", {}), ("stubborn", {})))
+    check_neighbours(result, 2)
+    assert result.causes[0] == result.causes[1] == "timed_out"
+    misbehaviour.RELEASE.set()
+    while manager.status()["organs"]["stubborn"]["abandoned"]:
+        await anyio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("form", ["batch", "batch_async"])
+async def test_batch_handlers(form: str) -> None:
+    manager = organism(organ("b", form, batch=True, max_batch_size=10))
+    result = await run(manager, batch(*[("b", {"name": f"n{n}"}) for n in range(25)]))
+    assert [result.results[n]["of"] for n in range(25)] == [10] * 20 + [5] * 5
+    assert misbehaviour.STARTED["batch"] == 3
+
+
+@pytest.mark.parametrize("bad", ["raise", "short", "no_list"])
+async def test_a_batch_that_fails_charges_only_its_culprit(bad: str) -> None:
+    manager = organism(organ("b", "batch", batch=True))
+    names = ["a", bad, "c", "item", "d"]
+    result = await run(manager, with_neighbours(*[("b", {"name": name}) for name in names]))
+    check_neighbours(result, 5)
+    assert [result.causes[n] for n in range(5)] == ["completed", "failed", "completed", "failed", "completed"]
+    assert "ValueError: mine alone" in (result.errors[3] or "")
+
+
+async def test_an_exception_in_the_list_is_one_tasks_failure() -> None:
+    manager = organism(organ("b", "batch", batch=True))
+    result = await run(manager, batch(("b", {"name": "a"}), ("b", {"name": "item"}), ("b", "nonsense")))
+    assert [result.causes[n] for n in range(3)] == ["completed", "failed", "rejected"]
+    assert misbehaviour.STARTED["batch"] == 1
+
+
+async def test_forms_of_handlers() -> None:
+    manager = organism(
+        organ("class", "Counting", concurrency=1),
+        organ("class_async", "CountingAsync"),
+        organ("instance", "instance", concurrency=1),
+        organ("looks_plain", "looks_plain"),
+        organ("seen", "seen"),
+    )
+    types = ["class", "class", "class_async", "class_async", "instance", "looks_plain", "seen"]
+    result = await run(manager, batch(*[(name, {"p": 1}) for name in types]))
+    assert [result.results[n] for n in range(5)] == [1, 2, 1, 2, 1]
+    assert result.results[5] == {"awaited": {"p": 1}}
+    assert result.results[6] == {
+        "task_id": "task-6",
+        "claim": 106,
+        "attempt": 1,
+        "type": "seen",
+        "params": {"p": 1},
+        "description": None,
+        "domain": None,
+        "drift_score": 0.0,
+    }
+    assert result.organs[6] == "seen"
+
+
+async def test_an_organ_runs_no_more_than_its_concurrency() -> None:
+    manager = organism(organ("s", "step", concurrency=2))
+    for name in "abcd":
+        misbehaviour.ALLOWED[name] = anyio.Event()  # type: ignore[assignment]
+    async with anyio.create_task_group() as group:
+        group.start_soon(run, manager, batch(*[("s", {"name": name}) for name in "abcd"]))
+        assert {await misbehaviour.ARRIVALS.get() for _ in range(2)} == {"a", "b"}
+        assert in_flight(manager) == 2
+        assert manager.status()["organs"]["s"]["waiting"] == 2
+        misbehaviour.ALLOWED["b"].set()
+        assert await misbehaviour.ARRIVALS.get() == "c"
+        for name in "acd":
+            misbehaviour.ALLOWED[name].set()
+
+
+async def test_outcomes_come_as_they_end_and_in_chunks() -> None:
+    manager = organism(organ("s", "step"))
+
+    def release(result: Result) -> None:
+        if len(result.causes) == 600:
+            misbehaviour.ALLOWED["last"].set()
+
+    rows = [("s", {"name": "last"}), *[("echo", {"n": n}) for n in range(600)]]
+    result = await run(manager, batch(*rows), on_chunk=release)
+    assert result.order[-1] == 0
+    assert max(result.chunks) <= stream.CHUNK
+    assert len(result.chunks) <= 5
+
+
+async def test_an_empty_chunk_is_a_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "SIGN_OF_LIFE_S", 0.01)
+    manager = organism(organ("s", "step"))
+
+    def release(result: Result) -> None:
+        if len(result.chunks) == 3:
+            misbehaviour.ALLOWED["a"].set()
+
+    result = await run(manager, batch(("s", {"name": "a"})), on_chunk=release)
+    assert result.chunks == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("how", ["close", "cancel"])
+async def test_cancellation_leaves_nothing_running(how: str) -> None:
+    manager = organism(organ("s", "step", concurrency=3))
+    wire = batch(*[("s", {"name": f"n{n}"}) for n in range(6)])
+    if how == "close":
+        stream_ = manager.handle_tasks(wire)
+        async with anyio.create_task_group() as group:
+
+            async def read() -> None:
+                with anyio.CancelScope() as scope:
+                    scopes.append(scope)
+                    await anext(stream_)
+
+            scopes: list[anyio.CancelScope] = []
+            group.start_soon(read)
+            for _ in range(3):
+                await misbehaviour.ARRIVALS.get()
+            scopes[0].cancel()
+        await stream_.aclose()
+    else:
+        async with anyio.create_task_group() as group:
+            group.start_soon(run, manager, wire)
+            for _ in range(3):
+                await misbehaviour.ARRIVALS.get()
+            group.cancel_scope.cancel()
+    assert sum(misbehaviour.STARTED.values()) == sum(misbehaviour.ENDED.values()) == 3
+    assert in_flight(manager) == 0
+    figures = manager.status()["organs"]["s"]
+    assert figures["waiting"] == 0
+    assert figures["interrupted"] == 3
+    assert (await run(manager, batch(("echo", {})))).causes[0] == "completed"
+
+
+async def test_closing_between_chunks_leaves_nothing_running() -> None:
+    manager = organism(organ("s", "step", concurrency=3))
+    stream_ = manager.handle_tasks(batch(("echo", {}), *[("s", {"name": f"n{n}"}) for n in range(6)]))
+    await anext(stream_)
+    await stream_.aclose()
+    assert sum(misbehaviour.STARTED.values()) == sum(misbehaviour.ENDED.values()) == 3
+    assert in_flight(manager) == 0
+
+
+async def test_an_exclusive_call_runs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "SIGN_OF_LIFE_S", 0.01)
+    manager = organism(organ("s", "step"))
+    alive = anyio.Event()
+    async with anyio.create_task_group() as group:
+        group.start_soon(run, manager, batch(("s", {"name": "before"})))
+        assert await misbehaviour.ARRIVALS.get() == "before"
+
+        async def alone() -> None:
+            await run(
+                manager, batch(("s", {"name": "alone"})), exclusive=True, on_chunk=lambda _: alive.set()
+            )
+
+        group.start_soon(alone)
+        await alive.wait()
+        group.start_soon(run, manager, batch(("s", {"name": "after"}), ("echo", {})))
+        while manager.status()["totals"]["waiting"] < 2:
+            await anyio.lowlevel.checkpoint()
+        assert misbehaviour.STARTED == {"before": 1}
+        misbehaviour.ALLOWED["before"].set()
+        assert await misbehaviour.ARRIVALS.get() == "alone"
+        assert in_flight(manager) == 1
+        assert manager.status()["exclusive"]
+        assert misbehaviour.STARTED == {"before": 1, "alone": 1}
+        misbehaviour.ALLOWED["alone"].set()
+        assert await misbehaviour.ARRIVALS.get() == "after"
+        misbehaviour.ALLOWED["after"].set()
+    assert not manager.status()["exclusive"]
+
+
+async def test_exclusive_calls_take_turns_and_a_cancelled_one_leaves_the_line() -> None:
+    manager = organism(organ("s", "step"))
+    async with anyio.create_task_group() as group:
+
+        async def alone(name: str, scope: anyio.CancelScope) -> None:
+            with scope:
+                await run(manager, batch(("s", {"name": name})), exclusive=True)
+
+        scopes = {name: anyio.CancelScope() for name in "abc"}
+        group.start_soon(alone, "a", scopes["a"])
+        assert await misbehaviour.ARRIVALS.get() == "a"
+        group.start_soon(alone, "b", scopes["b"])
+        group.start_soon(alone, "c", scopes["c"])
+        await anyio.wait_all_tasks_blocked()
+        scopes["b"].cancel()
+        await anyio.wait_all_tasks_blocked()
+        scopes["a"].cancel()
+        assert await misbehaviour.ARRIVALS.get() == "c"
+        misbehaviour.ALLOWED["c"].set()
+    assert misbehaviour.STARTED == {"a": 1, "c": 1}
+    assert (await run(manager, batch(("echo", {})))).causes[0] == "completed"
+
+
+async def test_a_hanging_thread_does_not_hold_up_an_exclusive_call() -> None:
+    manager = organism(organ("hang", "block", timeout_s=0.02))
+    await run(manager, batch(("hang", {})))
+    assert (await run(manager, batch(("echo", {})), exclusive=True)).causes[0] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"version": 99}, "wire version 99"),
+        ({"claims": []}, "differ in length"),
+        ({"types": 3}, "not a batch"),
+    ],
+)
+async def test_a_batch_that_does_not_fit_is_refused_whole(change: dict[str, Any], words: str) -> None:
+    manager = organism()
+    with pytest.raises(ConfigurationError, match=words):
+        await run(manager, {**batch(("echo", {})), **change})
+    with pytest.raises(ConfigurationError, match="not a batch"):
+        await anext(manager.handle_tasks({**{k: v for k, v in batch().items() if k != "ids"}}))
+
+
+async def test_an_empty_batch_ends_at_once() -> None:
+    assert (await run(organism(), batch())).chunks == []
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        ({"params": {}}, "type is missing"),
+        ({"type": ""}, "type: "),
+        ({"type": 3}, "type: "),
+        ({"type": "echo", "parms": {}}, "parms is not a field"),
+        ({"type": "echo", "params": []}, "params: "),
+        ({"type": "echo", "params": {"x": float("nan")}}, "params.x is NaN"),
+        ({"type": "echo", "params": {"x": "\ud800"}}, "params.x contains a lone surrogate"),
+        ({"type": "echo", "attempt": 0}, "attempt: "),
+        ({"type": "echo", "timeout_s": 0}, "timeout_s: "),
+        ({"type": "eco"}, "nearest known: echo"),
+        ([], "task is a list"),
+        (None, "task is a NoneType"),
+    ],
+)
+async def test_a_bad_task_has_an_outcome_that_names_the_field(task: Any, words: str) -> None:
+    outcome = await organism().handle_incoming_task(task)
+    assert words in outcome["error"]
+    assert outcome["success"] is False
+    assert outcome["retryable"] is False
+
+
+KEYS = {"task_id", "success", "result", "error", "retryable", "path", "organ_id", "elapsed_ms"}
+
+
+async def test_one_task() -> None:
+    manager = organism(organ("raise", "raise_plain"), organ("hang", "step", timeout_s=0.02))
+    done = await manager.handle_incoming_task({"task_id": "t", "type": "echo", "params": {"n": 10**30}})
+    assert set(done) == KEYS
+    assert done["elapsed_ms"] > 0
+    assert {**done, "elapsed_ms": 0} == {
+        "task_id": "t",
+        "success": True,
+        "result": {"n": 10**30},
+        "error": None,
+        "retryable": False,
+        "path": "fast",
+        "organ_id": "basics",
+        "elapsed_ms": 0,
+    }
+    failed = await manager.handle_incoming_task({"type": "raise", "params": {"what": "value_error"}})
+    assert (failed["success"], failed["retryable"]) == (False, True)
+    late = await manager.handle_incoming_task({"type": "hang", "params": {"name": "a"}})
+    assert (late["success"], late["retryable"]) == (False, True)
+
+
+@given(task=st.recursive(st.none() | st.text() | st.floats(), lambda i: st.dictionaries(st.text(), i)))
+async def test_no_task_makes_it_raise(task: Any) -> None:
+    manager = organism()
+    for raw in (task, {"type": "echo", "params": task}, {"type": "echo", "params": {"x": task}}):
+        assert set(await manager.handle_incoming_task(raw)) == KEYS
+
+
+async def test_built_in_types_report_on_the_organism() -> None:
+    manager = OrganismManager({"organs": []}, replica="r1")
+    health = await manager.handle_incoming_task({"type": "health_check"})
+    assert health["result"]["status"] == "healthy"
+    assert health["result"]["organism_initialized"] is True
+    assert health["result"]["replica"] == "r1"
+    status = await manager.handle_incoming_task({"type": "get_organism_status"})
+    assert "echo" in status["result"]["task_types"]
+
+
+async def test_much_drift_is_escalated() -> None:
+    manager = organism(
+        organ("wise", "seen"), escalation={"drift_score": 0.7, "organ": "wise"}, default_timeout_s=5
+    )
+    calm = await manager.handle_incoming_task({"type": "echo", "drift_score": 0.69})
+    assert (calm["path"], calm["organ_id"]) == ("fast", "basics")
+    wild = await manager.handle_incoming_task({"type": "echo", "drift_score": 0.7})
+    assert (wild["path"], wild["organ_id"]) == ("escalated", "wise")
+
+
+async def test_reconfiguration_is_live_and_keeps_what_it_can() -> None:
+    manager = organism(organ("s", "step"), organ("counting", "Counting", concurrency=1))
+    await run(manager, batch(("counting", {})))
+    async with anyio.create_task_group() as group:
+        group.start_soon(run, manager, batch(("s", {"name": "old"})))
+        await misbehaviour.ARRIVALS.get()
+        await manager.reconfigure(
+            {"organs": [organ("counting", "Counting", concurrency=2)], "include_builtin": False}
+        )
+        assert manager.status()["task_types"] == ["counting"]
+        assert manager.status()["config"]["organs"][0]["concurrency"] == 2
+        misbehaviour.ALLOWED["old"].set()
+    result = await run(manager, batch(("counting", {}), ("s", {})))
+    assert result.results[0] == 2, "the handler of an organ that keeps its path is not made anew"
+    assert result.causes[1] == "rejected"
+    assert manager.status()["organs"]["counting"]["completed"] == 2
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [{"organs": [organ("a", "nothing_of_this_name")]}, {"organs": 3}, {"organs": [organ("a", "Broken")]}],
+)
+async def test_a_broken_configuration_leaves_the_old_one(broken: dict[str, Any]) -> None:
+    manager = organism()
+    with pytest.raises(ConfigurationError):
+        await manager.reconfigure(broken)
+    assert manager.health()["status"] == "degraded"
+    assert manager.health()["refused_configuration"]
+    await manager.check_health()
+    assert (await run(manager, batch(("echo", {})))).causes[0] == "completed"
+    await manager.reconfigure({"organs": []})
+    assert manager.health()["status"] == "healthy"
+
+
+async def test_without_a_configuration_it_says_so() -> None:
+    manager = OrganismManager()
+    assert manager.health()["organism_initialized"] is False
+    with pytest.raises(ConfigurationError, match="no configuration"):
+        await run(manager, batch(("echo", {})))
