@@ -24,8 +24,9 @@ from serve_apps.organism.encode import from_json
 from serve_apps.organism.errors import describe
 from serve_apps.organism.gate import Gate, Ticket
 from serve_apps.organism.introspection import ORGANISM
+from serve_apps.organism.jobs import Job
 from serve_apps.organism.loading import Handler, extend_import_path, load_handler
-from serve_apps.organism.organ import LINGER_S, Job, Organ, Rules
+from serve_apps.organism.organ import LINGER_S, Organ, Rules
 from serve_apps.organism.router import NoOrgan, Router
 from serve_apps.organism.stream import Call, Ending
 from serve_apps.organism.tasks import InvalidTask, parse_task, refused

@@ -16,53 +16,20 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
-from blocks.queue.wire import Batch, Cause
+from blocks.queue.wire import Cause
 from serve_apps.organism.config import OrganConfig
-from serve_apps.organism.encode import NotJson, from_json, to_json
+from serve_apps.organism.encode import NotJson, to_json
 from serve_apps.organism.errors import describe, harmless, is_permanent, place_of_coroutine, place_of_frame
-from serve_apps.organism.gate import Gate, Ticket
+from serve_apps.organism.gate import Gate
+from serve_apps.organism.jobs import Job, Run
 from serve_apps.organism.loading import Handler
-from serve_apps.organism.stream import Call, Ending
+from serve_apps.organism.stream import Ending
 from serve_apps.organism.threads import Threads, Work
 
 logger = logging.getLogger("ray.serve.organism")
 
 LINGER_S = 1.0
 """How long a cancelled handler may clean up before it counts as abandoned."""
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """One task waiting for a handler or running in one."""
-
-    call: Call
-    batch: Batch
-    position: int
-    timeout_s: float
-    path: str
-    ticket: Ticket | None = None
-    alone: bool = False
-    """It was in a handler batch that failed as a whole, and is tried again by itself."""
-    dropped: bool = False
-    """Nobody waits for its outcome any more."""
-
-    def task(self) -> dict[str, Any]:
-        """What the handler gets.
-
-        Raises:
-            ValueError: The params are not JSON.
-        """
-        batch, position = self.batch, self.position
-        return {
-            "task_id": batch.ids[position],
-            "claim": batch.claims[position],
-            "attempt": batch.attempts[position],
-            "type": batch.types[position],
-            "params": from_json(batch.params[position]),
-            "description": batch.descriptions[position],
-            "domain": batch.domains[position],
-            "drift_score": batch.drift_scores[position],
-        }
 
 
 @dataclass(slots=True)
@@ -77,24 +44,6 @@ class Counters:
 
     def count(self, cause: Cause) -> None:
         setattr(self, cause, getattr(self, cause) + 1)
-
-
-@dataclass(slots=True, eq=False)
-class Run:
-    """One call of the handler."""
-
-    jobs: list[Job]
-    tasks: list[dict[str, Any]]
-    started: float
-    timer: asyncio.TimerHandle | None = None
-    task: asyncio.Task[None] | None = None
-    """Where an async handler runs."""
-    work: Work | None = None
-    """Where a plain one runs."""
-    reported: bool = False
-    released: bool = False
-    """Its slot is free again."""
-    abandoned: bool = False
 
 
 @dataclass(slots=True)

@@ -1,0 +1,65 @@
+"""A task on its way through an organ, and one call of the organ's handler."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from blocks.queue.wire import Batch
+from serve_apps.organism.encode import from_json
+from serve_apps.organism.gate import Ticket
+from serve_apps.organism.stream import Call
+from serve_apps.organism.threads import Work
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One task waiting for a handler or running in one."""
+
+    call: Call
+    batch: Batch
+    position: int
+    timeout_s: float
+    path: str
+    ticket: Ticket | None = None
+    alone: bool = False
+    """It was in a handler batch that failed as a whole, and is tried again by itself."""
+    dropped: bool = False
+    """Nobody waits for its outcome any more."""
+
+    def task(self) -> dict[str, Any]:
+        """What the handler gets.
+
+        Raises:
+            ValueError: The params are not JSON.
+        """
+        batch, position = self.batch, self.position
+        return {
+            "task_id": batch.ids[position],
+            "claim": batch.claims[position],
+            "attempt": batch.attempts[position],
+            "type": batch.types[position],
+            "params": from_json(batch.params[position]),
+            "description": batch.descriptions[position],
+            "domain": batch.domains[position],
+            "drift_score": batch.drift_scores[position],
+        }
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One call of the handler."""
+
+    jobs: list[Job]
+    tasks: list[dict[str, Any]]
+    started: float
+    timer: asyncio.TimerHandle | None = None
+    task: asyncio.Task[None] | None = None
+    """Where an async handler runs."""
+    work: Work | None = None
+    """Where a plain one runs."""
+    reported: bool = False
+    released: bool = False
+    """Its slot is free again."""
+    abandoned: bool = False

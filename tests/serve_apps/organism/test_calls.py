@@ -1,0 +1,155 @@
+"""Calls: chunks, signs of life, cancellation, and calls that have the replica to themselves."""
+
+from __future__ import annotations
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from serve_apps.organism import stream
+from tests.serve_apps.organism import misbehaviour
+from tests.serve_apps.organism.helpers import Result, batch, in_flight, organ, organism, run
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_an_organ_runs_no_more_than_its_concurrency() -> None:
+    manager = organism(organ("s", "step", concurrency=2))
+    for name in "abcd":
+        misbehaviour.ALLOWED[name] = anyio.Event()  # type: ignore[assignment]
+    async with anyio.create_task_group() as group:
+        group.start_soon(run, manager, batch(*[("s", {"name": name}) for name in "abcd"]))
+        assert {await misbehaviour.ARRIVALS.get() for _ in range(2)} == {"a", "b"}
+        assert in_flight(manager) == 2
+        assert manager.status()["organs"]["s"]["waiting"] == 2
+        misbehaviour.ALLOWED["b"].set()
+        assert await misbehaviour.ARRIVALS.get() == "c"
+        for name in "acd":
+            misbehaviour.ALLOWED[name].set()
+
+
+async def test_outcomes_come_as_they_end_and_in_chunks() -> None:
+    manager = organism(organ("s", "step"))
+
+    def release(result: Result) -> None:
+        if len(result.causes) == 600:
+            misbehaviour.ALLOWED["last"].set()
+
+    rows = [("s", {"name": "last"}), *[("echo", {"n": n}) for n in range(600)]]
+    result = await run(manager, batch(*rows), on_chunk=release)
+    assert result.order[-1] == 0
+    assert max(result.chunks) <= stream.CHUNK
+    assert len(result.chunks) <= 5
+
+
+async def test_an_empty_chunk_is_a_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "SIGN_OF_LIFE_S", 0.01)
+    manager = organism(organ("s", "step"))
+
+    def release(result: Result) -> None:
+        if len(result.chunks) == 3:
+            misbehaviour.ALLOWED["a"].set()
+
+    result = await run(manager, batch(("s", {"name": "a"})), on_chunk=release)
+    assert result.chunks == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("how", ["close", "cancel"])
+async def test_cancellation_leaves_nothing_running(how: str) -> None:
+    manager = organism(organ("s", "step", concurrency=3))
+    wire = batch(*[("s", {"name": f"n{n}"}) for n in range(6)])
+    if how == "close":
+        stream_ = manager.handle_tasks(wire)
+        async with anyio.create_task_group() as group:
+
+            async def read() -> None:
+                with anyio.CancelScope() as scope:
+                    scopes.append(scope)
+                    await anext(stream_)
+
+            scopes: list[anyio.CancelScope] = []
+            group.start_soon(read)
+            for _ in range(3):
+                await misbehaviour.ARRIVALS.get()
+            scopes[0].cancel()
+        await stream_.aclose()
+    else:
+        async with anyio.create_task_group() as group:
+            group.start_soon(run, manager, wire)
+            for _ in range(3):
+                await misbehaviour.ARRIVALS.get()
+            group.cancel_scope.cancel()
+    assert sum(misbehaviour.STARTED.values()) == sum(misbehaviour.ENDED.values()) == 3
+    assert in_flight(manager) == 0
+    figures = manager.status()["organs"]["s"]
+    assert figures["waiting"] == 0
+    assert figures["interrupted"] == 3
+    assert (await run(manager, batch(("echo", {})))).causes[0] == "completed"
+
+
+async def test_closing_between_chunks_leaves_nothing_running() -> None:
+    manager = organism(organ("s", "step", concurrency=3))
+    stream_ = manager.handle_tasks(batch(("echo", {}), *[("s", {"name": f"n{n}"}) for n in range(6)]))
+    await anext(stream_)
+    await stream_.aclose()
+    assert sum(misbehaviour.STARTED.values()) == sum(misbehaviour.ENDED.values()) == 3
+    assert in_flight(manager) == 0
+
+
+async def test_an_exclusive_call_runs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "SIGN_OF_LIFE_S", 0.01)
+    manager = organism(organ("s", "step"))
+    alive = anyio.Event()
+    async with anyio.create_task_group() as group:
+        group.start_soon(run, manager, batch(("s", {"name": "before"})))
+        assert await misbehaviour.ARRIVALS.get() == "before"
+
+        async def alone() -> None:
+            await run(
+                manager, batch(("s", {"name": "alone"})), exclusive=True, on_chunk=lambda _: alive.set()
+            )
+
+        group.start_soon(alone)
+        await alive.wait()
+        group.start_soon(run, manager, batch(("s", {"name": "after"}), ("echo", {})))
+        while manager.status()["totals"]["waiting"] < 2:
+            await anyio.lowlevel.checkpoint()
+        assert misbehaviour.STARTED == {"before": 1}
+        misbehaviour.ALLOWED["before"].set()
+        assert await misbehaviour.ARRIVALS.get() == "alone"
+        assert in_flight(manager) == 1
+        assert manager.status()["exclusive"]
+        assert misbehaviour.STARTED == {"before": 1, "alone": 1}
+        misbehaviour.ALLOWED["alone"].set()
+        assert await misbehaviour.ARRIVALS.get() == "after"
+        misbehaviour.ALLOWED["after"].set()
+    assert not manager.status()["exclusive"]
+
+
+async def test_exclusive_calls_take_turns_and_a_cancelled_one_leaves_the_line() -> None:
+    manager = organism(organ("s", "step"))
+    async with anyio.create_task_group() as group:
+
+        async def alone(name: str, scope: anyio.CancelScope) -> None:
+            with scope:
+                await run(manager, batch(("s", {"name": name})), exclusive=True)
+
+        scopes = {name: anyio.CancelScope() for name in "abc"}
+        group.start_soon(alone, "a", scopes["a"])
+        assert await misbehaviour.ARRIVALS.get() == "a"
+        group.start_soon(alone, "b", scopes["b"])
+        group.start_soon(alone, "c", scopes["c"])
+        await anyio.wait_all_tasks_blocked()
+        scopes["b"].cancel()
+        await anyio.wait_all_tasks_blocked()
+        scopes["a"].cancel()
+        assert await misbehaviour.ARRIVALS.get() == "c"
+        misbehaviour.ALLOWED["c"].set()
+    assert misbehaviour.STARTED == {"a": 1, "c": 1}
+    assert (await run(manager, batch(("echo", {})))).causes[0] == "completed"
+
+
+async def test_a_hanging_thread_does_not_hold_up_an_exclusive_call() -> None:
+    manager = organism(organ("hang", "block", timeout_s=0.02))
+    await run(manager, batch(("hang", {})))
+    assert (await run(manager, batch(("echo", {})), exclusive=True)).causes[0] == "completed"
