@@ -9,10 +9,12 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from cyclopts import App
 
 from blocks.errors import StackError
 from deployments import cli
@@ -64,11 +66,20 @@ def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
         assert name in shown
 
 
-@pytest.mark.parametrize("name", sorted(cli.COMMANDS))
-def test_every_command_has_help_and_json(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run([name, "--help"]) == 0
+def every_command(app: App, *path: str) -> Iterator[tuple[str, ...]]:
+    """The words of each command, those of groups (`tasks list`) included."""
+    names = [name for name in app if not name.startswith("-")]
+    for name in names:
+        yield from every_command(app[name], *path, name)
+    if not names:
+        yield path
+
+
+@pytest.mark.parametrize("words", sorted(every_command(cli.build())), ids=" ".join)
+def test_every_command_has_help_and_json(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([*words, "--help"]) == 0
     shown = capsys.readouterr().out
-    assert f"Usage: organism {name}" in shown
+    assert f"Usage: organism {' '.join(words)}" in shown
     assert "--json" in shown
 
 
