@@ -19,14 +19,10 @@ class Gate:
     """Counts what runs, and admits nothing else while a ticket waits or is held.
 
     Waiting tickets close the gate at once: otherwise a busy replica would never become empty.
-
-    Args:
-        on_open: Called whenever ordinary tasks may start again.
     """
 
-    def __init__(self, on_open: Callable[[], None]) -> None:
+    def __init__(self) -> None:
         self.running = 0
-        self._on_open = on_open
         self._waiting: deque[Ticket] = deque()
         self._holder: Ticket | None = None
 
@@ -53,14 +49,12 @@ class Gate:
         self._advance()
 
     def release(self, ticket: Ticket) -> None:
-        """Give back a ticket, held or waiting."""
+        """Give back a ticket, held or waiting; then the caller starts what may start again."""
         if ticket is self._holder:
             self._holder = None
         elif ticket in self._waiting:
             self._waiting.remove(ticket)
         self._advance()
-        if not self.exclusive:
-            self._on_open()
 
     def _advance(self) -> None:
         if self._holder is None and self._waiting and not self.running:

@@ -55,7 +55,7 @@ class OrganismManager:
     ) -> None:
         self._replica = replica
         self._started = time.monotonic()
-        self._gate = Gate(on_open=self._pump)
+        self._gate = Gate()
         self._rules = Rules(result_limit_bytes=0, gate=self._gate)
         self._config: OrganismConfig | None = None
         self._organs: dict[str, Organ] = {}
@@ -194,7 +194,6 @@ class OrganismManager:
                     yield outcomes
         finally:
             # Reached by cancellation too. A finished call has nothing left to drop.
-            call.close()
             ending = [task for organ, jobs in work.items() for task in organ.drop(jobs)] if call.left else []
             if ticket is not None:
                 self._gate.release(ticket)

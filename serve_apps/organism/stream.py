@@ -37,7 +37,6 @@ class Call:
     def __init__(self, size: int, context: Context) -> None:
         self.left = size
         self.context = context
-        self.closed = False
         self._chunk = Outcomes()
         self._some = asyncio.Event()
         self._full = asyncio.Event()
@@ -46,8 +45,6 @@ class Call:
         self, position: int, ending: Ending, *, path: str, organ_id: str | None, elapsed_ms: float
     ) -> None:
         """Take the outcome of one task; each position is reported once."""
-        if self.closed:
-            return
         self._chunk.add(
             position,
             ending.cause,
@@ -79,10 +76,6 @@ class Call:
                 )
                 # A generator that never lets the loop run holds back what it has already yielded.
                 await asyncio.sleep(0)
-
-    def close(self) -> None:
-        """Take no more outcomes."""
-        self.closed = True
 
 
 async def _happens(event: asyncio.Event, timeout: float) -> bool:

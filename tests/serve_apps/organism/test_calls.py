@@ -153,3 +153,17 @@ async def test_a_hanging_thread_does_not_hold_up_an_exclusive_call() -> None:
     manager = organism(organ("hang", "block", timeout_s=0.02))
     await run(manager, batch(("hang", {})))
     assert (await run(manager, batch(("echo", {})), exclusive=True)).causes[0] == "completed"
+
+
+async def test_outcomes_wait_for_each_other_but_not_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "COALESCE_S", 60)
+    manager = organism(organ("s", "step"))
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+
+            async def release() -> None:
+                misbehaviour.ALLOWED[await misbehaviour.ARRIVALS.get()].set()
+
+            group.start_soon(release)
+            result = await run(manager, batch(("echo", {}), ("s", {"name": "a"})))
+    assert result.chunks == [2]
