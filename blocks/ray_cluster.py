@@ -115,6 +115,7 @@ class RayCluster(NamedBlock):
 
 def _hush() -> None:
     """Keep Ray's remarks on itself off the terminals of people who asked for something else."""
+
     # That it does not replace our SIGTERM handler, which is what we want.
     logging.getLogger("ray._private.worker").setLevel(logging.ERROR)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)

@@ -13,15 +13,16 @@ from pathlib import Path
 
 from blocks.settings import Settings
 from blocks.stack import StackState
-from deployments.environment import prefect_environment, ray_environment
+from deployments.environment import base_environment, prefect_environment, ray_environment
 from deployments.folders import private_folder, short_folder
 from deployments.health import Check
 from deployments.planning import port_of
 from deployments.ports import LOOPBACK
 from deployments.postgres import SOCKET_LIMIT
-from deployments.processes import Child, failure, spawn
+from deployments.processes import Child, failure, listens, spawn
 
 RAY_TIMEOUT = 120.0
+BLOCKS_TIMEOUT = 60.0
 PREFECT_TIMEOUT = 180.0
 """Seconds; a first start without compiled bytecode on a slow disk takes tens of them."""
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
@@ -95,6 +96,42 @@ def start_prefect(settings: Settings, stack: StackState) -> Child:
         log=stack.home / "logs" / "prefect.log",
         cwd=run_folder(stack.home),
     )
+
+
+async def check_own_port(child: Child, address: str, check: Callable[[], Awaitable[Check]]) -> Check:
+    """``check``, and that it was ``child`` that answered: two stacks started at once may choose one port."""
+    answer = await check()
+    port = int(_port(address))
+    if answer.ok and not await asyncio.to_thread(listens, child.process.pid, port):
+        return Check(False, f"port {port} belongs to another program")
+    return answer
+
+
+async def register_blocks(settings: Settings, stack: StackState) -> None:
+    """Make the blocks known to the stack's Prefect server.
+
+    In a process of its own, because Prefect takes seconds to import and reads its settings while it is.
+
+    Raises:
+        StackError: It failed.
+    """
+    child = spawn(
+        "blocks",
+        [sys.executable, "-P", "-m", "blocks.registration"],
+        env=base_environment(settings, stack),
+        log=stack.home / "logs" / "blocks.log",
+        cwd=run_folder(stack.home),
+    )
+    deadline = time.monotonic() + BLOCKS_TIMEOUT
+    try:
+        while child.exited() is None and time.monotonic() < deadline:  # noqa: ASYNC110  # a process
+            await asyncio.sleep(0.05)
+    finally:
+        if child.exited() is None:
+            child.process.kill()
+            child.process.wait()
+    if child.exited() != 0:
+        raise failure("cannot register the blocks with Prefect", child.last_words(), child.log)
 
 
 async def wait_for(child: Child, check: Callable[[], Awaitable[Check]], timeout: float) -> None:

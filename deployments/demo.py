@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+import sys
 import sysconfig
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -115,7 +117,9 @@ async def run(settings: Settings, on_progress: Callable[[int, int], None]) -> De
         await queue.submit(tasks)
         watching = asyncio.create_task(_watch(queue, domain, len(tasks), on_progress))
         try:
-            await dispatch(until_empty=True)
+            # Ray prints what it has to say of dead workers to standard output, which is for the report.
+            with redirect_stdout(sys.stderr):
+                await dispatch(until_empty=True)
         finally:
             watching.cancel()
         seconds = time.monotonic() - started

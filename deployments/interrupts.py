@@ -27,20 +27,24 @@ def run_until_interrupted(work: Coroutine[Any, Any, Any]) -> Any:
         task = asyncio.ensure_future(work)
         loop = asyncio.get_running_loop()
 
-        def on_signal(number: signal.Signals) -> None:
-            received.append(number)
+        def on_signal(number: int) -> None:
+            received.append(signal.Signals(number))
             if len(received) == 1:
                 task.cancel()
             else:
                 print("still cleaning up", file=sys.stderr, flush=True)
 
-        for number in SIGNALS:
-            loop.add_signal_handler(number, on_signal, number)
+        # Not through the loop's own signal handlers: those cannot be read back, and a dispatch run in here
+        # puts its own in their place for a while.
+        before = {
+            number: signal.signal(number, lambda n, _: loop.call_soon_threadsafe(on_signal, n))
+            for number in SIGNALS
+        }
         try:
             return await task
         finally:
-            for number in SIGNALS:
-                loop.remove_signal_handler(number)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     try:
         return asyncio.run(supervised())

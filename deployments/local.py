@@ -237,8 +237,14 @@ class _Start:
             child = components.start_prefect(self.settings, stack)
             self._remember(stack, child)
             await components.wait_for(
-                child, lambda: health.check_prefect(client, stack), components.PREFECT_TIMEOUT
+                child,
+                lambda: components.check_own_port(
+                    child, stack.prefect_api_url, lambda: health.check_prefect(client, stack)
+                ),
+                components.PREFECT_TIMEOUT,
             )
+        async with self._timed("blocks"):
+            await components.register_blocks(self.settings, stack)
 
     def _remember(self, stack: StackState, child: processes.Child) -> None:
         # Written before it is waited for: were we killed now, the next `up` or `down` finds it.

@@ -92,8 +92,11 @@ class EmbeddedPostgres:
             await self._create_data(bin_dir, env)
         self._write_access_rules()
         # The caller made sure that no server of ours runs. Postgres alone would refuse to start when the pid
-        # in the file belongs to any process of the same user by now.
-        (self.data / "postmaster.pid").unlink(missing_ok=True)
+        # in one of its lock files belongs to any process of the same user by now, or to its own dead
+        # predecessor that nobody reaps, as in a container without an init.
+        socket = self.socket_folder() / f".s.PGSQL.{PORT}"
+        for leftover in (self.data / "postmaster.pid", socket.with_name(f"{socket.name}.lock"), socket):
+            leftover.unlink(missing_ok=True)
         options = {**SERVER_OPTIONS, "unix_socket_directories": f'"{self.socket_folder()}"'}
         command = [str(bin_dir / "postgres"), "-D", str(self.data)]
         for name, value in options.items():

@@ -287,6 +287,18 @@ def _runs(process: psutil.Process) -> bool:
     return False
 
 
+def listens(pid: int, port: int) -> bool:
+    """Whether process ``pid`` or one it started listens on TCP ``port``."""
+    with suppress(psutil.Error):
+        parent = psutil.Process(pid)
+        for process in (parent, *parent.children(recursive=True)):
+            with suppress(psutil.Error):
+                for socket in process.net_connections("tcp"):
+                    if socket.status == psutil.CONN_LISTEN and socket.laddr.port == port:
+                        return True
+    return False
+
+
 def exposed_sockets(processes: Iterable[psutil.Process]) -> list[str]:
     """Listening TCP sockets of ``processes`` that others could reach: ``0.0.0.0:8000 (pid 12, python)``."""
     exposed = []

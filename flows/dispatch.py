@@ -45,7 +45,7 @@ FAILURES_SHOWN = 100
 
 
 class DispatchSummary(BaseModel):
-    """What one dispatch run did."""
+    """What one dispatch run did. Lanes whose process died took their count with them; the table has it."""
 
     completed: int = 0
     failed: int = 0
@@ -270,9 +270,10 @@ class _Supervisor:
         )
         self.logger.info(line)
         if self.stopping.is_set():
-            return Cancelled(message=f"Stopped and drained: {line}", data=s)
+            # No data: Prefect would try to raise it.
+            return Cancelled(message=f"Stopped and drained: {line}")
         if self.failed:
-            return Failed(message=f"{s.errors[-1]}; {line}", data=s)
+            return Failed(message=f"{s.errors[-1]}; {line}")
         return Completed(message=line, data=s)
 
 

@@ -23,6 +23,8 @@ for name in (
     os.environ.pop(name, None)
 os.environ["ORGANISM_HOME"] = tempfile.mkdtemp(prefix="organism-none-")
 os.environ["DO_NOT_TRACK"] = "1"
+# Before anything imports Ray: the stack is on 127.0.0.1, which Ray would else take for the outer address.
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 
 import asyncpg

@@ -1,1 +1,115 @@
-"""The whole embedded stack as a fixture."""
+"""The whole embedded stack as a fixture, started once a session with an organism of the tests' own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blocks.queue import Queue
+from blocks.stack import StackState, environment_of, read_stack
+from tests.history import install_history
+
+PATIENCE = 180
+"""Seconds; only a deadline for a machine that hangs."""
+CONFIG = Path(__file__).parent / "organism" / "organism.yaml"
+
+
+class Stack:
+    """A running stack, and the `organism` command on it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.env = {
+            **os.environ,
+            "ORGANISM_HOME": str(home),
+            "ORGANISM_CONFIG": str(CONFIG),
+            # Short, so that what a dead lane held comes back while somebody waits for it.
+            "ORGANISM_LEASE_SECONDS": "3",
+            "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.2",
+            "PREFECT_FLOWS": '{"heartbeat_frequency": null}',
+        }
+
+    @property
+    def state(self) -> StackState:
+        state = read_stack(self.home)
+        assert state is not None
+        return state
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start an `organism` command."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "deployments.cli", *arguments],
+            env=self.env,
+            cwd=self.home,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str, code: int = 0) -> Any:
+        """Run an `organism` command with ``--json`` and return what it prints."""
+        return self.finish(self.start(*arguments, "--json"), code=code)
+
+    def finish(self, process: subprocess.Popen[str], *, code: int = 0) -> Any:
+        """Wait for a command started with ``--json`` and return what it prints."""
+        out, err = process.communicate(timeout=PATIENCE)
+        assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
+        try:
+            return json.loads(out)
+        except json.JSONDecodeError:
+            raise AssertionError(f"not JSON: {out!r}\n{err}") from None
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """A real Postgres, Ray with the tests' organism, and Prefect server."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    home = Path(tempfile.mkdtemp(prefix="organism-stack-"))
+    home.chmod(0o711)
+    stack = Stack(home)
+    try:
+        stack.run("up")
+        ours = {**environment_of(stack.state), "ORGANISM_HOME": str(home), "ORGANISM_LEASE_SECONDS": "3"}
+        before = {name: os.environ.get(name) for name in ours}
+        os.environ.update(ours)
+        with temporary_settings({PREFECT_API_URL: stack.state.prefect_api_url}):
+            yield stack
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+    finally:
+        stack.run("down")
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+async def stack_queue(stack: Stack) -> AsyncIterator[Queue]:
+    """The stack's queue, empty, with every change of a task's status recorded."""
+    async with Queue(stack.state.dsn) as queue:
+        await queue.pool.execute("TRUNCATE tasks, lanes, task_attempts")
+        await install_history(queue)
+        yield queue
+
+
+async def until(condition: Callable[[], Any], *, patience: float = 60) -> Any:
+    """Wait until ``condition()``, awaited if need be, is true, and return it."""
+    deadline = time.monotonic() + patience
+    while True:
+        found = condition()
+        if asyncio.iscoroutine(found):
+            found = await found
+        if found:
+            return found
+        assert time.monotonic() < deadline, "it never came true"
+        await asyncio.sleep(0.05)

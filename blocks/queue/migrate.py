@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import Connection, text
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
 
 from blocks.queue.connection import connect
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 MIGRATION_LOCK = 0x6F7267616E69  # "organi": one migrator at a time in a database
@@ -28,6 +26,11 @@ async def migrate(dsn: str) -> None:
         QueueUnavailable: Postgres cannot be reached or refuses us.
         SchemaMismatch: A foreign table called ``tasks`` is in the way.
     """
+
+    # Half a second of imports that only a migration needs.
+    from sqlalchemy import text
+    from sqlalchemy.ext.asyncio import create_async_engine
+    from sqlalchemy.pool import NullPool
 
     async def creator() -> asyncpg.Connection[Any]:
         return await connect(dsn)
@@ -47,6 +50,9 @@ async def migrate(dsn: str) -> None:
 
 
 def _upgrade(connection: Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -31,9 +33,11 @@ async def dispatch(
     from blocks.errors import ConfigurationError, OrganismError
 
     try:
-        summary = await flow.dispatch(
-            lanes=lanes, until_empty=until_empty, max_seconds=max_seconds, batch_size=batch_size
-        )
+        # Ray prints what it has to say of dead workers to standard output, which is for the result.
+        with redirect_stdout(sys.stderr):
+            summary = await flow.dispatch(
+                lanes=lanes, until_empty=until_empty, max_seconds=max_seconds, batch_size=batch_size
+            )
     except CancelledRun as stopped:
         show({"stopped": str(stopped)}, as_json, str(stopped))
         return INTERRUPTED

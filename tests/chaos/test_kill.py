@@ -1,0 +1,129 @@
+"""kill -9 in the middle of a run: every task is settled exactly once all the same (promises 1 to 4, 6)."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from blocks.queue import NewTask, Queue
+from tests.history import check_history
+from tests.stack import Stack, until
+
+pytestmark = [pytest.mark.anyio, pytest.mark.stack, pytest.mark.chaos]
+TASKS = 1200
+
+
+class Run:
+    """A dispatch run over tasks that leave evidence, some way into it."""
+
+    def __init__(self, stack: Stack, queue: Queue) -> None:
+        self.stack = stack
+        self.queue = queue
+        self.evidence = stack.home / f"evidence-{uuid4().hex}"
+        self.evidence.touch()
+
+    async def begin(self, *, lanes: int = 2) -> None:
+        params = {"seconds": 0.05, "file": str(self.evidence)}
+        tasks = [NewTask(type="evidence", params=params) for _ in range(TASKS)]
+        self.ids = [str(i) for i in await self.queue.submit(tasks)]
+        self.process = self.stack.start("dispatch", "--until-empty", "--lanes", str(lanes), "--json")
+        await until(self.some_done)
+        assert (await self.queue.counts())["completed"] < TASKS / 2, "too late to kill anything"
+
+    async def some_done(self) -> bool:
+        return (await self.queue.counts())["completed"] > TASKS // 10
+
+    async def end(self) -> dict:  # type: ignore[type-arg]
+        summary = self.stack.finish(self.process)
+        await check_history(self.queue, self.ids, self.evidence)
+        assert (await self.queue.counts())["completed"] == TASKS
+        return summary  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+async def run(stack: Stack, stack_queue: Queue) -> Run:
+    return Run(stack, stack_queue)
+
+
+async def test_a_killed_lane_is_replaced_and_its_tasks_come_back(run: Run) -> None:
+    await run.begin()
+    lanes = await run.queue.lanes()
+    os.kill(lanes[0].pid, signal.SIGKILL)
+    summary = await run.end()
+    assert summary["lanes_died"] == 1
+    assert summary["lanes"] == 3
+    lost = await run.queue.pool.fetchval("SELECT count(*) FROM task_attempts WHERE cause = 'lease_lost'")
+    assert lost > 0
+    assert await run.queue.pool.fetchval("SELECT max(attempts) FROM tasks") == 1, "a lost lane is not charged"
+
+
+async def test_a_killed_replica_is_replaced_and_nobody_is_charged(run: Run) -> None:
+    await run.begin()
+    os.kill(replica_pid(run.stack), signal.SIGKILL)
+    await run.end()
+    assert await run.queue.pool.fetchval("SELECT max(attempts) FROM tasks") == 1
+    causes = {row["cause"] for row in await run.queue.pool.fetch("SELECT DISTINCT cause FROM task_attempts")}
+    assert "replica_lost" in causes
+    assert causes <= {"replica_lost", "unavailable"}
+
+
+async def test_a_killed_postgres_comes_back_and_so_does_the_run(run: Run) -> None:
+    await run.begin()
+    os.kill(run.stack.state.processes["postgres"].pid, signal.SIGKILL)
+    run.stack.run("up")
+    with suppress(Exception):
+        await run.queue.now()  # the pool finds out that its connections are dead
+    await run.end()
+
+
+async def test_a_killed_dispatch_leaves_nothing_that_the_next_does_not_finish(run: Run) -> None:
+    await run.begin()
+    run.process.send_signal(signal.SIGKILL)
+    run.process.wait(30)
+    run.process = run.stack.start("dispatch", "--until-empty", "--json")
+    await run.end()
+
+
+async def test_the_task_that_kills_its_replica_is_found_and_its_neighbours_complete(
+    stack: Stack, stack_queue: Queue
+) -> None:
+    evidence = stack.home / f"evidence-{uuid4().hex}"
+    evidence.touch()
+    harmless = NewTask(type="evidence", params={"seconds": 0.2, "file": str(evidence)})
+    killer = NewTask(type="killer", max_attempts=2)
+    ids = [str(i) for i in await stack_queue.submit([harmless] * 10 + [killer] + [harmless] * 10)]
+    stack.run("dispatch", "--until-empty")
+    await check_history(stack_queue, ids, evidence)
+    found = await stack_queue.get(ids[10])
+    assert (found.status, found.attempts) == ("failed", 2)
+    assert [a.cause for a in found.history] == ["replica_lost", "failed", "failed"]
+    rest = await stack_queue.pool.fetch("SELECT status::text, attempts FROM tasks WHERE type = 'evidence'")
+    assert {(row["status"], row["attempts"]) for row in rest} == {("completed", 1)}
+
+
+def replica_pid(stack: Stack) -> int:
+    return int(httpx.get(f"{stack.state.organism_url}/health", trust_env=False).json()["pid"])
+
+
+async def test_terminated_is_not_failed(stack: Stack, stack_queue: Queue) -> None:
+    """Promise 7 through the whole stack: SIGTERM to the flow's process."""
+    never = stack.home / f"never-{uuid4().hex}"
+    [task_id] = await stack_queue.submit([NewTask(type="slow", params={"until": str(never)}, max_attempts=1)])
+    process = stack.start("dispatch", "--json")
+    await until(lambda: _running(stack_queue))
+    process.send_signal(signal.SIGTERM)
+    # What is in flight finishes within the grace period; this one does when the file appears.
+    Path(never).touch()
+    stack.finish(process, code=130)
+    assert (await stack_queue.get(str(task_id))).status == "completed"
+    assert await stack_queue.lanes() == []
+
+
+async def _running(queue: Queue) -> bool:
+    return (await queue.counts())["running"] > 0
