@@ -1,0 +1,43 @@
+# Needs Python 3.11 to 3.13 and make, nothing else. Everything is installed into .venv, from requirements.lock.
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+.DEFAULT_GOAL := help
+
+help: ## Show this.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(INSTALLED) ## See it work: start everything, measure the standard library, stop.
+	@$(BIN)/organism demo $(ARGS)
+
+up: $(INSTALLED) ## Start the stack on this machine.
+	@$(BIN)/organism up
+
+down: $(INSTALLED) ## Stop the stack; its data stays.
+	@$(BIN)/organism down
+
+install: $(INSTALLED) ## Only install.
+
+test: lint $(INSTALLED) ## Everything CI runs.
+	@$(BIN)/python -m pytest $(ARGS)
+
+fast: $(INSTALLED) ## The tests that need no Ray and no Prefect server.
+	@$(BIN)/python -m pytest -m 'not stack' $(ARGS)
+
+lint: $(INSTALLED) ## Style, types, floors.
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo
+
+lock: $(INSTALLED) ## Resolve the versions anew.
+	@set -e; uv=$$(command -v uv || echo $(BIN)/uv); \
+	flags="--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header"; \
+	"$$uv" pip compile pyproject.toml --group test --group lint --group build $$flags -q --upgrade -o requirements.lock; \
+	echo uv | "$$uv" pip compile - $$flags -q --upgrade -o requirements-uv.lock
+
+clean: ## Remove .venv and caches.
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(INSTALLED): requirements.lock requirements-uv.lock pyproject.toml
+	@sh deployments/install.sh $(VENV)
+	@touch $@
+
+.PHONY: help demo up down install test fast lint lock clean
