@@ -66,7 +66,7 @@ class OrganismClient:
             OrganismUnavailable: Nothing of the batch ran.
             ReplicaLost: The replica had taken the batch; what has not been yielded is unknown.
         """
-        taken = False
+        begun = False
         stream = None
         try:
             handle = self._handle().options(stream=True)
@@ -76,12 +76,13 @@ class OrganismClient:
                     wire = await asyncio.wait_for(anext(stream), self._organism.silence_s)
                 except StopAsyncIteration:
                     return
-                taken = True
-                yield Outcomes.from_wire(wire)
+                outcomes = Outcomes.from_wire(wire)
+                begun = begun or not outcomes.waiting
+                yield outcomes
         except (GeneratorExit, asyncio.CancelledError):
             raise
         except Exception as error:
-            raise self._explain(error, taken=taken) from None
+            raise self._explain(error, begun=begun, exclusive=exclusive) from None
         finally:
             # Leaving the loop does not stop a replica; only this does. Harmless when it has ended.
             if stream is not None:
@@ -110,7 +111,7 @@ class OrganismClient:
             answer = await asyncio.wait_for(response, self._organism.health_timeout_s)
             return cast("dict[str, Any]", answer)
         except Exception as error:
-            raise self._explain(error, taken=False) from None
+            raise self._explain(error, begun=False, exclusive=True) from None
         finally:
             if response is not None:
                 response.cancel()
@@ -126,22 +127,24 @@ class OrganismClient:
             )
         return serve.get_deployment_handle(self._organism.deployment_name, app_name=self._organism.app_name)
 
-    def _explain(self, error: Exception, *, taken: bool) -> OrganismError:
+    def _explain(self, error: Exception, *, begun: bool, exclusive: bool) -> OrganismError:
         from ray.exceptions import RayActorError
 
         name = f"{self._organism.deployment_name} (app {self._organism.app_name})"
         if isinstance(error, OrganismError):
             return error
         if isinstance(error, RayActorError):
-            # Once sent, a call that meets a dead replica may have run: Ray never sends an accepted one again.
-            return ReplicaLost(f"a replica of {name} died")
-        if isinstance(error, TimeoutError):
+            what = f"a replica of {name} died"
+            # Once sent, a call that meets a dead replica may have run. An exclusive one has not: its replica
+            # says so and waits before it begins, because who is charged hangs on it.
+            begun = begun or not exclusive
+        elif isinstance(error, TimeoutError):
             what = f"{name} gave no sign of life for {self._organism.silence_s:g} s"
         elif isinstance(error, KeyError):
             what = f"there is no {name} on this Ray cluster"
         else:
             lines = [line for line in str(error).splitlines() if line.strip()]
             what = f"{name}: {type(error).__name__}: {lines[-1].strip() if lines else 'no message'}"
-        if taken:
+        if begun:
             return ReplicaLost(what)
         return OrganismUnavailable(what, "look at the app with `organism status` and at its Serve logs")

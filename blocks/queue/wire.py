@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias
 
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 """Grows whenever a column changes meaning; a replica refuses a batch of another version."""
 
 Cause: TypeAlias = Literal["completed", "failed", "rejected", "timed_out", "interrupted"]
@@ -76,7 +76,8 @@ class Batch:
 class Outcomes:
     """What became of some tasks of one batch, one list per column, all of one length.
 
-    An empty one is a sign of life: the replica is there and still working.
+    An empty one is a sign of life: the replica is there and still working. The first one that is not
+    ``waiting`` comes before any task of the batch is begun.
     """
 
     positions: list[int] = field(default_factory=list)
@@ -90,6 +91,8 @@ class Outcomes:
     """``fast`` or ``escalated``."""
     organ_ids: list[str | None] = field(default_factory=list)
     elapsed_ms: list[float] = field(default_factory=list)
+    waiting: bool = field(default=False, kw_only=True)
+    """Nothing of the batch has been begun: it waits for its turn on the replica."""
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -117,7 +120,7 @@ class Outcomes:
     def take(self, rows: Iterable[int]) -> Outcomes:
         """A new table of the given rows, in that order."""
         chosen = list(rows)
-        return Outcomes(*([getattr(self, f.name)[r] for r in chosen] for f in fields(Outcomes)))
+        return Outcomes(*([getattr(self, name)[r] for r in chosen] for name in OUTCOME_COLUMNS))
 
     def to_wire(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(Outcomes)}
@@ -125,6 +128,9 @@ class Outcomes:
     @classmethod
     def from_wire(cls, wire: dict[str, Any]) -> Outcomes:
         return cls(**wire)
+
+
+OUTCOME_COLUMNS = tuple(f.name for f in fields(Outcomes) if f.name != "waiting")
 
 
 def positions_where(flags: Sequence[bool], wanted: bool) -> list[int]:

@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 
 from blocks.errors import ConfigurationError
 from blocks.queue.wire import Batch, Outcomes
+from serve_apps.organism import stream
 from serve_apps.organism.config import OrganConfig, OrganismConfig, parse_config
 from serve_apps.organism.encode import from_json
 from serve_apps.organism.errors import describe
@@ -28,11 +29,13 @@ from serve_apps.organism.jobs import Job
 from serve_apps.organism.loading import Handler, extend_import_path, load_handler
 from serve_apps.organism.organ import LINGER_S, Organ, Rules
 from serve_apps.organism.router import NoOrgan, Router
-from serve_apps.organism.stream import Call, Ending
+from serve_apps.organism.stream import Call, Ending, happens
 from serve_apps.organism.tasks import InvalidTask, parse_task, refused
 
 logger = logging.getLogger("ray.serve.organism")
 
+DELIVERY_S = 0.05
+"""The word that an exclusive batch begins needs the event loop, and time, to leave the replica."""
 ABANDONED_LIMIT = 32
 """Handler calls left behind (a thread or task each) beyond which the replica asks to be replaced."""
 
@@ -138,8 +141,8 @@ class OrganismManager:
         except InvalidTask as error:
             return refused(task, str(error))
         ended = Outcomes()
-        async with aclosing(self._run(batch, exclusive=False)) as stream:
-            async for outcomes in stream:
+        async with aclosing(self._run(batch, exclusive=False)) as parts:
+            async for outcomes in parts:
                 if len(outcomes):
                     ended = outcomes
         result = ended.results[0]
@@ -164,14 +167,15 @@ class OrganismManager:
             exclusive: Nothing else runs on this replica meanwhile, so that its death is this batch's doing.
 
         Yields:
-            `Outcomes.to_wire()` of some tasks, as they end; at least every 2 s one, empty if need be.
+            `Outcomes.to_wire()`: an empty one before the first task is begun, then some tasks as they end;
+            at least every 2 s one, empty if need be.
 
         Raises:
             ConfigurationError: The batch is of another version, or its columns do not fit; none of it ran.
         """
         batch = _open(wire)
-        async with aclosing(self._run(batch, exclusive=exclusive)) as stream:
-            async for outcomes in stream:
+        async with aclosing(self._run(batch, exclusive=exclusive)) as parts:
+            async for outcomes in parts:
                 yield outcomes.to_wire()
 
     async def _run(self, batch: Batch, *, exclusive: bool) -> AsyncGenerator[Outcomes, None]:
@@ -179,16 +183,19 @@ class OrganismManager:
         context = copy_context()
         context.run(ORGANISM.set, self)
         call = Call(len(batch), context)
-        ticket: Ticket | None = None
+        turn = asyncio.Event()
+        ticket = Ticket(on_turn=turn.set) if exclusive else None
         work: Work = {}
         try:
-            if exclusive:
-                ticket = Ticket(on_turn=lambda: self._submit(work))
-                work = self._route(batch, call, ticket)
+            if ticket is not None:
                 self._gate.request(ticket)
-            else:
-                work = self._route(batch, call, None)
-                self._submit(work)
+                while not await happens(turn, stream.SIGN_OF_LIFE_S):
+                    yield Outcomes(waiting=True)
+            # What dies from here on has been begun, and the caller is to know it.
+            yield Outcomes()
+            await asyncio.sleep(DELIVERY_S if exclusive else 0)
+            work = self._route(batch, call, ticket)
+            self._submit(work)
             async with aclosing(call.chunks()) as chunks:
                 async for outcomes in chunks:
                     yield outcomes

@@ -62,11 +62,11 @@ class Call:
     async def chunks(self) -> AsyncGenerator[Outcomes, None]:
         """Chunks of outcomes until all are out; an empty one is a sign of life."""
         while self.left or len(self._chunk):
-            if not len(self._chunk) and not await _happens(self._some, SIGN_OF_LIFE_S):
+            if not len(self._chunk) and not await happens(self._some, SIGN_OF_LIFE_S):
                 yield Outcomes()
                 continue
             if not self._full.is_set():
-                await _happens(self._full, COALESCE_S)
+                await happens(self._full, COALESCE_S)
             ready, self._chunk = self._chunk, Outcomes()
             self._some.clear()
             self._full.clear()
@@ -78,7 +78,8 @@ class Call:
                 await asyncio.sleep(0)
 
 
-async def _happens(event: asyncio.Event, timeout: float) -> bool:
+async def happens(event: asyncio.Event, timeout: float) -> bool:
+    """Wait for ``event``, at most ``timeout`` seconds; whether it is set."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(timeout):
             await event.wait()

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from radon.visitors import ComplexityVisitor
+
 from serve_apps.organism.errors import PermanentError, harmless
 from serve_apps.organism.handlers.inputs import text
 
@@ -21,8 +23,8 @@ def handle(task: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         path, lines, code_lines (neither blank, nor only a comment, nor of a docstring), functions, classes,
-        imports (sorted module names), complexity (McCabe's: max, mean, and the most complex function with its
-        line).
+        imports (sorted module names), complexity (cyclomatic: max, mean, and the most complex function with
+        its line).
 
     Raises:
         PermanentError: There is no such file, or it does not parse.
@@ -30,26 +32,24 @@ def handle(task: dict[str, Any]) -> dict[str, Any]:
     path = Path(text(task, "path"))
     source = _read(path)
     try:
-        tree = ast.parse(source)
+        return {"path": str(path), **measure(source, ast.parse(source))}
     except SyntaxError as error:
         raise PermanentError(f"{path}:{error.lineno or 0}: does not parse: {error.msg}") from None
     except (ValueError, RecursionError, MemoryError) as error:
         raise PermanentError(
             f"{path}: does not parse: {harmless(str(error)) or type(error).__name__}"
         ) from None
-    return {"path": str(path), **measure(source, tree)}
 
 
 def measure(source: str, tree: ast.Module) -> dict[str, Any]:
     """The figures of a parsed module."""
-    functions: list[tuple[str, Function]] = []
-    classes = 0
+    functions = classes = 0
     imports: set[str] = set()
     docstring_lines: set[int] = set(_docstring_lines(tree))
-    for name, node in _statements(tree.body, ""):
+    for node in _statements(tree.body):
         match node:
             case ast.FunctionDef() | ast.AsyncFunctionDef():
-                functions.append((name + node.name, node))
+                functions += 1
                 docstring_lines.update(_docstring_lines(node))
             case ast.ClassDef():
                 classes += 1
@@ -64,45 +64,32 @@ def measure(source: str, tree: ast.Module) -> dict[str, Any]:
         for number, line in enumerate(lines, 1)
         if (stripped := line.strip()) and stripped[0] != "#" and number not in docstring_lines
     )
-    figures = [(complexity(node), name, node.lineno) for name, node in functions]
-    most = max(figures, key=lambda figure: figure[0], default=None)
     return {
         "lines": len(lines),
         "code_lines": code_lines,
-        "functions": len(functions),
+        "functions": functions,
         "classes": classes,
         "imports": sorted(imports),
-        "complexity": {
-            "max": most[0] if most else 0,
-            "mean": round(sum(figure[0] for figure in figures) / len(figures), 3) if figures else 0.0,
-            "function": most[1] if most else None,
-            "line": most[2] if most else None,
-        },
+        "complexity": complexity(tree),
     }
 
 
-def complexity(function: Function) -> int:
-    """McCabe's cyclomatic complexity of one function, those nested in it included: 1 + its decisions.
-
-    Counted here, by the rules of ruff's C901, because of what the libraries leave out: mccabe looks into
-    neither `finally` nor `except*` nor `match`, hides functions defined under an `if`, and takes every `try`
-    for a branch; radon does not count `except*`.
-    """
-    return 1 + sum(_decisions(node) for _, node in _statements(function.body, ""))
-
-
-def _decisions(node: ast.stmt) -> int:
-    match node:
-        case ast.If() | ast.For() | ast.AsyncFor() | ast.While() | ast.FunctionDef() | ast.AsyncFunctionDef():
-            return 1
-        case ast.Try() | ast.TryStar():
-            return len(node.handlers) + bool(node.orelse)
-        case ast.Match():
-            last = node.cases[-1]
-            catches_all = isinstance(last.pattern, ast.MatchAs) and last.pattern.pattern is None
-            return len(node.cases) - (catches_all and last.guard is None)
-        case _:
-            return 0
+def complexity(tree: ast.Module) -> dict[str, Any]:
+    """Cyclomatic complexity of the functions and methods, as radon counts it: max, mean, and where."""
+    visitor = ComplexityVisitor.from_ast(tree)
+    found = list(visitor.functions)
+    todo = list(visitor.classes)
+    while todo:
+        inner = todo.pop()
+        found += inner.methods
+        todo += inner.inner_classes
+    most = max(found, key=lambda function: function.complexity, default=None)
+    return {
+        "max": most.complexity if most else 0,
+        "mean": round(sum(f.complexity for f in found) / len(found), 3) if found else 0.0,
+        "function": most.fullname if most else None,
+        "line": most.lineno if most else None,
+    }
 
 
 def _read(path: Path) -> str:
@@ -124,22 +111,17 @@ def _read(path: Path) -> str:
         raise PermanentError(f"{path}: not Python text: {harmless(str(error), 300)}") from None
 
 
-def _statements(body: list[ast.stmt], prefix: str) -> Iterator[tuple[str, ast.stmt]]:
-    """Every statement with the dotted prefix of its scope; not expressions, which hold none."""
-    todo = [(prefix, node) for node in reversed(body)]
+def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Every statement at any depth; not expressions, which hold none and are most of a tree."""
+    todo = list(body)
     while todo:
-        scope, node = todo.pop()
-        yield scope, node
-        inner = scope
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            inner = f"{scope}{node.name}."
-        blocks: list[ast.stmt] = []
+        node = todo.pop()
+        yield node
         for field in ("body", "orelse", "finalbody"):
-            blocks += getattr(node, field, ())
+            todo += getattr(node, field, ())
         for field in ("handlers", "cases"):
             for part in getattr(node, field, ()):
-                blocks += part.body
-        todo.extend((inner, child) for child in reversed(blocks))
+                todo += part.body
 
 
 def _docstring_lines(node: ast.Module | ast.ClassDef | Function) -> range:

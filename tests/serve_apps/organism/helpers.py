@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from blocks.queue.wire import Batch, Outcomes
+from blocks.queue.wire import OUTCOME_COLUMNS, Batch, Outcomes
 from serve_apps.organism.config import OrganismConfig
 from serve_apps.organism.manager import OrganismManager
 
@@ -46,6 +46,7 @@ class Result:
     """The outcomes of one batch by position."""
 
     def __init__(self) -> None:
+        self.begun = False
         self.causes: dict[int, str] = {}
         self.results: dict[int, Any] = {}
         self.errors: dict[int, str | None] = {}
@@ -56,7 +57,11 @@ class Result:
 
     def add(self, wire: dict[str, Any]) -> None:
         outcomes = Outcomes.from_wire(wire)
-        assert len({len(column) for column in wire.values()}) == 1
+        assert len({len(wire[name]) for name in OUTCOME_COLUMNS}) == 1
+        if not self.begun and not outcomes.waiting:
+            assert not len(outcomes), "the first word is that the batch begins"
+            self.begun = True
+            return
         self.chunks.append(len(outcomes))
         for row, position in enumerate(outcomes.positions):
             assert position not in self.causes, "reported twice"
