@@ -22,6 +22,7 @@ from pydantic import BaseModel, Field
 
 from blocks.errors import QueueUnavailable
 from blocks.organism import Organism
+from blocks.queue.connection import TRANSIENT_ERRORS
 from blocks.ray_cluster import RayCluster
 from blocks.task_queue import TaskQueue
 from flows.lane import Lane, LaneSummary
@@ -42,8 +43,11 @@ class LaneOptions(BaseModel):
 
 
 def _may_succeed_next_time(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    error = state.result(raise_on_failure=False)
-    return isinstance(error, (QueueUnavailable, OSError))
+    # Prefect hands the exception over as the state's data. TimeoutError is an OSError too, but it is the
+    # watchdog's: a lane that was stuck is not to be started again in the process it got stuck in.
+    return isinstance(state.data, (QueueUnavailable, *TRANSIENT_ERRORS)) and not isinstance(
+        state.data, TimeoutError
+    )
 
 
 @task(

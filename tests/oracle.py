@@ -21,7 +21,7 @@ class Task:
     lane: str | None = None
     timed_out: int = 0
     lease_lost: int = 0
-    suspect: bool = False
+    suspicion: int = 0
     settlements: int = 0
     """Accepted settlements that finished the task: at most one, ever."""
 
@@ -65,18 +65,18 @@ class Oracle:
         else:
             task.status = "retry"
         if cause in ("completed", "rejected"):
-            task.suspect = False
+            task.suspicion = 0
         task.settlements += task.status in ("completed", "failed")
         task.lane = None
         return task.status
 
-    def release(self, task_id: UUID, claim: int, *, suspect: bool) -> bool:
+    def release(self, task_id: UUID, claim: int, *, suspicion: int) -> bool:
         task = self.tasks[task_id]
         if task.claim != claim or task.status != "running":
             return False
         task.attempts -= 1
         task.status = "retry" if task.attempts else "queued"
-        task.suspect = task.suspect or suspect
+        task.suspicion = max(task.suspicion, suspicion)
         task.lane = None
         return True
 

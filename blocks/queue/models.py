@@ -121,7 +121,7 @@ class TaskRow(BaseModel):
     timeout_s: float | None
     timed_out: int
     lease_lost: int
-    suspect: bool
+    suspicion: int
     locked_by: str | None
     locked_at: datetime | None
     run_after: datetime

@@ -226,20 +226,27 @@ class Queue(Inspection):
         return first | await self._settle(lane, batch, outcomes.take(range(middle, len(outcomes))))
 
     async def release(
-        self, lane: str, batch: Batch, *, cause: str, error: str, suspect: bool = False
+        self, lane: str, batch: Batch, *, cause: str, error: str, suspicion: int = 0
     ) -> list[str]:
         """Hand claimed tasks back, ready at once, with the attempt uncharged.
 
         Args:
             cause: Short name for the history: ``interrupted``, ``replica_lost``, ``unavailable``.
             error: One readable line for the history.
-            suspect: Mark them to be run alone from now on.
+            suspicion: 1: a replica died under them, 2: and again under few of them.
 
         Returns:
             Ids of those handed back; the others were stale.
         """
         rows = await self.pool.fetch(
-            statement("release"), batch.ids, batch.claims, cause, error, suspect, lane, timeout=SETTLE_TIMEOUT
+            statement("release"),
+            batch.ids,
+            batch.claims,
+            cause,
+            error,
+            suspicion,
+            lane,
+            timeout=SETTLE_TIMEOUT,
         )
         return [row["id"] for row in rows]
 

@@ -42,8 +42,8 @@ class Batch:
     drift_scores: list[float] = field(default_factory=list)
     timeouts: list[float | None] = field(default_factory=list)
     """Seconds; None means the organ's own timeout."""
-    suspects: list[bool] = field(default_factory=list)
-    """True: a replica died while this task and others were on it, so it runs alone."""
+    suspicions: list[int] = field(default_factory=list)
+    """0; 1: a replica died while this task and others were on it; 2: and again, with few others."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -133,6 +133,6 @@ class Outcomes:
 OUTCOME_COLUMNS = tuple(f.name for f in fields(Outcomes) if f.name != "waiting")
 
 
-def positions_where(flags: Sequence[bool], wanted: bool) -> list[int]:
-    """Indexes at which ``flags`` holds ``wanted``."""
-    return [i for i, flag in enumerate(flags) if flag is wanted]
+def positions_of(column: Sequence[object], wanted: object) -> list[int]:
+    """Indexes at which ``column`` holds ``wanted``."""
+    return [i for i, value in enumerate(column) if value == wanted]

@@ -17,4 +17,4 @@ SET status = 'running', claim = nextval('task_claims'), attempts = t.attempts + 
 FROM ready
 WHERE t.id = ready.id
 RETURNING t.id::text, t.claim, t.attempts, t.type, t.params::text AS params, t.description, t.domain,
-          t.drift_score, t.timeout_s, t.suspect
+          t.drift_score, t.timeout_s, t.suspicion

@@ -12,7 +12,7 @@ WITH reported AS (
         result = r.result::jsonb,
         error = r.error,
         timed_out = t.timed_out + (r.cause = 'timed_out')::int,
-        suspect = t.suspect AND r.cause NOT IN ('completed', 'rejected'),
+        suspicion = CASE WHEN r.cause IN ('completed', 'rejected') THEN 0 ELSE t.suspicion END,
         run_after = CASE
             WHEN r.cause IN ('completed', 'rejected') OR t.attempts >= t.max_attempts THEN t.run_after
             -- Half the delay is fixed and half is chance, so that tasks that failed together come back apart.

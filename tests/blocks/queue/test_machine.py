@@ -77,12 +77,12 @@ class QueueMachine(RuleBasedStateMachine):
         expected = self.oracle.expected_claim(lane, limit)
         batch = self.wait(self.queue.claim(lane, limit))
         assert {UUID(i) for i in batch.ids} == set(expected)
-        for task_id, claim, attempt, suspect in zip(
-            batch.ids, batch.claims, batch.attempts, batch.suspects, strict=True
+        for task_id, claim, attempt, suspicion in zip(
+            batch.ids, batch.claims, batch.attempts, batch.suspicions, strict=True
         ):
             self.oracle.claimed(lane, UUID(task_id), claim)
             assert attempt == self.oracle.tasks[UUID(task_id)].attempts
-            assert suspect == self.oracle.tasks[UUID(task_id)].suspect
+            assert suspicion == self.oracle.tasks[UUID(task_id)].suspicion
         if len(batch):
             self.held.append((lane, batch))
 
@@ -120,14 +120,16 @@ class QueueMachine(RuleBasedStateMachine):
         task.run_after = due
 
     @precondition(lambda self: self.held)
-    @rule(data=st.data(), suspect=st.booleans())
-    def release(self, data: st.DataObject, suspect: bool) -> None:
+    @rule(data=st.data(), suspicion=st.integers(0, 2))
+    def release(self, data: st.DataObject, suspicion: int) -> None:
         lane, batch = self.some_held(data)
-        released = self.wait(self.queue.release(lane, batch, cause="interrupted", error="x", suspect=suspect))
+        released = self.wait(
+            self.queue.release(lane, batch, cause="interrupted", error="x", suspicion=suspicion)
+        )
         expected = [
             task_id
             for task_id, claim in zip(batch.ids, batch.claims, strict=True)
-            if self.oracle.release(UUID(task_id), claim, suspect=suspect)
+            if self.oracle.release(UUID(task_id), claim, suspicion=suspicion)
         ]
         assert sorted(released) == sorted(expected)
 
@@ -165,7 +167,7 @@ class QueueMachine(RuleBasedStateMachine):
             ours = (task.status, task.attempts, task.claim, task.lane, task.timed_out, task.lease_lost)
             names = ("s", "attempts", "claim", "locked_by", "timed_out", "lease_lost")
             assert tuple(row[name] for name in names) == ours
-            assert (row["suspect"], row["run_after"]) == (task.suspect, task.run_after)
+            assert (row["suspicion"], row["run_after"]) == (task.suspicion, task.run_after)
             assert (row["finished_at"] is not None) == (row["s"] in ("completed", "failed"))
             assert task.settlements <= 1
             assert 0 <= row["attempts"] <= row["max_attempts"]

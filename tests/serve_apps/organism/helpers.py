@@ -38,7 +38,7 @@ def batch(*rows: tuple[str, Any] | tuple[str, Any, float]) -> dict[str, Any]:
         made.domains.append(None)
         made.drift_scores.append(0.0)
         made.timeouts.append(row[2] if len(row) > 2 else None)
-        made.suspects.append(False)
+        made.suspicions.append(0)
     return made.to_wire()
 
 

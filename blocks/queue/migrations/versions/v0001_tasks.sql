@@ -52,7 +52,7 @@ ALTER TABLE tasks
     ADD COLUMN IF NOT EXISTS timeout_s double precision,
     ADD COLUMN IF NOT EXISTS timed_out integer NOT NULL DEFAULT 0,
     ADD COLUMN IF NOT EXISTS lease_lost integer NOT NULL DEFAULT 0,
-    ADD COLUMN IF NOT EXISTS suspect boolean NOT NULL DEFAULT false,
+    ADD COLUMN IF NOT EXISTS suspicion smallint NOT NULL DEFAULT 0,
     ADD COLUMN IF NOT EXISTS finished_at timestamptz,
     ADD COLUMN IF NOT EXISTS elapsed_ms real,
     ADD COLUMN IF NOT EXISTS organ_id text,
@@ -166,6 +166,10 @@ COMMENT ON TABLE tasks IS
 -- step: note on attempts
 COMMENT ON COLUMN tasks.attempts IS
     'Attempts charged to the task, the running one included; interrupted and lease-lost ones are not.'
+
+-- step: note on suspicion
+COMMENT ON COLUMN tasks.suspicion IS
+    'A replica died with this task on it: 0 never, 1 it runs with few others, 2 it runs alone.'
 
 -- step: note on claim
 COMMENT ON COLUMN tasks.claim IS
