@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
-from blocks.queue.jsonb import encode
+from blocks.queue.jsonb import to_json
 
 Status: TypeAlias = Literal["created", "queued", "running", "completed", "failed", "cancelled", "retry"]
 FINISHED: tuple[Status, ...] = ("completed", "failed", "cancelled")
@@ -32,7 +32,7 @@ Text = Annotated[str, AfterValidator(_storable)]
 
 
 def _json_text(params: dict[str, Any]) -> dict[str, Any]:
-    encode(params, limit_bytes=PARAMS_LIMIT_BYTES)
+    to_json(params, limit_bytes=PARAMS_LIMIT_BYTES)
     return params
 
 

@@ -15,7 +15,7 @@ import asyncpg
 from blocks.errors import ConfigurationError, SchemaMismatch
 from blocks.queue.connection import CONNECT_TIMEOUT, unavailable
 from blocks.queue.inspection import Inspection
-from blocks.queue.jsonb import encode
+from blocks.queue.jsonb import to_json
 from blocks.queue.listener import Listener
 from blocks.queue.models import (
     PARAMS_LIMIT_BYTES,
@@ -123,7 +123,7 @@ class Queue(Inspection):
         columns: list[list[Any]] = [
             ids,
             [t.type for t in tasks],
-            [encode(t.params, limit_bytes=PARAMS_LIMIT_BYTES) for t in tasks],
+            [to_json(t.params, limit_bytes=PARAMS_LIMIT_BYTES) for t in tasks],
             [t.description for t in tasks],
             [t.domain for t in tasks],
             [t.drift_score for t in tasks],

@@ -6,8 +6,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
+from blocks.queue.jsonb import from_json
 from blocks.queue.wire import Batch
-from serve_apps.organism.encode import from_json
 from serve_apps.organism.gate import Ticket
 from serve_apps.organism.stream import Call
 from serve_apps.organism.threads import Work

@@ -18,10 +18,10 @@ from dataclasses import fields
 from typing import Any, TypeAlias
 
 from blocks.errors import ConfigurationError
+from blocks.queue.jsonb import from_json
 from blocks.queue.wire import Batch, Outcomes
 from serve_apps.organism import stream
 from serve_apps.organism.config import OrganConfig, OrganismConfig, parse_config
-from serve_apps.organism.encode import from_json
 from serve_apps.organism.errors import describe
 from serve_apps.organism.gate import Gate, Ticket
 from serve_apps.organism.introspection import ORGANISM

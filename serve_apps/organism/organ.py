@@ -16,9 +16,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
+from blocks.queue.jsonb import NotJson, to_json
 from blocks.queue.wire import Cause
 from serve_apps.organism.config import OrganConfig
-from serve_apps.organism.encode import NotJson, to_json
 from serve_apps.organism.errors import describe, harmless, is_permanent, place_of_coroutine, place_of_frame
 from serve_apps.organism.gate import Gate
 from serve_apps.organism.jobs import Job, Run

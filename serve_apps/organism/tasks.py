@@ -7,8 +7,8 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from blocks.queue.jsonb import NotJson, to_json
 from blocks.queue.wire import Batch
-from serve_apps.organism.encode import NotJson, to_json
 from serve_apps.organism.errors import harmless
 
 PARAMS_LIMIT_BYTES = 10_000_000
