@@ -1,0 +1,151 @@
+"""submit, tasks and migrate on a real Postgres, through the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from deployments import cli
+
+
+@pytest.fixture
+def organism(databases: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run a command on a fresh database; returns exit code, parsed standard output and standard error."""
+    monkeypatch.setenv("ORGANISM_DSN", asyncio.run(databases.create()))
+
+    def run(*arguments: str) -> tuple[int, Any, str]:
+        code = cli.run([*arguments, "--json"])
+        captured = capsys.readouterr()
+        return code, json.loads(captured.out), captured.err
+
+    return run
+
+
+def count(organism: Any) -> int:
+    return sum(organism("tasks", "list")[1]["counts"].values())
+
+
+def test_submit_list_show(organism: Any) -> None:
+    code, submitted, _ = organism("submit", "echo", "--params", '{"n": 1}', "--domain", "d", "--timeout", "5")
+    assert code == 0
+    [task_id] = submitted["ids"]
+    code, listed, _ = organism("tasks", "list", "--status", "queued", "--domain", "d")
+    assert [task["id"] for task in listed["tasks"]] == [task_id]
+    code, shown, _ = organism("tasks", "show", task_id[:12])
+    assert code == 0
+    assert (shown["params"], shown["timeout_s"], shown["status"]) == ({"n": 1}, 5.0, "queued")
+
+
+def test_submit_a_file(organism: Any, tmp_path: Path) -> None:
+    file = tmp_path / "tasks.jsonl"
+    file.write_text('{"type": "a"}\n\n{"type": "b", "params": {"x": "é"}, "priority": 3}\n')
+    code, submitted, _ = organism("submit", "--file", str(file))
+    assert (code, submitted["submitted"]) == (0, 2)
+    assert count(organism) == 2
+
+
+def test_a_bad_file_is_refused_whole_and_by_line(organism: Any, tmp_path: Path) -> None:
+    file = tmp_path / "tasks.jsonl"
+    lines = [
+        b'{"type": "fine"}',
+        b'{"type": "a", "params": {',
+        b'{"params": {}}',
+        b'{"type": "a", "params": []}',
+        b'"text"',
+        b'{"type": "a", "parms": {}}',
+        b'{"type": "\xff"}',
+    ]
+    file.write_bytes(b"\n".join(lines))
+    code, answer, _ = organism("submit", "--file", str(file))
+    assert code == 1
+    error = answer["error"]
+    assert "6 of 7 lines are bad, nothing was submitted" in error
+    assert "line 2: not JSON" in error
+    assert "line 3: type" in error
+    assert "line 4: params" in error
+    assert "(and 1 more)" in error
+    assert "\n" not in error
+    assert count(organism) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["submit"], "name a task type, or a file"),
+        (["submit", "a", "--file", "x"], "name a task type, or a file"),
+        (["submit", "--file", "/does/not/exist"], "cannot read /does/not/exist: No such file"),
+        (["submit", "--file", "/"], "cannot read /"),
+        (["submit", "--file", "/dev/null"], "holds no task"),
+        (["submit", "a", "--params", "{"], "--params: not JSON"),
+        (["submit", "a", "--params", "[]"], "params: Input should be a valid dictionary"),
+        (["submit", "a", "--params", '{"x": "\\u0000"}'], "NUL"),
+        (["submit", " "], "type:"),
+        (["submit", "a", "--max-attempts", "0"], "max_attempts:"),
+        (["submit", "a", "--timeout", "nan"], "timeout_s:"),
+        (["tasks", "list", "--status", "lost"], "there is no status 'lost'"),
+        (["tasks", "list", "--limit", "0"], "--limit 0"),
+        (["tasks", "show", "xyz"], "not a task id"),
+        (["tasks", "show", "abc"], "no task has the id abc"),
+    ],
+)
+def test_bad_input_is_one_line_that_says_what(organism: Any, arguments: list[str], error: str) -> None:
+    code, answer, _ = organism(*arguments)
+    assert code == 1
+    assert error in answer["error"]
+    assert answer["next_step"]
+    assert "\n" not in answer["error"] + answer["next_step"]
+
+
+def test_a_foreign_table_is_named_and_left_alone(
+    databases: Any, monkeypatch: pytest.MonkeyPatch, organism: Any
+) -> None:
+    dsn = asyncio.run(databases.create(migrated=False))
+
+    async def execute(sql: str) -> Any:
+        connection = await asyncpg.connect(dsn)
+        try:
+            return await connection.fetchval(sql)
+        finally:
+            await connection.close()
+
+    asyncio.run(execute("CREATE TABLE tasks (id serial, title text)"))
+    monkeypatch.setenv("ORGANISM_DSN", dsn)
+    code, answer, _ = organism("migrate")
+    assert code == 1
+    assert "column id is integer, expected uuid" in answer["error"]
+    code, answer, _ = organism("submit", "a")
+    assert code == 1
+    assert "organism migrate" in answer["next_step"]
+    assert asyncio.run(execute("SELECT count(*) FROM tasks")) == 0
+
+
+@pytest.mark.parametrize("command", [["submit", "a"], ["tasks", "list"], ["migrate"]])
+@pytest.mark.parametrize(
+    ("dsn", "error"),
+    [
+        ("postgresql://me:hunter2@127.0.0.1:1/db", "cannot reach Postgres at 127.0.0.1:1/db"),
+        ("mysql://me:hunter2@127.0.0.1/db", "cannot reach Postgres"),
+        ("nonsense", "cannot reach Postgres"),
+    ],
+)
+def test_a_wrong_database_is_one_line_without_its_password(
+    organism: Any, monkeypatch: pytest.MonkeyPatch, command: list[str], dsn: str, error: str
+) -> None:
+    monkeypatch.setenv("ORGANISM_DSN", dsn)
+    code, answer, err = organism(*command)
+    assert code == 1
+    assert error in answer["error"]
+    assert "ORGANISM_DSN" in answer["next_step"]
+    assert "hunter2" not in json.dumps(answer) + err
+
+
+def test_no_database_at_all_says_what_to_start(organism: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ORGANISM_DSN")
+    code, answer, _ = organism("tasks", "list")
+    assert code == 1
+    assert "organism up" in answer["next_step"]
