@@ -111,6 +111,9 @@ def load_settings() -> Settings:
         first = error.errors(include_url=False, include_context=False)[0]
         place = str(first["loc"][0])
         variable = place if place.isupper() else f"ORGANISM_{place.upper()}"
+        if variable not in os.environ:
+            olders = (older for older, name in OLDER_NAMES.items() if name == variable)
+            variable = next((older for older in olders if older in os.environ), variable)
         raise ConfigurationError(
             f"{variable}={os.environ.get(variable, '')!r}: {first['msg']}", f"correct or unset {variable}"
         ) from None

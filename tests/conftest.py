@@ -25,6 +25,7 @@ os.environ["ORGANISM_HOME"] = tempfile.mkdtemp(prefix="organism-none-")
 os.environ["DO_NOT_TRACK"] = "1"
 # Before anything imports Ray: the stack is on 127.0.0.1, which Ray would else take for the outer address.
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+os.environ["RAY_AUTH_MODE"] = "token"  # read when Ray is imported, too
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 
 import asyncpg
