@@ -115,10 +115,14 @@ class RayCluster(NamedBlock):
 
 def _hush() -> None:
     """Keep Ray's remarks on itself off the terminals of people who asked for something else."""
-
     # That it does not replace our SIGTERM handler, which is what we want.
     logging.getLogger("ray._private.worker").setLevel(logging.ERROR)
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    # A filter, because Serve sets the level of its logger anew when it is first used.
+    logging.getLogger("ray.serve").addFilter(_is_a_warning)
+
+
+def _is_a_warning(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING
 
 
 async def _init(address: str) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-import sys
 import sysconfig
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -17,6 +15,7 @@ from pydantic import BaseModel
 from blocks.queue import NewTask, Queue, TaskResult
 from blocks.settings import Settings
 from blocks.stack import queue_dsn
+from deployments.flow_runs import outcome
 
 MOST_COMPLEX = 5
 POLL_S = 0.3
@@ -117,9 +116,7 @@ async def run(settings: Settings, on_progress: Callable[[int, int], None]) -> De
         await queue.submit(tasks)
         watching = asyncio.create_task(_watch(queue, domain, len(tasks), on_progress))
         try:
-            # Ray prints what it has to say of dead workers to standard output, which is for the report.
-            with redirect_stdout(sys.stderr):
-                await dispatch(until_empty=True)
+            await outcome(dispatch(until_empty=True))
         finally:
             watching.cancel()
         seconds = time.monotonic() - started

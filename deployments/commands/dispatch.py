@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import redirect_stdout
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -28,23 +26,17 @@ async def dispatch(
     # Importing flows points Prefect and Ray at the embedded stack, so it comes before Prefect.
     import flows.dispatch as flow  # isort: skip
 
-    from prefect.exceptions import CancelledRun, FailedRun, ParameterTypeError
-
-    from blocks.errors import ConfigurationError, OrganismError
+    from deployments.flow_runs import Stopped, outcome
 
     try:
-        # Ray prints what it has to say of dead workers to standard output, which is for the result.
-        with redirect_stdout(sys.stderr):
-            summary = await flow.dispatch(
+        summary = await outcome(
+            flow.dispatch(
                 lanes=lanes, until_empty=until_empty, max_seconds=max_seconds, batch_size=batch_size
             )
-    except CancelledRun as stopped:
-        show({"stopped": str(stopped)}, as_json, str(stopped))
+        )
+    except Stopped as stopped:
+        show({"stopped": stopped.what}, as_json, stopped.what)
         return INTERRUPTED
-    except FailedRun as failed:
-        raise OrganismError(str(failed), "look at the run's page in the Prefect UI") from None
-    except ParameterTypeError as wrong:
-        raise ConfigurationError(str(wrong), "see `organism dispatch --help`") from None
     text = (
         f"{summary.completed} completed, {summary.failed} dead letters, {summary.retried} retried, "
         f"{summary.released} handed back in {summary.seconds:.1f} s ({summary.tasks_per_second:g} tasks/s)"

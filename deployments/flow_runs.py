@@ -1,0 +1,38 @@
+"""Running a flow in this process, with its failures as errors that say what to do."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable
+from contextlib import redirect_stdout
+from typing import TypeVar
+
+from blocks.errors import ConfigurationError, OrganismError
+
+T = TypeVar("T")
+
+
+class Stopped(OrganismError):
+    """The run was stopped in good order, by a signal or from the Prefect UI."""
+
+
+async def outcome(run: Awaitable[T]) -> T:
+    """What a flow called in this process returns.
+
+    Raises:
+        Stopped: It was cancelled, and drained.
+        ConfigurationError: A parameter is wrong.
+        OrganismError: It failed.
+    """
+    from prefect.exceptions import CancelledRun, FailedRun, ParameterTypeError
+
+    try:
+        # Ray prints what it has to say of dead workers to standard output, which is for results.
+        with redirect_stdout(sys.stderr):
+            return await run
+    except CancelledRun as stopped:
+        raise Stopped(str(stopped), "its tasks were handed back; run it again to go on") from None
+    except FailedRun as failed:
+        raise OrganismError(str(failed), "look at the run's page in the Prefect UI") from None
+    except ParameterTypeError as wrong:
+        raise ConfigurationError(str(wrong), "see the command's --help") from None
