@@ -1,4 +1,4 @@
-"""Take the pictures of the README: the newest dispatch run of a running stack, in headless Chromium.
+"""Take the picture of the README: the newest dispatch run of a running stack, in headless Chromium.
 
     organism demo --keep && python docs/screenshots.py
 
@@ -66,6 +66,4 @@ async def newest_run() -> str:
 
 
 if __name__ == "__main__":
-    page = asyncio.run(newest_run())
-    take(page, "flow-run", height=1150)
-    take(f"{page}?tab=Artifacts", "flow-run-artifacts", height=900)
+    take(asyncio.run(newest_run()), "flow-run", height=1150)

@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -63,6 +63,12 @@ class LaneSummary:
     """Outcomes refused because somebody else holds the task by now."""
     calls: int = 0
     seconds: float = 0.0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.completed} completed, {self.failed} dead letters, {self.retried} to be retried, "
+            f"{self.released} handed back, {self.stale} stale; {self.calls} calls in {self.seconds:.1f} s"
+        )
 
     @property
     def settled(self) -> int:
@@ -390,4 +396,4 @@ class Lane:
             await self._lease.close()
         except TRANSIENT_ERRORS as error:
             self._logger.warning("could not close the lease, it will expire: %s", error)
-        self._logger.info("lane %s ended: %s", self.id, asdict(self.summary))
+        self._logger.info("lane %s ended: %s", self.id, self.summary)
