@@ -39,11 +39,14 @@ class Organism(NamedBlock):
     )
     silence_s: float = Field(
         default=30.0,
+        title="Silence (seconds)",
         gt=0,
         le=600,
         description="A call without any sign of life for this long is given up; replicas send one every 2 s.",
     )
-    health_timeout_s: float = Field(default=10.0, gt=0, le=600, description="Longest wait for health().")
+    health_timeout_s: float = Field(
+        default=10.0, title="Health timeout (seconds)", gt=0, le=600, description="Longest wait for health()."
+    )
 
     def client(self) -> OrganismClient:
         """A client for a process that is connected to Ray."""

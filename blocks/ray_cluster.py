@@ -54,6 +54,7 @@ class RayCluster(NamedBlock):
     )
     lane_cpus: float = Field(
         default=0.1,
+        title="CPUs a lane",
         ge=0,
         le=64,
         description="CPUs Ray sets aside for a lane. Lanes wait more than they work; a whole CPU each would "

@@ -37,12 +37,25 @@ class TaskQueue(NamedBlock):
         description="postgresql://user:password@host:port/name. Empty: ORGANISM_DSN, then the embedded one.",
     )
     lease_seconds: float | None = Field(
-        default=None, gt=0.5, le=3600, description="A lane silent for this long loses its tasks."
+        default=None,
+        title="Lease (seconds)",
+        gt=0.5,
+        le=3600,
+        description="A lane silent for this long loses its tasks.",
     )
     backoff_base_s: float = Field(
-        default=1.0, gt=0, le=3600, description="Delay before the second attempt; doubles from there."
+        default=1.0,
+        title="Backoff, first delay (seconds)",
+        gt=0,
+        le=3600,
+        description="Delay before the second attempt; doubles from there.",
     )
-    backoff_cap_s: float = Field(default=300.0, gt=0, description="Longest delay between two attempts.")
+    backoff_cap_s: float = Field(
+        default=300.0,
+        title="Backoff, longest delay (seconds)",
+        gt=0,
+        description="Longest delay between two attempts.",
+    )
 
     def pinned(self) -> TaskQueue:
         """A copy with every empty field filled in, to be handed to a process with another environment.
