@@ -10,6 +10,8 @@ from typing import TypeVar
 from blocks.errors import ConfigurationError, OrganismError
 
 T = TypeVar("T")
+INTERRUPTED = 130
+"""Exit code of a command whose flow was stopped."""
 
 
 class Stopped(OrganismError):

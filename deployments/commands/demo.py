@@ -29,6 +29,7 @@ async def demo(
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
     from blocks.settings import load_settings
     from deployments.demo import run
+    from deployments.flow_runs import INTERRUPTED, Stopped
     from deployments.local import start, stop
 
     settings = load_settings()
@@ -41,6 +42,8 @@ async def demo(
         result = {**report.model_dump(), "kept": kept, "addresses": _addresses(stack)}
         show(result, as_json, _text(report, stack, kept=kept))
         return 1 if report.surprises else 0
+    except Stopped:
+        return INTERRUPTED
     finally:
         if not keep and not joined:
             with progress_display(as_json) as progress:

@@ -8,8 +8,6 @@ from cyclopts import Parameter
 
 from deployments.output import AsJson, show
 
-INTERRUPTED = 130
-
 
 async def dispatch(
     *,
@@ -26,7 +24,7 @@ async def dispatch(
     # Importing flows points Prefect and Ray at the embedded stack, so it comes before Prefect.
     import flows.dispatch as flow  # isort: skip
 
-    from deployments.flow_runs import Stopped, outcome
+    from deployments.flow_runs import INTERRUPTED, Stopped, outcome
 
     try:
         summary = await outcome(

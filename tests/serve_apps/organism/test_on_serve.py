@@ -1,0 +1,86 @@
+"""The organism as deployed on a real Ray Serve: its handle methods and its HTTP routes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+import ray
+from ray import serve
+
+from blocks.organism import Organism
+from blocks.queue import Batch
+from blocks.ray_cluster import RayCluster
+from tests.stack import Stack
+
+pytestmark = [pytest.mark.anyio, pytest.mark.stack]
+OUTCOME_FIELDS = {
+    "task_id",
+    "success",
+    "result",
+    "error",
+    "retryable",
+    "path",
+    "organ_id",
+    "elapsed_ms",
+}
+
+
+@pytest.fixture
+async def handle(stack: Stack) -> Any:
+    await RayCluster().connect()
+    assert ray.is_initialized()
+    return serve.get_deployment_handle("OrganismManager", app_name="organism")
+
+
+async def test_one_task_through_the_handle(handle: Any) -> None:
+    outcome = await handle.handle_incoming_task.remote({"task_id": "t", "type": "echo", "params": {"n": 1}})
+    assert set(outcome) == OUTCOME_FIELDS
+    assert (outcome["task_id"], outcome["success"], outcome["result"]) == ("t", True, {"n": 1})
+    outcome = await handle.handle_incoming_task.remote({"task_id": "t", "type": "nope"})
+    assert (outcome["success"], outcome["retryable"]) == (False, False)
+
+
+async def test_health_and_status_through_the_client(handle: Any) -> None:
+    client = Organism().client()
+    health = await client.health()
+    assert health["status"] == "healthy"
+    assert health["organism_initialized"] is True
+    assert "evidence" in (await client.status())["task_types"]
+
+
+async def test_a_batch_through_the_client_begins_before_it_runs(handle: Any) -> None:
+    size = 300
+    batch = Batch(
+        ids=[str(n) for n in range(size)],
+        claims=list(range(size)),
+        attempts=[1] * size,
+        types=["echo"] * (size - 1) + ["nope"],
+        params=['{"n": 1}'] * size,
+        descriptions=[None] * size,
+        domains=[None] * size,
+        drift_scores=[0.0] * size,
+        timeouts=[None] * size,
+        suspicions=[0] * size,
+    )
+    chunks = [chunk async for chunk in Organism().client().call(batch, exclusive=True)]
+    begun = [chunk for chunk in chunks if not chunk.waiting]
+    assert len(begun[0]) == 0
+    causes = {p: cause for chunk in chunks for p, cause in zip(chunk.positions, chunk.causes, strict=True)}
+    assert len(causes) == size
+    assert causes.pop(size - 1) == "rejected"
+    assert set(causes.values()) == {"completed"}
+
+
+def test_the_http_routes(stack: Stack) -> None:
+    with httpx.Client(base_url=stack.state.organism_url, trust_env=False) as client:
+        assert client.get("/health").json()["organism_initialized"] is True
+        assert "echo" in client.get("/status").json()["task_types"]
+        answer = client.post("/handle-task", json={"task_id": "t", "type": "echo", "params": {"n": 1}})
+        assert answer.status_code == 200
+        assert answer.json()["result"] == {"n": 1}
+        for bad in (b"{", b"[]", b'{"type": 1}', b"\xff"):
+            answer = client.post("/handle-task", content=bad, headers={"content-type": "application/json"})
+            assert answer.status_code == 422
+            assert answer.json()["error"]
