@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Self
 
-from prefect.blocks.core import Block
-from prefect.settings import PREFECT_API_URL
-
 from blocks.errors import ConfigurationError
+from blocks.settings import load_settings
+from blocks.stack import join_stack
+
+# Before Prefect, which reads its settings when it is imported.
+join_stack(load_settings().home)
+
+from prefect.blocks.core import Block  # noqa: E402
+from prefect.settings import PREFECT_API_URL  # noqa: E402
 
 DEFAULT = "default"
 

@@ -107,6 +107,7 @@ async def run(settings: Settings, on_progress: Callable[[int, int], None]) -> De
         on_progress: Called with tasks done and tasks submitted.
     """
     # Now that the stack is up: importing flows is what points Prefect and Ray at it.
+    from blocks.ray_cluster import RayCluster
     from flows.dispatch import dispatch
 
     domain = f"demo-{time.time_ns():x}"
@@ -119,6 +120,7 @@ async def run(settings: Settings, on_progress: Callable[[int, int], None]) -> De
             await outcome(dispatch(until_empty=True))
         finally:
             watching.cancel()
+            await RayCluster.disconnect()
         seconds = time.monotonic() - started
         rows = await queue.results(domain)
     on_progress(sum(row.finished_at is not None for row in rows), len(tasks))

@@ -72,25 +72,31 @@ class Stack:
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
+def running_stack() -> Iterator[Stack]:
     """A real Postgres, Ray with the tests' organism, and Prefect server."""
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
     home = Path(tempfile.mkdtemp(prefix="organism-stack-"))
     home.chmod(0o711)
     stack = Stack(home)
     try:
         stack.run("up")
-        ours = {**environment_of(stack.state), "ORGANISM_HOME": str(home), "ORGANISM_LEASE_SECONDS": "3"}
-        before = {name: os.environ.get(name) for name in ours}
-        os.environ.update(ours)
-        with temporary_settings({PREFECT_API_URL: stack.state.prefect_api_url}):
-            yield stack
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        yield stack
     finally:
         stack.run("down")
         shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def stack(running_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
+    """The running stack, with this process pointed at it for the length of a test."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    state = running_stack.state
+    for name, value in environment_of(state).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("ORGANISM_HOME", str(running_stack.home))
+    monkeypatch.setenv("ORGANISM_LEASE_SECONDS", "3")
+    with temporary_settings({PREFECT_API_URL: state.prefect_api_url}):
+        yield running_stack
 
 
 @pytest.fixture
