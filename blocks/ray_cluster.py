@@ -88,16 +88,6 @@ class RayCluster(NamedBlock):
                 "check that RAY_AUTH_MODE and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH are the cluster's",
             ) from None
 
-    @staticmethod
-    async def disconnect() -> None:
-        """Disconnect this process from Ray. Necessary before its cluster is stopped on purpose.
-
-        A driver that outlives its cluster tries to reach it for 60 s; then Ray ends the process, with code 1.
-        """
-        import ray
-
-        await asyncio.to_thread(ray.shutdown)
-
     def lane_options(self) -> dict[str, Any]:
         """Ray options of a lane."""
         return {

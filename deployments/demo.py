@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import statistics
+import sys
 import sysconfig
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import orjson
 from pydantic import BaseModel
 
+from blocks.errors import OrganismError
 from blocks.queue import NewTask, Queue, TaskResult
 from blocks.settings import Settings
 from blocks.stack import queue_dsn
-from deployments.flow_runs import outcome
 
 MOST_COMPLEX = 5
 POLL_S = 0.3
@@ -106,10 +109,6 @@ async def run(settings: Settings, on_progress: Callable[[int, int], None]) -> De
         settings: Of a running stack.
         on_progress: Called with tasks done and tasks submitted.
     """
-    # Now that the stack is up: importing flows is what points Prefect and Ray at it.
-    from blocks.ray_cluster import RayCluster
-    from flows.dispatch import dispatch
-
     domain = f"demo-{time.time_ns():x}"
     tasks = await asyncio.to_thread(make_tasks, domain, settings.home / "demo-does-not-parse.py")
     async with Queue(queue_dsn(settings).get_secret_value()) as queue:
@@ -117,14 +116,49 @@ async def run(settings: Settings, on_progress: Callable[[int, int], None]) -> De
         await queue.submit(tasks)
         watching = asyncio.create_task(_watch(queue, domain, len(tasks), on_progress))
         try:
-            await outcome(dispatch(until_empty=True))
+            await _dispatch(settings)
         finally:
             watching.cancel()
-            await RayCluster.disconnect()
         seconds = time.monotonic() - started
         rows = await queue.results(domain)
     on_progress(sum(row.finished_at is not None for row in rows), len(tasks))
     return _report(rows, len(tasks), seconds)
+
+
+async def _dispatch(settings: Settings) -> None:
+    """Run the dispatch flow, in a process of its own.
+
+    A process that has talked to Ray and to Prefect does not outlive them well: Ray ends it 60 s after its
+    cluster is gone, and Prefect's log sender waits as long for its server. The demo stops both.
+
+    Raises:
+        OrganismError: The flow failed.
+    """
+    command = [sys.executable, "-P", "-m", "deployments.cli", "dispatch", "--until-empty", "--json"]
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        # Lanes report through Prefect's API as ever; on this terminal only what is wrong is of interest.
+        env={
+            **os.environ,
+            "ORGANISM_HOME": str(settings.home),
+            "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
+        },
+        stdout=asyncio.subprocess.PIPE,
+        # A Ctrl-C on the terminal is ours to pass on.
+        start_new_session=True,
+    )
+    try:
+        output, _ = await process.communicate()
+    except BaseException:
+        process.terminate()
+        await process.wait()
+        raise
+    if process.returncode != 0:
+        answer = orjson.loads(output or b"{}")
+        raise OrganismError(
+            answer.get("error") or f"the dispatch flow ended with code {process.returncode}",
+            answer.get("next_step") or f"read the logs in {settings.home / 'logs'}",
+        )
 
 
 async def _watch(queue: Queue, domain: str, total: int, on_progress: Callable[[int, int], None]) -> None:

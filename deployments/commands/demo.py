@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -25,11 +24,8 @@ async def demo(
     do four that must fail. Exit code 1 if anything came out other than submitted. A stack that was up already
     is used and left up.
     """
-    # Lanes report through Prefect's API as ever; on this terminal only what is wrong is of interest.
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
     from blocks.settings import load_settings
     from deployments.demo import run
-    from deployments.flow_runs import INTERRUPTED, Stopped
     from deployments.local import start, stop
 
     settings = load_settings()
@@ -42,8 +38,6 @@ async def demo(
         result = {**report.model_dump(), "kept": kept, "addresses": _addresses(stack)}
         show(result, as_json, _text(report, stack, kept=kept))
         return 1 if report.surprises else 0
-    except Stopped:
-        return INTERRUPTED
     finally:
         if not keep and not joined:
             with progress_display(as_json) as progress:
