@@ -25,7 +25,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled, Completed, Failed
 from pydantic import BaseModel, Field
 
-from blocks.errors import ConfigurationError, OrganismUnavailable
+from blocks.errors import ConfigurationError, OrganismError, OrganismUnavailable
 from blocks.organism import Organism
 from blocks.queue import Queue
 from blocks.queue.connection import TRANSIENT_ERRORS
@@ -117,30 +117,35 @@ async def dispatch(
             "no Prefect server for the lanes to report to: PREFECT_API_URL is not set",
             "run `organism up`, or set PREFECT_API_URL before importing this flow",
         )
-    queue_block = (await TaskQueue.named(queue)).pinned()
-    organism_block = await Organism.named(organism)
-    ray_block = await RayCluster.named(cluster)
-    async with queue_block.open(application_name="organism-dispatch", connections=2) as open_queue:
-        await ray_block.connect()
-        health = await organism_block.client().health()
-        if not health.get("organism_initialized"):
-            raise OrganismUnavailable(
-                f"the organism is {health.get('status')}: not initialized", "look at `organism status`"
+    try:
+        queue_block = (await TaskQueue.named(queue)).pinned()
+        organism_block = await Organism.named(organism)
+        ray_block = await RayCluster.named(cluster)
+        async with queue_block.open(application_name="organism-dispatch", connections=2) as open_queue:
+            await ray_block.connect()
+            health = await organism_block.client().health()
+            if not health.get("organism_initialized"):
+                raise OrganismUnavailable(
+                    f"the organism is {health.get('status')}: not initialized", "look at `organism status`"
+                )
+            options = LaneOptions(
+                run=str(runtime.flow_run.id),
+                batch_size=batch_size or settings.batch_size,
+                calls_in_flight=calls_in_flight,
+                until_empty=until_empty,
+                max_seconds=max_seconds,
+                grace_s=GRACE_S,
             )
-        options = LaneOptions(
-            run=str(runtime.flow_run.id),
-            batch_size=batch_size or settings.batch_size,
-            calls_in_flight=calls_in_flight,
-            until_empty=until_empty,
-            max_seconds=max_seconds,
-            grace_s=GRACE_S,
-        )
 
-        def start_lane(number: int) -> LaneRun:
-            timeout_s = None if max_seconds is None else max_seconds + GRACE_S + LANE_OVERTIME_S
-            return LaneRun(number, ray_block, queue_block, organism_block, options, timeout_s=timeout_s)
+            def start_lane(number: int) -> LaneRun:
+                timeout_s = None if max_seconds is None else max_seconds + GRACE_S + LANE_OVERTIME_S
+                return LaneRun(number, ray_block, queue_block, organism_block, options, timeout_s=timeout_s)
 
-        return await _Supervisor(open_queue, options, start_lane, lanes).run()  # type: ignore[return-value]
+            return await _Supervisor(open_queue, options, start_lane, lanes).run()  # type: ignore[return-value]
+    except OrganismError as error:
+        # Returned, and raised by Prefect where the flow was called: raised here it would be logged with a
+        # traceback, and what it says is one line.
+        return Failed(message=str(error), data=error)  # type: ignore[return-value]
 
 
 class _Supervisor:

@@ -24,8 +24,17 @@ async def dispatch(
     # Importing flows points Prefect and Ray at the embedded stack, so it comes before Prefect.
     import flows.dispatch as flow  # isort: skip
 
+    from prefect.settings import PREFECT_API_URL
+
+    from blocks.errors import ConfigurationError
     from deployments.flow_runs import INTERRUPTED, Stopped, outcome
 
+    if not PREFECT_API_URL.value():
+        # Before the flow is called: Prefect would start a server of its own to record that it fails.
+        raise ConfigurationError(
+            "no Prefect server is configured and no embedded stack is up",
+            "run `organism up`, or set PREFECT_API_URL",
+        )
     try:
         summary = await outcome(
             flow.dispatch(
