@@ -82,8 +82,6 @@ class OrganismClient:
                 outcomes = Outcomes.from_wire(wire)
                 begun = begun or not outcomes.waiting
                 yield outcomes
-        except (GeneratorExit, asyncio.CancelledError):
-            raise
         except Exception as error:
             raise self._explain(error, begun=begun, exclusive=exclusive) from None
         finally:

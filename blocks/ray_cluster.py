@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
 import threading
 from typing import Any, ClassVar, Self
 
@@ -166,7 +165,7 @@ async def _reach(address: str) -> None:
         async with asyncio.timeout(REACH_TIMEOUT):
             _, writer = await asyncio.open_connection(host, int(port))
         writer.close()
-    except (OSError, TimeoutError, socket.gaierror) as error:
+    except OSError as error:
         raise ConfigurationError(
             f"no Ray at {address}: {error or f'no answer within {REACH_TIMEOUT:g} s'}",
             "start it (`organism up`, or your own cluster), or correct RAY_ADDRESS",

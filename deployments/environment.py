@@ -56,7 +56,7 @@ def base_environment(settings: Settings, stack: StackState) -> dict[str, str]:
     }
 
 
-def postgres_environment(settings: Settings, stack: StackState) -> dict[str, str]:
+def postgres_environment(stack: StackState) -> dict[str, str]:
     """For Postgres, which needs nothing of ours but to be found again."""
     return {
         STACK_ID: stack.stack_id,

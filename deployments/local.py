@@ -212,7 +212,7 @@ class _Start:
             dsn = self.settings.dsn.get_secret_value()
         elif "postgres" not in kept:
             async with self._timed("postgres"):
-                child = await self.embedded.start(postgres_environment(self.settings, stack))
+                child = await self.embedded.start(postgres_environment(stack))
                 self._remember(stack, child)
                 await self.embedded.wait_ready(child)
         async with self._timed("tables"):

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,10 +33,6 @@ class App:
     python_path: list[Path]
 
 
-def _available() -> bool:
-    return find_spec("serve_apps.organism.deploy") is not None
-
-
 async def load(settings: Settings) -> App:
     """Read the organism's configuration, before anything is started.
 
@@ -45,8 +40,6 @@ async def load(settings: Settings) -> App:
         ConfigurationError: It is wrong; the message says where.
     """
     folders = [settings.config.parent] if settings.config else []
-    if not _available():
-        return App(None, folders)
     from serve_apps.organism.config import load_config
 
     config = await asyncio.to_thread(load_config, settings.config)
@@ -62,8 +55,6 @@ async def deploy(app: App, stack: StackState, on_progress: Callable[[str], None]
     Raises:
         OrganismError: It cannot be deployed, or does not run in time.
     """
-    if not _available():
-        return
     from serve_apps.organism.deploy import deploy as put
     from serve_apps.organism.deploy import serve_config, wait_until_running
 
@@ -86,8 +77,6 @@ async def wait_until_healthy(client: httpx.AsyncClient, stack: StackState) -> No
     Raises:
         StackError: There was none in time.
     """
-    if not _available():
-        return
     deadline = time.monotonic() + FIRST_ANSWER
     while not (answer := await check_organism(client, stack)).ok:
         if time.monotonic() > deadline:
