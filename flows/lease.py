@@ -1,20 +1,41 @@
-"""A lane's lease: kept by heartbeat, and given up by our own clock before anybody else can take it."""
+"""A lane's lease: renewed from a thread of its own, given up by our own clock before anybody can take it."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import asyncpg
 
 from blocks.errors import QueueUnavailable
 from blocks.queue import Queue
-from blocks.queue.connection import TRANSIENT_ERRORS
+from blocks.queue.connection import TRANSIENT_ERRORS, connect
 
 RENEWALS_A_LEASE = 3
+RENEWAL_TIMEOUT_S = 3.0
+"""Longest wait for one renewal, connecting included: an answer that late leaves time for another try."""
 RETRY_S = 0.2
+TICK_S = 1.0
+"""How often the lane's event loop shows that it runs."""
+LOOP_STUCK_S = 60.0
+"""A lane whose event loop has not run for so long is renewed no more. A blocked loop is usually a long
+computation that will end, and taking its tasks away would only run them twice; but one that never ends
+(a deadlock, an endless loop) would hold its tasks for ever behind a heartbeat that proves nothing."""
 
 T = TypeVar("T")
+
+
+def clock() -> float:
+    """Seconds that never run backwards, and go on while the process or the whole machine is suspended."""
+    # time.monotonic stands still on Linux while the machine sleeps, and the database's clock does not.
+    return time.clock_gettime(_CLOCK) if _CLOCK is not None else time.monotonic()
+
+
+_CLOCK: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 
 
 class LaneLost(QueueUnavailable):
@@ -24,12 +45,16 @@ class LaneLost(QueueUnavailable):
 class Lease:
     """The lease of one lane.
 
+    The heartbeat's thread renews it on a connection of its own, so neither a blocked event loop nor a pool
+    without a free connection lets it lapse. It ends when the database says so, or when our clock says that it
+    may have been given away: the event loop looks while it runs, and every write looks for itself.
+
     Args:
         queue: An open queue.
         lane: Id of the lane, fresh for every lane, so that a namesake can never pass for it.
         run: The dispatch run it belongs to.
-        on_lost: Called once, when the lease is past or somebody took the tasks back.
-        on_stop: Called when the lane is asked to stop.
+        on_lost: Called once in the event loop, when the lease is past or somebody took the tasks back.
+        on_stop: Called in the event loop when the lane is asked to stop, perhaps more than once.
     """
 
     def __init__(
@@ -46,9 +71,16 @@ class Lease:
         self._run = run
         self._on_lost = on_lost
         self._on_stop = on_stop
-        self._until = 0.0
         self.lost: str | None = None
         """Why it was lost, or None."""
+        # Written by one thread and read by the other; each is a single assignment.
+        self._until = 0.0
+        self._ticked = 0.0
+        self._taken_back = False
+        self._stop_asked = False
+        self._trouble = "this process did not run"
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
 
     @property
     def interval(self) -> float:
@@ -57,34 +89,45 @@ class Lease:
 
     async def open(self) -> None:
         """Register the lane."""
-        sent = time.monotonic()
+        sent = clock()
         await self._queue.register(self._lane, run=self._run)
+        # Counted from before the request, here as at every renewal: the database may have dated the lease at
+        # any moment since.
         self._until = sent + self._queue.lease_s
 
     async def keep(self, settled: Callable[[], int]) -> None:
-        """Renew until cancelled or lost.
+        """Keep the lease until cancelled or lost.
 
         Args:
-            settled: Tasks the lane has settled so far, for whoever looks at the lane.
+            settled: Tasks the lane has settled so far, for whoever looks at the lane. Called from the
+                heartbeat's thread.
         """
-        delay = self.interval
-        while True:
-            await asyncio.sleep(delay)
-            sent = time.monotonic()
-            try:
-                stop = await self._queue.renew(self._lane, settled=settled())
-            except TRANSIENT_ERRORS as error:
-                delay = RETRY_S
-                if time.monotonic() > self._until:
-                    return self._lose(f"no renewal for {self._queue.lease_s:g} s: {error}")
-                continue
-            if stop is None:
-                return self._lose("its tasks were taken back")
-            # Counted from before the request: the database may have dated it at any moment since.
-            self._until = sent + self._queue.lease_s
-            delay = self.interval
-            if stop:
-                self._on_stop()
+        loop = asyncio.get_running_loop()
+        news = asyncio.Event()
+
+        def tell() -> None:
+            with suppress(RuntimeError):  # the loop is closed by now
+                loop.call_soon_threadsafe(news.set)
+
+        self._ticked = clock()
+        self._thread = threading.Thread(
+            # A daemon, because a process that wants to end must not wait for Postgres.
+            target=self._beat,
+            args=(settled, tell),
+            name=f"{self._lane}-heartbeat",
+            daemon=True,
+        )
+        self._thread.start()
+        try:
+            while not self._is_past():
+                if self._stop_asked:
+                    self._on_stop()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(news.wait(), min(TICK_S, max(self._until - clock(), 0)))
+                news.clear()
+                self._ticked = clock()
+        finally:
+            self._closing.set()
 
     async def write(self, write: Callable[[], Awaitable[T]]) -> T:
         """Make a write, again while Postgres is away and the lease may still be ours.
@@ -93,18 +136,20 @@ class Lease:
             LaneLost: The lease is past; whatever is written now would be refused anyway.
         """
         while True:
-            if self.lost:
+            # Asked here and not only told: after a freeze this may run before anything else in the process.
+            if self._is_past():
                 raise self.error()
             try:
                 return await write()
             except TRANSIENT_ERRORS as error:
-                if time.monotonic() > self._until:
-                    self._lose(f"a write failed until the lease was past: {error}")
-                else:
-                    await asyncio.sleep(RETRY_S)
+                self._trouble = f"a write failed: {error}"
+                await asyncio.sleep(RETRY_S)
 
     async def close(self) -> None:
         """End the lease; if Postgres cannot be reached it will expire."""
+        self._closing.set()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
         if not self.lost:
             await self._queue.deregister(self._lane)
 
@@ -115,7 +160,65 @@ class Lease:
             "its tasks go to another lane; look at Postgres and at the load of this machine",
         )
 
-    def _lose(self, why: str) -> None:
+    def _is_past(self) -> bool:
         if self.lost is None:
-            self.lost = why
-            self._on_lost(why)
+            if self._taken_back:
+                self._lose("its tasks were taken back")
+            elif clock() > self._until:
+                self._lose(f"no renewal for {self._queue.lease_s:g} s: {self._trouble}")
+        return self.lost is not None
+
+    def _lose(self, why: str) -> None:
+        self.lost = why
+        self._on_lost(why)
+
+    # The heartbeat's thread
+
+    def _beat(self, settled: Callable[[], int], tell: Callable[[], None]) -> None:
+        connection: asyncpg.Connection[Any] | None = None
+
+        async def renew() -> bool | None:
+            nonlocal connection
+            async with asyncio.timeout(min(RENEWAL_TIMEOUT_S, self.interval)):
+                if connection is None:
+                    connection = await connect(
+                        self._queue.dsn,
+                        # For the sake of poolers; one statement every few seconds needs no cache.
+                        statement_cache_size=0,
+                        server_settings={"application_name": "organism-heartbeat"},
+                    )
+                return await self._queue.renew(self._lane, settled=settled(), connection=connection)
+
+        delay = self.interval
+        with asyncio.Runner() as runner:
+            while not self._closing.wait(delay):
+                sent = clock()
+                if sent > self._until:
+                    # Postgres would still renew a lease that nobody has reaped yet, but the lane has
+                    # perhaps already been told that it is past.
+                    break
+                if sent - self._ticked > LOOP_STUCK_S:
+                    self._trouble = f"the lane's event loop did not run for {LOOP_STUCK_S:g} s"
+                    break
+                try:
+                    stop = runner.run(renew())
+                except Exception as error:
+                    # Whatever it is, the lease passes unless a later renewal succeeds, and this is why.
+                    self._trouble = str(error) or type(error).__name__
+                    delay = RETRY_S
+                    if connection is not None:
+                        connection.terminate()
+                        connection = None
+                    continue
+                delay = self.interval
+                if stop is None:
+                    self._taken_back = True
+                    break
+                self._until = sent + self._queue.lease_s
+                self._trouble = "this process did not run"
+                self._stop_asked = stop
+                if stop:
+                    tell()
+            tell()
+            if connection is not None:
+                connection.terminate()

@@ -158,15 +158,23 @@ class Queue(Inspection):
             timeout=RENEW_TIMEOUT,
         )
 
-    async def renew(self, lane: str, *, settled: int = 0) -> bool | None:
+    async def renew(
+        self, lane: str, *, settled: int = 0, connection: asyncpg.Connection[Any] | None = None
+    ) -> bool | None:
         """Renew the lease of ``lane``.
+
+        Args:
+            settled: Tasks the lane has settled so far.
+            connection: To be used instead of the pool's, which belong to the event loop that opened them.
 
         Returns:
             None: the lease was lost and the lane holds nothing any more. Else whether it is asked to stop.
         """
         return cast(
             "bool | None",
-            await self.pool.fetchval(statement("renew"), lane, self.lease_s, settled, timeout=RENEW_TIMEOUT),
+            await (connection or self.pool).fetchval(
+                statement("renew"), lane, self.lease_s, settled, timeout=RENEW_TIMEOUT
+            ),
         )
 
     async def deregister(self, lane: str) -> None:

@@ -1,0 +1,267 @@
+"""A lane's lease: kept while the lane lives, whatever its loop does, and given up in time (promises 2, 6)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+import flows.lease
+from blocks.queue import NewTask, Queue
+from flows.lane import Lane
+from flows.lease import LaneLost, Lease
+from tests.flows.scripted import ScriptedOrganism
+from tests.proxy import proxied
+from tests.stack import until
+
+pytestmark = pytest.mark.anyio
+LEASE_S = 1.2
+
+
+class Holder:
+    """A lease with somebody to hold it, and what it was told."""
+
+    def __init__(self, queue: Queue) -> None:
+        self.queue = queue
+        self.told: list[str] = []
+        self.lost = asyncio.Event()
+        self.stopped = asyncio.Event()
+        self.writes = 0
+        self.lease = Lease(queue, "lane-1", run="a run", on_lost=self._lose, on_stop=self.stopped.set)
+
+    def _lose(self, why: str) -> None:
+        self.told.append(why)
+        self.lost.set()
+
+    async def write(self) -> None:
+        async def count() -> None:
+            self.writes += 1
+
+        await self.lease.write(count)
+
+    @asynccontextmanager
+    async def keeping(self) -> AsyncIterator[None]:
+        await self.lease.open()
+        keeper = asyncio.create_task(self.lease.keep(lambda: 7))
+        await asyncio.sleep(0)  # it begins
+        try:
+            yield
+        finally:
+            keeper.cancel()
+            await asyncio.gather(keeper, return_exceptions=True)
+            await self.lease.close()
+
+
+@pytest.fixture
+async def holder(database: str) -> AsyncIterator[Holder]:
+    async with Queue(database, lease_s=LEASE_S) as queue:
+        yield Holder(queue)
+
+
+def block_the_loop(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+async def renewed(queue: Queue) -> Callable[[], object]:
+    [before] = await queue.lanes()
+
+    async def again() -> bool:
+        [now] = await queue.lanes()
+        return now.renewed_at > before.renewed_at
+
+    return again
+
+
+async def test_a_blocked_event_loop_keeps_its_lease(holder: Holder) -> None:
+    async with holder.keeping():
+        block_the_loop(3 * LEASE_S)
+        # Nothing else of this loop has run since: what renewed the lease was the thread.
+        await holder.write()
+        [row] = await holder.queue.lanes()
+        assert row.live
+        assert row.settled == 7
+    assert holder.told == []
+    assert await holder.queue.lanes() == []
+
+
+async def test_a_lane_with_a_blocked_loop_keeps_its_tasks(database: str) -> None:
+    """The same through a whole lane, with a reaper that would take anything it may."""
+    organism = ScriptedOrganism()
+    async with Queue(database, lease_s=LEASE_S) as queue:
+        [task_id] = await queue.submit([NewTask(type="hang")])
+        run = asyncio.create_task(Lane(queue, organism, until_empty=True).run())
+        await asyncio.wait_for(organism.started.wait(), 30)
+        reaper = start(["-c", REAPER, database, str(2.5 * LEASE_S)])
+        block_the_loop(3 * LEASE_S)
+        assert reaper.wait(30) == 0, "somebody could take the tasks of a lane that lives"
+        organism.let_go.set()
+        assert (await asyncio.wait_for(run, 30)).completed == 1
+        assert (await queue.get(str(task_id))).lease_lost == 0
+
+
+REAPER = """
+import asyncio, sys, time
+from blocks.queue import Queue
+async def main():
+    until = time.monotonic() + float(sys.argv[2])
+    async with Queue(sys.argv[1]) as queue:
+        while time.monotonic() < until:
+            reaped = await queue.reap()
+            if reaped.lanes or reaped.retried:
+                sys.exit(1)
+asyncio.run(main())
+"""
+
+
+async def test_a_loop_that_is_stuck_for_good_loses_its_lease(
+    holder: Holder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flows.lease, "LOOP_STUCK_S", 0.5)
+    async with holder.keeping():
+        block_the_loop(0.5 + LEASE_S + holder.lease.interval + 0.3)
+        with pytest.raises(LaneLost, match=r"event loop did not run for 0\.5 s"):
+            await holder.write()
+        assert (await holder.queue.reap()).lanes == 1, "its tasks move on"
+    assert holder.writes == 0
+    assert len(holder.told) == 1
+
+
+async def test_every_write_asks_the_clock_itself(holder: Holder) -> None:
+    # Nothing keeps this lease and nobody watches it: neither thread nor loop can have told anything.
+    await holder.lease.open()
+    await holder.write()
+    block_the_loop(LEASE_S + 0.1)
+    with pytest.raises(LaneLost, match="did not run"):
+        await holder.write()
+    assert holder.writes == 1
+    assert len(holder.told) == 1
+    await holder.lease.close()
+
+
+async def test_a_heartbeat_that_comes_too_late_is_not_sent(
+    holder: Holder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Postgres would still renew a lease that nobody has reaped; whoever slept past it must not ask."""
+    slept = 0.0
+    monkeypatch.setattr(flows.lease, "clock", lambda real=flows.lease.clock: real() + slept)
+    async with holder.keeping():
+        slept = 2 * LEASE_S
+        block_the_loop(2 * holder.lease.interval)  # the heartbeat's thread runs, and nothing else
+        with pytest.raises(LaneLost, match="did not run"):
+            await holder.write()
+    assert holder.writes == 0
+
+
+async def test_a_loop_that_runs_hears_of_a_lost_lease_by_itself(database: str) -> None:
+    async with proxied(database) as proxy, Queue(proxy.dsn, lease_s=LEASE_S) as queue:
+        holder = Holder(queue)
+        async with holder.keeping():
+            proxy.fall_silent()
+            silent = time.monotonic()
+            await asyncio.wait_for(holder.lost.wait(), 30)
+            assert time.monotonic() - silent < LEASE_S + 0.5, "by our own clock, not when the network answers"
+            with pytest.raises(LaneLost, match=f"no renewal for {LEASE_S:g} s"):
+                await holder.write()
+    assert holder.writes == 0
+
+
+async def test_it_is_counted_from_when_the_renewal_was_sent(database: str) -> None:
+    async with proxied(database) as proxy, Queue(proxy.dsn, lease_s=LEASE_S) as queue:
+        holder = Holder(queue)
+        proxy.fall_silent()
+        opening = asyncio.create_task(holder.lease.open())
+        # The answer comes when the lease it speaks of is nearly over.
+        await asyncio.sleep(0.9 * LEASE_S)
+        proxy.speak()
+        await opening
+        block_the_loop(0.2 * LEASE_S)
+        with pytest.raises(LaneLost):
+            await holder.write()
+
+
+async def test_a_renewal_that_fails_is_tried_again(holder: Holder) -> None:
+    async with holder.keeping():
+        for _ in range(2):
+            await until(await renewed(holder.queue))
+            killed = await holder.queue.pool.fetchval(
+                "SELECT count(*) FROM (SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND application_name = 'organism-heartbeat') killed"
+            )
+            assert killed == 1, "the heartbeat has a connection of its own"
+        await until(await renewed(holder.queue))
+        await holder.write()
+    assert holder.told == []
+
+
+async def test_a_pool_without_a_free_connection_does_not_starve_it(holder: Holder) -> None:
+    async with holder.keeping():
+        held = [await holder.queue.pool.acquire() for _ in range(4)]
+        block = asyncio.get_running_loop().time() + 2 * LEASE_S
+        while asyncio.get_running_loop().time() < block:
+            await asyncio.sleep(0.05)
+            assert holder.told == []
+        for connection in held:
+            await holder.queue.pool.release(connection)
+        await holder.write()
+
+
+async def test_a_lease_that_was_taken_back_is_noticed(holder: Holder) -> None:
+    async with holder.keeping():
+        await holder.queue.deregister("lane-1")
+        await asyncio.wait_for(holder.lost.wait(), 30)
+    assert holder.told == ["its tasks were taken back"]
+
+
+async def test_a_stop_is_heard(holder: Holder) -> None:
+    async with holder.keeping():
+        await holder.queue.request_stop("a run")
+        await asyncio.wait_for(holder.stopped.wait(), 30)
+    assert holder.told == []
+
+
+@pytest.mark.parametrize("taken", [True, False], ids=["reaped", "not-reaped"])
+async def test_a_frozen_process_ends_when_it_thaws_and_writes_nothing(database: str, taken: bool) -> None:
+    async with Queue(database, lease_s=LEASE_S) as queue:
+        [task_id] = await queue.submit([NewTask(type="hang")])
+        lane = start(["-m", "tests.flows.frozen_lane", database, str(LEASE_S)])
+        try:
+            assert lane.stdout is not None
+            assert lane.stdout.readline() == "started\n"
+            os.kill(lane.pid, signal.SIGSTOP)
+            await until(lambda: is_past(queue))
+            if taken:
+                assert (await queue.reap()).retried == 1
+            before = await queue.get(str(task_id))
+            # The outcome is there the moment the lane thaws: its write is the first thing that can run.
+            lane_said, _ = await asyncio.to_thread(thaw, lane)
+        finally:
+            lane.kill()
+            lane.wait()
+        assert lane_said.startswith("LaneLost")
+        assert await queue.get(str(task_id)) == before, "a frozen lane wrote after its lease"
+        assert before.result is None
+
+
+def start(arguments: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def thaw(lane: subprocess.Popen[str]) -> tuple[str, str]:
+    assert lane.stdin is not None
+    lane.stdin.write("go\n")
+    lane.stdin.flush()
+    os.kill(lane.pid, signal.SIGCONT)
+    return lane.communicate(timeout=60)
+
+
+async def is_past(queue: Queue) -> bool:
+    return not any(lane.live for lane in await queue.lanes())
