@@ -7,14 +7,18 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 LEASES_A_TASK_MAY_LOSE = 10
+FINISHED = ("completed", "failed", "cancelled")
 
 
 @dataclass
 class Task:
     id: UUID
+    type: str
+    domain: str | None
     run_after: datetime
     priority: int
-    max_attempts: int
+    max_attempts: int | None
+    dedup_key: str | None = None
     status: str = "queued"
     attempts: int = 0
     claim: int = 0
@@ -22,6 +26,7 @@ class Task:
     timed_out: int = 0
     lease_lost: int = 0
     suspicion: int = 0
+    cancel_requested: bool = False
     settlements: int = 0
     """Accepted settlements that finished the task: at most one, ever."""
 
@@ -34,16 +39,49 @@ class Oracle:
     lease_s: float
     tasks: dict[UUID, Task] = field(default_factory=dict)
     leases: dict[str, datetime] = field(default_factory=dict)
+    ended: set[str] = field(default_factory=set)
+    """Lanes without a lease whose tasks have not been taken back yet."""
     newest_claim: int = 0
+    paused: set[tuple[str, str]] = field(default_factory=set)
+    max_attempts: dict[str, int] = field(default_factory=dict)
+    """By type, where the task does not say."""
 
-    def expected_claim(self, lane: str, limit: int) -> list[UUID]:
-        if self.leases.get(lane, self.now) <= self.now:
-            return []
+    def added(self, task: Task) -> UUID:
+        """The id under which the task is known from now on: its own, or that of its duplicate."""
+        for other in self.tasks.values():
+            same = (other.type, other.dedup_key) == (task.type, task.dedup_key)
+            if task.dedup_key and same and other.status not in FINISHED:
+                return other.id
+        self.tasks[task.id] = task
+        return task.id
+
+    def attempts_allowed(self, task: Task) -> int:
+        return task.max_attempts or self.max_attempts.get(task.type, 5)
+
+    def claimable(self, lane: str) -> list[Task]:
+        """What a lane may claim, each type in the order it must be."""
+        return self.ready() if self.leases.get(lane, self.now) > self.now else []
+
+    def ready(self) -> list[Task]:
         ready = [
-            t for t in self.tasks.values() if t.status in ("queued", "retry") and t.run_after <= self.now
+            t
+            for t in self.tasks.values()
+            if t.status in ("queued", "retry")
+            and t.run_after <= self.now
+            and ("type", t.type) not in self.paused
+            and ("domain", t.domain) not in self.paused
         ]
-        ready.sort(key=lambda t: (-t.priority, t.run_after, t.id.bytes))
-        return [t.id for t in ready[:limit]]
+        return sorted(ready, key=lambda t: (-t.priority, t.run_after, t.id.bytes))
+
+    def check_claim(self, lane: str, limit: int, claimed: list[UUID]) -> None:
+        """As many as there are, by priority, and within a type in order; types of one priority take turns."""
+        ready = self.claimable(lane)
+        assert len(claimed) == min(limit, len(ready)), "claimed too few, or what must not be claimed"
+        tasks = [self.tasks[i] for i in claimed]
+        assert sorted(-t.priority for t in tasks) == [-t.priority for t in ready[: len(tasks)]]
+        for kind in {t.type for t in ready}:
+            mine = [t.id for t in tasks if t.type == kind]
+            assert set(mine) == {t.id for t in [t for t in ready if t.type == kind][: len(mine)]}
 
     def claimed(self, lane: str, task_id: UUID, claim: int) -> None:
         task = self.tasks[task_id]
@@ -60,15 +98,23 @@ class Oracle:
         task.timed_out += cause == "timed_out"
         if cause == "completed":
             task.status = "completed"
-        elif cause == "rejected" or task.attempts >= task.max_attempts:
+        elif cause == "cancelled" or task.cancel_requested:
+            task.status = "cancelled"
+        elif cause == "rejected" or task.attempts >= self.attempts_allowed(task):
             task.status = "failed"
         else:
             task.status = "retry"
         if cause in ("completed", "rejected"):
             task.suspicion = 0
-        task.settlements += task.status in ("completed", "failed")
-        task.lane = None
+        self.handed_back(task)
         return task.status
+
+    def handed_back(self, task: Task) -> None:
+        if task.cancel_requested and task.status in ("queued", "retry"):
+            task.status = "cancelled"
+        task.cancel_requested = False
+        task.settlements += task.status in FINISHED
+        task.lane = None
 
     def release(self, task_id: UUID, claim: int, *, suspicion: int) -> bool:
         task = self.tasks[task_id]
@@ -77,8 +123,25 @@ class Oracle:
         task.attempts -= 1
         task.status = "retry" if task.attempts else "queued"
         task.suspicion = max(task.suspicion, suspicion)
-        task.lane = None
+        self.handed_back(task)
         return True
+
+    def cancel(self, task_id: UUID) -> str | None:
+        """``cancelled``, ``requested``, or None where it had ended."""
+        task = self.tasks[task_id]
+        if task.status in FINISHED:
+            return None
+        if task.status == "running":
+            task.cancel_requested = True
+            return "requested"
+        task.status = "cancelled"
+        task.settlements += 1
+        return "cancelled"
+
+    def deregister(self, lane: str) -> None:
+        """The lease ends; while tasks are held, the row stays for the next reap."""
+        if self.leases.pop(lane, None) and any(t.lane == lane for t in self.tasks.values()):
+            self.ended.add(lane)
 
     def renew(self, lane: str) -> bool:
         if lane not in self.leases:
@@ -90,17 +153,15 @@ class Oracle:
         lost = [lane for lane, until in self.leases.items() if until < self.now]
         for lane in lost:
             del self.leases[lane]
+        self.ended.clear()
         retried = failed = 0
         for task in self.tasks.values():
             if task.status == "running" and task.lane not in self.leases:
                 task.lease_lost += 1
                 task.attempts -= 1
-                task.lane = None
-                if task.lease_lost >= LEASES_A_TASK_MAY_LOSE:
-                    task.status = "failed"
-                    task.settlements += 1
-                    failed += 1
-                else:
-                    task.status = "retry"
-                    retried += 1
+                lost_too_often = task.lease_lost >= LEASES_A_TASK_MAY_LOSE and not task.cancel_requested
+                task.status = "failed" if lost_too_often else "retry"
+                failed += lost_too_often
+                retried += not lost_too_often
+                self.handed_back(task)
         return len(lost), retried, failed

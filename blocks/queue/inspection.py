@@ -14,6 +14,8 @@ from blocks.queue.models import Attempt, LaneRow, Outlook, Status, TaskLine, Tas
 from blocks.queue.statements import statement
 
 READ_TIMEOUT = 10.0
+DEFAULT_MAX_ATTEMPTS = 5
+"""Where neither the task nor the policy of its type says."""
 STATUSES: tuple[Status, ...] = ("created", "queued", "running", "completed", "failed", "cancelled", "retry")
 
 
@@ -52,7 +54,13 @@ class Inspection:
         """What is still to come."""
         row = await self.pool.fetchrow(statement("outlook"), timeout=READ_TIMEOUT)
         assert row is not None
-        return Outlook(**row)
+        waits = [line["due_s"] for line in await self.pool.fetch(statement("lines"), timeout=READ_TIMEOUT)]
+        return Outlook(
+            running=row["running"],
+            ready=any(due_s <= 0 for due_s in waits),
+            backing_off=row["backing_off"],
+            next_due_s=min(waits, default=None),
+        )
 
     async def get(self, task_id: str) -> TaskRow:
         """The task of this id or unique id prefix, with its history.
@@ -61,7 +69,7 @@ class Inspection:
             ConfigurationError: No task, or more than one, has it.
         """
         low, high = _id_range(task_id)
-        rows = await self.pool.fetch(statement("get"), low, high, timeout=READ_TIMEOUT)
+        rows = await self.pool.fetch(statement("get"), low, high, DEFAULT_MAX_ATTEMPTS, timeout=READ_TIMEOUT)
         if not rows:
             raise ConfigurationError(f"no task has the id {task_id}", "list them with `organism tasks list`")
         if len(rows) > 1:
@@ -74,6 +82,7 @@ class Inspection:
         return TaskRow.model_validate(
             {
                 **rows[0],
+                "max_attempts": rows[0]["attempts_allowed"],
                 "params": _decode(rows[0]["params"]),
                 "result": _decode(rows[0]["result"]),
                 "history": [Attempt.model_validate(dict(row)) for row in history],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 MIGRATION_LOCK = 0x6F7267616E69  # "organi": one migrator at a time in a database
+LOCK_POLL_S = 0.2
 
 
 async def migrate(dsn: str) -> None:
@@ -39,9 +41,13 @@ async def migrate(dsn: str) -> None:
     engine = create_async_engine("postgresql+asyncpg://", async_creator=creator, poolclass=NullPool)
     try:
         async with engine.connect() as connection:
-            # Held by the session, not the transaction: a waiting migrator must start its transaction,
-            # and so its snapshot, only when the one before it has committed.
-            await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK})
+            # Asked for again and again: a migrator that waits inside a statement has a snapshot, and the one
+            # that builds an index concurrently would wait for it.
+            while not await connection.scalar(
+                text("SELECT pg_try_advisory_lock(:key)"), {"key": MIGRATION_LOCK}
+            ):
+                await connection.commit()
+                await asyncio.sleep(LOCK_POLL_S)
             await connection.commit()
             await connection.run_sync(_upgrade)
             await connection.commit()

@@ -48,9 +48,15 @@ class NewTask(BaseModel):
     drift_score: float = 0.0
     priority: int = Field(default=0, ge=-(2**31), lt=2**31, description="Higher runs first.")
     run_after: datetime | None = Field(default=None, description="Not before this moment; None: now.")
-    max_attempts: int = Field(default=5, ge=1, le=1000)
+    max_attempts: int | None = Field(default=None, ge=1, le=1000, description="None: as its type has it.")
     timeout_s: float | None = Field(default=None, gt=0, description="None: the organ's own timeout.")
-    id: UUID | None = Field(default=None, description="None: a random one.")
+    dedup_key: Text | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        description="Of two unfinished tasks of one type with the same key, the second is not added.",
+    )
+    id: UUID | None = Field(default=None, description="None: a fresh one.")
 
 
 NEW_TASKS = TypeAdapter(list[NewTask])
@@ -64,6 +70,42 @@ class Settled:
     """New status by task id, of the outcomes that were accepted."""
     stale: list[str]
     """Ids whose claim was no longer the newest: nothing of them was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """What a cancel did, task by task."""
+
+    cancelled: list[UUID]
+    """Waited, and never will run."""
+    requested: list[UUID]
+    """Run, and their lanes have been told."""
+    unchanged: list[UUID]
+    """Had ended, or do not exist."""
+
+
+PausedKind: TypeAlias = Literal["type", "domain"]
+
+
+class Pause(BaseModel):
+    """A type or domain of which no task is claimed."""
+
+    kind: PausedKind
+    name: str
+    reason: str | None
+    paused_at: datetime
+
+
+class TypePolicy(BaseModel):
+    """How the tasks of a type are retried and timed out, where they do not say so themselves."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    type: Annotated[Text, Field(min_length=1, max_length=200, pattern=r"\S")]
+    max_attempts: int | None = Field(default=None, ge=1, le=1000, description="None: 5.")
+    timeout_s: float | None = Field(default=None, gt=0, description="None: the organ's own timeout.")
+    backoff_base_s: float | None = Field(default=None, gt=0, description="None: as the queue has it.")
+    backoff_cap_s: float | None = Field(default=None, gt=0, description="None: as the queue has it.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +158,12 @@ class TaskRow(BaseModel):
     status: Status
     attempts: int
     max_attempts: int
+    """In effect: the task's own, else its type's, else 5."""
     claim: int
     priority: int
+    dedup_key: str | None
     timeout_s: float | None
+    cancel_requested: bool
     timed_out: int
     lease_lost: int
     suspicion: int
@@ -168,6 +213,7 @@ class LaneRow(BaseModel):
 
     id: str
     run: str | None
+    number: int | None
     host: str
     pid: int
     started_at: datetime

@@ -8,40 +8,30 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Self, cast
-from uuid import UUID, uuid4
 
 import asyncpg
 
-from blocks.errors import ConfigurationError, SchemaMismatch
+from blocks.errors import SchemaMismatch
 from blocks.queue.connection import CONNECT_TIMEOUT, unavailable
-from blocks.queue.inspection import Inspection
-from blocks.queue.jsonb import to_json
+from blocks.queue.control import Control
+from blocks.queue.inspection import DEFAULT_MAX_ATTEMPTS
+from blocks.queue.lines import Line, Lines, order
 from blocks.queue.listener import Listener
-from blocks.queue.models import (
-    PARAMS_LIMIT_BYTES,
-    NewTask,
-    Reaped,
-    Settled,
-    Status,
-)
+from blocks.queue.models import Reaped, Settled, Status
 from blocks.queue.statements import statement
-from blocks.queue.wire import Batch, Outcomes
+from blocks.queue.wire import Batch, Outcomes, positions_of
 
 # Named timeouts, in seconds: a statement that takes longer is waiting for something that is not coming.
-CLAIM_TIMEOUT = 10.0
 SETTLE_TIMEOUT = 10.0
 RENEW_TIMEOUT = 3.0
 REAP_TIMEOUT = 10.0
 READ_TIMEOUT = 10.0
-SUBMIT_TIMEOUT = 60.0
 
 LEASES_A_TASK_MAY_LOSE = 10
 """A task whose lane has died this often is likelier the cause than the victim; it becomes a dead letter."""
 
-STATUSES: tuple[Status, ...] = ("created", "queued", "running", "completed", "failed", "cancelled", "retry")
 
-
-class Queue(Inspection):
+class Queue(Control):
     """The tasks of one database. Use as an async context manager.
 
     Args:
@@ -82,9 +72,14 @@ class Queue(Inspection):
                 max_size=self._connections,
                 timeout=CONNECT_TIMEOUT,
                 command_timeout=READ_TIMEOUT,
-                server_settings={"application_name": self._application_name},
+                server_settings={
+                    "application_name": self._application_name,
+                    # A plan made while the table was small would be kept when it is not: a settlement that
+                    # scans it. Planning each time costs 0.2 ms a claim.
+                    "plan_cache_mode": "force_custom_plan",
+                },
             )
-            if not await self.pool.fetchval("SELECT to_regclass('lanes') IS NOT NULL"):
+            if not await self.pool.fetchval("SELECT to_regclass('pauses') IS NOT NULL"):
                 raise SchemaMismatch(
                     "the database has no tasks table of this version",
                     "run `organism up` (embedded) or `organism migrate` (your own Postgres)",
@@ -109,49 +104,20 @@ class Queue(Inspection):
             except TimeoutError:
                 pool.terminate()
 
-    async def submit(self, tasks: Sequence[NewTask]) -> list[UUID]:
-        """Add tasks, all or none.
-
-        Returns:
-            Their ids, in order.
-
-        Raises:
-            ConfigurationError: One of the given ids exists already.
-        """
-        ids = [task.id or uuid4() for task in tasks]
-        now = await self.now()
-        columns: list[list[Any]] = [
-            ids,
-            [t.type for t in tasks],
-            [to_json(t.params, limit_bytes=PARAMS_LIMIT_BYTES) for t in tasks],
-            [t.description for t in tasks],
-            [t.domain for t in tasks],
-            [t.drift_score for t in tasks],
-            [t.priority for t in tasks],
-            [t.run_after or now for t in tasks],
-            [t.max_attempts for t in tasks],
-            [t.timeout_s for t in tasks],
-        ]
-        try:
-            await self.pool.execute(statement("submit"), *columns, timeout=SUBMIT_TIMEOUT)
-        except asyncpg.UniqueViolationError as error:
-            raise ConfigurationError(
-                f"task id already submitted: {error.detail}", "leave out the id, or look at the existing task"
-            ) from None
-        return ids
-
     # The life of a lane
 
-    async def register(self, lane: str, *, run: str | None = None) -> None:
+    async def register(self, lane: str, *, run: str | None = None, number: int | None = None) -> None:
         """Open a lease for ``lane``, a fresh name that no process has had before.
 
         Args:
             run: The dispatch run it belongs to, by which `request_stop` reaches it.
+            number: Which lane of that run.
         """
         await self.pool.execute(
             statement("register"),
             lane,
             run,
+            number,
             socket.gethostname(),
             os.getpid(),
             self.lease_s,
@@ -187,11 +153,20 @@ class Queue(Inspection):
 
     # The life of a claim
 
+    async def lines(self) -> list[Line]:
+        """The lines of waiting tasks that are not paused, the highest priority first."""
+        return order(await self.pool.fetch(statement("lines"), timeout=READ_TIMEOUT))
+
     async def claim(self, lane: str, limit: int) -> Batch:
-        """Claim up to ``limit`` due tasks, by priority, then due time. A lane without a lease gets none."""
-        rows = await self.pool.fetch(statement("claim"), lane, limit, timeout=CLAIM_TIMEOUT)
-        # asyncpg types a list of rows as columns only through zip; an empty list has no columns.
-        return Batch(*(list(column) for column in zip(*rows, strict=True))) if rows else Batch()
+        """Claim up to ``limit`` due tasks, by priority, then due time. A lane without a lease gets none.
+
+        It looks at all lines each time; a lane that goes on claiming keeps its own `Lines`.
+        """
+        lines = Lines(self, lane)
+        batch = await lines.claim(limit, lambda _: limit)
+        while len(batch) < limit and len(more := await lines.claim(limit - len(batch), lambda _: limit)):
+            batch.extend(more)
+        return batch
 
     async def settle(self, lane: str, batch: Batch, outcomes: Outcomes) -> Settled:
         """Write outcomes of tasks of ``batch`` back, each only if its claim is still the newest.
@@ -199,24 +174,37 @@ class Queue(Inspection):
         An outcome that Postgres cannot store becomes a permanent failure of its own task; the others are
         settled as they are.
         """
-        statuses = await self._settle(lane, batch, outcomes)
+        completed = positions_of(outcomes.causes, "completed")
+        if len(completed) == len(outcomes):
+            statuses = await self._settle(lane, batch, outcomes)
+        else:
+            others = [row for row, cause in enumerate(outcomes.causes) if cause != "completed"]
+            statuses = await self._settle(lane, batch, outcomes.take(completed))
+            statuses |= await self._settle(lane, batch, outcomes.take(others))
         reported = [batch.ids[p] for p in outcomes.positions]
         return Settled(statuses, [task_id for task_id in reported if task_id not in statuses])
 
     async def _settle(self, lane: str, batch: Batch, outcomes: Outcomes) -> dict[str, Status]:
+        """Settle outcomes that are all completed, or of which none is."""
         if not len(outcomes):
             return {}
+        ids = [batch.ids[p] for p in outcomes.positions]
+        claims = [batch.claims[p] for p in outcomes.positions]
+        where = (outcomes.paths, outcomes.organ_ids, outcomes.elapsed_ms)
         try:
+            if outcomes.causes[0] == "completed":
+                rows = await self.pool.fetch(
+                    statement("complete"), ids, claims, outcomes.results, *where, timeout=SETTLE_TIMEOUT
+                )
+                return dict.fromkeys([row[0] for row in rows], "completed")
             rows = await self.pool.fetch(
                 statement("settle"),
-                [batch.ids[p] for p in outcomes.positions],
-                [batch.claims[p] for p in outcomes.positions],
+                ids,
+                claims,
                 outcomes.causes,
-                outcomes.results,
                 outcomes.errors,
-                outcomes.paths,
-                outcomes.organ_ids,
-                outcomes.elapsed_ms,
+                *where,
+                DEFAULT_MAX_ATTEMPTS,
                 self.backoff_base_s,
                 self.backoff_cap_s,
                 lane,
@@ -267,9 +255,20 @@ class Queue(Inspection):
         rows = await self.pool.fetch(statement("abandon"), lane, holding, timeout=SETTLE_TIMEOUT)
         return [row["id"] for row in rows]
 
-    async def reap(self) -> Reaped:
-        """Take back the tasks of lanes that stopped renewing, and running tasks that no lane holds."""
-        row = await self.pool.fetchrow(statement("reap"), LEASES_A_TASK_MAY_LOSE, timeout=REAP_TIMEOUT)
+    async def cancel_requests(self, lane: str) -> list[int]:
+        """Claims of the tasks ``lane`` holds that are to be cancelled."""
+        rows = await self.pool.fetch(statement("cancel_requests"), lane, timeout=READ_TIMEOUT)
+        return [row["claim"] for row in rows]
+
+    async def reap(self, *, strays: bool = True) -> Reaped:
+        """Take back the tasks of lanes that stopped renewing.
+
+        Args:
+            strays: Also running tasks whose holder is no lane at all; only somebody's own SQL makes such.
+        """
+        row = await self.pool.fetchrow(
+            statement("reap"), LEASES_A_TASK_MAY_LOSE, strays, timeout=REAP_TIMEOUT
+        )
         assert row is not None
         return Reaped(**row)
 

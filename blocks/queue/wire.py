@@ -48,6 +48,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def extend(self, other: Batch) -> None:
+        """Append the tasks of ``other``."""
+        for f in fields(Batch):
+            getattr(self, f.name).extend(getattr(other, f.name))
+
     def take(self, positions: Iterable[int]) -> Batch:
         """A new batch of the tasks at ``positions``, in that order."""
         chosen = list(positions)

@@ -81,7 +81,9 @@ async def test_a_replica_is_charged_to_its_killer_and_the_neighbours_complete_un
     assert {t.attempts for t in tasks} == {1}
     assert {t.suspicion for t in tasks} == {0}
     assert (killer.status, killer.attempts) == ("failed", 2)
-    assert [a.cause for a in killer.history] == ["replica_lost", "replica_lost", "failed", "failed"]
+    causes = [a.cause for a in killer.history]
+    assert causes[0] == "replica_lost"
+    assert [cause for cause in causes if cause != "replica_lost"] == ["failed", "failed"]
     assert "ran alone" in (killer.error or "")
     # Whoever was on the replica when it died ran in small groups from then on, and then alone.
     assert [exclusive for _, exclusive in organism.calls] == [False] + [True] * (len(organism.calls) - 1)

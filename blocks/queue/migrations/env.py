@@ -5,8 +5,8 @@ from alembic import context
 context.configure(
     connection=context.config.attributes["connection"],
     version_table="organism_migrations",
-    # One transaction for everything: a migration that fails leaves the database as it was.
-    transaction_per_migration=False,
+    # Each is safe to run again; later ones build indexes concurrently, outside of any transaction.
+    transaction_per_migration=True,
 )
 with context.begin_transaction():
     context.run_migrations()

@@ -1,20 +1,35 @@
--- $1 lane, $2 limit
+-- $1 lane, $2 limit, and a line of waiting tasks per row of: $3 types, $4 priorities, $5 most tasks to take,
+-- $6 and $7 run_after and id after which to begin, or NULL. The lines are read in the order given.
 WITH lane AS MATERIALIZED (
-    -- Against a reaper at the same moment: it locks this row to delete it, so either it waits for us or we
-    -- find the row gone and claim nothing.
+    -- Against a reaper at the same moment: it locks this row to end the lease, so either it waits for us or
+    -- we find the lease past and claim nothing.
     SELECT id FROM lanes WHERE id = $1 AND lease_until > queue_now() FOR KEY SHARE
 ), ready AS MATERIALIZED (
     -- A CTE, not IN (SELECT ... LIMIT): a planner free to re-run the subquery claims more than the limit.
-    SELECT id FROM tasks
-    WHERE status IN ('queued', 'retry') AND run_after <= queue_now() AND EXISTS (SELECT FROM lane)
-    ORDER BY priority DESC, run_after, id
+    SELECT due.place, policy.timeout_s
+    FROM unnest($3::text[], $4::int[], $5::int[], $6::timestamptz[], $7::uuid[])
+        AS line(type, priority, quota, after, after_id)
+    LEFT JOIN task_types policy USING (type)
+    CROSS JOIN LATERAL (
+        SELECT ctid AS place FROM tasks
+        WHERE status IN ('queued', 'retry') AND tasks.type = line.type AND tasks.priority = line.priority
+          AND (run_after, id) > (coalesce(line.after, '-infinity'),
+                                 coalesce(line.after_id, '00000000-0000-0000-0000-000000000000'))
+          AND run_after <= queue_now()
+          AND (domain IS NULL OR domain <> ALL (ARRAY(SELECT name FROM pauses WHERE kind = 'domain')))
+          AND EXISTS (SELECT FROM lane)
+        ORDER BY run_after, id
+        LIMIT line.quota
+        FOR UPDATE SKIP LOCKED
+    ) due
+    WHERE NOT EXISTS (SELECT FROM pauses WHERE kind = 'type' AND name = line.type)
     LIMIT $2
-    FOR UPDATE SKIP LOCKED
 )
 UPDATE tasks t
 SET status = 'running', claim = nextval('task_claims'), attempts = t.attempts + 1,
     locked_by = $1, locked_at = queue_now(), updated_at = queue_now()
 FROM ready
-WHERE t.id = ready.id
+WHERE t.ctid = ready.place
 RETURNING t.id::text, t.claim, t.attempts, t.type, t.params::text AS params, t.description, t.domain,
-          t.drift_score, t.timeout_s, t.suspicion
+          t.drift_score, coalesce(t.timeout_s, ready.timeout_s) AS timeout_s, t.suspicion, t.priority,
+          greatest(t.run_after, 'epoch') AS run_after

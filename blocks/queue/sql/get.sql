@@ -1,2 +1,4 @@
--- $1 lowest uuid, $2 highest uuid of an id prefix
-SELECT * FROM tasks WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 6
+-- $1 lowest uuid, $2 highest uuid of an id prefix, $3 attempts where neither task nor type says
+SELECT t.*, coalesce(t.max_attempts, policy.max_attempts, $3) AS attempts_allowed
+FROM tasks t LEFT JOIN task_types policy USING (type)
+WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 6

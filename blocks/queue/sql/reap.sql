@@ -1,32 +1,40 @@
--- $1 most leases a task may lose. Takes the tasks of lanes whose lease is past, and running tasks that no
--- lane holds, back into the queue with their attempt uncharged.
-WITH lost AS MATERIALIZED (
+-- $1 most leases a task may lose, $2 whether to look for tasks too whose holder is no lane at all. Takes the tasks
+-- of lanes whose lease is past back into the queue with their attempt uncharged.
+WITH RECURSIVE lost AS MATERIALIZED (
     -- A lane that is claiming holds this row; skipping it leaves it to the next reap.
     SELECT id FROM lanes WHERE lease_until < queue_now() ORDER BY id FOR UPDATE SKIP LOCKED
-), candidates AS MATERIALIZED (
-    SELECT t.id, t.claim, t.locked_by AS lane, t.locked_at AS started_at FROM tasks t
-    WHERE t.status = 'running'
-      AND (t.locked_by IN (SELECT id FROM lost)
-           OR t.locked_by IS NULL
-           OR NOT EXISTS (SELECT FROM lanes l WHERE l.id = t.locked_by))
+), holder AS (
+    -- Jumps from holder to holder in the index; only somebody's own SQL makes one that is no lane.
+    (SELECT locked_by AS id FROM tasks WHERE $2 AND locked_by IS NOT NULL ORDER BY locked_by LIMIT 1)
+    UNION ALL
+    SELECT following.id FROM holder CROSS JOIN LATERAL (
+        SELECT locked_by AS id FROM tasks WHERE locked_by > holder.id ORDER BY locked_by LIMIT 1
+    ) following
+), dead AS MATERIALIZED (
+    SELECT id FROM lost
+    UNION
+    SELECT id FROM holder WHERE NOT EXISTS (SELECT FROM lanes WHERE lanes.id = holder.id)
 ), orphans AS MATERIALIZED (
-    -- A task being settled is locked: its settlement goes first, and wins. The claim is compared because a
-    -- row that changed since our snapshot is judged anew, and by now a lane this snapshot cannot see may
-    -- have claimed it.
-    SELECT t.id, c.lane, c.started_at FROM tasks t JOIN candidates c ON c.id = t.id AND c.claim = t.claim
+    -- A task being settled is locked: its settlement goes first, and wins. A row that changed since our snapshot
+    -- is judged anew by its own columns, and a lane never takes the name of another.
+    SELECT t.id, t.locked_by AS lane, t.locked_at AS started_at
+    FROM dead JOIN tasks t ON t.locked_by = dead.id
     WHERE t.status = 'running'
     ORDER BY t.id
     FOR UPDATE OF t SKIP LOCKED
 ), reaped AS (
     UPDATE tasks t
-    SET status = (CASE WHEN t.lease_lost + 1 >= $1 THEN 'failed' ELSE 'retry' END)::taskstatus,
+    SET status = (CASE
+            WHEN t.cancel_requested THEN 'cancelled'
+            WHEN t.lease_lost + 1 >= $1 THEN 'failed'
+            ELSE 'retry' END)::taskstatus,
         lease_lost = t.lease_lost + 1,
         attempts = greatest(t.attempts - 1, 0),
         error = CASE WHEN t.lease_lost + 1 >= $1
             THEN format('lease lost %s times: every lane that held this task died', t.lease_lost + 1)
             ELSE t.error END,
-        finished_at = CASE WHEN t.lease_lost + 1 >= $1 THEN queue_now() END,
-        locked_by = NULL, locked_at = NULL, updated_at = queue_now()
+        finished_at = CASE WHEN t.cancel_requested OR t.lease_lost + 1 >= $1 THEN queue_now() END,
+        locked_by = NULL, locked_at = NULL, cancel_requested = false, updated_at = queue_now()
     FROM orphans held
     WHERE t.id = held.id
     RETURNING t.id, t.claim, t.attempts, t.status, held.lane, held.started_at
@@ -36,10 +44,15 @@ WITH lost AS MATERIALIZED (
     SELECT id, claim, attempts + 1, lane, 'lease_lost', 'the lane stopped renewing its lease', started_at, queue_now()
     FROM reaped
     ON CONFLICT DO NOTHING
+), ended AS (
+    -- The row stays until nothing is held under its name: a claim may have been committed since our snapshot.
+    UPDATE lanes SET lease_until = 'epoch' WHERE id IN (SELECT id FROM lost) AND lease_until > 'epoch'
+    RETURNING id
 ), gone AS (
-    DELETE FROM lanes WHERE id IN (SELECT id FROM lost) RETURNING id
+    DELETE FROM lanes l WHERE l.id IN (SELECT id FROM lost) AND l.lease_until = 'epoch'
+        AND NOT EXISTS (SELECT FROM tasks t WHERE t.locked_by = l.id)
 )
-SELECT (SELECT count(*) FROM gone) AS lanes,
-       count(*) FILTER (WHERE status = 'retry') AS retried,
+SELECT (SELECT count(*) FROM ended) AS lanes,
+       count(*) FILTER (WHERE status <> 'failed') AS retried,
        count(*) FILTER (WHERE status = 'failed') AS failed
 FROM reaped

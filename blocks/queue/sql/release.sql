@@ -1,10 +1,14 @@
 -- $1 uuid[] ids, $2 bigint[] claims, $3 cause, $4 error, $5 suspicion, $6 lane
 WITH released AS (
     UPDATE tasks t
-    SET status = (CASE WHEN t.attempts > 1 THEN 'retry' ELSE 'queued' END)::taskstatus,
+    SET status = (CASE
+            WHEN t.cancel_requested THEN 'cancelled'
+            WHEN t.attempts > 1 THEN 'retry'
+            ELSE 'queued' END)::taskstatus,
         attempts = t.attempts - 1,
         suspicion = greatest(t.suspicion, $5),
-        locked_by = NULL, locked_at = NULL, updated_at = queue_now()
+        finished_at = CASE WHEN t.cancel_requested THEN queue_now() END,
+        locked_by = NULL, locked_at = NULL, cancel_requested = false, updated_at = queue_now()
     FROM unnest($1::uuid[], $2::bigint[]) AS r(id, claim)
     WHERE t.id = r.id AND t.claim = r.claim AND t.status = 'running'
     RETURNING t.id, t.claim, t.attempts

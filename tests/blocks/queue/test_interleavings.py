@@ -25,7 +25,9 @@ async def open_transaction(queue: Queue) -> AsyncIterator[asyncpg.Connection[Any
 
 
 async def claim_in(connection: asyncpg.Connection[Any], lane: str, limit: int = 10) -> list[str]:
-    return [row["id"] for row in await connection.fetch(statement("claim"), lane, limit)]
+    """Claim of line (t, 0), from its head, in a transaction that stays open."""
+    line = (["t"], [0], [limit], [None], [None])
+    return [row["id"] for row in await connection.fetch(statement("claim"), lane, limit, *line)]
 
 
 def completed(batch: Batch) -> Outcomes:
@@ -74,7 +76,7 @@ async def test_a_reap_under_way_keeps_the_lane_from_claiming(queue: Queue) -> No
     await expired_claim(queue)
     await queue.submit([NewTask(type="t")])
     async with open_transaction(queue) as reaping:
-        await reaping.fetch(statement("reap"), 10)
+        await reaping.fetch(statement("reap"), 10, True)
         claiming = asyncio.create_task(queue.claim("lane", 10))
         renewing = asyncio.create_task(queue.renew("lane"))
     assert len(await claiming) == 0
@@ -93,7 +95,7 @@ async def test_a_settlement_under_way_wins_over_the_reaper(queue: Queue) -> None
 async def test_a_reap_under_way_makes_the_settlement_stale(queue: Queue) -> None:
     batch = await expired_claim(queue)
     async with open_transaction(queue) as reaping:
-        await reaping.fetch(statement("reap"), 10)
+        await reaping.fetch(statement("reap"), 10, True)
         settling = asyncio.create_task(queue.settle("lane", batch, completed(batch)))
         await blocked_on_a_row(queue)
     assert (await settling).stale == batch.ids
@@ -103,7 +105,7 @@ async def test_a_reap_under_way_makes_the_settlement_stale(queue: Queue) -> None
 async def test_two_reapers_take_a_task_back_once(queue: Queue) -> None:
     await expired_claim(queue)
     async with open_transaction(queue) as reaping:
-        first = await reaping.fetchrow(statement("reap"), 10)
+        first = await reaping.fetchrow(statement("reap"), 10, True)
         second = await queue.reap()
     assert first is not None
     assert (first["retried"], second.retried) == (1, 0)
@@ -112,21 +114,20 @@ async def test_two_reapers_take_a_task_back_once(queue: Queue) -> None:
 
 async def test_a_reaper_with_an_old_snapshot_spares_the_next_holder(queue: Queue) -> None:
     """Between a reaper's snapshot and its lock, a task came back and was claimed by a lane it cannot see."""
-    await expired_claim(queue)
-    await queue.deregister("lane")
+    await queue.pool.execute("INSERT INTO tasks (type, status, locked_by) VALUES ('t', 'running', 'ghost')")
     async with queue.pool.acquire() as reaping, reaping.transaction(isolation="read_committed"):
         await reaping.execute("SET LOCAL enable_seqscan = on")
         # Holding the lock of another session on the row makes the reaper stop between the two; without
         # SKIP LOCKED it would wait there, so the statement is run in the form that waits.
         waiting = statement("reap").replace("FOR UPDATE OF t SKIP LOCKED", "FOR UPDATE OF t")
         async with open_transaction(queue) as other:
-            await other.fetch(statement("reap"), 10)
+            await other.fetch(statement("reap"), 10, True)
             await other.execute(
                 "INSERT INTO lanes (id, host, pid, lease_until) "
                 "VALUES ('next', '', 0, queue_now() + interval '1 hour')"
             )
             assert len(await claim_in(other, "next")) == 1
-            late = asyncio.create_task(reaping.fetchrow(waiting, 10))
+            late = asyncio.create_task(reaping.fetchrow(waiting, 10, True))
             await blocked_on_a_row(queue)
         row = await late
     assert row is not None

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from typing import Any
-from uuid import UUID
+from itertools import count
+from typing import Any, Literal
+from uuid import NAMESPACE_OID, UUID, uuid5
 
 import hypothesis.strategies as st
 import pytest
@@ -22,13 +23,15 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from blocks.queue import Batch, NewTask, Outcomes, Queue
+from blocks.queue import Batch, Lines, NewTask, Outcomes, Queue, TypePolicy
 from blocks.queue.statements import statement
 from tests.clock import START, set_clock
-from tests.oracle import Oracle, Task
+from tests.oracle import FINISHED, Oracle, Task
 
 LEASE_S = 15.0
-CAUSES = ("completed", "failed", "rejected", "timed_out")
+CAUSES = ("completed", "failed", "rejected", "timed_out", "cancelled")
+TYPES = ("t", "u")
+DOMAINS = (None, "d")
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -42,26 +45,81 @@ class QueueMachine(RuleBasedStateMachine):
 
     @initialize()
     def start(self) -> None:
-        self.wait(self.queue.pool.execute("TRUNCATE tasks, lanes, task_attempts"))
+        self.wait(self.queue.pool.execute("TRUNCATE tasks, lanes, task_attempts, pauses, task_types"))
         self.oracle = Oracle(now=START, lease_s=LEASE_S)
         self.wait(set_clock(self.queue, START))
         self.held: list[tuple[str, Batch]] = []
         self.lanes = 0
+        self.numbers = count()
+        self.lines: dict[str, Lines] = {}
 
     @rule(
         priorities=st.lists(st.integers(-1, 1), min_size=1, max_size=5),
         delay=st.sampled_from([0, 0, 0, 5, 60]),
-        max_attempts=st.integers(1, 3),
+        max_attempts=st.sampled_from([None, 1, 2, 3]),
+        kind=st.sampled_from(TYPES),
+        domain=st.sampled_from(DOMAINS),
+        dedup_key=st.sampled_from([None, None, "k", "l"]),
+        loaded=st.booleans(),
     )
-    def submit(self, priorities: list[int], delay: int, max_attempts: int) -> None:
+    def submit(
+        self,
+        priorities: list[int],
+        delay: int,
+        max_attempts: int | None,
+        kind: str,
+        domain: str | None,
+        dedup_key: str | None,
+        loaded: bool,
+    ) -> None:
         due = self.oracle.now + timedelta(seconds=delay)
-        ids = self.wait(
-            self.queue.submit(
-                [NewTask(type="t", priority=p, run_after=due, max_attempts=max_attempts) for p in priorities]
+        tasks = [
+            NewTask(
+                type=kind,
+                domain=domain,
+                priority=priority,
+                run_after=due,
+                max_attempts=max_attempts,
+                dedup_key=dedup_key,
+                # Not by chance, or a history could not be run again.
+                id=uuid5(NAMESPACE_OID, str(next(self.numbers))),
             )
-        )
-        for task_id, priority in zip(ids, priorities, strict=True):
-            self.oracle.tasks[task_id] = Task(task_id, due, priority, max_attempts)
+            for priority in priorities
+        ]
+        if loaded and dedup_key is None:
+            assert self.wait(self.queue.load(tasks)) == len(tasks)
+            ids = [task.id for task in tasks]
+        else:
+            ids = self.wait(self.queue.submit(tasks))
+        for known_as, task in zip(ids, tasks, strict=True):
+            assert task.id is not None
+            mine = Task(task.id, kind, domain, due, task.priority, max_attempts, dedup_key)
+            assert known_as == self.oracle.added(mine)
+
+    @rule(kind=st.sampled_from(["type", "domain"]), first=st.booleans(), pause=st.booleans())
+    def pause_or_resume(self, kind: Literal["type", "domain"], first: bool, pause: bool) -> None:
+        name = "d" if kind == "domain" else TYPES[first]
+        if pause:
+            self.wait(self.queue.pause(kind, name))
+            self.oracle.paused.add((kind, name))
+        else:
+            assert self.wait(self.queue.resume(kind, name)) == ((kind, name) in self.oracle.paused)
+            self.oracle.paused.discard((kind, name))
+
+    @rule(kind=st.sampled_from(TYPES), max_attempts=st.integers(1, 3))
+    def set_policy(self, kind: str, max_attempts: int) -> None:
+        self.wait(self.queue.set_policy(TypePolicy(type=kind, max_attempts=max_attempts)))
+        self.oracle.max_attempts[kind] = max_attempts
+
+    @precondition(lambda self: self.oracle.tasks)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        chosen = data.draw(st.lists(st.sampled_from(sorted(self.oracle.tasks)), unique=True, max_size=3))
+        done = self.wait(self.queue.cancel(chosen))
+        answers = {task_id: self.oracle.cancel(task_id) for task_id in chosen}
+        assert set(done.cancelled) == {i for i, answer in answers.items() if answer == "cancelled"}
+        assert set(done.requested) == {i for i, answer in answers.items() if answer == "requested"}
+        assert set(done.unchanged) == {i for i, answer in answers.items() if answer is None}
 
     @rule()
     def register(self) -> None:
@@ -74,9 +132,28 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(data=st.data(), limit=st.integers(1, 6))
     def claim(self, data: st.DataObject, limit: int) -> None:
         lane = f"lane-{data.draw(st.integers(1, self.lanes))}"
-        expected = self.oracle.expected_claim(lane, limit)
         batch = self.wait(self.queue.claim(lane, limit))
-        assert {UUID(i) for i in batch.ids} == set(expected)
+        self.oracle.check_claim(lane, limit, [UUID(i) for i in batch.ids])
+        self.claimed(lane, batch)
+
+    @precondition(lambda self: self.lanes)
+    @rule(data=st.data(), limit=st.integers(1, 4), quota=st.integers(1, 3), everything=st.booleans())
+    def claim_along_lines(self, data: st.DataObject, limit: int, quota: int, everything: bool) -> None:
+        """With cursors that stay where the last claims of the lane left them."""
+        lane = f"lane-{data.draw(st.integers(1, self.lanes))}"
+        lines = self.lines.setdefault(lane, Lines(self.queue, lane, look_s=float("inf")))
+        ready = {task.id: task for task in self.oracle.claimable(lane)}
+        if everything:
+            self.wait(lines.look())
+        while len(batch := self.wait(lines.claim(limit, lambda _: quota))):
+            assert len(batch) <= limit
+            assert all(ready.pop(UUID(task_id), None) for task_id in batch.ids), "claimed what was not ready"
+            self.claimed(lane, batch)
+            if not everything:
+                return
+        assert not (everything and ready), "left behind what was ready"
+
+    def claimed(self, lane: str, batch: Batch) -> None:
         for task_id, claim, attempt, suspicion in zip(
             batch.ids, batch.claims, batch.attempts, batch.suspicions, strict=True
         ):
@@ -144,7 +221,7 @@ class QueueMachine(RuleBasedStateMachine):
     def deregister(self, data: st.DataObject) -> None:
         lane = f"lane-{data.draw(st.integers(1, self.lanes))}"
         self.wait(self.queue.deregister(lane))
-        self.oracle.leases.pop(lane, None)
+        self.oracle.deregister(lane)
 
     @rule(seconds=st.sampled_from([1, 5, LEASE_S, LEASE_S + 1, 400]))
     def pass_time(self, seconds: float) -> None:
@@ -168,9 +245,16 @@ class QueueMachine(RuleBasedStateMachine):
             names = ("s", "attempts", "claim", "locked_by", "timed_out", "lease_lost")
             assert tuple(row[name] for name in names) == ours
             assert (row["suspicion"], row["run_after"]) == (task.suspicion, task.run_after)
-            assert (row["finished_at"] is not None) == (row["s"] in ("completed", "failed"))
+            assert row["cancel_requested"] == task.cancel_requested
+            assert (row["finished_at"] is not None) == (row["s"] in FINISHED)
             assert task.settlements <= 1
-            assert 0 <= row["attempts"] <= row["max_attempts"]
+        waiting = {
+            (t.type, t.priority) for t in self.oracle.tasks.values() if t.status in ("queued", "retry")
+        }
+        lines = self.wait(self.queue.lines())
+        assert {(line.type, line.priority) for line in lines} <= waiting
+        ready = {(t.type, t.priority) for t in self.oracle.ready()}
+        assert ready == {(line.type, line.priority) for line in lines if line.due_s <= 0}
 
 
 def run_machine(databases: Any, **options: Any) -> None:
@@ -198,30 +282,43 @@ def test_queue_agrees_with_the_oracle(databases: Any) -> None:
     run_machine(databases, max_examples=100)
 
 
+FENCE = "t.claim = r.claim AND t.status = 'running'"
 BROKEN = {
-    "settle ignores the claim token": ("settle", "AND t.claim = r.claim AND t.status = 'running'", ""),
-    "settle accepts a settled task": ("settle", "AND t.status = 'running'", ""),
+    "completion ignores the claim token": ("complete", FENCE, "t.status = 'running'"),
+    "completion accepts a settled task": ("complete", FENCE, "t.claim = r.claim"),
+    "settle ignores the claim token": ("settle", FENCE, "t.status = 'running'"),
+    "settle accepts a settled task": ("settle", FENCE, "t.claim = r.claim"),
     "release ignores the claim token": ("release", "AND t.claim = r.claim", ""),
     "release charges the attempt": ("release", "attempts = t.attempts - 1", "attempts = t.attempts"),
     "claim reuses the token": ("claim", "claim = nextval('task_claims')", "claim = 1"),
     "claim ignores the lane's lease": ("claim", "AND EXISTS (SELECT FROM lane)", ""),
     "claim takes tasks before they are due": ("claim", "AND run_after <= queue_now()", ""),
-    "claim ignores priority": ("claim", "ORDER BY priority DESC, run_after, id", "ORDER BY run_after, id"),
-    "retries are without end": ("settle", "t.attempts >= t.max_attempts", "false"),
-    "permanent errors are retried": ("settle", "r.cause = 'rejected' OR", ""),
-    "reap takes live lanes' tasks": ("reap", "lease_until < queue_now()", "true"),
-    "reap charges the attempt": ("reap", "greatest(t.attempts - 1, 0)", "t.attempts"),
-    "reap forgets tasks no lane holds": (
-        "reap",
-        "OR NOT EXISTS (SELECT FROM lanes l WHERE l.id = t.locked_by)",
+    "claim takes the newest first": ("claim", "ORDER BY run_after, id", "ORDER BY run_after DESC, id"),
+    "claim ignores a paused type": ("claim", "kind = 'type' AND", "false AND"),
+    "claim ignores a paused domain": ("claim", "WHERE kind = 'domain'", "WHERE false"),
+    "a line is overlooked": ("lines", "(type, priority) > (line.type, line.priority)", "type > line.type"),
+    "retries are without end": (
+        "settle",
+        "OR t.attempts >= coalesce(t.max_attempts, policy.max_attempts, $8)",
         "",
     ),
-    "renew revives a reaped lane": (
-        "renew",
-        "UPDATE lanes",
-        "WITH again AS (INSERT INTO lanes (id, host, pid, lease_until) VALUES ($1, '', 0, queue_now()) "
-        "ON CONFLICT DO NOTHING) UPDATE lanes",
+    "the policy of a type is ignored": ("settle", "policy.max_attempts,", ""),
+    "permanent errors are retried": ("settle", "WHEN r.cause = 'rejected' OR", "WHEN"),
+    "a cancelled task is retried": ("settle", "OR t.cancel_requested", ""),
+    "cancel ends a running task": (
+        "cancel",
+        "WHEN chosen.status = 'running' THEN 'running' ",
+        "WHEN false THEN NULL ",
     ),
+    "a duplicate is added": ("submit", "dedup_key)\nSELECT", "dedup_key)\nSELECT"),
+    "reap takes live lanes' tasks": ("reap", "lease_until < queue_now()", "true"),
+    "reap charges the attempt": ("reap", "greatest(t.attempts - 1, 0)", "t.attempts"),
+    "reap forgets what a closed lane held": (
+        "reap",
+        "JOIN tasks t ON t.locked_by = dead.id",
+        "JOIN tasks t ON false",
+    ),
+    "renew revives a reaped lane": ("renew", "AND lease_until > 'epoch'", ""),
 }
 """Ways to break a promise by one edit of a statement. The machine must notice every one of them."""
 

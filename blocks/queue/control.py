@@ -1,0 +1,60 @@
+"""Steering the queue: cancel, pause and resume, and how the tasks of a type are retried."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+from uuid import UUID
+
+from blocks.queue.inspection import READ_TIMEOUT
+from blocks.queue.models import Cancelled, Pause, PausedKind, TypePolicy
+from blocks.queue.statements import statement
+from blocks.queue.submission import Submission
+
+CANCEL_TIMEOUT = 10.0
+
+
+class Control(Submission):
+    """The operators' half of `blocks.queue.Queue`."""
+
+    async def cancel(self, ids: Sequence[UUID]) -> Cancelled:
+        """Cancel tasks: at once those that wait; those that run as soon as their lane has told the handler.
+
+        A running task whose handler ends first keeps what came of it, if it completed.
+        """
+        rows = await self.pool.fetch(statement("cancel"), ids, timeout=CANCEL_TIMEOUT)
+        cancelled = [UUID(row["id"]) for row in rows if row["status"] == "cancelled"]
+        requested = [UUID(row["id"]) for row in rows if row["status"] == "running"]
+        touched = {*cancelled, *requested}
+        return Cancelled(cancelled, requested, [task_id for task_id in ids if task_id not in touched])
+
+    async def pause(self, kind: PausedKind, name: str, *, reason: str | None = None) -> None:
+        """Claim no further task of a type or domain, from now on; what runs goes on."""
+        await self.pool.execute(statement("pause"), kind, name, reason, timeout=READ_TIMEOUT)
+
+    async def resume(self, kind: PausedKind, name: str) -> bool:
+        """Claim its tasks again, from now on; whether it was paused."""
+        found = await self.pool.fetchval(statement("resume"), kind, name, timeout=READ_TIMEOUT)
+        return cast("str | None", found) is not None
+
+    async def pauses(self) -> list[Pause]:
+        """What is paused."""
+        rows = await self.pool.fetch(statement("pauses"), timeout=READ_TIMEOUT)
+        return [Pause.model_validate(dict(row)) for row in rows]
+
+    async def set_policy(self, policy: TypePolicy) -> None:
+        """Set how tasks of a type are retried and timed out; in effect at once, for waiting tasks too."""
+        await self.pool.execute(
+            statement("set_policy"),
+            policy.type,
+            policy.max_attempts,
+            policy.timeout_s,
+            policy.backoff_base_s,
+            policy.backoff_cap_s,
+            timeout=READ_TIMEOUT,
+        )
+
+    async def policies(self) -> list[TypePolicy]:
+        """The policies of all types that have one."""
+        rows = await self.pool.fetch(statement("policies"), timeout=READ_TIMEOUT)
+        return [TypePolicy.model_validate(dict(row)) for row in rows]

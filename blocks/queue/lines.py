@@ -1,0 +1,160 @@
+"""What a lane knows of the tasks that wait: their lines, and how far it has claimed along each.
+
+A line is the waiting tasks of one type and priority, in the order they are claimed. Claiming line by line
+lets a lane take of each type what it has room for, without reading past the tasks of the others.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import groupby
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from blocks.queue.statements import statement
+from blocks.queue.wire import Batch
+
+if TYPE_CHECKING:
+    from blocks.queue.queue import Queue
+
+CLAIM_TIMEOUT = 10.0
+LOOK_S = 1.0
+"""Longest time between two looks while there is work: only they find a line that is new, or a task that came
+back into line behind the cursor."""
+LOOK_SHARE = 10
+"""And at most one in so many seconds goes into looking, however many dead entries there are to read past."""
+LATE_S = 2.0
+"""A transaction may commit so long after it began, and the task it added is still found at once."""
+
+
+@dataclass(slots=True)
+class Line:
+    """The waiting tasks of one type and priority."""
+
+    type: str
+    priority: int
+    due_s: float = 0.0
+    """Seconds until its first task is due, when it was looked at; 0 or less: it is due."""
+    after: tuple[datetime, UUID] | None = None
+    """Place after which the next claim begins; None: at the head. Entries of claimed tasks stay in the index
+    until no snapshot can see them; beginning after them keeps a claim as cheap as the first."""
+    exhausted: bool = False
+    """The last claim found less than it asked for."""
+
+
+class Lines:
+    """The lines of one queue as one lane sees them.
+
+    Args:
+        queue: An open queue.
+        lane: Id of the lane.
+        look_s: Longest time between two looks.
+    """
+
+    def __init__(self, queue: Queue, lane: str, *, look_s: float = LOOK_S) -> None:
+        self._queue = queue
+        self._lane = lane
+        self._look_s = look_s
+        self._lines: list[Line] = []
+        self._turn = 0
+        self._looked_at = float("-inf")
+        self._look_again_s = 0.0
+
+    @property
+    def next_due_s(self) -> float | None:
+        """Seconds, as of the last look, until the next task is due; None: no task waits."""
+        return min((line.due_s for line in self._lines), default=None)
+
+    async def look(self) -> None:
+        """Find out which lines there are, and begin again at their heads."""
+        started = time.monotonic()
+        self._lines = await self._queue.lines()
+        self._looked_at = time.monotonic()
+        self._look_again_s = max(self._look_s, LOOK_SHARE * (self._looked_at - started))
+
+    async def claim(self, limit: int, room: Callable[[str], int]) -> Batch:
+        """Claim up to ``limit`` due tasks, by priority; within one priority the types take turns.
+
+        Args:
+            room: Most tasks to take of a type.
+        """
+        if time.monotonic() - self._looked_at > self._look_again_s:
+            await self.look()
+        while wanted := self._wanted(room):
+            news = [line for line, _ in wanted if not line.exhausted]
+            if len(batch := await self._take(limit, wanted)) or not news:
+                return batch
+            # Lines believed to hold more were empty: the lower lines of their types have their turn.
+        return Batch()
+
+    async def _take(self, limit: int, wanted: Sequence[tuple[Line, int]]) -> Batch:
+        rows = await self._queue.pool.fetch(
+            statement("claim"),
+            self._lane,
+            limit,
+            [line.type for line, _ in wanted],
+            [line.priority for line, _ in wanted],
+            [quota for _, quota in wanted],
+            [line.after and line.after[0] for line, _ in wanted],
+            [line.after and line.after[1] for line, _ in wanted],
+            timeout=CLAIM_TIMEOUT,
+        )
+        for line, _ in wanted:
+            line.exhausted = len(rows) < limit
+        if not rows:
+            return Batch()
+        # asyncpg turns a list of rows into columns only through zip.
+        *columns, priorities, moments = (list(column) for column in zip(*rows, strict=True))
+        batch = Batch(*columns)
+        self._advance(wanted, batch, priorities, moments)
+        return batch
+
+    def _wanted(self, room: Callable[[str], int]) -> list[tuple[Line, int]]:
+        """The lines to claim from, the highest priority first, each with the most tasks to take of it."""
+        self._turn += 1
+        wanted: list[tuple[Line, int]] = []
+        served: set[str] = set()
+        rooms: dict[str, int] = {}
+        for _, group in groupby(self._lines, attrgetter("priority")):
+            lines = list(group)
+            shift = self._turn % len(lines)
+            for line in (*lines[shift:], *lines[:shift]):
+                if line.type in served:
+                    continue
+                quota = rooms.setdefault(line.type, room(line.type))
+                if quota > 0:
+                    wanted.append((line, quota))
+                # A lower line of the type has its turn when those above hold less than was asked for.
+                if not line.exhausted:
+                    served.add(line.type)
+        return wanted
+
+    def _advance(
+        self, wanted: Sequence[tuple[Line, int]], batch: Batch, priorities: list[int], moments: list[datetime]
+    ) -> None:
+        taken: dict[tuple[str, int], list[tuple[datetime, str]]] = {}
+        for key, moment, task_id in zip(
+            zip(batch.types, priorities, strict=True), moments, batch.ids, strict=True
+        ):
+            taken.setdefault(key, []).append((moment, task_id))
+        for line, quota in wanted:
+            places = taken.get((line.type, line.priority))
+            if not places:
+                continue
+            moment, task_id = max(places)
+            if len(places) >= quota:
+                line.exhausted = False
+                last = (moment, UUID(task_id))
+            else:
+                last = (moment - timedelta(seconds=LATE_S), UUID(int=0))
+            line.after = max(line.after or last, last)
+
+
+def order(rows: Sequence[Any]) -> list[Line]:
+    """Lines of the rows of ``lines.sql``, the highest priority first."""
+    lines = [Line(row["type"], row["priority"], row["due_s"]) for row in rows]
+    return sorted(lines, key=lambda line: -line.priority)

@@ -1,0 +1,18 @@
+-- $1 uuid[] ids. What waits is cancelled; what runs is marked, and its lane told.
+WITH chosen AS (
+    SELECT id, status FROM tasks
+    WHERE id = ANY ($1::uuid[]) AND status IN ('created', 'queued', 'retry', 'running')
+    ORDER BY id
+    FOR UPDATE
+), cancelled AS (
+    UPDATE tasks t
+    SET status = (CASE WHEN chosen.status = 'running' THEN 'running' ELSE 'cancelled' END)::taskstatus,
+        finished_at = CASE WHEN chosen.status <> 'running' THEN queue_now() END,
+        cancel_requested = chosen.status = 'running',
+        updated_at = queue_now()
+    FROM chosen WHERE t.id = chosen.id
+    RETURNING t.id, t.status
+), told AS MATERIALIZED (
+    SELECT pg_notify('organism_tasks', 'cancel') FROM cancelled WHERE status = 'running' LIMIT 1
+)
+SELECT id::text, status::text, (SELECT count(*) FROM told) AS told FROM cancelled

@@ -1,0 +1,2 @@
+-- $1 lane: claims of its tasks that are to be cancelled
+SELECT claim FROM tasks WHERE locked_by = $1 AND status = 'running' AND cancel_requested

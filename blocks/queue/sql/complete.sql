@@ -1,0 +1,11 @@
+-- $1 uuid[] ids, $2 bigint[] claims, $3 text[] results, $4 text[] paths, $5 text[] organ ids, $6 real[] elapsed ms.
+-- The settlement of what went well, apart because it is nearly every one; settle.sql has the others.
+UPDATE tasks t
+SET status = 'completed', result = r.result::jsonb, error = NULL, suspicion = 0, finished_at = queue_now(),
+    elapsed_ms = r.elapsed_ms, organ_id = r.organ_id, path = r.path,
+    locked_by = NULL, locked_at = NULL, cancel_requested = false, updated_at = queue_now()
+FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::real[])
+    AS r(id, claim, result, path, organ_id, elapsed_ms)
+-- The fence: a holder whose claim is not the newest changes nothing.
+WHERE t.id = r.id AND t.claim = r.claim AND t.status = 'running'
+RETURNING t.id::text

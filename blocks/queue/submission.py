@@ -1,0 +1,124 @@
+"""Adding tasks: the producers' side of the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+from uuid_utils.compat import uuid7
+
+from blocks.errors import ConfigurationError
+from blocks.queue.inspection import Inspection
+from blocks.queue.jsonb import to_json
+from blocks.queue.models import PARAMS_LIMIT_BYTES, NewTask
+from blocks.queue.statements import statement
+
+SUBMIT_TIMEOUT = 60.0
+LOAD_TIMEOUT = 3600.0
+LOADED_COLUMNS = (
+    "id",
+    "type",
+    "params",
+    "description",
+    "domain",
+    "drift_score",
+    "priority",
+    "run_after",
+    "max_attempts",
+    "timeout_s",
+    "dedup_key",
+)
+
+
+class Submission(Inspection):
+    """The adding half of `blocks.queue.Queue`."""
+
+    async def submit(self, tasks: Sequence[NewTask]) -> list[UUID]:
+        """Add tasks, all or none.
+
+        Returns:
+            Their ids, in order. A task whose ``dedup_key`` an unfinished task of its type has already is not
+            added: its place holds the id of that one.
+
+        Raises:
+            ConfigurationError: One of the given ids exists already.
+        """
+        if not tasks:
+            return []
+        moment = await self.now()
+        columns = [list(column) for column in zip(*(_row(task, moment) for task in tasks), strict=True)]
+        ids: list[UUID] = columns[0]
+        try:
+            added = await self.pool.fetch(statement("submit"), *columns, timeout=SUBMIT_TIMEOUT)
+        except asyncpg.UniqueViolationError as error:
+            raise _already_there(error) from None
+        if len(added) == len(ids):
+            return ids
+        known = {row["id"] for row in added}
+        there = await self._unfinished(tasks)
+        return [
+            id if id in known else there.get((task.type, task.dedup_key), id)
+            for id, task in zip(ids, tasks, strict=True)
+        ]
+
+    async def load(self, tasks: Iterable[NewTask]) -> int:
+        """Add many tasks by COPY, all or none; about twice as fast as `submit`, which tells the ids.
+
+        Returns:
+            How many were added.
+
+        Raises:
+            ConfigurationError: An id, or the ``dedup_key`` of an unfinished task, exists already.
+        """
+        added = 0
+        moment = await self.now()
+
+        def rows() -> Iterator[tuple[Any, ...]]:
+            nonlocal added
+            for task in tasks:
+                added += 1
+                yield _row(task, moment)
+
+        async with self.pool.acquire() as connection:
+            try:
+                await connection.copy_records_to_table(
+                    "tasks", records=rows(), columns=LOADED_COLUMNS, timeout=LOAD_TIMEOUT
+                )
+            except asyncpg.UniqueViolationError as error:
+                raise _already_there(error) from None
+        return added
+
+    async def _unfinished(self, tasks: Sequence[NewTask]) -> dict[tuple[str, str | None], UUID]:
+        rows = await self.pool.fetch(
+            statement("duplicates"),
+            [task.type for task in tasks],
+            [task.dedup_key for task in tasks],
+            timeout=SUBMIT_TIMEOUT,
+        )
+        return {(row["type"], row["dedup_key"]): row["id"] for row in rows}
+
+
+def _row(task: NewTask, moment: datetime) -> tuple[Any, ...]:
+    return (
+        # Ids that grow with time: a claim and settlement of 500 then touch neighbouring pages.
+        task.id or uuid7(),
+        task.type,
+        to_json(task.params, limit_bytes=PARAMS_LIMIT_BYTES),
+        task.description,
+        task.domain,
+        task.drift_score,
+        task.priority,
+        task.run_after or moment,
+        task.max_attempts,
+        task.timeout_s,
+        task.dedup_key,
+    )
+
+
+def _already_there(error: asyncpg.UniqueViolationError) -> ConfigurationError:
+    return ConfigurationError(
+        f"already submitted: {error.detail}", "leave out the id or key, or look at the existing task"
+    )
