@@ -8,7 +8,7 @@ outcomes, `OrganismUnavailable` or `ReplicaLost`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, ClassVar, cast
 
 from pydantic import Field
@@ -16,6 +16,9 @@ from pydantic import Field
 from blocks.errors import OrganismError, OrganismUnavailable, ReplicaLost
 from blocks.named import NamedBlock
 from blocks.queue import Batch, Outcomes
+
+CANCEL_PAUSES_S = (0.02, 0.1, 0.5, 0.0)
+"""Waits after each try to cancel what no replica knows: the batch itself may still be on its way there."""
 
 
 class Organism(NamedBlock):
@@ -88,6 +91,33 @@ class OrganismClient:
             # Leaving the loop does not stop a replica; only this does. Harmless when it has ended.
             if stream is not None:
                 stream.cancel()
+
+    async def cancel(self, claims: Sequence[int]) -> None:
+        """Stop tasks on whichever replica they are; each is reported ``cancelled`` through its own call.
+
+        Best effort: returns when every claim has been acknowledged, or no replica knows it after some tries
+        (it has ended, or its replica is being taken down). Calling again does no harm.
+
+        Raises:
+            OrganismUnavailable: A claim is not acknowledged, and not every replica has answered.
+        """
+        left = set(claims)
+        failures: list[BaseException] = []
+        try:
+            async with asyncio.timeout(self._organism.health_timeout_s):
+                for pause_s in CANCEL_PAUSES_S:
+                    # To all replicas: which one Serve has chosen for a call is not known here.
+                    response = self._handle().broadcast("cancel_tasks", sorted(left))
+                    answers = await response.results_async(return_exceptions=True)
+                    failures = [answer for answer in answers if isinstance(answer, BaseException)]
+                    left.difference_update(*(answer for answer in answers if answer not in failures))
+                    if not left:
+                        return
+                    await asyncio.sleep(pause_s)
+            if failures:
+                raise failures[0]
+        except Exception as error:
+            raise self._explain(error, begun=False, exclusive=True) from None
 
     async def health(self) -> dict[str, Any]:
         """The organism's own health report.

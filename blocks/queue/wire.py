@@ -11,16 +11,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias
 
-WIRE_VERSION = 2
+WIRE_VERSION = 3
 """Grows whenever a column changes meaning; a replica refuses a batch of another version."""
 
-Cause: TypeAlias = Literal["completed", "failed", "rejected", "timed_out", "interrupted"]
+Cause: TypeAlias = Literal["completed", "failed", "rejected", "timed_out", "cancelled", "interrupted"]
 """Why an attempt ended.
 
 - ``completed``: the handler returned.
 - ``failed``: it raised, and another attempt may succeed.
 - ``rejected``: a permanent error (no organ for the type, invalid params, a permanent exception): no retry.
 - ``timed_out``: it outlived its timeout; retried like a failure, counted apart.
+- ``cancelled``: somebody asked for it to be stopped; no retry.
 - ``interrupted``: the replica is stopping; handed back with the attempt uncharged.
 """
 
@@ -98,6 +99,9 @@ class Outcomes:
     elapsed_ms: list[float] = field(default_factory=list)
     waiting: bool = field(default=False, kw_only=True)
     """Nothing of the batch has been begun: it waits for its turn on the replica."""
+    timeout_s: float | None = field(default=None, kw_only=True)
+    """In the first one that is not ``waiting``: the longest timeout among the batch's tasks, in seconds; the
+    replica enforces each from the moment its handler starts. None: no task of the batch will start."""
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -135,7 +139,7 @@ class Outcomes:
         return cls(**wire)
 
 
-OUTCOME_COLUMNS = tuple(f.name for f in fields(Outcomes) if f.name != "waiting")
+OUTCOME_COLUMNS = tuple(f.name for f in fields(Outcomes) if not f.kw_only)
 
 
 def positions_of(column: Sequence[object], wanted: object) -> list[int]:

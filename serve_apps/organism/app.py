@@ -86,6 +86,9 @@ class OrganismDeployment:
         async for outcomes in self.organism.handle_tasks(wire, exclusive):
             yield outcomes
 
+    async def cancel_tasks(self, claims: list[int]) -> list[int]:
+        return self.organism.cancel_tasks(claims)
+
     async def health(self) -> dict[str, Any]:
         return self.organism.health()
 

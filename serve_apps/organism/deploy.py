@@ -71,8 +71,10 @@ def serve_config(
                     {
                         "name": DEPLOYMENT,
                         "num_replicas": replicas,
-                        # In batches: tasks are bounded by the organs' own concurrency.
-                        "max_ongoing_requests": 16,
+                        # In calls. Organs' concurrency and lanes' windows limit the work; if this did, a
+                        # cancellation would wait in line behind what it is to cancel. It is also how many
+                        # calls Ray lets an async actor run at once by default.
+                        "max_ongoing_requests": 1000,
                         "health_check_period_s": 2,
                         "health_check_timeout_s": 10,
                         "graceful_shutdown_timeout_s": 30,

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from blocks.queue.jsonb import from_json
-from blocks.queue.wire import Batch
 from serve_apps.organism.gate import Ticket
 from serve_apps.organism.stream import Call
 from serve_apps.organism.threads import Work
@@ -18,15 +17,20 @@ class Job:
     """One task waiting for a handler or running in one."""
 
     call: Call
-    batch: Batch
     position: int
     timeout_s: float
     path: str
     ticket: Ticket | None = None
     alone: bool = False
     """It was in a handler batch that failed as a whole, and is tried again by itself."""
-    dropped: bool = False
-    """Nobody waits for its outcome any more."""
+    run: Run | None = None
+    """The handler call it is in."""
+    settled: bool = False
+    """Its outcome is reported, or nobody waits for it any more."""
+
+    @property
+    def claim(self) -> int:
+        return self.call.batch.claims[self.position]
 
     def task(self) -> dict[str, Any]:
         """What the handler gets.
@@ -34,7 +38,7 @@ class Job:
         Raises:
             ValueError: The params are not JSON.
         """
-        batch, position = self.batch, self.position
+        batch, position = self.call.batch, self.position
         return {
             "task_id": batch.ids[position],
             "claim": batch.claims[position],
@@ -63,3 +67,7 @@ class Run:
     released: bool = False
     """Its slot is free again."""
     abandoned: bool = False
+
+    def open_jobs(self) -> list[Job]:
+        """Those whose outcome is still awaited."""
+        return [job for job in self.jobs if not job.settled]

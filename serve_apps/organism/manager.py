@@ -27,7 +27,7 @@ from serve_apps.organism.gate import Gate, Ticket
 from serve_apps.organism.introspection import ORGANISM
 from serve_apps.organism.jobs import Job
 from serve_apps.organism.loading import Handler, extend_import_path, load_handler
-from serve_apps.organism.organ import LINGER_S, Organ, Rules
+from serve_apps.organism.organ import CANCELLED_BEFORE, LINGER_S, Organ, Rules
 from serve_apps.organism.router import NoOrgan, Router
 from serve_apps.organism.stream import Call, Ending, happens
 from serve_apps.organism.tasks import InvalidTask, parse_task, refused
@@ -64,6 +64,8 @@ class OrganismManager:
         self._organs: dict[str, Organ] = {}
         self._retiring: list[Organ] = []
         self._router: Router | None = None
+        self._open: dict[Call, Work] = {}
+        """Calls on this replica; no work: not begun."""
         self._reconfiguring = asyncio.Lock()
         self._refused: str | None = None
         if config is not None:
@@ -115,8 +117,7 @@ class OrganismManager:
         self._organs = organs
         kept = set(organs.values())
         self._retiring += [organ for organ in old.values() if organ not in kept]
-        for organ in self._retiring:
-            organ.retire()
+        self._pump()
         logger.info("organism configured: %d organs, types %s", len(organs), ", ".join(self._router.types))
 
     def _organ(self, config: OrganConfig, handler: Handler) -> Organ:
@@ -167,13 +168,14 @@ class OrganismManager:
             exclusive: Nothing else runs on this replica meanwhile, so that its death is this batch's doing.
 
         Yields:
-            `Outcomes.to_wire()`: an empty one before the first task is begun, then some tasks as they end;
-            at least every 2 s one, empty if need be.
+            `Outcomes.to_wire()`: an empty one with the batch's ``timeout_s`` before the first task is begun,
+            then some tasks as they end; at least every 2 s one, empty if need be.
 
         Raises:
-            ConfigurationError: The batch is of another version, or its columns do not fit; none of it ran.
+            ConfigurationError: The batch is of another version, or its columns do not fit, or there is no
+                configuration yet; none of it ran.
         """
-        batch = _open(wire)
+        batch = _open_wire(wire)
         async with aclosing(self._run(batch, exclusive=exclusive)) as parts:
             async for outcomes in parts:
                 yield outcomes.to_wire()
@@ -182,25 +184,27 @@ class OrganismManager:
         # Handlers run in copies of the caller's context: Serve's request id is in their log lines.
         context = copy_context()
         context.run(ORGANISM.set, self)
-        call = Call(len(batch), context)
+        call = Call(batch, context)
         turn = asyncio.Event()
         ticket = Ticket(on_turn=turn.set) if exclusive else None
-        work: Work = {}
+        work = self._open[call] = {}
         try:
             if ticket is not None:
                 self._gate.request(ticket)
-                while not await happens(turn, stream.SIGN_OF_LIFE_S):
+                while not await happens(turn, stream.SIGN_OF_LIFE_S) and len(call.cancelled) < len(batch):
                     yield Outcomes(waiting=True)
+            timeout_s = self._route(call, ticket, work)
             # What dies from here on has been begun, and the caller is to know it.
-            yield Outcomes()
+            yield Outcomes(timeout_s=timeout_s)
             await asyncio.sleep(DELIVERY_S if exclusive else 0)
-            work = self._route(batch, call, ticket)
-            self._submit(work)
+            for organ, jobs in work.items():
+                organ.submit(jobs)
             async with aclosing(call.chunks()) as chunks:
                 async for outcomes in chunks:
                     yield outcomes
         finally:
             # Reached by cancellation too. A finished call has nothing left to drop.
+            del self._open[call]
             ending = [task for organ, jobs in work.items() for task in organ.drop(jobs)] if call.left else []
             if ticket is not None:
                 self._gate.release(ticket)
@@ -208,12 +212,21 @@ class OrganismManager:
             if ending:
                 await asyncio.wait(ending, timeout=LINGER_S)
 
-    def _route(self, batch: Batch, call: Call, ticket: Ticket | None) -> Work:
-        """Jobs by organ; what cannot be routed is reported at once."""
+    def _route(self, call: Call, ticket: Ticket | None, work: Work) -> float | None:
+        """Add the jobs of ``call`` to ``work`` by organ; what is not to run is reported at once.
+
+        Returns:
+            The longest timeout among the jobs, in seconds; None: there are none.
+        """
         if self._router is None or self._config is None:
             raise ConfigurationError("the organism has no configuration yet", "deploy it with a user_config")
-        work: Work = {}
+        batch = call.batch
+        longest_s = None
         for position, task_type in enumerate(batch.types):
+            if batch.claims[position] in call.cancelled:
+                ending = Ending("cancelled", error=CANCELLED_BEFORE)
+                call.report(position, ending, path="fast", organ_id=None, elapsed_ms=0.0)
+                continue
             try:
                 organ, path = self._router.route(task_type, batch.drift_scores[position])
             except NoOrgan as error:
@@ -229,17 +242,40 @@ class OrganismManager:
                 )
                 call.report(position, ending, path=path, organ_id=organ.config.id, elapsed_ms=0.0)
                 continue
-            work.setdefault(organ, []).append(Job(call, batch, position, timeout_s, path, ticket))
-        return work
-
-    def _submit(self, work: Work) -> None:
-        for organ, jobs in work.items():
-            organ.submit(jobs)
+            work.setdefault(organ, []).append(Job(call, position, timeout_s, path, ticket))
+            longest_s = max(timeout_s, longest_s or 0.0)
+        return longest_s
 
     def _pump(self) -> None:
+        """Start what may start now, and let go of old organs that nothing needs any more."""
         for organ in (*self._organs.values(), *self._retiring):
             organ.pump()
-        self._retiring = [organ for organ in self._retiring if not organ.idle or organ.abandoned]
+        for organ in list(self._retiring):
+            if organ.idle and not organ.abandoned and not any(organ in work for work in self._open.values()):
+                organ.close()
+                self._retiring.remove(organ)
+
+    def cancel_tasks(self, claims: list[int]) -> list[int]:
+        """Stop tasks; each is reported ``cancelled`` through its own call, at once.
+
+        A waiting task never starts. An async handler is cancelled, and may clean up. A plain function cannot
+        be stopped: it counts as abandoned until it ends. A handler batch goes on for its other tasks. What
+        has ended keeps its outcome, and calling again changes nothing.
+
+        Returns:
+            The claims among ``claims`` that are on this replica.
+        """
+        wanted = set(claims)
+        known: set[int] = set()
+        for call, work in self._open.items():
+            here = wanted.intersection(call.batch.claims)
+            if not here:
+                continue
+            known |= here
+            call.cancelled |= here
+            for organ, jobs in work.items():
+                organ.cancel([job for job in jobs if job.claim in here])
+        return sorted(known)
 
     # Telling
 
@@ -271,6 +307,7 @@ class OrganismManager:
                 "failed",
                 "rejected",
                 "timed_out",
+                "cancelled",
                 "interrupted",
             ):
                 totals[name] += figures[name]
@@ -301,7 +338,7 @@ class OrganismManager:
         return None
 
 
-def _open(wire: dict[str, Any]) -> Batch:
+def _open_wire(wire: dict[str, Any]) -> Batch:
     next_step = "run the same organism-flows version on lanes and replicas"
     try:
         batch = Batch.from_wire(wire)

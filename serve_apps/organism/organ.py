@@ -30,6 +30,7 @@ logger = logging.getLogger("ray.serve.organism")
 
 LINGER_S = 1.0
 """How long a cancelled handler may clean up before it counts as abandoned."""
+CANCELLED_BEFORE = "cancelled before it started"
 
 
 @dataclass(slots=True)
@@ -40,6 +41,7 @@ class Counters:
     failed: int = 0
     rejected: int = 0
     timed_out: int = 0
+    cancelled: int = 0
     interrupted: int = 0
 
     def count(self, cause: Cause) -> None:
@@ -88,7 +90,6 @@ class Organ:
         self._runs: set[Run] = set()
         self._slots_taken = 0
         self._abandoned_tasks = 0
-        self._retired = False
 
     @property
     def abandoned(self) -> int:
@@ -112,8 +113,6 @@ class Organ:
             if not jobs:
                 break
             self._start(jobs)
-        if self._retired and self.idle:
-            self._threads.close()
 
     def drop(self, jobs: Iterable[Job]) -> list[asyncio.Task[None]]:
         """Forget ``jobs``: what waits never starts, what runs is cancelled.
@@ -121,23 +120,49 @@ class Organ:
         Returns:
             Tasks that are ending and may be awaited; threads cannot be cancelled and are not among them.
         """
+        runs = set()
         for job in jobs:
-            job.dropped = True
-        ending = []
-        for run in [run for run in self._runs if all(job.dropped for job in run.jobs)]:
-            if run.task is not None and not run.reported:
-                run.reported = True
-                for _ in run.jobs:
+            if job.run is not None:
+                runs.add(job.run)
+                if not job.settled:
                     self.counters.count("interrupted")
-                self._cancel(run)
-            if run.task is not None and not run.released:
+            job.settled = True
+        ending = []
+        for run in runs:
+            if run.task is None or run.open_jobs():
+                continue
+            if not run.reported:
+                run.reported = True
+                self._stop(run)
+            if not run.released:
                 ending.append(run.task)
         return ending
 
-    def retire(self) -> None:
-        """Finish what was accepted, then give the threads back."""
-        self._retired = True
-        self.pump()
+    def cancel(self, jobs: Iterable[Job]) -> None:
+        """Report ``jobs`` cancelled at once: what waits never starts, what runs is stopped.
+
+        A handler batch goes on as long as one of its tasks is still wanted.
+        """
+        for job in jobs:
+            if job.settled:
+                continue
+            if job.run is None:
+                self._report(job, Ending("cancelled", error=CANCELLED_BEFORE))
+            else:
+                self._cancel_running(job, job.run)
+
+    def _cancel_running(self, job: Job, run: Run) -> None:
+        last = run.open_jobs() == [job]
+        if last and run.work is not None and not self._threads.abandon(run.work):
+            return  # it has just ended
+        self._report(job, Ending("cancelled", error="cancelled while it ran"))
+        if last:
+            run.reported = True
+            self._stop(run)
+
+    def close(self) -> None:
+        """Give the threads back; nothing may be submitted any more."""
+        self._threads.close()
 
     def status(self) -> dict[str, Any]:
         """Its configuration and figures, as plain data."""
@@ -145,7 +170,7 @@ class Organ:
             **self.config.model_dump(),
             "form": "async" if self.handler.is_async else "sync",
             "in_flight": sum(len(run.jobs) for run in self._runs if not run.released),
-            "waiting": sum(not job.dropped for job in (*self._waiting, *self._urgent)),
+            "waiting": sum(not job.settled for job in (*self._waiting, *self._urgent)),
             "abandoned": self.abandoned,
             **asdict(self.counters),
         }
@@ -155,7 +180,7 @@ class Organ:
     def _next(self) -> list[Job]:
         """The jobs of the next handler call; one, but for batch handlers. Empty: nothing may start."""
         for line in (self._urgent, self._waiting):
-            while line and line[0].dropped:
+            while line and line[0].settled:
                 line.popleft()
             if not line or not self._gate.admits(line[0].ticket):
                 continue
@@ -164,7 +189,7 @@ class Organ:
                 # One call has one deadline, so only tasks of one timeout share it.
                 alike = (jobs[0].timeout_s, jobs[0].ticket)
                 while line and len(jobs) < self.config.max_batch_size:
-                    if line[0].dropped:
+                    if line[0].settled:
                         line.popleft()
                     elif line[0].alone or (line[0].timeout_s, line[0].ticket) != alike:
                         break
@@ -179,9 +204,9 @@ class Organ:
             try:
                 run.tasks.append(job.task())
                 run.jobs.append(job)
+                job.run = run
             except (ValueError, RecursionError) as error:
-                problem = harmless(f"params is not JSON: {error}")
-                self._report(run, job, Ending("rejected", error=problem))
+                self._report(job, Ending("rejected", error=harmless(f"params is not JSON: {error}")))
         if not run.jobs:
             return
         self._runs.add(run)
@@ -271,7 +296,7 @@ class Organ:
             run.reported = True
             if endings:
                 for job, ending in zip(run.jobs, endings, strict=True):
-                    self._report(run, job, ending)
+                    self._report(job, ending)
             else:
                 self._isolate(run, "raised")
         self._release(run)
@@ -291,14 +316,17 @@ class Organ:
             else:
                 job = run.jobs[0]
                 text = f"timed out after {job.timeout_s:g} s" + (f" ({place})" if place else "")
-                self._report(run, job, Ending("timed_out", error=text))
+                self._report(job, Ending("timed_out", error=text))
+        self._stop(run)
+
+    def _stop(self, run: Run) -> None:
+        """Leave an abandoned thread behind, or cancel an async handler.
+
+        Its slot is free when it has ended, or has had time enough to.
+        """
         if run.work is not None:
             self._release(run)
-        else:
-            self._cancel(run)
-
-    def _cancel(self, run: Run) -> None:
-        """Cancel an async handler; its slot is free when it has ended, or has had time enough to."""
+            return
         if run.task is None:
             return
         if run.timer is not None:
@@ -317,20 +345,23 @@ class Organ:
     def _isolate(self, run: Run, what: str) -> None:
         """Try each member of a failed handler batch alone, so that only the culprit is charged."""
         logger.warning("organ %s: a batch of %d %s; trying each alone", self.config.id, len(run.jobs), what)
-        for job in reversed(run.jobs):
+        for job in reversed(run.open_jobs()):
+            job.run = None
             job.alone = True
             (self._waiting if job.ticket is None else self._urgent).appendleft(job)
 
-    def _report(self, run: Run, job: Job, ending: Ending) -> None:
+    def _report(self, job: Job, ending: Ending) -> None:
+        if job.settled:
+            return
+        job.settled = True
         self.counters.count(ending.cause)
-        if not job.dropped:
-            job.call.report(
-                job.position,
-                ending,
-                path=job.path,
-                organ_id=self.config.id,
-                elapsed_ms=(time.perf_counter() - run.started) * 1000,
-            )
+        job.call.report(
+            job.position,
+            ending,
+            path=job.path,
+            organ_id=self.config.id,
+            elapsed_ms=(time.perf_counter() - job.run.started) * 1000 if job.run else 0.0,
+        )
 
     def _release(self, run: Run) -> None:
         """The handler has ended."""

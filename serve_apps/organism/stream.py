@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from contextvars import Context
 from typing import NamedTuple
 
-from blocks.queue.wire import Cause, Outcomes
+from blocks.queue.wire import Batch, Cause, Outcomes
 
 CHUNK = 250
 """Most outcomes in one chunk."""
@@ -27,16 +27,19 @@ class Ending(NamedTuple):
 
 
 class Call:
-    """The outcomes of one batch, as they come.
+    """One batch on the replica, and its outcomes as they come.
 
     Args:
-        size: Number of tasks in the batch.
+        batch: Its tasks.
         context: Its handlers run in copies of it.
     """
 
-    def __init__(self, size: int, context: Context) -> None:
-        self.left = size
+    def __init__(self, batch: Batch, context: Context) -> None:
+        self.batch = batch
         self.context = context
+        self.cancelled: set[int] = set()
+        """Claims of its tasks that somebody asked to be stopped."""
+        self.left = len(batch)
         self._chunk = Outcomes()
         self._some = asyncio.Event()
         self._full = asyncio.Event()

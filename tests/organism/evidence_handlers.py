@@ -15,9 +15,14 @@ async def leave_evidence(task):
 
 
 async def wait(task):
-    """Wait until the file params.until is there."""
-    while not Path(task["params"]["until"]).exists():
-        await asyncio.sleep(0.02)
+    """Wait until the file params.until is there; leave params.cancelled, if given, when cut short."""
+    try:
+        while not Path(task["params"]["until"]).exists():
+            await asyncio.sleep(0.02)
+    except asyncio.CancelledError:
+        if file := task["params"].get("cancelled"):
+            Path(file).write_text(str(task["claim"]))
+        raise
     return {}
 
 

@@ -98,11 +98,13 @@ def garbage_plain(task: dict[str, Any]) -> Any:
 
 
 def block(task: dict[str, Any]) -> str:
+    STARTED["block"] += 1
     RELEASE.wait(60)
     return "released"
 
 
 async def stubborn(task: dict[str, Any]) -> str:
+    STARTED["stubborn"] += 1
     while not RELEASE.is_set():
         try:
             await asyncio.sleep(0.05)
@@ -139,6 +141,11 @@ def batch(tasks: list[dict[str, Any]]) -> Any:
 
 async def batch_async(tasks: list[dict[str, Any]]) -> Any:
     return batch(tasks)
+
+
+async def batch_that_steps(tasks: list[dict[str, Any]]) -> list[str]:
+    await step({"params": {"name": "batch"}})
+    return ["done"] * len(tasks)
 
 
 def looks_plain(task: dict[str, Any]) -> Any:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 import ray
 from ray import serve
@@ -12,9 +15,10 @@ from ray import serve
 from blocks.organism import Organism
 from blocks.queue import Batch
 from blocks.ray_cluster import RayCluster
-from tests.stack import Stack
+from tests.stack import Stack, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack]
+CLAIMS = count(1_000_000)
 OUTCOME_FIELDS = {
     "task_id",
     "success",
@@ -25,6 +29,22 @@ OUTCOME_FIELDS = {
     "organ_id",
     "elapsed_ms",
 }
+
+
+def make_batch(types: list[str], params: list[str]) -> Batch:
+    size = len(types)
+    return Batch(
+        ids=[str(n) for n in range(size)],
+        claims=[next(CLAIMS) for _ in range(size)],
+        attempts=[1] * size,
+        types=types,
+        params=params,
+        descriptions=[None] * size,
+        domains=[None] * size,
+        drift_scores=[0.0] * size,
+        timeouts=[None] * size,
+        suspicions=[0] * size,
+    )
 
 
 @pytest.fixture
@@ -52,18 +72,7 @@ async def test_health_and_status_through_the_client(handle: Any) -> None:
 
 async def test_a_batch_through_the_client_begins_before_it_runs(handle: Any) -> None:
     size = 300
-    batch = Batch(
-        ids=[str(n) for n in range(size)],
-        claims=list(range(size)),
-        attempts=[1] * size,
-        types=["echo"] * (size - 1) + ["nope"],
-        params=['{"n": 1}'] * size,
-        descriptions=[None] * size,
-        domains=[None] * size,
-        drift_scores=[0.0] * size,
-        timeouts=[None] * size,
-        suspicions=[0] * size,
-    )
+    batch = make_batch(["echo"] * (size - 1) + ["nope"], ['{"n": 1}'] * size)
     chunks = [chunk async for chunk in Organism().client().call(batch, exclusive=True)]
     begun = [chunk for chunk in chunks if not chunk.waiting]
     assert len(begun[0]) == 0
@@ -71,6 +80,30 @@ async def test_a_batch_through_the_client_begins_before_it_runs(handle: Any) -> 
     assert len(causes) == size
     assert causes.pop(size - 1) == "rejected"
     assert set(causes.values()) == {"completed"}
+
+
+async def test_a_task_is_cancelled_through_the_client_and_its_handler_sees_it(
+    handle: Any, tmp_path: Path
+) -> None:
+    tmp_path.chmod(0o777)
+    client = Organism().client()
+    names = [str(tmp_path / name) for name in ("until-0", "until-1")]
+    batch = make_batch(
+        ["slow"] * 2,
+        [orjson.dumps({"until": name, "cancelled": f"{name}-cut"}).decode() for name in names],
+    )
+    causes: dict[int, str] = {}
+    async for outcomes in client.call(batch, exclusive=False):
+        if not len(outcomes) and not causes:
+            assert outcomes.timeout_s == 120
+            await client.cancel([batch.claims[0]])
+        causes.update(zip(outcomes.positions, outcomes.causes, strict=True))
+        if causes == {0: "cancelled"}:
+            await until(lambda: Path(f"{names[0]}-cut").exists())
+            assert Path(f"{names[0]}-cut").read_text() == str(batch.claims[0])
+            Path(names[1]).touch()
+    assert causes == {0: "cancelled", 1: "completed"}
+    await client.cancel(batch.claims)  # nobody knows them any more
 
 
 def test_the_http_routes(stack: Stack) -> None:
