@@ -67,11 +67,11 @@ class Settings(BaseSettings):
         description="Seconds between runs of the watchdog.",
     )
     batch_size: int = Field(
-        default=100,
+        default=500,
         ge=1,
         le=5000,
         validation_alias=AliasChoices("ORGANISM_BATCH_SIZE", "CLAIM_BATCH_SIZE"),
-        description="Most tasks one claim takes and one handle call carries.",
+        description="Most tasks one handle call carries.",
     )
     config: Path | None = Field(
         default=None, description="YAML file of the organism's configuration; unset means the demo organism."

@@ -32,7 +32,7 @@ from blocks.queue.connection import TRANSIENT_ERRORS
 from blocks.ray_cluster import LaneTaskRunner, RayCluster
 from blocks.settings import load_settings
 from blocks.task_queue import TaskQueue
-from flows.lane import LaneSummary
+from flows.calls import LaneSummary
 from flows.lane_task import LaneEnd, LaneOptions, LaneRun
 
 GRACE_S = 20.0
@@ -94,7 +94,14 @@ async def dispatch(
     batch_size: Annotated[
         int | None, Field(ge=1, le=5000, description="Most tasks a claim takes; empty: the setting's.")
     ] = None,
-    calls_in_flight: Annotated[int, Field(ge=1, le=64, description="Most handle calls a lane has open.")] = 3,
+    tasks_in_flight: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=100_000,
+            description="Most tasks a lane holds; of each type it takes what its pace allows.",
+        ),
+    ] = 4000,
     queue: Annotated[str, Field(description="Name of the Task Queue block.")] = "default",
     organism: Annotated[str, Field(description="Name of the Organism block.")] = "default",
     cluster: Annotated[str, Field(description="Name of the Ray Cluster block.")] = "default",
@@ -131,7 +138,7 @@ async def dispatch(
             options = LaneOptions(
                 run=str(runtime.flow_run.id),
                 batch_size=batch_size or settings.batch_size,
-                calls_in_flight=calls_in_flight,
+                tasks_in_flight=tasks_in_flight,
                 until_empty=until_empty,
                 max_seconds=max_seconds,
                 grace_s=GRACE_S,

@@ -25,7 +25,8 @@ from blocks.organism import Organism
 from blocks.queue.connection import TRANSIENT_ERRORS
 from blocks.ray_cluster import RayCluster
 from blocks.task_queue import TaskQueue
-from flows.lane import Lane, LaneSummary
+from flows.calls import LaneSummary
+from flows.lane import Lane
 
 PROGRESS_LOG_S = 5.0
 """A lane says how far it is at most this often."""
@@ -36,7 +37,7 @@ class LaneOptions(BaseModel):
 
     run: str
     batch_size: int = Field(ge=1, le=5000)
-    calls_in_flight: int = Field(ge=1, le=64)
+    tasks_in_flight: int = Field(ge=1, le=100_000)
     until_empty: bool
     max_seconds: float | None
     grace_s: float

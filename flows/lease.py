@@ -53,6 +53,7 @@ class Lease:
         queue: An open queue.
         lane: Id of the lane, fresh for every lane, so that a namesake can never pass for it.
         run: The dispatch run it belongs to.
+        number: Tells it apart from the other lanes of that run.
         on_lost: Called once in the event loop, when the lease is past or somebody took the tasks back.
         on_stop: Called in the event loop when the lane is asked to stop, perhaps more than once.
     """
@@ -63,12 +64,14 @@ class Lease:
         lane: str,
         *,
         run: str | None,
+        number: int | None = None,
         on_lost: Callable[[str], None],
         on_stop: Callable[[], None],
     ) -> None:
         self._queue = queue
         self._lane = lane
         self._run = run
+        self._number = number
         self._on_lost = on_lost
         self._on_stop = on_stop
         self.lost: str | None = None
@@ -90,7 +93,7 @@ class Lease:
     async def open(self) -> None:
         """Register the lane."""
         sent = clock()
-        await self._queue.register(self._lane, run=self._run)
+        await self._queue.register(self._lane, run=self._run, number=self._number)
         # Counted from before the request, here as at every renewal: the database may have dated the lease at
         # any moment since.
         self._until = sent + self._queue.lease_s

@@ -7,7 +7,7 @@ lets a lane take of each type what it has room for, without reading past the tas
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -22,13 +22,17 @@ if TYPE_CHECKING:
     from blocks.queue.queue import Queue
 
 CLAIM_TIMEOUT = 10.0
-LOOK_S = 1.0
-"""Longest time between two looks while there is work: only they find a line that is new, or a task that came
-back into line behind the cursor."""
-LOOK_SHARE = 10
-"""And at most one in so many seconds goes into looking, however many dead entries there are to read past."""
+REWIND_S = 1.0
+"""How often cursors go back to the heads of their lines, where tasks may have come back into line."""
+LOOK_PAUSE_S = 0.05
+"""Shortest time between two looks."""
+LOOK_SHARE = 20
+"""At most one in so many seconds goes into looking, however many dead entries there are to read past."""
+KEEP_S = 60.0
+"""How long a line without tasks is still asked: the next task of a type is then found by the first claim."""
 LATE_S = 2.0
 """A transaction may commit so long after it began, and the task it added is still found at once."""
+NEVER = float("inf")
 
 
 @dataclass(slots=True)
@@ -38,12 +42,14 @@ class Line:
     type: str
     priority: int
     due_s: float = 0.0
-    """Seconds until its first task is due, when it was looked at; 0 or less: it is due."""
+    """Seconds, at the last look, until its first task is due; 0 or less: it is due; infinite: it is empty."""
     after: tuple[datetime, UUID] | None = None
     """Place after which the next claim begins; None: at the head. Entries of claimed tasks stay in the index
     until no snapshot can see them; beginning after them keeps a claim as cheap as the first."""
     exhausted: bool = False
     """The last claim found less than it asked for."""
+    seen_at: float = 0.0
+    """When it was last known to hold a task, by our own clock."""
 
 
 class Lines:
@@ -52,29 +58,60 @@ class Lines:
     Args:
         queue: An open queue.
         lane: Id of the lane.
-        look_s: Longest time between two looks.
+        rewind_s: How often cursors go back to the heads of their lines.
     """
 
-    def __init__(self, queue: Queue, lane: str, *, look_s: float = LOOK_S) -> None:
+    def __init__(self, queue: Queue, lane: str, *, rewind_s: float = REWIND_S) -> None:
         self._queue = queue
         self._lane = lane
-        self._look_s = look_s
-        self._lines: list[Line] = []
+        self._rewind_s = rewind_s
+        self._lines: dict[tuple[str, int], Line] = {}
         self._turn = 0
-        self._looked_at = float("-inf")
-        self._look_again_s = 0.0
+        self._looked_at = self._rewound_at = -NEVER
+        self._look_took_s = 0.0
+        self.asked = False
+        """Whether the last claim asked the database: there was a line, and room for its type."""
+
+    def __iter__(self) -> Iterator[Line]:
+        return iter(self._lines.values())
 
     @property
-    def next_due_s(self) -> float | None:
-        """Seconds, as of the last look, until the next task is due; None: no task waits."""
-        return min((line.due_s for line in self._lines), default=None)
+    def age_s(self) -> float:
+        """Seconds since the last look."""
+        return time.monotonic() - self._looked_at
+
+    @property
+    def exhausted(self) -> bool:
+        """The last claim found everything there was, in every line."""
+        return all(line.exhausted for line in self)
+
+    @property
+    def next_look_s(self) -> float:
+        """Seconds until it is worth its cost to look again."""
+        return max(LOOK_PAUSE_S, LOOK_SHARE * self._look_took_s) - self.age_s
 
     async def look(self) -> None:
-        """Find out which lines there are, and begin again at their heads."""
+        """Find out which lines there are; now and then, begin again at their heads."""
         started = time.monotonic()
-        self._lines = await self._queue.lines()
-        self._looked_at = time.monotonic()
-        self._look_again_s = max(self._look_s, LOOK_SHARE * (self._looked_at - started))
+        rewind = started - self._rewound_at > max(self._rewind_s, LOOK_SHARE * self._look_took_s)
+        found = await self._queue.lines()
+        now = self._looked_at = time.monotonic()
+        self._look_took_s = now - started
+        if rewind:
+            self._rewound_at = now
+        lines = {}
+        for line in found:
+            known = self._lines.get((line.type, line.priority), line)
+            known.due_s, known.seen_at, known.exhausted = line.due_s, now, False
+            lines[line.type, line.priority] = known
+        for key, line in self._lines.items():
+            if key not in lines and now - line.seen_at < KEEP_S:
+                line.due_s = NEVER
+                lines[key] = line
+        if rewind:
+            for line in lines.values():
+                line.after = None
+        self._lines = dict(sorted(lines.items(), key=lambda item: -item[1].priority))
 
     async def claim(self, limit: int, room: Callable[[str], int]) -> Batch:
         """Claim up to ``limit`` due tasks, by priority; within one priority the types take turns.
@@ -82,13 +119,17 @@ class Lines:
         Args:
             room: Most tasks to take of a type.
         """
-        if time.monotonic() - self._looked_at > self._look_again_s:
+        wanted = self._wanted(room)
+        if self.age_s > self._rewind_s or (not wanted and self.next_look_s <= 0):
             await self.look()
-        while wanted := self._wanted(room):
+            wanted = self._wanted(room)
+        self.asked = bool(wanted)
+        while wanted:
             news = [line for line, _ in wanted if not line.exhausted]
             if len(batch := await self._take(limit, wanted)) or not news:
                 return batch
             # Lines believed to hold more were empty: the lower lines of their types have their turn.
+            wanted = self._wanted(room)
         return Batch()
 
     async def _take(self, limit: int, wanted: Sequence[tuple[Line, int]]) -> Batch:
@@ -119,7 +160,7 @@ class Lines:
         wanted: list[tuple[Line, int]] = []
         served: set[str] = set()
         rooms: dict[str, int] = {}
-        for _, group in groupby(self._lines, attrgetter("priority")):
+        for _, group in groupby(self, attrgetter("priority")):
             lines = list(group)
             shift = self._turn % len(lines)
             for line in (*lines[shift:], *lines[:shift]):
@@ -145,6 +186,7 @@ class Lines:
             places = taken.get((line.type, line.priority))
             if not places:
                 continue
+            line.seen_at = time.monotonic()
             moment, task_id = max(places)
             if len(places) >= quota:
                 line.exhausted = False

@@ -19,11 +19,13 @@ PROBE_TIMEOUT = 5.0
 
 
 class Listener:
-    """Sets ``event`` at every notification, and whenever notifications may have been missed."""
+    """Sets ``event`` when a task became ready or a stop was asked for, ``cancel`` when a running task is to
+    be cancelled, and both whenever notifications may have been missed."""
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
         self.event = asyncio.Event()
+        self.cancel = asyncio.Event()
         self.listening = asyncio.Event()
         """Set while the connection stands."""
         self._task: asyncio.Task[None] | None = None
@@ -47,7 +49,7 @@ class Listener:
             except (QueueUnavailable, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
                 failures += 1
             self.listening.clear()
-            self.event.set()
+            self._set_all()
             await asyncio.sleep(RECONNECT_DELAYS[min(failures, len(RECONNECT_DELAYS)) - 1])
 
     async def _listen_until_broken(self) -> None:
@@ -57,9 +59,9 @@ class Listener:
         broken = asyncio.Event()
         try:
             connection.add_termination_listener(lambda _: broken.set())
-            await connection.add_listener(CHANNEL, lambda *_: self.event.set())
+            await connection.add_listener(CHANNEL, self._hear)
             self.listening.set()
-            self.event.set()
+            self._set_all()
             while not broken.is_set():
                 with suppress(TimeoutError):
                     await asyncio.wait_for(broken.wait(), PROBE_INTERVAL)
@@ -68,3 +70,10 @@ class Listener:
         finally:
             if not connection.is_closed():
                 connection.terminate()
+
+    def _hear(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+        (self.cancel if payload == "cancel" else self.event).set()
+
+    def _set_all(self) -> None:
+        self.event.set()
+        self.cancel.set()

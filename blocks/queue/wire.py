@@ -126,6 +126,11 @@ class Outcomes:
         self.organ_ids.append(organ_id)
         self.elapsed_ms.append(elapsed_ms)
 
+    def extend(self, other: Outcomes) -> None:
+        """Append the outcomes of ``other``, with their positions."""
+        for name in OUTCOME_COLUMNS:
+            getattr(self, name).extend(getattr(other, name))
+
     def take(self, rows: Iterable[int]) -> Outcomes:
         """A new table of the given rows, in that order."""
         chosen = list(rows)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 from blocks.errors import OrganismUnavailable, ReplicaLost
 from blocks.queue import Batch, Outcomes
 
 
 class ScriptedOrganism:
-    """Types: ``ok``, ``fail``, ``reject``, ``hang`` (until ``let_go``), ``kill`` (the replica dies), ``bug``.
+    """What a task does is its domain, else its type: ``ok``, ``fail``, ``reject``, ``hang`` (until
+    ``let_go``), ``long`` (until cancelled), ``kill`` (the replica dies), ``bug``.
 
     While ``away`` is set, no replica takes a call.
     """
@@ -25,6 +26,12 @@ class ScriptedOrganism:
         self.calls: list[tuple[int, bool]] = []
         """Size and exclusiveness of each call."""
         self.closed = 0
+        self.cancelled: set[int] = set()
+        self.told = asyncio.Event()
+
+    async def cancel(self, claims: Sequence[int]) -> None:
+        self.cancelled.update(claims)
+        self.told.set()
 
     async def call(self, batch: Batch, *, exclusive: bool) -> AsyncGenerator[Outcomes, None]:
         if self.away:
@@ -34,7 +41,8 @@ class ScriptedOrganism:
         self.started.set()
         try:
             yield Outcomes()
-            for position, kind in enumerate(batch.types):
+            for position, task_type in enumerate(batch.types):
+                kind = batch.domains[position] or task_type
                 self.runs[batch.ids[position]] += 1
                 outcomes = Outcomes()
                 match kind:
@@ -47,6 +55,11 @@ class ScriptedOrganism:
                     case "hang":
                         await self.let_go.wait()
                         outcomes.add(position, "completed", result="{}")
+                    case "long":  # until cancelled
+                        while batch.claims[position] not in self.cancelled:
+                            self.told.clear()
+                            await self.told.wait()
+                        outcomes.add(position, "cancelled", error="cancelled")
                     case "kill":
                         raise ReplicaLost("the replica died")
                     case "bug":

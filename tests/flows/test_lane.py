@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from uuid import UUID
 
 import pytest
 
 from blocks.queue import NewTask, Queue
-from flows.lane import Lane
+from flows.lane import POLL_S, Lane
 from flows.lease import LaneLost
 from tests.flows.scripted import ScriptedOrganism
 
@@ -73,21 +74,23 @@ async def test_permanent_errors_fail_at_once_and_others_after_their_attempts(
 async def test_a_replica_is_charged_to_its_killer_and_the_neighbours_complete_uncharged(
     queue: Queue, organism: ScriptedOrganism
 ) -> None:
-    ids = await submit(queue, *["ok"] * 5, "kill", *["ok"] * 5, max_attempts=2)
+    tasks = [NewTask(type="ok", domain="kill" if n == 5 else None, max_attempts=2) for n in range(11)]
+    ids = [str(i) for i in await queue.submit(tasks)]
     await asyncio.wait_for(Lane(queue, organism, until_empty=True).run(), TIMEOUT)
-    tasks = [await queue.get(i) for i in ids]
-    killer = tasks.pop(5)
-    assert {t.status for t in tasks} == {"completed"}
-    assert {t.attempts for t in tasks} == {1}
-    assert {t.suspicion for t in tasks} == {0}
+    rows = [await queue.get(i) for i in ids]
+    killer = rows.pop(5)
+    assert {row.status for row in rows} == {"completed"}
+    assert {row.attempts for row in rows} == {1}
+    assert {row.suspicion for row in rows} == {0}
     assert (killer.status, killer.attempts) == ("failed", 2)
-    causes = [a.cause for a in killer.history]
-    assert causes[0] == "replica_lost"
-    assert [cause for cause in causes if cause != "replica_lost"] == ["failed", "failed"]
+    assert [a.cause for a in killer.history][-2:] == ["failed", "failed"]
+    assert {a.cause for a in killer.history[:-2]} == {"replica_lost"}
     assert "ran alone" in (killer.error or "")
-    # Whoever was on the replica when it died ran in small groups from then on, and then alone.
-    assert [exclusive for _, exclusive in organism.calls] == [False] + [True] * (len(organism.calls) - 1)
-    assert max(size for size, _ in organism.calls[1:]) <= 10
+    # Whoever was in the call when the replica died ran in small groups from then on, and then alone.
+    together = [size for size, exclusive in organism.calls if not exclusive]
+    assert sum(together) == 11
+    assert max(size for size, exclusive in organism.calls if exclusive) <= 10
+    assert organism.calls[-1] == (1, True)
     await nothing_left_behind(queue)
 
 
@@ -251,3 +254,38 @@ async def test_a_scheduled_task_starts_when_it_is_due(queue: Queue, organism: Sc
 async def test_it_stops_by_itself_after_its_time(queue: Queue, organism: ScriptedOrganism) -> None:
     summary = await asyncio.wait_for(Lane(queue, organism, max_seconds=0.1).run(), TIMEOUT)
     assert summary.claimed == 0
+
+
+async def test_a_running_task_is_cancelled_through_its_handler(
+    queue: Queue, organism: ScriptedOrganism
+) -> None:
+    [running_id, waiting_id] = await submit(queue, "long", "ok")
+    await queue.pause("type", "ok")
+    lane = Lane(queue, organism)
+    async with running(lane):
+        await asyncio.wait_for(organism.started.wait(), TIMEOUT)
+        done = await queue.cancel([UUID(running_id), UUID(waiting_id)])
+        assert ([str(i) for i in done.requested], [str(i) for i in done.cancelled]) == (
+            [running_id],
+            [waiting_id],
+        )
+        await asyncio.wait_for(lane.signals.settled.wait(), TIMEOUT)
+    assert (await queue.get(running_id)).status == (await queue.get(waiting_id)).status == "cancelled"
+    assert lane.summary.cancelled == 1
+    await nothing_left_behind(queue)
+
+
+async def test_a_paused_type_and_domain_wait_until_resumed(queue: Queue, organism: ScriptedOrganism) -> None:
+    await queue.pause("type", "ok")
+    await queue.pause("domain", "ok")
+    ids = await submit(queue, "ok") + await submit(queue, "anything", domain="ok")
+    assert (await asyncio.wait_for(Lane(queue, organism, until_empty=True).run(), TIMEOUT)).claimed == 0
+    lane = Lane(queue, organism)
+    async with running(lane):
+        await asyncio.wait_for(lane.signals.idle.wait(), TIMEOUT)
+        for number, kind in enumerate(("type", "domain")):
+            lane.signals.settled.clear()
+            assert await queue.resume(kind, "ok")  # type: ignore[arg-type]
+            # Woken: well before the poll.
+            await asyncio.wait_for(lane.signals.settled.wait(), POLL_S - 1)
+            assert (await queue.get(ids[number])).status == "completed"

@@ -1,2 +1,2 @@
 -- $1 lane: claims of its tasks that are to be cancelled
-SELECT claim FROM tasks WHERE locked_by = $1 AND status = 'running' AND cancel_requested
+SELECT claim FROM tasks WHERE cancel_requested AND locked_by = $1 AND status = 'running'

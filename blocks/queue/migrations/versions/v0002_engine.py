@@ -15,6 +15,7 @@ INDEXES = {
     # Not WHERE status = 'running': a planner that knows of no running rows would take that index to settle.
     "tasks_held": "tasks (locked_by) WHERE locked_by IS NOT NULL",
     "tasks_backing_off": "tasks (run_after) WHERE status = 'retry'",
+    "tasks_cancelling": "tasks (locked_by) WHERE cancel_requested",
     "tasks_dedup": "tasks (type, dedup_key) WHERE dedup_key IS NOT NULL "
     "AND status IN ('created', 'queued', 'running', 'retry')",
 }

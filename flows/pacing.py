@@ -1,0 +1,165 @@
+"""How many tasks a lane takes of each type, and how many of them one call carries.
+
+A type's window, the tasks of it in flight, follows the time they take, as TCP Vegas sizes its window: while
+tasks come back about as soon as their handlers end, the window grows; once they wait somewhere on the way,
+for a handler, a replica or a settlement, it shrinks to what is being worked off. So a lane keeps every
+replica busy with quick tasks, holds no more slow ones than are run, and hoards nothing behind its lease.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from blocks.queue import Batch, Outcomes
+
+FIRST_WINDOW = 16
+SLACK_S = 0.1
+"""What a task may take beyond its handler's own time: a call, its outcomes' way back and their settlement
+take 15 to 40 ms under full load, so this keeps the way full and no more."""
+CALL_S = 0.025
+"""About how long one call should last: long enough to make up for what a call costs, about 1 ms, and short
+enough that replicas share the work."""
+CALLS_A_WINDOW = 4
+"""A window is at least so many calls: while one is settled others run."""
+GROWTH = 2.0
+PROBE = 1.25
+"""A window that was full and whose tasks hardly waited grows at least by this: it may be the limit itself."""
+BYTES_IN_FLIGHT = 64_000_000
+"""Most params of one type in flight, in characters."""
+BYTES_A_CALL = 8_000_000
+
+GROUP_SIZES = (0, 10, 1)
+"""Most tasks in a call by suspicion; 0: no limit. Straight to 1 took 60 s for the 300 tasks of one killed
+replica, of which most had not even begun."""
+
+
+@dataclass(slots=True)
+class Window:
+    """The tasks of one type in flight."""
+
+    size: float = FIRST_WINDOW
+    in_flight: int = 0
+    fullest: int = 0
+    """Most in flight since the size was last changed."""
+    latency_s: float = SLACK_S
+    """From claim to settlement, moving average."""
+    bytes: float = 0.0
+    """Of params a task, moving average."""
+
+    def call_size(self, limit: int) -> int:
+        """Tasks one call should carry: about as many as are settled in `CALL_S`."""
+        rate = self.size / self.latency_s
+        return max(1, min(limit, int(rate * CALL_S), int(self.size / CALLS_A_WINDOW)))
+
+    def adjust(self, tasks: int, latency_s: float, service_s: float, limit: float) -> None:
+        """Learn from a call.
+
+        Args:
+            tasks: Tasks it settled.
+            latency_s: Their mean time from claim to settlement.
+            service_s: Their mean time in the handler.
+            limit: Largest window.
+        """
+        # A call changes the window by its share of it, so that a window's worth of tasks changes it once.
+        weight = min(1.0, tasks / self.size)
+        self.latency_s += weight * (latency_s - self.latency_s)
+        ratio = (service_s + SLACK_S) / latency_s
+        full = self.fullest >= 0.75 * self.size
+        if latency_s - service_s < SLACK_S / 2:
+            ratio = max(ratio, PROBE)
+        if ratio < 1 or full:
+            self.size *= min(GROWTH, max(ratio, 1 / GROWTH)) ** weight
+            self.fullest = self.in_flight
+        if self.bytes:
+            limit = min(limit, BYTES_IN_FLIGHT / self.bytes)
+        self.size = min(max(self.size, 1.0), max(limit, 1.0))
+
+
+@dataclass(slots=True)
+class CallRecord:
+    """How long the tasks of one call took."""
+
+    type: str
+    started: float = field(default_factory=time.monotonic)
+    settled: int = 0
+    latency_s: float = 0.0
+    service_s: float = 0.0
+
+    def add(self, outcomes: Outcomes) -> None:
+        """Count in outcomes that have just been settled."""
+        self.settled += len(outcomes)
+        self.latency_s += len(outcomes) * (time.monotonic() - self.started)
+        self.service_s += sum(outcomes.elapsed_ms) / 1000
+
+
+class Pace:
+    """The windows of one lane.
+
+    Args:
+        batch_size: Most tasks in one call.
+        tasks_in_flight: Most tasks in flight, all types together.
+    """
+
+    def __init__(self, batch_size: int, tasks_in_flight: int) -> None:
+        self._batch_size = batch_size
+        self._limit = tasks_in_flight
+        self._windows: dict[str, Window] = {}
+        self.in_flight = 0
+        """Tasks in flight, all types together."""
+
+    @property
+    def left(self) -> int:
+        """Tasks that may be claimed now, all types together."""
+        return self._limit - self.in_flight
+
+    def room(self, task_type: str) -> int:
+        """Tasks of a type that may be claimed now: none, or enough for a call of the right size."""
+        window = self.window(task_type)
+        room = int(window.size) - window.in_flight
+        enough = not window.in_flight or room >= window.call_size(self._batch_size)
+        return room if enough else 0
+
+    def window(self, task_type: str) -> Window:
+        """The window of a type."""
+        return self._windows.setdefault(task_type, Window())
+
+    def calls(self, batch: Batch) -> list[Batch]:
+        """Split claimed tasks into calls: each of one type, and suspects in small groups or alone."""
+        self.in_flight += len(batch)
+        groups: dict[tuple[str, int], list[int]] = {}
+        for position, key in enumerate(zip(batch.types, batch.suspicions, strict=True)):
+            groups.setdefault(key, []).append(position)
+        calls = []
+        for (task_type, suspicion), positions in groups.items():
+            window = self.window(task_type)
+            window.in_flight += len(positions)
+            window.fullest = max(window.fullest, window.in_flight)
+            size = sum(len(batch.params[p]) for p in positions) / len(positions)
+            window.bytes += 0.2 * (size - window.bytes) if window.bytes else size
+            limit = GROUP_SIZES[suspicion] or self._batch_size
+            limit = min(limit, window.call_size(self._batch_size), max(1, int(BYTES_A_CALL / (size + 1))))
+            # Of equal size: not a full one and a rest.
+            limit = -(-len(positions) // -(-len(positions) // limit))
+            calls += [batch.take(positions[i : i + limit]) for i in range(0, len(positions), limit)]
+        return calls
+
+    def settled(self, task_type: str, tasks: int) -> None:
+        """Tasks of a type are no longer in flight."""
+        self.window(task_type).in_flight -= tasks
+        self.in_flight -= tasks
+
+    def learn(self, record: CallRecord) -> None:
+        """Adjust the window by a call that has ended."""
+        if record.settled:
+            self.window(record.type).adjust(
+                record.settled,
+                record.latency_s / record.settled,
+                record.service_s / record.settled,
+                self._limit,
+            )
+
+    def back_off(self, task_type: str) -> None:
+        """Nobody took a call of this type."""
+        window = self.window(task_type)
+        window.size = max(1.0, window.size / GROWTH)
