@@ -58,13 +58,13 @@ class Lines:
     Args:
         queue: An open queue.
         lane: Id of the lane.
-        rewind_s: How often cursors go back to the heads of their lines.
+        clock: Seconds that only grow.
     """
 
-    def __init__(self, queue: Queue, lane: str, *, rewind_s: float = REWIND_S) -> None:
+    def __init__(self, queue: Queue, lane: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._queue = queue
         self._lane = lane
-        self._rewind_s = rewind_s
+        self._clock = clock
         self._lines: dict[tuple[str, int], Line] = {}
         self._turn = 0
         self._looked_at = self._rewound_at = -NEVER
@@ -78,7 +78,7 @@ class Lines:
     @property
     def age_s(self) -> float:
         """Seconds since the last look."""
-        return time.monotonic() - self._looked_at
+        return self._clock() - self._looked_at
 
     @property
     def exhausted(self) -> bool:
@@ -92,10 +92,10 @@ class Lines:
 
     async def look(self) -> None:
         """Find out which lines there are; now and then, begin again at their heads."""
-        started = time.monotonic()
-        rewind = started - self._rewound_at > max(self._rewind_s, LOOK_SHARE * self._look_took_s)
+        started = self._clock()
+        rewind = started - self._rewound_at > max(REWIND_S, LOOK_SHARE * self._look_took_s)
         found = await self._queue.lines()
-        now = self._looked_at = time.monotonic()
+        now = self._looked_at = self._clock()
         self._look_took_s = now - started
         if rewind:
             self._rewound_at = now
@@ -120,7 +120,7 @@ class Lines:
             room: Most tasks to take of a type.
         """
         wanted = self._wanted(room)
-        if self.age_s > self._rewind_s or (not wanted and self.next_look_s <= 0):
+        if self.age_s > REWIND_S or (not wanted and self.next_look_s <= 0):
             await self.look()
             wanted = self._wanted(room)
         self.asked = bool(wanted)
@@ -186,7 +186,7 @@ class Lines:
             places = taken.get((line.type, line.priority))
             if not places:
                 continue
-            line.seen_at = time.monotonic()
+            line.seen_at = self._clock()
             moment, task_id = max(places)
             if len(places) >= quota:
                 line.exhausted = False

@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 )
 
 from blocks.queue import Batch, Lines, NewTask, Outcomes, Queue, TypePolicy
+from blocks.queue.lines import REWIND_S
 from blocks.queue.statements import statement
 from tests.clock import START, set_clock
 from tests.oracle import FINISHED, Oracle, Task
@@ -147,10 +148,11 @@ class QueueMachine(RuleBasedStateMachine):
     def claim_along_lines(self, data: st.DataObject, limit: int, quota: int, everything: bool) -> None:
         """With cursors that stay where the last claims of the lane left them."""
         lane = f"lane-{data.draw(st.integers(1, self.lanes))}"
-        lines = self.lines.setdefault(lane, Lines(self.queue, lane, rewind_s=-1.0))
+        lines = self.lines.setdefault(lane, Lines(self.queue, lane, clock=self.seconds))
         ready = {task.id: task for task in self.oracle.claimable(lane)}
         if everything:
-            self.wait(lines.look())
+            self.pass_time(REWIND_S + 1)
+            ready = {task.id: task for task in self.oracle.claimable(lane)}
         while len(batch := self.wait(lines.claim(limit, lambda _: quota))):
             assert len(batch) <= limit
             assert all(ready.pop(UUID(task_id), None) for task_id in batch.ids), "claimed what was not ready"
@@ -168,6 +170,9 @@ class QueueMachine(RuleBasedStateMachine):
             assert suspicion == self.oracle.tasks[UUID(task_id)].suspicion
         if len(batch):
             self.held.append((lane, batch))
+
+    def seconds(self) -> float:
+        return (self.oracle.now - START).total_seconds()
 
     def some_held(self, data: st.DataObject) -> tuple[str, Batch]:
         lane, batch = data.draw(st.sampled_from(self.held))
