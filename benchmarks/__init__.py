@@ -1,0 +1,1 @@
+"""Measurements of the dispatch engine beside its peers; run them with `make bench`."""
