@@ -2,6 +2,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PEERS := benchmarks/.venv/.installed
 .DEFAULT_GOAL := help
 
 help: ## Show this.
@@ -33,11 +34,27 @@ lock: $(INSTALLED) ## Resolve the versions anew.
 	"$$uv" pip compile pyproject.toml --group test --group lint --group build $$flags -q --upgrade -o requirements.lock; \
 	echo uv | "$$uv" pip compile - $$flags -q --upgrade -o requirements-uv.lock
 
+bench: $(INSTALLED) $(PEERS) ## Measure beside the peers and write docs/performance.md; ARGS="drain trickle" for parts.
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-lock: $(INSTALLED) ## Resolve the versions of the peers anew.
+	@set -e; uv=$$(command -v uv || echo $(BIN)/uv); "$$uv" pip compile benchmarks/requirements.in \
+	--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
+	-q --upgrade -o benchmarks/requirements.lock
+
 clean: ## Remove .venv and caches.
-	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) benchmarks/.venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(INSTALLED): requirements.lock requirements-uv.lock pyproject.toml
 	@sh deployments/install.sh $(VENV)
 	@touch $@
 
-.PHONY: help demo up down install test fast lint lock clean
+# The peers of the benchmarks have an environment of their own: what they pin need not suit this project.
+$(PEERS): benchmarks/requirements.lock | $(INSTALLED)
+	@set -e; uv=$$(command -v uv || echo $(BIN)/uv); \
+	"$$uv" venv -q --clear --python $(BIN)/python benchmarks/.venv; \
+	"$$uv" pip install -q --python benchmarks/.venv/bin/python --require-hashes --compile-bytecode \
+	-r benchmarks/requirements.lock
+	@touch $@
+
+.PHONY: help demo up down install test fast lint lock bench bench-lock clean

@@ -1,0 +1,83 @@
+"""`make bench`: measure, print the table, write results, plots and the figures in docs/performance.md."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+import psutil
+
+from benchmarks import record
+from benchmarks.figures import Result, Unmeasured
+from benchmarks.options import Options
+from benchmarks.stack import PEERS_PYTHON, running_stack
+
+PARTS = ("drain", "trickle", "handover", "mixed", "growth", "snapshot", "memory")
+BUSY_PERCENT = 15.0
+"""Use of the processors, by a stack that has nothing to do and whatever else, above which figures suffer."""
+
+
+def say(line: str) -> None:
+    """Progress, on standard error."""
+    print(f"{time.strftime('%H:%M:%S')}  {line}", file=sys.stderr, flush=True)
+
+
+async def measure(parts: Sequence[str], options: Options, results: Path) -> int:
+    """Run the parts on one stack, record each as it ends; returns how many could not be measured."""
+    failures = 0
+    async with running_stack(say) as stack:
+        for name in parts:
+            busy = await asyncio.to_thread(psutil.cpu_percent, 2)
+            say(f"part {name}")
+            if busy > BUSY_PERCENT:
+                say(f"the processors are {busy:.0f} % busy already: figures will be worse than they should")
+            started = time.monotonic()
+            try:
+                result: Result = await import_module(f"benchmarks.parts.{name}").measure(stack, options)
+            except Unmeasured as error:
+                say(f"error: {name} could not be measured: {error}")
+                failures += 1
+                continue
+            record.add(results, name, result, seconds=time.monotonic() - started, busy=busy)
+            for figure in result.figures:
+                say("  ".join([*figure.row(), figure.note]))
+    return failures
+
+
+def main() -> int:
+    """Run what the command line names."""
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}; none: all")
+    parser.add_argument("--quick", action="store_true", help="a tenth of everything, recorded nowhere")
+    parser.add_argument("--report", action="store_true", help="measure nothing, write plots and page anew")
+    parser.add_argument("--results", type=Path, default=record.RESULTS, help="file of the results")
+    arguments = parser.parse_args()
+    parts = arguments.parts or PARTS
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    results: Path = record.SCRATCH if arguments.quick else arguments.results
+    failures = 0
+    # Terminated like interrupted, so that the stack is not left behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if not arguments.report:
+        try:
+            failures = asyncio.run(measure(parts, Options(quick=arguments.quick), results))
+        except Unmeasured as error:
+            say(f"error: {error}")
+            return 1
+    if results == record.RESULTS and results.exists():
+        record.write_page(results)
+        subprocess.run([PEERS_PYTHON, "-m", "benchmarks.plots", results, record.IMAGES], check=True)
+    print(record.table(results, parts))
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

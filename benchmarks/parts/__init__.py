@@ -1,0 +1,1 @@
+"""One module a part: an idea to measure, and ``measure(stack, options)``."""

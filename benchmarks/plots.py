@@ -1,0 +1,122 @@
+"""Plots of the recorded results, for docs/performance.md.
+
+A program of its own, because matplotlib is in the environment of the peers:
+``python -m benchmarks.plots results.json folder``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("svg")
+mpl.rcParams.update({"svg.hashsalt": "organism", "svg.fonttype": "none", "font.size": 10, "figure.dpi": 100})
+
+import matplotlib.pyplot as plt  # noqa: E402
+
+OURS, PEER, FLOOR = "#2563eb", "#94a3b8", "#0f172a"
+NAMES = {
+    "ours": "Organism Flows",
+    "floor": "floor (no organism)",
+    "pgqueuer": "PgQueuer",
+    "dbos": "DBOS queue",
+    "procrastinate": "Procrastinate",
+    "per_call": "old dispatcher's shape",
+    "prefect_runs": "a Prefect task run an item",
+}
+
+
+def drain(axes: Any, samples: dict[str, Any]) -> None:
+    """Rates as bars on a logarithmic scale, each run a dot."""
+    rates = sorted(samples["rates"].items(), key=lambda item: sorted(item[1])[len(item[1]) // 2])
+    for row, (name, each) in enumerate(rates):
+        middle = sorted(each)[len(each) // 2]
+        axes.barh(row, middle, color={"ours": OURS, "floor": FLOOR}.get(name, PEER))
+        axes.plot(each, [row] * len(each), "o", color="white", markeredgecolor="black", markersize=4)
+        axes.text(max(each) * 1.15, row, f"{middle:,.0f}", va="center")
+    axes.set_yticks(range(len(rates)), [NAMES[name] for name, _ in rates])
+    axes.set_xscale("log")
+    axes.set_xlim(right=4 * max(max(each) for _, each in rates))
+    axes.set_xlabel("no-op tasks a second")
+
+
+def trickle(axes: Any, samples: dict[str, Any]) -> None:
+    """Share of tasks done within a time, at each rate, beside the shortest way."""
+    for (rate, each), shade in zip(samples.items(), (0.4, 0.7, 1.0), strict=False):
+        for name, color, label in (("queued_ms", OURS, ""), ("bare_ms", PEER, "shortest way, ")):
+            values = sorted(each[name])
+            shares = [(i + 1) / len(values) for i in range(len(values))]
+            axes.plot(values, shares, color=color, alpha=shade, label=f"{label}{rate}/s")
+    axes.set_xscale("log")
+    axes.set_xlabel("milliseconds from submit to completed")
+    axes.set_ylabel("share of tasks")
+    axes.legend(fontsize=8)
+
+
+def handover(axes: Any, samples: dict[str, Any]) -> None:
+    """Pick-up of each task across the handover."""
+    values = [seconds * 1000 for seconds in samples["pick_ups_s"]]
+    axes.plot([i / 50 for i in range(len(values))], values, ".", markersize=2, color=OURS)
+    axes.axvline(samples["first_run_ended_s"], color=PEER, linestyle="--", label="first run has ended")
+    axes.set_yscale("log")
+    axes.set_xlabel("seconds")
+    axes.set_ylabel("milliseconds until the handler is called")
+    axes.legend(fontsize=8)
+
+
+def mixed(axes: Any, samples: dict[str, Any]) -> None:
+    """Share of short tasks done within a time, with and without long ones."""
+    for (name, each), line in zip(samples.items(), ("-", "--"), strict=False):
+        for key, color, label in (("alone_ms", PEER, "without long"), ("together_ms", OURS, "with long")):
+            values = sorted(each[key])
+            shares = [(i + 1) / len(values) for i in range(len(values))]
+            axes.plot(values, shares, line, color=color, label=f"{name}, {label}")
+    axes.set_xscale("log")
+    axes.set_xlabel("milliseconds from submit to completed, short tasks")
+    axes.set_ylabel("share of tasks")
+    axes.legend(fontsize=8)
+
+
+def snapshot(axes: Any, samples: dict[str, Any]) -> None:
+    """Tasks a second over the drain, with and without the snapshot."""
+    for name, color, label in (("without", PEER, "no snapshot"), ("held", OURS, "snapshot held")):
+        curve = samples[name]["curve"][:-1]
+        axes.plot([at for at, _ in curve], [rate for _, rate in curve], color=color, label=label)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("seconds")
+    axes.set_ylabel("tasks a second")
+    axes.legend(fontsize=8)
+
+
+def memory(axes: Any, samples: dict[str, Any]) -> None:
+    """Resident memory of each group of processes."""
+    for name, values in samples["megabytes"].items():
+        axes.plot(samples["seconds"][: len(values)], values, label=name)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("seconds")
+    axes.set_ylabel("resident MB")
+    axes.legend(fontsize=8)
+
+
+PLOTS = {f.__name__: f for f in (drain, trickle, handover, mixed, snapshot, memory)}
+
+
+def main(results: Path, folder: Path) -> None:
+    """Write ``bench-<part>.svg`` for every part that is recorded."""
+    for part, entry in json.loads(results.read_text())["parts"].items():
+        if part not in PLOTS:
+            continue
+        figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
+        PLOTS[part](axes, entry["samples"])
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        figure.savefig(folder / f"bench-{part}.svg", metadata={"Date": None})
+        plt.close(figure)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

