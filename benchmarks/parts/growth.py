@@ -83,7 +83,7 @@ async def claims(stack: Stack, database: str, rows: dict[str, int]) -> dict[str,
         async with Queue(dsn, connections=1) as queue:
             lane = f"growth-{uuid4().hex[:8]}"
             await queue.register(lane)
-            lines = Lines(queue, lane, look_s=LOAD_TIMEOUT_S)
+            lines = Lines(queue, lane)
             looks = [await milliseconds(lines.look()) for _ in range(LOOKS)]
             before = await connection.fetchrow(TOUCHED)
             took = []
