@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from typing import Any, cast
 from uuid import UUID
@@ -46,9 +47,11 @@ class LaneOptions(BaseModel):
 def _may_succeed_next_time(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     # Prefect hands the exception over as the state's data. TimeoutError is an OSError too, but it is the
     # watchdog's: a lane that was stuck is not to be started again in the process it got stuck in.
-    return isinstance(state.data, (QueueUnavailable, *TRANSIENT_ERRORS)) and not isinstance(
-        state.data, TimeoutError
-    )
+    return _lost_postgres(state.data) and not isinstance(state.data, TimeoutError)
+
+
+def _lost_postgres(error: object) -> bool:
+    return isinstance(error, (QueueUnavailable, *TRANSIENT_ERRORS))
 
 
 @task(
@@ -57,10 +60,10 @@ def _may_succeed_next_time(_task: Task[..., Any], _run: TaskRun, state: State[An
     # Two lanes with equal parameters are two lanes.
     cache_policy=NO_CACHE,
     persist_result=False,
-    # For a lane that lost Postgres. A lane whose process died is replaced by the flow: Prefect's retries
-    # live in that process.
-    retries=3,
-    retry_delay_seconds=[1, 5, 15],
+    # For a lane that lost Postgres for a moment: going on in the same process saves its start. A lane that
+    # hangs, or whose process died, is replaced by the flow, because Prefect's retries live in that process.
+    retries=2,
+    retry_delay_seconds=[1, 3],
     retry_condition_fn=_may_succeed_next_time,
 )
 async def run_lane(number: int, queue: TaskQueue, organism: Organism, options: LaneOptions) -> LaneSummary:
@@ -92,6 +95,7 @@ async def run_lane(number: int, queue: TaskQueue, organism: Organism, options: L
         lane = Lane(
             open_queue,
             organism.client(),
+            number=number,
             **options.model_dump(),
             logger=logger,
             on_settled=progress,
@@ -110,13 +114,12 @@ async def run_lane(number: int, queue: TaskQueue, organism: Organism, options: L
 
 @dataclass(frozen=True, slots=True)
 class LaneEnd:
-    """How one lane ended."""
+    """How one lane ended: with a summary, or with an error."""
 
-    number: int
-    summary: LaneSummary | None
-    error: str | None
-    died: bool
-    """Its process was gone: nobody but us can say so to Prefect."""
+    summary: LaneSummary | None = None
+    error: str | None = None
+    lost: bool = False
+    """It ended through no mistake in it: its process died, or it lost Postgres. Another may do better."""
 
 
 class LaneRun:
@@ -133,6 +136,9 @@ class LaneRun:
         timeout_s: float | None,
     ) -> None:
         self.number = number
+        self._started = time.monotonic()
+        self._why: str | None = None
+        self._abandoned = asyncio.Event()
         with remote_options(**cluster.lane_options()):
             future = cast(
                 "PrefectRayFuture[LaneSummary]",
@@ -141,26 +147,65 @@ class LaneRun:
         self.task_run_id: UUID = future.task_run_id
         self._ref = future.wrapped_future
 
+    @property
+    def age_s(self) -> float:
+        """Seconds since it was started."""
+        return time.monotonic() - self._started
+
     async def ended(self) -> LaneEnd:
         """Wait for the end, without blocking the flow's loop, so that timeouts and signals reach it."""
+        abandoned = asyncio.create_task(self._abandoned.wait())
+        ended = asyncio.ensure_future(_end_of(self._ref))
         try:
-            state = await self._ref
-        except ray.exceptions.RayError as error:
-            what = f"its process died ({type(error).__name__})"
-            await _mark_crashed(self.task_run_id, what)
-            return LaneEnd(self.number, None, what, died=True)
-        if state.is_completed():
-            return LaneEnd(self.number, await state.aresult(), None, died=False)
-        return LaneEnd(self.number, None, state.message or state.name, died=False)
+            await asyncio.wait([ended, abandoned], return_when=asyncio.FIRST_COMPLETED)
+            end = ended.result() if ended.done() else None
+        finally:
+            abandoned.cancel()
+            ended.cancel()
+        if isinstance(end, State):
+            if end.is_completed():
+                return LaneEnd(summary=await end.aresult())
+            error = await end.aresult(raise_on_failure=False)
+            lost = _lost_postgres(error) and end.name != "TimedOut"
+            return LaneEnd(error=end.message or end.name, lost=lost)
+        what = self._why or f"its process died ({type(end).__name__})"
+        await _mark_crashed(self.task_run_id, what)
+        return LaneEnd(error=what, lost=True)
 
-    def kill(self) -> None:
-        """Cancel the lane's Ray task: the last resort, after asking through the queue."""
+    def cancel(self, why: str) -> None:
+        """Cancel the lane's Ray task, after asking through the queue; the lane may still clean up."""
+        self._why = why
         ray.cancel(self._ref)
+
+    def kill(self, why: str) -> None:
+        """Kill the lane's process.
+
+        Ray 2.60 does so at once where the event loop or a thread hangs, and after 5 s where the whole process
+        is frozen.
+        """
+        self._why = why
+        ray.cancel(self._ref, force=True)
+
+    def abandon(self, why: str) -> None:
+        """Kill the lane's process and wait for it no more."""
+        self.kill(why)
+        self._abandoned.set()
+
+
+async def _end_of(ref: Any) -> State[Any] | ray.exceptions.RayError:
+    try:
+        return cast("State[Any]", await ref)
+    except ray.exceptions.RayError as error:
+        return error
 
 
 async def _mark_crashed(task_run_id: UUID, why: str) -> None:
     # Prefect leaves such a run `Running` for ever (3.8.8 with prefect-ray 0.6.0).
-    async with get_client() as client:
-        await client.set_task_run_state(
-            task_run_id, Crashed(message=f"The lane ended without a word: {why}."), force=True
-        )
+    try:
+        async with get_client() as client:
+            await client.set_task_run_state(
+                task_run_id, Crashed(message=f"The lane ended without a word: {why}."), force=True
+            )
+    except Exception as error:
+        # The work goes on without Prefect's server; only its page is wrong then.
+        get_run_logger().warning("could not mark task run %s as crashed: %s", task_run_id, error)

@@ -185,7 +185,7 @@ def test_what_a_lane_is_retried_for() -> None:
     def may(error: BaseException) -> bool:
         return _may_succeed_next_time(run_lane, None, Failed(data=error))  # type: ignore[arg-type]
 
-    assert run_lane.retries == 3
+    assert run_lane.retries == 2
     assert may(LaneLost("lost"))
     assert may(ConnectionRefusedError())
     assert not may(TimeoutError())

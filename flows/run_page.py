@@ -1,0 +1,65 @@
+"""What the page of a dispatch run shows: how far it is, and what became a dead letter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from prefect.artifacts import (
+    acreate_progress_artifact,
+    acreate_table_artifact,
+    aupdate_progress_artifact,
+)
+
+from blocks.queue.models import TaskLine
+
+FAILURES_SHOWN = 100
+
+
+class Progress:
+    """The progress artifact of a run that ends when the queue is empty."""
+
+    def __init__(self, artifact: UUID, total: int) -> None:
+        self._artifact = artifact
+        self._total = max(total, 1)
+        self._shown = 0.0
+
+    @classmethod
+    async def create(cls, total: int) -> Progress:
+        """Begin with ``total`` tasks to go."""
+        return cls(
+            await acreate_progress_artifact(0.0, key="dispatch-progress", description=_left(total)), total
+        )
+
+    async def show(self, remaining: int, *, outcome: str | None = None) -> None:
+        """Show ``remaining`` tasks to go, or at the end what came of the run."""
+        # More may have been submitted meanwhile; a bar that only grows is still true of what is left.
+        self._total = max(self._total, remaining)
+        percent = 100.0 * (1 - remaining / self._total)
+        if outcome or percent != self._shown:
+            self._shown = percent
+            await aupdate_progress_artifact(self._artifact, percent, description=outcome or _left(remaining))
+
+
+def _left(tasks: int) -> str:
+    return f"{tasks} tasks to go"
+
+
+async def report_failures(failures: Sequence[TaskLine]) -> None:
+    """A table of dead letters, if there are any."""
+    if not failures:
+        return
+    await acreate_table_artifact(
+        key="dispatch-failures",
+        table=[
+            {
+                "task": str(line.id),
+                "type": line.type,
+                "attempts": line.attempts,
+                "error": (line.error or "")[:300],
+            }
+            for line in failures
+        ],
+        description=f"Tasks that became dead letters during this run (newest {FAILURES_SHOWN} at most). "
+        "Look at one with `organism tasks show <id>`.",
+    )

@@ -1,0 +1,240 @@
+"""Keeps the lanes of one dispatch run going: sees them end, hang or fall silent, and replaces them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import anyio
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+from prefect.states import Cancelled, Completed, Failed
+from pydantic import BaseModel
+
+from blocks.queue import Queue
+from blocks.queue.connection import TRANSIENT_ERRORS
+from blocks.queue.models import LaneRow
+from flows.calls import LaneSummary
+from flows.lane_task import LaneEnd, LaneOptions, LaneRun
+from flows.pulse import Pulse
+from flows.run_page import FAILURES_SHOWN, Progress, report_failures
+
+LOOK_INTERVAL_S = 1.0
+"""Between two looks at the lanes."""
+REPLACEMENTS_A_LANE = 5
+LONG_LIFE_S = 60.0
+"""A lane that lived for so long is replaced without counting: it is not its own start that fails."""
+
+
+class DispatchSummary(BaseModel):
+    """What one dispatch run did."""
+
+    completed: int = 0
+    failed: int = 0
+    """Dead letters."""
+    retried: int = 0
+    """Attempts that failed or timed out and were, or will be, made again."""
+    released: int = 0
+    """Tasks handed back uncharged."""
+    stale: int = 0
+    """Outcomes refused because somebody else held the task by then."""
+    claimed: int = 0
+    calls: int = 0
+    lanes: int = 0
+    lanes_died: int = 0
+    """Lanes that ended without a summary: killed, hung or without Postgres."""
+    settled_by_dead_lanes: int = 0
+    """Tasks that those lanes had settled by their last heartbeat, one way or another. No other count here has
+    them, and none has what they settled after it: the table does."""
+    seconds: float = 0.0
+    tasks_per_second: float = 0.0
+    errors: list[str] = []
+    """Why lanes ended that ended badly."""
+
+    def add(self, lane: LaneSummary) -> None:
+        """Count one lane in."""
+        for name in ("completed", "failed", "retried", "released", "stale", "claimed", "calls"):
+            setattr(self, name, getattr(self, name) + getattr(lane, name))
+
+
+class Supervisor:
+    """Runs ``lanes`` lanes until they end, time is over, or ``stopping`` is set.
+
+    Args:
+        queue: An open queue.
+        options: How lanes run.
+        start_lane: Starts the lane of that number, to run for that many seconds (None: no limit).
+        lanes: How many there are to be.
+        stopping: Set it to stop the run.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        options: LaneOptions,
+        start_lane: Callable[[int, float | None], LaneRun],
+        lanes: int,
+        stopping: asyncio.Event,
+    ) -> None:
+        self.queue = queue
+        self.options = options
+        self.start_lane = start_lane
+        self.wanted = lanes
+        self.summary = DispatchSummary()
+        self.logger = get_run_logger()
+        self.stopping = stopping
+        self.started = time.monotonic()
+        self.running: dict[asyncio.Task[LaneEnd], LaneRun] = {}
+        self.pulses: dict[int, Pulse] = {}
+        """By number of the lanes that run."""
+        self.dead: dict[int, Pulse] = {}
+        """By number of the lanes that ended without closing their lease."""
+        self.missing: list[int] = []
+        """Numbers of lanes to be replaced as soon as Postgres answers."""
+        self.replacements_left = REPLACEMENTS_A_LANE * lanes
+        self.failed = False
+        self.progress: Progress | None = None
+
+    async def run(self) -> State[DispatchSummary]:
+        """Run, and return the flow run's final state."""
+        since = await self.queue.now()
+        if self.options.until_empty:
+            self.progress = await Progress.create(await self.queue.remaining())
+        try:
+            for _ in range(self.wanted):
+                self._start()
+            await self._supervise()
+        finally:
+            # One way out for the end of the work, SIGTERM, Ctrl-C, timeouts and errors alike.
+            with anyio.CancelScope(shield=True):
+                await self._stop_lanes()
+        s = self.summary
+        s.seconds = time.monotonic() - self.started
+        s.tasks_per_second = round((s.completed + s.failed) / s.seconds, 1)
+        if self.progress:
+            outcome = f"{s.completed} completed, {s.failed} dead letters"
+            await self.progress.show(await self.queue.remaining(), outcome=outcome)
+        await report_failures(await self.queue.failures_since(since, limit=FAILURES_SHOWN))
+        return self._final_state()
+
+    def _start(self) -> None:
+        left = self.options.max_seconds
+        if left is not None:
+            left -= time.monotonic() - self.started
+            if left <= 0:
+                return
+        # Never a number twice: a row that a dead lane left behind must not pass for its replacement's.
+        number = self.summary.lanes = self.summary.lanes + 1
+        lane = self.start_lane(number, left)
+        self.running[asyncio.create_task(lane.ended(), name=f"lane-{number}")] = lane
+        self.pulses[number] = Pulse(self.queue.lease_s, time.monotonic())
+
+    async def _supervise(self) -> None:
+        stop = asyncio.create_task(self.stopping.wait())
+        try:
+            while (self.running or self.missing) and not self.stopping.is_set():
+                await asyncio.wait(
+                    [stop, *self.running], timeout=LOOK_INTERVAL_S, return_when=asyncio.FIRST_COMPLETED
+                )
+                self._collect()
+                with suppress(*TRANSIENT_ERRORS):
+                    await self._look()
+        finally:
+            stop.cancel()
+
+    async def _look(self) -> None:
+        """Look at the table: end lanes that hang, and, as Postgres answers, start what is missing."""
+        rows = await self._rows()
+        for lane in self.running.values():
+            pulse, now = self.pulses[lane.number], time.monotonic()
+            pulse.listen(rows.get(lane.number), now)
+            if trouble := pulse.trouble(now):
+                # Its process is killed, wherever it runs and whatever it does, and then it has ended.
+                lane.kill(trouble)
+        await self._take_back(rows)
+        for number in self.missing:
+            self.logger.warning("replacing lane-%d", number)
+            self._start()
+        self.missing.clear()
+        if self.progress and self.running:
+            await self.progress.show(await self.queue.remaining())
+
+    async def _rows(self) -> dict[int | None, LaneRow]:
+        """Rows of this run's lanes by number; of a lane that began again, the newest."""
+        return {row.number: row for row in await self.queue.lanes() if row.run == self.options.run}
+
+    async def _take_back(self, rows: dict[int | None, LaneRow]) -> None:
+        """Take back what dead lanes held at once: a second after a kill instead of a lease after it."""
+        for number, pulse in list(self.dead.items()):
+            pulse.listen(rows.get(number), time.monotonic())
+            for lane in pulse.ids:
+                # An unlikely survivor is told at its next renewal, and its claims are stale by then.
+                await self.queue.deregister(lane)
+            await self.queue.reap()
+            del self.dead[number]
+            self.summary.settled_by_dead_lanes += pulse.settled()
+
+    def _collect(self) -> None:
+        """Count in the lanes that ended, and note those that are to be replaced."""
+        for ended in [task for task in self.running if task.done()]:
+            lane = self.running.pop(ended)
+            pulse = self.pulses.pop(lane.number)
+            end = ended.result()
+            if end.summary:
+                self.summary.add(end.summary)
+                self.summary.settled_by_dead_lanes += pulse.settled(beside=end.summary.lane)
+                continue
+            line = f"lane-{lane.number}: {end.error}"
+            self.logger.error(line)
+            self.summary.errors.append(line)
+            if not end.lost:
+                self.failed = True
+                continue
+            self.summary.lanes_died += 1
+            self.dead[lane.number] = pulse
+            if lane.age_s < LONG_LIFE_S:
+                if self.replacements_left == 0:
+                    self.failed = True
+                    continue
+                self.replacements_left -= 1
+            self.missing.append(lane.number)
+
+    async def _stop_lanes(self) -> None:
+        grace_s = self.options.grace_s
+        if self.running:
+            self.logger.info("stopping %d lanes, %g s for calls in flight", len(self.running), grace_s)
+        deadline = time.monotonic() + grace_s + 3
+        while self.running and time.monotonic() < deadline:
+            # Asked again and again: a lane that is only starting has no row to be asked in yet.
+            with suppress(*TRANSIENT_ERRORS):
+                await self.queue.request_stop(self.options.run)
+            await asyncio.wait(self.running, timeout=LOOK_INTERVAL_S)
+            self._collect()
+        for end_lane, patience_s in ((LaneRun.cancel, 2.0), (LaneRun.abandon, 1.0)):
+            for lane in self.running.values():
+                end_lane(lane, f"it did not end within {grace_s:g} s")
+            if self.running:
+                await asyncio.wait(self.running, timeout=patience_s)
+            self._collect()
+        with suppress(*TRANSIENT_ERRORS):
+            await self._take_back(await self._rows())
+
+    def _final_state(self) -> State[DispatchSummary]:
+        s = self.summary
+        line = (
+            f"{s.completed} completed, {s.failed} dead letters, {s.retried} retried, "
+            f"{s.released} handed back in {s.seconds:.1f} s ({s.tasks_per_second:g} tasks/s)"
+        )
+        if s.lanes_died:
+            line += (
+                f"; {s.lanes_died} lanes died and had settled {s.settled_by_dead_lanes} more when last heard"
+            )
+        self.logger.info(line)
+        if self.stopping.is_set():
+            # No data: Prefect would try to raise it.
+            return Cancelled(message=f"Stopped and drained: {line}")
+        if self.failed:
+            return Failed(message=f"{s.errors[-1]}; {line}")
+        return Completed(message=line, data=s)

@@ -1,0 +1,86 @@
+"""Whether a lane lives, told from outside."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from blocks.queue.models import LaneRow
+from flows.pulse import ENDING_S, LEAVING_S, REGISTER_S, Pulse
+
+LEASE_S = 15.0
+
+
+def row(renewal: int, *, lane: str = "lane-a", settled: int = 0) -> LaneRow:
+    moment = datetime(2030, 1, 1, tzinfo=UTC) + timedelta(seconds=renewal)
+    return LaneRow(
+        id=lane,
+        run="a run",
+        number=1,
+        host="here",
+        pid=1,
+        started_at=moment,
+        renewed_at=moment,
+        # The database's own times are never looked at: it may be hours away.
+        lease_until=moment - timedelta(hours=3),
+        settled=settled,
+        stop_requested=False,
+        live=False,
+    )
+
+
+@pytest.fixture
+def pulse() -> Pulse:
+    return Pulse(LEASE_S, 100.0)
+
+
+def test_a_lane_that_renews_lives(pulse: Pulse) -> None:
+    for second in range(100, 1000):
+        pulse.listen(row(second // 5), second)
+        assert pulse.trouble(second) is None
+
+
+def test_a_lane_that_fell_silent_is_ended(pulse: Pulse) -> None:
+    pulse.listen(row(1), 105)
+    pulse.listen(row(1), 105 + LEASE_S + ENDING_S)
+    assert pulse.trouble(105 + LEASE_S + ENDING_S) is None
+    assert "not renewed" in (pulse.trouble(106 + LEASE_S + ENDING_S) or "")
+
+
+def test_a_lane_that_was_reaped_is_ended_as_soon(pulse: Pulse) -> None:
+    pulse.listen(row(1), 105)
+    pulse.listen(row(1), 104 + LEASE_S)
+    pulse.listen(None, 105 + LEASE_S)
+    assert pulse.trouble(105 + LEASE_S) is None
+    assert "not renewed" in (pulse.trouble(106 + LEASE_S + ENDING_S) or "")
+
+
+def test_a_lane_that_left_in_order_may_report_in_peace(pulse: Pulse) -> None:
+    pulse.listen(row(1), 105)
+    pulse.listen(None, 108)
+    assert pulse.trouble(108 + LEAVING_S) is None
+    assert "did not end" in (pulse.trouble(109 + LEAVING_S) or "")
+
+
+def test_a_lane_that_never_registers_is_ended(pulse: Pulse) -> None:
+    pulse.listen(None, 100 + REGISTER_S)
+    assert pulse.trouble(100 + REGISTER_S) is None
+    assert "register" in (pulse.trouble(101 + REGISTER_S) or "")
+
+
+def test_a_lane_that_begins_again_after_it_lost_its_lease_lives(pulse: Pulse) -> None:
+    pulse.listen(row(1, settled=10), 105)
+    pulse.listen(row(1, settled=10), 104 + LEASE_S)
+    pulse.listen(None, 106 + LEASE_S)
+    pulse.listen(row(20, lane="lane-b", settled=3), 109 + LEASE_S)
+    assert pulse.trouble(112 + LEASE_S + ENDING_S) is None
+    assert pulse.settled() == 13
+    assert pulse.settled(beside="lane-b") == 10
+
+
+def test_a_time_without_an_answer_proves_nothing(pulse: Pulse) -> None:
+    pulse.listen(row(1), 105)
+    # Postgres was away for an hour, or this process was frozen; the lane came through it.
+    pulse.listen(row(3600), 3705)
+    assert pulse.trouble(3705) is None
