@@ -34,6 +34,7 @@ class DispatchSummary(BaseModel):
     completed: int = 0
     failed: int = 0
     """Dead letters."""
+    cancelled: int = 0
     retried: int = 0
     """Attempts that failed or timed out and were, or will be, made again."""
     released: int = 0
@@ -55,7 +56,7 @@ class DispatchSummary(BaseModel):
 
     def add(self, lane: LaneSummary) -> None:
         """Count one lane in."""
-        for name in ("completed", "failed", "retried", "released", "stale", "claimed", "calls"):
+        for name in ("completed", "failed", "cancelled", "retried", "released", "stale", "claimed", "calls"):
             setattr(self, name, getattr(self, name) + getattr(lane, name))
 
 

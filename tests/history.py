@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from blocks.queue import FINISHED, Queue
+from blocks.queue.inspection import DEFAULT_MAX_ATTEMPTS
 
 INSTALL = """
 CREATE TABLE IF NOT EXISTS test_history (
@@ -53,7 +54,7 @@ async def check_history(queue: Queue, submitted: list[str], evidence: Path | Non
         claims = [c["claim"] for c in changes if c["new"] == "running"]
         assert claims == sorted(set(claims)), f"{row['id']}: claim tokens must grow: {claims}"
         assert settlements[0]["claim"] == claims[-1], f"{row['id']} was settled by a stale holder"
-        assert 1 <= row["attempts"] <= row["max_attempts"]
+        assert 1 <= row["attempts"] <= (row["max_attempts"] or DEFAULT_MAX_ATTEMPTS)
     if evidence is not None:
         ran: dict[str, set[int]] = defaultdict(set)
         for line in evidence.read_text().splitlines():
