@@ -35,7 +35,7 @@ COMMANDS = {
     "demo": "demo:demo",
     "submit": "submit:submit",
     "dispatch": "dispatch:dispatch",
-    "tasks": "tasks:tasks",
+    "tasks": "control:tasks",
     "migrate": "migrate:migrate",
 }
 """By the name on the command line: module in `deployments.commands`, and function or cyclopts `App` in it."""

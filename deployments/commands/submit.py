@@ -28,7 +28,12 @@ async def submit(
     domain: str | None = None,
     description: str | None = None,
     priority: Annotated[int, Parameter(help="Higher runs first.")] = 0,
-    max_attempts: int = 5,
+    max_attempts: Annotated[
+        int | None, Parameter(help="Attempts before it is a dead letter; unset: as its type has it, else 5.")
+    ] = None,
+    dedup_key: Annotated[
+        str | None, Parameter(help="Not added while an unfinished task of its type has the same key.")
+    ] = None,
     timeout: Annotated[float | None, Parameter(help="Seconds an attempt may take.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -52,6 +57,7 @@ async def submit(
             "description": description,
             "priority": priority,
             "max_attempts": max_attempts,
+            "dedup_key": dedup_key,
             "timeout_s": timeout,
         }
         tasks = [_task(fields)]

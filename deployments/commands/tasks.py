@@ -1,4 +1,4 @@
-"""`organism tasks`: look at tasks."""
+"""`organism tasks`: look at tasks; `deployments.commands.control` steers them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from deployments.output import AsJson, show
 if TYPE_CHECKING:
     from blocks.queue import Queue, TaskRow
 
-tasks = App(name="tasks", help="Look at tasks.")
+tasks = App(name="tasks", help="Look at tasks and steer them.")
 
 
 @tasks.command(name="list")
@@ -31,7 +31,7 @@ async def list_tasks(
         raise ConfigurationError(f"there is no status {status!r}", f"one of {', '.join(STATUSES)}")
     if not 1 <= limit <= 10_000:
         raise ConfigurationError(f"--limit {limit} is not between 1 and 10000", "choose another")
-    async with _open() as queue:
+    async with open_queue() as queue:
         lines = await queue.list_tasks(status=status, type=type, domain=domain, limit=limit)
         counts = await queue.counts()
     text = [f"{line.id}  {line.status:9}  {line.type:20}  {_short(line.error)}".rstrip() for line in lines]
@@ -49,12 +49,13 @@ async def show_task(id: str, /, *, as_json: AsJson = False) -> None:
     id
         Its id, or the beginning of it.
     """
-    async with _open() as queue:
+    async with open_queue() as queue:
         task = await queue.get(id)
     show(task, as_json, _describe(task))
 
 
-def _open() -> Queue:
+def open_queue() -> Queue:
+    """The configured queue, for one command."""
     from blocks.queue import Queue
     from blocks.settings import load_settings
     from blocks.stack import queue_dsn
@@ -80,6 +81,10 @@ def _describe(task: TaskRow) -> str:
         lines.append(f"finished   {task.finished_at:%Y-%m-%d %H:%M:%S %Z}{took}")
     elif task.status in ("queued", "retry"):
         lines.append(f"due        {task.run_after:%Y-%m-%d %H:%M:%S %Z}")
+    if task.dedup_key:
+        lines.append(f"dedup key  {task.dedup_key}")
+    if task.cancel_requested:
+        lines.append("cancel     requested; its handler has been or will be told")
     if task.locked_by:
         lines.append(f"held by    {task.locked_by} since {task.locked_at:%H:%M:%S %Z}, claim {task.claim}")
     if task.error:

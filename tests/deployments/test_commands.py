@@ -41,6 +41,44 @@ def test_submit_list_show(organism: Any) -> None:
     assert (shown["params"], shown["timeout_s"], shown["status"]) == ({"n": 1}, 5.0, "queued")
 
 
+def test_cancel(organism: Any) -> None:
+    [first] = organism("submit", "echo")[1]["ids"]
+    [second] = organism("submit", "echo")[1]["ids"]
+    code, done, _ = organism("tasks", "cancel", first)
+    assert (code, done["cancelled"]) == (0, [first])
+    code, done, _ = organism("tasks", "cancel", first, second)
+    assert (code, done["cancelled"], done["unchanged"]) == (1, [second], [first])
+    assert organism("tasks", "list")[1]["counts"]["cancelled"] == 2
+
+
+def test_pause_and_resume(organism: Any) -> None:
+    assert organism("tasks", "pause", "--type", "echo", "--reason", "a bad release")[0] == 0
+    assert organism("tasks", "pause", "--domain", "d")[0] == 0
+    _, listed, _ = organism("tasks", "pause")
+    assert {(p["kind"], p["name"], p["reason"]) for p in listed["pauses"]} == {
+        ("type", "echo", "a bad release"),
+        ("domain", "d", None),
+    }
+    assert organism("tasks", "resume", "--type", "echo")[0] == 0
+    code, _, error = organism("tasks", "resume", "--type", "echo")
+    assert code == 1
+    assert "type echo is not paused" in error
+
+
+def test_policy_of_a_type(organism: Any) -> None:
+    code, shown, _ = organism("tasks", "policy", "echo", "--max-attempts", "2", "--backoff-base", "0.5")
+    assert (code, shown["policies"][0]["max_attempts"]) == (0, 2)
+    [task_id] = organism("submit", "echo")[1]["ids"]
+    assert organism("tasks", "show", task_id)[1]["max_attempts"] == 2
+
+
+def test_a_dedup_key_is_added_once(organism: Any) -> None:
+    [first] = organism("submit", "echo", "--dedup-key", "k")[1]["ids"]
+    [second] = organism("submit", "echo", "--dedup-key", "k")[1]["ids"]
+    assert first == second
+    assert count(organism) == 1
+
+
 def test_submit_a_file(organism: Any, tmp_path: Path) -> None:
     file = tmp_path / "tasks.jsonl"
     file.write_text('{"type": "a"}\n\n{"type": "b", "params": {"x": "é"}, "priority": 3}\n')
@@ -91,6 +129,11 @@ def test_a_bad_file_is_refused_whole_and_by_line(organism: Any, tmp_path: Path) 
         (["tasks", "list", "--limit", "0"], "--limit 0"),
         (["tasks", "show", "xyz"], "not a task id"),
         (["tasks", "show", "abc"], "no task has the id abc"),
+        (["tasks", "cancel"], "no task was named"),
+        (["tasks", "cancel", "abc"], "no task has the id abc"),
+        (["tasks", "resume"], "either a type or a domain"),
+        (["tasks", "resume", "--type", "a", "--domain", "b"], "either a type or a domain"),
+        (["tasks", "policy", "a", "--max-attempts", "0"], "max_attempts"),
     ],
 )
 def test_bad_input_is_one_line_that_says_what(organism: Any, arguments: list[str], error: str) -> None:
