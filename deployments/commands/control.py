@@ -52,7 +52,7 @@ async def pause(
     reason: Annotated[str | None, Parameter(help="Shown to whoever asks why tasks wait.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Claim no further task of a type or domain, from now on; what runs goes on. Without either: list pauses."""
+    """Claim no further task of a type or domain; what runs goes on. Without either: list what is paused."""
     async with open_queue() as queue:
         if type is None and domain is None:
             pauses = await queue.pauses()

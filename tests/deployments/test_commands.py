@@ -60,9 +60,9 @@ def test_pause_and_resume(organism: Any) -> None:
         ("domain", "d", None),
     }
     assert organism("tasks", "resume", "--type", "echo")[0] == 0
-    code, _, error = organism("tasks", "resume", "--type", "echo")
+    code, answer, _ = organism("tasks", "resume", "--type", "echo")
     assert code == 1
-    assert "type echo is not paused" in error
+    assert "type echo is not paused" in str(answer)
 
 
 def test_policy_of_a_type(organism: Any) -> None:
