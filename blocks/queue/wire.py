@@ -110,7 +110,6 @@ class Outcomes:
         self,
         position: int,
         cause: Cause,
-        *,
         result: str | None = None,
         error: str | None = None,
         path: str = "fast",

@@ -58,15 +58,20 @@ class Run:
     jobs: list[Job]
     tasks: list[dict[str, Any]]
     started: float
-    timer: asyncio.TimerHandle | None = None
     task: asyncio.Task[None] | None = None
     """Where an async handler runs."""
     work: Work | None = None
     """Where a plain one runs."""
+    linger: asyncio.TimerHandle | None = None
+    """Counts it as abandoned, once cancelled."""
     reported: bool = False
     released: bool = False
     """Its slot is free again."""
     abandoned: bool = False
+
+    @property
+    def timeout_s(self) -> float:
+        return self.jobs[0].timeout_s
 
     def open_jobs(self) -> list[Job]:
         """Those whose outcome is still awaited."""

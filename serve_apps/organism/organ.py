@@ -12,14 +12,15 @@ import logging
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
-from typing import Any, TypeAlias
+from collections.abc import Awaitable, Coroutine, Iterable
+from dataclasses import dataclass, field
+from typing import Any, get_args
 
-from blocks.queue.jsonb import NotJson, to_json
 from blocks.queue.wire import Cause
 from serve_apps.organism.config import OrganConfig
-from serve_apps.organism.errors import describe, harmless, is_permanent, place_of_coroutine, place_of_frame
+from serve_apps.organism.deadlines import Deadlines
+from serve_apps.organism.endings import Endings, raised, returned, returned_by_batch
+from serve_apps.organism.errors import harmless, place_of_coroutine, place_of_frame
 from serve_apps.organism.gate import Gate
 from serve_apps.organism.jobs import Job, Run
 from serve_apps.organism.loading import Handler
@@ -34,28 +35,10 @@ CANCELLED_BEFORE = "cancelled before it started"
 
 
 @dataclass(slots=True)
-class Counters:
-    """What became of an organ's tasks since the replica started."""
-
-    completed: int = 0
-    failed: int = 0
-    rejected: int = 0
-    timed_out: int = 0
-    cancelled: int = 0
-    interrupted: int = 0
-
-    def count(self, cause: Cause) -> None:
-        setattr(self, cause, getattr(self, cause) + 1)
-
-
-@dataclass(slots=True)
-class Awaitable:
+class Later:
     """A plain function turned out to return something to await."""
 
-    value: Any
-
-
-Endings: TypeAlias = "list[Ending]"
+    awaitable: Any
 
 
 @dataclass(slots=True)
@@ -64,8 +47,8 @@ class Rules:
 
     result_limit_bytes: int
     gate: Gate
-    counters: dict[str, Counters] = field(default_factory=dict)
-    """By organ id; outlives a reconfiguration."""
+    counters: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By organ id and cause, since the replica started; outlive a reconfiguration."""
 
 
 class Organ:
@@ -79,7 +62,7 @@ class Organ:
 
     def __init__(self, config: OrganConfig, handler: Handler, rules: Rules) -> None:
         self.config = config
-        self.counters = rules.counters.setdefault(config.id, Counters())
+        self.counters = rules.counters.setdefault(config.id, dict.fromkeys(get_args(Cause), 0))
         self.handler = handler
         self._rules = rules
         self._gate = rules.gate
@@ -88,6 +71,7 @@ class Organ:
         self._urgent: deque[Job] = deque()
         """Tasks of exclusive calls: they may start while the gate is closed to the others."""
         self._runs: set[Run] = set()
+        self._deadlines = Deadlines(self._expire)
         self._slots_taken = 0
         self._abandoned_tasks = 0
 
@@ -125,7 +109,7 @@ class Organ:
             if job.run is not None:
                 runs.add(job.run)
                 if not job.settled:
-                    self.counters.count("interrupted")
+                    self.counters["interrupted"] += 1
             job.settled = True
         ending = []
         for run in runs:
@@ -172,7 +156,7 @@ class Organ:
             "in_flight": sum(len(run.jobs) for run in self._runs if not run.released),
             "waiting": sum(not job.settled for job in (*self._waiting, *self._urgent)),
             "abandoned": self.abandoned,
-            **asdict(self.counters),
+            **self.counters,
         }
 
     # Starting
@@ -199,23 +183,23 @@ class Organ:
         return []
 
     def _start(self, jobs: list[Job]) -> None:
-        run = Run([], [], time.perf_counter())
+        run = Run(jobs, [], time.monotonic())
         for job in jobs:
             try:
                 run.tasks.append(job.task())
-                run.jobs.append(job)
                 job.run = run
             except (ValueError, RecursionError) as error:
                 self._report(job, Ending("rejected", error=harmless(f"params is not JSON: {error}")))
-        if not run.jobs:
-            return
+        if len(run.tasks) < len(jobs):
+            run.jobs = run.open_jobs()
+            if not run.jobs:
+                return
         self._runs.add(run)
         self._slots_taken += 1
         self._gate.enter()
-        loop = asyncio.get_running_loop()
-        run.timer = loop.call_later(jobs[0].timeout_s, self._expire, run)
+        self._deadlines.add(run, run.timeout_s, run.started)
         if self.handler.is_async:
-            self._start_task(run, None)
+            self._start_task(run, self._call_batch(run) if self.config.batch else self._call_one(run))
             return
         context = run.jobs[0].call.context.copy()
         try:
@@ -225,73 +209,65 @@ class Organ:
         except RuntimeError as error:
             self._end(run, self._failures(run, error))
 
-    def _start_task(self, run: Run, awaitable: Awaitable | None) -> None:
-        run.task = asyncio.get_running_loop().create_task(
-            self._call_async(run, awaitable), context=run.jobs[0].call.context.copy()
-        )
+    def _start_task(self, run: Run, call: Coroutine[Any, Any, None]) -> None:
+        run.task = asyncio.get_running_loop().create_task(call, context=run.jobs[0].call.context.copy())
 
-    # Calling
+    # Calling. Everything is caught: SystemExit and KeyboardInterrupt would end the replica's loop, and a
+    # CancelledError the handler raised by itself is a failure; when it is ours, the run is reported already.
 
-    async def _call_async(self, run: Run, awaitable: Awaitable | None) -> None:
+    async def _call_one(self, run: Run) -> None:
         try:
-            pending = awaitable.value if awaitable else self.handler.call(self._argument(run))
-            endings = self._endings(run, await pending)
+            ending = returned(await self.handler.call(run.tasks[0]), self._rules.result_limit_bytes)
         except BaseException as error:
-            # Also SystemExit and KeyboardInterrupt, which would end the replica's event loop, and a
-            # CancelledError the handler raised by itself; when it is ours, the run is reported already.
+            ending = raised(error)
+        self._end(run, (ending,))
+
+    async def _call_batch(self, run: Run) -> None:
+        try:
+            endings = self._endings(run, await self.handler.call(run.tasks))
+        except BaseException as error:
             endings = self._failures(run, error)
         self._end(run, endings)
 
-    def _call_plain(self, run: Run) -> Endings | Awaitable:
+    async def _await(self, run: Run, awaitable: Awaitable[Any]) -> None:
+        try:
+            endings = self._endings(run, await awaitable)
+        except BaseException as error:
+            endings = self._failures(run, error)
+        self._end(run, endings)
+
+    def _call_plain(self, run: Run) -> Endings | Later:
         """Runs in a thread, and encodes there too."""
         try:
-            value = self.handler.call(self._argument(run))
-            return Awaitable(value) if inspect.isawaitable(value) else self._endings(run, value)
+            value = self.handler.call(run.tasks if self.config.batch else run.tasks[0])
+            return Later(value) if inspect.isawaitable(value) else self._endings(run, value)
         except BaseException as error:
             return self._failures(run, error)
 
-    def _collect(self, run: Run, value: Endings | Awaitable) -> None:
-        if isinstance(value, list):
+    def _collect(self, run: Run, value: Endings | Later) -> None:
+        if not isinstance(value, Later):
             self._end(run, value)
         elif run.reported:
-            if inspect.iscoroutine(value.value):
-                value.value.close()
+            if inspect.iscoroutine(value.awaitable):
+                value.awaitable.close()
             self._release(run)
         else:
             run.work = None
-            self._start_task(run, value)
-
-    def _argument(self, run: Run) -> Any:
-        return run.tasks if self.config.batch else run.tasks[0]
+            self._start_task(run, self._await(run, value.awaitable))
 
     def _endings(self, run: Run, value: Any) -> Endings:
-        if not self.config.batch:
-            return [self._ending(value)]
-        if not isinstance(value, (list, tuple)):
-            raise TypeError(f"the batch handler returned a {type(value).__name__}, not a list")
-        if len(value) != len(run.jobs):
-            raise ValueError(f"the batch handler returned {len(value)} results for {len(run.jobs)} tasks")
-        return [
-            self._failure(item) if isinstance(item, BaseException) else self._ending(item) for item in value
-        ]
-
-    def _ending(self, value: Any) -> Ending:
-        try:
-            return Ending("completed", to_json(value, limit_bytes=self._rules.result_limit_bytes))
-        except NotJson as error:
-            return Ending("rejected", error=harmless(f"the result cannot be stored: {error}"))
-
-    def _failure(self, error: BaseException) -> Ending:
-        return Ending("rejected" if is_permanent(error) else "failed", error=describe(error))
+        limit_bytes = self._rules.result_limit_bytes
+        if self.config.batch:
+            return returned_by_batch(value, len(run.jobs), limit_bytes)
+        return (returned(value, limit_bytes),)
 
     def _failures(self, run: Run, error: BaseException) -> Endings:
-        if len(run.jobs) > 1:
-            return []
-        return [self._failure(error)]
+        return () if len(run.jobs) > 1 else (raised(error),)
 
     # Ending
 
     def _end(self, run: Run, endings: Endings) -> None:
+        """The handler has ended by itself; no endings: its batch failed as a whole."""
         if not run.reported:
             run.reported = True
             if endings:
@@ -329,11 +305,10 @@ class Organ:
             return
         if run.task is None:
             return
-        if run.timer is not None:
-            run.timer.cancel()
+        self._deadlines.discard(run, run.timeout_s)
         run.task.add_done_callback(lambda _: self._release(run))
         run.task.cancel()
-        run.timer = asyncio.get_running_loop().call_later(LINGER_S, self._abandon, run)
+        run.linger = asyncio.get_running_loop().call_later(LINGER_S, self._abandon, run)
 
     def _abandon(self, run: Run) -> None:
         if not run.released:
@@ -354,27 +329,28 @@ class Organ:
         if job.settled:
             return
         job.settled = True
-        self.counters.count(ending.cause)
+        self.counters[ending.cause] += 1
         job.call.report(
             job.position,
             ending,
-            path=job.path,
-            organ_id=self.config.id,
-            elapsed_ms=(time.perf_counter() - job.run.started) * 1000 if job.run else 0.0,
+            job.path,
+            self.config.id,
+            (time.monotonic() - job.run.started) * 1000 if job.run else 0.0,
         )
 
     def _release(self, run: Run) -> None:
         """The handler has ended."""
-        if run.abandoned:
+        if not run.released:
+            self._free(run)
+        elif run.abandoned:
             run.abandoned = False
             self._abandoned_tasks -= 1
-        elif not run.released:
-            self._free(run)
 
     def _free(self, run: Run) -> None:
         run.released = True
-        if run.timer is not None:
-            run.timer.cancel()
+        self._deadlines.discard(run, run.timeout_s)
+        if run.linger is not None:
+            run.linger.cancel()
         self._runs.discard(run)
         self._slots_taken -= 1
         self._gate.leave()

@@ -45,18 +45,10 @@ class Call:
         self._full = asyncio.Event()
 
     def report(
-        self, position: int, ending: Ending, *, path: str, organ_id: str | None, elapsed_ms: float
+        self, position: int, ending: Ending, path: str, organ_id: str | None, elapsed_ms: float
     ) -> None:
         """Take the outcome of one task; each position is reported once."""
-        self._chunk.add(
-            position,
-            ending.cause,
-            result=ending.result,
-            error=ending.error,
-            path=path,
-            organ_id=organ_id,
-            elapsed_ms=elapsed_ms,
-        )
+        self._chunk.add(position, *ending, path, organ_id, elapsed_ms)
         self.left -= 1
         self._some.set()
         if not self.left or len(self._chunk) >= CHUNK:
@@ -68,8 +60,7 @@ class Call:
             if not len(self._chunk) and not await happens(self._some, SIGN_OF_LIFE_S):
                 yield Outcomes()
                 continue
-            if not self._full.is_set():
-                await happens(self._full, COALESCE_S)
+            await happens(self._full, COALESCE_S)
             ready, self._chunk = self._chunk, Outcomes()
             self._some.clear()
             self._full.clear()
@@ -83,7 +74,8 @@ class Call:
 
 async def happens(event: asyncio.Event, timeout: float) -> bool:
     """Wait for ``event``, at most ``timeout`` seconds; whether it is set."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(timeout):
-            await event.wait()
+    if not event.is_set():
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await event.wait()
     return event.is_set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from typing import Any
 
@@ -146,6 +147,10 @@ async def batch_async(tasks: list[dict[str, Any]]) -> Any:
 async def batch_that_steps(tasks: list[dict[str, Any]]) -> list[str]:
     await step({"params": {"name": "batch"}})
     return ["done"] * len(tasks)
+
+
+async def block_the_loop(task: dict[str, Any]) -> None:
+    time.sleep(task["params"]["seconds"])  # noqa: ASYNC251 - what a handler should not do
 
 
 def looks_plain(task: dict[str, Any]) -> Any:

@@ -1,0 +1,44 @@
+"""What a handler returned or raised, as endings of its tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from blocks.queue.jsonb import NotJson, to_json
+from serve_apps.organism.errors import describe, harmless, is_permanent
+from serve_apps.organism.stream import Ending
+
+Endings: TypeAlias = "Sequence[Ending]"
+NULL = Ending("completed", "null")
+
+
+def returned(value: Any, limit_bytes: int) -> Ending:
+    """The ending of a task whose handler returned ``value``."""
+    if value is None:
+        return NULL
+    try:
+        return Ending("completed", to_json(value, limit_bytes=limit_bytes))
+    except NotJson as error:
+        return Ending("rejected", error=harmless(f"the result cannot be stored: {error}"))
+
+
+def raised(error: BaseException) -> Ending:
+    """The ending of a task whose handler raised ``error``."""
+    return Ending("rejected" if is_permanent(error) else "failed", error=describe(error))
+
+
+def returned_by_batch(value: Any, size: int, limit_bytes: int) -> Endings:
+    """The endings of ``size`` tasks whose batch handler returned ``value``; exceptions in it are failures.
+
+    Raises:
+        TypeError: It is no list.
+        ValueError: It is not one result a task.
+    """
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f"the batch handler returned a {type(value).__name__}, not a list")
+    if len(value) != size:
+        raise ValueError(f"the batch handler returned {len(value)} results for {size} tasks")
+    return [
+        raised(item) if isinstance(item, BaseException) else returned(item, limit_bytes) for item in value
+    ]
