@@ -86,6 +86,8 @@ def ray_environment(settings: Settings, stack: StackState, temporary: Path) -> d
         "TMPDIR": str(temporary),
         # Draining is for clusters whose other nodes take over; here it would only be waited for, 30 s.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+        # 15 by default: lanes and replicas would starve beside Postgres and whatever else the machine runs.
+        "RAY_worker_niceness": "0",
         # Fixed ports by default, so a second cluster on the machine would collide.
         "AUTOSCALER_METRIC_PORT": "0",
         "DASHBOARD_METRIC_PORT": "0",
