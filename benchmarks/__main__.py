@@ -72,6 +72,9 @@ def main() -> int:
         except Unmeasured as error:
             say(f"error: {error}")
             return 1
+        except KeyboardInterrupt:
+            say("interrupted; the parts that had ended are recorded")
+            return 130
     if results == record.RESULTS and results.exists():
         record.write_page(results)
         subprocess.run([PEERS_PYTHON, "-m", "benchmarks.plots", results, record.IMAGES], check=True)

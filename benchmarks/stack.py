@@ -77,7 +77,11 @@ class Stack:
     async def run(self, *arguments: str) -> Any:
         """Run an `organism` command with ``--json`` and return what it prints."""
         process = self.start(*arguments, "--json")
-        out, _ = await asyncio.to_thread(process.communicate)
+        try:
+            out, _ = await asyncio.to_thread(process.communicate)
+        finally:
+            if process.poll() is None:
+                process.terminate()
         if process.returncode != 0:
             words = (self.home / f"{arguments[0]}.log").read_text()[-1000:]
             raise Unmeasured(f"organism {' '.join(arguments)} ended with {process.returncode}: {out}{words}")
@@ -155,7 +159,11 @@ class Stack:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        out, err = await process.communicate()
+        try:
+            out, err = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.terminate()
         if process.returncode != 0:
             raise Unmeasured(f"{name} {settings} ended with {process.returncode}: {err.decode()[-1500:]}")
         report = json.loads(out.decode().splitlines()[-1])
