@@ -104,6 +104,7 @@ def write_page(results: Path) -> None:
             text = f"{_rates(entry['samples'])}\n\n{text}"
         page = _between(page, part, text)
     page = _between(page, "machine", _machine_lines(recorded))
+    page = _between(page, "missed", _missed(figures(results, recorded)))
     PAGE.write_text(page)
 
 
@@ -116,6 +117,12 @@ def _rates(samples: dict[str, Any]) -> str:
         each = ", ".join(f"{rate:,.0f}" for rate in sorted(rates))
         rows.append([f"{title} {number}".strip(), settings, each, stores])
     return markdown(["system", "best settings", "tasks/s, each run", "stores results"], rows)
+
+
+def _missed(recorded: list[Figure]) -> str:
+    missed = [f for f in recorded if f.met is False]
+    rows = [[f.name, f"{f.value:,.3g} {f.unit}", f.target, f.note] for f in missed]
+    return markdown(["figure", "measured", "target", "from"], rows) if rows else "Every target is met."
 
 
 def _machine_lines(recorded: dict[str, Any]) -> str:

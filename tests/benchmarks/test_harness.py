@@ -51,7 +51,7 @@ def test_a_part_is_recorded_in_place_of_its_last_run(tmp_path: Path) -> None:
 
 def test_the_page_has_a_place_for_every_part() -> None:
     page = record.PAGE.read_text()
-    for name in (*PARTS, "machine"):
+    for name in (*PARTS, "machine", "missed"):
         assert f"<!-- {name} -->" in page
         assert f"<!-- /{name} -->" in page
 
