@@ -38,7 +38,7 @@ class Figure:
     def row(self) -> list[str]:
         """Cells of a table: figure, measured, target, met."""
         met = {True: "yes", False: "**no**", None: ""}[self.met]
-        return [self.name, f"{self.value:,.3g} {self.unit}", self.target, met]
+        return [self.name, f"{number(self.value)} {self.unit}", self.target, met]
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "target": self.target, "met": self.met}
@@ -75,4 +75,9 @@ def median(values: Sequence[float]) -> float:
 
 def spread(values: Sequence[float]) -> str:
     """Smallest to largest, for notes."""
-    return f"{min(values):,.3g} to {max(values):,.3g}"
+    return f"{number(min(values))} to {number(max(values))}"
+
+
+def number(value: float) -> str:
+    """Three digits, or all of a number that has more before its point."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -37,7 +37,7 @@ def drain(axes: Any, samples: dict[str, Any]) -> None:
         middle = sorted(each)[len(each) // 2]
         axes.barh(row, middle, color={"ours": OURS, "floor": FLOOR}.get(name, PEER))
         axes.plot(each, [row] * len(each), "o", color="white", markeredgecolor="black", markersize=4)
-        axes.text(max(each) * 1.15, row, f"{middle:,.0f}", va="center")
+        axes.text(max(each) * 1.15, row, f"{middle:,.0f}" if middle >= 100 else f"{middle:.3g}", va="center")
     axes.set_yticks(range(len(rates)), [NAMES[name] for name, _ in rates])
     axes.set_xscale("log")
     axes.set_xlim(right=4 * max(max(each) for _, each in rates))

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.figures import Figure, Result
+from benchmarks.figures import Figure, Result, number
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -112,16 +112,16 @@ def _rates(samples: dict[str, Any]) -> str:
     rows = []
     for name, rates in sorted(samples["rates"].items(), key=lambda item: -max(item[1])):
         title, stores = SYSTEMS[name]
-        number = samples["versions"].get(name) or ""
+        release = samples["versions"].get(name) or ""
         settings = ", ".join(f"{key} {value}" for key, value in samples["settings"].get(name, {}).items())
-        each = ", ".join(f"{rate:,.0f}" for rate in sorted(rates))
-        rows.append([f"{title} {number}".strip(), settings, each, stores])
+        each = ", ".join(map(number, sorted(rates)))
+        rows.append([f"{title} {release}".strip(), settings, each, stores])
     return markdown(["system", "best settings", "tasks/s, each run", "stores results"], rows)
 
 
 def _missed(recorded: list[Figure]) -> str:
     missed = [f for f in recorded if f.met is False]
-    rows = [[f.name, f"{f.value:,.3g} {f.unit}", f.target, f.note] for f in missed]
+    rows = [[f.name, f"{number(f.value)} {f.unit}", f.target, f.note] for f in missed]
     return markdown(["figure", "measured", "target", "from"], rows) if rows else "Every target is met."
 
 

@@ -6,7 +6,7 @@ import asyncio
 from datetime import datetime
 from typing import Any
 
-from benchmarks.figures import Figure, Result, Unmeasured, median, spread
+from benchmarks.figures import Figure, Result, Unmeasured, median, number, spread
 from benchmarks.options import Options
 from benchmarks.stack import Stack, until
 
@@ -67,7 +67,7 @@ async def measure(stack: Stack, options: Options) -> Result:
 def ratio(rates: dict[str, list[float]], peer: str, name: str, at_least: float | None = None) -> Figure:
     """Our median rate over a peer's."""
     mine, theirs = rates["ours"], rates[peer]
-    note = f"{median(mine):,.0f} ({spread(mine)}) over {median(theirs):,.0f} ({spread(theirs)}) tasks/s"
+    note = f"{number(median(mine))} ({spread(mine)}) over {number(median(theirs))} ({spread(theirs)}) tasks/s"
     return Figure(f"drain: ours over {name}", median(mine) / median(theirs), at_least=at_least, note=note)
 
 
