@@ -67,7 +67,7 @@ class Settings(BaseSettings):
         description="Seconds between runs of the watchdog.",
     )
     batch_size: int = Field(
-        default=500,
+        default=1000,
         ge=1,
         le=5000,
         validation_alias=AliasChoices("ORGANISM_BATCH_SIZE", "CLAIM_BATCH_SIZE"),

@@ -59,7 +59,7 @@ async def dispatch(
             le=100_000,
             description="Most tasks a lane holds; of each type it takes what its pace allows.",
         ),
-    ] = 4000,
+    ] = 6000,
     queue: Annotated[str, Field(description="Name of the Task Queue block.")] = "default",
     organism: Annotated[str, Field(description="Name of the Organism block.")] = "default",
     cluster: Annotated[str, Field(description="Name of the Ray Cluster block.")] = "default",

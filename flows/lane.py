@@ -32,7 +32,7 @@ POLL_S = 5.0
 LAST_TASKS_POLL_S = 0.5
 MISSED_S = 0.05
 """Wait before claiming again what is due and could not be claimed: another lane has it locked."""
-CLAIM_LIMIT = 1000
+CLAIM_LIMIT = 2000
 """Most tasks of one claim: larger ones delay the first of their calls."""
 TROUBLE: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, OrganismError)
 STRAYS_EVERY = 12
@@ -73,8 +73,8 @@ class Lane:
         *,
         run: str | None = None,
         number: int | None = None,
-        batch_size: int = 500,
-        tasks_in_flight: int = 4000,
+        batch_size: int = 1000,
+        tasks_in_flight: int = 6000,
         until_empty: bool = False,
         max_seconds: float | None = None,
         grace_s: float = 20.0,

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from blocks.queue import Batch, Outcomes
 
 FIRST_WINDOW = 16
-SLACK_S = 0.1
+SLACK_S = 0.15
 """What a task may take beyond its handler's own time: a call, its outcomes' way back and their settlement
 take 15 to 40 ms under full load, so this keeps the way full and no more."""
-CALL_S = 0.025
+CALL_S = 0.05
 """About how long one call should last: long enough to make up for what a call costs, about 1 ms, and short
 enough that replicas share the work."""
 CALLS_A_WINDOW = 4

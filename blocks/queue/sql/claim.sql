@@ -6,10 +6,9 @@ WITH lane AS MATERIALIZED (
     SELECT id FROM lanes WHERE id = $1 AND lease_until > queue_now() FOR KEY SHARE
 ), ready AS MATERIALIZED (
     -- A CTE, not IN (SELECT ... LIMIT): a planner free to re-run the subquery claims more than the limit.
-    SELECT due.place, policy.timeout_s
+    SELECT due.place
     FROM unnest($3::text[], $4::int[], $5::int[], $6::timestamptz[], $7::uuid[])
         AS line(type, priority, quota, after, after_id)
-    LEFT JOIN task_types policy USING (type)
     CROSS JOIN LATERAL (
         SELECT ctid AS place FROM tasks
         WHERE status IN ('queued', 'retry') AND tasks.type = line.type AND tasks.priority = line.priority
@@ -28,8 +27,8 @@ WITH lane AS MATERIALIZED (
 UPDATE tasks t
 SET status = 'running', claim = nextval('task_claims'), attempts = t.attempts + 1,
     locked_by = $1, locked_at = queue_now(), updated_at = queue_now()
-FROM ready
-WHERE t.ctid = ready.place
+-- Not a join: of so many rows the planner may make a scan of the table.
+WHERE t.ctid = ANY (ARRAY(SELECT place FROM ready))
 RETURNING t.id::text, t.claim, t.attempts, t.type, t.params::text AS params, t.description, t.domain,
-          t.drift_score, coalesce(t.timeout_s, ready.timeout_s) AS timeout_s, t.suspicion, t.priority,
+          t.drift_score, coalesce(t.timeout_s, (SELECT timeout_s FROM task_types WHERE type = t.type)) AS timeout_s, t.suspicion, t.priority,
           greatest(t.run_after, 'epoch') AS run_after

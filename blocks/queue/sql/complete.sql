@@ -4,7 +4,9 @@ UPDATE tasks t
 SET status = 'completed', result = r.result::jsonb, error = NULL, suspicion = 0, finished_at = queue_now(),
     elapsed_ms = r.elapsed_ms, organ_id = r.organ_id, path = r.path,
     locked_by = NULL, locked_at = NULL, cancel_requested = false, updated_at = queue_now()
-FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::real[])
+-- A planner that knew how many there are would rather scan a table of some ten thousand rows: 11 ms, not 1.
+FROM unnest((SELECT $1::uuid[]), (SELECT $2::bigint[]), (SELECT $3::text[]), (SELECT $4::text[]),
+            (SELECT $5::text[]), (SELECT $6::real[]))
     AS r(id, claim, result, path, organ_id, elapsed_ms)
 -- The fence: a holder whose claim is not the newest changes nothing.
 WHERE t.id = r.id AND t.claim = r.claim AND t.status = 'running'

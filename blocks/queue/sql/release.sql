@@ -9,7 +9,7 @@ WITH released AS (
         suspicion = greatest(t.suspicion, $5),
         finished_at = CASE WHEN t.cancel_requested THEN queue_now() END,
         locked_by = NULL, locked_at = NULL, cancel_requested = false, updated_at = queue_now()
-    FROM unnest($1::uuid[], $2::bigint[]) AS r(id, claim)
+    FROM unnest((SELECT $1::uuid[]), (SELECT $2::bigint[])) AS r(id, claim)
     WHERE t.id = r.id AND t.claim = r.claim AND t.status = 'running'
     RETURNING t.id, t.claim, t.attempts
 ), history AS (

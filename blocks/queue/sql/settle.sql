@@ -13,7 +13,8 @@ WITH reported AS (
         make_interval(secs => (0.5 + random() / 2) * least(
             coalesce(policy.backoff_cap_s, $10),
             coalesce(policy.backoff_base_s, $9) * 2.0 ^ least(t.attempts - 1, 60))) AS backoff
-    FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::real[])
+    FROM unnest((SELECT $1::uuid[]), (SELECT $2::bigint[]), (SELECT $3::text[]), (SELECT $4::text[]),
+                (SELECT $5::text[]), (SELECT $6::text[]), (SELECT $7::real[]))
         AS r(id, claim, cause, error, path, organ_id, elapsed_ms)
     JOIN tasks t ON t.id = r.id
     LEFT JOIN task_types policy ON policy.type = t.type
