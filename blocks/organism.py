@@ -86,7 +86,8 @@ class OrganismClient:
                 begun = begun or not outcomes.waiting
                 yield outcomes
         except Exception as error:
-            raise self._explain(error, begun=begun, exclusive=exclusive) from None
+            waited_s = self._organism.silence_s
+            raise self._explain(error, waited_s, begun=begun, exclusive=exclusive) from None
         finally:
             # Leaving the loop does not stop a replica; only this does. Harmless when it has ended.
             if stream is not None:
@@ -117,7 +118,7 @@ class OrganismClient:
             if failures:
                 raise failures[0]
         except Exception as error:
-            raise self._explain(error, begun=False, exclusive=True) from None
+            raise self._explain(error, self._organism.health_timeout_s) from None
 
     async def health(self) -> dict[str, Any]:
         """The organism's own health report.
@@ -142,7 +143,7 @@ class OrganismClient:
             answer = await asyncio.wait_for(response, self._organism.health_timeout_s)
             return cast("dict[str, Any]", answer)
         except Exception as error:
-            raise self._explain(error, begun=False, exclusive=True) from None
+            raise self._explain(error, self._organism.health_timeout_s) from None
         finally:
             if response is not None:
                 response.cancel()
@@ -158,7 +159,9 @@ class OrganismClient:
             )
         return serve.get_deployment_handle(self._organism.deployment_name, app_name=self._organism.app_name)
 
-    def _explain(self, error: Exception, *, begun: bool, exclusive: bool) -> OrganismError:
+    def _explain(
+        self, error: Exception, waited_s: float, *, begun: bool = False, exclusive: bool = True
+    ) -> OrganismError:
         from ray.exceptions import RayActorError
 
         name = f"{self._organism.deployment_name} (app {self._organism.app_name})"
@@ -170,7 +173,7 @@ class OrganismClient:
             # says so and waits before it begins, because who is charged hangs on it.
             begun = begun or not exclusive
         elif isinstance(error, TimeoutError):
-            what = f"{name} gave no sign of life for {self._organism.silence_s:g} s"
+            what = f"{name} gave no sign of life for {waited_s:g} s"
         elif isinstance(error, KeyError):
             what = f"there is no {name} on this Ray cluster"
         else:

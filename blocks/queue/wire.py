@@ -22,7 +22,8 @@ Cause: TypeAlias = Literal["completed", "failed", "rejected", "timed_out", "canc
 - ``rejected``: a permanent error (no organ for the type, invalid params, a permanent exception): no retry.
 - ``timed_out``: it outlived its timeout; retried like a failure, counted apart.
 - ``cancelled``: somebody asked for it to be stopped; no retry.
-- ``interrupted``: the replica is stopping; handed back with the attempt uncharged.
+- ``interrupted``: the replica is stopping; handed back with the attempt uncharged. Ray Serve 2.60 tells it
+  nothing before it has waited for the calls on it, so today only lanes say this.
 """
 
 
