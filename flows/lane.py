@@ -161,7 +161,9 @@ class Lane:
 
     async def _claim_until_stopped(self) -> None:
         while not self._stop.is_set():
-            self._wake.clear()
+            if self._wake.is_set():
+                self._wake.clear()
+                self._lines.stale = True
             batch = await self._claim()
             if len(batch):
                 self._calls.start(batch)
@@ -202,16 +204,16 @@ class Lane:
         wait_s = POLL_S
         self._crowded = any(not self._pace.room(line.type) for line in self._lines)
         try:
-            if self._lines.next_look_s > 0:
+            if self._lines.stale and self._lines.next_look_s <= 0:
+                news = await self._lines.look()
+                if (found or news) and any(line.due_s <= 0 for line in self._lines):
+                    return False
+            if self._lines.stale:
                 wait_s = self._lines.next_look_s
-            elif self._lines.asked:
-                await self._lines.look()
-                if due := [line for line in self._lines if line.due_s <= 0]:
-                    if found:
-                        return False
-                    wait_s = MISSED_S
-                self._crowded = any(not self._pace.room(line.type) for line in due)
-                wait_s = min(wait_s, *(line.due_s for line in self._lines if line.due_s > 0), POLL_S)
+            else:
+                # What is due and was not claimed is locked by another lane, or waits for room.
+                wait_s = min((line.due_s for line in self._lines), default=POLL_S) - self._lines.age_s
+                wait_s = min(max(wait_s, MISSED_S), POLL_S)
             if self.until_empty and not self._calls.running:
                 if (await self.queue.outlook()).empty:
                     return True

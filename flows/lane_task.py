@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 from uuid import UUID
@@ -21,7 +22,7 @@ from prefect_ray.context import remote_options
 from prefect_ray.task_runners import PrefectRayFuture
 from pydantic import BaseModel, Field
 
-from blocks.errors import QueueUnavailable
+from blocks.errors import OrganismUnavailable, QueueUnavailable
 from blocks.organism import Organism
 from blocks.queue.connection import TRANSIENT_ERRORS
 from blocks.ray_cluster import RayCluster
@@ -92,9 +93,13 @@ async def run_lane(number: int, queue: TaskQueue, organism: Organism, options: L
             )
 
     async with queue.open(application_name="organism-lane") as open_queue:
+        client = organism.client()
+        # The first call of a process makes Serve's router in it, which takes a second or two: not a task's.
+        with suppress(OrganismUnavailable):
+            await client.health()
         lane = Lane(
             open_queue,
-            organism.client(),
+            client,
             number=number,
             **options.model_dump(),
             logger=logger,

@@ -7,6 +7,7 @@ lets a lane take of each type what it has room for, without reading past the tas
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -27,7 +28,9 @@ REWIND_S = 1.0
 LOOK_PAUSE_S = 0.05
 """Shortest time between two looks."""
 LOOK_SHARE = 20
-"""At most one in so many seconds goes into looking, however many dead entries there are to read past."""
+"""At most one in so many seconds goes into looking, however many dead entries there are to read past,"""
+LOOK_PAUSE_LIMIT_S = 5.0
+"""unless that were to mean a longer pause than this."""
 KEEP_S = 60.0
 """How long a line without tasks is still asked: the next task of a type is then found by the first claim."""
 LATE_S = 2.0
@@ -68,9 +71,10 @@ class Lines:
         self._lines: dict[tuple[str, int], Line] = {}
         self._turn = 0
         self._looked_at = self._rewound_at = -NEVER
-        self._look_took_s = 0.0
-        self.asked = False
-        """Whether the last claim asked the database: there was a line, and room for its type."""
+        self._look_took_s: deque[float] = deque([0.0], maxlen=5)
+        self._found = False
+        self.stale = True
+        """Something may have changed since the last look: tasks were claimed, or the lane was woken."""
 
     def __iter__(self) -> Iterator[Line]:
         return iter(self._lines.values())
@@ -88,17 +92,28 @@ class Lines:
     @property
     def next_look_s(self) -> float:
         """Seconds until it is worth its cost to look again."""
-        return max(LOOK_PAUSE_S, LOOK_SHARE * self._look_took_s) - self.age_s
+        return max(LOOK_PAUSE_S, self._look_cost_s) - self.age_s
 
-    async def look(self) -> None:
-        """Find out which lines there are; now and then, begin again at their heads."""
+    @property
+    def _look_cost_s(self) -> float:
+        # The shortest of some: the others have waited for a busy machine.
+        return min(LOOK_SHARE * min(self._look_took_s), LOOK_PAUSE_LIMIT_S)
+
+    async def look(self) -> bool:
+        """Find out which lines there are; now and then, begin again at their heads.
+
+        Returns:
+            Whether there is a line that was not known.
+        """
         started = self._clock()
-        rewind = started - self._rewound_at > max(REWIND_S, LOOK_SHARE * self._look_took_s)
+        rewind = started - self._rewound_at > max(REWIND_S, self._look_cost_s)
         found = await self._queue.lines()
         now = self._looked_at = self._clock()
-        self._look_took_s = now - started
+        self._look_took_s.append(now - started)
+        self.stale = False
         if rewind:
             self._rewound_at = now
+        news = any((line.type, line.priority) not in self._lines for line in found)
         lines = {}
         for line in found:
             known = self._lines.get((line.type, line.priority), line)
@@ -112,6 +127,7 @@ class Lines:
             for line in lines.values():
                 line.after = None
         self._lines = dict(sorted(lines.items(), key=lambda item: -item[1].priority))
+        return news
 
     async def claim(self, limit: int, room: Callable[[str], int]) -> Batch:
         """Claim up to ``limit`` due tasks, by priority; within one priority the types take turns.
@@ -119,17 +135,20 @@ class Lines:
         Args:
             room: Most tasks to take of a type.
         """
-        wanted = self._wanted(room)
-        if self.age_s > REWIND_S or (not wanted and self.next_look_s <= 0):
+        if not self._lines or (self._found and self.age_s > REWIND_S):
             await self.look()
-            wanted = self._wanted(room)
-        self.asked = bool(wanted)
+        wanted = self._wanted(limit, room)
+        if not wanted and self.stale and self.next_look_s <= 0:
+            # There is room for none of the types known: perhaps there are others by now.
+            await self.look()
+            wanted = self._wanted(limit, room)
+        self._found = False
         while wanted:
             news = [line for line, _ in wanted if not line.exhausted]
             if len(batch := await self._take(limit, wanted)) or not news:
                 return batch
             # Lines believed to hold more were empty: the lower lines of their types have their turn.
-            wanted = self._wanted(room)
+            wanted = self._wanted(limit, room)
         return Batch()
 
     async def _take(self, limit: int, wanted: Sequence[tuple[Line, int]]) -> Batch:
@@ -148,13 +167,14 @@ class Lines:
             line.exhausted = len(rows) < limit
         if not rows:
             return Batch()
+        self._found = self.stale = True
         # asyncpg turns a list of rows into columns only through zip.
         *columns, priorities, moments = (list(column) for column in zip(*rows, strict=True))
         batch = Batch(*columns)
         self._advance(wanted, batch, priorities, moments)
         return batch
 
-    def _wanted(self, room: Callable[[str], int]) -> list[tuple[Line, int]]:
+    def _wanted(self, limit: int, room: Callable[[str], int]) -> list[tuple[Line, int]]:
         """The lines to claim from, the highest priority first, each with the most tasks to take of it."""
         self._turn += 1
         wanted: list[tuple[Line, int]] = []
@@ -169,8 +189,9 @@ class Lines:
                 quota = rooms.setdefault(line.type, room(line.type))
                 if quota > 0:
                     wanted.append((line, quota))
-                # A lower line of the type has its turn when those above hold less than was asked for.
-                if not line.exhausted:
+                # A lower line of the type has its turn when those above hold less than was asked for, or when
+                # it is the limit of the claim that keeps their sum within the room.
+                if not line.exhausted and quota < limit:
                     served.add(line.type)
         return wanted
 

@@ -7,8 +7,14 @@ WITH lane AS MATERIALIZED (
 ), ready AS MATERIALIZED (
     -- A CTE, not IN (SELECT ... LIMIT): a planner free to re-run the subquery claims more than the limit.
     SELECT due.place
-    FROM unnest($3::text[], $4::int[], $5::int[], $6::timestamptz[], $7::uuid[])
-        AS line(type, priority, quota, after, after_id)
+    FROM (
+        SELECT given.*
+        FROM unnest($3::text[], $4::int[], $5::int[], $6::timestamptz[], $7::uuid[])
+            WITH ORDINALITY AS given(type, priority, quota, after, after_id, number)
+        WHERE NOT EXISTS (SELECT FROM pauses WHERE kind = 'type' AND name = given.type)
+        -- The planner may hash the lines to compare them with the pauses, and their order is gone.
+        ORDER BY number
+    ) line
     CROSS JOIN LATERAL (
         SELECT ctid AS place FROM tasks
         WHERE status IN ('queued', 'retry') AND tasks.type = line.type AND tasks.priority = line.priority
@@ -21,7 +27,6 @@ WITH lane AS MATERIALIZED (
         LIMIT line.quota
         FOR UPDATE SKIP LOCKED
     ) due
-    WHERE NOT EXISTS (SELECT FROM pauses WHERE kind = 'type' AND name = line.type)
     LIMIT $2
 )
 UPDATE tasks t
@@ -29,6 +34,6 @@ SET status = 'running', claim = nextval('task_claims'), attempts = t.attempts + 
     locked_by = $1, locked_at = queue_now(), updated_at = queue_now()
 -- Not a join: of so many rows the planner may make a scan of the table.
 WHERE t.ctid = ANY (ARRAY(SELECT place FROM ready))
-RETURNING t.id::text, t.claim, t.attempts, t.type, t.params::text AS params, t.description, t.domain,
-          t.drift_score, coalesce(t.timeout_s, (SELECT timeout_s FROM task_types WHERE type = t.type)) AS timeout_s, t.suspicion, t.priority,
+RETURNING t.id::text, t.claim, t.attempts, t.type, t.params::text AS params, t.description, t.domain, t.drift_score,
+          coalesce(t.timeout_s, (SELECT timeout_s FROM task_types WHERE type = t.type)) AS timeout_s, t.suspicion, t.priority,
           greatest(t.run_after, 'epoch') AS run_after
