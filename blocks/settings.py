@@ -47,6 +47,11 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("ORGANISM_DSN", "PG_DSN", "SEEDCORE_PG_DSN"),
         description="Postgres connection URL of the tasks table; unset means the embedded Postgres.",
     )
+    direct_dsn: SecretStr | None = Field(
+        default=None,
+        description="Where ORGANISM_DSN leads through a pooler, such as PgBouncer: the URL of Postgres "
+        "itself, for LISTEN and migrations. Unset: ORGANISM_DSN, through which lanes then poll.",
+    )
     ray_namespace: str = Field(
         default="organism",
         validation_alias=AliasChoices("ORGANISM_RAY_NAMESPACE", "RAY_NAMESPACE", "SEEDCORE_NS"),

@@ -36,6 +36,12 @@ class TaskQueue(NamedBlock):
         title="Connection URL",
         description="postgresql://user:password@host:port/name. Empty: ORGANISM_DSN, then the embedded one.",
     )
+    direct_dsn: SecretStr | None = Field(
+        default=None,
+        title="Direct connection URL",
+        description="Past a pooler in transaction mode, for LISTEN. Empty: ORGANISM_DIRECT_DSN; where the "
+        "connection URL leads through a pooler and neither is set, lanes poll.",
+    )
     lease_seconds: float | None = Field(
         default=None,
         title="Lease (seconds)",
@@ -67,6 +73,8 @@ class TaskQueue(NamedBlock):
         return self.model_copy(
             update={
                 "dsn": self.dsn or queue_dsn(settings),
+                # The setting belongs to the setting's database, not to one that the block names itself.
+                "direct_dsn": self.direct_dsn or (None if self.dsn else settings.direct_dsn),
                 "lease_seconds": self.lease_seconds or settings.lease_seconds,
             }
         )
@@ -82,6 +90,7 @@ class TaskQueue(NamedBlock):
         assert pinned.lease_seconds is not None
         return Queue(
             pinned.dsn.get_secret_value(),
+            direct_dsn=pinned.direct_dsn.get_secret_value() if pinned.direct_dsn else None,
             lease_s=pinned.lease_seconds,
             backoff_base_s=pinned.backoff_base_s,
             backoff_cap_s=pinned.backoff_cap_s,

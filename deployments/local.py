@@ -209,7 +209,7 @@ class _Start:
         dsn = stack.dsn
         if self.embedded is None:
             assert self.settings.dsn is not None
-            dsn = self.settings.dsn.get_secret_value()
+            dsn = (self.settings.direct_dsn or self.settings.dsn).get_secret_value()
         elif "postgres" not in kept:
             async with self._timed("postgres"):
                 child = await self.embedded.start(postgres_environment(stack))

@@ -103,7 +103,7 @@ class Lane:
             on_settled=self._settled,
             on_room=self._room_made,
         )
-        self._notified = Listener(queue.dsn)
+        self._notified = Listener(queue.direct_dsn)
         self._wake = self._notified.event
         self._crowded = False
         """There was more to claim than room for it."""
@@ -311,7 +311,8 @@ class Lane:
     async def _leave(self) -> None:
         try:
             if not self._lease.lost and (self._unanswered or self._calls.broken):
-                await self.queue.abandon(self.id, holding=[])
+                with suppress(*TRANSIENT_ERRORS):  # without a lease the next reap takes them back
+                    await self.queue.abandon(self.id, holding=[])
             await self._lease.close()
         except TRANSIENT_ERRORS as error:
             self._logger.warning("could not close the lease, it will expire: %s", error)

@@ -19,6 +19,8 @@ RENEWALS_A_LEASE = 3
 RENEWAL_TIMEOUT_S = 3.0
 """Longest wait for one renewal, connecting included: an answer that late leaves time for another try."""
 RETRY_S = 0.2
+CLOSE_S = 2.0
+"""For closing a lease while connections break; it may as well expire, and somebody waits for us to end."""
 TICK_S = 1.0
 """How often the lane's event loop shows that it runs."""
 LOOP_STUCK_S = 60.0
@@ -153,8 +155,15 @@ class Lease:
         self._closing.set()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
-        if not self.lost:
-            await self._queue.deregister(self._lane)
+        deadline = clock() + CLOSE_S
+        while not self.lost:
+            try:
+                await self._queue.deregister(self._lane)
+                return
+            except TRANSIENT_ERRORS:
+                if clock() > deadline:
+                    raise
+                await asyncio.sleep(RETRY_S)
 
     def error(self) -> LaneLost:
         """What a lane that lost its lease ends with."""

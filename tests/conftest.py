@@ -17,6 +17,7 @@ for name in (
     "PREFECT_API_KEY",
     "RAY_ADDRESS",
     "ORGANISM_DSN",
+    "ORGANISM_DIRECT_DSN",
     "PG_DSN",
     "SEEDCORE_PG_DSN",
 ):

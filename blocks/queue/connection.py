@@ -11,22 +11,27 @@ from asyncpg.exceptions import InternalClientError
 from blocks.errors import QueueUnavailable
 
 CONNECT_TIMEOUT = 10.0
+COMMAND_TIMEOUT = 10.0
+"""Seconds for a statement that names no timeout of its own, and for asyncpg to cancel one."""
 
 TRANSIENT_ERRORS: tuple[type[BaseException], ...] = (
     OSError,
     TimeoutError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
+    # An administrator's doing: shutdown, crash, recovery, a cancelled statement.
+    asyncpg.OperatorInterventionError,
+    # No connection, memory or disk space left.
+    asyncpg.InsufficientResourcesError,
     asyncpg.DeadlockDetectedError,
     # A connection that the server closed at the wrong moment leaves asyncpg's state machine confused
     # ("cannot switch to state 15; another operation (2) is in progress"); the pool discards it.
     InternalClientError,
 )
-"""What a restarting or unreachable Postgres raises: the call may be made again."""
+"""What a restarting, overloaded or unreachable Postgres raises: the call may be made again."""
+
+CONNECT_ERRORS: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, asyncpg.PostgresError, ValueError)
+"""What trying to connect may raise."""
 
 
 def describe(dsn: str) -> str:
@@ -77,5 +82,55 @@ async def connect(dsn: str, **options: Any) -> asyncpg.Connection[Any]:
     try:
         connection: asyncpg.Connection[Any] = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT, **options)
         return connection
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+    except CONNECT_ERRORS as error:
         raise unavailable(dsn, error) from None
+
+
+async def behind_pooler(connection: asyncpg.Connection[Any]) -> bool:
+    """Whether a pooler, such as PgBouncer, stands between ``connection`` and Postgres.
+
+    A pooler that hands out server connections in turn gives its clients a cancellation key of its own, so the
+    process id in it is not that of the server process that answers. Such a connection may be another one for
+    each transaction: what belongs to a session, as LISTEN, prepared statements and advisory locks, does not
+    work on it.
+    """
+    return bool(connection.get_server_pid() != await connection.fetchval("SELECT pg_backend_pid()"))
+
+
+async def _nothing(_: object) -> None:
+    pass
+
+
+async def open_pool(dsn: str, *, connections: int, application_name: str) -> asyncpg.Pool[Any]:
+    """A pool of up to ``connections`` connections, made again when they break.
+
+    Raises:
+        What asyncpg raises; `unavailable` makes one line of it.
+    """
+    options: dict[str, Any] = {}
+    settings = {"application_name": application_name}
+    first = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT, statement_cache_size=0)
+    try:
+        pooled = await behind_pooler(first)
+    finally:
+        first.terminate()
+    if pooled:
+        # Statements are prepared on one server connection and would be looked for on another. Parsed anew
+        # each time, they are planned anew as well; and PgBouncer refuses settings it does not know.
+        options["statement_cache_size"] = 0
+    else:
+        # A plan made while the table was small would be kept when it is not: a settlement that scans it.
+        # Planning each time costs 0.2 ms a claim.
+        settings["plan_cache_mode"] = "force_custom_plan"
+    return await asyncpg.create_pool(
+        dsn,
+        min_size=1,
+        max_size=connections,
+        timeout=CONNECT_TIMEOUT,
+        command_timeout=COMMAND_TIMEOUT,
+        server_settings=settings,
+        # Nothing of the queue leaves anything behind in a session, and the default spends a round trip after
+        # every statement on cleaning up.
+        reset=_nothing,
+        **options,
+    )

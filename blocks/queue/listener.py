@@ -1,21 +1,29 @@
-"""Wake-ups by LISTEN on a connection of their own."""
+"""Wake-ups by LISTEN on a connection of their own.
+
+A probe that only asks for an answer is enough: on a connection to Postgres itself, one that answers also
+hears its notifications, and a pooler that takes LISTEN without keeping it is known when connecting.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import suppress
 from typing import Any, Self
 
 import asyncpg
 
 from blocks.errors import QueueUnavailable
-from blocks.queue.connection import connect
+from blocks.queue.connection import CONNECT_ERRORS, behind_pooler, connect, describe
 
 CHANNEL = "organism_tasks"
 RECONNECT_DELAYS = (0.1, 0.3, 1.0, 3.0)
-PROBE_INTERVAL = 10.0
+"""Seconds, by failures in a row."""
+PROBE_INTERVAL = 5.0
 """Seconds between round trips on the idle connection: one that broke silently never says so by itself."""
-PROBE_TIMEOUT = 5.0
+PROBE_TIMEOUT = 3.0
+
+logger = logging.getLogger("organism.queue")
 
 
 class Listener:
@@ -43,21 +51,28 @@ class Listener:
     async def _keep_listening(self) -> None:
         failures = 0
         while True:
-            try:
-                await self._listen_until_broken()
-                failures = 0
-            except (QueueUnavailable, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
-                failures += 1
+            with suppress(QueueUnavailable, *CONNECT_ERRORS):
+                if not await self._listen_until_broken():
+                    return
+            failures = 0 if self.listening.is_set() else failures + 1
             self.listening.clear()
             self._set_all()
-            await asyncio.sleep(RECONNECT_DELAYS[min(failures, len(RECONNECT_DELAYS)) - 1])
+            await asyncio.sleep(RECONNECT_DELAYS[min(failures, len(RECONNECT_DELAYS) - 1)])
 
-    async def _listen_until_broken(self) -> None:
+    async def _listen_until_broken(self) -> bool:
+        """Listen. False: there is no listening on this connection."""
         connection: asyncpg.Connection[Any] = await connect(
             self._dsn, server_settings={"application_name": "organism-listener"}
         )
         broken = asyncio.Event()
         try:
+            if await behind_pooler(connection):
+                logger.warning(
+                    "no LISTEN through the pooler at %s: lanes find new tasks by polling → "
+                    "set ORGANISM_DIRECT_DSN to Postgres itself",
+                    describe(self._dsn),
+                )
+                return False
             connection.add_termination_listener(lambda _: broken.set())
             await connection.add_listener(CHANNEL, self._hear)
             self.listening.set()
@@ -67,6 +82,7 @@ class Listener:
                     await asyncio.wait_for(broken.wait(), PROBE_INTERVAL)
                     break
                 await connection.execute("SELECT 1", timeout=PROBE_TIMEOUT)
+            return True
         finally:
             if not connection.is_closed():
                 connection.terminate()

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from blocks.queue.connection import connect
+from blocks.errors import ConfigurationError
+from blocks.queue.connection import behind_pooler, connect, describe
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -25,6 +26,7 @@ async def migrate(dsn: str) -> None:
         dsn: Postgres connection URL.
 
     Raises:
+        ConfigurationError: ``dsn`` leads through a pooler.
         QueueUnavailable: Postgres cannot be reached or refuses us.
         SchemaMismatch: A foreign table called ``tasks`` is in the way.
     """
@@ -35,7 +37,15 @@ async def migrate(dsn: str) -> None:
     from sqlalchemy.pool import NullPool
 
     async def creator() -> asyncpg.Connection[Any]:
-        return await connect(dsn)
+        connection = await connect(dsn)
+        if await behind_pooler(connection):
+            connection.terminate()
+            # The lock would be left behind on one of its server connections, and lock out every migrator.
+            raise ConfigurationError(
+                f"no migration through the pooler at {describe(dsn)}",
+                "set ORGANISM_DIRECT_DSN to Postgres itself",
+            )
+        return connection
 
     # The connection is made by asyncpg itself, so that one URL means the same thing here and in the queue.
     engine = create_async_engine("postgresql+asyncpg://", async_creator=creator, poolclass=NullPool)

@@ -12,7 +12,7 @@ from typing import Any, Self, cast
 import asyncpg
 
 from blocks.errors import SchemaMismatch
-from blocks.queue.connection import CONNECT_TIMEOUT, unavailable
+from blocks.queue.connection import CONNECT_ERRORS, open_pool, unavailable
 from blocks.queue.control import Control
 from blocks.queue.inspection import DEFAULT_MAX_ATTEMPTS
 from blocks.queue.lines import Line, Lines, order
@@ -40,6 +40,7 @@ class Queue(Control):
         backoff_base_s: Delay before the second attempt; doubles with each further one, with jitter.
         backoff_cap_s: Longest delay between attempts.
         connections: Most connections held.
+        direct_dsn: Connection URL past a pooler, for LISTEN; None: ``dsn`` is direct, or lanes poll.
 
     Raises (from any method):
         QueueUnavailable: Only from entering; a method whose connection breaks raises asyncpg's own error,
@@ -50,6 +51,7 @@ class Queue(Control):
         self,
         dsn: str,
         *,
+        direct_dsn: str | None = None,
         lease_s: float = 15.0,
         backoff_base_s: float = 1.0,
         backoff_cap_s: float = 300.0,
@@ -57,6 +59,7 @@ class Queue(Control):
         application_name: str = "organism",
     ) -> None:
         self.dsn = dsn
+        self.direct_dsn = direct_dsn or dsn
         self.lease_s = lease_s
         self.backoff_base_s = backoff_base_s
         self.backoff_cap_s = backoff_cap_s
@@ -66,25 +69,15 @@ class Queue(Control):
 
     async def __aenter__(self) -> Self:
         try:
-            self._pool = await asyncpg.create_pool(
-                self.dsn,
-                min_size=1,
-                max_size=self._connections,
-                timeout=CONNECT_TIMEOUT,
-                command_timeout=READ_TIMEOUT,
-                server_settings={
-                    "application_name": self._application_name,
-                    # A plan made while the table was small would be kept when it is not: a settlement that
-                    # scans it. Planning each time costs 0.2 ms a claim.
-                    "plan_cache_mode": "force_custom_plan",
-                },
+            self._pool = await open_pool(
+                self.dsn, connections=self._connections, application_name=self._application_name
             )
             if not await self.pool.fetchval("SELECT to_regclass('pauses') IS NOT NULL"):
                 raise SchemaMismatch(
                     "the database has no tasks table of this version",
                     "run `organism up` (embedded) or `organism migrate` (your own Postgres)",
                 )
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+        except CONNECT_ERRORS as error:
             await self.close()
             raise unavailable(self.dsn, error) from None
         except BaseException:
@@ -279,7 +272,7 @@ class Queue(Control):
         It holds a connection of its own, made again when it breaks; the event is set then too, because
         notifications may have been missed. It never raises: look now and then anyway.
         """
-        async with Listener(self.dsn) as listener:
+        async with Listener(self.direct_dsn) as listener:
             yield listener.event
 
 

@@ -8,6 +8,7 @@ from deployments.output import AsJson, show
 async def migrate(*, as_json: AsJson = False) -> None:
     """Bring the tasks table in ORGANISM_DSN, or in the embedded Postgres, to this version's schema.
 
+    Where ORGANISM_DSN leads through a pooler, ORGANISM_DIRECT_DSN is used.
     Safe while lanes run and from several places at once. A table of the older system is adopted in place.
     """
     from blocks.queue import migrate as bring_up_to_date
@@ -15,6 +16,7 @@ async def migrate(*, as_json: AsJson = False) -> None:
     from blocks.settings import load_settings
     from blocks.stack import queue_dsn
 
-    dsn = queue_dsn(load_settings()).get_secret_value()
+    settings = load_settings()
+    dsn = (settings.direct_dsn or queue_dsn(settings)).get_secret_value()
     await bring_up_to_date(dsn)
     show({"database": describe(dsn)}, as_json, f"the tables in {describe(dsn)} are up to date")

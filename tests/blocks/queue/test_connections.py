@@ -1,0 +1,214 @@
+"""Connections that break, run out, fall silent or lead through a pooler."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, suppress
+
+import asyncpg
+import pytest
+
+import blocks.queue.connection
+from blocks.errors import ConfigurationError, QueueUnavailable
+from blocks.queue import NewTask, Queue, migrate
+from blocks.queue.connection import TRANSIENT_ERRORS, behind_pooler
+from blocks.queue.listener import PROBE_INTERVAL, PROBE_TIMEOUT, Listener
+from flows.lane import Lane
+from tests.bouncer import bounced
+from tests.conftest import Databases
+from tests.flows.scripted import ScriptedOrganism
+from tests.history import check_history, install_history
+from tests.proxy import proxied
+from tests.stack import until
+
+pytestmark = pytest.mark.anyio
+TIMEOUT = 60
+TASKS = 1500
+
+
+@pytest.fixture
+async def pooled(database: str) -> AsyncIterator[str]:
+    async with bounced(database) as dsn:
+        yield dsn
+
+
+async def drain(queue: Queue, *, lanes: int) -> None:
+    organism = ScriptedOrganism()
+    work = [Lane(queue, organism, batch_size=20, until_empty=True).run() for _ in range(lanes)]
+    await asyncio.wait_for(asyncio.gather(*work), TIMEOUT)
+
+
+# PgBouncer in transaction mode
+
+
+async def test_a_pooler_is_recognised(database: str, pooled: str) -> None:
+    for dsn, expected in ((database, False), (pooled, True)):
+        connection = await asyncpg.connect(dsn, statement_cache_size=0)
+        assert await behind_pooler(connection) is expected
+        await connection.close()
+
+
+async def test_the_whole_way_of_a_task_through_pgbouncer(database: str, pooled: str) -> None:
+    async with Queue(database) as direct, Queue(pooled, backoff_base_s=0.01) as queue:
+        await install_history(direct)
+        tasks = [NewTask(type="ok")] * TASKS + [NewTask(type="fail", max_attempts=2)] * 20
+        ids = [str(i) for i in await queue.submit(tasks)]
+        await drain(queue, lanes=3)
+        await check_history(direct, ids)
+        counts = await queue.counts()
+        assert (counts["completed"], counts["failed"]) == (TASKS, 20)
+        assert len((await queue.get(ids[-1])).history) == 2
+        assert await queue.lanes() == []
+
+
+async def test_without_care_for_the_pooler_it_would_fail(
+    database: str, pooled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unaware(_: object) -> bool:
+        return False
+
+    # What must be red: a client that does not know of the pooler keeps prepared statements, among others.
+    monkeypatch.setattr(blocks.queue.connection, "behind_pooler", unaware)
+    with pytest.raises(QueueUnavailable, match="plan_cache_mode"):
+        await Queue(pooled).__aenter__()
+    pool = await asyncpg.create_pool(pooled, min_size=4, max_size=4)
+    with pytest.raises((asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError)):
+        await asyncio.gather(*(pool.fetch("SELECT pg_sleep($1 / 1000)", n % 7) for n in range(200)))
+    pool.terminate()
+
+
+async def test_through_a_pooler_lanes_poll_and_say_so_once(
+    pooled: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.lane.POLL_S", 0.5)
+    async with Queue(pooled) as queue:
+        lane = Lane(queue, ScriptedOrganism())
+        with caplog.at_level(logging.WARNING):
+            run = asyncio.create_task(lane.run())
+            await asyncio.wait_for(lane.signals.idle.wait(), TIMEOUT)
+            await queue.submit([NewTask(type="ok")])
+            await asyncio.wait_for(lane.signals.settled.wait(), TIMEOUT)
+            lane.stop()
+            await asyncio.wait_for(run, TIMEOUT)
+    said = [record.getMessage() for record in caplog.records if "LISTEN" in record.getMessage()]
+    assert len(said) == 1
+    assert "ORGANISM_DIRECT_DSN" in said[0]
+
+
+async def test_a_direct_connection_brings_the_wakeups_back(database: str, pooled: str) -> None:
+    async with Queue(pooled, direct_dsn=database) as queue:
+        lane = Lane(queue, ScriptedOrganism())
+        run = asyncio.create_task(lane.run())
+        await asyncio.wait_for(lane.signals.idle.wait(), TIMEOUT)
+        await queue.submit([NewTask(type="ok")])
+        # Well below the poll interval: it was the notification.
+        await asyncio.wait_for(lane.signals.settled.wait(), 2)
+        lane.stop()
+        await asyncio.wait_for(run, TIMEOUT)
+
+
+async def test_migrations_do_not_go_through_a_pooler(databases: Databases) -> None:
+    empty = await databases.create(migrated=False)
+    async with bounced(empty) as pooled:
+        with pytest.raises(ConfigurationError, match="ORGANISM_DIRECT_DSN"):
+            await asyncio.wait_for(migrate(pooled), TIMEOUT)
+        await migrate(empty)
+        async with Queue(pooled) as queue:
+            assert (await queue.counts())["completed"] == 0
+
+
+# Half-open, killed, exhausted
+
+
+async def test_a_listener_on_a_half_open_connection_comes_back(database: str) -> None:
+    """The listener's connection alone falls silent; its socket stays open, so nothing ever breaks."""
+    async with proxied(database) as proxy, Queue(database, direct_dsn=proxy.dsn) as queue:
+        lane = Lane(queue, ScriptedOrganism())
+        run = asyncio.create_task(lane.run())
+        await asyncio.wait_for(lane.signals.idle.wait(), TIMEOUT)
+        proxy.fall_silent()
+        silent = time.monotonic()
+        await queue.submit([NewTask(type="ok")])
+        await asyncio.wait_for(lane.signals.settled.wait(), TIMEOUT)
+        print(f"picked up by polling after {time.monotonic() - silent:.1f} s")
+        lane.stop()
+        await asyncio.wait_for(run, TIMEOUT)
+
+    async with proxied(database) as proxy, Listener(proxy.dsn) as listener:
+        await asyncio.wait_for(listener.listening.wait(), TIMEOUT)
+        before = proxy.connected
+        proxy.fall_silent()
+        silent = time.monotonic()
+        while listener.listening.is_set():
+            await asyncio.sleep(0.02)
+        noticed = time.monotonic() - silent
+        since = silent + noticed
+        assert noticed < PROBE_INTERVAL + PROBE_TIMEOUT + 1
+        proxy.cut()
+        proxy.speak()
+        await asyncio.wait_for(listener.listening.wait(), TIMEOUT)
+        print(f"noticed after {noticed:.1f} s, listening again {time.monotonic() - since:.1f} s later")
+        assert proxy.connected > before
+        listener.event.clear()
+        async with Queue(database) as queue:
+            await queue.submit([NewTask(type="ok")])
+        await asyncio.wait_for(listener.event.wait(), 2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_backends_killed_at_random_under_load(database: str, seed: int) -> None:
+    chance = random.Random(seed)
+    killed = 0
+    async with Queue(database, lease_s=5) as queue:
+        await install_history(queue)
+        ids = [str(i) for i in await queue.submit([NewTask(type="ok")] * TASKS)]
+        draining = asyncio.create_task(drain(queue, lanes=2))
+        killer = await asyncpg.connect(database)
+        await until(lambda: killer.fetchval("SELECT count(*) = 2 FROM lanes"))
+        while not draining.done():
+            await asyncio.sleep(chance.uniform(0.01, 0.1))
+            killed += await killer.fetchval(
+                "SELECT count(*) FROM (SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE "
+                "datname = current_database() AND pid <> pg_backend_pid() AND random() < 0.3) gone"
+            )
+        await killer.close()
+        await draining
+        for _ in range(5):  # the pool finds out which of its connections are dead
+            with suppress(*TRANSIENT_ERRORS):
+                await queue.now()
+        await check_history(queue, ids)
+        assert await queue.lanes() == []
+    assert killed > 5
+
+
+async def test_a_server_without_a_free_connection_is_named_and_waited_for(database: str) -> None:
+    organism = ScriptedOrganism()
+    async with AsyncExitStack() as held, Queue(database, lease_s=3, connections=2) as queue:
+        lane = Lane(queue, organism)
+        run = asyncio.create_task(lane.run())
+        await asyncio.wait_for(lane.signals.idle.wait(), TIMEOUT)
+        connections = []
+        while True:
+            try:
+                connections.append(await asyncpg.connect(database))
+            except asyncpg.TooManyConnectionsError:
+                break
+        held.push_async_callback(asyncio.gather, *(c.close() for c in connections[1:]))
+        with pytest.raises(QueueUnavailable, match="has no connection left"):
+            async with Queue(database):
+                pass
+        # The lane has lost every connection and cannot get another; it goes on as soon as it can.
+        await connections[0].execute("INSERT INTO tasks (type) VALUES ('ok')")
+        await connections[0].execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'organism'"
+        )
+        others = [await asyncpg.connect(database) for _ in range(1)]
+        await asyncio.gather(*(c.close() for c in (*others, *connections[1:])))
+        await asyncio.wait_for(lane.signals.settled.wait(), TIMEOUT)
+        await connections[0].close()
+        lane.stop()
+        assert (await asyncio.wait_for(run, TIMEOUT)).completed == 1

@@ -1,0 +1,130 @@
+"""A dispatch run that is stopped, from the Prefect UI or by Ctrl-C, ends in good order (promise 7)."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.states import Cancelling
+
+from blocks.queue import NewTask, Queue
+from flows.dispatch import dispatch
+from tests.stack import PATIENCE, Stack, until
+
+pytestmark = [pytest.mark.anyio, pytest.mark.stack]
+POOL = "tests"
+
+
+@pytest.fixture
+def worker(stack: Stack) -> Iterator[subprocess.Popen[bytes]]:
+    """A real worker on a process work pool."""
+    with (stack.home / "worker.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"],
+            env={
+                **stack.env,
+                "PREFECT_API_URL": stack.state.prefect_api_url,
+                "PREFECT_WORKER_QUERY_SECONDS": "1",
+            },
+            cwd=stack.home,
+            stdout=log,
+            stderr=log,
+        )
+    yield process
+    process.terminate()
+    process.wait(PATIENCE)
+
+
+async def start_run(**parameters: Any) -> UUID:
+    """Start a run of a deployment of the dispatch flow, as the UI does."""
+    async with get_client() as client:
+        await client.create_work_pool(WorkPoolCreate(name=POOL, type="process"), overwrite=True)
+        deployment = await client.create_deployment(
+            flow_id=await client.create_flow(dispatch),
+            name="tests",
+            work_pool_name=POOL,
+            entrypoint="flows.dispatch.dispatch",
+            pull_steps=[],
+        )
+        run = await client.create_flow_run_from_deployment(deployment, parameters=parameters)
+    return run.id
+
+
+class Tasks:
+    """Some tasks that end when told, and one that does not within the grace period."""
+
+    def __init__(self, stack: Stack, queue: Queue) -> None:
+        self.queue = queue
+        self.sign = stack.home / f"sign-{uuid4().hex}"
+        self.never = stack.home / f"never-{uuid4().hex}"
+
+    async def submit(self) -> None:
+        ending = [NewTask(type="slow", params={"until": str(self.sign)}, max_attempts=1) for _ in range(3)]
+        endless = NewTask(type="slow", params={"until": str(self.never)}, max_attempts=1)
+        *self.ending, self.endless = [str(i) for i in await self.queue.submit([*ending, endless])]
+
+    async def all_run(self) -> bool:
+        return (await self.queue.counts())["running"] == 4
+
+    def let_end(self) -> None:
+        Path(self.sign).touch()
+
+    async def check(self) -> None:
+        """What was in flight finished; what could not was handed back uncharged; nobody is left."""
+        for task_id in self.ending:
+            assert (await self.queue.get(task_id)).status == "completed"
+        task = await self.queue.get(self.endless)
+        assert (task.status, task.attempts) == ("queued", 0)
+        assert [attempt.cause for attempt in task.history] == ["interrupted"]
+        assert await self.queue.lanes() == []
+
+
+@pytest.fixture
+async def tasks(stack: Stack, stack_queue: Queue) -> Tasks:
+    tasks = Tasks(stack, stack_queue)
+    await tasks.submit()
+    return tasks
+
+
+async def test_a_run_cancelled_from_the_ui_drains(worker: subprocess.Popen[bytes], tasks: Tasks) -> None:
+    run = await start_run(lanes=2)
+    await until(tasks.all_run)
+    async with get_client() as client:
+        await client.set_flow_run_state(run, Cancelling())
+        tasks.let_end()
+
+        async def ended() -> Any:
+            state = (await client.read_flow_run(run)).state
+            return state if state and state.is_final() else None
+
+        state = await until(ended, patience=PATIENCE)
+        assert state.name == "Cancelled", state
+        assert "drained" in (state.message or "")
+        await tasks.check()
+
+        async def lanes_ended() -> bool:
+            found = await client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run])))
+            return len(found) == 2 and all(lane.state.is_final() for lane in found)
+
+        await until(lanes_ended)
+    assert worker.poll() is None, "the worker goes on"
+
+
+async def test_ctrl_c_drains(stack: Stack, tasks: Tasks) -> None:
+    process = stack.start("dispatch", "--lanes", "2", "--json")
+    await until(tasks.all_run)
+    process.send_signal(signal.SIGINT)
+    tasks.let_end()
+    stopped = await asyncio.to_thread(stack.finish, process, code=130)
+    assert "drained" in stopped["stopped"]
+    await tasks.check()
