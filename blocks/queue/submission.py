@@ -49,20 +49,20 @@ class Submission(Inspection):
         if not tasks:
             return []
         moment = await self.now()
-        columns = [list(column) for column in zip(*(_row(task, moment) for task in tasks), strict=True)]
-        ids: list[UUID] = columns[0]
-        try:
-            added = await self.pool.fetch(statement("submit"), *columns, timeout=SUBMIT_TIMEOUT)
-        except asyncpg.UniqueViolationError as error:
-            raise _already_there(error) from None
-        if len(added) == len(ids):
-            return ids
-        known = {row["id"] for row in added}
-        there = await self._unfinished(tasks)
-        return [
-            id if id in known else there.get((task.type, task.dedup_key), id)
-            for id, task in zip(ids, tasks, strict=True)
-        ]
+        rows = [_row(task, moment) for task in tasks]
+        ids: list[UUID] = [row[0] for row in rows]
+        left = list(range(len(ids)))
+        while left:
+            added = await self._add([rows[p] for p in left])
+            kept_out = [p for p in left if ids[p] not in added]
+            older = await self._unfinished([tasks[p] for p in kept_out]) if kept_out else {}
+            left = []
+            for p in kept_out:
+                if known_as := older.get((tasks[p].type, tasks[p].dedup_key)):
+                    ids[p] = known_as
+                else:  # The older one has finished since, and keeps nothing out any more.
+                    left.append(p)
+        return ids
 
     async def load(self, tasks: Iterable[NewTask]) -> int:
         """Add many tasks by COPY, all or none; about twice as fast as `submit`, which tells the ids.
@@ -90,6 +90,15 @@ class Submission(Inspection):
             except asyncpg.UniqueViolationError as error:
                 raise _already_there(error) from None
         return added
+
+    async def _add(self, rows: Sequence[tuple[Any, ...]]) -> set[UUID]:
+        """Ids of those that were not there already."""
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        try:
+            added = await self.pool.fetch(statement("submit"), *columns, timeout=SUBMIT_TIMEOUT)
+        except asyncpg.UniqueViolationError as error:
+            raise _already_there(error) from None
+        return {row["id"] for row in added}
 
     async def _unfinished(self, tasks: Sequence[NewTask]) -> dict[tuple[str, str | None], UUID]:
         rows = await self.pool.fetch(

@@ -78,6 +78,23 @@ async def test_bad_tasks_are_refused_by_field(fields: dict[str, object], place: 
     assert refused.value.errors()[0]["loc"][0] == place
 
 
+async def test_priorities_decide_over_types_and_over_many_lines(queue: Queue) -> None:
+    # More lines than the planner keeps in order by chance, and a type with several.
+    for priority in (3, -4, 0, 5, -2, 1, 4, -1, 2, -3):
+        await queue.submit([NewTask(type=f"t{n}", priority=priority) for n in range(2)])
+    claimed = [await claim(queue, limit=3) for _ in range(7)]
+    priorities = [[(await queue.get(i)).priority for i in batch.ids] for batch in claimed]
+    assert [p for ps in priorities for p in sorted(ps, reverse=True)] == sorted(
+        [*range(-4, 6)] * 2, reverse=True
+    )
+
+
+async def test_a_lower_line_of_a_type_comes_before_lower_lines_of_others(queue: Queue) -> None:
+    await queue.submit([NewTask(type="t", priority=p) for p in (1, 0)])
+    await queue.submit([NewTask(type="u", priority=-1) for _ in range(3)])
+    assert sorted((await claim(queue, limit=3)).types) == ["t", "t", "u"]
+
+
 async def test_submitting_an_id_twice_says_so_and_adds_nothing(queue: Queue) -> None:
     [task_id] = await queue.submit([NewTask(type="t")])
     with pytest.raises(ConfigurationError, match=str(task_id)):
