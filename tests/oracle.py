@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from blocks.queue import NewTask
+
 LEASES_A_TASK_MAY_LOSE = 10
 FINISHED = ("completed", "failed", "cancelled")
 
@@ -29,6 +31,17 @@ class Task:
     cancel_requested: bool = False
     settlements: int = 0
     """Accepted settlements that finished the task: at most one, ever."""
+
+    @property
+    def line(self) -> tuple[str, int]:
+        return self.type, self.priority
+
+    @classmethod
+    def of(cls, new: NewTask) -> Task:
+        """As it is when it has just been added."""
+        assert new.id is not None
+        assert new.run_after is not None
+        return cls(new.id, new.type, new.domain, new.run_after, new.priority, new.max_attempts, new.dedup_key)
 
 
 @dataclass
@@ -90,6 +103,9 @@ class Oracle:
         task.status, task.lane, task.claim = "running", lane, claim
         task.attempts += 1
 
+    def holds_some(self, claims: list[int]) -> bool:
+        return any(t.status == "running" and t.claim in claims for t in self.tasks.values())
+
     def settle(self, task_id: UUID, claim: int, cause: str) -> str | None:
         """The task's new status, or None when the claim is stale."""
         task = self.tasks[task_id]
@@ -125,6 +141,14 @@ class Oracle:
         task.suspicion = max(task.suspicion, suspicion)
         self.handed_back(task)
         return True
+
+    def abandon(self, lane: str, known: list[int]) -> set[UUID]:
+        """What the lane holds and does not know of goes back."""
+        unknown = {t.id: t.claim for t in self.tasks.values() if t.lane == lane and t.claim not in known}
+        return {task_id for task_id, claim in unknown.items() if self.release(task_id, claim, suspicion=0)}
+
+    def cancel_requests(self, lane: str) -> list[int]:
+        return sorted(t.claim for t in self.tasks.values() if t.lane == lane and t.cancel_requested)
 
     def cancel(self, task_id: UUID) -> str | None:
         """``cancelled``, ``requested``, or None where it had ended."""

@@ -1,0 +1,363 @@
+"""Random histories of the real queue, step by step beside its oracle.
+
+Time is the database's and stands still between rules, so even the order of claims is decided. There are few
+types, priorities and keys, and most rules end where something can go wrong: every settlement is sent twice,
+whoever lost a task writes about it, a pause comes behind the back of a lane that has just looked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from datetime import timedelta
+from itertools import count
+from typing import Any, Literal
+from uuid import NAMESPACE_OID, UUID, uuid5
+
+import hypothesis.strategies as st
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from blocks.queue import Batch, Lines, NewTask, Outcomes, Queue, TypePolicy
+from tests.clock import START, set_clock
+from tests.oracle import FINISHED, Oracle, Task
+
+LEASE_S = 15.0
+REWIND_S = 1.0
+"""After so long every task that is ready must be found, wherever it came into line."""
+CAUSES = ("completed", "failed", "rejected", "timed_out", "cancelled")
+TYPES = ("t", "u")
+ENOUGH = 100
+CLEAN = "; ".join(f"DELETE FROM {table}" for table in ("tasks", "lanes", "pauses", "task_types"))
+
+types = st.sampled_from(TYPES)
+priorities = st.lists(st.integers(0, 1), min_size=1, max_size=4)
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """One queue, some lanes, and every held claim kept for ever so that stale ones are used too."""
+
+    queue: Queue
+    loop: asyncio.AbstractEventLoop
+
+    def wait(self, awaitable):  # type: ignore[no-untyped-def]
+        return self.loop.run_until_complete(awaitable)
+
+    @initialize(data=st.data())
+    def start(self, data: st.DataObject) -> None:
+        self.wait(self.queue.pool.execute(CLEAN))
+        self.wait(set_clock(self.queue, START))
+        self.oracle = Oracle(now=START, lease_s=LEASE_S)
+        self.held: list[tuple[str, Batch]] = []
+        self.lanes: list[str] = []
+        self.lines: dict[str, Lines] = {}
+        self.numbers = count()
+        self.register()
+        for kind in TYPES:
+            self.add(kind, data.draw(priorities))
+            self.add(kind, [0], delay=-1)
+            self.add(kind, [0], delay=30)
+
+    # Adding
+
+    @rule(
+        kind=types,
+        priorities=priorities,
+        delay=st.sampled_from([0, 0, 5]),
+        max_attempts=st.sampled_from([None, None, 1, 3]),
+        domain=st.sampled_from([None, "d"]),
+        dedup_key=st.sampled_from([None, "k"]),
+        loaded=st.booleans(),
+    )
+    def add(
+        self, kind: str, priorities: list[int], delay: int = 0, loaded: bool = False, **fields: Any
+    ) -> None:
+        due = self.oracle.now + timedelta(seconds=delay)
+        tasks = [
+            # An id not by chance, or a history could not be run again.
+            NewTask(
+                type=kind,
+                priority=p,
+                run_after=due,
+                id=uuid5(NAMESPACE_OID, str(next(self.numbers))),
+                **fields,
+            )
+            for p in priorities
+        ]
+        if loaded and not fields.get("dedup_key"):
+            assert self.wait(self.queue.load(tasks)) == len(tasks)
+            ids = [task.id for task in tasks]
+        else:
+            ids = self.wait(self.queue.submit(tasks))
+        for known_as, task in zip(ids, tasks, strict=True):
+            assert known_as == self.oracle.added(Task.of(task))
+
+    # Claiming
+
+    def some_lane(self, data: st.DataObject) -> str:
+        """One with a lease, if need be a new one."""
+        if not (live := [lane for lane, until in self.oracle.leases.items() if until > self.oracle.now]):
+            self.register()
+            live = self.lanes
+        return data.draw(st.sampled_from(live[-2:]))
+
+    @rule(data=st.data(), limit=st.integers(1, 3))
+    def claim(self, data: st.DataObject, limit: int) -> None:
+        lane = data.draw(st.sampled_from(self.lanes[-2:]))
+        batch = self.wait(self.queue.claim(lane, limit))
+        self.oracle.check_claim(lane, limit, [UUID(i) for i in batch.ids])
+        self.claimed(lane, batch)
+
+    def claim_along(self, lane: str, limit: int = ENOUGH, quota: int = ENOUGH, *, look: bool = False) -> bool:
+        """One claim with cursors that stay where the last claims of the lane left them."""
+        lines = self.lines.setdefault(lane, Lines(self.queue, lane, clock=self.seconds))
+        if look:
+            self.wait(lines.look())
+        ready = {task.id for task in self.oracle.claimable(lane)}
+        batch = self.wait(lines.claim(limit, lambda _: quota))
+        assert len(batch) <= limit
+        of_a_line = Counter(self.oracle.tasks[UUID(i)].line for i in batch.ids)
+        assert max(of_a_line.values(), default=0) <= quota
+        assert {UUID(i) for i in batch.ids} <= ready, "claimed what must not be claimed"
+        self.claimed(lane, batch)
+        return len(batch) > 0
+
+    @rule(data=st.data(), limit=st.integers(1, 4), quota=st.integers(1, 3), back=st.booleans())
+    def claim_everything(self, data: st.DataObject, limit: int, quota: int, back: bool) -> None:
+        """After some of it has come back into line, behind the lane's cursors."""
+        lane = self.some_lane(data)
+        if self.claim_along(lane, look=True) and back:
+            self.release_as(*self.held[-1])
+        self.pass_time(REWIND_S + 1)
+        self.claim_along(lane, limit, quota, look=True)
+        while self.claim_along(lane, limit, quota):
+            pass
+        assert not self.oracle.claimable(lane), "left behind what is ready"
+
+    @rule(data=st.data(), kind=types, late_s=st.integers(0, 1))
+    def add_late(self, data: st.DataObject, kind: str, late_s: int) -> None:
+        """A task comes into line before the last that was claimed: its transaction took so long."""
+        self.pass_time(REWIND_S + 1)
+        lane = self.some_lane(data)
+        self.add(kind, [0])
+        self.claim_along(lane, look=True)
+        self.add(kind, [0], delay=-late_s)
+        self.claim_along(lane)
+        assert not self.oracle.claimable(lane), "left behind what came late"
+
+    @rule(
+        data=st.data(), kind=st.sampled_from(["type", "domain"]), pause=st.booleans(), quota=st.integers(1, 2)
+    )
+    def pause_or_resume(
+        self, data: st.DataObject, kind: Literal["type", "domain"], pause: bool, quota: int
+    ) -> None:
+        """Behind the back of a lane that has just looked and goes on claiming."""
+        name = "d" if kind == "domain" else data.draw(types)
+        lane = self.some_lane(data)
+        self.pass_time(REWIND_S + 1)
+        self.add(data.draw(types), [1, 1, 1], domain="d")
+        self.claim_along(lane, quota=quota, look=True)
+        if pause:
+            self.wait(self.queue.pause(kind, name))
+            self.oracle.paused.add((kind, name))
+        else:
+            assert self.wait(self.queue.resume(kind, name)) == ((kind, name) in self.oracle.paused)
+            self.oracle.paused.discard((kind, name))
+        self.claim_along(lane, quota=quota)
+
+    def claimed(self, lane: str, batch: Batch) -> None:
+        for task_id, claim, attempt, suspicion in zip(
+            batch.ids, batch.claims, batch.attempts, batch.suspicions, strict=True
+        ):
+            self.oracle.claimed(lane, UUID(task_id), claim)
+            task = self.oracle.tasks[UUID(task_id)]
+            assert (attempt, suspicion) == (task.attempts, task.suspicion)
+        if len(batch):
+            self.held.append((lane, batch))
+
+    @rule(data=st.data(), kind=types, max_attempts=st.integers(1, 2))
+    def set_policy(self, data: st.DataObject, kind: str, max_attempts: int) -> None:
+        """For what waits and runs already, too."""
+        self.claim_along(self.some_lane(data), look=True)
+        self.wait(self.queue.set_policy(TypePolicy(type=kind, max_attempts=max_attempts)))
+        self.oracle.max_attempts[kind] = max_attempts
+        if self.held:
+            lane, batch = self.held[-1]
+            self.settle_as(lane, batch, ["failed"] * len(batch))
+
+    # Reporting
+
+    def some_held(self, data: st.DataObject) -> tuple[str, Batch]:
+        current = [(lane, batch) for lane, batch in self.held if self.oracle.holds_some(batch.claims)]
+        lane, batch = data.draw(st.sampled_from([*self.held[-2:], *current[-2:]]))
+        chosen = data.draw(st.sets(st.integers(0, len(batch) - 1), min_size=1))
+        return lane, batch.take(sorted(chosen))
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def settle(self, data: st.DataObject) -> None:
+        """Twice: the answer to the first may be lost."""
+        lane, batch = self.some_held(data)
+        self.settle_as(lane, batch, data.draw(st.lists(st.sampled_from(CAUSES), min_size=len(batch))))
+        self.settle_as(lane, batch, data.draw(st.lists(st.sampled_from(CAUSES), min_size=len(batch))))
+
+    def settle_as(self, lane: str, batch: Batch, causes: Sequence[Any]) -> None:
+        outcomes = Outcomes()
+        for position, cause in zip(range(len(batch)), causes, strict=False):
+            done = cause == "completed"
+            outcomes.add(position, cause, result="{}" if done else None, error=None if done else cause)
+        settled = self.wait(self.queue.settle(lane, batch, outcomes))
+        for task_id, claim, cause in zip(batch.ids, batch.claims, outcomes.causes, strict=True):
+            expected = self.oracle.settle(UUID(task_id), claim, cause)
+            assert settled.statuses.get(task_id) == expected
+            assert (task_id in settled.stale) == (expected is None)
+            if expected == "retry":
+                self.adopt_backoff(UUID(task_id))
+
+    def adopt_backoff(self, task_id: UUID) -> None:
+        """Jitter is chance: check its bounds and go on from what it was."""
+        task = self.oracle.tasks[task_id]
+        due = self.wait(self.queue.pool.fetchval("SELECT run_after FROM tasks WHERE id = $1", task_id))
+        longest = min(self.queue.backoff_cap_s, self.queue.backoff_base_s * 2 ** (task.attempts - 1))
+        assert longest / 2 <= (due - self.oracle.now).total_seconds() <= longest
+        task.run_after = due
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), suspicion=st.integers(0, 2))
+    def release(self, data: st.DataObject, suspicion: int) -> None:
+        lane, batch = self.some_held(data)
+        self.release_as(lane, batch, suspicion)
+        self.release_as(lane, batch, suspicion)
+
+    def release_as(self, lane: str, batch: Batch, suspicion: int = 0) -> None:
+        released = self.wait(
+            self.queue.release(lane, batch, cause="interrupted", error="x", suspicion=suspicion)
+        )
+        pairs = zip(batch.ids, batch.claims, strict=True)
+        expected = {i for i, claim in pairs if self.oracle.release(UUID(i), claim, suspicion=suspicion)}
+        assert set(released) == expected
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def abandon(self, data: st.DataObject) -> None:
+        """A lane knows of some of what it holds."""
+        lane, batch = self.some_held(data)
+        abandoned = self.wait(self.queue.abandon(lane, holding=batch.claims))
+        assert {UUID(i) for i in abandoned} == self.oracle.abandon(lane, batch.claims)
+
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        """What waits, runs or has ended; what runs is perhaps reported then."""
+        chosen = data.draw(st.lists(st.sampled_from(sorted(self.oracle.tasks)), unique=True, max_size=2))
+        lane, batch = self.some_held(data) if self.held else ("", Batch())
+        chosen += [i for i in map(UUID, batch.ids) if i not in chosen]
+        done = self.wait(self.queue.cancel(chosen))
+        answers = {task_id: self.oracle.cancel(task_id) for task_id in chosen}
+        assert set(done.cancelled) == {i for i, answer in answers.items() if answer == "cancelled"}
+        assert set(done.requested) == {i for i, answer in answers.items() if answer == "requested"}
+        assert set(done.unchanged) == {i for i, answer in answers.items() if answer is None}
+        assert sorted(self.wait(self.queue.cancel_requests(lane))) == self.oracle.cancel_requests(lane)
+        match data.draw(st.sampled_from(["failed", "released", "neither"])):
+            case "failed":
+                self.settle_as(lane, batch, ["failed"] * len(batch))
+            case "released":
+                self.release_as(lane, batch)
+
+    # Lanes
+
+    @rule()
+    def register(self) -> None:
+        lane = f"lane-{len(self.lanes)}"
+        self.wait(self.queue.register(lane))
+        self.oracle.leases[lane] = self.oracle.now + timedelta(seconds=LEASE_S)
+        self.lanes.append(lane)
+
+    def renew_as(self, lane: str) -> None:
+        assert (self.wait(self.queue.renew(lane)) is not None) == self.oracle.renew(lane)
+
+    @rule(data=st.data())
+    def renew(self, data: st.DataObject) -> None:
+        self.renew_as(self.some_lane(data))
+
+    @rule(data=st.data(), reap=st.booleans())
+    def deregister(self, data: st.DataObject, reap: bool) -> None:
+        """It has left for good: it cannot renew, and a reap takes what it held."""
+        lane = self.some_lane(data)
+        self.wait(self.queue.deregister(lane))
+        self.oracle.deregister(lane)
+        self.renew_as(lane)
+        if reap:
+            self.reap()
+
+    @rule(seconds=st.sampled_from([1, LEASE_S, LEASE_S + 1, 400]))
+    def pass_time(self, seconds: float) -> None:
+        self.oracle.now += timedelta(seconds=seconds)
+        self.wait(set_clock(self.queue, self.oracle.now))
+
+    def seconds(self) -> float:
+        return (self.oracle.now - START).total_seconds()
+
+    @rule()
+    def reap(self) -> None:
+        reaped = self.wait(self.queue.reap())
+        assert (reaped.lanes, reaped.retried, reaped.failed) == self.oracle.reap()
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def take_over(self, data: st.DataObject) -> None:
+        """A lane falls silent, another has its tasks, and then it writes after all."""
+        lane, batch = self.held[-1]
+        self.pass_time(LEASE_S + 1)
+        self.reap()
+        self.register()
+        self.claim_along(self.lanes[-1], look=True)
+        self.renew_as(lane)
+        match data.draw(st.sampled_from(["completed", "failed", "released"])):
+            case "released":
+                self.release_as(lane, batch)
+            case cause:
+                self.settle_as(lane, batch, [cause] * len(batch))
+
+    @invariant()
+    def same_state(self) -> None:
+        rows = self.wait(self.queue.pool.fetch("SELECT *, status::text AS s FROM tasks"))
+        assert {row["id"] for row in rows} == set(self.oracle.tasks), "a task was lost or invented"
+        for row in rows:
+            task = self.oracle.tasks[row["id"]]
+            ours = (task.status, task.attempts, task.claim, task.lane, task.timed_out, task.lease_lost)
+            names = ("s", "attempts", "claim", "locked_by", "timed_out", "lease_lost")
+            assert tuple(row[name] for name in names) == ours
+            assert (row["suspicion"], row["run_after"]) == (task.suspicion, task.run_after)
+            assert row["cancel_requested"] == task.cancel_requested
+            assert (row["finished_at"] is not None) == (row["s"] in FINISHED)
+            assert task.settlements <= 1
+        lines = self.wait(self.queue.lines())
+        ready = {task.line for task in self.oracle.ready()}
+        assert {(line.type, line.priority) for line in lines if line.due_s <= 0} == ready
+
+
+def run_machine(dsn: str, *, steps: int, **options: Any) -> None:
+    """Compare random histories on a database of their own; raises what the first wrong one raised."""
+    with asyncio.Runner() as runner:
+        queue = Queue(dsn, lease_s=LEASE_S)
+        runner.run(queue.__aenter__())
+        try:
+            run_state_machine_as_test(
+                type("Machine", (QueueMachine,), {"queue": queue, "loop": runner.get_loop()}),
+                settings=settings(
+                    stateful_step_count=steps,
+                    deadline=None,
+                    suppress_health_check=list(HealthCheck),
+                    **options,
+                ),
+            )
+        finally:
+            runner.run(queue.close())
