@@ -76,7 +76,9 @@ def serve_config(
                         # calls Ray lets an async actor run at once by default.
                         "max_ongoing_requests": 1000,
                         "health_check_period_s": 2,
-                        "health_check_timeout_s": 10,
+                        # Three misses end a replica whose loop a handler blocks: sooner than a lane takes it
+                        # for dead (Organism.silence_s), so that no call is sent there again.
+                        "health_check_timeout_s": 6,
                         "graceful_shutdown_timeout_s": 30,
                         "graceful_shutdown_wait_loop_s": 0.5,
                         "ray_actor_options": {"num_cpus": num_cpus},

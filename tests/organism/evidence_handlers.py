@@ -1,7 +1,13 @@
 """Handlers of the test stack. They import nothing of this project, as a user's would not."""
 
 import asyncio
+import contextlib
+import ctypes
 import os
+import resource
+import signal
+import threading
+import time
 from pathlib import Path
 
 
@@ -34,3 +40,44 @@ def end_replica(task):
 def fail(task):
     """An ordinary failure."""
     raise RuntimeError(f"no luck with {task['params']}")
+
+
+LOCK = threading.Lock()
+LOCK.acquire()
+
+
+def misbehave(task):
+    """In a thread: whatever params.how says."""
+    match task["params"]["how"]:
+        case "segfault":
+            ctypes.string_at(0)
+        case "killed for memory":  # as the kernel does it
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "out of memory":
+            soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, hard))
+            try:
+                bytearray(2**30)
+            finally:
+                resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        case "deadlock":
+            LOCK.acquire()
+
+
+async def misbehave_async(task):
+    """On the event loop: whatever params.how says."""
+    match task["params"]["how"]:
+        case "wait for ever":
+            await asyncio.Event().wait()
+        case "ignore cancellation":
+            ends = asyncio.get_running_loop().time() + 5
+            while asyncio.get_running_loop().time() < ends:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(5)
+        case "block the loop for a while":
+            time.sleep(3)  # noqa: ASYNC251
+            return await leave_evidence(task)
+        case "block the loop":
+            time.sleep(3600)  # noqa: ASYNC251
+    return {}
