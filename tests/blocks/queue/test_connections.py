@@ -143,8 +143,7 @@ async def test_a_listener_on_a_half_open_connection_comes_back(database: str) ->
         before = proxy.connected
         proxy.fall_silent()
         silent = time.monotonic()
-        while listener.listening.is_set():
-            await asyncio.sleep(0.02)
+        await until(lambda: not listener.listening.is_set(), patience=PROBE_INTERVAL + PROBE_TIMEOUT + 5)
         noticed = time.monotonic() - silent
         since = silent + noticed
         assert noticed < PROBE_INTERVAL + PROBE_TIMEOUT + 1
