@@ -161,7 +161,7 @@ class Lane:
 
     async def _claim_until_stopped(self) -> None:
         while not self._stop.is_set():
-            if self._wake.is_set():
+            if self._wake.is_set() or self._lines.age_s >= POLL_S:
                 self._wake.clear()
                 self._lines.stale = True
             batch = await self._claim()

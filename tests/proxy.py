@@ -18,6 +18,8 @@ class Proxy:
         self._user, self._database = url.username, url.path
         self._audible = asyncio.Event()
         self._audible.set()
+        self._answering = asyncio.Event()
+        self._answering.set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.port = 0
         self.connected = 0
@@ -31,9 +33,14 @@ class Proxy:
         """From now on forward nothing, in either direction, and accept connections without a word."""
         self._audible.clear()
 
+    def hold_answers(self) -> None:
+        """From now on forward only what clients say."""
+        self._answering.clear()
+
     def speak(self) -> None:
         """Forward again, including what was held back."""
         self._audible.set()
+        self._answering.set()
 
     def cut(self) -> None:
         """Close every connection."""
@@ -50,16 +57,22 @@ class Proxy:
         try:
             server_reader, server_writer = await asyncio.open_unix_connection(self._socket)
             writers.append(server_writer)
-            await asyncio.gather(self._copy(reader, server_writer), self._copy(server_reader, writer))
+            await asyncio.gather(
+                self._copy(reader, server_writer, self._audible),
+                self._copy(server_reader, writer, self._audible, self._answering),
+            )
         except (OSError, asyncio.CancelledError):
             pass
         finally:
             for each in writers:
                 each.close()
 
-    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _copy(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *allowed: asyncio.Event
+    ) -> None:
         while data := await reader.read(65536):
-            await self._audible.wait()
+            for each in allowed:
+                await each.wait()
             writer.write(data)
             await writer.drain()
         writer.close()

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 
 from blocks.errors import OrganismUnavailable, ReplicaLost
-from blocks.queue import Batch, Outcomes
+from blocks.queue import Batch, NewTask, Outcomes, Queue
+from flows.lane import Lane
+
+TIMEOUT = 30
 
 
 class ScriptedOrganism:
     """What a task does is its domain, else its type: ``ok``, ``fail``, ``reject``, ``hang`` (until
-    ``let_go``), ``long`` (until cancelled), ``kill`` (the replica dies), ``bug``.
+    ``let_go``), ``long`` (until cancelled), ``interrupt`` (the replica stops, the first time), ``kill`` (the
+    replica dies), ``silent`` (it gives signs of life and nothing else), ``bug``.
 
     While ``away`` is set, no replica takes a call.
     """
@@ -60,6 +65,16 @@ class ScriptedOrganism:
                             self.told.clear()
                             await self.told.wait()
                         outcomes.add(position, "cancelled", error="cancelled")
+                    case "interrupt":
+                        first = self.runs[batch.ids[position]] == 1
+                        outcomes.add(
+                            position, "interrupted" if first else "completed", result=None if first else "1"
+                        )
+                    case "silent":
+                        yield Outcomes(timeout_s=0.0)
+                        while True:
+                            await asyncio.sleep(0.01)
+                            yield Outcomes()
                     case "kill":
                         raise ReplicaLost("the replica died")
                     case "bug":
@@ -67,3 +82,31 @@ class ScriptedOrganism:
                 yield outcomes
         finally:
             self.closed += 1
+
+
+@asynccontextmanager
+async def running(lane: Lane) -> AsyncIterator[asyncio.Task[object]]:
+    task = asyncio.create_task(lane.run())
+    try:
+        yield task
+    finally:
+        lane.stop()
+        with suppress(Exception, asyncio.CancelledError):
+            await asyncio.wait_for(task, TIMEOUT)
+
+
+async def submit(queue: Queue, *types: str, **fields: object) -> list[str]:
+    return [str(i) for i in await queue.submit([NewTask(type=t, **fields) for t in types])]  # type: ignore[arg-type]
+
+
+async def nothing_left_behind(queue: Queue) -> None:
+    assert (await queue.counts())["running"] == 0
+    assert await queue.lanes() == []
+
+
+async def until_settled(lane: Lane, tasks: int) -> None:
+    """Wait until the lane has settled so many."""
+    async with asyncio.timeout(TIMEOUT):
+        while lane.summary.settled < tasks:
+            lane.signals.settled.clear()
+            await lane.signals.settled.wait()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from uuid import UUID
 
 import pytest
@@ -12,10 +12,9 @@ import pytest
 from blocks.queue import NewTask, Queue
 from flows.lane import POLL_S, Lane
 from flows.lease import LaneLost
-from tests.flows.scripted import ScriptedOrganism
+from tests.flows.scripted import TIMEOUT, ScriptedOrganism, nothing_left_behind, running, submit
 
 pytestmark = pytest.mark.anyio
-TIMEOUT = 30
 
 
 @pytest.fixture
@@ -27,26 +26,6 @@ async def queue(database: str) -> AsyncIterator[Queue]:
 @pytest.fixture
 async def organism() -> ScriptedOrganism:
     return ScriptedOrganism()
-
-
-@asynccontextmanager
-async def running(lane: Lane) -> AsyncIterator[asyncio.Task[object]]:
-    task = asyncio.create_task(lane.run())
-    try:
-        yield task
-    finally:
-        lane.stop()
-        with suppress(Exception, asyncio.CancelledError):
-            await asyncio.wait_for(task, TIMEOUT)
-
-
-async def submit(queue: Queue, *types: str, **fields: object) -> list[str]:
-    return [str(i) for i in await queue.submit([NewTask(type=t, **fields) for t in types])]  # type: ignore[arg-type]
-
-
-async def nothing_left_behind(queue: Queue) -> None:
-    assert (await queue.counts())["running"] == 0
-    assert await queue.lanes() == []
 
 
 async def test_the_sums_are_right(queue: Queue, organism: ScriptedOrganism) -> None:
@@ -289,3 +268,27 @@ async def test_a_paused_type_and_domain_wait_until_resumed(queue: Queue, organis
             # Woken: well before the poll.
             await asyncio.wait_for(lane.signals.settled.wait(), POLL_S - 1)
             assert (await queue.get(ids[number])).status == "completed"
+
+
+async def test_what_a_stopping_replica_hands_back_is_not_charged(
+    queue: Queue, organism: ScriptedOrganism
+) -> None:
+    [task_id] = await submit(queue, "interrupt", max_attempts=1)
+    summary = await asyncio.wait_for(Lane(queue, organism, until_empty=True).run(), TIMEOUT)
+    task = await queue.get(task_id)
+    assert (task.status, task.attempts, organism.runs[task_id]) == ("completed", 1, 2)
+    assert [a.cause for a in task.history] == ["interrupted"]
+    assert (summary.completed, summary.released, summary.claimed) == (1, 1, 2)
+
+
+async def test_a_replica_that_lives_and_reports_nothing_is_given_up(
+    queue: Queue, organism: ScriptedOrganism, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.calls.PATIENCE_S", 0.1)
+    silent, ok = await submit(queue, "silent", "ok", max_attempts=1)
+    summary = await asyncio.wait_for(Lane(queue, organism, until_empty=True).run(), TIMEOUT)
+    assert (summary.completed, summary.failed) == (1, 1)
+    assert (await queue.get(ok)).status == "completed"
+    task = await queue.get(silent)
+    assert "ran alone on a replica, and a replica reported nothing" in (task.error or "")
+    assert organism.closed == len(organism.calls), "every call was cancelled on the replica"

@@ -1,0 +1,123 @@
+"""What a lane claims and when, on a real Postgres: nobody waits for slower types, nothing is overlooked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from blocks.queue import Queue
+from flows.lane import POLL_S, Lane
+from flows.pacing import FIRST_WINDOW
+from tests.flows.scripted import (
+    TIMEOUT,
+    ScriptedOrganism,
+    nothing_left_behind,
+    running,
+    submit,
+    until_settled,
+)
+from tests.proxy import proxied
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def queue(database: str) -> AsyncIterator[Queue]:
+    async with Queue(database, lease_s=1.5, backoff_base_s=0.02, backoff_cap_s=0.1) as queue:
+        yield queue
+
+
+@pytest.fixture
+async def organism() -> ScriptedOrganism:
+    return ScriptedOrganism()
+
+
+async def test_quick_tasks_are_not_blocked_by_slow_ones(queue: Queue, organism: ScriptedOrganism) -> None:
+    await submit(queue, *["slow"] * 100, domain="hang", priority=1)
+    await submit(queue, *["ok"] * 200)
+    lane = Lane(queue, organism)
+    async with running(lane):
+        await until_settled(lane, 200)
+        counts = await queue.counts()
+        assert (counts["completed"], counts["running"]) == (200, FIRST_WINDOW), "not one slow task has ended"
+        organism.let_go.set()
+        await until_settled(lane, 300)
+    await nothing_left_behind(queue)
+
+
+async def test_a_new_type_is_found_while_there_is_no_room_for_the_others(
+    queue: Queue, organism: ScriptedOrganism
+) -> None:
+    await submit(queue, *["hang"] * 100)
+    lane = Lane(queue, organism)
+    async with running(lane):
+        await asyncio.wait_for(organism.started.wait(), TIMEOUT)
+        await submit(queue, "ok")
+        await asyncio.wait_for(lane.signals.settled.wait(), POLL_S - 1)
+        organism.let_go.set()
+    assert lane.summary.completed >= 1
+
+
+async def test_what_is_urgent_overtakes_a_backlog(queue: Queue, organism: ScriptedOrganism) -> None:
+    await submit(queue, *["ok"] * 2000)
+    await submit(queue, "ok", priority=5)  # A line the lane knows; a new one is found within a second.
+    lane = Lane(queue, organism, tasks_in_flight=10)
+    async with running(lane):
+        await until_settled(lane, 50)
+        urgent = await submit(queue, *["ok"] * 20, priority=5)
+        newest = await queue.pool.fetchval("SELECT max(claim) FROM tasks")
+        async with asyncio.timeout(TIMEOUT):
+            while {(await queue.get(task_id)).status for task_id in urgent} != {"completed"}:
+                lane.signals.settled.clear()
+                await lane.signals.settled.wait()
+    claims = [(await queue.get(task_id)).claim for task_id in urgent]
+    assert max(claims) <= newest + 50, "their own 20, and what a few claims of ten held already"
+
+
+async def test_tasks_are_found_without_any_notification(
+    queue: Queue, organism: ScriptedOrganism, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.lane.POLL_S", 0.3)
+    await submit(queue, "hang", *["ok"] * 3)
+    lane = Lane(queue, organism)
+    async with running(lane), queue.pool.acquire() as connection:
+        await until_settled(lane, 3)
+        # As rows that replication or a restore brings: no trigger fires. A known type, and a new one.
+        await connection.execute("SET session_replication_role = replica")
+        await connection.execute("INSERT INTO tasks (type) VALUES ('ok')")
+        await until_settled(lane, 4)
+        await connection.execute("INSERT INTO tasks (type, domain) VALUES ('new', 'ok')")
+        await until_settled(lane, 5)
+        await connection.execute("SET session_replication_role = DEFAULT")
+        organism.let_go.set()
+
+
+async def test_a_claim_whose_answer_is_lost_is_handed_back(
+    database: str, organism: ScriptedOrganism, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.lane.POLL_S", 0.3)  # The notification does not come through either.
+    async with (
+        proxied(database) as proxy,
+        Queue(database) as direct,
+        Queue(proxy.dsn, lease_s=3) as queue,
+    ):
+        await submit(direct, "ok")
+        lane = Lane(queue, organism)
+        async with running(lane):
+            await until_settled(lane, 1)
+            await asyncio.wait_for(lane.signals.idle.wait(), TIMEOUT)
+            proxy.hold_answers()
+            [lost] = await submit(direct, "ok")
+            async with asyncio.timeout(TIMEOUT):
+                while (task := await direct.get(lost)).status != "running":
+                    await asyncio.sleep(0.01)
+            first_claim = task.claim
+            proxy.cut()
+            proxy.speak()
+            await until_settled(lane, 2)
+        assert organism.runs[lost] == 1
+        task = await direct.get(lost)
+        assert (task.status, task.attempts) == ("completed", 1)
+        assert task.claim > first_claim, "claimed, handed back and claimed again"
