@@ -65,7 +65,7 @@ class Window:
         weight = min(1.0, tasks / self.size)
         self.latency_s += weight * (latency_s - self.latency_s)
         ratio = (service_s + SLACK_S) / latency_s
-        full = self.fullest >= 0.75 * self.size
+        full = self.fullest >= 0.75 * int(self.size)
         if latency_s - service_s < SLACK_S / 2:
             ratio = max(ratio, PROBE)
         if ratio < 1 or full:
