@@ -10,24 +10,12 @@ import pytest
 from pydantic import ValidationError
 
 from blocks.errors import ConfigurationError, QueueUnavailable, SchemaMismatch
-from blocks.queue import Batch, NewTask, Outcomes, Queue
+from blocks.queue import NewTask, Queue
 from blocks.queue.connection import describe
+from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.clock import START, advance, set_clock
 
 pytestmark = pytest.mark.anyio
-
-
-async def claim(queue: Queue, lane: str = "lane", limit: int = 100) -> Batch:
-    if await queue.renew(lane) is None:
-        await queue.register(lane)
-    return await queue.claim(lane, limit)
-
-
-def outcomes_of(batch: Batch, cause: str, **columns: str) -> Outcomes:
-    outcomes = Outcomes()
-    for position in range(len(batch)):
-        outcomes.add(position, cause, **columns)  # type: ignore[arg-type]
-    return outcomes
 
 
 async def test_a_plain_insert_is_a_ready_task(queue: Queue) -> None:

@@ -1,0 +1,193 @@
+"""Steering: cancel, pause and resume, policies by type."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from blocks.queue import Batch, Cancelled, NewTask, Queue, Reaped, TypePolicy
+from tests.blocks.queue.helpers import claim, outcomes_of
+from tests.clock import START, advance, set_clock
+
+pytestmark = pytest.mark.anyio
+
+
+# Cancelling
+
+
+async def test_a_cancel_tells_what_became_of_each(queue: Queue) -> None:
+    running, done = await queue.submit([NewTask(type="t"), NewTask(type="done")])
+    batch = await claim(queue)
+    finished = batch.take([batch.types.index("done")])
+    await queue.settle("lane", finished, outcomes_of(finished, "completed", result="1"))
+    now = await queue.now()
+    waiting, later = await queue.submit(
+        [NewTask(type="t"), NewTask(type="t", run_after=now + timedelta(days=1))]
+    )
+    unknown = uuid4()
+    assert await queue.cancel([done, running, unknown, waiting, later]) == Cancelled(
+        cancelled=sorted([waiting, later]), requested=[running], unchanged=[done, unknown]
+    )
+    for task_id in (waiting, later):
+        task = await queue.get(str(task_id))
+        assert (task.status, task.attempts) == ("cancelled", 0)
+        assert task.finished_at is not None
+    task = await queue.get(str(running))
+    assert (task.status, task.cancel_requested) == ("running", True)
+    assert await queue.cancel_requests("lane") == [task.claim]
+    assert (await queue.get(str(done))).status == "completed"
+    assert await queue.cancel([]) == Cancelled([], [], [])
+
+
+@pytest.mark.parametrize(
+    ("cause", "status"),
+    [
+        ("completed", "completed"),
+        ("failed", "cancelled"),
+        ("timed_out", "cancelled"),
+        ("rejected", "cancelled"),
+    ],
+)
+async def test_a_task_to_be_cancelled_is_not_tried_again(queue: Queue, cause: str, status: str) -> None:
+    [task_id] = await queue.submit([NewTask(type="t")])
+    batch = await claim(queue)
+    await queue.cancel([task_id])
+    settled = await queue.settle("lane", batch, outcomes_of(batch, cause, result="1", error="x"))
+    assert settled.statuses == {str(task_id): status}
+    task = await queue.get(str(task_id))
+    assert (task.cancel_requested, await queue.cancel_requests("lane")) == (False, [])
+    assert task.finished_at is not None
+
+
+async def test_a_lost_lanes_task_that_was_to_be_cancelled_is(queue: Queue) -> None:
+    await set_clock(queue, START)
+    cancelled, other = await queue.submit([NewTask(type="t"), NewTask(type="t")])
+    await claim(queue)
+    await queue.cancel([cancelled])
+    await advance(queue, 16)
+    assert await queue.reap() == Reaped(lanes=1, retried=2, failed=0)
+    assert (await queue.get(str(cancelled))).status == "cancelled"
+    assert (await queue.get(str(other))).status == "retry"
+
+
+async def test_cancelling_wakes_the_lanes_that_run_the_task_and_nobody_else(queue: Queue) -> None:
+    running, waiting = await queue.submit([NewTask(type="t"), NewTask(type="waiting")])
+    await queue.pause("type", "waiting")
+    await claim(queue)
+    heard: list[object] = []
+    connection = await asyncpg.connect(queue.dsn)
+    try:
+        await connection.add_listener("organism_tasks", lambda *said: heard.append(said[-1]))
+        await queue.cancel([waiting])
+        await connection.execute("SELECT 1")
+        assert heard == []
+        await queue.cancel([running])
+        await connection.execute("SELECT 1")
+        assert heard == ["cancel"]
+    finally:
+        await connection.close()
+
+
+# Pausing
+
+
+async def test_a_pause_holds_a_type_or_a_domain_back_until_it_is_resumed(queue: Queue) -> None:
+    await queue.submit([NewTask(type="t"), NewTask(type="u", domain="d"), NewTask(type="u")])
+    await queue.pause("type", "t", reason="broken model")
+    await queue.pause("domain", "d")
+    assert [(p.kind, p.name, p.reason) for p in await queue.pauses()] == [
+        ("domain", "d", None),
+        ("type", "t", "broken model"),
+    ]
+    batch = await claim(queue)
+    assert (batch.types, batch.domains) == (["u"], [None])
+    assert not (await queue.outlook()).ready
+    assert await queue.resume("type", "t")
+    assert (await claim(queue)).types == ["t"]
+    assert await queue.resume("domain", "d")
+    assert (await claim(queue)).domains == ["d"]
+    assert await queue.pauses() == []
+
+
+async def test_pausing_twice_keeps_the_reason_and_resuming_twice_says_so(queue: Queue) -> None:
+    await queue.pause("type", "t", reason="first")
+    [first] = await queue.pauses()
+    await queue.pause("type", "t")
+    assert await queue.pauses() == [first]
+    await queue.pause("type", "t", reason="second")
+    assert (await queue.pauses())[0].reason == "second"
+    assert [await queue.resume("type", "t") for _ in range(2)] == [True, False]
+    assert not await queue.resume("domain", "t")
+
+
+async def test_resuming_wakes_the_lanes(queue: Queue) -> None:
+    await queue.pause("type", "t")
+    async with queue.wakeups() as wake:
+        await asyncio.wait_for(wake.wait(), 10)
+        wake.clear()
+        await queue.resume("type", "t")
+        await asyncio.wait_for(wake.wait(), 10)
+
+
+# Policies
+
+
+async def test_a_types_policy_reaches_the_batch_unless_the_task_has_its_own(queue: Queue) -> None:
+    await queue.set_policy(TypePolicy(type="t", timeout_s=7, max_attempts=3))
+    await queue.submit([NewTask(type="t"), NewTask(type="t", timeout_s=2), NewTask(type="u")])
+    batch = await claim(queue)
+    assert sorted(zip(batch.types, batch.timeouts, strict=True), key=str) == [
+        ("t", 2.0),
+        ("t", 7.0),
+        ("u", None),
+    ]
+
+
+async def test_attempts_allowed_are_the_tasks_own_else_its_types_else_five(queue: Queue) -> None:
+    await queue.set_policy(TypePolicy(type="t", max_attempts=2))
+    ids = await queue.submit([NewTask(type="t", max_attempts=4), NewTask(type="t"), NewTask(type="u")])
+    assert [(await queue.get(str(i))).max_attempts for i in ids] == [4, 2, 5]
+    for task_id, allowed in zip(ids, (4, 2, 5), strict=True):
+        for attempt in range(1, allowed + 1):
+            batch = await claim_one(queue, task_id)
+            settled = await queue.settle("lane", batch, outcomes_of(batch, "failed", error="x"))
+            assert settled.statuses[str(task_id)] == ("failed" if attempt == allowed else "retry")
+
+
+async def claim_one(queue: Queue, task_id: UUID) -> Batch:
+    """Claim this task and no other, now."""
+    await queue.pool.execute(
+        "UPDATE tasks SET run_after = CASE WHEN id = $1 THEN now() ELSE now() + interval '1 day' END "
+        "WHERE status IN ('queued', 'retry')",
+        task_id,
+    )
+    return await claim(queue)
+
+
+async def test_a_policy_changed_while_a_task_runs_decides_over_it(queue: Queue) -> None:
+    [task_id] = await queue.submit([NewTask(type="t")])
+    batch = await claim(queue)
+    await queue.set_policy(TypePolicy(type="t", max_attempts=1))
+    settled = await queue.settle("lane", batch, outcomes_of(batch, "failed", error="x"))
+    assert settled.statuses == {str(task_id): "failed"}
+    assert await queue.policies() == [TypePolicy(type="t", max_attempts=1)]
+    await queue.set_policy(TypePolicy(type="t", timeout_s=1))
+    assert await queue.policies() == [TypePolicy(type="t", timeout_s=1)], "None: no longer said"
+
+
+async def test_a_types_backoff_is_used_for_its_tasks_alone(queue: Queue) -> None:
+    await set_clock(queue, START)
+    await queue.set_policy(TypePolicy(type="t", backoff_base_s=100, backoff_cap_s=150))
+    ids = await queue.submit([NewTask(type="t"), NewTask(type="u")])
+    for longest in ((100, 1), (150, 2)):
+        batch = await claim(queue)
+        await queue.settle("lane", batch, outcomes_of(batch, "failed", error="x"))
+        now = await queue.now()
+        for task_id, limit in zip(ids, longest, strict=True):
+            delay = ((await queue.get(str(task_id))).run_after - now).total_seconds()
+            assert limit / 2 <= delay <= limit
+        await advance(queue, 150)
