@@ -161,7 +161,7 @@ def test_a_window_stays_between_one_and_the_cap(
         window.adjust(settled, latency_s, service_s, cap)
         assert 1 <= window.size <= cap
         assert 1 <= window.call_size(500) <= 500
-        assert window.size * size <= BYTES_IN_FLIGHT or window.size == 1
+        assert window.size * size <= BYTES_IN_FLIGHT * (1 + 1e-9) or window.size == 1
 
 
 claimed = st.lists(st.tuples(st.sampled_from("tuv"), st.sampled_from([0, 0, 1, 2])), max_size=200)

@@ -17,11 +17,13 @@ WITH RECURSIVE lost AS MATERIALIZED (
 ), orphans AS MATERIALIZED (
     -- A task being settled is locked: its settlement goes first, and wins. A row that changed since our snapshot
     -- is judged anew by its own columns, and a lane never takes the name of another.
-    SELECT t.id, t.locked_by AS lane, t.locked_at AS started_at
-    FROM dead JOIN tasks t ON t.locked_by = dead.id
-    WHERE t.status = 'running'
-    ORDER BY t.id
-    FOR UPDATE OF t SKIP LOCKED
+    -- LATERAL, because of a join the planner may make a scan of the table.
+    SELECT held.*
+    FROM dead CROSS JOIN LATERAL (
+        SELECT id, locked_by AS lane, locked_at AS started_at
+        FROM tasks WHERE locked_by = dead.id AND status = 'running'
+        FOR UPDATE SKIP LOCKED
+    ) held
 ), reaped AS (
     UPDATE tasks t
     SET status = (CASE

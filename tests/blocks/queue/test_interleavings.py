@@ -167,7 +167,11 @@ async def test_a_reaper_with_an_old_snapshot_spares_the_next_holder(queue: Queue
         await reaping.execute("SET LOCAL enable_seqscan = on")
         # Holding the lock of another session on the row makes the reaper stop between the two; without
         # SKIP LOCKED it would wait there, so the statement is run in the form that waits.
-        waiting = statement("reap").replace("FOR UPDATE OF t SKIP LOCKED", "FOR UPDATE OF t")
+        waiting = statement("reap").replace(
+            "AND status = 'running'\n        FOR UPDATE SKIP LOCKED",
+            "AND status = 'running'\n        FOR UPDATE",
+        )
+        assert waiting != statement("reap")
         async with open_transaction(queue) as other:
             await other.fetch(statement("reap"), 10, True)
             await other.execute(
@@ -344,6 +348,7 @@ async def test_a_lane_that_claimed_behind_a_reapers_back_stays_until_its_tasks_a
     await queue.register("lane")
     # In the form that waits: the reaper then stands between the two.
     waiting = statement("reap").replace("ORDER BY id FOR UPDATE SKIP LOCKED", "ORDER BY id FOR UPDATE")
+    assert waiting != statement("reap")
     async with open_transaction(queue) as claiming:
         assert len(await claim_in(claiming, "lane")) == 1
         await advance(queue, 16)

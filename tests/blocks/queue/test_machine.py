@@ -63,7 +63,7 @@ BROKEN = {
     "a duplicate is added": ("submit", "t.dedup_key\n", "t.dedup_key || random()\n"),
     "reap takes live lanes' tasks": ("reap", "lease_until < queue_now()", "true"),
     "reap charges the attempt": ("reap", "greatest(t.attempts - 1, 0)", "t.attempts"),
-    "reap forgets what a closed lane held": ("reap", "t.locked_by = dead.id", "false"),
+    "reap forgets what a closed lane held": ("reap", "locked_by = dead.id", "false"),
     "renew revives a reaped lane": ("renew", "AND lease_until > 'epoch'", ""),
 }
 """Ways to break a promise by one edit of a statement. The machine must notice every one of them."""

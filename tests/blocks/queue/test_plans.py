@@ -1,0 +1,231 @@
+"""What statements read of a large table: what they write about, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from blocks.queue import Batch, Lines, NewTask, Queue
+from blocks.queue.statements import statement
+
+pytestmark = pytest.mark.anyio
+
+FILL = """
+ALTER DATABASE {database} SET synchronous_commit = off;
+ALTER TABLE tasks SET (autovacuum_enabled = false);
+INSERT INTO tasks (type, priority, status, run_after, finished_at)
+    SELECT 't' || i % 4, i / 4 % 2, 'completed', now(), now() FROM generate_series(1, 200000) i;
+INSERT INTO tasks (type, priority, run_after)
+    SELECT 't' || i % 4, i / 4 % 2, now() + interval '1 day' FROM generate_series(1, 50000) i;
+INSERT INTO tasks (type, priority, run_after)
+    SELECT 't' || i % 4, i / 4 % 2, now() - i * interval '1 ms' FROM generate_series(1, 50000) i;
+ANALYZE tasks;
+"""
+LINES = 8
+BATCH = 500
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One node of a plan that reads the tasks table."""
+
+    how: str
+    index: str | None
+    rows: int
+    """Read, those it then dropped included."""
+    buffers: int
+
+
+@pytest.fixture(scope="module")
+def large(databases: Any) -> Iterator[str]:
+    """URL of a database with 300,000 tasks."""
+
+    async def fill() -> str:
+        dsn = await databases.create()
+        connection = await asyncpg.connect(dsn)
+        database = await connection.fetchval("SELECT quote_ident(current_database())")
+        await connection.execute(FILL.format(database=database))
+        await connection.close()
+        return str(dsn)
+
+    return asyncio.run(fill())
+
+
+@pytest.fixture
+async def queue(large: str) -> AsyncIterator[Queue]:
+    async with Queue(large) as queue:
+        yield queue
+
+
+@pytest.fixture(params=["analyzed", "no statistics"])
+async def session(request: pytest.FixtureRequest, queue: Queue) -> AsyncIterator[asyncpg.Connection[Any]]:
+    """A session of a queue whose transaction is rolled back."""
+    async with rolled_back(queue) as connection:
+        if request.param == "no statistics":
+            await connection.execute("DELETE FROM pg_statistic WHERE starelid = 'tasks'::regclass")
+        await connection.execute(
+            "INSERT INTO lanes (id, host, pid, lease_until) VALUES ('lane', '', 0, now() + interval '1 hour')"
+        )
+        yield connection
+
+
+@asynccontextmanager
+async def rolled_back(queue: Queue) -> AsyncIterator[asyncpg.Connection[Any]]:
+    async with queue.pool.acquire() as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        try:
+            yield connection
+        finally:
+            await transaction.rollback()
+
+
+async def explain(connection: asyncpg.Connection[Any], name: str, *arguments: Any) -> tuple[list[Scan], int]:
+    """Run a statement; what it read of the tasks table, and the pages it touched in all."""
+    text = f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {statement(name)}"
+    [explained] = json.loads(await connection.fetchval(text, *arguments))
+    scans: list[Scan] = []
+
+    def walk(node: dict[str, Any]) -> None:
+        if node.get("Relation Name") == "tasks" and node["Node Type"] != "ModifyTable":
+            dropped = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
+            rows = round((node["Actual Rows"] + dropped) * node["Actual Loops"])
+            scans.append(Scan(node["Node Type"], node.get("Index Name"), rows, pages(node)))
+        for child in node.get("Plans", []):
+            walk(child)
+
+    walk(explained["Plan"])
+    return scans, pages(explained["Plan"])
+
+
+def pages(node: dict[str, Any]) -> int:
+    return int(node["Shared Hit Blocks"] + node["Shared Read Blocks"])
+
+
+def claim_arguments(
+    lines: list[tuple[str, int]], quota: int, after: tuple[datetime, UUID] | None = None
+) -> tuple[Any, ...]:
+    """As a lane sends them."""
+    n = len(lines)
+    moment, task_id = after or (None, None)
+    columns = ([t for t, _ in lines], [p for _, p in lines], [quota] * n, [moment] * n, [task_id] * n)
+    return ("lane", BATCH, *columns)
+
+
+ALL_LINES = [(f"t{n}", priority) for priority in (1, 0) for n in range(4)]
+
+
+async def claimed(session: asyncpg.Connection[Any]) -> Batch:
+    rows = await session.fetch(statement("claim"), *claim_arguments(ALL_LINES, BATCH))
+    return Batch(ids=[row["id"] for row in rows], claims=[row["claim"] for row in rows])
+
+
+@pytest.mark.parametrize(("quota", "lines"), [(BATCH, LINES), (10, LINES), (1, LINES), (BATCH, 1)])
+async def test_a_claim_reads_what_it_takes(session: asyncpg.Connection[Any], quota: int, lines: int) -> None:
+    scans, _ = await explain(session, "claim", *claim_arguments(ALL_LINES[:lines], quota))
+    taken = min(BATCH, quota * lines)
+    assert {(scan.how, scan.index) for scan in scans} == {
+        ("Index Scan", "tasks_claimable"),
+        ("Tid Scan", None),
+    }
+    assert {scan.rows for scan in scans} == {taken}
+
+
+@pytest.mark.parametrize("after_all", [False, True])
+async def test_a_claim_that_finds_nothing_reads_nothing(
+    session: asyncpg.Connection[Any], after_all: bool
+) -> None:
+    lines, after = [("none", 0)], None
+    if after_all:  # Only what is scheduled for later is left of them.
+        lines, after = ALL_LINES, (await session.fetchval("SELECT now()"), UUID(int=0))
+    scans, buffers = await explain(session, "claim", *claim_arguments(lines, BATCH, after))
+    assert sum(scan.rows for scan in scans) == 0
+    assert buffers <= 10 + 6 * len(lines)
+
+
+async def test_settlements_find_their_tasks_by_id(session: asyncpg.Connection[Any]) -> None:
+    batch = await claimed(session)
+    n = len(batch)
+    half = n // 2
+    where = (["fast"] * half, [None] * half, [1.0] * half)
+    first, second = (batch.ids[:half], batch.claims[:half]), (batch.ids[half:], batch.claims[half:])
+    reports = {
+        "complete": (*first, ["1"] * half, *where),
+        "settle": (*second, ["failed"] * half, ["x"] * half, *where, 5, 1.0, 300.0, "lane"),
+    }
+    for name, arguments in reports.items():
+        scans, _ = await explain(session, name, *arguments)
+        assert {(scan.how, scan.index) for scan in scans} == {("Index Scan", "tasks_pkey")}, name
+        assert all(scan.rows <= half for scan in scans), name
+
+
+async def test_hand_backs_and_cancels_find_their_tasks_by_id(session: asyncpg.Connection[Any]) -> None:
+    batch = await claimed(session)
+    for name, arguments in {
+        "cancel": ([UUID(i) for i in batch.ids],),
+        "release": (batch.ids, batch.claims, "interrupted", "x", 0, "lane"),
+    }.items():
+        scans, _ = await explain(session, name, *arguments)
+        # By the key, be it through a bitmap.
+        assert {(scan.how, scan.index) for scan in scans} <= {
+            ("Index Scan", "tasks_pkey"),
+            ("Bitmap Heap Scan", None),
+        }, name
+        assert all(scan.rows <= len(batch) for scan in scans), name
+
+
+async def test_a_look_jumps_from_line_to_line(session: asyncpg.Connection[Any]) -> None:
+    scans, buffers = await explain(session, "lines")
+    assert {scan.index for scan in scans} == {"tasks_claimable"}
+    assert sum(scan.rows for scan in scans) <= 2 * LINES + 1
+    assert buffers <= 12 * (LINES + 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "index"),
+    [
+        ("cancel_requests", ["lane"], "tasks_cancelling"),
+        ("reap", [10, False], "tasks_held"),
+        ("reap", [10, True], "tasks_held"),
+        ("abandon", ["another", []], "tasks_held"),
+    ],
+)
+async def test_keeping_house_reads_nothing_while_nothing_is_wrong(
+    session: asyncpg.Connection[Any], name: str, arguments: list[Any], index: str
+) -> None:
+    await claimed(session)
+    scans, buffers = await explain(session, name, *arguments)
+    by_scan = [scan for scan in scans if scan.rows or scan.how == "Seq Scan"]
+    assert {scan.index for scan in by_scan} <= {index}
+    assert sum(scan.rows for scan in scans) <= 2
+    assert buffers <= 40
+
+
+async def test_a_cursor_spares_a_claim_the_entries_of_tasks_already_claimed(queue: Queue) -> None:
+    """They stay in the index as long as any snapshot may see them: here, that of a session left open."""
+    await queue.pool.execute("INSERT INTO tasks (type) SELECT 'dead' FROM generate_series(1, 20000)")
+    await queue.register("lane")
+    async with queue.pool.acquire() as watcher, watcher.transaction(isolation="repeatable_read"):
+        await watcher.fetchval("SELECT count(*) FROM lanes")
+        lines = Lines(queue, "lane", clock=lambda: 0.0)
+        while len(await lines.claim(2000, lambda kind: 2000 if kind == "dead" else 0)):
+            pass
+        [line] = [line for line in lines if line.type == "dead"]
+        await queue.submit([NewTask(type="dead")])
+        read = {}
+        for after in (line.after, None):
+            async with rolled_back(queue) as session:
+                arguments = claim_arguments([("dead", 0)], 1, after)
+                [read[after], _], _ = await explain(session, "claim", *arguments)
+    assert {scan.index for scan in read.values()} == {"tasks_claimable"}
+    assert {scan.rows for scan in read.values()} == {1}
+    assert 20 * read[line.after].buffers < read[None].buffers
