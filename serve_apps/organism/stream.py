@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from blocks.queue.wire import Batch, Cause, Outcomes
 
-CHUNK = 500
+CHUNK = 1000
 """Most outcomes in one chunk. 500 no-ops in one chunk instead of three took a quarter less CPU on the
 replica and 40 % less in the caller."""
 COALESCE_S = 0.025

@@ -82,6 +82,15 @@ async def test_a_batch_through_the_client_begins_before_it_runs(handle: Any) -> 
     assert set(causes.values()) == {"completed"}
 
 
+async def test_megabytes_go_there_and_back(handle: Any) -> None:
+    params = [orjson.dumps({"n": n, "text": "x" * 900_000}).decode() for n in range(12)]
+    batch = make_batch(["echo"] * 12, params)
+    results = {}
+    async for outcomes in Organism().client().call(batch, exclusive=False):
+        results |= dict(zip(outcomes.positions, outcomes.results, strict=True))
+    assert [results[n] for n in range(12)] == params
+
+
 async def test_a_task_is_cancelled_through_the_client_and_its_handler_sees_it(
     handle: Any, tmp_path: Path
 ) -> None:
