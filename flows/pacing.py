@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from blocks.queue import Batch, Outcomes
 
-FIRST_WINDOW = 16
+FIRST_WINDOW = 32
 SLACK_S = 0.15
 """What a task may take beyond its handler's own time: a call, its outcomes' way back and their settlement
 take 15 to 40 ms under full load, so this keeps the way full and no more."""
@@ -22,7 +22,7 @@ CALL_S = 0.05
 enough that replicas share the work."""
 CALLS_A_WINDOW = 4
 """A window is at least so many calls: while one is settled others run."""
-GROWTH = 2.0
+GROWTH = 4.0
 PROBE = 1.25
 """A window that was full and whose tasks hardly waited grows at least by this: it may be the limit itself."""
 BYTES_IN_FLIGHT = 64_000_000
