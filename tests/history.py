@@ -1,31 +1,98 @@
 """Every change of every task, recorded by Postgres itself, and the promises checked over it.
 
-The queue under test cannot forget or embellish anything here: a trigger writes the rows.
+The queue under test cannot forget or embellish anything here: a trigger writes the rows. What handlers did
+comes from files they write themselves.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from blocks.queue import FINISHED, Queue
 from blocks.queue.inspection import DEFAULT_MAX_ATTEMPTS
 
 INSTALL = """
-CREATE TABLE IF NOT EXISTS test_history (
-    number bigint GENERATED ALWAYS AS IDENTITY, task uuid, claim bigint, attempts int, old text, new text
+DROP TABLE IF EXISTS test_history;
+CREATE TABLE test_history (
+    number bigint GENERATED ALWAYS AS IDENTITY, at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    task uuid, claim bigint, attempts int, old text, new text, lane text
 );
-TRUNCATE test_history;
 CREATE OR REPLACE FUNCTION test_history() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO test_history (task, claim, attempts, old, new)
-    VALUES (NEW.id, NEW.claim, NEW.attempts, OLD.status, NEW.status);
+    INSERT INTO test_history (task, claim, attempts, old, new, lane)
+    VALUES (NEW.id, NEW.claim, NEW.attempts, OLD.status, NEW.status, coalesce(NEW.locked_by, OLD.locked_by));
     RETURN NULL;
 END $$;
 CREATE OR REPLACE TRIGGER test_history AFTER UPDATE ON tasks FOR EACH ROW
     WHEN (OLD.status IS DISTINCT FROM NEW.status OR OLD.claim <> NEW.claim) EXECUTE FUNCTION test_history();
 """
+
+CHARGED = ("failed", "timed_out", "rejected")
+"""Causes in a task's attempt history that are charged to it."""
+RAN_ALONE = "ran alone on a replica"
+"""In the error of an attempt that is charged for the death of its replica."""
+UNDER_CLAIM = re.compile(r"under claim (\d+)")
+"""How handlers of the tests say in an error which claim they ran under."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of one task's status or claim."""
+
+    at: datetime
+    """Of the database's clock, at the change."""
+    claim: int
+    old: str
+    new: str
+    lane: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """One line of a task's attempt history."""
+
+    claim: int
+    cause: str
+    error: str
+    ended_at: datetime
+
+
+@dataclass(slots=True)
+class Run:
+    """One run of a handler, by its own account; seconds since the epoch."""
+
+    claim: int
+    begun: float | None = None
+    ended: float | None = None
+    """None when its process was killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What must become of a task, whatever is killed around it."""
+
+    status: str
+    attempts: int
+
+
+@dataclass
+class History:
+    """Everything that happened to the tasks of one database."""
+
+    tasks: dict[UUID, Mapping[str, Any]]
+    """Rows as they are now."""
+    changes: dict[UUID, list[Change]]
+    charges: dict[UUID, list[Charge]]
+    runs: dict[UUID, list[Run]] = field(default_factory=dict)
 
 
 async def install_history(queue: Queue) -> None:
@@ -33,35 +100,171 @@ async def install_history(queue: Queue) -> None:
     await queue.pool.execute(INSTALL)
 
 
-async def check_history(queue: Queue, submitted: list[str], evidence: Path | None = None) -> None:
-    """Check promises 1 and 2 over everything that happened.
+async def read_history(queue: Queue, evidence: Path | None = None) -> History:
+    """What was recorded so far.
+
+    Args:
+        evidence: What handlers wrote themselves: lines of ``task claim pid``, or ``task claim pid event at``
+            with ``begin`` and ``end`` for events and seconds since the epoch.
+    """
+    rows = await queue.pool.fetch("SELECT *, result::text AS result_text FROM tasks", timeout=60)
+    changes: dict[UUID, list[Change]] = defaultdict(list)
+    recorded = "SELECT task, at, claim, old, new, lane FROM test_history ORDER BY number"
+    for task, *values in await queue.pool.fetch(recorded, timeout=60):
+        changes[task].append(Change(*values))
+    charges: dict[UUID, list[Charge]] = defaultdict(list)
+    attempts = "SELECT task_id, claim, cause, coalesce(error, ''), ended_at FROM task_attempts ORDER BY claim"
+    for task, *values in await queue.pool.fetch(attempts, timeout=60):
+        charges[task].append(Charge(*values))
+    return History({row["id"]: row for row in rows}, changes, charges, _runs(evidence))
+
+
+async def check_history(queue: Queue, submitted: Iterable[str], evidence: Path | None = None) -> None:
+    """Assert promises 1, 2 and 4 over everything that happened.
 
     Args:
         submitted: Ids of all tasks there should be.
-        evidence: What handlers wrote themselves: lines of ``task claim pid``.
+        evidence: See `read_history`.
     """
-    rows = await queue.pool.fetch("SELECT * FROM tasks")
-    assert {str(row["id"]) for row in rows} == set(submitted), "a task was lost or invented"
-    history: dict[Any, list[Any]] = defaultdict(list)
-    for row in await queue.pool.fetch("SELECT * FROM test_history ORDER BY number"):
-        history[row["task"]].append(row)
-    for row in rows:
-        changes = history[row["id"]]
-        settlements = [c for c in changes if c["new"] in FINISHED]
-        assert row["status"] in FINISHED, f"{row['id']} is still {row['status']}"
-        assert len(settlements) == 1, f"{row['id']} was settled {len(settlements)} times"
-        assert changes[-1] is settlements[0], f"{row['id']} changed after it was settled"
-        claims = [c["claim"] for c in changes if c["new"] == "running"]
-        assert claims == sorted(set(claims)), f"{row['id']}: claim tokens must grow: {claims}"
-        assert settlements[0]["claim"] == claims[-1], f"{row['id']} was settled by a stale holder"
-        assert 1 <= row["attempts"] <= (row["max_attempts"] or DEFAULT_MAX_ATTEMPTS)
-    if evidence is not None:
-        ran: dict[str, set[int]] = defaultdict(set)
-        for line in evidence.read_text().splitlines():
-            task, claim, _pid = line.split()
-            assert int(claim) not in ran[task], f"{task} ran twice under one claim"
-            ran[task].add(int(claim))
-        for row in rows:
-            if row["status"] == "completed":
-                # At least once, and the accepted result is of a run that was seen.
-                assert row["claim"] in ran[str(row["id"])], f"{row['id']} completed and never ran"
+    history = await read_history(queue, evidence)
+    found = violations(history, {UUID(i): None for i in submitted}, ran=evidence is not None)
+    assert not found, "\n".join(found[:20])
+
+
+def violations(
+    history: History,
+    submitted: Mapping[UUID, Expected | None],
+    *,
+    ran: bool = True,
+    excused: Iterable[tuple[float, float]] = (),
+) -> list[str]:
+    """Every broken promise, a line each; none when all were kept.
+
+    Args:
+        submitted: All tasks there should be, and what must have become of them.
+        ran: Whether completed tasks must have left evidence.
+        excused: Spans of time, in seconds since the epoch, in which somebody else killed replicas: a task
+            that was alone on one cannot be told from a culprit and is rightly charged.
+    """
+    excuses = list(excused)
+    found = [f"{task} was lost" for task in submitted if task not in history.tasks]
+    found += [f"{task} was invented" for task in history.tasks if task not in submitted]
+    for task, row in history.tasks.items():
+        found += [f"{task} ({row['type']}): {problem}" for problem in _about_settling(history, task)]
+        found += [f"{task} ({row['type']}): {problem}" for problem in _about_charges(history, task)]
+        if ran:
+            found += [f"{task} ({row['type']}): {problem}" for problem in _about_runs(history, task)]
+        if expected := submitted.get(task):
+            problems = _about_expectation(history, task, expected, excuses)
+            found += [f"{task} ({row['type']}): {problem}" for problem in problems]
+    return found
+
+
+def _about_settling(history: History, task: UUID) -> Iterator[str]:
+    row = history.tasks[task]
+    changes = history.changes.get(task, [])
+    settlements = [c for c in changes if c.new in FINISHED]
+    claims = [c.claim for c in changes if c.new == "running"]
+    if row["status"] not in FINISHED:
+        yield f"is still {row['status']}"
+    if len(settlements) > 1:
+        yield f"was settled {len(settlements)} times"
+    if claims != sorted(set(claims)):
+        yield f"claim tokens must grow: {claims}"
+    for before, after in pairwise(changes):
+        if before.new in FINISHED:
+            yield f"changed after it was settled: {before} → {after}"
+        if before.new != after.old or (after.new != "running" and after.claim != before.claim):
+            yield f"a change is missing: {before} → {after}"
+        if before.new == after.new == "running":
+            yield f"was claimed while it was held: {before} → {after}"
+    if settlements and claims and settlements[-1].claim != claims[-1]:
+        yield f"was settled under claim {settlements[-1].claim}, but the newest is {claims[-1]}"
+    # Whose work was accepted: handlers return their claim, or name it in their error.
+    result = json.loads(row["result_text"]) if row["result_text"] else None
+    if isinstance(result, dict) and result.get("claim", row["claim"]) != row["claim"]:
+        yield f"holds the result of claim {result['claim']}, but the newest is {row['claim']}"
+    for charge in history.charges.get(task, []):
+        named = UNDER_CLAIM.search(charge.error)
+        if named and int(named[1]) != charge.claim:
+            yield f"claim {charge.claim} was charged for what happened under claim {named[1]}"
+
+
+def _about_charges(history: History, task: UUID) -> Iterator[str]:
+    row = history.tasks[task]
+    causes = Counter(charge.cause for charge in history.charges.get(task, []))
+    charged = sum(causes[cause] for cause in CHARGED) + (row["status"] == "completed")
+    if not 0 <= row["attempts"] <= (row["max_attempts"] or DEFAULT_MAX_ATTEMPTS):
+        yield f"took {row['attempts']} attempts of {row['max_attempts'] or DEFAULT_MAX_ATTEMPTS}"
+    if row["status"] in ("completed", "failed") and row["attempts"] != charged:
+        yield f"counts {row['attempts']} attempts, but its history has {charged}: {dict(causes)}"
+    if row["lease_lost"] != causes["lease_lost"]:
+        yield f"counts {row['lease_lost']} lost leases, but its history has {causes['lease_lost']}"
+
+
+def _about_runs(history: History, task: UUID) -> Iterator[str]:
+    row = history.tasks[task]
+    runs = history.runs.get(task, [])
+    claims = Counter(run.claim for run in runs)
+    known = {change.claim for change in history.changes.get(task, [])}
+    if twice := [claim for claim, times in claims.items() if times > 1]:
+        yield f"ran more than once under claim {twice}"
+    if unknown := claims.keys() - known:
+        yield f"ran under claims it never had: {sorted(unknown)}"
+    if row["status"] == "completed" and not any(
+        run.claim == row["claim"] and run.ended is not None for run in runs
+    ):
+        yield f"completed, and never ran to its end under claim {row['claim']}"
+
+
+def _about_expectation(
+    history: History, task: UUID, expected: Expected, excuses: list[tuple[float, float]]
+) -> Iterator[str]:
+    row = history.tasks[task]
+    mistaken = [
+        charge
+        for charge in history.charges.get(task, [])
+        if RAN_ALONE in charge.error
+        and any(begun <= charge.ended_at.timestamp() <= ended for begun, ended in excuses)
+    ]
+    if row["status"] != expected.status:
+        yield f"is {row['status']}, not {expected.status}: {row['error']}"
+    if not expected.attempts <= row["attempts"] <= expected.attempts + len(mistaken):
+        causes = [charge.cause for charge in history.charges.get(task, [])]
+        yield f"was charged {row['attempts']} attempts, not {expected.attempts}: {causes}"
+
+
+def charged_by_mistake(history: History, submitted: Mapping[UUID, Expected | None]) -> int:
+    """Tasks charged for a replica's death that was not their doing; see ``excused`` of `violations`."""
+    return sum(
+        expected is not None and history.tasks[task]["attempts"] > expected.attempts
+        for task, expected in submitted.items()
+        if task in history.tasks
+    )
+
+
+def overlaps(history: History) -> list[UUID]:
+    """Tasks of which two runs went on at once, under different claims."""
+    found = []
+    for task, runs in history.runs.items():
+        spans = sorted((r.begun, r.ended) for r in runs if r.begun is not None and r.ended is not None)
+        if any(later[0] < earlier[1] for earlier, later in pairwise(spans)):
+            found.append(task)
+    return found
+
+
+def _runs(evidence: Path | None) -> dict[UUID, list[Run]]:
+    runs: dict[tuple[str, str, str], Run] = {}
+    by_task: dict[UUID, list[Run]] = defaultdict(list)
+    for line in evidence.read_text().splitlines() if evidence else ():
+        task, claim, pid, *more = line.split()
+        event, at = more or ("end", "0")
+        run = runs.get((task, claim, pid))
+        if run is None or event == "begin" or run.ended is not None:
+            run = runs[task, claim, pid] = Run(int(claim))
+            by_task[UUID(task)].append(run)
+        if event == "begin":
+            run.begun = float(at)
+        else:
+            run.ended = float(at)
+    return by_task
