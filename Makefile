@@ -37,6 +37,9 @@ lock: $(INSTALLED) ## Resolve the versions anew.
 bench: $(INSTALLED) $(PEERS) ## Measure beside the peers and write docs/performance.md; ARGS="drain trickle" for parts.
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+chaos: $(INSTALLED) ## Kill everything at random while tens of thousands of tasks run; ARGS="--seed 7 --tasks 50000".
+	@$(BIN)/python -m tests.chaos $(ARGS)
+
 bench-lock: $(INSTALLED) ## Resolve the versions of the peers anew.
 	@set -e; uv=$$(command -v uv || echo $(BIN)/uv); "$$uv" pip compile benchmarks/requirements.in \
 	--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
@@ -57,4 +60,4 @@ $(PEERS): benchmarks/requirements.lock | $(INSTALLED)
 	-r benchmarks/requirements.lock
 	@touch $@
 
-.PHONY: help demo up down install test fast lint lock bench bench-lock clean
+.PHONY: help demo up down install test fast lint lock bench chaos bench-lock clean

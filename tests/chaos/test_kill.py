@@ -1,10 +1,9 @@
-"""kill -9 in the middle of a run: every task is settled exactly once all the same (promises 1 to 4, 6)."""
+"""One kill -9 in the middle of a run, and what exactly follows; `test_chaos` kills everything at random."""
 
 from __future__ import annotations
 
 import os
 import signal
-from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -73,23 +72,6 @@ async def test_a_killed_replica_is_replaced_and_nobody_is_charged(run: Run) -> N
     assert causes <= {"replica_lost", "unavailable"}
 
 
-async def test_a_killed_postgres_comes_back_and_so_does_the_run(run: Run) -> None:
-    await run.begin()
-    os.kill(run.stack.state.processes["postgres"].pid, signal.SIGKILL)
-    run.stack.run("up")
-    with suppress(Exception):
-        await run.queue.now()  # the pool finds out that its connections are dead
-    await run.end()
-
-
-async def test_a_killed_dispatch_leaves_nothing_that_the_next_does_not_finish(run: Run) -> None:
-    await run.begin()
-    run.process.send_signal(signal.SIGKILL)
-    run.process.wait(30)
-    run.process = run.stack.start("dispatch", "--until-empty", "--json")
-    await run.end()
-
-
 async def test_the_task_that_kills_its_replica_is_found_and_its_neighbours_complete(
     stack: Stack, stack_queue: Queue
 ) -> None:
@@ -102,7 +84,11 @@ async def test_the_task_that_kills_its_replica_is_found_and_its_neighbours_compl
     await check_history(stack_queue, ids, evidence)
     found = await stack_queue.get(ids[10])
     assert (found.status, found.attempts) == ("failed", 2)
-    assert [a.cause for a in found.history] == ["replica_lost", "failed", "failed"]
+    # First lost with its neighbours and uncharged, then alone.
+    causes = [a.cause for a in found.history]
+    assert causes[0] == "replica_lost"
+    assert causes[-2:] == ["failed", "failed"]
+    assert set(causes[:-2]) == {"replica_lost"}
     rest = await stack_queue.pool.fetch("SELECT status::text, attempts FROM tasks WHERE type = 'evidence'")
     assert {(row["status"], row["attempts"]) for row in rest} == {("completed", 1)}
 

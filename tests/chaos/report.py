@@ -1,0 +1,119 @@
+"""What a chaos run showed: violations, and how each kill was recovered from."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from math import inf
+from typing import Any
+from uuid import UUID
+
+from tests.chaos.chaos import Killed, Run
+from tests.chaos.recovery import Recovery, Timeline
+from tests.chaos.victims import VICTIMS
+from tests.history import History, charged_by_mistake, overlaps, violations
+
+ALLOWANCE_S = 5.0
+"""Recovery is promised within the lease and so many seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One kill and what followed."""
+
+    killed: Killed
+    recovery: Recovery
+    alone: bool
+    """Nothing else died while it was recovered from, and what died before had been recovered from."""
+    found_out_s: float | None
+    """For poison: seconds from its first run until it had become a dead letter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One run, judged."""
+
+    run: Run
+    history: History
+    violations: list[str]
+    measured: list[Measured]
+    claims_p99_s: float
+    """99 % of all claims lasted less."""
+
+    @property
+    def slow(self) -> list[str]:
+        """Kills that were not recovered from in time, a line each; only those that were alone are judged."""
+        limit = self.run.lease_s + ALLOWANCE_S
+        return [
+            f"{m.killed.kind} ({m.killed.victim}): lost tasks taken back after {m.recovery.back_s:.1f} s, "
+            f"flow back after {_seconds(m.recovery.flow_s)} s; the limit is {limit:g} s"
+            for m in self.measured
+            if m.alone and not VICTIMS[m.killed.kind].ends_everything
+            if m.recovery.seconds is None or m.recovery.seconds > limit
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything but the history."""
+        run = self.run
+        rows = self.history.tasks.values()
+        causes = Counter(c.cause for charges in self.history.charges.values() for c in charges)
+        return {
+            "plan": asdict(run.plan),
+            "lease_s": run.lease_s,
+            "cores": os.cpu_count(),
+            "seconds": round(run.ended - run.started, 1),
+            "tasks": dict(Counter(f"{row['type']}: {row['status']}" for row in rows)),
+            "attempts_not_completed": dict(causes),
+            "claims_p99_s": round(self.claims_p99_s, 2),
+            "overlapping_runs": len(overlaps(self.history)),
+            "charged_by_mistake": charged_by_mistake(self.history, run.expected),
+            "dispatches": run.dispatches,
+            "incidents": run.incidents,
+            "violations": self.violations,
+            "slow": self.slow,
+            "kills": [self._kill(m) for m in self.measured],
+        }
+
+    def _kill(self, measured: Measured) -> dict[str, Any]:
+        found = {
+            **asdict(measured.killed),
+            "at": measured.killed.at - self.run.started,
+            "alone": measured.alone,
+            **asdict(measured.recovery),
+            "found_out_s": measured.found_out_s,
+        }
+        return {name: round(value, 2) if isinstance(value, float) else value for name, value in found.items()}
+
+
+def judge(run: Run, history: History, *, before_s: float) -> Report:
+    """Check a run and measure its recoveries; see `Timeline` for ``before_s``."""
+    timeline = Timeline(history, before_s=before_s)
+    return Report(
+        run,
+        history,
+        violations(history, run.expected, excused=run.replica_deaths),
+        list(_measure(run.killed, history, timeline)),
+        timeline.claims_lasted(0.99),
+    )
+
+
+def _measure(kills: list[Killed], history: History, timeline: Timeline) -> Iterable[Measured]:
+    quiet = 0.0
+    for index, killed in enumerate(kills):
+        recovery = timeline.after(killed.at)
+        over = inf if recovery.seconds is None else killed.at + recovery.seconds
+        found_out = None
+        if killed.kind == "poison":
+            finished = history.tasks[UUID(killed.victim)]["finished_at"]
+            found_out = finished.timestamp() - killed.at if finished else None
+            over = max(over, killed.at + (inf if found_out is None else found_out))
+        following = kills[index + 1].at if index + 1 < len(kills) else inf
+        alone = quiet < killed.at and (over < following or following == inf)
+        yield Measured(killed, recovery, alone, found_out)
+        quiet = max(quiet, min(over, following))
+
+
+def _seconds(value: float | None) -> str:
+    return "∞" if value is None else f"{value:.1f}"

@@ -1,0 +1,60 @@
+"""The short chaos run: everything but the Ray head is killed once or more, while thousands of tasks run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from blocks.queue import Queue
+from deployments.health import check_organism, local_client
+from tests.chaos.chaos import Chaos, Plan
+from tests.chaos.page import table
+from tests.chaos.report import ALLOWANCE_S, judge
+from tests.chaos.workload import Mix
+from tests.history import read_history
+from tests.stack import CONFIG, Stack, until
+
+pytestmark = [pytest.mark.anyio, pytest.mark.stack, pytest.mark.chaos]
+BEFORE_S = 2.0
+KILLED = -9
+PLAN = Plan(
+    seed=2,
+    tasks=2000,
+    mix=Mix(slow_s=0.5),
+    seconds=35.0,
+    deck=("lane", "postgres", "replica", "controller", "flow", "prefect", "proxy", "poison"),
+    pause_s=(BEFORE_S, BEFORE_S + 1.0),
+    on_top=0.4,
+    patience_s=120.0,
+)
+
+
+@pytest.fixture
+def chaos_stack(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
+    """The running stack with the organism of the chaos runs."""
+    with monkeypatch.context() as patch:
+        patch.setitem(stack.env, "ORGANISM_CONFIG", str(CONFIG.with_name("chaos.yaml")))
+        stack.run("up")
+        yield stack
+    stack.run("up")
+
+
+async def test_every_task_is_settled_once_whatever_is_killed(chaos_stack: Stack, stack_queue: Queue) -> None:
+    said: list[str] = []
+    run = await Chaos(chaos_stack, stack_queue, PLAN, said.append)()
+    history = await read_history(stack_queue, run.evidence)
+    report = judge(run, history, before_s=BEFORE_S)
+    print("\n".join(said), table([report.as_json()]), report.as_json(), sep="\n")
+    assert not report.violations, "\n".join(report.violations[:20])
+    assert not run.incidents
+    assert set(run.dispatches) <= {0, KILLED}, "a dispatch outlives everything but its own death"
+    assert len(run.killed) >= len(PLAN.deck) // 2, "too few kills to prove anything"
+    lanes = [m.recovery for m in report.measured if m.alone and m.killed.kind == "lane"]
+    assert all(recovery.back_s <= run.lease_s + ALLOWANCE_S for recovery in lanes)
+    await until(lambda: healthy(chaos_stack))
+
+
+async def healthy(stack: Stack) -> bool:
+    async with local_client() as client:
+        return (await check_organism(client, stack.state)).ok

@@ -1,0 +1,213 @@
+"""The checker sees it when a guard is missing: each is taken out on purpose, and its scenario must turn red.
+
+Plain asyncio lanes on a real Postgres, so that every scenario is the same each time: nothing here is random.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeAlias
+from uuid import UUID
+
+import pytest
+
+from blocks.queue import Batch, NewTask, Outcomes, Queue, Reaped, Settled
+from blocks.queue.statements import statement
+from flows.lane import Lane
+from flows.lease import Lease
+from tests.chaos.witness import Witness
+from tests.history import Expected, install_history, overlaps, read_history, violations
+from tests.proxy import proxied
+
+pytestmark = pytest.mark.anyio
+LEASE_S = 1.2
+LONG_ENOUGH_S = 8.0
+"""A lane that is not done by then will never be."""
+
+Scenario: TypeAlias = Callable[[Queue], Awaitable[list[str]]]
+
+
+@pytest.fixture
+async def queue(database: str) -> AsyncIterator[Queue]:
+    async with Queue(database, lease_s=LEASE_S, backoff_base_s=0.02, backoff_cap_s=0.1) as queue:
+        await install_history(queue)
+        yield queue
+
+
+@asynccontextmanager
+async def running(lane: Lane) -> AsyncIterator[asyncio.Task[Any]]:
+    task = asyncio.create_task(lane.run())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with suppress(Exception, asyncio.CancelledError):
+            await asyncio.wait_for(task, 30)
+
+
+async def verdict(queue: Queue, witness: Witness, expected: dict[UUID, Expected]) -> list[str]:
+    """What the checker finds; two runs of one task at once count as broken here, where no process dies."""
+    history = await read_history(queue)
+    history.runs = witness.runs
+    return violations(history, expected) + [f"{task} ran twice at once" for task in overlaps(history)]
+
+
+class SlowWire(Queue):
+    """A queue whose settlements stay on their way for as long as one likes."""
+
+    def __init__(self, dsn: str) -> None:
+        super().__init__(dsn, lease_s=LEASE_S)
+        self.let_through = asyncio.Event()
+        self.arrived = asyncio.Event()
+
+    async def settle(self, lane: str, batch: Batch, outcomes: Outcomes) -> Settled:
+        await self.let_through.wait()
+        settled = await super().settle(lane, batch, outcomes)
+        self.arrived.set()
+        return settled
+
+
+async def a_late_settlement(queue: Queue) -> list[str]:
+    """A lane's settlement is on its way for so long that another lane has the task by then."""
+    first, witness = Witness(), Witness()
+    witness.runs = first.runs
+    first.let_go.set()
+    [task] = await queue.submit([NewTask(type="held")])
+    async with proxied(queue.dsn) as proxy, SlowWire(proxy.dsn) as far_queue, running(Lane(far_queue, first)):
+        await first.begun.wait()
+        proxy.fall_silent()
+        async with running(Lane(queue, witness, until_empty=True)) as other:
+            await asyncio.wait_for(witness.begun.wait(), 30)
+            proxy.speak()
+            far_queue.let_through.set()
+            await asyncio.wait_for(far_queue.arrived.wait(), 30)
+            witness.let_go.set()
+            await asyncio.wait([other], timeout=LONG_ENOUGH_S)
+    return await verdict(queue, witness, {task: Expected("completed", 1)})
+
+
+async def a_cut_off_lane(queue: Queue) -> list[str]:
+    """A lane loses the database, not its replica, in the middle of a task that another lane then runs."""
+    first, witness = Witness(), Witness()
+    witness.runs = first.runs
+    [task] = await queue.submit([NewTask(type="held")])
+    async with (
+        proxied(queue.dsn) as proxy,
+        Queue(proxy.dsn, lease_s=LEASE_S) as far_queue,
+        running(Lane(far_queue, first)),
+    ):
+        await first.begun.wait()
+        proxy.fall_silent()
+        async with running(Lane(queue, witness, until_empty=True)) as other:
+            await asyncio.wait_for(witness.begun.wait(), 30)
+            witness.let_go.set()
+            await asyncio.wait([other], timeout=LONG_ENOUGH_S)
+            first.let_go.set()
+            proxy.speak()
+    return await verdict(queue, witness, {task: Expected("completed", 1)})
+
+
+async def a_poisonous_task(queue: Queue) -> list[str]:
+    """A task ends its replica while others run on it."""
+    witness = Witness(neighbours=1)
+    harmless = [NewTask(type="held", max_attempts=3) for _ in range(8)]
+    poison = NewTask(type="poison", max_attempts=2)
+    ids = await queue.submit([*harmless, poison])
+    async with running(Lane(queue, witness, until_empty=True)) as lane:
+        await asyncio.wait([lane], timeout=LONG_ENOUGH_S)
+        expected = dict.fromkeys(ids, Expected("completed", 1)) | {ids[-1]: Expected("failed", 2)}
+        return await verdict(queue, witness, expected)
+
+
+async def a_killed_lane(queue: Queue) -> list[str]:
+    """A lane is gone without a word, with a task in its hands."""
+    witness = Witness()
+    witness.let_go.set()
+    [task] = await queue.submit([NewTask(type="held")])
+    await queue.register("killed")
+    assert len(await queue.claim("killed", 1)) == 1
+    async with running(Lane(queue, witness, until_empty=True)) as lane:
+        await asyncio.wait([lane], timeout=LONG_ENOUGH_S)
+        return await verdict(queue, witness, {task: Expected("completed", 1)})
+
+
+def no_token_check(patch: pytest.MonkeyPatch) -> None:
+    """Settlements no longer compare the claim."""
+
+    def unfenced(name: str, real: Callable[[str], str] = statement) -> str:
+        sql = real(name)
+        if name not in ("settle", "complete"):
+            return sql
+        assert "t.claim = r.claim AND t.status = 'running'" in sql
+        return sql.replace("t.claim = r.claim AND t.status = 'running'", "t.status = 'running'")
+
+    patch.setattr("blocks.queue.queue.statement", unfenced)
+
+
+def no_lease_watchdog(patch: pytest.MonkeyPatch) -> None:
+    """A lane no longer notices that its lease is past."""
+    patch.setattr(Lease, "_is_past", lambda self: False)
+
+
+def no_isolation(patch: pytest.MonkeyPatch) -> None:
+    """Nobody is suspected of a replica's death."""
+
+    async def release(
+        self: Queue, *args: Any, suspicion: int = 0, real: Any = Queue.release, **kwargs: Any
+    ) -> Any:
+        return await real(self, *args, **kwargs)
+
+    patch.setattr(Queue, "release", release)
+
+
+def everybody_is_charged(patch: pytest.MonkeyPatch) -> None:
+    """A replica's death is charged to all that was on it."""
+
+    async def release(self: Queue, lane: str, batch: Batch, *, error: str, **_: Any) -> list[str]:
+        outcomes = Outcomes()
+        for position in range(len(batch)):
+            outcomes.add(position, "failed", error=error)
+        return list((await self.settle(lane, batch, outcomes)).statuses)
+
+    patch.setattr(Queue, "release", release)
+
+
+def no_reaper(patch: pytest.MonkeyPatch) -> None:
+    """What a dead lane held stays with it."""
+
+    async def reap(self: Queue, **_: Any) -> Reaped:
+        return Reaped(lanes=0, retried=0, failed=0)
+
+    patch.setattr(Queue, "reap", reap)
+
+
+SCENARIOS: list[Scenario] = [a_late_settlement, a_cut_off_lane, a_poisonous_task, a_killed_lane]
+BROKEN = [
+    (no_token_check, a_late_settlement, "holds the result of claim"),
+    (no_lease_watchdog, a_cut_off_lane, "ran twice at once"),
+    (no_isolation, a_poisonous_task, "(poison): is still"),
+    (everybody_is_charged, a_poisonous_task, "(held): was charged 2 attempts, not 1"),
+    (no_reaper, a_killed_lane, "is still running"),
+]
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda f: f.__name__)
+async def test_with_every_guard_in_place_the_checker_is_silent(queue: Queue, scenario: Scenario) -> None:
+    assert await scenario(queue) == []
+
+
+@pytest.mark.parametrize(
+    ("remove", "scenario", "finding"), BROKEN, ids=lambda f: getattr(f, "__name__", None)
+)
+async def test_without_a_guard_the_checker_turns_red(
+    queue: Queue,
+    monkeypatch: pytest.MonkeyPatch,
+    remove: Callable[[pytest.MonkeyPatch], None],
+    scenario: Scenario,
+    finding: str,
+) -> None:
+    remove(monkeypatch)
+    found = await scenario(queue)
+    assert any(finding in line for line in found), found

@@ -1,0 +1,79 @@
+"""An organism in this process that remembers every run, for chaos among plain asyncio lanes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Sequence
+from uuid import UUID
+
+from blocks.errors import ReplicaLost
+from blocks.queue import Batch, Outcomes
+from tests.history import Run
+
+
+class Witness:
+    """One replica. Types: ``held`` ends when it is `let_go`; ``poison`` ends the replica, the first time when
+    `neighbours` others run on it.
+
+    Args:
+        runs: Where runs are written down; several replicas may share it.
+        neighbours: See above.
+    """
+
+    def __init__(self, runs: dict[UUID, list[Run]] | None = None, *, neighbours: int = 0) -> None:
+        self.runs: dict[UUID, list[Run]] = defaultdict(list) if runs is None else runs
+        self.let_go = asyncio.Event()
+        self.begun = asyncio.Event()
+        self.deaths = 0
+        self._neighbours = neighbours
+        self._present = 0
+        self._crowd = asyncio.Event()
+        self._death = asyncio.Event()
+
+    async def cancel(self, claims: Sequence[int]) -> None:
+        """Nothing is ever cancelled here."""
+
+    async def call(self, batch: Batch, *, exclusive: bool) -> AsyncGenerator[Outcomes, None]:
+        yield Outcomes()
+        for position in range(len(batch)):
+            yield await self._run(batch, position)
+
+    async def _run(self, batch: Batch, position: int) -> Outcomes:
+        run = Run(batch.claims[position], time.time())
+        self.runs[UUID(batch.ids[position])].append(run)
+        self.begun.set()
+        self._present += 1
+        if self._present > self._neighbours:
+            self._crowd.set()
+        try:
+            if batch.types[position] == "poison":
+                await self._crowd.wait()
+                self._die()
+            await self._held()
+        finally:
+            self._present -= 1
+            run.ended = time.time()
+        outcomes = Outcomes()
+        outcomes.add(position, "completed", result=f'{{"claim": {batch.claims[position]}}}')
+        return outcomes
+
+    def _die(self) -> None:
+        self.deaths += 1
+        death, self._death = self._death, asyncio.Event()
+        death.set()
+        self.let_go.set()
+        raise ReplicaLost("the replica died")
+
+    async def _held(self) -> None:
+        """Until let go, or dead with the replica."""
+        death = self._death
+        waiting = [asyncio.ensure_future(event.wait()) for event in (self.let_go, death)]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for waiter in waiting:
+                waiter.cancel()
+        if death.is_set():
+            raise ReplicaLost("the replica died")
