@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -111,8 +112,11 @@ class Calls:
         self._on_settled = on_settled
         self._on_room = on_room
         self._settler = Settler(self._write_outcomes)
-        self._suspects = asyncio.Semaphore(SUSPECT_CALLS)
+        self._suspects: deque[Batch] = deque()
+        """Claimed and waiting for one of the calls that may be made of suspects."""
+        self._suspect_calls = 0
         self._failures_in_a_row = 0
+        self._closed = False
         self.running: set[asyncio.Task[None]] = set()
         self.holding: set[int] = set()
         """Claims whose tasks are in flight."""
@@ -126,9 +130,28 @@ class Calls:
         """Start the calls for claimed tasks."""
         self.holding.update(batch.claims)
         for part in self._pace.calls(batch):
-            call = asyncio.create_task(self._run(part), name=f"{self._summary.lane}-call")
-            self.running.add(call)
-            call.add_done_callback(self._ended)
+            if part.suspicions[0] > 0:
+                self._suspects.append(part)
+            else:
+                self._start(part)
+        self._start_suspects()
+
+    def _start_suspects(self) -> None:
+        """Start calls of suspects, as many as may run; each takes along what waits and fits."""
+        while self._suspects and self._suspect_calls < SUSPECT_CALLS and not self._closed:
+            together = self._suspects.popleft()
+            limit = GROUP_SIZES[together.suspicions[0]]
+            while self._suspects and self._suspects[0].suspicions[0] == together.suspicions[0]:
+                if len(together) + len(self._suspects[0]) > limit:
+                    break
+                together.extend(self._suspects.popleft())
+            self._suspect_calls += 1
+            self._start(together)
+
+    def _start(self, batch: Batch) -> None:
+        call = asyncio.create_task(self._run(batch), name=f"{self._summary.lane}-call")
+        self.running.add(call)
+        call.add_done_callback(self._ended)
 
     def cut_off(self) -> None:
         """Cancel every call; each hands back its tasks, unless the lease is lost."""
@@ -137,24 +160,29 @@ class Calls:
 
     async def close(self) -> None:
         """Cut off what runs, and wait until each call has handed its tasks back and all is written."""
-        ended = asyncio.gather(*self.running, return_exceptions=True)
-        self.cut_off()
+        self._closed = True
         # Shielded: a second cancellation must not keep tasks from being handed back.
+        ended = asyncio.gather(*self.running, self._hand_back_suspects(), return_exceptions=True)
+        self.cut_off()
         await asyncio.shield(ended)
         await self._settler.close()
+
+    async def _hand_back_suspects(self) -> None:
+        while self._suspects and not self._lease.lost:
+            await self._release(
+                self._suspects.popleft(), "interrupted", "the lane stopped before the task ran"
+            )
 
     # One call
 
     async def _run(self, batch: Batch) -> None:
         record = CallRecord(batch.types[0])
         unreported = set(range(len(batch)))
+        exclusive = batch.suspicions[0] > 0
         try:
-            if batch.suspicions[0] > 0:
-                async with self._suspects:
-                    await self._call(batch, unreported, record, exclusive=True)
-            else:
-                await self._call(batch, unreported, record, exclusive=False)
-            self._pace.learn(record)
+            await self._call(batch, unreported, record, exclusive=exclusive)
+            if not exclusive:
+                self._pace.learn(record)
         except asyncio.CancelledError:
             if not self._lease.lost:
                 left = batch.take(unreported)
@@ -162,7 +190,10 @@ class Calls:
             raise
         finally:
             self.holding.difference_update(batch.claims)
-            self._make_room(record.type, len(unreported))
+            self._make_room(batch, unreported)
+            if exclusive:
+                self._suspect_calls -= 1
+                self._start_suspects()
 
     async def _call(self, batch: Batch, unreported: set[int], record: CallRecord, *, exclusive: bool) -> None:
         self._summary.calls += 1
@@ -195,15 +226,20 @@ class Calls:
             if len(outcomes):
                 await self._settle(batch, outcomes, unreported)
                 record.add(outcomes)
-                self._make_room(record.type, len(outcomes))
+                self._make_room(batch, outcomes.positions)
                 last_report = loop.time()
             elif outcomes.waiting or patience_s is None:
                 last_report = loop.time()
             elif loop.time() - last_report > patience_s:
                 raise ReplicaLost(f"a replica reported nothing for {patience_s:g} s")
 
-    def _make_room(self, task_type: str, tasks: int) -> None:
-        self._pace.settled(task_type, tasks)
+    def _make_room(self, batch: Batch, positions: Collection[int]) -> None:
+        if batch.suspicions[0] > 0:
+            # Only suspects of several types share a call.
+            for position in positions:
+                self._pace.settled(batch.types[position], 1)
+        else:
+            self._pace.settled(batch.types[0], len(positions))
         self._on_room()
 
     def _ended(self, call: asyncio.Task[None]) -> None:
@@ -224,7 +260,7 @@ class Calls:
             outcomes = Outcomes()
             outcomes.add(0, "failed", error=f"ran alone on a replica, and {error.what}")
             await self._settle(batch, outcomes, unreported)
-            self._make_room(batch.types[0], 1)
+            self._make_room(batch, [0])
         else:
             suspicion = min(batch.suspicions[0] + 1, len(GROUP_SIZES) - 1)
             await self._release(batch.take(unreported), "replica_lost", error.what, suspicion=suspicion)
