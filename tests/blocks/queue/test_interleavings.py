@@ -3,96 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
-from typing import Any
-from uuid import UUID, uuid4
+from contextlib import suppress
+from uuid import uuid4
 
-import asyncpg
 import pytest
 
-from blocks.queue import Batch, Lines, NewTask, Outcomes, Queue, Reaped
+from blocks.queue import Lines, NewTask, Queue
 from blocks.queue.lines import REWIND_S
 from blocks.queue.statements import statement
+from tests.blocks.queue.sessions import (
+    blocked_on_a_row,
+    claim_in,
+    completed,
+    completion,
+    expired_claim,
+    open_transaction,
+    release,
+)
 from tests.clock import START, advance, set_clock
 
 pytestmark = pytest.mark.anyio
-
-
-@asynccontextmanager
-async def open_transaction(queue: Queue) -> AsyncIterator[asyncpg.Connection[Any]]:
-    """A session that commits only when the block ends."""
-    async with queue.pool.acquire() as connection, connection.transaction():
-        yield connection
-
-
-async def claim_in(connection: asyncpg.Connection[Any], lane: str, limit: int = 10) -> list[str]:
-    """Claim of line (t, 0), from its head, in a transaction that stays open."""
-    line = (["t"], [0], [limit], [None], [None])
-    return [row["id"] for row in await connection.fetch(statement("claim"), lane, limit, *line)]
-
-
-def completed(batch: Batch) -> Outcomes:
-    outcomes = Outcomes()
-    for position in range(len(batch)):
-        outcomes.add(position, "completed", result="1")
-    return outcomes
-
-
-async def blocked_on_a_row(queue: Queue) -> None:
-    """Wait until some session of this database waits for a lock."""
-    async with asyncio.timeout(10):
-        while not await queue.pool.fetchval(  # Postgres has no event for it
-            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
-            "AND datname = current_database()"
-        ):
-            await asyncio.sleep(0.01)
-
-
-async def running_task(queue: Queue) -> tuple[Batch, UUID]:
-    await queue.submit([NewTask(type="t")])
-    await queue.register("lane")
-    batch = await queue.claim("lane", 1)
-    return batch, UUID(batch.ids[0])
-
-
-def failed(batch: Batch) -> tuple[Any, ...]:
-    """Arguments of the statement that settles a failure of every task of ``batch``."""
-    n = len(batch)
-    return (
-        batch.ids,
-        batch.claims,
-        ["failed"] * n,
-        ["x"] * n,
-        ["fast"] * n,
-        [None] * n,
-        [0.0] * n,
-        5,
-        1.0,
-        1.0,
-        "lane",
-    )
-
-
-def completion(batch: Batch) -> tuple[Any, ...]:
-    """Arguments of the statement that settles every task of ``batch`` as completed."""
-    n = len(batch)
-    return batch.ids, batch.claims, ["1"] * n, ["fast"] * n, [None] * n, [0.0] * n
-
-
-def release(batch: Batch) -> tuple[Any, ...]:
-    """Arguments of the statement that hands every task of ``batch`` back."""
-    return batch.ids, batch.claims, "interrupted", "x", 0, "lane"
-
-
-async def expired_claim(queue: Queue) -> Batch:
-    """A claim whose lane is past its lease and not yet reaped."""
-    await set_clock(queue, START)
-    await queue.submit([NewTask(type="t")])
-    await queue.register("lane")
-    batch = await queue.claim("lane", 1)
-    await advance(queue, 16)
-    return batch
 
 
 async def test_two_claimers_never_share_a_task(queue: Queue) -> None:
@@ -187,93 +117,6 @@ async def test_a_reaper_with_an_old_snapshot_spares_the_next_holder(queue: Queue
     assert (await queue.counts())["running"] == 1
 
 
-REPORTS = pytest.mark.parametrize(
-    ("write", "arguments"), [("complete", completion), ("settle", failed), ("release", release)]
-)
-
-
-@REPORTS
-async def test_a_cancel_waits_for_a_report_under_way(
-    queue: Queue, write: str, arguments: Callable[[Batch], tuple[Any, ...]]
-) -> None:
-    batch, task_id = await running_task(queue)
-    async with open_transaction(queue) as reporting:
-        assert len(await reporting.fetch(statement(write), *arguments(batch))) == 1
-        cancelling = asyncio.create_task(queue.cancel([task_id]))
-        await blocked_on_a_row(queue)
-    done, status = await cancelling, (await queue.get(batch.ids[0])).status
-    if write == "complete":
-        assert (done.unchanged, status) == ([task_id], "completed")
-    else:  # It went back into line, and waits no more.
-        assert (done.cancelled, status) == ([task_id], "cancelled")
-
-
-@REPORTS
-async def test_a_report_after_a_cancel_under_way_ends_the_task(
-    queue: Queue, write: str, arguments: Callable[[Batch], tuple[Any, ...]]
-) -> None:
-    batch, task_id = await running_task(queue)
-    async with open_transaction(queue) as cancelling:
-        [row] = await cancelling.fetch(statement("cancel"), [task_id])
-        assert row["status"] == "running"
-        reporting = asyncio.create_task(queue.pool.fetch(statement(write), *arguments(batch)))
-        await blocked_on_a_row(queue)
-    assert len(await reporting) == 1
-    task = await queue.get(batch.ids[0])
-    assert task.status == ("completed" if write == "complete" else "cancelled")
-    assert (task.cancel_requested, task.locked_by) == (False, None)
-
-
-async def test_a_cancel_while_a_claim_is_under_way_reaches_the_lane(queue: Queue) -> None:
-    [task_id] = await queue.submit([NewTask(type="t")])
-    await queue.register("lane")
-    async with open_transaction(queue) as claiming:
-        assert await claim_in(claiming, "lane") == [str(task_id)]
-        cancelling = asyncio.create_task(queue.cancel([task_id]))
-        await blocked_on_a_row(queue)
-    assert (await cancelling).requested == [task_id]
-    assert len(await queue.cancel_requests("lane")) == 1
-
-
-async def test_a_claim_passes_by_what_is_being_cancelled(queue: Queue) -> None:
-    cancelled, other = await queue.submit([NewTask(type="t"), NewTask(type="t")])
-    await queue.register("lane")
-    async with open_transaction(queue) as cancelling:
-        await cancelling.fetch(statement("cancel"), [cancelled])
-        assert (await queue.claim("lane", 10)).ids == [str(other)]
-    assert (await queue.get(str(cancelled))).status == "cancelled"
-
-
-async def test_a_cancel_and_a_reap_at_the_same_moment(queue: Queue) -> None:
-    batch = await expired_claim(queue)
-    task_id = UUID(batch.ids[0])
-    async with open_transaction(queue) as cancelling:
-        await cancelling.fetch(statement("cancel"), [task_id])
-        assert (await queue.reap()).retried == 0, "the reaper passes by what is locked"
-    assert await queue.reap() == Reaped(lanes=0, retried=1, failed=0)
-    assert (await queue.get(batch.ids[0])).status == "cancelled"
-
-
-async def test_a_cancel_after_a_reap_under_way_ends_the_task(queue: Queue) -> None:
-    batch = await expired_claim(queue)
-    async with open_transaction(queue) as reaping:
-        await reaping.fetch(statement("reap"), 10, True)
-        cancelling = asyncio.create_task(queue.cancel([UUID(batch.ids[0])]))
-        await blocked_on_a_row(queue)
-    assert (await cancelling).cancelled == [UUID(batch.ids[0])]
-    assert (await queue.get(batch.ids[0])).status == "cancelled"
-
-
-async def test_of_two_cancels_of_a_waiting_task_one_did_it(queue: Queue) -> None:
-    ids = await queue.submit([NewTask(type="t") for _ in range(5)])
-    async with open_transaction(queue) as first:
-        assert len(await first.fetch(statement("cancel"), ids)) == 5
-        # In another order, and no deadlock.
-        second = asyncio.create_task(queue.cancel(ids[::-1]))
-        await blocked_on_a_row(queue)
-    assert (await second).unchanged == ids[::-1]
-
-
 async def test_a_pause_committed_while_a_claim_is_under_way_stops_the_next(queue: Queue) -> None:
     await queue.submit([NewTask(type="t"), NewTask(type="t")])
     await queue.register("lane")
@@ -362,6 +205,18 @@ async def test_a_lane_that_claimed_behind_a_reapers_back_stays_until_its_tasks_a
     assert (await queue.reap(strays=False)).retried == 1
     assert (await queue.reap()).lanes == 0
     assert await queue.lanes() == []
+
+
+async def test_a_lane_stays_while_one_of_its_tasks_is_locked(queue: Queue) -> None:
+    batch = await expired_claim(queue)
+    with suppress(ZeroDivisionError):
+        async with open_transaction(queue) as settling:
+            await settling.fetch(statement("complete"), *completion(batch))
+            assert (await queue.reap()).lanes == 1
+            assert (await queue.reap()).retried == 0
+            raise ZeroDivisionError  # the settlement is rolled back
+    assert [lane.id for lane in await queue.lanes()] == ["lane"]
+    assert (await queue.reap(strays=False)).retried == 1
 
 
 async def test_a_release_under_way_wins_over_the_reaper(queue: Queue) -> None:
