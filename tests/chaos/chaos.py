@@ -31,6 +31,8 @@ STALLED_S = 45.0
 """Without any settlement for so long, something stayed broken: an incident, repaired by `organism up`."""
 RECOVERY_LIMIT_S = 90.0
 """A kill that is not recovered from by then is not waited for any longer."""
+FINDING_S = 30.0
+"""A process to kill is looked for so long."""
 BACKLOG = 1500
 """So many tasks are kept unsettled: more than are in flight, so that lanes never run out of work."""
 FIRST_KILL_AFTER = 200
@@ -45,13 +47,15 @@ class Plan:
     tasks: int
     """At least so many; there are more if they run out while things are killed."""
     seconds: float
-    """For so long things are killed."""
+    """For so long things are killed, at most."""
     deck: tuple[Kind, ...]
     """Each round of kills is this, shuffled."""
     pause_s: tuple[float, float]
     """Shortest and longest time between recovery from one kill and the next."""
     on_top: float = 0.2
     """Share of kills that come before the one before them is recovered from."""
+    kills: int | None = None
+    """So many; None: for as long as there is time."""
     lanes: int = 2
     mix: workload.Mix = field(default_factory=workload.Mix)
     patience_s: float = 600.0
@@ -172,10 +176,10 @@ class Chaos:
     async def _kill_things(self) -> None:
         await self._until(lambda: self._settled >= FIRST_KILL_AFTER, 120.0)
         end = time.monotonic() + self.plan.seconds
-        for step in schedule(self.plan):
+        for step in islice(schedule(self.plan), self.plan.kills):
             if time.monotonic() > end:
                 return
-            killed = await self._poison() if step.kind == "poison" else self._kill(step)
+            killed = await (self._poison() if step.kind == "poison" else self._kill(step))
             if killed is None:
                 continue
             recovering = asyncio.create_task(self._recovered(killed))
@@ -186,14 +190,18 @@ class Chaos:
                 await recovering
                 await asyncio.sleep(step.pause_s)
 
-    def _kill(self, step: Step) -> Killed | None:
-        victim = kill(self.stack, step.kind, self._flow, step.pick)
-        at = time.time()
-        since = at - self.run.started
+    async def _kill(self, step: Step) -> Killed | None:
+        victim: str | None = None
+        deadline = time.monotonic() + FINDING_S
+        while victim is None and time.monotonic() < deadline:
+            victim = kill(self.stack, step.kind, self._flow, step.pick)
+            at = time.time()
+            if victim is None:  # what was killed before is only coming back
+                await asyncio.sleep(0.1)
         if victim is None:
-            self._tell(f"{since:6.1f} s  no {step.kind} to kill")
+            self._tell(f"{at - self.run.started:6.1f} s  no {step.kind} to kill")
             return None
-        self._tell(f"{since:6.1f} s  kill {step.kind}: {victim}")
+        self._tell(f"{at - self.run.started:6.1f} s  kill {step.kind}: {victim}")
         killed = Killed(step.kind, victim, at)
         self.run.killed.append(killed)
         return killed

@@ -1,4 +1,4 @@
-"""The short chaos run: everything but the Ray head is killed once or more, while thousands of tasks run."""
+"""The short chaos run: what tasks depend on is killed, each once, while thousands of tasks run."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ pytestmark = [pytest.mark.anyio, pytest.mark.stack, pytest.mark.chaos]
 BEFORE_S = 2.0
 KILLED = -9
 PLAN = Plan(
-    seed=2,
+    seed=20,
     tasks=2000,
     mix=Mix(slow_s=0.5),
-    seconds=35.0,
-    deck=("lane", "postgres", "replica", "controller", "flow", "prefect", "proxy", "poison"),
+    seconds=90.0,
+    deck=("lane", "postgres", "replica", "controller", "flow"),
+    kills=5,
     pause_s=(BEFORE_S, BEFORE_S + 1.0),
     on_top=0.4,
     patience_s=120.0,
@@ -49,7 +50,7 @@ async def test_every_task_is_settled_once_whatever_is_killed(chaos_stack: Stack,
     assert not report.violations, "\n".join(report.violations[:20])
     assert not run.incidents
     assert set(run.dispatches) <= {0, KILLED}, "a dispatch outlives everything but its own death"
-    assert len(run.killed) >= len(PLAN.deck) // 2, "too few kills to prove anything"
+    assert {killed.kind for killed in run.killed} == set(PLAN.deck), "too few kills to prove anything"
     lanes = [m.recovery for m in report.measured if m.alone and m.killed.kind == "lane"]
     assert all(recovery.back_s <= run.lease_s + ALLOWANCE_S for recovery in lanes)
     await until(lambda: healthy(chaos_stack))
