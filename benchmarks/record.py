@@ -24,6 +24,15 @@ RESULTS = HERE / "results" / "results.json"
 SCRATCH = Path(tempfile.gettempdir()) / "organism-bench-quick.json"
 PAGE = ROOT / "docs" / "performance.md"
 IMAGES = ROOT / "docs" / "images"
+PLOT_TITLES = {
+    "drain": "Tasks a second of each system",
+    "trickle": "Share of tasks done within a time",
+    "handover": "Pick-up of each task",
+    "mixed": "Share of short tasks done within a time",
+    "snapshot": "Tasks a second over the drain",
+    "memory": "Resident memory over the run",
+}
+"""Of the parts that have a plot."""
 
 NUMBERS = re.compile(r"\[\s*(?:[-+.\de]+,?\s*)+\]")
 
@@ -102,6 +111,8 @@ def write_page(results: Path) -> None:
         text = markdown(["figure", "measured", "target", "met", "from"], rows)
         if part == "drain":
             text = f"{_rates(entry['samples'])}\n\n{text}"
+        if part in PLOT_TITLES:
+            text += f"\n\n![{PLOT_TITLES[part]}](images/bench-{part}.svg)"
         page = _between(page, part, text)
     page = _between(page, "machine", _machine_lines(recorded))
     page = _between(page, "missed", _missed(figures(results, recorded)))
