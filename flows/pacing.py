@@ -139,7 +139,7 @@ class Pace:
             window.bytes += 0.2 * (size - window.bytes) if window.bytes else size
             # Of suspects as many as may share a replica, however slow: each call has it to itself.
             limit = GROUP_SIZES[suspicion] or window.call_size(self._batch_size)
-            limit = min(limit, max(1, int(BYTES_A_CALL / (size + 1))))
+            limit = min(limit, self._batch_size, max(1, int(BYTES_A_CALL / (size + 1))))
             # Of equal size: not a full one and a rest.
             limit = -(-len(positions) // -(-len(positions) // limit))
             calls += [batch.take(positions[i : i + limit]) for i in range(0, len(positions), limit)]

@@ -178,7 +178,7 @@ def test_calls_hold_every_task_once_and_suspects_in_small_groups(
     assert Counter(i for call in calls for i in call.ids) == Counter(batch.ids)
     for call in calls:
         assert len({*zip(call.types, call.suspicions, strict=True)}) == 1, "one type, one suspicion"
-        assert 1 <= len(call) <= min(limits[call.types[0]], GROUP_SIZES[call.suspicions[0]] or batch_size)
+        assert 1 <= len(call) <= min(GROUP_SIZES[call.suspicions[0]] or limits[call.types[0]], batch_size)
         places = [batch.ids.index(i) for i in call.ids]
         assert places == sorted(places), "in the order they were claimed"
     assert pace.in_flight == len(batch)
