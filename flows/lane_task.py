@@ -22,8 +22,9 @@ from prefect_ray.context import remote_options
 from prefect_ray.task_runners import PrefectRayFuture
 from pydantic import BaseModel, Field
 
-from blocks.errors import OrganismUnavailable, QueueUnavailable
+from blocks.errors import OrganismError, QueueUnavailable
 from blocks.organism import Organism
+from blocks.queue import Batch
 from blocks.queue.connection import TRANSIENT_ERRORS
 from blocks.ray_cluster import RayCluster
 from blocks.task_queue import TaskQueue
@@ -94,9 +95,11 @@ async def run_lane(number: int, queue: TaskQueue, organism: Organism, options: L
 
     async with queue.open(application_name="organism-lane") as open_queue:
         client = organism.client()
-        # The first call of a process makes Serve's router in it, which takes a second or two: not a task's.
-        with suppress(OrganismUnavailable):
-            await client.health()
+        # The first call of a process makes Serve's router and its channel, which takes a second or two: not a
+        # task's. An organism that is away is the lane's own business.
+        with suppress(OrganismError):
+            async for _ in client.call(Batch(), exclusive=False):
+                pass
         lane = Lane(
             open_queue,
             client,
