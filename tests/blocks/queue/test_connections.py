@@ -184,30 +184,37 @@ async def test_backends_killed_at_random_under_load(database: str, seed: int) ->
     assert killed > 5
 
 
+async def take_every_connection(database: str, held: list[asyncpg.Connection]) -> None:
+    """Take every connection the server has left, and those of the lane, which holds none at the end."""
+    while True:
+        with suppress(asyncpg.TooManyConnectionsError):
+            while True:
+                held.append(await asyncpg.connect(database))
+        # It waits, 5 s at most, until the process it ends is gone; without that its place is not free yet. The
+        # lane may be quicker to take it than we are, and then loses it again.
+        ended = await held[0].fetch(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'organism'"
+        )
+        if not ended:
+            return
+
+
 async def test_a_server_without_a_free_connection_is_named_and_waited_for(database: str) -> None:
     organism = ScriptedOrganism()
-    async with AsyncExitStack() as held, Queue(database, lease_s=3, connections=2) as queue:
+    held: list[asyncpg.Connection] = []
+    async with AsyncExitStack() as stack, Queue(database, lease_s=3, connections=2) as queue:
+        stack.push_async_callback(lambda: asyncio.gather(*(c.close() for c in held)))
         lane = Lane(queue, organism)
         run = asyncio.create_task(lane.run())
         await asyncio.wait_for(lane.signals.idle.wait(), TIMEOUT)
-        connections = []
-        while True:
-            try:
-                connections.append(await asyncpg.connect(database))
-            except asyncpg.TooManyConnectionsError:
-                break
-        held.push_async_callback(asyncio.gather, *(c.close() for c in connections[1:]))
+        await asyncio.wait_for(take_every_connection(database, held), TIMEOUT)
         with pytest.raises(QueueUnavailable, match="has no connection left"):
             async with Queue(database):
                 pass
-        # The lane has lost every connection and cannot get another; it goes on as soon as it can.
-        await connections[0].execute("INSERT INTO tasks (type) VALUES ('ok')")
-        await connections[0].execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'organism'"
-        )
-        others = [await asyncpg.connect(database) for _ in range(1)]
-        await asyncio.gather(*(c.close() for c in (*others, *connections[1:])))
+        # The lane cannot get a connection; it goes on as soon as it can.
+        await held[0].execute("INSERT INTO tasks (type) VALUES ('ok')")
+        assert not lane.signals.settled.is_set()
+        await asyncio.gather(*(held.pop().close() for _ in range(len(held) - 1)))
         await asyncio.wait_for(lane.signals.settled.wait(), TIMEOUT)
-        await connections[0].close()
         lane.stop()
         assert (await asyncio.wait_for(run, TIMEOUT)).completed == 1
