@@ -176,7 +176,7 @@ class Calls:
     # One call
 
     async def _run(self, batch: Batch) -> None:
-        record = CallRecord(batch.types[0])
+        record = self._pace.begin(batch.types[0])
         unreported = set(range(len(batch)))
         exclusive = batch.suspicions[0] > 0
         try:

@@ -23,6 +23,7 @@ from prefect_ray.task_runners import PrefectRayFuture
 from pydantic import BaseModel, Field
 
 from blocks.errors import OrganismError, QueueUnavailable
+from blocks.garbage import collect_rarely
 from blocks.organism import Organism
 from blocks.queue import Batch
 from blocks.queue.connection import TRANSIENT_ERRORS
@@ -77,6 +78,7 @@ async def run_lane(number: int, queue: TaskQueue, organism: Organism, options: L
         organism: Where its tasks run.
         options: How it runs.
     """
+    collect_rarely()
     logger = get_run_logger()
     last_line = 0.0
 

@@ -40,8 +40,6 @@ class Window:
 
     size: float = FIRST_WINDOW
     in_flight: int = 0
-    fullest: int = 0
-    """Most in flight since the size was last changed."""
     latency_s: float = SLACK_S
     """From claim to settlement, moving average."""
     bytes: float = 0.0
@@ -52,25 +50,23 @@ class Window:
         rate = self.size / self.latency_s
         return max(1, min(limit, int(rate * CALL_S), int(self.size / CALLS_A_WINDOW)))
 
-    def adjust(self, tasks: int, latency_s: float, service_s: float, limit: float) -> None:
-        """Learn from a call.
+    @property
+    def full(self) -> bool:
+        """Whether about as many tasks are in flight as may be: only then can it be too small."""
+        return self.in_flight >= 0.75 * int(self.size)
 
-        Args:
-            tasks: Tasks it settled.
-            latency_s: Their mean time from claim to settlement.
-            service_s: Their mean time in the handler.
-            limit: Largest window.
-        """
-        # A call changes the window by its share of it, so that a window's worth of tasks changes it once.
-        weight = min(1.0, tasks / self.size)
+    def adjust(self, call: CallRecord, limit: float) -> None:
+        """Learn from a call that settled tasks, and let the window be ``limit`` at most."""
+        latency_s, service_s = call.latency_s / call.settled, call.service_s / call.settled
+        # A call changes the window by its share of it, so that a window's worth of tasks changes it once. Of the
+        # window it was begun in: those of one window end together, and the first of them has changed it already.
+        weight = min(1.0, call.settled / call.window)
         self.latency_s += weight * (latency_s - self.latency_s)
         ratio = (service_s + SLACK_S) / latency_s
-        full = self.fullest >= 0.75 * int(self.size)
         if latency_s - service_s < SLACK_S / 2:
             ratio = max(ratio, PROBE)
-        if ratio < 1 or full:
+        if ratio < 1 or call.full:
             self.size *= min(GROWTH, max(ratio, 1 / GROWTH)) ** weight
-            self.fullest = self.in_flight
         if self.bytes:
             limit = min(limit, BYTES_IN_FLIGHT / self.bytes)
         self.size = min(max(self.size, 1.0), max(limit, 1.0))
@@ -78,13 +74,20 @@ class Window:
 
 @dataclass(slots=True)
 class CallRecord:
-    """How long the tasks of one call took."""
+    """How long the tasks of one call took, and in what window."""
 
     type: str
+    window: float
+    """Size of the window when it began."""
+    full: bool
+    """The window was full then."""
     started: float = field(default_factory=time.monotonic)
     settled: int = 0
+    """Tasks."""
     latency_s: float = 0.0
+    """From claim to settlement, their sum."""
     service_s: float = 0.0
+    """In the handler, their sum."""
 
     def add(self, outcomes: Outcomes) -> None:
         """Count in outcomes that have just been settled."""
@@ -134,7 +137,6 @@ class Pace:
         for (task_type, suspicion), positions in groups.items():
             window = self.window(task_type)
             window.in_flight += len(positions)
-            window.fullest = max(window.fullest, window.in_flight)
             size = sum(len(batch.params[p]) for p in positions) / len(positions)
             window.bytes += 0.2 * (size - window.bytes) if window.bytes else size
             # Of suspects as many as may share a replica, however slow: each call has it to itself.
@@ -150,15 +152,15 @@ class Pace:
         self.window(task_type).in_flight -= tasks
         self.in_flight -= tasks
 
+    def begin(self, task_type: str) -> CallRecord:
+        """A record for a call that begins now."""
+        window = self.window(task_type)
+        return CallRecord(task_type, window.size, window.full)
+
     def learn(self, record: CallRecord) -> None:
         """Adjust the window by a call that has ended."""
         if record.settled:
-            self.window(record.type).adjust(
-                record.settled,
-                record.latency_s / record.settled,
-                record.service_s / record.settled,
-                self._limit,
-            )
+            self.window(record.type).adjust(record, self._limit)
 
     def back_off(self, task_type: str) -> None:
         """Nobody took a call of this type."""

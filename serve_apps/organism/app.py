@@ -15,6 +15,7 @@ from ray import serve
 from ray.serve import Application
 
 from blocks.errors import ConfigurationError
+from blocks.garbage import collect_rarely
 from serve_apps.organism.config import load_config
 from serve_apps.organism.manager import OrganismManager
 from serve_apps.organism.tasks import InvalidTask, parse_task, refused
@@ -61,6 +62,7 @@ class OrganismDeployment:
     """Puts an `OrganismManager` on a replica."""
 
     def __init__(self) -> None:
+        collect_rarely()
         self.organism = OrganismManager(replica=_replica_name())
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:

@@ -5,13 +5,25 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from itertools import count
+from math import ceil, log
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
 from blocks.queue import Batch
-from flows.pacing import BYTES_A_CALL, BYTES_IN_FLIGHT, GROUP_SIZES, SLACK_S, CallRecord, Pace, Window
+from flows.pacing import (
+    BYTES_A_CALL,
+    BYTES_IN_FLIGHT,
+    CALLS_A_WINDOW,
+    FIRST_WINDOW,
+    GROUP_SIZES,
+    GROWTH,
+    SLACK_S,
+    CallRecord,
+    Pace,
+    Window,
+)
 
 CAP = 4000
 numbers = count(1)
@@ -72,7 +84,7 @@ class Organism:
         if room <= 0:
             return
         for call in self.pace.calls(tasks(["t"] * room)):
-            record = CallRecord("t", started=self.now)
+            record = self.pace.begin("t")
             ends = []
             for _ in range(len(call)):
                 start = max(heapq.heappop(self._free_at), self.now + self.overhead_s / 2)
@@ -95,7 +107,7 @@ def test_a_window_holds_what_is_run_and_what_is_on_its_way(concurrency: int, ser
     organism = Organism(pace, concurrency, service_s)
     organism.run(800)
     began, busy_s, sizes = organism.now, organism.busy_s, []
-    for _ in range(400):
+    for _ in range(1600):
         organism.run(1)
         sizes.append(pace.window("t").size)
     expected = concurrency * (1 + SLACK_S / service_s)
@@ -130,7 +142,9 @@ def test_a_window_follows_when_tasks_become_slower_and_quicker() -> None:
 def test_no_ops_fill_the_cap_within_some_windows_and_calls_become_large() -> None:
     pace = Pace(500, CAP)
     organism = Organism(pace, 1000, 0.0)
-    organism.run(100)
+    rounds = ceil(log(CAP / FIRST_WINDOW, GROWTH))
+    organism.run(2 * rounds * CALLS_A_WINDOW)
+    assert organism.now <= 2 * rounds * organism.overhead_s, "fourfold with each window, or nearly so"
     assert pace.window("t").size == CAP
     assert pace.window("t").call_size(500) == 500
     organism.drain()
@@ -148,17 +162,19 @@ def test_a_window_shrinks_while_nobody_takes_its_calls_and_never_below_one() -> 
     assert pace.room("t") == 1
 
 
-measurements = st.tuples(st.integers(1, 5000), st.floats(1e-6, 1e4), st.floats(0, 1e4), st.integers(0, 5000))
+measurements = st.tuples(
+    st.integers(1, 5000), st.floats(1e-6, 1e4), st.floats(0, 1e4), st.floats(1, 1e4), st.booleans()
+)
 
 
 @given(st.lists(measurements, max_size=60), st.floats(0, 1e9), st.integers(1, 10_000))
 def test_a_window_stays_between_one_and_the_cap(
-    calls: list[tuple[int, float, float, int]], size: float, cap: int
+    calls: list[tuple[int, float, float, float, bool]], size: float, cap: int
 ) -> None:
     window = Window(bytes=size)
-    for settled, latency_s, service_s, fullest in calls:
-        window.fullest = fullest
-        window.adjust(settled, latency_s, service_s, cap)
+    for settled, latency_s, service_s, begun_in, full in calls:
+        call = CallRecord("t", begun_in, full, 0.0, settled, settled * latency_s, settled * service_s)
+        window.adjust(call, cap)
         assert 1 <= window.size <= cap
         assert 1 <= window.call_size(500) <= 500
         assert window.size * size <= BYTES_IN_FLIGHT * (1 + 1e-9) or window.size == 1
@@ -209,7 +225,9 @@ def test_room_never_lets_more_in_flight_than_windows_and_cap_allow(
         if ends and running:
             call = running.pop(0)
             pace.settled(call.types[0], len(call))
-            pace.learn(CallRecord(call.types[0], settled=len(call), latency_s=latency_s * len(call)))
+            record = pace.begin(call.types[0])
+            record.settled, record.latency_s = len(call), latency_s * len(call)
+            pace.learn(record)
         elif (room := min(pace.room(kind), pace.left)) > 0:
             running += pace.calls(tasks([kind] * room))
             assert pace.window(kind).in_flight <= pace.window(kind).size
