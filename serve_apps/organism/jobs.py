@@ -60,6 +60,8 @@ class Run:
     started: float
     task: asyncio.Task[None] | None = None
     """Where an async handler runs."""
+    waits: bool = False
+    """The handler has given way to the event loop."""
     work: Work | None = None
     """Where a plain one runs."""
     linger: asyncio.TimerHandle | None = None

@@ -1,7 +1,8 @@
 """One organ: a handler, its slots, its timeouts, and the endings of the tasks it runs.
 
 Driven by callbacks on the event loop rather than by a coroutine a task: starting and ending a task costs few
-microseconds, and a handler that cannot be stopped can be left behind without anybody waiting for it.
+microseconds, and a handler that cannot be stopped can be left behind without anybody waiting for it. Async
+handlers that return without having waited for anything share one asyncio task: to make one costs more than they do.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Coroutine, Iterable
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -24,7 +26,7 @@ from serve_apps.organism.errors import harmless, place_of_coroutine, place_of_fr
 from serve_apps.organism.gate import Gate
 from serve_apps.organism.jobs import Job, Run
 from serve_apps.organism.loading import Handler
-from serve_apps.organism.stream import Ending
+from serve_apps.organism.stream import Call, Ending
 from serve_apps.organism.threads import Threads, Work
 
 logger = logging.getLogger("ray.serve.organism")
@@ -32,6 +34,10 @@ logger = logging.getLogger("ray.serve.organism")
 LINGER_S = 1.0
 """How long a cancelled handler may clean up before it counts as abandoned."""
 CANCELLED_BEFORE = "cancelled before it started"
+TASKS_A_TURN = 8
+"""Asyncio tasks started before it is seen whether their handlers wait."""
+STRETCH_S = 0.005
+"""How long handlers that do not wait may follow one another before the event loop has its turn."""
 
 
 @dataclass(slots=True)
@@ -71,6 +77,9 @@ class Organ:
         self._urgent: deque[Job] = deque()
         """Tasks of exclusive calls: they may start while the gate is closed to the others."""
         self._runs: set[Run] = set()
+        self._first_steps: set[Run] = set()
+        """Of the runs those in an asyncio task that has not yet been seen to wait."""
+        self._looking = False
         self._deadlines = Deadlines(self._expire)
         self._slots_taken = 0
         self._abandoned_tasks = 0
@@ -82,7 +91,7 @@ class Organ:
 
     @property
     def idle(self) -> bool:
-        return not (self._runs or self._waiting or self._urgent)
+        return not (self._runs or self._first_steps or self._waiting or self._urgent)
 
     def submit(self, jobs: Iterable[Job]) -> None:
         """Run ``jobs`` as slots become free; each reports to its call."""
@@ -91,8 +100,8 @@ class Organ:
         self.pump()
 
     def pump(self) -> None:
-        """Start what may start now."""
-        while self._slots_taken < self.config.concurrency:
+        """Start what may start now, or a part of it and the rest in a moment."""
+        while self._slots_taken < self.config.concurrency and len(self._first_steps) < TASKS_A_TURN:
             jobs = self._next()
             if not jobs:
                 break
@@ -153,7 +162,7 @@ class Organ:
         return {
             **self.config.model_dump(),
             "form": "async" if self.handler.is_async else "sync",
-            "in_flight": sum(len(run.jobs) for run in self._runs if not run.released),
+            "in_flight": sum(len(run.jobs) for run in (*self._runs, *self._first_steps)),
             "waiting": sum(not job.settled for job in (*self._waiting, *self._urgent)),
             "abandoned": self.abandoned,
             **self.counters,
@@ -161,13 +170,19 @@ class Organ:
 
     # Starting
 
-    def _next(self) -> list[Job]:
-        """The jobs of the next handler call; one, but for batch handlers. Empty: nothing may start."""
+    def _next(self, call: Call | None = None) -> list[Job]:
+        """The jobs of the next handler call; one, but for batch handlers. Empty: nothing may start.
+
+        Args:
+            call: Only if they are of this call.
+        """
         for line in (self._urgent, self._waiting):
             while line and line[0].settled:
                 line.popleft()
             if not line or not self._gate.admits(line[0].ticket):
                 continue
+            if call is not None and line[0].call is not call:
+                return []
             jobs = [line.popleft()]
             if self.config.batch and not jobs[0].alone:
                 # One call has one deadline, so only tasks of one timeout share it.
@@ -183,23 +198,21 @@ class Organ:
         return []
 
     def _start(self, jobs: list[Job]) -> None:
-        run = Run(jobs, [], time.monotonic())
-        for job in jobs:
-            try:
-                run.tasks.append(job.task())
-                job.run = run
-            except (ValueError, RecursionError) as error:
-                self._report(job, Ending("rejected", error=harmless(f"params is not JSON: {error}")))
-        if len(run.tasks) < len(jobs):
-            run.jobs = run.open_jobs()
-            if not run.jobs:
-                return
-        self._runs.add(run)
+        run = self._prepare(jobs)
+        if run is None:
+            return
         self._slots_taken += 1
         self._gate.enter()
-        self._deadlines.add(run, run.timeout_s, run.started)
+        if self.handler.is_async and not self.config.batch:
+            self._first_steps.add(run)
+            run.task = self._create_task(run, self._call_in_turn(run))
+            if not self._looking:
+                self._looking = True
+                asyncio.get_running_loop().call_soon(self._look)
+            return
+        self._watch(run)
         if self.handler.is_async:
-            self._start_task(run, self._call_batch(run) if self.config.batch else self._call_one(run))
+            run.task = self._create_task(run, self._call_batch(run))
             return
         context = run.jobs[0].call.context.copy()
         try:
@@ -209,18 +222,71 @@ class Organ:
         except RuntimeError as error:
             self._end(run, self._failures(run, error))
 
-    def _start_task(self, run: Run, call: Coroutine[Any, Any, None]) -> None:
-        run.task = asyncio.get_running_loop().create_task(call, context=run.jobs[0].call.context.copy())
+    def _prepare(self, jobs: list[Job]) -> Run | None:
+        """A run of those whose params can be read; None: of none."""
+        run = Run(jobs, [], time.monotonic())
+        for job in jobs:
+            try:
+                run.tasks.append(job.task())
+                job.run = run
+            except (ValueError, RecursionError) as error:
+                self._report(job, Ending("rejected", error=harmless(f"params is not JSON: {error}")))
+        if len(run.tasks) < len(jobs):
+            run.jobs = run.open_jobs()
+        return run if run.jobs else None
+
+    def _create_task(self, run: Run, call: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return asyncio.get_running_loop().create_task(call, context=run.jobs[0].call.context.copy())
+
+    def _look(self) -> None:
+        """Watch the handlers that wait, now that those begun in this turn of the loop have made their first step,
+        and start what has not had its turn."""
+        self._looking = False
+        for run in self._first_steps:
+            run.waits = True
+            self._watch(run)
+        self._first_steps.clear()
+        self.pump()
+
+    def _watch(self, run: Run) -> None:
+        self._runs.add(run)
+        if not run.reported:
+            self._deadlines.add(run, run.timeout_s, run.started)
 
     # Calling. Everything is caught: SystemExit and KeyboardInterrupt would end the replica's loop, and a
     # CancelledError the handler raised by itself is a failure; when it is ours, the run is reported already.
 
-    async def _call_one(self, run: Run) -> None:
-        try:
-            ending = returned(await self.handler.call(run.tasks[0]), self._rules.result_limit_bytes)
-        except BaseException as error:
-            ending = raised(error)
-        self._end(run, (ending,))
+    async def _call_in_turn(self, run: Run) -> None:
+        """Call the handler for ``run``, and then for others of its call as long as it does not wait."""
+        task, context = run.task, copy_context()
+        assert task is not None
+        until = run.started + STRETCH_S
+        while True:
+            try:
+                ending = returned(await self.handler.call(run.tasks[0]), self._rules.result_limit_bytes)
+            except BaseException as error:
+                ending = raised(error)
+            self._report_all(run, (ending,))
+            following = None
+            # What a handler leaves behind in its task is not to be the next one's: a context variable, a
+            # cancellation.
+            if not run.waits and not task.cancelling() and copy_context() == context:
+                following = self._following(run, until)
+            if following is None:
+                return self._release(run)
+            self._first_steps.discard(run)
+            self._first_steps.add(following)
+            run.released, following.task = True, task
+            run = following
+
+    def _following(self, run: Run, until: float) -> Run | None:
+        """The next run of the same call, to take the place of ``run``."""
+        if time.monotonic() > until:
+            return None
+        while jobs := self._next(run.jobs[0].call):
+            if following := self._prepare(jobs):
+                return following
+        return None
 
     async def _call_batch(self, run: Run) -> None:
         try:
@@ -253,7 +319,7 @@ class Organ:
             self._release(run)
         else:
             run.work = None
-            self._start_task(run, self._await(run, value.awaitable))
+            run.task = self._create_task(run, self._await(run, value.awaitable))
 
     def _endings(self, run: Run, value: Any) -> Endings:
         limit_bytes = self._rules.result_limit_bytes
@@ -268,14 +334,18 @@ class Organ:
 
     def _end(self, run: Run, endings: Endings) -> None:
         """The handler has ended by itself; no endings: its batch failed as a whole."""
-        if not run.reported:
-            run.reported = True
-            if endings:
-                for job, ending in zip(run.jobs, endings, strict=True):
-                    self._report(job, ending)
-            else:
-                self._isolate(run, "raised")
+        self._report_all(run, endings)
         self._release(run)
+
+    def _report_all(self, run: Run, endings: Endings) -> None:
+        if run.reported:
+            return
+        run.reported = True
+        if endings:
+            for job, ending in zip(run.jobs, endings, strict=True):
+                self._report(job, ending)
+        else:
+            self._isolate(run, "raised")
 
     def _expire(self, run: Run) -> None:
         """Report the timeout at once, whether or not the handler can be stopped."""
@@ -352,6 +422,7 @@ class Organ:
         if run.linger is not None:
             run.linger.cancel()
         self._runs.discard(run)
+        self._first_steps.discard(run)
         self._slots_taken -= 1
         self._gate.leave()
         self.pump()
