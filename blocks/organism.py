@@ -80,6 +80,8 @@ class OrganismClient:
             OrganismUnavailable: Nothing of the batch ran.
             ReplicaLost: The replica had taken the batch; what has not been yielded is unknown.
         """
+        from ray.exceptions import RayActorError
+
         begun = False
         stream = None
         try:
@@ -95,8 +97,13 @@ class OrganismClient:
                 begun = begun or not outcomes.waiting
                 yield outcomes
         except Exception as error:
-            waited_s = self._organism.silence_s
-            raise self._explain(error, waited_s, begun=begun, exclusive=exclusive) from None
+            # Private to Serve: a call that no replica has taken, as while there is none, waits in there.
+            taken = stream is not None and stream._replica_result is not None
+            # Once sent, a call whose replica dies or falls silent may have run. An exclusive one has not: its
+            # replica says so and waits before it begins, because who is charged hangs on it.
+            may_have_run = isinstance(error, RayActorError) or (isinstance(error, TimeoutError) and taken)
+            lost = begun or (may_have_run and not exclusive)
+            raise self._explain(error, self._organism.silence_s, lost=lost) from None
         finally:
             # Leaving the loop does not stop a replica; only this does. Harmless when it has ended.
             if stream is not None:
@@ -168,9 +175,7 @@ class OrganismClient:
             )
         return serve.get_deployment_handle(self._organism.deployment_name, app_name=self._organism.app_name)
 
-    def _explain(
-        self, error: Exception, waited_s: float, *, begun: bool = False, exclusive: bool = True
-    ) -> OrganismError:
+    def _explain(self, error: Exception, waited_s: float, *, lost: bool = False) -> OrganismError:
         from ray.exceptions import RayActorError
 
         name = f"{self._organism.deployment_name} (app {self._organism.app_name})"
@@ -178,9 +183,6 @@ class OrganismClient:
             return error
         if isinstance(error, RayActorError):
             what = f"a replica of {name} died"
-            # Once sent, a call that meets a dead replica may have run. An exclusive one has not: its replica
-            # says so and waits before it begins, because who is charged hangs on it.
-            begun = begun or not exclusive
         elif isinstance(error, TimeoutError):
             what = f"{name} gave no sign of life for {waited_s:g} s"
         elif isinstance(error, KeyError):
@@ -188,6 +190,6 @@ class OrganismClient:
         else:
             lines = [line for line in str(error).splitlines() if line.strip()]
             what = f"{name}: {type(error).__name__}: {lines[-1].strip() if lines else 'no message'}"
-        if begun:
+        if lost:
             return ReplicaLost(what)
         return OrganismUnavailable(what, "look at the app with `organism status` and at its Serve logs")

@@ -30,6 +30,10 @@ from flows.pacing import Pace
 POLL_S = 5.0
 """Longest wait without looking: wake-ups come by NOTIFY, this only catches what it missed."""
 LAST_TASKS_POLL_S = 0.5
+GATHER_S = 0.01
+"""Shortest time between two claims while calls are in flight: what arrives meanwhile is called together. At
+200 tasks a second a claim and a call for each kept 1.7 of 2 processors busy, and tasks waited for those: p50
+17 ms and p90 35 ms, with this 13 and 19 ms at 1.1 processors."""
 MISSED_S = 0.05
 """Wait before claiming again what is due and could not be claimed: another lane has it locked."""
 CLAIM_LIMIT = 2000
@@ -107,6 +111,7 @@ class Lane:
         self._wake = self._notified.event
         self._crowded = False
         """There was more to claim than room for it."""
+        self._claimed_at = -GATHER_S
         self._claiming = asyncio.Lock()
         self._unanswered = False
         """A claim went out and its answer did not come: we may hold what we do not know of."""
@@ -177,6 +182,7 @@ class Lane:
         limit = min(self._pace.left, CLAIM_LIMIT)
         if self._stop.is_set() or limit <= 0:
             return Batch()
+        self._claimed_at = time.monotonic()
         async with self._claiming:
             try:
                 batch = await self._lines.claim(limit, self._pace.room)
@@ -226,6 +232,8 @@ class Lane:
         with suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 await self._wake.wait()
+        if self._calls.running and not self._stop.is_set():
+            await asyncio.sleep(self._claimed_at + GATHER_S - time.monotonic())
         return False
 
     def _room_made(self) -> None:

@@ -58,8 +58,8 @@ class Window:
     def adjust(self, call: CallRecord, limit: float) -> None:
         """Learn from a call that settled tasks, and let the window be ``limit`` at most."""
         latency_s, service_s = call.latency_s / call.settled, call.service_s / call.settled
-        # A call changes the window by its share of it, so that a window's worth of tasks changes it once. Of the
-        # window it was begun in: those of one window end together, and the first of them has changed it already.
+        # A call changes the window by its share of it, so that a window's worth of tasks changes it once. Of
+        # the window it began in: those of one window end together, and the first has changed it already.
         weight = min(1.0, call.settled / call.window)
         self.latency_s += weight * (latency_s - self.latency_s)
         ratio = (service_s + SLACK_S) / latency_s

@@ -83,8 +83,8 @@ class Batch:
 class Outcomes:
     """What became of some tasks of one batch, one list per column, all of one length.
 
-    An empty one is a sign of life: the replica is there and still working. The first one that is not
-    ``waiting`` comes before any task of the batch is begun.
+    An empty one is a sign of life: the replica is there and still working. Of an exclusive batch the first
+    one that is not ``waiting`` comes before any task is begun.
     """
 
     positions: list[int] = field(default_factory=list)
@@ -101,8 +101,8 @@ class Outcomes:
     waiting: bool = field(default=False, kw_only=True)
     """Nothing of the batch has been begun: it waits for its turn on the replica."""
     timeout_s: float | None = field(default=None, kw_only=True)
-    """In the first one that is not ``waiting``: the longest timeout among the batch's tasks, in seconds; the
-    replica enforces each from the moment its handler starts. None: no task of the batch will start."""
+    """Unless ``waiting``: the longest timeout among the batch's tasks, in seconds; the replica enforces each
+    from the moment its handler starts. None: no task of the batch is started."""
 
     def __len__(self) -> int:
         return len(self.positions)

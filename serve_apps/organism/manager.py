@@ -168,8 +168,8 @@ class OrganismManager:
             exclusive: Nothing else runs on this replica meanwhile, so that its death is this batch's doing.
 
         Yields:
-            `Outcomes.to_wire()`: an empty one with the batch's ``timeout_s`` before the first task is begun,
-            then some tasks as they end; at least every 2 s one, empty if need be.
+            `Outcomes.to_wire()`: some tasks as they end, and at least every 2 s one, empty if need be. An
+            exclusive batch says by an empty one that it begins, before it does.
 
         Raises:
             ConfigurationError: The batch is of another version, or its columns do not fit, or there is no
@@ -194,13 +194,15 @@ class OrganismManager:
                 while not await happens(turn, stream.SIGN_OF_LIFE_S) and len(call.cancelled) < len(batch):
                     yield Outcomes(waiting=True)
             timeout_s = self._route(call, ticket, work)
-            # What dies from here on has been begun, and the caller is to know it.
-            yield Outcomes(timeout_s=timeout_s)
-            await asyncio.sleep(DELIVERY_S if exclusive else 0)
+            if exclusive:
+                # What dies from here on is this batch's doing, and the caller is to know it.
+                yield Outcomes(timeout_s=timeout_s)
+                await asyncio.sleep(DELIVERY_S)
             for organ, jobs in work.items():
                 organ.submit(jobs)
             async with aclosing(call.chunks()) as chunks:
                 async for outcomes in chunks:
+                    outcomes.timeout_s = timeout_s
                     yield outcomes
         finally:
             # Reached by cancellation too. A finished call has nothing left to drop.

@@ -2,7 +2,7 @@
 
 Driven by callbacks on the event loop rather than by a coroutine a task: starting and ending a task costs few
 microseconds, and a handler that cannot be stopped can be left behind without anybody waiting for it. Async
-handlers that return without having waited for anything share one asyncio task: to make one costs more than they do.
+handlers that return without having waited for anything share one asyncio task: one each costs more than they.
 """
 
 from __future__ import annotations
@@ -239,8 +239,8 @@ class Organ:
         return asyncio.get_running_loop().create_task(call, context=run.jobs[0].call.context.copy())
 
     def _look(self) -> None:
-        """Watch the handlers that wait, now that those begun in this turn of the loop have made their first step,
-        and start what has not had its turn."""
+        """Watch the handlers that wait, now that those begun in this turn of the loop have made their first
+        step, and start what has not had its turn."""
         self._looking = False
         for run in self._first_steps:
             run.waits = True

@@ -60,6 +60,35 @@ async def test_a_new_type_is_found_while_there_is_no_room_for_the_others(
     assert lane.summary.completed >= 1
 
 
+async def test_what_arrives_while_calls_are_in_flight_is_claimed_together(
+    queue: Queue, organism: ScriptedOrganism, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.lane.GATHER_S", 0.5)
+    await submit(queue, "hang")
+    lane = Lane(queue, organism)
+    async with running(lane):
+        await asyncio.wait_for(organism.started.wait(), TIMEOUT)
+        for _ in range(20):
+            await submit(queue, "ok")
+        await until_settled(lane, 20)
+        organism.let_go.set()
+    calls = [size for size, _ in organism.calls[1:]]
+    assert sum(calls) == 20
+    assert len(calls) <= 8, "some claims of what had arrived, split in four calls or fewer each"
+
+
+async def test_a_task_that_finds_a_lane_idle_is_claimed_at_once(
+    queue: Queue, organism: ScriptedOrganism, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.lane.GATHER_S", 2.0 * TIMEOUT)
+    lane = Lane(queue, organism)
+    async with running(lane):
+        for number in range(1, 6):
+            await asyncio.wait_for(lane.signals.idle.wait(), TIMEOUT)
+            await submit(queue, "ok")
+            await until_settled(lane, number)
+
+
 async def test_what_is_urgent_overtakes_a_backlog(queue: Queue, organism: ScriptedOrganism) -> None:
     await submit(queue, *["ok"] * 2000)
     await submit(queue, "ok", priority=5)  # A line the lane knows; a new one is found within a second.

@@ -190,8 +190,8 @@ async def take_every_connection(database: str, held: list[asyncpg.Connection]) -
         with suppress(asyncpg.TooManyConnectionsError):
             while True:
                 held.append(await asyncpg.connect(database))
-        # It waits, 5 s at most, until the process it ends is gone; without that its place is not free yet. The
-        # lane may be quicker to take it than we are, and then loses it again.
+        # It waits, 5 s at most, until the process it ends is gone; without that its place is not free yet.
+        # The lane may be quicker to take it than we are, and then loses it again.
         ended = await held[0].fetch(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'organism'"
         )

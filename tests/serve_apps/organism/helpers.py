@@ -45,8 +45,8 @@ def batch(*rows: tuple[str, Any] | tuple[str, Any, float]) -> dict[str, Any]:
 class Result:
     """The outcomes of one batch by position."""
 
-    def __init__(self) -> None:
-        self.begun = False
+    def __init__(self, *, exclusive: bool) -> None:
+        self.begun = not exclusive
         self.causes: dict[int, str] = {}
         self.results: dict[int, Any] = {}
         self.errors: dict[int, str | None] = {}
@@ -59,7 +59,7 @@ class Result:
         outcomes = Outcomes.from_wire(wire)
         assert len({len(wire[name]) for name in OUTCOME_COLUMNS}) == 1
         if not self.begun and not outcomes.waiting:
-            assert not len(outcomes), "the first word is that the batch begins"
+            assert not len(outcomes), "the first word of an exclusive batch is that it begins"
             self.begun = True
             return
         self.chunks.append(len(outcomes))
@@ -84,7 +84,7 @@ async def run(
     on_chunk: Callable[[Result], None] = lambda _: None,
 ) -> Result:
     """Run a batch to its end; every task must have exactly one outcome."""
-    result = Result()
+    result = Result(exclusive=exclusive)
     async for outcomes in manager.handle_tasks(wire, exclusive):
         result.add(outcomes)
         on_chunk(result)

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
+from contextvars import ContextVar
 from typing import Any
 
 RELEASE = threading.Event()
@@ -24,6 +25,7 @@ def reset() -> None:
     global ARRIVALS, ALLOWED
     RELEASE.clear()
     STARTED.clear()
+    RUNNERS.clear()
     ENDED.clear()
     ARRIVALS = asyncio.Queue()
     ALLOWED = {}
@@ -196,3 +198,38 @@ def takes_two(task: dict[str, Any], other: int) -> None: ...
 
 def seen(task: dict[str, Any]) -> dict[str, Any]:
     return task
+
+
+CONTEXT: ContextVar[str] = ContextVar("CONTEXT", default="fresh")
+RUNNERS: list[int] = []
+"""Identity of the asyncio task each call of `turn` ran in."""
+
+
+async def turn(task: dict[str, Any]) -> str:
+    """Do what ``params.how`` says, and return what was found in the context variable."""
+    found = CONTEXT.get()
+    if task["params"].get("mark"):
+        CONTEXT.set(task["task_id"])
+    runner = asyncio.current_task()
+    assert runner is not None
+    RUNNERS.append(id(runner))
+    match task["params"]["how"]:
+        case "return":
+            pass
+        case "wait":
+            await asyncio.sleep(0)
+        case "wait long":
+            await asyncio.sleep(0.02)
+        case "raise":
+            raise ValueError("bad value")
+        case "raise later":
+            await asyncio.sleep(0)
+            raise ValueError("bad value")
+        case "hang":
+            await asyncio.Event().wait()
+        case "cancel itself":
+            runner.cancel()
+        case "time out by itself":
+            async with asyncio.timeout(0):
+                await asyncio.sleep(1)
+    return found

@@ -136,7 +136,7 @@ async def test_a_cancelled_task_of_a_failing_handler_batch_is_not_tried_alone() 
 
 async def test_a_task_is_cancelled_between_the_first_word_and_its_start() -> None:
     manager = organism(organ("s", "step"))
-    stream_ = manager.handle_tasks(batch(("s", {"name": "a"})))
+    stream_ = manager.handle_tasks(batch(("s", {"name": "a"})), exclusive=True)
     await anext(stream_)
     assert manager.cancel_tasks([100]) == [100]
     outcomes = Outcomes.from_wire(await anext(stream_))
@@ -171,11 +171,15 @@ async def test_a_call_whose_every_task_is_cancelled_leaves_the_line(monkeypatch:
     assert misbehaviour.STARTED == {"long": 1}
 
 
-async def test_the_first_word_says_the_longest_timeout() -> None:
+@pytest.mark.parametrize("exclusive", [False, True])
+async def test_the_first_word_says_the_longest_timeout(
+    exclusive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "SIGN_OF_LIFE_S", 0.01)
     manager = organism(organ("s", "step", timeout_s=7), organ("t", "step"), default_timeout_s=50)
 
     async def longest(*rows: Any) -> float | None:
-        stream_ = manager.handle_tasks(batch(*rows))
+        stream_ = manager.handle_tasks(batch(*rows), exclusive)
         first = Outcomes.from_wire(await anext(stream_))
         await stream_.aclose()
         return first.timeout_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import orjson
 import pytest
 import ray
 from ray import serve
+from ray.serve.api import _run
 
+from blocks.errors import OrganismUnavailable, ReplicaLost
 from blocks.organism import Organism
 from blocks.queue import Batch
 from blocks.ray_cluster import RayCluster
@@ -80,6 +83,29 @@ async def test_a_batch_through_the_client_begins_before_it_runs(handle: Any) -> 
     assert len(causes) == size
     assert causes.pop(size - 1) == "rejected"
     assert set(causes.values()) == {"completed"}
+
+
+async def test_a_silent_replica_may_have_run_what_it_took(handle: Any, tmp_path: Path) -> None:
+    batch = make_batch(["slow"], [orjson.dumps({"until": str(tmp_path / "never")}).decode()])
+    with pytest.raises(ReplicaLost, match=r"no sign of life for 0\.5 s"):  # it gives one every 2 s
+        async for _ in Organism(silence_s=0.5).client().call(batch, exclusive=False):
+            pass
+
+
+@serve.deployment(ray_actor_options={"resources": {"not on any node": 1}}, graceful_shutdown_timeout_s=0)
+class NeverReady:
+    pass
+
+
+async def test_what_no_replica_took_has_not_run(handle: Any) -> None:
+    await asyncio.to_thread(_run, NeverReady.bind(), name="never", route_prefix=None, _blocking=False)
+    try:
+        organism = Organism(app_name="never", deployment_name="NeverReady", silence_s=1)
+        with pytest.raises(OrganismUnavailable, match="no sign of life for 1 s"):
+            async for _ in organism.client().call(make_batch(["echo"], ["{}"]), exclusive=False):
+                pass
+    finally:
+        await asyncio.to_thread(serve.delete, "never", _blocking=False)
 
 
 async def test_megabytes_go_there_and_back(handle: Any) -> None:
