@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar, cast
 
 from pydantic import Field
@@ -105,9 +106,7 @@ class OrganismClient:
             lost = begun or (may_have_run and not exclusive)
             raise self._explain(error, self._organism.silence_s, lost=lost) from None
         finally:
-            # Leaving the loop does not stop a replica; only this does. Harmless when it has ended.
-            if stream is not None:
-                stream.cancel()
+            _cancel(stream)
 
     async def cancel(self, claims: Sequence[int]) -> None:
         """Stop tasks on whichever replica they are; each is reported ``cancelled`` through its own call.
@@ -161,8 +160,7 @@ class OrganismClient:
         except Exception as error:
             raise self._explain(error, self._organism.health_timeout_s) from None
         finally:
-            if response is not None:
-                response.cancel()
+            _cancel(response)
 
     def _handle(self) -> Any:
         import ray
@@ -193,3 +191,11 @@ class OrganismClient:
         if lost:
             return ReplicaLost(what)
         return OrganismUnavailable(what, "look at the app with `organism status` and at its Serve logs")
+
+
+def _cancel(response: Any) -> None:
+    """Stop the replica, which leaving the response alone does not. Harmless when it has ended, or is None."""
+    if response is not None:
+        # Of a call that failed before a replica took it, this raises the failure once more (Serve 2.60).
+        with suppress(Exception):
+            response.cancel()

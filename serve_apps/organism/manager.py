@@ -168,8 +168,8 @@ class OrganismManager:
             exclusive: Nothing else runs on this replica meanwhile, so that its death is this batch's doing.
 
         Yields:
-            `Outcomes.to_wire()`: some tasks as they end, and at least every 2 s one, empty if need be. An
-            exclusive batch says by an empty one that it begins, before it does.
+            `Outcomes.to_wire()`: some tasks as they end, and at least every 2 s one, empty if need be; one in
+            any case. An exclusive batch says by an empty one that it begins, before it does.
 
         Raises:
             ConfigurationError: The batch is of another version, or its columns do not fit, or there is no
@@ -200,6 +200,9 @@ class OrganismManager:
                 await asyncio.sleep(DELIVERY_S)
             for organ, jobs in work.items():
                 organ.submit(jobs)
+            if not len(batch):
+                # Of a stream without a message gRPC may lose what Serve says before the first.
+                yield Outcomes()
             async with aclosing(call.chunks()) as chunks:
                 async for outcomes in chunks:
                     outcomes.timeout_s = timeout_s

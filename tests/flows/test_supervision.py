@@ -33,11 +33,25 @@ class Run:
         self.evidence.touch()
 
     async def begin(self, *, lanes: int) -> None:
+        # A task that backs off keeps lanes waiting until all are there: they may start further apart than
+        # the tasks last.
+        guard = await self.queue.pool.fetchval(
+            "INSERT INTO tasks (type, status, run_after) "
+            "VALUES ('evidence', 'retry', now() + interval '1 hour') RETURNING id"
+        )
+        self.process = self.stack.start("dispatch", "--until-empty", "--lanes", str(lanes), "--json")
+        await until(self.all_there(lanes))
         params = {"seconds": 0.1, "file": str(self.evidence)}
         tasks = [NewTask(type="evidence", params=params) for _ in range(TASKS)]
         self.ids = [str(i) for i in await self.queue.submit(tasks)]
-        self.process = self.stack.start("dispatch", "--until-empty", "--lanes", str(lanes), "--json")
+        await self.queue.pool.execute("DELETE FROM tasks WHERE id = $1", guard)
         await until(self.all_at_work(lanes))
+
+    def all_there(self, lanes: int) -> Any:
+        async def there() -> bool:
+            return len(await self.queue.lanes()) == lanes
+
+        return there
 
     def all_at_work(self, lanes: int) -> Any:
         async def settling() -> bool:

@@ -213,7 +213,7 @@ async def test_a_batch_that_does_not_fit_is_refused_whole(change: dict[str, Any]
 
 
 async def test_an_empty_batch_ends_at_once() -> None:
-    assert (await run(organism(), batch())).chunks == []
+    assert (await run(organism(), batch())).chunks == [0], "one message, without which gRPC loses the answer"
 
 
 @pytest.mark.parametrize(

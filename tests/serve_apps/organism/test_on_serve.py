@@ -85,6 +85,12 @@ async def test_a_batch_through_the_client_begins_before_it_runs(handle: Any) -> 
     assert set(causes.values()) == {"completed"}
 
 
+async def test_an_empty_batch_is_answered_every_time(handle: Any) -> None:
+    client = Organism().client()
+    for _ in range(200):
+        assert [len(chunk) async for chunk in client.call(Batch(), exclusive=False)] == [0]
+
+
 async def test_a_silent_replica_may_have_run_what_it_took(handle: Any, tmp_path: Path) -> None:
     batch = make_batch(["slow"], [orjson.dumps({"until": str(tmp_path / "never")}).decode()])
     with pytest.raises(ReplicaLost, match=r"no sign of life for 0\.5 s"):  # it gives one every 2 s
