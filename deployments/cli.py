@@ -36,6 +36,7 @@ COMMANDS = {
     "submit": "submit:submit",
     "dispatch": "dispatch:dispatch",
     "tasks": "control:tasks",
+    "handlers": "handlers:handlers",
     "migrate": "migrate:migrate",
 }
 """By the name on the command line: module in `deployments.commands`, and function or cyclopts `App` in it."""

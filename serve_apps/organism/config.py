@@ -38,6 +38,11 @@ class OrganConfig(Section):
         default="own", description="What sort of work it does; shown in status, used for nothing else."
     )
     task_types: list[Name] = Field(min_length=1, description="Task types it serves.")
+    domains: list[Name] = Field(
+        default_factory=list,
+        description="Only tasks of these domains, and before an organ that serves their type for all; "
+        "empty: tasks of every domain.",
+    )
     handler: Annotated[str, AfterValidator(_one_colon)] = Field(
         description="Importable callable, written package.module:function; a class is instantiated once."
     )
@@ -83,12 +88,15 @@ class OrganismConfig(Section):
     default_timeout_s: Seconds = Field(
         default=300.0, description="Seconds one task may take, where neither it nor its organ says so."
     )
+    default_organ: Name | None = Field(
+        default=None, description="Id of the organ for types that none serves; unset: such tasks fail."
+    )
     escalation: Escalation | None = Field(default=None, description="The drift valve; unset: no escalation.")
 
     @property
     def task_types(self) -> list[str]:
-        """Every type it serves, sorted."""
-        return sorted(name for organ in self.organs for name in organ.task_types)
+        """Every type it serves, for all domains or for some, sorted."""
+        return sorted({name for organ in self.organs for name in organ.task_types})
 
 
 def load_config(path: Path | None = None) -> OrganismConfig:
@@ -131,17 +139,22 @@ def parse_config(raw: Any, *, source: str = "the organism's configuration") -> O
         config = _with_builtin(config)
     if not config.organs:
         raise ConfigurationError(f"{source}: organs is empty", "give at least one organ, or include_builtin")
-    if config.escalation and config.escalation.organ not in {organ.id for organ in config.organs}:
-        raise ConfigurationError(
-            f"{source}: escalation.organ {config.escalation.organ!r} is not the id of an organ",
-            f"use one of: {', '.join(organ.id for organ in config.organs)}",
-        )
+    named = {
+        "default_organ": config.default_organ,
+        "escalation.organ": config.escalation.organ if config.escalation else None,
+    }
+    ids = [organ.id for organ in config.organs]
+    for field, name in named.items():
+        if name is not None and name not in ids:
+            raise ConfigurationError(
+                f"{source}: {field} {name!r} is not the id of an organ", f"use one of: {', '.join(ids)}"
+            )
     return config
 
 
 def _refuse_duplicates(config: OrganismConfig, source: str) -> None:
     ids: dict[str, int] = {}
-    types: dict[str, str] = {}
+    served: dict[tuple[str, str | None], str] = {}
     for index, organ in enumerate(config.organs):
         if organ.id in ids:
             raise ConfigurationError(
@@ -150,17 +163,19 @@ def _refuse_duplicates(config: OrganismConfig, source: str) -> None:
             )
         ids[organ.id] = index
         for place, name in enumerate(organ.task_types):
-            if name in types:
-                raise ConfigurationError(
-                    f"{source}: organs[{index}].task_types[{place}] {name!r} is already served by "
-                    f"organ {types[name]!r}",
-                    "let one organ serve each task type",
-                )
-            types[name] = organ.id
+            for domain in organ.domains or [None]:
+                other = served.setdefault((name, domain), organ.id)
+                if other != organ.id or organ.task_types.index(name) != place:
+                    scope = f" for domain {domain!r}" if domain is not None else ""
+                    raise ConfigurationError(
+                        f"{source}: organs[{index}].task_types[{place}] {name!r} is already served by "
+                        f"organ {other!r}{scope}",
+                        "let one organ serve each task type of a domain",
+                    )
 
 
 def _with_builtin(config: OrganismConfig) -> OrganismConfig:
-    taken_types = set(config.task_types)
+    taken_types = {name for organ in config.organs if not organ.domains for name in organ.task_types}
     taken_ids = {organ.id for organ in config.organs}
     builtin = []
     for organ in OrganismConfig.model_validate(_packaged("builtin.yaml")).organs:

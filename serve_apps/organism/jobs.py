@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blocks.queue.jsonb import from_json
+from serve_apps.organism.context import Context
 from serve_apps.organism.gate import Ticket
 from serve_apps.organism.stream import Call
 from serve_apps.organism.threads import Work
@@ -64,6 +65,8 @@ class Run:
     """The handler has given way to the event loop."""
     work: Work | None = None
     """Where a plain one runs."""
+    context: Context | None = None
+    """Given to a handler that wants one."""
     linger: asyncio.TimerHandle | None = None
     """Counts it as abandoned, once cancelled."""
     reported: bool = False

@@ -9,10 +9,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from blocks.errors import ConfigurationError
 from serve_apps.organism.config import OrganConfig
+from serve_apps.organism.context import Context
 from serve_apps.organism.errors import describe, harmless
 
 
@@ -28,8 +31,16 @@ def extend_import_path(folders: list[Path]) -> None:
 class Handler:
     """A handler ready to be called with a task, or a list of tasks when its organ says ``batch``."""
 
-    call: Callable[[Any], Any]
+    call: Callable[..., Any]
+    """With a task, and a `Context` if it wants one."""
     is_async: bool
+    wants_context: bool = False
+
+
+class InvalidParams(Exception):
+    """The params are not of the type that the handler declares; the message names the fields."""
+
+    permanent = True
 
 
 def load_handler(organ: OrganConfig) -> Handler:
@@ -53,13 +64,68 @@ def load_handler(organ: OrganConfig) -> Handler:
         found = _attempt(organ, found)
     if not callable(found):
         raise _refusal(organ, f"a {type(found).__name__} cannot be called")
+    return _fit(organ, found)
+
+
+def _fit(organ: OrganConfig, found: Callable[..., Any]) -> Handler:
+    """Find out what the handler wants to be called with: parameters called ``params`` and ``context`` get just
+    that, and the first of any other name gets the task."""
+    is_async = _is_async(found)
     try:
-        inspect.signature(found).bind(object())
+        signature = inspect.signature(found)
+    except ValueError:  # a builtin that does not tell its signature
+        return Handler(found, is_async)
+    names = {
+        name
+        for name in ("params", "context")
+        if (parameter := signature.parameters.get(name)) and parameter.kind in _BY_NAME
+    }
+    if organ.batch and names:
+        raise _refusal(organ, f"a batch handler gets a list of tasks, and no {' or '.join(sorted(names))}")
+    first = next((p for name, p in signature.parameters.items() if name not in names), None)
+    # By name where that is possible: it may stand behind the others.
+    task_name = first.name if names and first and first.kind in _BY_NAME else None
+    positional = (object(),) if task_name is None and (first or not names) else ()
+    try:
+        signature.bind(*positional, **dict.fromkeys(names | ({task_name} if task_name else set())))
     except TypeError as error:
         raise _refusal(organ, f"cannot be called with one task: {error}") from None
-    except ValueError:
-        pass  # a builtin that does not tell its signature
-    return Handler(call=found, is_async=_is_async(found))
+    if not names:
+        return Handler(found, is_async)
+    validate = _validator(organ, found) if "params" in names else None
+
+    def call(task: dict[str, Any], context: Context | None = None) -> Any:
+        given: dict[str, Any] = {task_name: task} if task_name else {}
+        if "context" in names:
+            given["context"] = context
+        if validate is not None:
+            given["params"] = validate(task["params"])
+        return found(task, **given) if positional else found(**given)
+
+    return Handler(call, is_async, wants_context="context" in names)
+
+
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def _validator(organ: OrganConfig, found: Callable[..., Any]) -> Callable[[Any], Any]:
+    """Checks params against the annotation of the parameter ``params``, whatever pydantic can check."""
+    function = found if inspect.isroutine(found) else type(found).__call__
+    hints = _attempt(organ, lambda: get_type_hints(function, include_extras=True))
+    adapter: TypeAdapter[Any] = _attempt(organ, lambda: TypeAdapter(hints.get("params", Any)))
+
+    def validate(params: Any) -> Any:
+        try:
+            return adapter.validate_python(params)
+        except ValidationError as error:
+            problems = [
+                f"{'.'.join(map(str, ('params', *problem['loc'])))}: {problem['msg']}, got {problem['input']!r:.100}"
+                for problem in error.errors(include_url=False, include_context=False)
+            ]
+            more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+            raise InvalidParams("; ".join(problems[:5]) + more) from None
+
+    return validate
 
 
 def _is_async(found: Any) -> bool:

@@ -233,7 +233,9 @@ class OrganismManager:
                 call.report(position, ending, path="fast", organ_id=None, elapsed_ms=0.0)
                 continue
             try:
-                organ, path = self._router.route(task_type, batch.drift_scores[position])
+                organ, path = self._router.route(
+                    task_type, batch.domains[position], batch.drift_scores[position]
+                )
             except NoOrgan as error:
                 ending = Ending("rejected", error=str(error))
                 call.report(position, ending, path="fast", organ_id=None, elapsed_ms=0.0)

@@ -20,6 +20,7 @@ from typing import Any, get_args
 
 from blocks.queue.wire import Cause
 from serve_apps.organism.config import OrganConfig
+from serve_apps.organism.context import Context
 from serve_apps.organism.deadlines import Deadlines
 from serve_apps.organism.endings import Endings, raised, returned, returned_by_batch
 from serve_apps.organism.errors import harmless, place_of_coroutine, place_of_frame
@@ -36,6 +37,7 @@ LINGER_S = 1.0
 CANCELLED_BEFORE = "cancelled before it started"
 TASKS_A_TURN = 8
 """Asyncio tasks started before it is seen whether their handlers wait."""
+LONGEST_SHOWN = 5
 STRETCH_S = 0.005
 """How long handlers that do not wait may follow one another before the event loop has its turn."""
 
@@ -165,8 +167,24 @@ class Organ:
             "in_flight": sum(len(run.jobs) for run in (*self._runs, *self._first_steps)),
             "waiting": sum(not job.settled for job in (*self._waiting, *self._urgent)),
             "abandoned": self.abandoned,
+            "longest": self._longest(),
             **self.counters,
         }
+
+    def _longest(self) -> list[dict[str, Any]]:
+        """The tasks that have run longest, and what their handlers say of them."""
+        now = time.monotonic()
+        runs = sorted((run for run in self._runs if not run.reported), key=lambda run: run.started)
+        return [
+            {
+                "task_id": task["task_id"],
+                "seconds": round(now - run.started, 3),
+                "progress": run.context.progressed[0] if run.context else None,
+                "note": run.context.progressed[1] if run.context else "",
+            }
+            for run in runs[:LONGEST_SHOWN]
+            for task in run.tasks[:LONGEST_SHOWN]
+        ][:LONGEST_SHOWN]
 
     # Starting
 
@@ -256,6 +274,14 @@ class Organ:
     # Calling. Everything is caught: SystemExit and KeyboardInterrupt would end the replica's loop, and a
     # CancelledError the handler raised by itself is a failure; when it is ours, the run is reported already.
 
+    def _arguments(self, run: Run) -> tuple[Any, ...]:
+        if self.config.batch:
+            return (run.tasks,)
+        if not self.handler.wants_context:
+            return (run.tasks[0],)
+        run.context = Context(run.tasks[0], run.started, run.timeout_s, lambda: run.reported)
+        return (run.tasks[0], run.context)
+
     async def _call_in_turn(self, run: Run) -> None:
         """Call the handler for ``run``, and then for others of its call as long as it does not wait."""
         task, context = run.task, copy_context()
@@ -263,7 +289,9 @@ class Organ:
         until = run.started + STRETCH_S
         while True:
             try:
-                ending = returned(await self.handler.call(run.tasks[0]), self._rules.result_limit_bytes)
+                ending = returned(
+                    await self.handler.call(*self._arguments(run)), self._rules.result_limit_bytes
+                )
             except BaseException as error:
                 ending = raised(error)
             self._report_all(run, (ending,))
@@ -290,7 +318,7 @@ class Organ:
 
     async def _call_batch(self, run: Run) -> None:
         try:
-            endings = self._endings(run, await self.handler.call(run.tasks))
+            endings = self._endings(run, await self.handler.call(*self._arguments(run)))
         except BaseException as error:
             endings = self._failures(run, error)
         self._end(run, endings)
@@ -305,7 +333,7 @@ class Organ:
     def _call_plain(self, run: Run) -> Endings | Later:
         """Runs in a thread, and encodes there too."""
         try:
-            value = self.handler.call(run.tasks if self.config.batch else run.tasks[0])
+            value = self.handler.call(*self._arguments(run))
             return Later(value) if inspect.isawaitable(value) else self._endings(run, value)
         except BaseException as error:
             return self._failures(run, error)

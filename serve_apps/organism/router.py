@@ -1,4 +1,4 @@
-"""Task type → organ."""
+"""Task type and domain → organ."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from serve_apps.organism.organ import Organ
 
 
 class NoOrgan(Exception):
-    """No organ serves the type; the message lists the nearest types that are served."""
+    """No organ serves the task; the message says for which domains its type is served, or what is near it."""
 
 
 class Router:
-    """Finds the organ of a task.
+    """Finds the organ of a task: by type and domain, else by type, else the default.
 
     Args:
         config: A checked configuration.
@@ -22,29 +22,42 @@ class Router:
     """
 
     def __init__(self, config: OrganismConfig, organs: Mapping[str, Organ]) -> None:
-        self._by_type = {name: organs[organ.id] for organ in config.organs for name in organ.task_types}
+        self._by_domain: dict[str, dict[str | None, Organ]] = {}
+        """Organs by type and then domain; None: every other domain, and none."""
+        for organ in config.organs:
+            for name in organ.task_types:
+                places = self._by_domain.setdefault(name, {})
+                places |= dict.fromkeys(organ.domains or [None], organs[organ.id])
+        self._default = organs[config.default_organ] if config.default_organ else None
         self._escalation = config.escalation
         self._escalation_organ = organs[config.escalation.organ] if config.escalation else None
 
     @property
     def types(self) -> list[str]:
-        """Every type served, sorted."""
-        return sorted(self._by_type)
+        """Every type served, for all domains or for some, sorted."""
+        return sorted(self._by_domain)
 
-    def route(self, task_type: str, drift_score: float) -> tuple[Organ, str]:
+    def route(self, task_type: str, domain: str | None, drift_score: float) -> tuple[Organ, str]:
         """The organ of a task, and its path: ``fast``, or ``escalated`` when its drift is too much.
 
         Raises:
-            NoOrgan: Nothing serves its type.
+            NoOrgan: Nothing serves it.
         """
-        organ = self._by_type.get(task_type)
+        places = self._by_domain.get(task_type)
+        organ = self._default
+        if places is not None:
+            organ = places.get(domain) or places.get(None) or organ
         if organ is None:
-            raise NoOrgan(self._explain(task_type))
+            raise NoOrgan(self._explain(task_type, domain))
         if self._escalation and self._escalation_organ and drift_score >= self._escalation.drift_score:
             return self._escalation_organ, "escalated"
         return organ, "fast"
 
-    def _explain(self, task_type: str) -> str:
-        near = difflib.get_close_matches(task_type[:200], self._by_type, n=3, cutoff=0.5)
+    def _explain(self, task_type: str, domain: str | None) -> str:
+        if places := self._by_domain.get(task_type):
+            wanted = "tasks without a domain" if domain is None else f"domain {domain[:200]!r}"
+            served = ", ".join(sorted(filter(None, places))[:20])
+            return f"no organ serves type {task_type[:200]!r} for {wanted}; it is served for: {served}"
+        near = difflib.get_close_matches(task_type[:200], self._by_domain, n=3, cutoff=0.5)
         known = f"nearest known: {', '.join(near)}" if near else f"known: {', '.join(self.types[:20])}"
         return f"no organ serves type {task_type[:200]!r}; {known}"

@@ -9,6 +9,8 @@ from collections import Counter
 from contextvars import ContextVar
 from typing import Any
 
+from pydantic import BaseModel, Field
+
 RELEASE = threading.Event()
 """Set: blocked threads go on."""
 STARTED: Counter[str] = Counter()
@@ -26,6 +28,7 @@ def reset() -> None:
     RELEASE.clear()
     STARTED.clear()
     RUNNERS.clear()
+    SEEN.clear()
     ENDED.clear()
     ARRIVALS = asyncio.Queue()
     ALLOWED = {}
@@ -198,6 +201,65 @@ def takes_two(task: dict[str, Any], other: int) -> None: ...
 
 def seen(task: dict[str, Any]) -> dict[str, Any]:
     return task
+
+
+class Greeting(BaseModel):
+    name: str
+    times: int = Field(default=1, ge=1, le=3)
+
+
+def typed(params: Greeting) -> str:
+    return f"hello {params.name}" * params.times
+
+
+async def typed_with_task(task: dict[str, Any], params: Greeting) -> list[Any]:
+    return [task["task_id"], params.name]
+
+
+async def typed_first(params: Greeting, task: dict[str, Any]) -> list[Any]:
+    return [task["task_id"], params.name]
+
+
+def typed_by_dict(*, params: dict[str, int]) -> int:
+    return sum(params.values())
+
+
+def untyped(params) -> Any:  # type: ignore[no-untyped-def]
+    return params
+
+
+class Typed:
+    def __call__(self, params: Greeting, context: Any) -> list[Any]:
+        return [params.name, context.attempt]
+
+
+SEEN: list[Any] = []
+"""Contexts that `with_context` got."""
+
+
+async def with_context(task: dict[str, Any], context: Any) -> dict[str, Any]:
+    SEEN.append(context)
+    context.logger.info("at work")
+    context.progress(0.5, "half of it")
+    if name := task["params"].get("name"):
+        await step({"params": {"name": name}})
+    return {
+        "same": [context.task_id == task["task_id"], context.claim == task["claim"]],
+        "left": context.remaining_s,
+        "cancelled": context.cancelled,
+    }
+
+
+def look_for_cancellation(task: dict[str, Any], context: Any) -> str:
+    STARTED["looking"] += 1
+    SEEN.append(context)
+    while not context.cancelled:
+        time.sleep(0.005)
+    ENDED["looking"] += 1
+    return "in vain"
+
+
+def batch_with_params(tasks: list[dict[str, Any]], params: Greeting) -> None: ...
 
 
 CONTEXT: ContextVar[str] = ContextVar("CONTEXT", default="fresh")

@@ -86,6 +86,21 @@ def test_folders_are_relative_to_the_file(tmp_path: Path) -> None:
         ({"organs": {}}, ["organs", "list"]),
         ({"result_limit_bytes": 1}, ["result_limit_bytes", "got 1"]),
         ({"escalation": {"drift_score": 0.5, "organ": "nobody"}}, ["escalation.organ 'nobody'", "basics"]),
+        ({"default_organ": "nobody"}, ["default_organ 'nobody'", "basics"]),
+        (
+            {"organs": [organ("a", "seen"), {**organ("a", "seen", domains=["d"]), "id": "b"}] * 2},
+            ["organs[2].id 'a'"],
+        ),
+        (
+            {
+                "organs": [
+                    organ("a", "seen", domains=["d", "e"]),
+                    {**organ("a", "seen", domains=["e"]), "id": "b"},
+                ]
+            },
+            ["organs[1].task_types[0] 'a'", "organ 'a' for domain 'e'"],
+        ),
+        ({"organs": [{**organ("a", "seen"), "task_types": ["x", "x"]}]}, ["task_types[1] 'x'", "organ 'a'"]),
         ([], ["a list, not a mapping"]),
         (None, ["empty, not a mapping"]),
     ],
@@ -128,11 +143,13 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         (f"{MODULE}:sein", ["has no sein", "did you mean seen?"]),
         (f"{MODULE}:not_callable", ["a int cannot be called"]),
         (f"{MODULE}:takes_two", ["cannot be called with one task", "other"]),
+        (f"{MODULE}:batch_with_params", ["a batch handler gets a list of tasks, and no params"]),
         (f"{MODULE}:Broken", ["OSError: model file is missing", "misbehaviour.py:"]),
     ],
 )
 def test_a_handler_that_cannot_be_used_says_why(handler: str, words: list[str]) -> None:
-    config = OrganismConfig.model_validate({"organs": [organ("a", handler)]})
+    batch = handler.endswith("batch_with_params")
+    config = OrganismConfig.model_validate({"organs": [organ("a", handler, batch=batch)]})
     with pytest.raises(ConfigurationError) as caught:
         load_handler(config.organs[0])
     for word in ["organ 'a'", handler, *words]:

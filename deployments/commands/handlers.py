@@ -1,0 +1,65 @@
+"""`organism handlers check` and `schema`: the organism's configuration, before it is deployed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from deployments.output import AsJson, show
+
+handlers = App(name="handlers", help="Check the organism's configuration and its handlers.")
+
+
+@handlers.command(name="check")
+def check(
+    *,
+    config: Annotated[
+        Path | None, Parameter(help="The configuration; unset: ORGANISM_CONFIG, else the demo organism.")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Import every handler as a replica would, and say which cannot be used and why.
+
+    Exits with 1 when there is one. It runs what the handlers' modules run on import, in this process.
+    """
+    from blocks.errors import ConfigurationError
+    from blocks.settings import load_settings
+    from serve_apps.organism.config import load_config
+    from serve_apps.organism.loading import extend_import_path, load_handler
+
+    file = config or load_settings().config
+    organism = load_config(file)
+    # As `organism up` has it: the configuration's own folders, the file's, and this one.
+    folders = [*organism.python_path, *([file.resolve().parent] if file else []), Path.cwd()]
+    extend_import_path(folders)
+    rows: list[dict[str, Any]] = []
+    for organ in organism.organs:
+        row = {"organ": organ.id, "task_types": organ.task_types, "domains": organ.domains}
+        try:
+            handler = load_handler(organ)
+        except ConfigurationError as error:
+            rows.append({**row, "handler": organ.handler, "ok": False, "problem": error.what})
+        else:
+            form = "async" if handler.is_async else "plain"
+            rows.append({**row, "handler": organ.handler, "ok": True, "form": form, "problem": None})
+    show({"config": file, "handlers": rows}, as_json, "\n".join(map(_line, rows)))
+    return 0 if all(row["ok"] for row in rows) else 1
+
+
+@handlers.command(name="schema")
+def schema() -> None:
+    """Print the JSON Schema of the configuration, for editors and other checkers."""
+    import json
+
+    from serve_apps.organism.config import OrganismConfig
+
+    print(json.dumps(OrganismConfig.model_json_schema(), indent=2))
+
+
+def _line(row: dict[str, Any]) -> str:
+    if not row["ok"]:
+        return f"✗ {row['problem']}"
+    domains = f" for {', '.join(row['domains'])}" if row["domains"] else ""
+    return f"✓ {row['organ']}: {', '.join(row['task_types'])}{domains} → {row['handler']} ({row['form']})"

@@ -1,0 +1,100 @@
+"""Which organ a task goes to: by type and domain, else by type, else the default."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blocks.errors import ConfigurationError
+from serve_apps.organism.config import parse_config
+from serve_apps.organism.gate import Gate
+from serve_apps.organism.loading import Handler
+from serve_apps.organism.organ import Organ, Rules
+from serve_apps.organism.router import NoOrgan, Router
+from tests.serve_apps.organism.helpers import organ, organism
+
+TYPES = "tuv"
+DOMAINS = "abc"
+
+
+def router(*organs: dict[str, Any], **more: Any) -> Router:
+    config = parse_config({"organs": list(organs), "include_builtin": False, **more})
+    rules = Rules(result_limit_bytes=1000, gate=Gate())
+    handler = Handler(call=lambda _: None, is_async=False)
+    return Router(config, {one.id: Organ(one, handler, rules) for one in config.organs})
+
+
+def served(name: str, types: str, domains: str = "") -> dict[str, Any]:
+    return {**organ(name, "seen"), "task_types": list(types), "domains": list(domains)}
+
+
+def test_the_domain_comes_before_the_type_and_the_type_before_the_default() -> None:
+    found = router(served("rest", "x"), served("all", "t"), served("some", "t", "ab"), default_organ="rest")
+    for kind, domain, expected in [
+        ("t", "a", "some"),
+        ("t", "b", "some"),
+        ("t", "c", "all"),
+        ("t", None, "all"),
+        ("u", "a", "rest"),
+        ("u", None, "rest"),
+    ]:
+        assert found.route(kind, domain, 0.0)[0].config.id == expected
+
+
+def test_a_type_served_for_other_domains_only_says_for_which() -> None:
+    found = router(served("some", "t", "ab"))
+    with pytest.raises(NoOrgan, match="no organ serves type 't' for domain 'c'; it is served for: a, b"):
+        found.route("t", "c", 0.0)
+    with pytest.raises(NoOrgan, match="for tasks without a domain; it is served for: a, b"):
+        found.route("t", None, 0.0)
+
+
+def test_an_unknown_type_names_the_nearest_ones() -> None:
+    found = router(served("o", ["report.daily", "report.weekly", "mail"]))  # type: ignore[arg-type]
+    with pytest.raises(NoOrgan, match=r"'report\.dayly'; nearest known: report\.daily"):
+        found.route("report.dayly", None, 0.0)
+
+
+places = st.tuples(st.sets(st.sampled_from(TYPES), min_size=1), st.sets(st.sampled_from(DOMAINS)))
+
+
+@given(
+    st.lists(places, min_size=1, max_size=6),
+    st.booleans(),
+    st.sampled_from(TYPES),
+    st.sampled_from([None, *DOMAINS]),
+)
+def test_it_agrees_with_reading_the_configuration(
+    given_organs: list[tuple[set[str], set[str]]], default: bool, kind: str, domain: str | None
+) -> None:
+    organs = [
+        served(f"o{n}", "".join(sorted(types)), "".join(sorted(domains)))
+        for n, (types, domains) in enumerate(given_organs)
+    ]
+    more = {"default_organ": "o0"} if default else {}
+    claims = [(t, d) for types, domains in given_organs for t in types for d in domains or {None}]
+    if len(set(claims)) < len(claims):
+        with pytest.raises(ConfigurationError, match="is already served by"):
+            router(*organs, **more)
+        return
+    exact = [n for n, (types, domains) in enumerate(given_organs) if kind in types and domain in domains]
+    by_type = [n for n, (types, domains) in enumerate(given_organs) if kind in types and not domains]
+    expected = next((f"o{n}" for n in [*exact, *by_type]), "o0" if default else None)
+    found = router(*organs, **more)
+    if expected is None:
+        with pytest.raises(NoOrgan):
+            found.route(kind, domain, 0.0)
+    else:
+        assert found.route(kind, domain, 0.0)[0].config.id == expected
+
+
+@pytest.mark.anyio
+async def test_tasks_of_one_type_run_where_their_domain_says() -> None:
+    manager = organism(served("all", "t"), served("some", "t", "a"), default_organ="all")
+    for domain, expected in [("a", "some"), ("b", "all"), (None, "all")]:
+        outcome = await manager.handle_incoming_task({"type": "t", "domain": domain})
+        assert (outcome["success"], outcome["organ_id"]) == (True, expected)
+    assert (await manager.handle_incoming_task({"type": "nobody's"}))["organ_id"] == "all"
