@@ -49,13 +49,14 @@ def check(
 
 
 @handlers.command(name="schema")
-def schema() -> None:
-    """Print the JSON Schema of the configuration, for editors and other checkers."""
+def schema(*, as_json: AsJson = False) -> None:
+    """Print the JSON Schema of the configuration, for editors and other checkers; with --json on one line."""
     import json
 
     from serve_apps.organism.config import OrganismConfig
 
-    print(json.dumps(OrganismConfig.model_json_schema(), indent=2))
+    found = OrganismConfig.model_json_schema()
+    show(found, as_json, json.dumps(found, indent=2))
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -163,7 +164,8 @@ def _refuse_duplicates(config: OrganismConfig, source: str) -> None:
             )
         ids[organ.id] = index
         for place, name in enumerate(organ.task_types):
-            for domain in organ.domains or [None]:
+            places: Sequence[str | None] = organ.domains or (None,)
+            for domain in places:
                 other = served.setdefault((name, domain), organ.id)
                 if other != organ.id or organ.task_types.index(name) != place:
                     scope = f" for domain {domain!r}" if domain is not None else ""

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from blocks.queue.jsonb import from_json
 from serve_apps.organism.context import Context
 from serve_apps.organism.gate import Ticket
+from serve_apps.organism.loading import Handler
 from serve_apps.organism.stream import Call
 from serve_apps.organism.threads import Work
+
+LONGEST_SHOWN = 5
 
 
 @dataclass(slots=True, eq=False)
@@ -78,6 +83,31 @@ class Run:
     def timeout_s(self) -> float:
         return self.jobs[0].timeout_s
 
+    def arguments(self, handler: Handler, *, batch: bool) -> tuple[Any, ...]:
+        """What to call the handler with."""
+        if batch:
+            return (self.tasks,)
+        if not handler.wants_context:
+            return (self.tasks[0],)
+        self.context = Context(self.tasks[0], self.started, self.timeout_s, lambda: self.reported)
+        return (self.tasks[0], self.context)
+
     def open_jobs(self) -> list[Job]:
         """Those whose outcome is still awaited."""
         return [job for job in self.jobs if not job.settled]
+
+
+def longest(runs: Iterable[Run]) -> list[dict[str, Any]]:
+    """The few tasks that have run longest, and what their handlers say of them, as plain data."""
+    now = time.monotonic()
+    return [
+        {
+            "task_id": task["task_id"],
+            "seconds": round(now - run.started, 3),
+            "progress": run.context.progressed[0] if run.context else None,
+            "note": run.context.progressed[1] if run.context else "",
+        }
+        for run in sorted(runs, key=lambda run: run.started)
+        if not run.reported
+        for task in run.tasks
+    ][:LONGEST_SHOWN]

@@ -68,8 +68,8 @@ def load_handler(organ: OrganConfig) -> Handler:
 
 
 def _fit(organ: OrganConfig, found: Callable[..., Any]) -> Handler:
-    """Find out what the handler wants to be called with: parameters called ``params`` and ``context`` get just
-    that, and the first of any other name gets the task."""
+    """Find out what the handler wants to be called with: parameters called ``params`` and ``context`` get
+    just that, and the first of any other name gets the task."""
     is_async = _is_async(found)
     try:
         signature = inspect.signature(found)
@@ -119,7 +119,8 @@ def _validator(organ: OrganConfig, found: Callable[..., Any]) -> Callable[[Any],
             return adapter.validate_python(params)
         except ValidationError as error:
             problems = [
-                f"{'.'.join(map(str, ('params', *problem['loc'])))}: {problem['msg']}, got {problem['input']!r:.100}"
+                f"{'.'.join(map(str, ('params', *problem['loc'])))}: {problem['msg']}, "
+                f"got {problem['input']!r:.100}"
                 for problem in error.errors(include_url=False, include_context=False)
             ]
             more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""

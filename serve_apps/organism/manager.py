@@ -101,7 +101,7 @@ class OrganismManager:
             handlers: dict[str, Handler] = {}
             for organ in parsed.organs:
                 present = self._organs.get(organ.id)
-                if present and present.config.handler == organ.handler:
+                if present and (present.config.handler, present.config.batch) == (organ.handler, organ.batch):
                     handlers[organ.id] = present.handler
                 else:
                     # In a thread: importing a model may take minutes, and there is work to do meanwhile.

@@ -12,7 +12,6 @@ import inspect
 import logging
 import sys
 import time
-from collections import deque
 from collections.abc import Awaitable, Coroutine, Iterable
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -20,15 +19,15 @@ from typing import Any, get_args
 
 from blocks.queue.wire import Cause
 from serve_apps.organism.config import OrganConfig
-from serve_apps.organism.context import Context
 from serve_apps.organism.deadlines import Deadlines
 from serve_apps.organism.endings import Endings, raised, returned, returned_by_batch
 from serve_apps.organism.errors import harmless, place_of_coroutine, place_of_frame
 from serve_apps.organism.gate import Gate
-from serve_apps.organism.jobs import Job, Run
+from serve_apps.organism.jobs import Job, Run, longest
 from serve_apps.organism.loading import Handler
-from serve_apps.organism.stream import Call, Ending
+from serve_apps.organism.stream import Ending
 from serve_apps.organism.threads import Threads, Work
+from serve_apps.organism.waiting import Waiting
 
 logger = logging.getLogger("ray.serve.organism")
 
@@ -37,7 +36,6 @@ LINGER_S = 1.0
 CANCELLED_BEFORE = "cancelled before it started"
 TASKS_A_TURN = 8
 """Asyncio tasks started before it is seen whether their handlers wait."""
-LONGEST_SHOWN = 5
 STRETCH_S = 0.005
 """How long handlers that do not wait may follow one another before the event loop has its turn."""
 
@@ -75,9 +73,7 @@ class Organ:
         self._rules = rules
         self._gate = rules.gate
         self._threads = Threads(config.id)
-        self._waiting: deque[Job] = deque()
-        self._urgent: deque[Job] = deque()
-        """Tasks of exclusive calls: they may start while the gate is closed to the others."""
+        self._waiting = Waiting(config, rules.gate)
         self._runs: set[Run] = set()
         self._first_steps: set[Run] = set()
         """Of the runs those in an asyncio task that has not yet been seen to wait."""
@@ -93,18 +89,18 @@ class Organ:
 
     @property
     def idle(self) -> bool:
-        return not (self._runs or self._first_steps or self._waiting or self._urgent)
+        return not (self._runs or self._first_steps or self._waiting)
 
     def submit(self, jobs: Iterable[Job]) -> None:
         """Run ``jobs`` as slots become free; each reports to its call."""
         for job in jobs:
-            (self._waiting if job.ticket is None else self._urgent).append(job)
+            self._waiting.add(job)
         self.pump()
 
     def pump(self) -> None:
         """Start what may start now, or a part of it and the rest in a moment."""
         while self._slots_taken < self.config.concurrency and len(self._first_steps) < TASKS_A_TURN:
-            jobs = self._next()
+            jobs = self._waiting.next()
             if not jobs:
                 break
             self._start(jobs)
@@ -165,55 +161,13 @@ class Organ:
             **self.config.model_dump(),
             "form": "async" if self.handler.is_async else "sync",
             "in_flight": sum(len(run.jobs) for run in (*self._runs, *self._first_steps)),
-            "waiting": sum(not job.settled for job in (*self._waiting, *self._urgent)),
+            "waiting": self._waiting.count,
             "abandoned": self.abandoned,
-            "longest": self._longest(),
+            "longest": longest(self._runs),
             **self.counters,
         }
 
-    def _longest(self) -> list[dict[str, Any]]:
-        """The tasks that have run longest, and what their handlers say of them."""
-        now = time.monotonic()
-        runs = sorted((run for run in self._runs if not run.reported), key=lambda run: run.started)
-        return [
-            {
-                "task_id": task["task_id"],
-                "seconds": round(now - run.started, 3),
-                "progress": run.context.progressed[0] if run.context else None,
-                "note": run.context.progressed[1] if run.context else "",
-            }
-            for run in runs[:LONGEST_SHOWN]
-            for task in run.tasks[:LONGEST_SHOWN]
-        ][:LONGEST_SHOWN]
-
     # Starting
-
-    def _next(self, call: Call | None = None) -> list[Job]:
-        """The jobs of the next handler call; one, but for batch handlers. Empty: nothing may start.
-
-        Args:
-            call: Only if they are of this call.
-        """
-        for line in (self._urgent, self._waiting):
-            while line and line[0].settled:
-                line.popleft()
-            if not line or not self._gate.admits(line[0].ticket):
-                continue
-            if call is not None and line[0].call is not call:
-                return []
-            jobs = [line.popleft()]
-            if self.config.batch and not jobs[0].alone:
-                # One call has one deadline, so only tasks of one timeout share it.
-                alike = (jobs[0].timeout_s, jobs[0].ticket)
-                while line and len(jobs) < self.config.max_batch_size:
-                    if line[0].settled:
-                        line.popleft()
-                    elif line[0].alone or (line[0].timeout_s, line[0].ticket) != alike:
-                        break
-                    else:
-                        jobs.append(line.popleft())
-            return jobs
-        return []
 
     def _start(self, jobs: list[Job]) -> None:
         run = self._prepare(jobs)
@@ -274,13 +228,8 @@ class Organ:
     # Calling. Everything is caught: SystemExit and KeyboardInterrupt would end the replica's loop, and a
     # CancelledError the handler raised by itself is a failure; when it is ours, the run is reported already.
 
-    def _arguments(self, run: Run) -> tuple[Any, ...]:
-        if self.config.batch:
-            return (run.tasks,)
-        if not self.handler.wants_context:
-            return (run.tasks[0],)
-        run.context = Context(run.tasks[0], run.started, run.timeout_s, lambda: run.reported)
-        return (run.tasks[0], run.context)
+    def _call(self, run: Run) -> Any:
+        return self.handler.call(*run.arguments(self.handler, batch=self.config.batch))
 
     async def _call_in_turn(self, run: Run) -> None:
         """Call the handler for ``run``, and then for others of its call as long as it does not wait."""
@@ -290,7 +239,8 @@ class Organ:
         while True:
             try:
                 ending = returned(
-                    await self.handler.call(*self._arguments(run)), self._rules.result_limit_bytes
+                    await self._call(run),
+                    self._rules.result_limit_bytes,
                 )
             except BaseException as error:
                 ending = raised(error)
@@ -311,14 +261,14 @@ class Organ:
         """The next run of the same call, to take the place of ``run``."""
         if time.monotonic() > until:
             return None
-        while jobs := self._next(run.jobs[0].call):
+        while jobs := self._waiting.next(run.jobs[0].call):
             if following := self._prepare(jobs):
                 return following
         return None
 
     async def _call_batch(self, run: Run) -> None:
         try:
-            endings = self._endings(run, await self.handler.call(*self._arguments(run)))
+            endings = self._endings(run, await self._call(run))
         except BaseException as error:
             endings = self._failures(run, error)
         self._end(run, endings)
@@ -333,7 +283,7 @@ class Organ:
     def _call_plain(self, run: Run) -> Endings | Later:
         """Runs in a thread, and encodes there too."""
         try:
-            value = self.handler.call(*self._arguments(run))
+            value = self._call(run)
             return Later(value) if inspect.isawaitable(value) else self._endings(run, value)
         except BaseException as error:
             return self._failures(run, error)
@@ -421,7 +371,7 @@ class Organ:
         for job in reversed(run.open_jobs()):
             job.run = None
             job.alone = True
-            (self._waiting if job.ticket is None else self._urgent).appendleft(job)
+            self._waiting.put_back(job)
 
     def _report(self, job: Job, ending: Ending) -> None:
         if job.settled:
@@ -456,6 +406,4 @@ class Organ:
         self.pump()
 
     def _place_in_thread(self, work: Work) -> str:
-        if work.thread_id is None:
-            return ""
-        return place_of_frame(sys._current_frames().get(work.thread_id))
+        return place_of_frame(sys._current_frames().get(work.thread_id or 0))

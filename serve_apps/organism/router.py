@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from serve_apps.organism.config import OrganismConfig
 from serve_apps.organism.organ import Organ
@@ -25,9 +25,9 @@ class Router:
         self._by_domain: dict[str, dict[str | None, Organ]] = {}
         """Organs by type and then domain; None: every other domain, and none."""
         for organ in config.organs:
+            domains: Sequence[str | None] = organ.domains or (None,)
             for name in organ.task_types:
-                places = self._by_domain.setdefault(name, {})
-                places |= dict.fromkeys(organ.domains or [None], organs[organ.id])
+                self._by_domain.setdefault(name, {}).update(dict.fromkeys(domains, organs[organ.id]))
         self._default = organs[config.default_organ] if config.default_organ else None
         self._escalation = config.escalation
         self._escalation_organ = organs[config.escalation.organ] if config.escalation else None
