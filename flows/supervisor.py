@@ -23,6 +23,10 @@ from flows.run_page import FAILURES_SHOWN, Progress, report_failures
 
 LOOK_INTERVAL_S = 1.0
 """Between two looks at the lanes."""
+PROGRESS_INTERVAL_S = 5.0
+PROGRESS_SHARE = 50
+"""Progress is told by counting what is left, which takes the longer the more that is: at most one second in
+so many goes into it."""
 REPLACEMENTS_A_LANE = 5
 LONG_LIFE_S = 60.0
 """A lane that lived for so long is replaced without counting: it is not its own start that fails."""
@@ -97,12 +101,14 @@ class Supervisor:
         self.replacements_left = REPLACEMENTS_A_LANE * lanes
         self.failed = False
         self.progress: Progress | None = None
+        self.progress_due = 0.0
 
     async def run(self) -> State[DispatchSummary]:
         """Run, and return the flow run's final state."""
         since = await self.queue.now()
         if self.options.until_empty:
             self.progress = await Progress.create(await self.queue.remaining())
+            self.progress_due = time.monotonic() + PROGRESS_INTERVAL_S
         try:
             for _ in range(self.wanted):
                 self._start()
@@ -159,8 +165,11 @@ class Supervisor:
             self.logger.warning("replacing lane-%d", number)
             self._start()
         self.missing.clear()
-        if self.progress and self.running:
+        if self.progress and self.running and time.monotonic() >= self.progress_due:
+            started = time.monotonic()
             await self.progress.show(await self.queue.remaining())
+            took = time.monotonic() - started
+            self.progress_due = started + max(PROGRESS_INTERVAL_S, PROGRESS_SHARE * took)
 
     async def _rows(self) -> dict[int | None, LaneRow]:
         """Rows of this run's lanes by number; of a lane that began again, the newest."""

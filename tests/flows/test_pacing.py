@@ -144,7 +144,7 @@ def test_no_ops_fill_the_cap_within_some_windows_and_calls_become_large() -> Non
     organism = Organism(pace, 1000, 0.0)
     rounds = ceil(log(CAP / FIRST_WINDOW, GROWTH))
     organism.run(2 * rounds * CALLS_A_WINDOW)
-    assert organism.now <= 2 * rounds * organism.overhead_s, "fourfold with each window, or nearly so"
+    assert organism.now <= 2 * rounds * organism.overhead_s, "as much with each window as may be, or nearly"
     assert pace.window("t").size == CAP
     assert pace.window("t").call_size(500) == 500
     organism.drain()
