@@ -22,9 +22,7 @@ CALL_S = 0.05
 enough that replicas share the work."""
 CALLS_A_WINDOW = 4
 """A window is at least so many calls: while one is settled others run."""
-GROWTH = 8.0
-"""Most that a window grows by the calls of one window; from the first one to thousands of no-ops in three."""
-SHRINKING = 4.0
+GROWTH = 4.0
 PROBE = 1.25
 """A window that was full and whose tasks hardly waited grows at least by this: it may be the limit itself."""
 BYTES_IN_FLIGHT = 64_000_000
@@ -68,7 +66,7 @@ class Window:
         if latency_s - service_s < SLACK_S / 2:
             ratio = max(ratio, PROBE)
         if ratio < 1 or call.full:
-            self.size *= min(GROWTH, max(ratio, 1 / SHRINKING)) ** weight
+            self.size *= min(GROWTH, max(ratio, 1 / GROWTH)) ** weight
         if self.bytes:
             limit = min(limit, BYTES_IN_FLIGHT / self.bytes)
         self.size = min(max(self.size, 1.0), max(limit, 1.0))
@@ -167,4 +165,4 @@ class Pace:
     def back_off(self, task_type: str) -> None:
         """Nobody took a call of this type."""
         window = self.window(task_type)
-        window.size = max(1.0, window.size / SHRINKING)
+        window.size = max(1.0, window.size / GROWTH)
