@@ -232,8 +232,10 @@ class Lane:
         with suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 await self._wake.wait()
-        if self._calls.running and not self._stop.is_set():
-            await asyncio.sleep(self._claimed_at + GATHER_S - time.monotonic())
+        gather_s = self._claimed_at + GATHER_S - time.monotonic()
+        if gather_s > 0 and self._calls.running and not self._stop.is_set():
+            # Until then, or until nothing is in flight any more.
+            await asyncio.wait(list(self._calls.running), timeout=gather_s)
         return False
 
     def _room_made(self) -> None:

@@ -28,8 +28,9 @@ REWIND_S = 1.0
 LOOK_PAUSE_S = 0.05
 """Shortest time between two looks."""
 LOOK_SHARE = 20
-"""At most one in so many seconds goes into looking, however many dead entries there are to read past,"""
-LOOK_PAUSE_LIMIT_S = 5.0
+"""At most one in so many seconds goes into looking, and into claiming from the heads of lines, however many
+dead entries there are to read past,"""
+LOOK_PAUSE_LIMIT_S = 60.0
 """unless that were to mean a longer pause than this."""
 KEEP_S = 60.0
 """How long a line without tasks is still asked: the next task of a type is then found by the first claim."""
@@ -72,6 +73,8 @@ class Lines:
         self._turn = 0
         self._looked_at = self._rewound_at = -NEVER
         self._look_took_s: deque[float] = deque([0.0], maxlen=5)
+        self._from_heads_took_s = 0.0
+        """The last claim that began at the head of a line."""
         self._found = False
         self.stale = True
         """Something may have changed since the last look: tasks were claimed, or the lane was woken."""
@@ -106,7 +109,8 @@ class Lines:
             Whether there is a line that was not known.
         """
         started = self._clock()
-        rewind = started - self._rewound_at > max(REWIND_S, self._look_cost_s)
+        from_heads_s = min(LOOK_SHARE * self._from_heads_took_s, LOOK_PAUSE_LIMIT_S)
+        rewind = started - self._rewound_at > max(REWIND_S, self._look_cost_s, from_heads_s)
         found = await self._queue.lines()
         now = self._looked_at = self._clock()
         self._look_took_s.append(now - started)
@@ -135,7 +139,7 @@ class Lines:
         Args:
             room: Most tasks to take of a type.
         """
-        if not self._lines or (self._found and self.age_s > REWIND_S):
+        if not self._lines or (self._found and self.age_s > max(REWIND_S, self._look_cost_s)):
             await self.look()
         wanted = self._wanted(limit, room)
         if not wanted and self.stale and self.next_look_s <= 0:
@@ -152,6 +156,7 @@ class Lines:
         return Batch()
 
     async def _take(self, limit: int, wanted: Sequence[tuple[Line, int]]) -> Batch:
+        started = self._clock()
         rows = await self._queue.pool.fetch(
             statement("claim"),
             self._lane,
@@ -163,6 +168,8 @@ class Lines:
             [line.after and line.after[1] for line, _ in wanted],
             timeout=CLAIM_TIMEOUT,
         )
+        if any(line.after is None for line, _ in wanted):
+            self._from_heads_took_s = self._clock() - started
         for line, _ in wanted:
             line.exhausted = len(rows) < limit
         if not rows:
