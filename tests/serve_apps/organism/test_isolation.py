@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
-from blocks.organism import Organism
 from blocks.queue import NewTask, Queue
 from tests.history import check_history
 from tests.stack import Stack
@@ -59,16 +57,7 @@ async def test_what_goes_wrong_within_a_replica_is_charged_at_once(
     assert (await stack_queue.get(ids[-1])).status == "completed"
 
 
-@pytest.fixture
-async def impatient(stack: Stack) -> AsyncIterator[None]:
-    """Lanes take a replica for dead after 8 s of silence, not 30."""
-    await Organism(silence_s=8).asave("default", overwrite=True)
-    yield
-    await Organism().asave("default", overwrite=True)
-
-
 @pytest.mark.chaos
-@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     ("kind", "how"),
     [("culprit", "segfault"), ("culprit", "killed for memory"), ("culprit.async", "block the loop")],
