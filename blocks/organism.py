@@ -81,8 +81,6 @@ class OrganismClient:
             OrganismUnavailable: Nothing of the batch ran.
             ReplicaLost: The replica had taken the batch; what has not been yielded is unknown.
         """
-        from ray.exceptions import RayActorError
-
         begun = False
         stream = None
         try:
@@ -98,6 +96,8 @@ class OrganismClient:
                 begun = begun or not outcomes.waiting
                 yield outcomes
         except Exception as error:
+            from ray.exceptions import RayActorError
+
             # Private to Serve: a call that no replica has taken, as while there is none, waits in there.
             taken = stream is not None and stream._replica_result is not None
             # Once sent, a call whose replica dies or falls silent may have run. An exclusive one has not: its

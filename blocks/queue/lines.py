@@ -100,7 +100,7 @@ class Lines:
     @property
     def _look_cost_s(self) -> float:
         # The shortest of some: the others have waited for a busy machine.
-        return min(LOOK_SHARE * min(self._look_took_s), LOOK_PAUSE_LIMIT_S)
+        return _pause_after(min(self._look_took_s))
 
     async def look(self) -> bool:
         """Find out which lines there are; now and then, begin again at their heads.
@@ -109,8 +109,8 @@ class Lines:
             Whether there is a line that was not known.
         """
         started = self._clock()
-        from_heads_s = min(LOOK_SHARE * self._from_heads_took_s, LOOK_PAUSE_LIMIT_S)
-        rewind = started - self._rewound_at > max(REWIND_S, self._look_cost_s, from_heads_s)
+        pause_s = max(REWIND_S, self._look_cost_s, _pause_after(self._from_heads_took_s))
+        rewind = started - self._rewound_at > pause_s
         found = await self._queue.lines()
         now = self._looked_at = self._clock()
         self._look_took_s.append(now - started)
@@ -222,6 +222,11 @@ class Lines:
             else:
                 last = (moment - timedelta(seconds=LATE_S), UUID(int=0))
             line.after = max(line.after or last, last)
+
+
+def _pause_after(took_s: float) -> float:
+    """Seconds to leave after something that took so long, for it to take no more than its share."""
+    return min(LOOK_SHARE * took_s, LOOK_PAUSE_LIMIT_S)
 
 
 def order(rows: Sequence[Any]) -> list[Line]:

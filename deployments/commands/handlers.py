@@ -13,7 +13,7 @@ handlers = App(name="handlers", help="Check the organism's configuration and its
 
 
 @handlers.command(name="check")
-def check(
+async def check(
     *,
     config: Annotated[
         Path | None, Parameter(help="The configuration; unset: ORGANISM_CONFIG, else the demo organism.")
@@ -26,16 +26,16 @@ def check(
     """
     from blocks.errors import ConfigurationError
     from blocks.settings import load_settings
-    from serve_apps.organism.config import load_config
+    from deployments.organism_app import load
     from serve_apps.organism.loading import extend_import_path, load_handler
 
-    file = config or load_settings().config
-    organism = load_config(file)
-    # As `organism up` has it: the configuration's own folders, the file's, and this one.
-    folders = [*organism.python_path, *([file.resolve().parent] if file else []), Path.cwd()]
-    extend_import_path(folders)
+    settings = load_settings()
+    if config:
+        settings = settings.model_copy(update={"config": config.absolute()})
+    app = await load(settings)
+    extend_import_path([*app.config.python_path, *app.python_path])
     rows: list[dict[str, Any]] = []
-    for organ in organism.organs:
+    for organ in app.config.organs:
         row = {"organ": organ.id, "task_types": organ.task_types, "domains": organ.domains}
         try:
             handler = load_handler(organ)
@@ -44,7 +44,7 @@ def check(
         else:
             form = "async" if handler.is_async else "plain"
             rows.append({**row, "handler": organ.handler, "ok": True, "form": form, "problem": None})
-    show({"config": file, "handlers": rows}, as_json, "\n".join(map(_line, rows)))
+    show({"config": settings.config, "handlers": rows}, as_json, "\n".join(map(_line, rows)))
     return 0 if all(row["ok"] for row in rows) else 1
 
 

@@ -238,13 +238,10 @@ class Organ:
         until = run.started + STRETCH_S
         while True:
             try:
-                ending = returned(
-                    await self._call(run),
-                    self._rules.result_limit_bytes,
-                )
+                endings = self._endings(run, await self._call(run))
             except BaseException as error:
-                ending = raised(error)
-            self._report_all(run, (ending,))
+                endings = self._failures(run, error)
+            self._report_all(run, endings)
             following = None
             # What a handler leaves behind in its task is not to be the next one's: a context variable, a
             # cancellation.
