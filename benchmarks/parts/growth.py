@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import time
 from collections.abc import Awaitable
 from datetime import timedelta
@@ -79,6 +81,8 @@ async def claims(stack: Stack, database: str, rows: dict[str, int]) -> dict[str,
     try:
         started = time.monotonic()
         await fill(connection, rows)
+        # The rows of the large table are still on their way to the disk, which claims would wait for.
+        await asyncio.to_thread(os.sync)
         stack.say(f"{sum(rows.values()):,} rows in {time.monotonic() - started:.0f} s")
         async with Queue(dsn, connections=1) as queue:
             lane = f"growth-{uuid4().hex[:8]}"

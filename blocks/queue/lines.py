@@ -178,7 +178,7 @@ class Lines:
         # asyncpg turns a list of rows into columns only through zip.
         *columns, priorities, moments = (list(column) for column in zip(*rows, strict=True))
         batch = Batch(*columns)
-        self._advance(wanted, batch, priorities, moments)
+        self._advance(wanted, batch, priorities, moments, cut=len(rows) >= limit)
         return batch
 
     def _wanted(self, limit: int, room: Callable[[str], int]) -> list[tuple[Line, int]]:
@@ -203,8 +203,16 @@ class Lines:
         return wanted
 
     def _advance(
-        self, wanted: Sequence[tuple[Line, int]], batch: Batch, priorities: list[int], moments: list[datetime]
+        self,
+        wanted: Sequence[tuple[Line, int]],
+        batch: Batch,
+        priorities: list[int],
+        moments: list[datetime],
+        *,
+        cut: bool,
     ) -> None:
+        # The lines are read in order: where the limit cut the claim short, the last line found holds more.
+        cut_line = (batch.types[-1], priorities[-1]) if cut else None
         taken: dict[tuple[str, int], list[tuple[datetime, str]]] = {}
         for key, moment, task_id in zip(
             zip(batch.types, priorities, strict=True), moments, batch.ids, strict=True
@@ -216,7 +224,7 @@ class Lines:
                 continue
             line.seen_at = self._clock()
             moment, task_id = max(places)
-            if len(places) >= quota:
+            if len(places) >= quota or (line.type, line.priority) == cut_line:
                 line.exhausted = False
                 last = (moment, UUID(task_id))
             else:

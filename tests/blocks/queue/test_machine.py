@@ -89,8 +89,8 @@ def cursors_never_go_back(monkeypatch: pytest.MonkeyPatch) -> None:
 def cursors_go_too_far(monkeypatch: pytest.MonkeyPatch) -> None:
     advance = Lines._advance
 
-    def too_far(self: Lines, *claimed: Any) -> None:
-        advance(self, *claimed)
+    def too_far(self: Lines, *claimed: Any, **how: Any) -> None:
+        advance(self, *claimed, **how)
         for line in self:
             if line.after:
                 line.after = (line.after[0] + timedelta(seconds=5), line.after[1])

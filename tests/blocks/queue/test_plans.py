@@ -112,13 +112,16 @@ def pages(node: dict[str, Any]) -> int:
 
 
 def claim_arguments(
-    lines: list[tuple[str, int]], quota: int, after: tuple[datetime, UUID] | None = None
+    lines: list[tuple[str, int]],
+    quota: int,
+    after: tuple[datetime, UUID] | None = None,
+    lane: str = "lane",
 ) -> tuple[Any, ...]:
     """As a lane sends them."""
     n = len(lines)
     moment, task_id = after or (None, None)
     columns = ([t for t, _ in lines], [p for _, p in lines], [quota] * n, [moment] * n, [task_id] * n)
-    return ("lane", BATCH, *columns)
+    return (lane, BATCH, *columns)
 
 
 ALL_LINES = [(f"t{n}", priority) for priority in (1, 0) for n in range(4)]
@@ -210,21 +213,23 @@ async def test_keeping_house_reads_nothing_while_nothing_is_wrong(
     assert buffers <= 40
 
 
-async def test_a_cursor_spares_a_claim_the_entries_of_tasks_already_claimed(queue: Queue) -> None:
+@pytest.mark.parametrize("limit", [2000, 500])
+async def test_a_cursor_spares_a_claim_the_entries_of_tasks_already_claimed(queue: Queue, limit: int) -> None:
     """They stay in the index as long as any snapshot may see them: here, that of a session left open."""
     await queue.pool.execute("INSERT INTO tasks (type) SELECT 'dead' FROM generate_series(1, 20000)")
-    await queue.register("lane")
+    # Of one transaction, as a bulk submit is: nothing but their ids tells them apart.
+    await queue.register(lane := f"lane{limit}")
     async with queue.pool.acquire() as watcher, watcher.transaction(isolation="repeatable_read"):
         await watcher.fetchval("SELECT count(*) FROM lanes")
-        lines = Lines(queue, "lane", clock=lambda: 0.0)
-        while len(await lines.claim(2000, lambda kind: 2000 if kind == "dead" else 0)):
+        lines = Lines(queue, lane, clock=lambda: 0.0)
+        while len(await lines.claim(limit, lambda kind: 2000 if kind == "dead" else 0)):
             pass
         [line] = [line for line in lines if line.type == "dead"]
         await queue.submit([NewTask(type="dead")])
         read = {}
         for after in (line.after, None):
             async with rolled_back(queue) as session:
-                arguments = claim_arguments([("dead", 0)], 1, after)
+                arguments = claim_arguments([("dead", 0)], 1, after, lane)
                 [read[after], _], _ = await explain(session, "claim", *arguments)
     assert {scan.index for scan in read.values()} == {"tasks_claimable"}
     assert {scan.rows for scan in read.values()} == {1}
