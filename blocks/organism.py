@@ -1,33 +1,13 @@
-"""Organism: which Serve app runs the tasks, and the only code that calls it.
-
-Ray's handles have no timeout, go on running when their caller stops waiting, and tell of a dead replica by a
-family of exceptions that changes between versions. All of that ends here: whoever uses `OrganismClient` gets
-outcomes, `OrganismUnavailable` or `ReplicaLost`.
-"""
+"""Organism: which Serve app runs the tasks."""
 
 from __future__ import annotations
 
-import asyncio
-import os
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import suppress
-from typing import Any, ClassVar, cast
+from typing import ClassVar
 
 from pydantic import Field
 
-from blocks.errors import OrganismError, OrganismUnavailable, ReplicaLost
 from blocks.named import NamedBlock
-from blocks.queue import Batch, Outcomes
-
-GRPC_LIMIT_CHARS = 500_000
-"""Params up to this size go straight to the replica by gRPC, which takes messages of 4 MB; larger ones by way
-of Ray's object store. By gRPC 1,000 no-ops there and back take the caller 3.4 ms of processor time, not 6.2.
-Errors arrive as Ray's own either way."""
-# How large a chunk of outcomes may come back; Serve reads it when it is imported, which is after this.
-os.environ.setdefault("RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH", str(2**31 - 1))
-
-CANCEL_PAUSES_S = (0.02, 0.1, 0.5, 0.0)
-"""Waits after each try to cancel what no replica knows: the batch itself may still be on its way there."""
+from blocks.organism_client import OrganismClient
 
 
 class Organism(NamedBlock):
@@ -62,140 +42,9 @@ class Organism(NamedBlock):
 
     def client(self) -> OrganismClient:
         """A client for a process that is connected to Ray."""
-        return OrganismClient(self)
-
-
-class OrganismClient:
-    """Calls one organism. The process must be connected to Ray."""
-
-    def __init__(self, organism: Organism) -> None:
-        self._organism = organism
-
-    async def call(self, batch: Batch, *, exclusive: bool) -> AsyncGenerator[Outcomes, None]:
-        """Run ``batch`` and yield outcomes as they come, some of them empty as a sign of life.
-
-        Args:
-            exclusive: Run nothing else on the replica meanwhile.
-
-        Raises:
-            OrganismUnavailable: Nothing of the batch ran.
-            ReplicaLost: The replica had taken the batch; what has not been yielded is unknown.
-        """
-        begun = False
-        stream = None
-        try:
-            large = sum(map(len, batch.params)) > GRPC_LIMIT_CHARS
-            handle = self._handle().options(stream=True, _by_reference=large)
-            stream = handle.handle_tasks.remote(batch.to_wire(), exclusive=exclusive)
-            while True:
-                try:
-                    wire = await asyncio.wait_for(anext(stream), self._organism.silence_s)
-                except StopAsyncIteration:
-                    return
-                outcomes = Outcomes.from_wire(wire)
-                begun = begun or not outcomes.waiting
-                yield outcomes
-        except Exception as error:
-            from ray.exceptions import RayActorError
-
-            # Private to Serve: a call that no replica has taken, as while there is none, waits in there.
-            taken = stream is not None and stream._replica_result is not None
-            # Once sent, a call whose replica dies or falls silent may have run. An exclusive one has not: its
-            # replica says so and waits before it begins, because who is charged hangs on it.
-            may_have_run = isinstance(error, RayActorError) or (isinstance(error, TimeoutError) and taken)
-            lost = begun or (may_have_run and not exclusive)
-            raise self._explain(error, self._organism.silence_s, lost=lost) from None
-        finally:
-            _cancel(stream)
-
-    async def cancel(self, claims: Sequence[int]) -> None:
-        """Stop tasks on whichever replica they are; each is reported ``cancelled`` through its own call.
-
-        Best effort: returns when every claim has been acknowledged, or no replica knows it after some tries
-        (it has ended, or its replica is being taken down). Calling again does no harm.
-
-        Raises:
-            OrganismUnavailable: A claim is not acknowledged, and not every replica has answered.
-        """
-        left = set(claims)
-        failures: list[BaseException] = []
-        try:
-            async with asyncio.timeout(self._organism.health_timeout_s):
-                for pause_s in CANCEL_PAUSES_S:
-                    # To all replicas: which one Serve has chosen for a call is not known here.
-                    response = self._handle().broadcast("cancel_tasks", sorted(left))
-                    answers = await response.results_async(return_exceptions=True)
-                    failures = [answer for answer in answers if isinstance(answer, BaseException)]
-                    left.difference_update(*(answer for answer in answers if answer not in failures))
-                    if not left:
-                        return
-                    await asyncio.sleep(pause_s)
-            if failures:
-                raise failures[0]
-        except Exception as error:
-            raise self._explain(error, self._organism.health_timeout_s) from None
-
-    async def health(self) -> dict[str, Any]:
-        """The organism's own health report.
-
-        Raises:
-            OrganismUnavailable: It did not answer.
-        """
-        return await self._ask("health")
-
-    async def status(self) -> dict[str, Any]:
-        """The organism's own status report.
-
-        Raises:
-            OrganismUnavailable: It did not answer.
-        """
-        return await self._ask("status")
-
-    async def _ask(self, method: str) -> dict[str, Any]:
-        response = None
-        try:
-            response = getattr(self._handle(), method).remote()
-            answer = await asyncio.wait_for(response, self._organism.health_timeout_s)
-            return cast("dict[str, Any]", answer)
-        except Exception as error:
-            raise self._explain(error, self._organism.health_timeout_s) from None
-        finally:
-            _cancel(response)
-
-    def _handle(self) -> Any:
-        import ray
-        from ray import serve
-
-        if not ray.is_initialized():
-            # get_deployment_handle would start a new local cluster and then say Serve is not running.
-            raise OrganismUnavailable(
-                "this process is not connected to Ray", "connect first: `await RayCluster.connect()`"
-            )
-        return serve.get_deployment_handle(self._organism.deployment_name, app_name=self._organism.app_name)
-
-    def _explain(self, error: Exception, waited_s: float, *, lost: bool = False) -> OrganismError:
-        from ray.exceptions import RayActorError
-
-        name = f"{self._organism.deployment_name} (app {self._organism.app_name})"
-        if isinstance(error, OrganismError):
-            return error
-        if isinstance(error, RayActorError):
-            what = f"a replica of {name} died"
-        elif isinstance(error, TimeoutError):
-            what = f"{name} gave no sign of life for {waited_s:g} s"
-        elif isinstance(error, KeyError):
-            what = f"there is no {name} on this Ray cluster"
-        else:
-            lines = [line for line in str(error).splitlines() if line.strip()]
-            what = f"{name}: {type(error).__name__}: {lines[-1].strip() if lines else 'no message'}"
-        if lost:
-            return ReplicaLost(what)
-        return OrganismUnavailable(what, "look at the app with `organism status` and at its Serve logs")
-
-
-def _cancel(response: Any) -> None:
-    """Stop the replica, which leaving the response alone does not. Harmless when it has ended, or is None."""
-    if response is not None:
-        # Of a call that failed before a replica took it, this raises the failure once more (Serve 2.60).
-        with suppress(Exception):
-            response.cancel()
+        return OrganismClient(
+            self.app_name,
+            self.deployment_name,
+            silence_s=self.silence_s,
+            health_timeout_s=self.health_timeout_s,
+        )

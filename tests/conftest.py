@@ -28,7 +28,7 @@ os.environ["DO_NOT_TRACK"] = "1"
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 os.environ["RAY_AUTH_MODE"] = "token"  # read when Ray is imported, too
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
-# As blocks.organism does; here some tests import Serve before it.
+# As blocks.organism_client does; here some tests import Serve before it.
 os.environ["RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"] = str(2**31 - 1)
 
 import asyncpg
