@@ -33,7 +33,8 @@ class OrganismClient:
     Args:
         app_name: Name of the Serve app.
         deployment_name: Name of the deployment.
-        silence_s: A call without any sign of life for this long (seconds) is given up; replicas send one every 2 s.
+        silence_s: Seconds without any sign of life after which a call is given up; replicas send one every
+            2 s.
         health_timeout_s: Longest wait for `health` and `status`, in seconds.
     """
 

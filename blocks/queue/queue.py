@@ -190,6 +190,7 @@ class Queue(Control):
                     statement("complete"), ids, claims, outcomes.results, *where, timeout=SETTLE_TIMEOUT
                 )
                 return dict.fromkeys([row[0] for row in rows], "completed")
+            said = [outcomes.policies.get(organ or "", (None, None, None)) for organ in outcomes.organ_ids]
             rows = await self.pool.fetch(
                 statement("settle"),
                 ids,
@@ -197,6 +198,7 @@ class Queue(Control):
                 outcomes.causes,
                 outcomes.errors,
                 *where,
+                *([policy[n] for policy in said] for n in range(3)),
                 DEFAULT_MAX_ATTEMPTS,
                 self.backoff_base_s,
                 self.backoff_cap_s,

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias
 
-WIRE_VERSION = 3
+WIRE_VERSION = 4
 """Grows whenever a column changes meaning; a replica refuses a batch of another version."""
 
 Cause: TypeAlias = Literal["completed", "failed", "rejected", "timed_out", "cancelled", "interrupted"]
@@ -25,6 +25,9 @@ Cause: TypeAlias = Literal["completed", "failed", "rejected", "timed_out", "canc
 - ``interrupted``: the replica is stopping; handed back with the attempt uncharged. Ray Serve 2.60 tells it
   nothing before it has waited for the calls on it, so today only lanes say this.
 """
+
+Policy: TypeAlias = "tuple[int | None, float | None, float | None]"
+"""Most attempts, first backoff and longest backoff in seconds; None: not said."""
 
 
 @dataclass(slots=True)
@@ -95,14 +98,18 @@ class Outcomes:
     errors: list[str | None] = field(default_factory=list)
     """Readable text; None when completed."""
     paths: list[str] = field(default_factory=list)
-    """``fast`` or ``escalated``."""
+    """``fast``, ``escalated``, or ``fallback``: it drifted, and there is no planner."""
     organ_ids: list[str | None] = field(default_factory=list)
     elapsed_ms: list[float] = field(default_factory=list)
     waiting: bool = field(default=False, kw_only=True)
-    """Nothing of the batch has been begun: it waits for its turn on the replica."""
+    """None of the tasks left is in a handler: they wait for their turn, or for a replica of their organ.
+    Of an exclusive batch: it has not begun."""
     timeout_s: float | None = field(default=None, kw_only=True)
     """Unless ``waiting``: the longest timeout among the batch's tasks, in seconds; the replica enforces each
     from the moment its handler starts. None: no task of the batch is started."""
+
+    policies: dict[str, Policy] = field(default_factory=dict, kw_only=True)
+    """By organ id: how its tasks are tried again, where neither they nor their types say."""
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -130,11 +137,13 @@ class Outcomes:
         """Append the outcomes of ``other``, with their positions."""
         for name in OUTCOME_COLUMNS:
             getattr(self, name).extend(getattr(other, name))
+        self.policies.update(other.policies)
 
     def take(self, rows: Iterable[int]) -> Outcomes:
         """A new table of the given rows, in that order."""
         chosen = list(rows)
-        return Outcomes(*([getattr(self, name)[r] for r in chosen] for name in OUTCOME_COLUMNS))
+        columns = ([getattr(self, name)[r] for r in chosen] for name in OUTCOME_COLUMNS)
+        return Outcomes(*columns, policies=self.policies)
 
     def to_wire(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(Outcomes)}

@@ -1,11 +1,14 @@
 """The organism as a Ray Serve application: app ``organism``, deployment ``OrganismManager``.
 
+Beside it, where the configuration wants them, a deployment for each organ that is to have its own, and the
+drift valve.
+
 Annotations are not postponed in this module: Serve and FastAPI evaluate them in a pickled copy of the class,
 whose globals lack what only annotations name.
 """
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,21 @@ from ray.serve import Application
 
 from blocks.errors import ConfigurationError
 from blocks.garbage import collect_rarely
-from serve_apps.organism.config import load_config
+from blocks.organism_client import OrganismClient
+from serve_apps.organism.assembly import nowhere
+from serve_apps.organism.config import Cusum, load_config
+from serve_apps.organism.deployments import (
+    MANAGER,
+    VALVE,
+    organ_deployment,
+    organ_options,
+    organs_apart,
+    wants_valve,
+)
 from serve_apps.organism.manager import OrganismManager
+from serve_apps.organism.remote import Client
 from serve_apps.organism.tasks import InvalidTask, parse_task, refused
+from serve_apps.organism.valve import DriftValve, Key
 
 http = FastAPI(title="Organism", description="One task at a time; queued work goes through the gateway.")
 
@@ -33,12 +48,40 @@ class BuildArgs(BaseModel):
         description="YAML file of the organism's configuration, on the machine that builds; unset: the demo "
         "organism. A user_config in the deployments section replaces it.",
     )
+    organs: list[str] | None = Field(
+        default=None,
+        description="Ids of the organs that are deployments of their own; their options and configurations "
+        "are in the deployments section. Unset: as the file says.",
+    )
+    valve: bool | None = Field(
+        default=None, description="Whether there is a drift valve for all replicas; unset: as the file says."
+    )
     code: str | None = Field(
         default=None, description="Digest of the handlers' code: replicas are replaced when it changes."
     )
     retry: str | None = Field(
         default=None, description="Anything new: makes Serve try again what it has given up, unchanged."
     )
+
+
+class RemoteValve:
+    """The drift valve, which is a deployment of its own. See `DriftValve`."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    async def observe(
+        self, cusum: Cusum, keys: Sequence[Key], scores: Sequence[float], counted: Sequence[bool]
+    ) -> list[float]:
+        sums: list[float] = await self._handle.observe.remote(cusum, keys, scores, counted)
+        return sums
+
+    async def reset(self, task_type: str | None = None, domain: str | None = None) -> int:
+        return int(await self._handle.reset.remote(task_type, domain))
+
+    async def sums(self) -> list[dict[str, Any]]:
+        sums: list[dict[str, Any]] = await self._handle.sums.remote()
+        return sums
 
 
 # Serve pickles the class where it is decorated, with the globals it finds then: helpers come before it.
@@ -56,14 +99,32 @@ def _replica_name() -> str:
         return "local"
 
 
-@serve.deployment(name="OrganismManager")
-@serve.ingress(http)
-class OrganismDeployment:
-    """Puts an `OrganismManager` on a replica."""
+def _app_name() -> str:
+    try:
+        return str(serve.get_replica_context().app_name)
+    except Exception:
+        return "organism"
 
-    def __init__(self) -> None:
+
+class Replica:
+    """What the replicas of the organism and of the organs apart have in common.
+
+    Args:
+        organs: Ids of the organs apart.
+        valve: Handle of the drift valve; None: a replica has its own.
+    """
+
+    def __init__(self, organs: Sequence[str] = (), valve: Any = None) -> None:
         collect_rarely()
-        self.organism = OrganismManager(replica=_replica_name())
+
+        def connect(organ_id: str) -> Client:
+            if organ_id not in organs:
+                return nowhere(organ_id)
+            return OrganismClient(_app_name(), organ_deployment(organ_id))
+
+        self.organism = OrganismManager(
+            replica=_replica_name(), connect=connect, valve=RemoteValve(valve) if valve else None
+        )
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         try:
@@ -77,9 +138,6 @@ class OrganismDeployment:
 
     async def check_health(self) -> None:
         await self.organism.check_health()
-
-    async def handle_incoming_task(self, task: dict[str, Any]) -> dict[str, Any]:
-        return await self.organism.handle_incoming_task(task)
 
     async def handle_tasks(
         self, wire: dict[str, Any], exclusive: bool = False
@@ -97,6 +155,26 @@ class OrganismDeployment:
     async def status(self) -> dict[str, Any]:
         return self.organism.status()
 
+
+@serve.deployment(name=MANAGER)
+@serve.ingress(http)
+class OrganismDeployment(Replica):
+    """Puts an `OrganismManager` on a replica.
+
+    Args:
+        organs: Handles of the organs apart by id: what is bound here is part of the application.
+        valve: Handle of the drift valve.
+    """
+
+    def __init__(self, organs: dict[str, Any], valve: Any = None) -> None:
+        super().__init__(list(organs), valve)
+
+    async def handle_incoming_task(self, task: dict[str, Any]) -> dict[str, Any]:
+        return await self.organism.handle_incoming_task(task)
+
+    async def reset_drift(self, task_type: str | None = None, domain: str | None = None) -> int:
+        return await self.organism.drift.valve.reset(task_type, domain)
+
     @http.get("/health")
     async def get_health(self) -> Response:
         health = self.organism.health()
@@ -105,6 +183,21 @@ class OrganismDeployment:
     @http.get("/status")
     async def get_status(self) -> Response:
         return _json(self.organism.status())
+
+    @http.get("/organs-apart")
+    async def get_organs_apart(self) -> Response:
+        """Health of the organs that are deployments of their own, by id: of one replica each."""
+        return _json(await self.organism.health_apart())
+
+    @http.get("/drift")
+    async def get_drift(self) -> Response:
+        """Rules, the sums of all types and domains, and which way the tasks of this replica went."""
+        return _json(await self.organism.drift_now())
+
+    @http.post("/drift/reset")
+    async def post_drift_reset(self, type: str | None = None, domain: str | None = None) -> Response:
+        """Set sums back to 0: of a type, of one of its domains, or all."""
+        return _json({"reset": await self.organism.drift.valve.reset(type, domain)})
 
     @http.post("/handle-task")
     async def post_task(self, request: Request) -> Response:
@@ -120,6 +213,16 @@ class OrganismDeployment:
         return _json(await self.organism.handle_incoming_task(raw))
 
 
+@serve.deployment
+class OrganDeployment(Replica):
+    """Puts one organ on replicas of its own: an organism of nothing else."""
+
+
+@serve.deployment(name=VALVE, num_replicas=1, ray_actor_options={"num_cpus": 0})
+class ValveDeployment(DriftValve):
+    """The drift valve of all replicas: one, so that there is one sum."""
+
+
 def build(args: BuildArgs) -> Application:
     """The application, for ``import_path: serve_apps.organism.app:build`` in a Serve config file.
 
@@ -127,6 +230,19 @@ def build(args: BuildArgs) -> Application:
         ConfigurationError: The configuration file is wrong.
     """
     config = load_config(args.config)
-    deployment: Any = OrganismDeployment  # `serve.ingress` hides the type `serve.deployment` gave it
-    application: Application = deployment.options(user_config=config.model_dump(mode="json")).bind()
+    # Classes to the type checker, though `serve.deployment` has made deployments of them.
+    manager: Any = OrganismDeployment
+    organ: Any = OrganDeployment
+    drift_valve: Any = ValveDeployment
+    # What Serve's config file says of a deployment goes before what is said here.
+    apart = organs_apart(config)
+    ids = list(apart) if args.organs is None else args.organs
+    organs = {}
+    for name in ids:
+        options = organ_options(config, apart[name]) if name in apart else {"name": organ_deployment(name)}
+        organs[name] = organ.options(**options).bind()
+    valve = wants_valve(config) if args.valve is None else args.valve
+    application: Application = manager.options(user_config=config.model_dump(mode="json")).bind(
+        organs, drift_valve.bind() if valve else None
+    )
     return application

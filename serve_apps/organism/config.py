@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -29,6 +38,56 @@ def _one_colon(path: str) -> str:
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Autoscaling(Section):
+    """How many replicas an organ's own deployment has."""
+
+    min_replicas: int = Field(
+        default=1,
+        ge=0,
+        le=10_000,
+        description="Fewest; 0: none while there is nothing to do; the first task waits for one to start.",
+    )
+    max_replicas: int = Field(ge=1, le=10_000, description="Most.")
+    utilization: float = Field(
+        default=0.7,
+        ge=0.1,
+        le=0.9,
+        description="Share of the replicas' concurrency to keep busy: above it replicas are added, below it "
+        "taken away. Lanes keep in flight what the replicas can run, so at 1 nothing would ever be added.",
+    )
+    upscale_delay_s: float = Field(
+        default=5.0, ge=0, le=86_400, description="Seconds above it before one is added."
+    )
+    downscale_delay_s: float = Field(
+        default=120.0, ge=0, le=86_400, description="Seconds below it before one is taken away."
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Autoscaling:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(
+                f"min_replicas {self.min_replicas} is more than max_replicas {self.max_replicas}"
+            )
+        return self
+
+
+class DeploymentConfig(Section):
+    """An organ as a Serve deployment of its own: what each replica needs, and how many there are."""
+
+    replicas: int = Field(default=1, ge=1, le=10_000, description="Number of replicas, without autoscaling.")
+    autoscaling: Autoscaling | None = Field(default=None, description="Unset: always as many as replicas.")
+    num_cpus: float = Field(
+        default=1.0, ge=0, allow_inf_nan=False, description="CPUs set aside for a replica."
+    )
+    num_gpus: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="GPUs set aside for a replica."
+    )
+    memory_mb: int | None = Field(default=None, ge=1, description="Memory set aside for a replica, in MB.")
+    resources: dict[str, float] = Field(
+        default_factory=dict, description="Custom Ray resources of a replica."
+    )
 
 
 class OrganConfig(Section):
@@ -59,15 +118,74 @@ class OrganConfig(Section):
     max_batch_size: int = Field(
         default=32, ge=1, le=5000, description="Most tasks in one call of a batch handler."
     )
+    target_ms: float | None = Field(
+        default=None,
+        gt=0,
+        le=3_600_000,
+        description="A batch holds as many tasks as take the handler about this long; unset: max_batch_size.",
+    )
+    max_attempts: int | None = Field(
+        default=None,
+        ge=1,
+        le=1000,
+        description="Attempts of a task before it is a dead letter, where neither the task nor the queue's "
+        "policy of its type says; unset: the queue's default.",
+    )
+    backoff_base_s: Seconds | None = Field(
+        default=None, description="Wait before the second attempt, doubled for each further one; likewise."
+    )
+    backoff_cap_s: Seconds | None = Field(
+        default=None, description="Longest wait between attempts; likewise."
+    )
+    deployment: DeploymentConfig | None = Field(
+        default=None,
+        description="Run it as a Serve deployment of its own; unset: on the organism's replicas.",
+    )
+
+    @model_validator(mode="after")
+    def _deployable(self) -> OrganConfig:
+        if self.deployment and not re.fullmatch(r"[A-Za-z0-9_.-]+", self.id):
+            raise ValueError(f"id {self.id!r} of an organ with a deployment may hold A-Z a-z 0-9 _ . - only")
+        return self
+
+
+class Cusum(Section):
+    """When the drift scores of a type and domain, taken together, are too much.
+
+    A sum by type and domain grows by what each score exceeds ``expected + slack``, shrinks by what it falls
+    short of it, and is never below 0 (the one-sided CUSUM chart of Page, 1954).
+    """
+
+    expected: float = Field(ge=0, allow_inf_nan=False, description="Drift score of ordinary tasks.")
+    slack: float = Field(
+        default=0.05, ge=0, allow_inf_nan=False, description="What may come on top unnoticed."
+    )
+    bound: float = Field(
+        default=1.0, gt=0, allow_inf_nan=False, description="While the sum is above it, tasks are escalated."
+    )
 
 
 class Escalation(Section):
-    """Where tasks with much drift go instead of their own organ."""
+    """Which tasks are escalated to a planner, for too much drift."""
 
-    drift_score: float = Field(
-        ge=0, allow_inf_nan=False, description="Tasks with this drift score or more are escalated."
+    drift_score: float | None = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="Tasks with this drift score or more are escalated; unset: none for its own score alone.",
     )
-    organ: Name = Field(description="Id of the organ that runs them, whatever their type.")
+    cusum: Cusum | None = Field(default=None, description="Unset: none for the scores of those before it.")
+    planner: Name | None = Field(
+        default=None,
+        description="Id of the organ whose handler plans their steps; unset: they run on their own organ.",
+    )
+    max_steps: int = Field(default=8, ge=1, le=100, description="Most steps of a plan.")
+
+    @model_validator(mode="after")
+    def _some_rule(self) -> Escalation:
+        if self.drift_score is None and self.cusum is None:
+            raise ValueError("needs drift_score or cusum, or it escalates nothing")
+        return self
 
 
 class OrganismConfig(Section):
@@ -93,6 +211,12 @@ class OrganismConfig(Section):
         default=None, description="Id of the organ for types that none serves; unset: such tasks fail."
     )
     escalation: Escalation | None = Field(default=None, description="The drift valve; unset: no escalation.")
+
+    def alone(self, organ: OrganConfig) -> OrganismConfig:
+        """The configuration of a deployment that is only ``organ`` and takes whatever is sent there."""
+        here = organ.model_copy(update={"deployment": None, "domains": []})
+        alone = {"organs": [here], "include_builtin": False, "default_organ": organ.id, "escalation": None}
+        return self.model_copy(update=alone)
 
     @property
     def task_types(self) -> list[str]:
@@ -142,7 +266,7 @@ def parse_config(raw: Any, *, source: str = "the organism's configuration") -> O
         raise ConfigurationError(f"{source}: organs is empty", "give at least one organ, or include_builtin")
     named = {
         "default_organ": config.default_organ,
-        "escalation.organ": config.escalation.organ if config.escalation else None,
+        "escalation.planner": config.escalation.planner if config.escalation else None,
     }
     ids = [organ.id for organ in config.organs]
     for field, name in named.items():

@@ -20,9 +20,17 @@ import httpx
 
 from blocks.errors import ConfigurationError, OrganismUnavailable
 from serve_apps.organism.config import OrganismConfig, parse_config
+from serve_apps.organism.deployments import (
+    CHECKS,
+    MANAGER,
+    REQUESTS,
+    organ_options,
+    organs_apart,
+    wants_valve,
+)
 
 APP = "organism"
-DEPLOYMENT = "OrganismManager"
+DEPLOYMENT = MANAGER
 ROUTE_PREFIX = "/organism"
 POLL_S = 0.25
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
@@ -64,26 +72,23 @@ def serve_config(
                 "route_prefix": ROUTE_PREFIX,
                 "import_path": "serve_apps.organism.app:build",
                 # Modules are imported once a replica; Serve replaces replicas when something here differs.
-                "args": {"code": code_digest(config)},
+                "args": {
+                    "code": code_digest(config),
+                    "organs": sorted(organs_apart(config)),
+                    "valve": wants_valve(config),
+                },
                 # Serve does not hand the global logging configuration down to replicas.
                 "logging_config": {"encoding": "JSON", "enable_access_log": False},
                 "deployments": [
                     {
                         "name": DEPLOYMENT,
                         "num_replicas": replicas,
-                        # In calls. Organs' concurrency and lanes' windows limit the work; if this did, a
-                        # cancellation would wait in line behind what it is to cancel. It is also how many
-                        # calls Ray lets an async actor run at once by default.
-                        "max_ongoing_requests": 1000,
-                        "health_check_period_s": 2,
-                        # Three misses end a replica whose loop a handler blocks: sooner than a lane takes it
-                        # for dead (Organism.silence_s), so that no call is sent there again.
-                        "health_check_timeout_s": 6,
-                        "graceful_shutdown_timeout_s": 30,
-                        "graceful_shutdown_wait_loop_s": 0.5,
+                        "max_ongoing_requests": REQUESTS,
+                        **CHECKS,
                         "ray_actor_options": {"num_cpus": num_cpus},
                         "user_config": config.model_dump(mode="json"),
-                    }
+                    },
+                    *(organ_options(config, organ) for organ in organs_apart(config).values()),
                 ],
             }
         ],
@@ -203,13 +208,16 @@ def _progress(details: dict[str, Any]) -> tuple[str, str, bool]:
     app = details.get("applications", {}).get(APP)
     if app is None:
         return "waiting for Serve", "", False
-    deployment = app.get("deployments", {}).get(DEPLOYMENT, {})
-    states = [replica.get("state") for replica in deployment.get("replicas", [])]
-    wanted = deployment.get("target_num_replicas") or 0
-    line = f"{states.count('RUNNING')} of {wanted or '?'} replicas running"
-    message = f"{deployment.get('message') or ''}\n{app.get('message') or ''}"
+    deployments = app.get("deployments", {})
+    manager = deployments.get(DEPLOYMENT, {})
+    wanted = manager.get("target_num_replicas") or 0
+    line = f"{_running(manager)} of {wanted or '?'} replicas running"
+    for name, deployment in sorted(deployments.items()):
+        if name != DEPLOYMENT:
+            line += f", {name} {_running(deployment)} of {deployment.get('target_num_replicas', '?')}"
+    message = "\n".join(str(part.get("message") or "") for part in (*deployments.values(), app))
     status = app.get("status")
-    problem = _problem(message, deployment)
+    problem = _problem(message, deployments)
     if status == "DEPLOY_FAILED":
         if problem:
             raise _misconfigured(problem)
@@ -217,18 +225,27 @@ def _progress(details: dict[str, Any]) -> tuple[str, str, bool]:
             f"the organism cannot be deployed: {useful_line(message)}",
             "look at the Serve page of the Ray dashboard",
         )
-    healthy = deployment.get("status") == "HEALTHY"
-    return line, problem, status == "RUNNING" and healthy and states.count("RUNNING") >= wanted > 0
+    healthy = all(deployment.get("status") == "HEALTHY" for deployment in deployments.values())
+    return line, problem, status == "RUNNING" and healthy and _running(manager) >= wanted > 0
 
 
-def _problem(message: str, deployment: dict[str, Any]) -> str:
+def _running(deployment: dict[str, Any]) -> int:
+    return sum(replica.get("state") == "RUNNING" for replica in deployment.get("replicas", []))
+
+
+def _problem(message: str, deployments: dict[str, Any]) -> str:
     """The configuration error in Serve's message; empty: none, or one about an earlier configuration."""
     found = re.findall(r"ConfigurationError: (.+)", message)
     if not found:
         return ""
     handler = re.search(r"handler '([^']+)'", found[-1])
-    user_config = (deployment.get("deployment_config") or {}).get("user_config") or {}
-    if handler and handler[1] not in {organ.get("handler") for organ in user_config.get("organs", [])}:
+    configs = [
+        (deployment.get("deployment_config") or {}).get("user_config") or {}
+        for deployment in deployments.values()
+    ]
+    if handler and handler[1] not in {
+        organ.get("handler") for config in configs for organ in config.get("organs", [])
+    }:
         # Replicas of the deployment before may still be failing.
         return ""
     return str(found[-1])
@@ -251,15 +268,19 @@ async def _ask_organism(details: dict[str, Any], dashboard_url: str) -> None:
         return
     if host in ("0.0.0.0", "::"):  # noqa: S104
         host = urlsplit(dashboard_url).hostname
-    url = f"http://{f'[{host}]' if ':' in str(host) else host}:{options.get('port')}{ROUTE_PREFIX}/health"
+    url = f"http://{f'[{host}]' if ':' in str(host) else host}:{options.get('port')}{ROUTE_PREFIX}"
     try:
-        async with httpx.AsyncClient(timeout=10.0, trust_env=host not in _LOOPBACK) as client:
-            health = (await client.get(url)).json()
+        async with httpx.AsyncClient(timeout=15.0, trust_env=host not in _LOOPBACK) as client:
+            health = (await client.get(f"{url}/health")).json()
+            apart = (await client.get(f"{url}/organs-apart")).json()
     except (httpx.HTTPError, ValueError):
         return  # the routes need not be reachable from here
-    if refused := health.get("refused_configuration"):
-        error = _misconfigured(refused)
-        raise ConfigurationError(f"{error.what} (the configuration before stays in effect)", error.next_step)
+    for one in (health, *apart.values()):
+        if refused := one.get("refused_configuration"):
+            error = _misconfigured(refused)
+            raise ConfigurationError(
+                f"{error.what} (the configuration before stays in effect)", error.next_step
+            )
 
 
 def useful_line(message: str) -> str:

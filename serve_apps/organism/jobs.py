@@ -38,6 +38,11 @@ class Job:
     def claim(self) -> int:
         return self.call.batch.claims[self.position]
 
+    @property
+    def running(self) -> bool:
+        """Whether it is in a handler."""
+        return not self.settled and self.run is not None and self.run.begun
+
     def task(self) -> dict[str, Any]:
         """What the handler gets.
 
@@ -66,6 +71,8 @@ class Run:
     started: float
     task: asyncio.Task[None] | None = None
     """Where an async handler runs."""
+    begun: bool = True
+    """It is in the handler, and does not wait for a replica elsewhere."""
     waits: bool = False
     """The handler has given way to the event loop."""
     work: Work | None = None

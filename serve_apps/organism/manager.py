@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import aclosing
 from contextvars import copy_context
 from dataclasses import fields
@@ -21,16 +21,22 @@ from blocks.errors import ConfigurationError
 from blocks.queue.jsonb import from_json
 from blocks.queue.wire import Batch, Outcomes
 from serve_apps.organism import stream
-from serve_apps.organism.config import OrganConfig, OrganismConfig, parse_config
+from serve_apps.organism.assembly import Assembly, assemble, nowhere
+from serve_apps.organism.config import OrganismConfig, parse_config
+from serve_apps.organism.drift import Drift, Path
+from serve_apps.organism.environment import environment
 from serve_apps.organism.errors import describe
 from serve_apps.organism.gate import Gate, Ticket
 from serve_apps.organism.introspection import ORGANISM
 from serve_apps.organism.jobs import Job
 from serve_apps.organism.loading import Handler, extend_import_path, load_handler
-from serve_apps.organism.organ import CANCELLED_BEFORE, LINGER_S, Organ, Rules
-from serve_apps.organism.router import NoOrgan, Router
+from serve_apps.organism.organ import CANCELLED_BEFORE, LINGER_S
+from serve_apps.organism.remote import Client, RemoteOrgan
+from serve_apps.organism.router import NoOrgan
+from serve_apps.organism.runner import Rules, Runner
 from serve_apps.organism.stream import Call, Ending, happens
 from serve_apps.organism.tasks import InvalidTask, parse_task, refused
+from serve_apps.organism.valve import DriftValve, Valve
 
 logger = logging.getLogger("ray.serve.organism")
 
@@ -39,7 +45,7 @@ DELIVERY_S = 0.05
 ABANDONED_LIMIT = 32
 """Handler calls left behind (a thread or task each) beyond which the replica asks to be replaced."""
 
-Work: TypeAlias = "dict[Organ, list[Job]]"
+Work: TypeAlias = "dict[Runner, list[Job]]"
 
 
 class OrganismManager:
@@ -48,22 +54,29 @@ class OrganismManager:
     Args:
         config: Its first configuration; None: none until `reconfigure`.
         replica: Name of the replica it runs on, for `health` and `status`.
+        connect: Client of the deployment of an organ that has one of its own, by the organ's id.
+        valve: Where drift is summed up; None: here.
 
     Raises:
         ConfigurationError: The configuration is wrong or a handler does not import.
     """
 
     def __init__(
-        self, config: OrganismConfig | dict[str, Any] | None = None, *, replica: str = "local"
+        self,
+        config: OrganismConfig | dict[str, Any] | None = None,
+        *,
+        replica: str = "local",
+        connect: Callable[[str], Client] = nowhere,
+        valve: Valve | None = None,
     ) -> None:
         self._replica = replica
         self._started = time.monotonic()
         self._gate = Gate()
         self._rules = Rules(result_limit_bytes=0, gate=self._gate)
-        self._config: OrganismConfig | None = None
-        self._organs: dict[str, Organ] = {}
-        self._retiring: list[Organ] = []
-        self._router: Router | None = None
+        self._assembly: Assembly | None = None
+        self._retiring: list[Runner] = []
+        self._connect = connect
+        self.drift = Drift(valve or DriftValve())
         self._open: dict[Call, Work] = {}
         """Calls on this replica; no work: not begun."""
         self._reconfiguring = asyncio.Lock()
@@ -71,14 +84,15 @@ class OrganismManager:
         if config is not None:
             parsed = parse_config(config)
             extend_import_path(parsed.python_path)
-            self._apply(parsed, {organ.id: load_handler(organ) for organ in parsed.organs})
+            here = [organ for organ in parsed.organs if not organ.deployment]
+            self._apply(parsed, {organ.id: load_handler(organ) for organ in here})
 
     # Configuration
 
     @property
     def configured(self) -> bool:
         """Whether a configuration is in effect."""
-        return self._router is not None
+        return self._assembly is not None
 
     async def reconfigure(self, user_config: OrganismConfig | dict[str, Any]) -> None:
         """Apply a configuration; tasks already accepted end under the old one.
@@ -100,29 +114,23 @@ class OrganismManager:
             extend_import_path(parsed.python_path)
             handlers: dict[str, Handler] = {}
             for organ in parsed.organs:
-                present = self._organs.get(organ.id)
-                if present and (present.config.handler, present.config.batch) == (organ.handler, organ.batch):
-                    handlers[organ.id] = present.handler
-                else:
-                    # In a thread: importing a model may take minutes, and there is work to do meanwhile.
-                    handlers[organ.id] = await asyncio.to_thread(load_handler, organ)
+                if organ.deployment is None:
+                    handler = self._assembly.handler_of(organ) if self._assembly else None
+                    if handler is None:
+                        # In a thread: importing a model may take minutes, and there is work to do meanwhile.
+                        handler = await asyncio.to_thread(load_handler, organ)
+                    handlers[organ.id] = handler
             self._apply(parsed, handlers)
 
     def _apply(self, config: OrganismConfig, handlers: dict[str, Handler]) -> None:
-        old = self._organs
-        organs = {organ.id: self._organ(organ, handlers[organ.id]) for organ in config.organs}
-        self._router = Router(config, organs)
+        old = self._assembly
+        new = self._assembly = assemble(config, handlers, old, self._rules, self._connect)
         self._rules.result_limit_bytes = config.result_limit_bytes
-        self._config = config
-        self._organs = organs
-        kept = set(organs.values())
-        self._retiring += [organ for organ in old.values() if organ not in kept]
+        if old is not None:
+            kept = set(map(id, new.runners))
+            self._retiring += [runner for runner in old.runners if id(runner) not in kept]
         self._pump()
-        logger.info("organism configured: %d organs, types %s", len(organs), ", ".join(self._router.types))
-
-    def _organ(self, config: OrganConfig, handler: Handler) -> Organ:
-        present = self._organs.get(config.id)
-        return present if present and present.config == config else Organ(config, handler, self._rules)
+        logger.info("organism configured: %d organs, types %s", len(new.organs), ", ".join(new.router.types))
 
     # Running tasks
 
@@ -193,7 +201,10 @@ class OrganismManager:
                 self._gate.request(ticket)
                 while not await happens(turn, stream.SIGN_OF_LIFE_S) and len(call.cancelled) < len(batch):
                     yield Outcomes(waiting=True)
-            timeout_s = self._route(call, ticket, work)
+            drifting = await self.drift.among(
+                batch, self._assembly.config.escalation if self._assembly else None
+            )
+            timeout_s = self._route(call, ticket, work, drifting)
             if exclusive:
                 # What dies from here on is this batch's doing, and the caller is to know it.
                 yield Outcomes(timeout_s=timeout_s)
@@ -206,6 +217,8 @@ class OrganismManager:
             async with aclosing(call.chunks()) as chunks:
                 async for outcomes in chunks:
                     outcomes.timeout_s = timeout_s
+                    outcomes.waiting = not len(outcomes) and not _any_runs(work)
+                    outcomes.policies = self._assembly.policies(outcomes) if self._assembly else {}
                     yield outcomes
         finally:
             # Reached by cancellation too. A finished call has nothing left to drop.
@@ -217,15 +230,19 @@ class OrganismManager:
             if ending:
                 await asyncio.wait(ending, timeout=LINGER_S)
 
-    def _route(self, call: Call, ticket: Ticket | None, work: Work) -> float | None:
+    def _route(
+        self, call: Call, ticket: Ticket | None, work: Work, drifting: Collection[int]
+    ) -> float | None:
         """Add the jobs of ``call`` to ``work`` by organ; what is not to run is reported at once.
 
         Returns:
             The longest timeout among the jobs, in seconds; None: there are none.
         """
-        if self._router is None or self._config is None:
+        assembly = self._assembly
+        if assembly is None:
             raise ConfigurationError("the organism has no configuration yet", "deploy it with a user_config")
         batch = call.batch
+        others: Counter[Path] = Counter()
         longest_s = None
         for position, task_type in enumerate(batch.types):
             if batch.claims[position] in call.cancelled:
@@ -233,34 +250,46 @@ class OrganismManager:
                 call.report(position, ending, path="fast", organ_id=None, elapsed_ms=0.0)
                 continue
             try:
-                organ, path = self._router.route(
-                    task_type, batch.domains[position], batch.drift_scores[position]
-                )
+                organ = assembly.router.route(task_type, batch.domains[position])
             except NoOrgan as error:
                 ending = Ending("rejected", error=str(error))
                 call.report(position, ending, path="fast", organ_id=None, elapsed_ms=0.0)
                 continue
+            runner: Runner = organ
+            path: Path = "fast"
+            if position in drifting:
+                path = "fallback"
+                if assembly.escalation:
+                    runner, path = assembly.escalation, "escalated"
+                others[path] += 1
             timeout_s = batch.timeouts[position]
             if timeout_s is None:
-                timeout_s = organ.config.timeout_s or self._config.default_timeout_s
+                timeout_s = organ.config.timeout_s or assembly.config.default_timeout_s
             elif not (timeout_s > 0 and math.isfinite(timeout_s)):
                 ending = Ending(
                     "rejected", error=f"timeout is {timeout_s!r}, not a positive number of seconds"
                 )
                 call.report(position, ending, path=path, organ_id=organ.config.id, elapsed_ms=0.0)
                 continue
-            work.setdefault(organ, []).append(Job(call, position, timeout_s, path, ticket))
+            work.setdefault(runner, []).append(Job(call, position, timeout_s, path, ticket))
             longest_s = max(timeout_s, longest_s or 0.0)
+        self.drift.paths.update(others)
+        self.drift.paths["fast"] += len(batch) - others.total()
         return longest_s
 
     def _pump(self) -> None:
         """Start what may start now, and let go of old organs that nothing needs any more."""
-        for organ in (*self._organs.values(), *self._retiring):
-            organ.pump()
-        for organ in list(self._retiring):
-            if organ.idle and not organ.abandoned and not any(organ in work for work in self._open.values()):
-                organ.close()
-                self._retiring.remove(organ)
+        runners = [*(self._assembly.runners if self._assembly else ()), *self._retiring]
+        for runner in runners:
+            runner.pump()
+        for runner in list(self._retiring):
+            if (
+                runner.idle
+                and not runner.abandoned
+                and not any(runner in work for work in self._open.values())
+            ):
+                runner.close()
+                self._retiring.remove(runner)
 
     def cancel_tasks(self, claims: list[int]) -> list[int]:
         """Stop tasks; each is reported ``cancelled`` through its own call, at once.
@@ -303,7 +332,8 @@ class OrganismManager:
 
     def status(self) -> dict[str, Any]:
         """What it serves and what it has done: known types, figures by organ, effective configuration."""
-        organs = {organ.config.id: organ.status() for organ in self._organs.values()}
+        assembly = self._assembly
+        organs = {name: organ.status() for name, organ in assembly.organs.items()} if assembly else {}
         totals: Counter[str] = Counter()
         for figures in organs.values():
             for name in (
@@ -318,16 +348,31 @@ class OrganismManager:
                 "interrupted",
             ):
                 totals[name] += figures[name]
-        config = self._config
+        config = assembly.config if assembly else None
         return {
             **self.health(),
-            "task_types": self._router.types if self._router else [],
+            "task_types": assembly.router.types if assembly else [],
             "organs": organs,
             "totals": dict(totals),
             "exclusive": self._gate.exclusive,
             "retiring_organs": len(self._retiring),
+            "escalation": assembly.escalation.status() if assembly and assembly.escalation else None,
+            "drift": self.drift.status(config.escalation if config else None),
+            "environment": environment(),
             "config": config.model_dump(mode="json") if config else None,
         }
+
+    async def health_apart(self) -> dict[str, dict[str, Any]]:
+        """Health of the organs that are deployments of their own, by id; those that may have no replica are
+        not asked, since that would start one."""
+        organs = self._assembly.organs.values() if self._assembly else ()
+        asked = [organ for organ in organs if isinstance(organ, RemoteOrgan) and organ.always_there]
+        return {organ.config.id: await organ.health() for organ in asked}
+
+    async def drift_now(self) -> dict[str, Any]:
+        """The drift part of `status`, with the sums of all replicas where the valve answers."""
+        config = self._assembly.config if self._assembly else None
+        return await self.drift.now(config.escalation if config else None)
 
     async def check_health(self) -> None:
         """Return at once while the replica can work; async, so that a wedged event loop does not.
@@ -339,10 +384,15 @@ class OrganismManager:
             raise RuntimeError(problem)
 
     def _problem(self) -> str | None:
-        abandoned = sum(organ.abandoned for organ in (*self._organs.values(), *self._retiring))
+        runners = [*(self._assembly.runners if self._assembly else ()), *self._retiring]
+        abandoned = sum(runner.abandoned for runner in runners)
         if abandoned > ABANDONED_LIMIT:
             return f"{abandoned} handler calls hang and cannot be stopped, more than {ABANDONED_LIMIT}"
-        return None
+        return next((runner.problem for runner in runners if runner.problem), None)
+
+
+def _any_runs(work: Work) -> bool:
+    return any(job.running for jobs in work.values() for job in jobs)
 
 
 def _open_wire(wire: dict[str, Any]) -> Batch:

@@ -14,17 +14,16 @@ import sys
 import time
 from collections.abc import Awaitable, Coroutine, Iterable
 from contextvars import copy_context
-from dataclasses import dataclass, field
-from typing import Any, get_args
+from dataclasses import dataclass
+from typing import Any
 
-from blocks.queue.wire import Cause
 from serve_apps.organism.config import OrganConfig
 from serve_apps.organism.deadlines import Deadlines
 from serve_apps.organism.endings import Endings, raised, returned, returned_by_batch
 from serve_apps.organism.errors import harmless, place_of_coroutine, place_of_frame
-from serve_apps.organism.gate import Gate
 from serve_apps.organism.jobs import Job, Run, longest
 from serve_apps.organism.loading import Handler
+from serve_apps.organism.runner import Rules
 from serve_apps.organism.stream import Ending
 from serve_apps.organism.threads import Threads, Work
 from serve_apps.organism.waiting import Waiting
@@ -47,16 +46,6 @@ class Later:
     awaitable: Any
 
 
-@dataclass(slots=True)
-class Rules:
-    """What applies to every organ of an organism."""
-
-    result_limit_bytes: int
-    gate: Gate
-    counters: dict[str, dict[str, int]] = field(default_factory=dict)
-    """By organ id and cause, since the replica started; outlive a reconfiguration."""
-
-
 class Organ:
     """Runs tasks under one handler.
 
@@ -68,7 +57,7 @@ class Organ:
 
     def __init__(self, config: OrganConfig, handler: Handler, rules: Rules) -> None:
         self.config = config
-        self.counters = rules.counters.setdefault(config.id, dict.fromkeys(get_args(Cause), 0))
+        self.figures = rules.figures_of(config.id)
         self.handler = handler
         self._rules = rules
         self._gate = rules.gate
@@ -86,6 +75,8 @@ class Organ:
     def abandoned(self) -> int:
         """Handler calls that outlived their timeout and cannot be stopped."""
         return self._threads.abandoned + self._abandoned_tasks
+
+    problem = None
 
     @property
     def idle(self) -> bool:
@@ -116,7 +107,7 @@ class Organ:
             if job.run is not None:
                 runs.add(job.run)
                 if not job.settled:
-                    self.counters["interrupted"] += 1
+                    self.figures.counters["interrupted"] += 1
             job.settled = True
         ending = []
         for run in runs:
@@ -158,13 +149,13 @@ class Organ:
     def status(self) -> dict[str, Any]:
         """Its configuration and figures, as plain data."""
         return {
-            **self.config.model_dump(),
+            **self.config.model_dump(mode="json"),
             "form": "async" if self.handler.is_async else "sync",
             "in_flight": sum(len(run.jobs) for run in (*self._runs, *self._first_steps)),
             "waiting": self._waiting.count,
             "abandoned": self.abandoned,
             "longest": longest(self._runs),
-            **self.counters,
+            **self.figures.report(),
         }
 
     # Starting
@@ -309,6 +300,8 @@ class Organ:
 
     def _end(self, run: Run, endings: Endings) -> None:
         """The handler has ended by itself; no endings: its batch failed as a whole."""
+        if self.config.batch:
+            self._waiting.learn(len(run.jobs), (time.monotonic() - run.started) * 1000)
         self._report_all(run, endings)
         self._release(run)
 
@@ -374,14 +367,9 @@ class Organ:
         if job.settled:
             return
         job.settled = True
-        self.counters[ending.cause] += 1
-        job.call.report(
-            job.position,
-            ending,
-            job.path,
-            self.config.id,
-            (time.monotonic() - job.run.started) * 1000 if job.run else 0.0,
-        )
+        elapsed_ms = (time.monotonic() - job.run.started) * 1000 if job.run else 0.0
+        self.figures.add(ending.cause, elapsed_ms)
+        job.call.report(job.position, ending, job.path, self.config.id, elapsed_ms)
 
     def _release(self, run: Run) -> None:
         """The handler has ended."""

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 
 from serve_apps.organism.config import OrganismConfig
-from serve_apps.organism.organ import Organ
+from serve_apps.organism.runner import OrganRunner
 
 
 class NoOrgan(Exception):
@@ -21,24 +21,23 @@ class Router:
         organs: The organs of ``config`` by id.
     """
 
-    def __init__(self, config: OrganismConfig, organs: Mapping[str, Organ]) -> None:
-        self._by_domain: dict[str, dict[str | None, Organ]] = {}
+    def __init__(self, config: OrganismConfig, organs: Mapping[str, OrganRunner]) -> None:
+        self._by_domain: dict[str, dict[str | None, OrganRunner]] = {}
         """Organs by type and then domain; None: every other domain, and none."""
         for organ in config.organs:
             domains: Sequence[str | None] = organ.domains or (None,)
             for name in organ.task_types:
                 self._by_domain.setdefault(name, {}).update(dict.fromkeys(domains, organs[organ.id]))
         self._default = organs[config.default_organ] if config.default_organ else None
-        self._escalation = config.escalation
-        self._escalation_organ = organs[config.escalation.organ] if config.escalation else None
+        self._organs = organs
 
     @property
     def types(self) -> list[str]:
         """Every type served, for all domains or for some, sorted."""
         return sorted(self._by_domain)
 
-    def route(self, task_type: str, domain: str | None, drift_score: float) -> tuple[Organ, str]:
-        """The organ of a task, and its path: ``fast``, or ``escalated`` when its drift is too much.
+    def route(self, task_type: str, domain: str | None) -> OrganRunner:
+        """The organ of a task.
 
         Raises:
             NoOrgan: Nothing serves it.
@@ -49,9 +48,21 @@ class Router:
             organ = places.get(domain) or places.get(None) or organ
         if organ is None:
             raise NoOrgan(self._explain(task_type, domain))
-        if self._escalation and self._escalation_organ and drift_score >= self._escalation.drift_score:
-            return self._escalation_organ, "escalated"
-        return organ, "fast"
+        return organ
+
+    def organ(self, organ_id: str) -> OrganRunner:
+        """The organ of this id.
+
+        Raises:
+            NoOrgan: There is none.
+        """
+        if organ := self._organs.get(organ_id):
+            return organ
+        near = difflib.get_close_matches(organ_id[:200], self._organs, n=3, cutoff=0.5)
+        known = (
+            f"nearest known: {', '.join(near)}" if near else f"known: {', '.join(list(self._organs)[:20])}"
+        )
+        raise NoOrgan(f"there is no organ {organ_id[:200]!r}; {known}")
 
     def _explain(self, task_type: str, domain: str | None) -> str:
         if places := self._by_domain.get(task_type):

@@ -22,6 +22,7 @@ class Waiting:
     def __init__(self, config: OrganConfig, gate: Gate) -> None:
         self._config = config
         self._gate = gate
+        self._batch_size = float(config.max_batch_size if config.target_ms is None else 1)
         self._urgent: deque[Job] = deque()
         self._others: deque[Job] = deque()
 
@@ -41,6 +42,15 @@ class Waiting:
         """Let ``job``, which has been next already, wait before the others."""
         (self._others if job.ticket is None else self._urgent).appendleft(job)
 
+    def learn(self, tasks: int, elapsed_ms: float) -> None:
+        """A batch of so many tasks took so long: size the next ones to take ``target_ms``."""
+        if self._config.target_ms is None:
+            return
+        fitting = tasks * self._config.target_ms / max(elapsed_ms, 0.001)
+        # Half way there, and at most doubled: one batch that took long or short says little.
+        size = min((self._batch_size + fitting) / 2, 2 * self._batch_size)
+        self._batch_size = min(max(size, 1.0), self._config.max_batch_size)
+
     def next(self, call: Call | None = None) -> list[Job]:
         """The jobs of the next handler call; one, but for batch handlers. Empty: nothing may start.
 
@@ -58,7 +68,7 @@ class Waiting:
             if self._config.batch and not jobs[0].alone:
                 # One call has one deadline, so only tasks of one timeout share it.
                 alike = (jobs[0].timeout_s, jobs[0].ticket)
-                while line and len(jobs) < self._config.max_batch_size:
+                while line and len(jobs) < int(self._batch_size):
                     if line[0].settled:
                         line.popleft()
                     elif line[0].alone or (line[0].timeout_s, line[0].ticket) != alike:

@@ -1,21 +1,22 @@
 -- $1 uuid[] ids, $2 bigint[] claims, $3 text[] causes, $4 text[] errors, $5 text[] paths, $6 text[] organ ids,
--- $7 real[] elapsed ms, $8 attempts where neither task nor type says, $9 backoff base in seconds, $10 backoff cap
--- in seconds, $11 lane
+-- $7 real[] elapsed ms; what the organs say, if they do: $8 int[] attempts, $9 float8[] backoff base and $10 float8[]
+-- cap in seconds; and the same where nobody says: $11, $12, $13; $14 lane
 WITH reported AS (
     SELECT t.id, r.claim, r.cause, r.error, r.path, r.organ_id, r.elapsed_ms,
         CASE
             WHEN r.cause = 'cancelled' OR t.cancel_requested THEN 'cancelled'
-            WHEN r.cause = 'rejected' OR t.attempts >= coalesce(t.max_attempts, policy.max_attempts, $8) THEN 'failed'
+            WHEN r.cause = 'rejected' OR t.attempts >= coalesce(t.max_attempts, policy.max_attempts, r.max_attempts, $11) THEN 'failed'
             ELSE 'retry'
         END::taskstatus AS status,
         -- Half the delay is fixed and half is chance, so that tasks that failed together come back apart.
         -- The exponent is bounded because 2^1024 is an error, not infinity.
         make_interval(secs => (0.5 + random() / 2) * least(
-            coalesce(policy.backoff_cap_s, $10),
-            coalesce(policy.backoff_base_s, $9) * 2.0 ^ least(t.attempts - 1, 60))) AS backoff
+            coalesce(policy.backoff_cap_s, r.backoff_cap_s, $13),
+            coalesce(policy.backoff_base_s, r.backoff_base_s, $12) * 2.0 ^ least(t.attempts - 1, 60))) AS backoff
     FROM unnest((SELECT $1::uuid[]), (SELECT $2::bigint[]), (SELECT $3::text[]), (SELECT $4::text[]),
-                (SELECT $5::text[]), (SELECT $6::text[]), (SELECT $7::real[]))
-        AS r(id, claim, cause, error, path, organ_id, elapsed_ms)
+                (SELECT $5::text[]), (SELECT $6::text[]), (SELECT $7::real[]), (SELECT $8::int[]),
+                (SELECT $9::float8[]), (SELECT $10::float8[]))
+        AS r(id, claim, cause, error, path, organ_id, elapsed_ms, max_attempts, backoff_base_s, backoff_cap_s)
     JOIN tasks t ON t.id = r.id
     LEFT JOIN task_types policy ON policy.type = t.type
     -- The fence: a holder whose claim is not the newest changes nothing. Taken with the lock, because a cancel
@@ -39,7 +40,7 @@ WITH reported AS (
     RETURNING t.id, t.claim, t.attempts, t.status, r.cause, r.error, r.elapsed_ms
 ), history AS (
     INSERT INTO task_attempts (task_id, claim, attempt, lane, cause, error, started_at, ended_at)
-    SELECT s.id, s.claim, s.attempts, $11, s.cause, s.error,
+    SELECT s.id, s.claim, s.attempts, $14, s.cause, s.error,
            queue_now() - make_interval(secs => s.elapsed_ms / 1000), queue_now()
     FROM settled s
 )

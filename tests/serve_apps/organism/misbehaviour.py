@@ -295,3 +295,24 @@ async def turn(task: dict[str, Any]) -> str:
             async with asyncio.timeout(0):
                 await asyncio.sleep(1)
     return found
+
+
+# Planners, and what their steps run
+
+
+def plan(task: dict[str, Any]) -> Any:
+    """Whatever plan the params hold."""
+    return task["params"]["plan"]
+
+
+async def plan_and_wait(task: dict[str, Any]) -> Any:
+    await step({"params": {"name": "plan"}})
+    return plan(task)
+
+
+def double(params: dict[str, Any]) -> int:
+    return int(params["n"]) * 2
+
+
+def total(params: dict[str, Any]) -> int:
+    return sum(params["results"])

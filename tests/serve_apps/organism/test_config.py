@@ -85,7 +85,29 @@ def test_folders_are_relative_to_the_file(tmp_path: Path) -> None:
         ({"organs": [], "include_builtin": False}, ["organs is empty"]),
         ({"organs": {}}, ["organs", "list"]),
         ({"result_limit_bytes": 1}, ["result_limit_bytes", "got 1"]),
-        ({"escalation": {"drift_score": 0.5, "organ": "nobody"}}, ["escalation.organ 'nobody'", "basics"]),
+        (
+            {"escalation": {"drift_score": 0.5, "planner": "nobody"}},
+            ["escalation.planner 'nobody'", "basics"],
+        ),
+        ({"escalation": {"planner": "basics"}}, ["escalation: needs drift_score or cusum"]),
+        ({"escalation": {"cusum": {"expected": 0.1, "bound": 0}}}, ["escalation.cusum.bound", "got 0"]),
+        (
+            {"organs": [organ("a b", "seen"), organ("a/b", "seen", deployment={})]},
+            ["organs[0].id", "'a b'"],
+        ),
+        ({"organs": [organ("a/b", "seen", deployment={})]}, ["organs[0]", "'a/b'", "A-Z a-z 0-9 _ . -"]),
+        (
+            {
+                "organs": [
+                    organ("a", "seen", deployment={"autoscaling": {"min_replicas": 3, "max_replicas": 2}})
+                ]
+            },
+            ["organs[0].deployment.autoscaling", "min_replicas 3 is more than max_replicas 2"],
+        ),
+        (
+            {"organs": [organ("a", "seen", deployment={"num_gpu": 1})]},
+            ["organs[0].deployment.num_gpu is not"],
+        ),
         ({"default_organ": "nobody"}, ["default_organ 'nobody'", "basics"]),
         (
             {"organs": [organ("a", "seen"), {**organ("a", "seen", domains=["d"]), "id": "b"}] * 2},

@@ -281,16 +281,6 @@ async def test_built_in_types_report_on_the_organism() -> None:
     assert "echo" in status["result"]["task_types"]
 
 
-async def test_much_drift_is_escalated() -> None:
-    manager = organism(
-        organ("wise", "seen"), escalation={"drift_score": 0.7, "organ": "wise"}, default_timeout_s=5
-    )
-    calm = await manager.handle_incoming_task({"type": "echo", "drift_score": 0.69})
-    assert (calm["path"], calm["organ_id"]) == ("fast", "basics")
-    wild = await manager.handle_incoming_task({"type": "echo", "drift_score": 0.7})
-    assert (wild["path"], wild["organ_id"]) == ("escalated", "wise")
-
-
 async def test_reconfiguration_is_live_and_keeps_what_it_can() -> None:
     manager = organism(organ("s", "step"), organ("counting", "Counting", concurrency=1))
     await run(manager, batch(("counting", {})))

@@ -12,8 +12,9 @@ from blocks.errors import ConfigurationError
 from serve_apps.organism.config import parse_config
 from serve_apps.organism.gate import Gate
 from serve_apps.organism.loading import Handler
-from serve_apps.organism.organ import Organ, Rules
+from serve_apps.organism.organ import Organ
 from serve_apps.organism.router import NoOrgan, Router
+from serve_apps.organism.runner import Rules
 from tests.serve_apps.organism.helpers import organ, organism
 
 TYPES = "tuv"
@@ -41,21 +42,21 @@ def test_the_domain_comes_before_the_type_and_the_type_before_the_default() -> N
         ("u", "a", "rest"),
         ("u", None, "rest"),
     ]:
-        assert found.route(kind, domain, 0.0)[0].config.id == expected
+        assert found.route(kind, domain).config.id == expected
 
 
 def test_a_type_served_for_other_domains_only_says_for_which() -> None:
     found = router(served("some", "t", "ab"))
     with pytest.raises(NoOrgan, match="no organ serves type 't' for domain 'c'; it is served for: a, b"):
-        found.route("t", "c", 0.0)
+        found.route("t", "c")
     with pytest.raises(NoOrgan, match="for tasks without a domain; it is served for: a, b"):
-        found.route("t", None, 0.0)
+        found.route("t", None)
 
 
 def test_an_unknown_type_names_the_nearest_ones() -> None:
     found = router(served("o", ["report.daily", "report.weekly", "mail"]))  # type: ignore[arg-type]
     with pytest.raises(NoOrgan, match=r"'report\.dayly'; nearest known: report\.daily"):
-        found.route("report.dayly", None, 0.0)
+        found.route("report.dayly", None)
 
 
 places = st.tuples(st.sets(st.sampled_from(TYPES), min_size=1), st.sets(st.sampled_from(DOMAINS)))
@@ -86,9 +87,9 @@ def test_it_agrees_with_reading_the_configuration(
     found = router(*organs, **more)
     if expected is None:
         with pytest.raises(NoOrgan):
-            found.route(kind, domain, 0.0)
+            found.route(kind, domain)
     else:
-        assert found.route(kind, domain, 0.0)[0].config.id == expected
+        assert found.route(kind, domain).config.id == expected
 
 
 @pytest.mark.anyio

@@ -1,0 +1,213 @@
+"""An organ that is a Serve deployment of its own: sends tasks there and reports what comes back.
+
+A handler call there is one call of Serve's, so that Serve knows how much there is to do when it chooses a
+replica, and when it decides how many there should be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
+from typing import Any, Protocol
+
+from blocks.errors import OrganismUnavailable, ReplicaLost
+from blocks.queue.wire import Batch, Outcomes
+from serve_apps.organism.config import OrganConfig
+from serve_apps.organism.jobs import Job, Run, longest
+from serve_apps.organism.runner import Rules
+from serve_apps.organism.stream import Ending
+
+logger = logging.getLogger("ray.serve.organism")
+
+PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+"""Waits before a call that no replica took is made again."""
+CALLS_ALONE = 3
+"""Calls at once of tasks each of which may have ended a replica; each needs one to itself."""
+
+
+class Client(Protocol):
+    """Calls the deployment."""
+
+    def call(self, batch: Batch, *, exclusive: bool) -> AsyncGenerator[Outcomes, None]:
+        """Run ``batch`` and yield outcomes as they come, some of them empty as a sign of life.
+
+        Raises:
+            OrganismUnavailable: Nothing of the batch ran.
+            ReplicaLost: What has not been yielded is unknown.
+        """
+        ...
+
+    async def health(self) -> dict[str, Any]:
+        """Raises OrganismUnavailable: No replica answers."""
+        ...
+
+
+class RemoteOrgan:
+    """Runs tasks on the deployment of one organ.
+
+    Args:
+        config: Its configuration.
+        client: Calls it.
+        rules: What it shares with the other organs.
+    """
+
+    abandoned = 0
+    problem = None
+
+    def __init__(self, config: OrganConfig, client: Client, rules: Rules) -> None:
+        self.config = config
+        self.figures = rules.figures_of(config.id)
+        self._client = client
+        self._runs: set[Run] = set()
+        self._alone = asyncio.Semaphore(CALLS_ALONE)
+        self._trouble: str | None = None
+
+    @property
+    def idle(self) -> bool:
+        return not any(run.open_jobs() for run in self._runs)
+
+    @property
+    def always_there(self) -> bool:
+        """Whether it is never without a replica."""
+        scaling = self.config.deployment and self.config.deployment.autoscaling
+        return not scaling or scaling.min_replicas > 0
+
+    async def health(self) -> dict[str, Any]:
+        """Health of one replica."""
+        try:
+            return await self._client.health()
+        except OrganismUnavailable as error:
+            return {"status": "unhealthy", "problem": error.what}
+
+    def submit(self, jobs: Iterable[Job]) -> None:
+        """Send ``jobs``, those of one call, to the deployment; Serve lets them wait for a replica."""
+        ready = [job for job in jobs if not job.settled]
+        size = self.config.max_batch_size if self.config.batch else 1
+        for start in range(0, len(ready), size):
+            self._start(ready[start : start + size])
+
+    def cancel(self, jobs: Iterable[Job]) -> None:
+        """Report ``jobs`` cancelled at once; a call goes on as long as one of its tasks is still wanted."""
+        for job in jobs:
+            if not job.settled:
+                self._report(job, Ending("cancelled", error="cancelled"), 0.0)
+                self._stop_if_unwanted(job.run)
+
+    def drop(self, jobs: Iterable[Job]) -> list[asyncio.Task[None]]:
+        """Forget ``jobs``; returns the calls that are ending."""
+        runs = {job.run: None for job in jobs if job.run}
+        for run in runs:
+            for job in run.open_jobs():
+                self.figures.counters["interrupted"] += 1
+                job.settled = True
+        return [run.task for run in runs if self._stop_if_unwanted(run) and run.task]
+
+    def pump(self) -> None:
+        """Nothing waits here."""
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def status(self) -> dict[str, Any]:
+        """Its configuration and figures, as plain data; of the tasks sent there from this replica."""
+        begun = [run for run in self._runs if run.begun]
+        return {
+            **self.config.model_dump(mode="json"),
+            "form": "deployment",
+            "in_flight": sum(len(run.open_jobs()) for run in begun),
+            "waiting": sum(len(run.open_jobs()) for run in self._runs if not run.begun),
+            "abandoned": 0,
+            "longest": longest(begun),
+            "trouble": self._trouble,
+            **self.figures.report(),
+        }
+
+    # Calling
+
+    def _start(self, jobs: list[Job], *, alone: bool = False) -> None:
+        batch = jobs[0].call.batch
+        told = [{"task_id": batch.ids[job.position]} for job in jobs]
+        run = Run(jobs, told, time.monotonic(), begun=False)
+        for job in jobs:
+            job.run = run
+        self._runs.add(run)
+        run.task = asyncio.create_task(self._run(run, alone=alone), name=f"organ-{self.config.id}")
+        run.task.add_done_callback(lambda _: self._runs.discard(run))
+
+    async def _run(self, run: Run, *, alone: bool) -> None:
+        try:
+            if alone:
+                async with self._alone:
+                    await self._call_until_taken(run, alone=True)
+            else:
+                await self._call_until_taken(run, alone=False)
+        except Exception as error:  # a mistake of ours must not leave tasks without an outcome
+            logger.exception("organ %s: a call failed", self.config.id)
+            for job in run.open_jobs():
+                self._report(job, Ending("failed", error=f"{type(error).__name__}: {error}"), 0.0)
+
+    async def _call_until_taken(self, run: Run, *, alone: bool) -> None:
+        tries = 0
+        while run.open_jobs():
+            try:
+                await self._call(run, alone=alone)
+                self._trouble = None
+            except OrganismUnavailable as error:
+                run.begun = False
+                self._trouble = error.what
+                await asyncio.sleep(PAUSES_S[min(tries, len(PAUSES_S) - 1)])
+                tries += 1
+            except ReplicaLost as error:
+                self._blame(run, error.what, alone=alone)
+                return
+
+    async def _call(self, run: Run, *, alone: bool) -> None:
+        """Report outcomes as they come.
+
+        Raises:
+            OrganismUnavailable: None of the jobs ran.
+            ReplicaLost: What becomes of those still open is unknown.
+        """
+        jobs = run.open_jobs()
+        batch = jobs[0].call.batch.take(job.position for job in jobs)
+        batch.timeouts = [job.timeout_s for job in jobs]
+        batch.suspicions = [0] * len(jobs)
+        async with aclosing(self._client.call(batch, exclusive=alone)) as stream:
+            async for outcomes in stream:
+                if not run.begun and not outcomes.waiting:
+                    run.begun, run.started = True, time.monotonic()
+                self._report_all(jobs, outcomes)
+        if left := run.open_jobs():
+            raise ReplicaLost(f"organ {self.config.id} ended a call without {len(left)} outcomes")
+
+    def _blame(self, run: Run, what: str, *, alone: bool) -> None:
+        """Charge a lost replica to the task that was alone on it; else try each alone."""
+        left = run.open_jobs()
+        logger.warning("organ %s: %s; %d tasks had not been reported", self.config.id, what, len(left))
+        if alone and len(left) == 1:
+            self._report(left[0], Ending("failed", error=f"ran alone on a replica, and {what}"), 0.0)
+            return
+        for job in left:
+            self._start([job], alone=True)
+
+    def _stop_if_unwanted(self, run: Run | None) -> bool:
+        if run is None or run.task is None or run.open_jobs():
+            return False
+        return run.task.cancel()
+
+    # Ending
+
+    def _report_all(self, jobs: Sequence[Job], outcomes: Outcomes) -> None:
+        for row, position in enumerate(outcomes.positions):
+            ending = Ending(outcomes.causes[row], outcomes.results[row], outcomes.errors[row])
+            self._report(jobs[position], ending, outcomes.elapsed_ms[row])
+
+    def _report(self, job: Job, ending: Ending, elapsed_ms: float) -> None:
+        if job.settled:
+            return
+        job.settled = True
+        self.figures.add(ending.cause, elapsed_ms)
+        job.call.report(job.position, ending, job.path, self.config.id, elapsed_ms)

@@ -1,0 +1,77 @@
+"""What a manager needs of whatever runs tasks: an organ on its replica, an organ elsewhere, the escalation;
+and what it tells them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from serve_apps.organism.config import OrganConfig
+from serve_apps.organism.figures import Figures
+from serve_apps.organism.gate import Gate
+from serve_apps.organism.jobs import Job
+
+
+@dataclass(slots=True)
+class Rules:
+    """What applies to everything that runs tasks of an organism."""
+
+    result_limit_bytes: int
+    gate: Gate
+    figures: dict[str, Figures] = field(default_factory=dict)
+    """By organ id."""
+
+    def figures_of(self, organ_id: str) -> Figures:
+        """Those of an organ, which may have been there before."""
+        return self.figures.setdefault(organ_id, Figures())
+
+
+class Runner(Protocol):
+    """Runs jobs. Each is reported to its call once, unless it is dropped before. On the event loop only."""
+
+    @property
+    def idle(self) -> bool:
+        """Nothing runs or waits."""
+        ...
+
+    @property
+    def abandoned(self) -> int:
+        """Handler calls on this replica that outlived their timeout and cannot be stopped."""
+        ...
+
+    @property
+    def problem(self) -> str | None:
+        """Why the replica should be replaced."""
+        ...
+
+    def submit(self, jobs: Iterable[Job]) -> None:
+        """Run ``jobs`` as there is room."""
+        ...
+
+    def cancel(self, jobs: Iterable[Job]) -> None:
+        """Report ``jobs`` cancelled at once, and stop them as far as that is possible."""
+        ...
+
+    def drop(self, jobs: Iterable[Job]) -> list[asyncio.Task[None]]:
+        """Forget ``jobs``; returns tasks that are ending and may be awaited."""
+        ...
+
+    def pump(self) -> None:
+        """Start what may start now."""
+        ...
+
+    def close(self) -> None:
+        """Give back what it has; nothing may be submitted any more."""
+        ...
+
+    def status(self) -> dict[str, Any]:
+        """Configuration and figures, as plain data."""
+        ...
+
+
+class OrganRunner(Runner, Protocol):
+    """A runner that is an organ."""
+
+    config: OrganConfig
