@@ -10,24 +10,20 @@ import pytest
 
 from serve_apps.organism.config import load_config
 from serve_apps.organism.manager import OrganismManager
+from tests.docs.page import Page
 from tests.serve_apps.organism.helpers import batch, run
 
-PAGE = (Path(__file__).parents[2] / "docs" / "handlers.md").read_text()
-
-
-def block(language: str) -> str:
-    found = re.search(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
-    assert found is not None
-    return found[1]
+PAGE = Page("handlers.md")
 
 
 @pytest.mark.anyio
 async def test_every_example_has_the_outcome_the_page_shows(tmp_path: Path) -> None:
-    (tmp_path / "my_handlers.py").write_text(block("python"))
-    (tmp_path / "organism.yaml").write_text(block("yaml"))
+    PAGE.write(tmp_path, ("python", "my_handlers.py"), ("yaml", "organism.yaml"))
     manager = OrganismManager(load_config(tmp_path / "organism.yaml"))
     examples = [
-        re.fullmatch(r"(\S+) (\{.*\}) → (.*)", line) for line in block("text").splitlines() if line.strip()
+        re.fullmatch(r"(\S+) (\{.*\}) → (.*)", line)
+        for line in PAGE.block("text").splitlines()
+        if line.strip()
     ]
     assert len(examples) >= 5
     for example in examples:
