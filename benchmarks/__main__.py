@@ -19,7 +19,7 @@ from benchmarks.figures import Result, Unmeasured
 from benchmarks.options import Options
 from benchmarks.stack import PEERS_PYTHON, running_stack
 
-PARTS = ("drain", "trickle", "handover", "mixed", "bulk", "growth", "snapshot", "memory")
+PARTS = ("drain", "trickle", "handover", "mixed", "bulk", "growth", "snapshot", "memory", "scaling")
 BUSY_PERCENT = 15.0
 """Use of the processors, by a stack that has nothing to do and whatever else, above which figures suffer."""
 

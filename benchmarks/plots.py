@@ -102,7 +102,23 @@ def memory(axes: Any, samples: dict[str, Any]) -> None:
     axes.legend(fontsize=8)
 
 
-PLOTS = {f.__name__: f for f in (drain, trickle, handover, mixed, snapshot, memory)}
+def scaling(axes: Any, samples: dict[str, Any]) -> None:
+    """Replicas and what they have slots for, tasks in flight, and tasks that wait."""
+    seconds = samples["seconds"]
+    slots = [count * samples["concurrency"] for count in samples["replicas"]]
+    axes.step(seconds, slots, where="post", color=PEER, label="slots of the running replicas")
+    axes.plot(seconds, samples["running"], color=OURS, label="tasks in flight")
+    axes.set_xlabel("seconds since the tasks were added")
+    axes.set_ylabel("tasks")
+    other = axes.twinx()
+    other.plot(seconds, samples["waiting"], color=FLOOR, linestyle=":", label="tasks in the queue")
+    other.set_ylim(bottom=0)
+    other.set_ylabel("in the queue")
+    lines = [*axes.get_lines(), *other.get_lines()]
+    axes.legend(lines, [line.get_label() for line in lines], fontsize=8, loc="center right")
+
+
+PLOTS = {f.__name__: f for f in (drain, trickle, handover, mixed, snapshot, memory, scaling)}
 
 
 def main(results: Path, folder: Path) -> None:

@@ -31,6 +31,7 @@ PLOT_TITLES = {
     "mixed": "Share of short tasks done within a time",
     "snapshot": "Tasks a second over the drain",
     "memory": "Resident memory over the run",
+    "scaling": "Replicas of an organ, and what is in flight, as work comes and goes",
 }
 """Of the parts that have a plot."""
 

@@ -37,6 +37,7 @@ COMMANDS = {
     "dispatch": "dispatch:dispatch",
     "tasks": "control:tasks",
     "handlers": "handlers:handlers",
+    "drift": "drift:drift",
     "migrate": "migrate:migrate",
 }
 """By the name on the command line: module in `deployments.commands`, and function or cyclopts `App` in it."""

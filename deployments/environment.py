@@ -88,6 +88,9 @@ def ray_environment(settings: Settings, stack: StackState, temporary: Path) -> d
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         # 15 by default: lanes and replicas would starve beside Postgres and whatever else the machine runs.
         "RAY_worker_niceness": "0",
+        # 10 by default: how often Serve is told how much there is to do, for organs that scale.
+        "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+        "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
         # Fixed ports by default, so a second cluster on the machine would collide.
         "AUTOSCALER_METRIC_PORT": "0",
         "DASHBOARD_METRIC_PORT": "0",

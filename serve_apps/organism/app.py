@@ -10,7 +10,7 @@ whose globals lack what only annotations name.
 import json
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,6 +20,7 @@ from ray.serve import Application
 from blocks.errors import ConfigurationError
 from blocks.garbage import collect_rarely
 from blocks.organism_client import OrganismClient
+from blocks.queue.wire import Cause
 from serve_apps.organism.assembly import nowhere
 from serve_apps.organism.config import Cusum, load_config
 from serve_apps.organism.deployments import (
@@ -33,7 +34,10 @@ from serve_apps.organism.deployments import (
 from serve_apps.organism.manager import OrganismManager
 from serve_apps.organism.remote import Client
 from serve_apps.organism.tasks import InvalidTask, parse_task, refused
+from serve_apps.organism.telemetry import Telemetry
 from serve_apps.organism.valve import DriftValve, Key
+
+CAUSES: tuple[str, ...] = get_args(Cause)
 
 http = FastAPI(title="Organism", description="One task at a time; queued work goes through the gateway.")
 
@@ -116,6 +120,7 @@ class Replica:
 
     def __init__(self, organs: Sequence[str] = (), valve: Any = None) -> None:
         collect_rarely()
+        self.telemetry = Telemetry()
 
         def connect(organ_id: str) -> Client:
             if organ_id not in organs:
@@ -137,6 +142,7 @@ class Replica:
                 raise
 
     async def check_health(self) -> None:
+        self.telemetry.tell(self.organism.status(), CAUSES)
         await self.organism.check_health()
 
     async def handle_tasks(

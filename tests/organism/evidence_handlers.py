@@ -81,3 +81,16 @@ async def misbehave_async(task):
         case "block the loop":
             time.sleep(3600)  # noqa: ASYNC251
     return {}
+
+
+async def sleep_or_die(task):
+    """Take params.seconds, and with params.die end the replica then."""
+    await asyncio.sleep(task["params"]["seconds"])
+    if task["params"].get("die"):
+        os._exit(13)
+    return {"pid": os.getpid()}
+
+
+def plan(task):
+    """One step."""
+    return {"steps": [{"type": "echo", "params": {"planned": True}}]}
