@@ -22,7 +22,7 @@ from prefect_ray.context import remote_options
 from prefect_ray.task_runners import PrefectRayFuture
 from pydantic import BaseModel, Field
 
-from blocks.errors import OrganismError, QueueUnavailable
+from blocks.errors import OrganismError, OrganismUnavailable, QueueUnavailable
 from blocks.garbage import collect_rarely
 from blocks.organism import Organism
 from blocks.queue import Batch
@@ -133,7 +133,11 @@ class LaneEnd:
 
 
 class LaneRun:
-    """A lane on Ray, from the flow's side."""
+    """A lane on Ray, from the flow's side.
+
+    Raises:
+        OrganismUnavailable: Ray does not take it.
+    """
 
     def __init__(
         self,
@@ -149,11 +153,18 @@ class LaneRun:
         self._started = time.monotonic()
         self._why: str | None = None
         self._abandoned = asyncio.Event()
-        with remote_options(**cluster.lane_options()):
-            future = cast(
-                "PrefectRayFuture[LaneSummary]",
-                run_lane.with_options(timeout_seconds=timeout_s).submit(number, queue, organism, options),
-            )
+        lane = run_lane.with_options(timeout_seconds=timeout_s)
+        try:
+            with remote_options(**cluster.lane_options()):
+                submitted = lane.submit(number, queue, organism, options)
+        except (ray.exceptions.RayError, ConnectionError) as error:
+            # A head that was replaced meanwhile refuses everybody who knew the one before, and says that the
+            # token is missing (2.60). A process cannot change over.
+            raise OrganismUnavailable(
+                f"the Ray cluster was lost: {type(error).__name__} on starting lane-{number}",
+                "start the dispatch again; nothing is lost, and what its lanes held comes back",
+            ) from None
+        future = cast("PrefectRayFuture[LaneSummary]", submitted)
         self.task_run_id: UUID = future.task_run_id
         self._ref = future.wrapped_future
 

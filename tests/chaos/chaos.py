@@ -18,6 +18,7 @@ from uuid import UUID
 
 from blocks.queue import Queue
 from blocks.queue.connection import TRANSIENT_ERRORS
+from deployments.cli import DEFECT
 from deployments.health import check_organism, local_client
 from tests.chaos import workload
 from tests.chaos.victims import VICTIMS, Kind, kill
@@ -305,6 +306,8 @@ class Chaos:
                 code = await self._dispatch(log)
                 self.run.dispatches.append(code)
                 self._tell(f"{time.time() - self.run.started:6.1f} s  dispatch ended with code {code}")
+                if code == DEFECT:
+                    self.run.incidents.append(f"a dispatch ended with code {code}: a defect, not a failure")
                 if code != -9:
                     await asyncio.sleep(1.0)
 
