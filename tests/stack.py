@@ -46,11 +46,11 @@ class Stack:
         assert state is not None
         return state
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start an `organism` command."""
+    def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
+        """Start an `organism` command, with more in its environment."""
         return subprocess.Popen(
             [sys.executable, "-m", "deployments.cli", *arguments],
-            env=self.env,
+            env={**self.env, **env},
             cwd=self.home,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
