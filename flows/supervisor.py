@@ -14,7 +14,7 @@ from prefect.states import Cancelled, Completed, Failed
 from pydantic import BaseModel
 
 from blocks.queue import Queue
-from blocks.queue.connection import TRANSIENT_ERRORS
+from blocks.queue.connection import TRANSIENT_ERRORS, unavailable
 from blocks.queue.models import LaneRow
 from flows.calls import LaneSummary
 from flows.lane_task import LaneEnd, LaneOptions, LaneRun
@@ -105,9 +105,13 @@ class Supervisor:
 
     async def run(self) -> State[DispatchSummary]:
         """Run, and return the flow run's final state."""
-        since = await self.queue.now()
-        if self.options.until_empty:
-            self.progress = await Progress.create(await self.queue.remaining())
+        try:
+            since = await self.queue.now()
+            remaining = await self.queue.remaining() if self.options.until_empty else None
+        except TRANSIENT_ERRORS as error:
+            raise unavailable(self.queue.dsn, error) from None
+        if remaining is not None:
+            self.progress = await Progress.create(remaining)
             self.progress_due = time.monotonic() + PROGRESS_INTERVAL_S
         try:
             for _ in range(self.wanted):
@@ -120,10 +124,11 @@ class Supervisor:
         s = self.summary
         s.seconds = time.monotonic() - self.started
         s.tasks_per_second = round((s.completed + s.failed) / s.seconds, 1)
-        if self.progress:
-            outcome = f"{s.completed} completed, {s.failed} dead letters"
-            await self.progress.show(await self.queue.remaining(), outcome=outcome)
-        await report_failures(await self.queue.failures_since(since, limit=FAILURES_SHOWN))
+        with suppress(*TRANSIENT_ERRORS):  # what was done is done, whether or not it can be shown
+            if self.progress:
+                outcome = f"{s.completed} completed, {s.failed} dead letters"
+                await self.progress.show(await self.queue.remaining(), outcome=outcome)
+            await report_failures(await self.queue.failures_since(since, limit=FAILURES_SHOWN))
         return self._final_state()
 
     def _start(self) -> None:
