@@ -18,10 +18,11 @@ from dataclasses import fields
 from typing import Any, TypeAlias
 
 from blocks.errors import ConfigurationError
-from blocks.queue.jsonb import from_json
+from blocks.jsonb import from_json
 from blocks.queue.wire import Batch, Outcomes
 from serve_apps.organism import stream
 from serve_apps.organism.config import OrganConfig, OrganismConfig, parse_config
+from serve_apps.organism.endings import Ending
 from serve_apps.organism.errors import describe
 from serve_apps.organism.gate import Gate, Ticket
 from serve_apps.organism.introspection import ORGANISM
@@ -29,7 +30,7 @@ from serve_apps.organism.jobs import Job
 from serve_apps.organism.loading import Handler, extend_import_path, load_handler
 from serve_apps.organism.organ import CANCELLED_BEFORE, LINGER_S, Organ, Rules
 from serve_apps.organism.router import NoOrgan, Router
-from serve_apps.organism.stream import Call, Ending, happens
+from serve_apps.organism.stream import Call, happens
 from serve_apps.organism.tasks import InvalidTask, parse_task, refused
 
 logger = logging.getLogger("ray.serve.organism")

@@ -20,12 +20,11 @@ from typing import Any, get_args
 from blocks.queue.wire import Cause
 from serve_apps.organism.config import OrganConfig
 from serve_apps.organism.deadlines import Deadlines
-from serve_apps.organism.endings import Endings, raised, returned, returned_by_batch
+from serve_apps.organism.endings import Ending, Endings, raised, returned, returned_by_batch
 from serve_apps.organism.errors import harmless, place_of_coroutine, place_of_frame
 from serve_apps.organism.gate import Gate
 from serve_apps.organism.jobs import Job, Run, longest
 from serve_apps.organism.loading import Handler
-from serve_apps.organism.stream import Ending
 from serve_apps.organism.threads import Threads, Work
 from serve_apps.organism.waiting import Waiting
 
