@@ -21,13 +21,14 @@ from blocks.errors import ConfigurationError
 from blocks.jsonb import from_json
 from blocks.queue.wire import Batch, Outcomes
 from serve_apps.organism import stream
+from serve_apps.organism.agents import closed_on_error, load
 from serve_apps.organism.config import OrganConfig, OrganismConfig, parse_config
 from serve_apps.organism.endings import Ending
 from serve_apps.organism.errors import describe
 from serve_apps.organism.gate import Gate, Ticket
 from serve_apps.organism.introspection import ORGANISM
 from serve_apps.organism.jobs import Job
-from serve_apps.organism.loading import Handler, extend_import_path, load_handler
+from serve_apps.organism.loading import Handler, extend_import_path
 from serve_apps.organism.organ import CANCELLED_BEFORE, LINGER_S, Organ, Rules
 from serve_apps.organism.router import NoOrgan, Router
 from serve_apps.organism.stream import Call, happens
@@ -72,7 +73,11 @@ class OrganismManager:
         if config is not None:
             parsed = parse_config(config)
             extend_import_path(parsed.python_path)
-            self._apply(parsed, {organ.id: load_handler(organ) for organ in parsed.organs})
+            handlers: dict[str, Handler] = {}
+            with closed_on_error(handlers):
+                for organ in parsed.organs:
+                    handlers[organ.id] = load(organ)
+            self._apply(parsed, handlers)
 
     # Configuration
 
@@ -100,13 +105,17 @@ class OrganismManager:
             parsed = parse_config(user_config)
             extend_import_path(parsed.python_path)
             handlers: dict[str, Handler] = {}
-            for organ in parsed.organs:
-                present = self._organs.get(organ.id)
-                if present and (present.config.handler, present.config.batch) == (organ.handler, organ.batch):
-                    handlers[organ.id] = present.handler
-                else:
-                    # In a thread: importing a model may take minutes, and there is work to do meanwhile.
-                    handlers[organ.id] = await asyncio.to_thread(load_handler, organ)
+            with closed_on_error(handlers):
+                for organ in parsed.organs:
+                    present = self._organs.get(organ.id)
+                    if present and all(
+                        getattr(present.config, name) == getattr(organ, name)
+                        for name in ("handler", "batch", "processes")
+                    ):
+                        handlers[organ.id] = present.handler
+                    else:
+                        # In a thread: importing a model may take minutes, and there is work to do meanwhile.
+                        handlers[organ.id] = await asyncio.to_thread(load, organ)
             self._apply(parsed, handlers)
 
     def _apply(self, config: OrganismConfig, handlers: dict[str, Handler]) -> None:
@@ -343,6 +352,9 @@ class OrganismManager:
         abandoned = sum(organ.abandoned for organ in (*self._organs.values(), *self._retiring))
         if abandoned > ABANDONED_LIMIT:
             return f"{abandoned} handler calls hang and cannot be stopped, more than {ABANDONED_LIMIT}"
+        for organ in self._organs.values():
+            if organ.problem:
+                return f"organ {organ.config.id}: its processes do not start: {organ.problem}"
         return None
 
 
