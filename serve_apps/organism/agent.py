@@ -1,8 +1,8 @@
 """The process a handler runs in when its organ says ``processes``: one task, or one batch of them, at a time.
 
-Started by `serve_apps.organism.agents`, and ended by killing it: so it may compute, crash or hang. It imports
-neither Ray nor Prefect nor the queue; what it starts with takes START_SECONDS of processor time, most of it
-pydantic.
+Started by `serve_apps.organism.process`, and ended by killing it: so it may compute, crash or hang. It
+imports neither Ray nor Prefect nor the queue, and is ready 0.2 s after it was started, half of that for
+pydantic; then comes what the handler imports.
 """
 
 from __future__ import annotations
