@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 import time
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,15 @@ def pid(task: dict[str, Any]) -> int:
 async def pid_async(task: dict[str, Any]) -> int:
     await asyncio.sleep(0)
     return os.getpid()
+
+
+MARK: ContextVar[str] = ContextVar("MARK", default="fresh")
+
+
+def mark(task: dict[str, Any]) -> str:
+    found = MARK.get()
+    MARK.set("used")
+    return found
 
 
 async def same_loop(task: dict[str, Any]) -> list[int]:
@@ -183,7 +193,7 @@ def misbehave(task: dict[str, Any]) -> Any:
             # By something that holds every file of the agent open, and is not in its group.
             if os.fork() == 0:
                 os.setsid()
-                time.sleep(5)
+                time.sleep(30)
                 os._exit(0)
             os.kill(os.getpid(), signal.SIGKILL)
     return None
