@@ -352,10 +352,7 @@ class OrganismManager:
         abandoned = sum(organ.abandoned for organ in (*self._organs.values(), *self._retiring))
         if abandoned > ABANDONED_LIMIT:
             return f"{abandoned} handler calls hang and cannot be stopped, more than {ABANDONED_LIMIT}"
-        for organ in self._organs.values():
-            if organ.problem:
-                return f"organ {organ.config.id}: its processes do not start: {organ.problem}"
-        return None
+        return next((organ.problem for organ in self._organs.values() if organ.problem), None)
 
 
 def _open_wire(wire: dict[str, Any]) -> Batch:

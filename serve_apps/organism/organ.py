@@ -84,8 +84,10 @@ class Organ:
 
     @property
     def problem(self) -> str | None:
-        """Why its processes do not start."""
-        return self.handler.agents.problem if self.handler.agents else None
+        """Why the replica should be replaced for it."""
+        if self.handler.agents is None or self.handler.agents.problem is None:
+            return None
+        return f"organ {self.config.id}: its processes do not start: {self.handler.agents.problem}"
 
     @property
     def idle(self) -> bool:
