@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
-from blocks.queue.jsonb import to_json
+from blocks.jsonb import to_json
 
 Status: TypeAlias = Literal["created", "queued", "running", "completed", "failed", "cancelled", "retry"]
 FINISHED: tuple[Status, ...] = ("completed", "failed", "cancelled")

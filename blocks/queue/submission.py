@@ -11,8 +11,8 @@ import asyncpg
 from uuid_utils.compat import uuid7
 
 from blocks.errors import ConfigurationError
+from blocks.jsonb import to_json
 from blocks.queue.inspection import Inspection
-from blocks.queue.jsonb import to_json
 from blocks.queue.models import PARAMS_LIMIT_BYTES, NewTask
 from blocks.queue.statements import statement
 

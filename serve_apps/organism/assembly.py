@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from blocks.errors import ConfigurationError
 from blocks.queue.wire import Outcomes, Policy
+from serve_apps.organism.agents import closed_on_error, load
 from serve_apps.organism.config import OrganConfig, OrganismConfig
 from serve_apps.organism.escalation import Escalation
 from serve_apps.organism.loading import Handler
@@ -39,7 +40,12 @@ class Assembly:
         present = self.organs.get(organ.id)
         if not isinstance(present, Organ):
             return None
-        alike = (present.config.handler, present.config.batch) == (organ.handler, organ.batch)
+        before = present.config
+        alike = (before.handler, before.batch, before.processes) == (
+            organ.handler,
+            organ.batch,
+            organ.processes,
+        )
         return present.handler if alike else None
 
     def policies(self, outcomes: Outcomes) -> dict[str, Policy]:
@@ -53,6 +59,22 @@ class Assembly:
                     if policy != (None, None, None):
                         policies[config.id] = policy
         return policies
+
+
+def load_missing(config: OrganismConfig, present: Assembly | None) -> dict[str, Handler]:
+    """The handlers of the organs that are to run here, by organ id; those loaded already as they are.
+
+    May take as long as it takes to import a model.
+
+    Raises:
+        ConfigurationError: A handler cannot be used.
+    """
+    handlers: dict[str, Handler] = {}
+    with closed_on_error(handlers):
+        for organ in config.organs:
+            if organ.deployment is None:
+                handlers[organ.id] = (present.handler_of(organ) if present else None) or load(organ)
+    return handlers
 
 
 def assemble(
@@ -72,14 +94,15 @@ def assemble(
         ConfigurationError: There is no deployment of an organ that is to have one.
     """
     organs: dict[str, Organ | RemoteOrgan] = {}
-    for organ in config.organs:
-        before = present.organs.get(organ.id) if present else None
-        if before and before.config == organ:
-            organs[organ.id] = before
-        elif organ.deployment:
-            organs[organ.id] = RemoteOrgan(organ, connect(organ.id), rules)
-        else:
-            organs[organ.id] = Organ(organ, handlers[organ.id], rules)
+    with closed_on_error(handlers):
+        for organ in config.organs:
+            before = present.organs.get(organ.id) if present else None
+            if before and before.config == organ:
+                organs[organ.id] = before
+            elif organ.deployment:
+                organs[organ.id] = RemoteOrgan(organ, connect(organ.id), rules)
+            else:
+                organs[organ.id] = Organ(organ, handlers[organ.id], rules)
     router = Router(config, organs)
     planner = organs[config.escalation.planner] if config.escalation and config.escalation.planner else None
     return Assembly(config, organs, router, Escalation(config, planner, router, rules) if planner else None)

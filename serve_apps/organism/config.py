@@ -118,6 +118,11 @@ class OrganConfig(Section):
     max_batch_size: int = Field(
         default=32, ge=1, le=5000, description="Most tasks in one call of a batch handler."
     )
+    processes: bool = Field(
+        default=False,
+        description="Run the handler in processes of its own, as many as `concurrency`: for work that "
+        "computes, and for code that may crash, leak or never end.",
+    )
     target_ms: float | None = Field(
         default=None,
         gt=0,

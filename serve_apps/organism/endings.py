@@ -3,14 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from blocks.queue.jsonb import NotJson, to_json
+from blocks.jsonb import NotJson, to_json
 from serve_apps.organism.errors import describe, harmless, is_permanent
-from serve_apps.organism.stream import Ending
+
+if TYPE_CHECKING:  # agents start faster without the queue
+    from blocks.queue.wire import Cause
+
+
+class Ending(NamedTuple):
+    """How one task ended."""
+
+    cause: Cause
+    result: str | None = None
+    error: str | None = None
+
 
 Endings: TypeAlias = "Sequence[Ending]"
 NULL = Ending("completed", "null")
+
+
+def of_value(value: Any, size: int, limit_bytes: int, *, batch: bool) -> Endings:
+    """The endings of the ``size`` tasks of one call that returned ``value``.
+
+    Raises:
+        TypeError: It is a batch handler's, and no list.
+        ValueError: It is a batch handler's, and not one result a task.
+    """
+    return returned_by_batch(value, size, limit_bytes) if batch else (returned(value, limit_bytes),)
+
+
+def of_error(error: BaseException, size: int) -> Endings:
+    """The endings of the ``size`` tasks of one call that raised ``error``; empty: it is not known whose
+    fault it is."""
+    return () if size > 1 else (raised(error),)
 
 
 def returned(value: Any, limit_bytes: int) -> Ending:

@@ -10,15 +10,16 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from blocks.queue.jsonb import NotJson, from_json, to_json
+from blocks.jsonb import NotJson, from_json, to_json
 from blocks.queue.wire import Batch
 from serve_apps.organism.config import OrganismConfig
+from serve_apps.organism.endings import Ending
 from serve_apps.organism.errors import describe, harmless
 from serve_apps.organism.jobs import Job, Run, longest
 from serve_apps.organism.plan import InvalidPlan, Step, parse_plan
 from serve_apps.organism.router import NoOrgan, Router
 from serve_apps.organism.runner import OrganRunner, Rules
-from serve_apps.organism.stream import Call, Ending
+from serve_apps.organism.stream import Call
 
 logger = logging.getLogger("ray.serve.organism")
 

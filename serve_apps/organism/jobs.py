@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from blocks.queue.jsonb import from_json
+from blocks.jsonb import from_json
 from serve_apps.organism.context import Context
 from serve_apps.organism.gate import Ticket
 from serve_apps.organism.loading import Handler

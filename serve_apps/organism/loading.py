@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -17,6 +17,9 @@ from blocks.errors import ConfigurationError
 from serve_apps.organism.config import OrganConfig
 from serve_apps.organism.context import Context
 from serve_apps.organism.errors import describe, harmless
+
+if TYPE_CHECKING:
+    from serve_apps.organism.agents import Agents
 
 
 def extend_import_path(folders: list[Path]) -> None:
@@ -35,6 +38,8 @@ class Handler:
     """With a task, and a `Context` if it wants one."""
     is_async: bool
     wants_context: bool = False
+    agents: Agents | None = None
+    """The processes it is called in; None: this one."""
 
 
 class InvalidParams(Exception):
@@ -59,11 +64,11 @@ def load_handler(organ: OrganConfig) -> Handler:
         except AttributeError:
             near = difflib.get_close_matches(name, dir(found), n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise _refusal(organ, f"{module_name} has no {name}{hint}") from None
+            raise refusal(organ, f"{module_name} has no {name}{hint}") from None
     if inspect.isclass(found):
         found = _attempt(organ, found)
     if not callable(found):
-        raise _refusal(organ, f"a {type(found).__name__} cannot be called")
+        raise refusal(organ, f"a {type(found).__name__} cannot be called")
     return _fit(organ, found)
 
 
@@ -81,7 +86,7 @@ def _fit(organ: OrganConfig, found: Callable[..., Any]) -> Handler:
         if (parameter := signature.parameters.get(name)) and parameter.kind in _BY_NAME
     }
     if organ.batch and names:
-        raise _refusal(organ, f"a batch handler gets a list of tasks, and no {' or '.join(sorted(names))}")
+        raise refusal(organ, f"a batch handler gets a list of tasks, and no {' or '.join(sorted(names))}")
     first = next((p for name, p in signature.parameters.items() if name not in names), None)
     # By name where that is possible: it may stand behind the others.
     task_name = first.name if names and first and first.kind in _BY_NAME else None
@@ -89,7 +94,7 @@ def _fit(organ: OrganConfig, found: Callable[..., Any]) -> Handler:
     try:
         signature.bind(*positional, **dict.fromkeys(names | ({task_name} if task_name else set())))
     except TypeError as error:
-        raise _refusal(organ, f"cannot be called with one task: {error}") from None
+        raise refusal(organ, f"cannot be called with one task: {error}") from None
     if not names:
         return Handler(found, is_async)
     validate = _validator(organ, found) if "params" in names else None
@@ -137,10 +142,11 @@ def _attempt(organ: OrganConfig, action: Callable[[], Any]) -> Any:
     try:
         return action()
     except BaseException as error:  # a module may call sys.exit() on import
-        raise _refusal(organ, describe(error)) from None
+        raise refusal(organ, describe(error)) from None
 
 
-def _refusal(organ: OrganConfig, why: str) -> ConfigurationError:
+def refusal(organ: OrganConfig, why: str) -> ConfigurationError:
+    """The error that says why the handler of ``organ`` cannot be used."""
     return ConfigurationError(
         f"organ {organ.id!r}: handler {organ.handler!r} cannot be used: {harmless(why, 500)}",
         "correct the path, or make the module importable on the replicas",

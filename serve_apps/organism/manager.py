@@ -18,23 +18,24 @@ from dataclasses import fields
 from typing import Any, TypeAlias
 
 from blocks.errors import ConfigurationError
-from blocks.queue.jsonb import from_json
+from blocks.jsonb import from_json
 from blocks.queue.wire import Batch, Outcomes
 from serve_apps.organism import stream
-from serve_apps.organism.assembly import Assembly, assemble, nowhere
+from serve_apps.organism.assembly import Assembly, assemble, load_missing, nowhere
 from serve_apps.organism.config import OrganismConfig, parse_config
 from serve_apps.organism.drift import Drift, Path
+from serve_apps.organism.endings import Ending
 from serve_apps.organism.environment import environment
 from serve_apps.organism.errors import describe
 from serve_apps.organism.gate import Gate, Ticket
 from serve_apps.organism.introspection import ORGANISM
 from serve_apps.organism.jobs import Job
-from serve_apps.organism.loading import Handler, extend_import_path, load_handler
+from serve_apps.organism.loading import Handler, extend_import_path
 from serve_apps.organism.organ import CANCELLED_BEFORE, LINGER_S
 from serve_apps.organism.remote import Client, RemoteOrgan
 from serve_apps.organism.router import NoOrgan
 from serve_apps.organism.runner import Rules, Runner
-from serve_apps.organism.stream import Call, Ending, happens
+from serve_apps.organism.stream import Call, happens
 from serve_apps.organism.tasks import InvalidTask, parse_task, refused
 from serve_apps.organism.valve import DriftValve, Valve
 
@@ -84,8 +85,7 @@ class OrganismManager:
         if config is not None:
             parsed = parse_config(config)
             extend_import_path(parsed.python_path)
-            here = [organ for organ in parsed.organs if not organ.deployment]
-            self._apply(parsed, {organ.id: load_handler(organ) for organ in here})
+            self._apply(parsed, load_missing(parsed, None))
 
     # Configuration
 
@@ -112,15 +112,8 @@ class OrganismManager:
         async with self._reconfiguring:
             parsed = parse_config(user_config)
             extend_import_path(parsed.python_path)
-            handlers: dict[str, Handler] = {}
-            for organ in parsed.organs:
-                if organ.deployment is None:
-                    handler = self._assembly.handler_of(organ) if self._assembly else None
-                    if handler is None:
-                        # In a thread: importing a model may take minutes, and there is work to do meanwhile.
-                        handler = await asyncio.to_thread(load_handler, organ)
-                    handlers[organ.id] = handler
-            self._apply(parsed, handlers)
+            # In a thread: importing a model may take minutes, and there is work to do meanwhile.
+            self._apply(parsed, await asyncio.to_thread(load_missing, parsed, self._assembly))
 
     def _apply(self, config: OrganismConfig, handlers: dict[str, Handler]) -> None:
         old = self._assembly

@@ -10,22 +10,20 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import sys
 import time
 from collections.abc import Awaitable, Coroutine, Iterable
 from contextvars import copy_context
-from dataclasses import dataclass
 from typing import Any
 
+from serve_apps.organism.calling import Caller, Later
 from serve_apps.organism.config import OrganConfig
 from serve_apps.organism.deadlines import Deadlines
-from serve_apps.organism.endings import Endings, raised, returned, returned_by_batch
-from serve_apps.organism.errors import harmless, place_of_coroutine, place_of_frame
+from serve_apps.organism.endings import Ending, Endings
+from serve_apps.organism.errors import harmless
 from serve_apps.organism.jobs import Job, Run, longest
 from serve_apps.organism.loading import Handler
 from serve_apps.organism.runner import Rules
-from serve_apps.organism.stream import Ending
-from serve_apps.organism.threads import Threads, Work
+from serve_apps.organism.threads import Threads
 from serve_apps.organism.waiting import Waiting
 
 logger = logging.getLogger("ray.serve.organism")
@@ -39,19 +37,12 @@ STRETCH_S = 0.005
 """How long handlers that do not wait may follow one another before the event loop has its turn."""
 
 
-@dataclass(slots=True)
-class Later:
-    """A plain function turned out to return something to await."""
-
-    awaitable: Any
-
-
 class Organ:
     """Runs tasks under one handler.
 
     Args:
         config: Its configuration.
-        handler: What `load_handler` made of it.
+        handler: What `load_handler` or `Agents.load` made of it.
         rules: What it shares with the other organs.
     """
 
@@ -61,6 +52,9 @@ class Organ:
         self.handler = handler
         self._rules = rules
         self._gate = rules.gate
+        self._caller = Caller(config, handler, rules)
+        if handler.agents is not None:
+            handler.agents.expand(config.concurrency)
         self._threads = Threads(config.id)
         self._waiting = Waiting(config, rules.gate)
         self._runs: set[Run] = set()
@@ -76,7 +70,12 @@ class Organ:
         """Handler calls that outlived their timeout and cannot be stopped."""
         return self._threads.abandoned + self._abandoned_tasks
 
-    problem = None
+    @property
+    def problem(self) -> str | None:
+        """Why the replica should be replaced for it."""
+        if self.handler.agents is None or self.handler.agents.problem is None:
+            return None
+        return f"organ {self.config.id}: its processes do not start: {self.handler.agents.problem}"
 
     @property
     def idle(self) -> bool:
@@ -111,7 +110,10 @@ class Organ:
             job.settled = True
         ending = []
         for run in runs:
-            if run.task is None or run.open_jobs():
+            if run.open_jobs():
+                continue
+            if run.task is None:
+                self._drop_process(run)
                 continue
             if not run.reported:
                 run.reported = True
@@ -119,6 +121,13 @@ class Organ:
             if not run.released:
                 ending.append(run.task)
         return ending
+
+    def _drop_process(self, run: Run) -> None:
+        if self.handler.agents is None or run.work is None or run.reported:
+            return
+        if self._threads.abandon(run.work):
+            run.reported = True
+            self._stop(run)
 
     def cancel(self, jobs: Iterable[Job]) -> None:
         """Report ``jobs`` cancelled at once: what waits never starts, what runs is stopped.
@@ -143,8 +152,10 @@ class Organ:
             self._stop(run)
 
     def close(self) -> None:
-        """Give the threads back; nothing may be submitted any more."""
+        """Give threads and processes back; nothing may be submitted any more."""
         self._threads.close()
+        if self.handler.agents is not None:
+            self.handler.agents.shrink(self.config.concurrency)
 
     def status(self) -> dict[str, Any]:
         """Its configuration and figures, as plain data."""
@@ -155,6 +166,7 @@ class Organ:
             "waiting": self._waiting.count,
             "abandoned": self.abandoned,
             "longest": longest(self._runs),
+            "agents": self.handler.agents.status() if self.handler.agents else [],
             **self.figures.report(),
         }
 
@@ -166,7 +178,7 @@ class Organ:
             return
         self._slots_taken += 1
         self._gate.enter()
-        if self.handler.is_async and not self.config.batch:
+        if self._caller.on_loop and not self.config.batch:
             self._first_steps.add(run)
             run.task = self._create_task(run, self._call_in_turn(run))
             if not self._looking:
@@ -174,16 +186,16 @@ class Organ:
                 asyncio.get_running_loop().call_soon(self._look)
             return
         self._watch(run)
-        if self.handler.is_async:
+        if self._caller.on_loop:
             run.task = self._create_task(run, self._call_batch(run))
             return
         context = run.jobs[0].call.context.copy()
         try:
             run.work = self._threads.submit(
-                lambda: context.run(self._call_plain, run), lambda value: self._collect(run, value)
+                lambda: context.run(self._caller.in_thread, run), lambda value: self._collect(run, value)
             )
         except RuntimeError as error:
-            self._end(run, self._failures(run, error))
+            self._end(run, self._caller.failures(run, error))
 
     def _prepare(self, jobs: list[Job]) -> Run | None:
         """A run of those whose params can be read; None: of none."""
@@ -216,11 +228,7 @@ class Organ:
         if not run.reported:
             self._deadlines.add(run, run.timeout_s, run.started)
 
-    # Calling. Everything is caught: SystemExit and KeyboardInterrupt would end the replica's loop, and a
-    # CancelledError the handler raised by itself is a failure; when it is ours, the run is reported already.
-
-    def _call(self, run: Run) -> Any:
-        return self.handler.call(*run.arguments(self.handler, batch=self.config.batch))
+    # Calling
 
     async def _call_in_turn(self, run: Run) -> None:
         """Call the handler for ``run``, and then for others of its call as long as it does not wait."""
@@ -229,9 +237,9 @@ class Organ:
         until = run.started + STRETCH_S
         while True:
             try:
-                endings = self._endings(run, await self._call(run))
+                endings = self._caller.endings(run, await self._caller.call(run))
             except BaseException as error:
-                endings = self._failures(run, error)
+                endings = self._caller.failures(run, error)
             self._report_all(run, endings)
             following = None
             # What a handler leaves behind in its task is not to be the next one's: a context variable, a
@@ -256,25 +264,13 @@ class Organ:
 
     async def _call_batch(self, run: Run) -> None:
         try:
-            endings = self._endings(run, await self._call(run))
+            endings = self._caller.endings(run, await self._caller.call(run))
         except BaseException as error:
-            endings = self._failures(run, error)
+            endings = self._caller.failures(run, error)
         self._end(run, endings)
 
     async def _await(self, run: Run, awaitable: Awaitable[Any]) -> None:
-        try:
-            endings = self._endings(run, await awaitable)
-        except BaseException as error:
-            endings = self._failures(run, error)
-        self._end(run, endings)
-
-    def _call_plain(self, run: Run) -> Endings | Later:
-        """Runs in a thread, and encodes there too."""
-        try:
-            value = self._call(run)
-            return Later(value) if inspect.isawaitable(value) else self._endings(run, value)
-        except BaseException as error:
-            return self._failures(run, error)
+        self._end(run, await self._caller.wait(run, awaitable))
 
     def _collect(self, run: Run, value: Endings | Later) -> None:
         if not isinstance(value, Later):
@@ -286,15 +282,6 @@ class Organ:
         else:
             run.work = None
             run.task = self._create_task(run, self._await(run, value.awaitable))
-
-    def _endings(self, run: Run, value: Any) -> Endings:
-        limit_bytes = self._rules.result_limit_bytes
-        if self.config.batch:
-            return returned_by_batch(value, len(run.jobs), limit_bytes)
-        return (returned(value, limit_bytes),)
-
-    def _failures(self, run: Run, error: BaseException) -> Endings:
-        return () if len(run.jobs) > 1 else (raised(error),)
 
     # Ending
 
@@ -317,12 +304,9 @@ class Organ:
 
     def _expire(self, run: Run) -> None:
         """Report the timeout at once, whether or not the handler can be stopped."""
-        if run.work is not None:
-            place = self._place_in_thread(run.work)
-            if not self._threads.abandon(run.work):
-                return
-        else:
-            place = place_of_coroutine(run.task.get_coro()) if run.task else ""
+        place = self._caller.place(run)
+        if run.work is not None and not self._threads.abandon(run.work):
+            return
         if not run.reported:
             run.reported = True
             if len(run.jobs) > 1:
@@ -334,11 +318,12 @@ class Organ:
         self._stop(run)
 
     def _stop(self, run: Run) -> None:
-        """Leave an abandoned thread behind, or cancel an async handler.
+        """Leave an abandoned thread behind and kill the process it waits for, or cancel an async handler.
 
         Its slot is free when it has ended, or has had time enough to.
         """
         if run.work is not None:
+            self._caller.kill(run)
             self._release(run)
             return
         if run.task is None:
@@ -389,6 +374,3 @@ class Organ:
         self._slots_taken -= 1
         self._gate.leave()
         self.pump()
-
-    def _place_in_thread(self, work: Work) -> str:
-        return place_of_frame(sys._current_frames().get(work.thread_id or 0))

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 from blocks.errors import OrganismUnavailable, ReplicaLost
 from blocks.queue.wire import Batch, Outcomes
 from serve_apps.organism.config import OrganConfig
+from serve_apps.organism.endings import Ending
 from serve_apps.organism.jobs import Job, Run, longest
 from serve_apps.organism.runner import Rules
-from serve_apps.organism.stream import Ending
 
 logger = logging.getLogger("ray.serve.organism")
 

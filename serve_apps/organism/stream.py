@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from contextvars import Context
-from typing import NamedTuple
 
-from blocks.queue.wire import Batch, Cause, Outcomes
+from blocks.queue.wire import Batch, Outcomes
+from serve_apps.organism.endings import Ending
 
 CHUNK = 1000
 """Most outcomes in one chunk. 500 no-ops in one chunk instead of three took a quarter less CPU on the
@@ -17,14 +17,6 @@ COALESCE_S = 0.025
 """How long the first outcome of a chunk may wait for others: a yield costs as much as some hundred tasks."""
 SIGN_OF_LIFE_S = 2.0
 """Longest silence; lanes take 30 s of it for a dead replica."""
-
-
-class Ending(NamedTuple):
-    """How one task ended."""
-
-    cause: Cause
-    result: str | None = None
-    error: str | None = None
 
 
 class Call:

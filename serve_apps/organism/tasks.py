@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from blocks.queue.jsonb import NotJson, to_json
+from blocks.jsonb import NotJson, to_json
 from blocks.queue.wire import Batch
 from serve_apps.organism.errors import harmless
 

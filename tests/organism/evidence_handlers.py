@@ -94,3 +94,10 @@ async def sleep_or_die(task):
 def plan(task):
     """One step."""
     return {"steps": [{"type": "echo", "params": {"planned": True}}]}
+
+
+def compute_or_die(params):
+    """In a process of its own: square params.n, or with params.die end the process."""
+    if params.get("die"):
+        os._exit(13)
+    return {"square": params["n"] ** 2, "pid": os.getpid()}

@@ -92,6 +92,25 @@ async def test_a_task_that_ends_a_replica_apart_is_charged_and_its_neighbours_ar
     assert (await client.health())["pid"] == before, "no replica of the manager died of it"
 
 
+async def test_a_process_that_ends_is_charged_to_its_task_and_the_replica_goes_on(
+    client: OrganismClient,
+) -> None:
+    before = (await client.health())["pid"]
+    rows: list[tuple[str, dict[str, Any]]] = [("compute", {"n": n, "die": n == 4}) for n in range(12)]
+    ended = await outcomes_of(client, tasks(*rows))
+    found = dict(
+        zip(ended.positions, zip(ended.causes, ended.results, ended.errors, strict=True), strict=True)
+    )
+    cause, _, error = found.pop(4)
+    assert (cause, error) == ("failed", "the agent process exited with code 13")
+    results = {n: orjson.loads(result or "") for n, (_, result, _) in found.items()}
+    assert {n: result["square"] for n, result in results.items()} == {n: n * n for n in results}
+    pids = {result["pid"] for result in results.values()}
+    assert before not in pids
+    assert len(pids) <= 3, "processes are used again"
+    assert (await client.health())["pid"] == before
+
+
 async def test_replicas_of_an_organ_come_with_the_work_and_go_with_it(
     client: OrganismClient, stack_queue: Queue, tmp_path: Path
 ) -> None:

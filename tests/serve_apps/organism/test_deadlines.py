@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from serve_apps.organism.deadlines import Deadlines
+from serve_apps.organism.organ import Organ
 from tests.serve_apps.organism import misbehaviour
 from tests.serve_apps.organism.helpers import batch, organ, organism, run
 
@@ -51,7 +52,10 @@ async def test_a_callback_may_discard_and_add() -> None:
 async def test_nothing_is_kept_of_what_has_ended() -> None:
     manager = organism(organ("s", "seen"))
     await run(manager, batch(*[("s", {}, 10.0 + n) for n in range(300)]))
-    assert not manager._organs["s"]._deadlines._due
+    assert manager._assembly is not None
+    served = manager._assembly.organs["s"]
+    assert isinstance(served, Organ)
+    assert not served._deadlines._due
 
 
 async def test_a_handler_that_blocks_the_loop_does_not_time_its_neighbours_out() -> None:

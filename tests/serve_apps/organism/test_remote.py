@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from blocks.errors import ConfigurationError, OrganismUnavailable, ReplicaLost
+from blocks.jsonb import from_json
 from blocks.queue import Batch, Outcomes
 from serve_apps.organism import remote
 from serve_apps.organism.config import parse_config
@@ -65,8 +66,6 @@ class Elsewhere:
 
 
 def misbehaviour_name(text: str) -> Any:
-    from blocks.queue.jsonb import from_json
-
     return from_json(text).get("name")
 
 
