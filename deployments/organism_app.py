@@ -55,8 +55,7 @@ async def deploy(app: App, stack: StackState, on_progress: Callable[[str], None]
     Raises:
         OrganismError: It cannot be deployed, or does not run in time.
     """
-    from serve_apps.organism.deploy import deploy as put
-    from serve_apps.organism.deploy import serve_config, wait_until_running
+    from serve_apps.organism.deploy import replace, serve_config
 
     token = stack.ray_token_path.read_text().strip()
     config = serve_config(
@@ -67,8 +66,7 @@ async def deploy(app: App, stack: StackState, on_progress: Callable[[str], None]
         num_cpus=0.5,
         python_path=app.python_path,
     )
-    await put(stack.ray_dashboard_url, token, config)
-    await wait_until_running(stack.ray_dashboard_url, token, TIMEOUT, on_progress=on_progress)
+    await replace(stack.ray_dashboard_url, token, config, TIMEOUT, on_progress)
 
 
 async def wait_until_healthy(client: httpx.AsyncClient, stack: StackState) -> None:

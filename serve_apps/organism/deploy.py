@@ -18,7 +18,7 @@ from uuid import uuid4
 
 import httpx
 
-from blocks.errors import ConfigurationError, OrganismUnavailable
+from blocks.errors import ConfigurationError, OrganismError, OrganismUnavailable
 from serve_apps.organism.config import OrganismConfig, parse_config
 from serve_apps.organism.deployments import (
     CHECKS,
@@ -85,6 +85,9 @@ def serve_config(
                         "num_replicas": replicas,
                         "max_ongoing_requests": REQUESTS,
                         **CHECKS,
+                        # Replacements start before the ones they replace stop: with one replica there would
+                        # else be none for some seconds, and none at all if they fail.
+                        "max_surge_percent": 100,
                         "ray_actor_options": {"num_cpus": num_cpus},
                         "user_config": config.model_dump(mode="json"),
                     },
@@ -95,13 +98,57 @@ def serve_config(
     }
 
 
-async def deploy(dashboard_url: str, token: str | None, config_dict: dict[str, Any]) -> None:
+async def replace(
+    dashboard_url: str,
+    token: str | None,
+    config_dict: dict[str, Any],
+    timeout_s: float,
+    on_progress: Callable[[str], None] | None = None,
+) -> None:
+    """Deploy ``config_dict`` and wait until it runs; where it does not, deploy again what ran before.
+
+    Without that a replica that starts later, after a crash or for more load, would start with the broken one;
+    and organs that lost their deployments with it would not come back.
+
+    Args:
+        dashboard_url: URL of the Ray dashboard.
+        token: Ray's authentication token; None: the cluster has none.
+        config_dict: What `serve_config` gave.
+        timeout_s: Seconds to wait at most, and once more for what ran before.
+        on_progress: Called with one line whenever something changed.
+
+    Raises:
+        OrganismError: It does not run; the message says what runs instead.
+    """
+    before = await deploy(dashboard_url, token, config_dict)
+    try:
+        await wait_until_running(dashboard_url, token, timeout_s, on_progress)
+    except OrganismError as error:
+        if before is None:
+            raise
+        if on_progress is not None:
+            on_progress("going back to the configuration before")
+        try:
+            await deploy(dashboard_url, token, {**config_dict, "applications": [before]})
+            await wait_until_running(dashboard_url, token, timeout_s, on_progress)
+        except OrganismError as again:
+            what = f"{error.what}; and the configuration before does not run either: {again.what}"
+            raise type(error)(what, error.next_step) from None
+        raise type(error)(
+            f"{error.what} (the configuration before stays in effect)", error.next_step
+        ) from None
+
+
+async def deploy(dashboard_url: str, token: str | None, config_dict: dict[str, Any]) -> dict[str, Any] | None:
     """Hand ``config_dict`` to Serve, which starts if need be; returns before the replicas are ready.
 
     Args:
         dashboard_url: URL of the Ray dashboard.
         token: Ray's authentication token; None: the cluster has none.
         config_dict: What `serve_config` gave.
+
+    Returns:
+        The application that ran until now, in the words of Serve's config schema; None: none did.
 
     Raises:
         OrganismUnavailable: The dashboard cannot be reached.
@@ -110,7 +157,10 @@ async def deploy(dashboard_url: str, token: str | None, config_dict: dict[str, A
     async with _client(dashboard_url, token, timeout=60.0) as client:
         response = await _send(client, "GET")
         _check(response)
-        _check(await _send(client, "PUT", json=_with_retry(config_dict, response.json())))
+        details = response.json()
+        _check(await _send(client, "PUT", json=_with_retry(config_dict, details)))
+    app = details.get("applications", {}).get(APP) or {}
+    return app.get("deployed_app_config") if app.get("status") == "RUNNING" else None
 
 
 def _with_retry(config_dict: dict[str, Any], details: dict[str, Any]) -> dict[str, Any]:
@@ -277,10 +327,7 @@ async def _ask_organism(details: dict[str, Any], dashboard_url: str) -> None:
         return  # the routes need not be reachable from here
     for one in (health, *apart.values()):
         if refused := one.get("refused_configuration"):
-            error = _misconfigured(refused)
-            raise ConfigurationError(
-                f"{error.what} (the configuration before stays in effect)", error.next_step
-            )
+            raise _misconfigured(refused)
 
 
 def useful_line(message: str) -> str:

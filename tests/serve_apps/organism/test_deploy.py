@@ -14,7 +14,7 @@ from ray.serve.schema import ServeDeploySchema
 from blocks.errors import ConfigurationError, OrganismUnavailable
 from serve_apps.organism import deploy as deploy_module
 from serve_apps.organism.config import load_config, parse_config
-from serve_apps.organism.deploy import code_digest, deploy, serve_config, wait_until_running
+from serve_apps.organism.deploy import code_digest, deploy, replace, serve_config, wait_until_running
 from tests.serve_apps.organism.helpers import organ
 
 pytestmark = pytest.mark.anyio
@@ -168,8 +168,29 @@ async def test_another_failure_is_one_line_too(serve_with: Any, message: str, li
 async def test_replicas_that_refused_the_configuration_are_noticed(serve_with: Any) -> None:
     health = {"status": "degraded", "refused_configuration": "organ 'a' is wrong → correct it"}
     serve_with(Dashboard(RUNNING, health=health))
-    with pytest.raises(ConfigurationError, match=r"organ 'a' is wrong.*stays in effect"):
+    with pytest.raises(ConfigurationError, match=r"organ 'a' is wrong"):
         await wait_until_running("http://127.0.0.1:1", None, 5)
+
+
+async def test_what_ran_before_is_deployed_again_when_the_new_does_not_run(serve_with: Any) -> None:
+    failing = details("DEPLOYING", "UPDATING", message=TRACE)
+    running = details("RUNNING", args={"code": "before"})
+    dashboard = Dashboard(running, details("DEPLOYING", "UPDATING"), failing, failing, failing, running)
+    serve_with(dashboard)
+    said: list[str] = []
+    with pytest.raises(ConfigurationError, match=r"cannot be used: no module .*before stays in effect"):
+        await replace("http://127.0.0.1:1", None, serve_config(load_config()), 5, said.append)
+    assert [put["applications"][0]["args"].get("code") for put in dashboard.put] == [None, "before"]
+    assert "going back to the configuration before" in said
+
+
+async def test_without_anything_before_there_is_nothing_to_go_back_to(serve_with: Any) -> None:
+    failing = details("DEPLOYING", "UPDATING", message=TRACE)
+    dashboard = Dashboard({"applications": {}}, {"applications": {}}, failing)
+    serve_with(dashboard)
+    with pytest.raises(ConfigurationError, match=r"no module → correct the path"):
+        await replace("http://127.0.0.1:1", None, serve_config(load_config()), 5)
+    assert len(dashboard.put) == 1
 
 
 async def test_waiting_ends(serve_with: Any) -> None:
