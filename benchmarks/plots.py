@@ -115,7 +115,7 @@ def scaling(axes: Any, samples: dict[str, Any]) -> None:
     other.set_ylim(bottom=0)
     other.set_ylabel("in the queue")
     lines = [*axes.get_lines(), *other.get_lines()]
-    axes.legend(lines, [line.get_label() for line in lines], fontsize=8, loc="center right")
+    axes.legend(lines, [line.get_label() for line in lines], fontsize=8, loc="upper right")
 
 
 PLOTS = {f.__name__: f for f in (drain, trickle, handover, mixed, snapshot, memory, scaling)}
