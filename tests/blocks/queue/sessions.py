@@ -63,6 +63,7 @@ def failed(batch: Batch) -> tuple[Any, ...]:
         ["fast"] * n,
         [None] * n,
         [0.0] * n,
+        *([None] * n for _ in range(3)),
         5,
         1.0,
         1.0,

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from blocks.queue import Batch, Cancelled, NewTask, Queue, Reaped, TypePolicy
+from blocks.queue import Batch, Cancelled, NewTask, Outcomes, Queue, Reaped, TypePolicy
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.clock import START, advance, set_clock
 
@@ -191,3 +191,20 @@ async def test_a_types_backoff_is_used_for_its_tasks_alone(queue: Queue) -> None
             delay = ((await queue.get(str(task_id))).run_after - now).total_seconds()
             assert limit / 2 <= delay <= limit
         await advance(queue, 150)
+
+
+async def test_what_an_organ_says_of_retries_holds_where_neither_task_nor_type_does(queue: Queue) -> None:
+    await set_clock(queue, START)
+    await queue.set_policy(TypePolicy(type="policed", max_attempts=3, backoff_base_s=50))
+    tasks = [NewTask(type="plain"), NewTask(type="policed"), NewTask(type="plain", max_attempts=4)]
+    ids = [str(i) for i in await queue.submit(tasks)]
+    batch = await claim(queue)
+    reported = Outcomes(policies={"o": (1, 10.0, 20.0)})
+    for position in range(3):
+        reported.add(position, "failed", error="x", organ_id="o")
+    settled = await queue.settle("lane", batch, reported)
+    assert [settled.statuses[task_id] for task_id in ids] == ["failed", "retry", "retry"]
+    now = await queue.now()
+    delays = [((await queue.get(task_id)).run_after - now).total_seconds() for task_id in ids[1:]]
+    assert 10 <= delays[0] <= 20, "the type's base, and the organ's cap"
+    assert 5 <= delays[1] <= 10, "the organ's base"

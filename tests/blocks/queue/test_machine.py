@@ -35,7 +35,7 @@ def test_queue_agrees_with_the_oracle(dsn: str) -> None:
 
 
 FENCE = "t.claim = r.claim AND t.status = 'running'"
-RETRIES = "OR t.attempts >= coalesce(t.max_attempts, policy.max_attempts, $8)"
+RETRIES = "OR t.attempts >= coalesce(t.max_attempts, policy.max_attempts, r.max_attempts, $11)"
 BROKEN = {
     "completion ignores the claim token": ("complete", FENCE, "t.status = 'running'"),
     "completion accepts a settled task": ("complete", FENCE, "t.claim = r.claim"),

@@ -161,9 +161,10 @@ async def test_settlements_find_their_tasks_by_id(session: asyncpg.Connection[An
     half = n // 2
     where = (["fast"] * half, [None] * half, [1.0] * half)
     first, second = (batch.ids[:half], batch.claims[:half]), (batch.ids[half:], batch.claims[half:])
+    unsaid = [[None] * half] * 3
     reports = {
         "complete": (*first, ["1"] * half, *where),
-        "settle": (*second, ["failed"] * half, ["x"] * half, *where, 5, 1.0, 300.0, "lane"),
+        "settle": (*second, ["failed"] * half, ["x"] * half, *where, *unsaid, 5, 1.0, 300.0, "lane"),
     }
     for name, arguments in reports.items():
         scans, _ = await explain(session, name, *arguments)
