@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 MIGRATIONS = Path(__file__).parent / "migrations"
 MIGRATION_LOCK = 0x6F7267616E69  # "organi": one migrator at a time in a database
 LOCK_POLL_S = 0.2
+READ_TIMEOUT = 10.0
 
 
 async def migrate(dsn: str) -> None:
@@ -63,6 +64,25 @@ async def migrate(dsn: str) -> None:
             await connection.commit()
     finally:
         await engine.dispose()
+
+
+async def pending(dsn: str) -> list[str]:
+    """Names of the migrations of this version that the database has not had; empty when it is up to date.
+
+    Raises:
+        QueueUnavailable: Postgres cannot be reached or refuses us.
+    """
+    known = sorted(path.stem for path in (MIGRATIONS / "versions").glob("v*.py"))
+    connection = await connect(dsn)
+    try:
+        there = await connection.fetchval("SELECT to_regclass('organism_migrations') IS NOT NULL", timeout=READ_TIMEOUT)
+        if not there:
+            return known
+        applied = await connection.fetch("SELECT version_num FROM organism_migrations", timeout=READ_TIMEOUT)
+    finally:
+        await connection.close()
+    newest = max((row["version_num"] for row in applied), default="")
+    return [name for name in known if name[1:5] > newest]
 
 
 def _upgrade(connection: Connection) -> None:

@@ -1,0 +1,19 @@
+-- What the database is, and what in it slows a queue down
+SELECT split_part(version(), ' ', 1) || ' ' || current_setting('server_version') AS version,
+       current_database() AS database,
+       clock_timestamp() AS now,
+       current_setting('max_connections')::int AS max_connections,
+       (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')::int AS connections,
+       -- Of other users only those are seen whom the role may see; the age is there all the same.
+       extract(epoch FROM clock_timestamp() - oldest.xact_start)::float8 AS oldest_xact_s,
+       format('pid %s, %s, %s', oldest.pid, coalesce(nullif(oldest.application_name, ''), 'no name'), oldest.state)
+           AS oldest_xact,
+       stats.n_dead_tup AS dead, stats.n_live_tup AS live,
+       greatest(stats.last_vacuum, stats.last_autovacuum) AS vacuumed
+FROM (SELECT) nothing
+LEFT JOIN LATERAL (
+    SELECT pid, application_name, state, xact_start FROM pg_stat_activity
+    WHERE xact_start IS NOT NULL AND datname = current_database() AND pid <> pg_backend_pid()
+    ORDER BY xact_start LIMIT 1
+) oldest ON true
+LEFT JOIN pg_stat_user_tables stats ON stats.relid = 'tasks'::regclass

@@ -1,0 +1,102 @@
+"""What a check found, and how it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Literal, TypeAlias
+
+from pydantic import BaseModel
+
+from blocks.errors import OrganismError
+
+Status: TypeAlias = Literal["ok", "degraded", "failed"]
+EXIT_CODES: dict[Status, int] = {"ok": 0, "degraded": 1, "failed": 2}
+ORDER: tuple[Status, ...] = ("failed", "degraded", "ok")
+
+
+class Finding(BaseModel):
+    """The answer of one check."""
+
+    check: str
+    """Part and question: ``postgres: clock``."""
+    status: Status
+    evidence: str
+    """What was seen, on one line."""
+    action: str = ""
+    """What to do about it; empty when it is ok."""
+    seconds: float = 0.0
+
+
+class Verification(BaseModel):
+    """Everything that was found."""
+
+    findings: list[Finding]
+
+    @property
+    def status(self) -> Status:
+        """The worst of the findings."""
+        return next((s for s in ORDER if any(f.status == s for f in self.findings)), "ok")
+
+    @property
+    def exit_code(self) -> int:
+        """0: all is well; 1: something is degraded; 2: something has failed."""
+        return EXIT_CODES[self.status]
+
+    @property
+    def troubles(self) -> list[Finding]:
+        """What is not ok, the worst first."""
+        found = [f for f in self.findings if f.status != "ok"]
+        return sorted(found, key=lambda f: ORDER.index(f.status))
+
+    @property
+    def line(self) -> str:
+        """All of it on one line."""
+        if not self.troubles:
+            return f"all {len(self.findings)} checks are ok"
+        return "; ".join(f"{f.check} {f.status}: {f.evidence}" for f in self.troubles)
+
+
+Check: TypeAlias = Callable[[], Awaitable[list[Finding]]]
+
+
+def ok(check: str, evidence: str) -> Finding:
+    """All is well."""
+    return Finding(check=check, status="ok", evidence=evidence)
+
+
+def degraded(check: str, evidence: str, action: str) -> Finding:
+    """It works, and not for long or not as it should."""
+    return Finding(check=check, status="degraded", evidence=evidence, action=action)
+
+
+def failed(check: str, evidence: str, action: str) -> Finding:
+    """It does not work."""
+    return Finding(check=check, status="failed", evidence=evidence, action=action)
+
+
+async def ask(name: str, check: Check, *, timeout_s: float) -> list[Finding]:
+    """The findings of ``check``; one that fails or does not answer in time is a finding too."""
+    started = time.monotonic()
+    try:
+        async with asyncio.timeout(timeout_s):
+            findings = await check()
+    except OrganismError as error:
+        findings = [failed(name, error.what, error.next_step)]
+    except TimeoutError:
+        findings = [failed(name, f"no answer within {timeout_s:g} s", f"see why {name} hangs")]
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        findings = [failed(name, f"{type(error).__name__}: {reason[:300]}", f"see why {name} does not answer")]
+    took = round(time.monotonic() - started, 3)
+    return [finding.model_copy(update={"seconds": took}) for finding in findings]
+
+
+def markdown(findings: Iterable[Finding]) -> str:
+    """A table of findings, the worst first."""
+    lines = ["| check | status | seen | to do |", "|---|---|---|---|"]
+    for f in sorted(findings, key=lambda f: ORDER.index(f.status)):
+        cells = (f.check, f.status, f.evidence, f.action)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
