@@ -38,6 +38,7 @@ COMMANDS = {
     "tasks": "control:tasks",
     "handlers": "handlers:handlers",
     "drift": "drift:drift",
+    "verify": "verify:verify",
     "migrate": "migrate:migrate",
 }
 """By the name on the command line: module in `deployments.commands`, and function or cyclopts `App` in it."""

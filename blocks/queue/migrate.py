@@ -75,7 +75,9 @@ async def pending(dsn: str) -> list[str]:
     known = sorted(path.stem for path in (MIGRATIONS / "versions").glob("v*.py"))
     connection = await connect(dsn)
     try:
-        there = await connection.fetchval("SELECT to_regclass('organism_migrations') IS NOT NULL", timeout=READ_TIMEOUT)
+        there = await connection.fetchval(
+            "SELECT to_regclass('organism_migrations') IS NOT NULL", timeout=READ_TIMEOUT
+        )
         if not there:
             return known
         applied = await connection.fetch("SELECT version_num FROM organism_migrations", timeout=READ_TIMEOUT)

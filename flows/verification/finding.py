@@ -88,7 +88,9 @@ async def ask(name: str, check: Check, *, timeout_s: float) -> list[Finding]:
         findings = [failed(name, f"no answer within {timeout_s:g} s", f"see why {name} hangs")]
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        findings = [failed(name, f"{type(error).__name__}: {reason[:300]}", f"see why {name} does not answer")]
+        findings = [
+            failed(name, f"{type(error).__name__}: {reason[:300]}", f"see why {name} does not answer")
+        ]
     took = round(time.monotonic() - started, 3)
     return [finding.model_copy(update={"seconds": took}) for finding in findings]
 

@@ -38,7 +38,9 @@ async def _migrated(queue: Queue) -> Finding:
     missing = await pending(queue.direct_dsn)
     if missing:
         return failed(
-            "postgres: migrated", f"not yet applied: {', '.join(missing)}", "run `organism migrate` or bootstrap"
+            "postgres: migrated",
+            f"not yet applied: {', '.join(missing)}",
+            "run `organism migrate` or bootstrap",
         )
     return ok("postgres: migrated", "every migration of this version is applied")
 

@@ -1,0 +1,48 @@
+"""A task of our own, from its insertion to its outcome, through everything in between."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from blocks.queue import FINISHED, NewTask, Queue
+from flows.verification.finding import Finding, degraded, failed, ok
+from flows.verification.limits import Limits
+
+POLL_S = 0.1
+TYPE = "health_check"
+PRIORITY = 1_000_000
+"""Before everything else: it says whether work is done, not how much of it there is."""
+
+
+async def check(queue: Queue, limits: Limits) -> list[Finding]:
+    """Whether a task is completed in time; it does not stay behind when it is not."""
+    if not any(lane.live for lane in await queue.lanes()):
+        return [
+            degraded(
+                "canary", "not sent: no lane is alive", "start one: `organism dispatch`, or its schedule"
+            )
+        ]
+    started = time.monotonic()
+    task = NewTask(
+        type=TYPE, domain="canary", priority=PRIORITY, max_attempts=1, description="canary of verify"
+    )
+    [task_id] = await queue.submit([task])
+    try:
+        async with asyncio.timeout(limits.canary_s):
+            while (row := await queue.get(str(task_id))).status not in FINISHED:  # noqa: ASYNC110  # a table
+                await asyncio.sleep(POLL_S)
+    except TimeoutError:
+        row = await queue.get(str(task_id))
+        await queue.cancel([task_id])
+        return [
+            failed(
+                "canary",
+                f"task {task_id} is {row.status} after {limits.canary_s:g} s",
+                f"see `organism tasks why {str(task_id)[:13]}`, the lanes and the organism",
+            )
+        ]
+    took = time.monotonic() - started
+    if row.status != "completed":
+        return [failed("canary", f"task {task_id} {row.status}: {row.error}", "see organism: health")]
+    return [ok("canary", f"completed {took * 1000:.0f} ms after it was added")]

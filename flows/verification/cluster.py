@@ -1,0 +1,140 @@
+"""Ray, Serve and the organism: there, well, and seeing the same environment as this process."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import httpx
+
+from blocks.organism import Organism
+from blocks.ray_cluster import RayCluster
+from flows.verification.finding import Finding, degraded, failed, ok
+
+SAME_PACKAGES = ("organism-flows", "ray", "pydantic")
+HTTP_TIMEOUT_S = 10.0
+
+
+async def check_ray(cluster: RayCluster) -> list[Finding]:
+    """Nodes and resources. Connects this process."""
+    import ray
+
+    await cluster.connect()
+    nodes: list[Any] = ray.nodes()  # type: ignore[no-untyped-call]
+    alive = [node for node in nodes if node["Alive"]]
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    cpus, free_cpus = total.get("CPU", 0.0), free.get("CPU", 0.0)
+    seen = f"{free_cpus:g} of {cpus:g} CPUs free"
+    if gpus := total.get("GPU"):
+        seen += f", {free.get('GPU', 0.0):g} of {gpus:g} GPUs"
+    findings = [ok("ray: nodes", f"{len(alive)} alive of {len(nodes)} ever seen")]
+    if free_cpus < cluster.lane_cpus:
+        findings.append(
+            degraded(
+                "ray: resources", seen, f"a lane needs {cluster.lane_cpus:g} CPUs: none can be started now"
+            )
+        )
+    else:
+        findings.append(ok("ray: resources", seen))
+    return findings
+
+
+async def check_serve(organism: Organism, organism_url: str | None) -> list[Finding]:
+    """The application, the organism through its handle and its HTTP routes, and what its replica sees.
+
+    Args:
+        organism_url: Base of the HTTP routes; None: not known here.
+    """
+    from ray import serve
+
+    findings = [*_application(serve.status(), organism.app_name)]
+    health = await organism.client().health()
+    status = await organism.client().status()
+    if health["status"] == "healthy":
+        findings.append(
+            ok("organism: health", f"up for {health['uptime_s']:.0f} s, {len(status['organs'])} organs")
+        )
+    else:
+        findings.append(
+            (degraded if health["organism_initialized"] else failed)(
+                "organism: health",
+                f"{health['status']}: {health['problem'] or health['refused_configuration']}",
+                "correct its configuration and run `organism up`",
+            )
+        )
+    findings += [_same_packages(status["environment"]), _same_settings(status["environment"])]
+    if organism_url:
+        findings.append(await _routes(organism_url))
+    return findings
+
+
+def _application(status: Any, app_name: str) -> list[Finding]:
+    app = status.applications.get(app_name)
+    if app is None:
+        return [
+            failed("serve: application", f"there is no application {app_name!r}", "deploy it: `organism up`")
+        ]
+    findings = []
+    for name, deployment in sorted(app.deployments.items()):
+        states = ", ".join(f"{count} {state}" for state, count in deployment.replica_states.items() if count)
+        seen = f"{deployment.status.value}: {states or 'no replica'}"
+        if deployment.status.value == "HEALTHY":
+            findings.append(ok(f"serve: {name}", seen))
+        else:
+            seen = f"{seen}; {' '.join(deployment.message.split())[:200]}"
+            findings.append(degraded(f"serve: {name}", seen, "look at the Serve page of the Ray dashboard"))
+    if app.status.value not in ("RUNNING", "DEPLOYING"):
+        message = " ".join(app.message.split())[:200]
+        findings.append(
+            failed(
+                "serve: application", f"{app.status.value}: {message}", "read why, correct it, `organism up`"
+            )
+        )
+    return findings
+
+
+def _same_packages(there: dict[str, Any]) -> Finding:
+    here = {name: version(name) for name in SAME_PACKAGES}
+    differ = [
+        f"{name} {here[name]} here, {there['packages'].get(name)} there"
+        for name in SAME_PACKAGES
+        if here[name] != there["packages"].get(name)
+    ]
+    if platform.python_version() != there["python"]:
+        differ.append(f"Python {platform.python_version()} here, {there['python']} there")
+    if differ:
+        return failed("serve: versions", "; ".join(differ), "use one image for lanes, flows and replicas")
+    return ok("serve: versions", f"as here; Python {there['python']}, ray {there['packages']['ray']}")
+
+
+def _same_settings(there: dict[str, Any]) -> Finding:
+    names = {name for name in (*os.environ, *there["variables"]) if name.startswith("ORGANISM_")}
+    names -= {"ORGANISM_DSN", "ORGANISM_DIRECT_DSN"}  # masked there, and of no use to a replica
+    differ = [
+        f"{name}={os.environ.get(name, 'unset')} here, {there['variables'].get(name, 'unset')} there"
+        for name in sorted(names)
+        if os.environ.get(name) != there["variables"].get(name)
+    ]
+    if differ:
+        return ok("serve: settings", "differ: " + "; ".join(differ))
+    return ok("serve: settings", "the replica sees the same ORGANISM_ variables as this process")
+
+
+async def _routes(url: str) -> Finding:
+    try:
+        async with httpx.AsyncClient(trust_env=False, timeout=HTTP_TIMEOUT_S) as client:
+            answer = await client.get(f"{url}/health")
+    except httpx.HTTPError as error:
+        return failed(
+            "organism: routes",
+            f"{url} does not answer: {str(error) or type(error).__name__}",
+            "see that Serve's HTTP proxy runs, and that nothing is between",
+        )
+    if answer.status_code != 200:
+        return failed(
+            "organism: routes", f"{url}/health answers {answer.status_code}", "see organism: health"
+        )
+    return ok("organism: routes", f"{url}/health answers 200")

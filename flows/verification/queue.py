@@ -1,0 +1,85 @@
+"""The queue and its lanes: what waits and for how long, what is stuck, what has died, who works."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from blocks.queue import LaneRow, Queue
+from blocks.queue.statements import statement
+from flows.verification.finding import Finding, degraded, ok
+from flows.verification.limits import Limits
+
+TIMEOUT_S = 10.0
+COUNTED = 100_000
+"""Ready tasks of a type are counted up to here."""
+
+
+async def check(queue: Queue, limits: Limits) -> list[Finding]:
+    """All findings about the queue and its lanes."""
+    waiting: list[Any] = await queue.pool.fetch(statement("queue_health"), COUNTED, timeout=TIMEOUT_S)
+    stuck: int = await queue.pool.fetchval(statement("stuck"), timeout=TIMEOUT_S)
+    lanes = await queue.lanes()
+    counts = await queue.counts()
+    paused = [f"{p.kind} {p.name} ({p.reason or 'no reason given'})" for p in await queue.pauses()]
+    return [
+        _waiting(waiting, limits),
+        _stuck(stuck),
+        _dead_letters(counts["failed"], limits),
+        ok("queue: paused", ", ".join(paused) or "nothing"),
+        _lanes(lanes, any(row["ready"] for row in waiting), str(await queue.now())),
+    ]
+
+
+def _waiting(rows: list[Any], limits: Limits) -> Finding:
+    seen = "; ".join(
+        f"{row['type']}: {row['ready']:,}{'+' if row['ready'] >= COUNTED else ''} ready, "
+        f"the oldest for {row['oldest_s']:.0f} s"
+        for row in rows[:5]
+    )
+    oldest_s = max((row["oldest_s"] for row in rows), default=0.0)
+    if oldest_s > limits.oldest_ready_s:
+        return degraded(
+            "queue: waiting",
+            seen,
+            "see `organism tasks why <id>` of one; more lanes or replicas, or work that is paused",
+        )
+    return ok("queue: waiting", seen or "nothing is ready")
+
+
+def _stuck(count: int) -> Finding:
+    if count:
+        return degraded(
+            "queue: stuck",
+            f"{count} tasks run under lanes whose lease is past",
+            "the next lane or watchdog takes them back; see that one runs",
+        )
+    return ok("queue: stuck", "every running task has a lane with a lease")
+
+
+def _dead_letters(count: int, limits: Limits) -> Finding:
+    seen = f"{count:,} tasks have failed for good"
+    if count > limits.dead_letters:
+        return degraded(
+            "queue: dead letters",
+            seen,
+            "look at them with `organism tasks list --status failed`, then `organism redrive`",
+        )
+    return ok("queue: dead letters", seen)
+
+
+def _lanes(lanes: list[LaneRow], work: bool, now: str) -> Finding:
+    live = [lane for lane in lanes if lane.live]
+    seen = "; ".join(
+        f"{lane.id} on {lane.host}, {lane.settled:,} settled since {lane.started_at:%H:%M:%S}, "
+        f"renewed {lane.renewed_at:%H:%M:%S}"
+        for lane in live[:5]
+    )
+    if live:
+        return ok("lanes: alive", f"{len(live)}: {seen}")
+    if work:
+        return degraded(
+            "lanes: alive",
+            f"none, and there is work (database clock {now[:19]})",
+            "start one: `organism dispatch`, or the schedule of dispatch/organism",
+        )
+    return ok("lanes: alive", "none, and nothing is ready")

@@ -1,0 +1,105 @@
+"""Every check, each on its own: what one finds or breaks on keeps no other from being asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import TypeAlias, TypeVar
+
+from blocks.errors import OrganismError
+from blocks.named import NamedBlock
+from blocks.organism import Organism
+from blocks.queue import Queue
+from blocks.ray_cluster import RayCluster
+from blocks.settings import load_settings
+from blocks.stack import read_stack
+from blocks.task_queue import TaskQueue
+from flows.verification import canary, cluster, environment, finding, postgres, prefect
+from flows.verification import queue as queue_checks
+from flows.verification.finding import Check, Finding, Verification, failed
+from flows.verification.limits import Limits
+
+PART_TIMEOUT_S = 45.0
+"""Connecting to a cluster that is not there is given up after less."""
+
+Ask: TypeAlias = Callable[[str, Check, float], Awaitable[list[Finding]]]
+B = TypeVar("B", bound=NamedBlock)
+
+
+async def ask_directly(name: str, check: Check, timeout_s: float) -> list[Finding]:
+    """The findings of ``check``, whatever happens."""
+    return await finding.ask(name, check, timeout_s=timeout_s)
+
+
+async def verify_all(
+    *,
+    queue: str = "default",
+    organism: str = "default",
+    ray_cluster: str = "default",
+    limits: Limits | None = None,
+    with_canary: bool = True,
+    ask: Ask = ask_directly,
+) -> Verification:
+    """Ask every part. Never raises for what is wrong: that is a finding.
+
+    Args:
+        queue: Name of the Task Queue block, and so on.
+        limits: From where on something is degraded; None: the usual.
+        with_canary: Send a task through everything.
+        ask: Makes the findings of a part of its check.
+    """
+    limits = limits or Limits()
+    async with AsyncExitStack() as stack:
+        asked = [
+            ask("environment", environment.check, PART_TIMEOUT_S),
+            ask("prefect", prefect.check, PART_TIMEOUT_S),
+        ]
+        asked.append(_cluster(organism, ray_cluster, ask))
+        found: list[Finding] = []
+        try:
+            block = await _block(TaskQueue, queue)
+            open_queue = await stack.enter_async_context(
+                block.open(application_name="organism-verify", connections=2)
+            )
+        except OrganismError as error:
+            found.append(failed("postgres: reachable", error.what, error.next_step))
+        else:
+            asked.append(_tables(open_queue, limits, with_canary, ask))
+        for findings in await asyncio.gather(*asked):
+            found += findings
+    return Verification(findings=found)
+
+
+async def _tables(queue: Queue, limits: Limits, with_canary: bool, ask: Ask) -> list[Finding]:
+    found = await ask("postgres", partial(postgres.check, queue), PART_TIMEOUT_S)
+    found += await ask("queue", partial(queue_checks.check, queue, limits), PART_TIMEOUT_S)
+    if with_canary:
+        found += await ask("canary", partial(canary.check, queue, limits), limits.canary_s + PART_TIMEOUT_S)
+    return found
+
+
+async def _cluster(organism: str, ray_cluster: str, ask: Ask) -> list[Finding]:
+    async def ray() -> list[Finding]:
+        return await cluster.check_ray(await _block(RayCluster, ray_cluster))
+
+    async def serve() -> list[Finding]:
+        stack = read_stack(load_settings().home)
+        url = stack.organism_url if stack else None
+        return await cluster.check_serve(await _block(Organism, organism), url)
+
+    found = await ask("ray", ray, PART_TIMEOUT_S)
+    if any(f.status == "failed" for f in found):
+        return [*found, failed("serve", "not asked: Ray cannot be reached", "see ray")]
+    return found + await ask("serve", serve, PART_TIMEOUT_S)
+
+
+async def _block(kind: type[B], name: str) -> B:
+    """The named block; where Prefect does not answer, which is a finding of its own, what the defaults say."""
+    try:
+        return await kind.named(name)
+    except Exception:
+        if name != "default":
+            raise
+        return kind()

@@ -1,0 +1,60 @@
+"""verify: is everything there, well, and doing work? Each part is asked, and says what to do if not."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from prefect import flow, task
+from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed, Failed
+from pydantic import Field
+
+from flows.verification import finding
+from flows.verification.finding import Check, Finding, Verification, markdown
+from flows.verification.limits import Limits
+from flows.verification.run import verify_all
+
+
+@task(name="check", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False, retries=0)
+async def check_part(name: str, check: Check, timeout_s: float) -> list[Finding]:
+    """Ask one part of the system."""
+    return await finding.ask(name, check, timeout_s=timeout_s)
+
+
+@flow(
+    name="verify", flow_run_name=lambda: f"verify · {datetime.now():%H:%M}", persist_result=False, retries=0
+)
+async def verify(
+    limits: Annotated[Limits, Field(description="From where on something is degraded.")] = Limits(),
+    canary: Annotated[bool, Field(description="Send a task through everything.")] = True,
+    queue: Annotated[str, Field(description="Name of the Task Queue block.")] = "default",
+    organism: Annotated[str, Field(description="Name of the Organism block.")] = "default",
+    cluster: Annotated[str, Field(description="Name of the Ray Cluster block.")] = "default",
+) -> Verification:
+    """Check settings, Postgres, queue, lanes, Ray, Serve, the organism and Prefect, and send a canary task.
+
+    Returns:
+        What was found. The run ends Failed when a check failed, with its name in the message; a degraded one
+        is in the message of a completed run.
+    """
+    found = await verify_all(
+        queue=queue,
+        organism=organism,
+        ray_cluster=cluster,
+        limits=limits,
+        with_canary=canary,
+        ask=check_part,
+    )
+    await acreate_markdown_artifact(
+        key="verification",
+        markdown=f"**{found.line}**\n\n{markdown(found.findings)}",
+        description=found.status,
+    )
+    await acreate_table_artifact(
+        key="verification-findings", table=[f.model_dump() for f in found.findings], description=found.status
+    )
+    if found.status == "failed":
+        return Failed(message=found.line)  # type: ignore[return-value]
+    return Completed(message=found.line, data=found)  # type: ignore[return-value]
