@@ -46,6 +46,7 @@ class Stack:
         self.env |= {
             "ORGANISM_HOME": str(home),
             "ORGANISM_CONFIG": str(HERE / "organism.yaml"),
+            "ORGANISM_WORKER": "false",
             "DO_NOT_TRACK": "1",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         }

@@ -94,6 +94,11 @@ class Settings(BaseSettings):
         default=None, ge=1, le=65535, description="Port of the Ray dashboard; unset: 8265, or a free one."
     )
 
+    worker: bool = Field(
+        default=True,
+        description="Whether `organism up` starts a Prefect worker: for schedules, and what is run in the UI.",
+    )
+
     @field_validator("home", "config")
     @classmethod
     def _whole_path(cls, path: Path | None) -> Path | None:

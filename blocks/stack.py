@@ -41,7 +41,7 @@ class StackState(BaseModel):
     organism_url: str
     """Base of the organism's HTTP routes, ending in ``/organism``."""
     processes: dict[str, ProcessRef]
-    """By role: postgres, ray, prefect."""
+    """By role: postgres, ray, prefect, worker."""
 
 
 def read_stack(home: Path) -> StackState | None:

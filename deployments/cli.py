@@ -39,6 +39,7 @@ COMMANDS = {
     "handlers": "handlers:handlers",
     "drift": "drift:drift",
     "verify": "verify:verify",
+    "deploy": "deploy:deploy",
     "migrate": "migrate:migrate",
 }
 """By the name on the command line: module in `deployments.commands`, and function or cyclopts `App` in it."""

@@ -13,20 +13,28 @@ from pathlib import Path
 
 from blocks.settings import Settings
 from blocks.stack import StackState
-from deployments.environment import base_environment, prefect_environment, ray_environment
+from deployments.environment import (
+    base_environment,
+    prefect_environment,
+    ray_environment,
+    worker_environment,
+)
 from deployments.folders import private_folder, short_folder
-from deployments.health import Check
+from deployments.health import WORK_POOL, Check
 from deployments.planning import port_of
 from deployments.ports import LOOPBACK
 from deployments.postgres import SOCKET_LIMIT
 from deployments.processes import Child, failure, listens, spawn
 
 RAY_TIMEOUT = 120.0
-BLOCKS_TIMEOUT = 60.0
+DEPLOYMENTS_TIMEOUT = 120.0
+WORKER_TIMEOUT = 90.0
 PREFECT_TIMEOUT = 180.0
 """Seconds; a first start without compiled bytecode on a slow disk takes tens of them."""
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
 """Batches travel over handle calls, not through the object store."""
+FLOW_RUNS = 8
+"""Most flow runs at once on this machine; each is a process."""
 KEPT_SESSIONS = 3
 """Ray's logs of so many earlier starts are kept."""
 # What Ray puts below its folder: /session_2026-11-23_23-13-14_708374_1234567/sockets/ and a name.
@@ -107,8 +115,21 @@ async def check_own_port(child: Child, address: str, check: Callable[[], Awaitab
     return answer
 
 
-async def register_blocks(settings: Settings, stack: StackState) -> None:
-    """Make the blocks known to the stack's Prefect server.
+def start_worker(settings: Settings, stack: StackState) -> Child:
+    """Start a Prefect worker, which runs flows in processes of their own on this machine."""
+    command = [sys.executable, "-P", "-m", "prefect", "worker", "start", "--pool", WORK_POOL]
+    command += ["--type", "process", "--name", stack.stack_id, "--limit", str(FLOW_RUNS)]
+    return spawn(
+        "worker",
+        command,
+        env=worker_environment(settings, stack),
+        log=stack.home / "logs" / "worker.log",
+        cwd=run_folder(stack.home),
+    )
+
+
+async def apply_deployments(settings: Settings, stack: StackState) -> None:
+    """Make blocks, work pool and deployments known to the stack's Prefect server.
 
     In a process of its own, because Prefect takes seconds to import and reads its settings while it is.
 
@@ -116,13 +137,13 @@ async def register_blocks(settings: Settings, stack: StackState) -> None:
         StackError: It failed.
     """
     child = spawn(
-        "blocks",
-        [sys.executable, "-P", "-m", "blocks.registration"],
+        "deployments",
+        [sys.executable, "-P", "-m", "flows.deploying"],
         env=base_environment(settings, stack),
-        log=stack.home / "logs" / "blocks.log",
+        log=stack.home / "logs" / "deployments.log",
         cwd=run_folder(stack.home),
     )
-    deadline = time.monotonic() + BLOCKS_TIMEOUT
+    deadline = time.monotonic() + DEPLOYMENTS_TIMEOUT
     try:
         while child.exited() is None and time.monotonic() < deadline:  # noqa: ASYNC110  # a process
             await asyncio.sleep(0.05)
@@ -131,7 +152,7 @@ async def register_blocks(settings: Settings, stack: StackState) -> None:
             child.process.kill()
             child.process.wait()
     if child.exited() != 0:
-        raise failure("cannot register the blocks with Prefect", child.last_words(), child.log)
+        raise failure("cannot apply the deployments to Prefect", child.last_words(), child.log)
 
 
 async def wait_for(child: Child, check: Callable[[], Awaitable[Check]], timeout: float) -> None:

@@ -118,3 +118,15 @@ def prefect_environment(settings: Settings, stack: StackState, home: Path) -> di
         "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(30 * 24 * 3600),
         "PREFECT_CLI_COLORS": "false",
     }
+
+
+def worker_environment(settings: Settings, stack: StackState) -> dict[str, str]:
+    """For the Prefect worker, and so for every flow run it starts."""
+    return {
+        **base_environment(settings, stack),
+        # 10 by default, which is how long somebody waits who has clicked on Run.
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        # A flow run that ends early would lose its last lines.
+        "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.2",
+        "PREFECT_CLI_COLORS": "false",
+    }

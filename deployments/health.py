@@ -14,6 +14,8 @@ from blocks.stack import StackState
 if TYPE_CHECKING:
     import httpx
 
+WORK_POOL = "organism"
+"""The work pool of our deployments, as deployments/prefect.yaml has it."""
 CHECK_TIMEOUT = 5.0
 """Seconds one question may take."""
 
@@ -64,6 +66,23 @@ async def check_ray(client: httpx.AsyncClient, stack: StackState) -> Check:
 async def check_prefect(client: httpx.AsyncClient, stack: StackState) -> Check:
     """Ask the Prefect server."""
     return await _get(client, f"{stack.prefect_api_url}/health", {})
+
+
+async def check_worker(client: httpx.AsyncClient, stack: StackState) -> Check:
+    """Ask the Prefect server whether the stack's worker reports to it."""
+    url = f"{stack.prefect_api_url}/work_pools/{WORK_POOL}/workers/filter"
+    try:
+        response = await client.post(url, json={})
+        if response.status_code != 200:
+            return Check(False, f"{url} answers {response.status_code}")
+        workers = [worker for worker in response.json() if worker["name"] == stack.stack_id]
+    except Exception as error:
+        return Check(False, f"{url}: {_reason(error)}")
+    if any(worker["status"] == "ONLINE" for worker in workers):
+        return Check(True)
+    return Check(
+        False, "the worker has not reported for some time" if workers else "no worker has reported yet"
+    )
 
 
 async def check_organism(client: httpx.AsyncClient, stack: StackState) -> Check:

@@ -25,10 +25,11 @@ from deployments.postgres import STOP_SIGNAL, EmbeddedPostgres
 from deployments.progress import Event, Phase, Progress, silent
 from deployments.state import forget_stack, stack_id_of, turn, write_stack
 
-STOPPING = (("ray", "prefect"), ("postgres",))
-"""Roles in the order they are stopped; those of one step at once. Postgres last: others may be writing."""
+STOPPING = (("worker",), ("ray", "prefect"), ("postgres",))
+"""Roles in the order they are stopped; those of one step at once. The worker first: its flow runs hand back
+what they hold. Postgres last: others may be writing."""
 ROLES = tuple(role for step in STOPPING for role in step)
-GRACE = {"ray": 8.0, "prefect": 8.0, "postgres": 30.0}
+GRACE = {"worker": 25.0, "ray": 8.0, "prefect": 8.0, "postgres": 30.0}
 """Seconds between the polite signal and SIGKILL. Postgres flushes everything in that time."""
 
 T = TypeVar("T")
@@ -138,6 +139,8 @@ class _Start:
             await organism_app.deploy(app, previous)
             return previous, True
         kept = healthy & set(ROLES)
+        if not kept >= self._wanted() - {"organism", "worker"}:
+            kept.discard("worker")  # it was started with the addresses of the others
         try:
             stack = await self._clear(previous, kept)
             write_stack(stack)
@@ -151,7 +154,8 @@ class _Start:
         return stack, False
 
     def _wanted(self) -> set[str]:
-        return {"ray", "prefect", "organism"} | ({"postgres"} if self.embedded else set())
+        wanted = {"ray", "prefect", "organism"} | ({"postgres"} if self.embedded else set())
+        return wanted | ({"worker"} if self.settings.worker else set())
 
     def _previous(self) -> StackState | None:
         try:
@@ -174,6 +178,8 @@ class _Start:
                 "prefect": health.check_prefect(client, previous),
                 "organism": health.check_organism(client, previous),
             }
+            if self.settings.worker:
+                checks["worker"] = health.check_worker(client, previous)
             if self.embedded:
                 checks["postgres"] = health.check_postgres(previous.dsn)
             answers = dict(zip(checks, await asyncio.gather(*checks.values()), strict=True))
@@ -201,8 +207,7 @@ class _Start:
             self.progress(Event(role, "kept"))
         async with health.local_client() as client:
             steps = [self._database(stack, kept), self._ray(stack, kept, app, client)]
-            if "prefect" not in kept:
-                steps.append(self._prefect(stack, client))
+            steps.append(self._prefect(stack, kept, client))
             await _all(steps)
 
     async def _database(self, stack: StackState, kept: set[str]) -> None:
@@ -232,7 +237,18 @@ class _Start:
             await organism_app.deploy(app, stack, on_progress=step)
             await organism_app.wait_until_healthy(client, stack)
 
-    async def _prefect(self, stack: StackState, client: Any) -> None:
+    async def _prefect(self, stack: StackState, kept: set[str], client: Any) -> None:
+        if "prefect" not in kept:
+            await self._prefect_server(stack, client)
+        if self.settings.worker and "worker" not in kept:
+            async with self._timed("worker"):
+                child = components.start_worker(self.settings, stack)
+                self._remember(stack, child)
+                await components.wait_for(
+                    child, lambda: health.check_worker(client, stack), components.WORKER_TIMEOUT
+                )
+
+    async def _prefect_server(self, stack: StackState, client: Any) -> None:
         async with self._timed("prefect"):
             child = components.start_prefect(self.settings, stack)
             self._remember(stack, child)
@@ -243,8 +259,8 @@ class _Start:
                 ),
                 components.PREFECT_TIMEOUT,
             )
-        async with self._timed("blocks"):
-            await components.register_blocks(self.settings, stack)
+        async with self._timed("deployments"):
+            await components.apply_deployments(self.settings, stack)
 
     def _remember(self, stack: StackState, child: processes.Child) -> None:
         # Written before it is waited for: were we killed now, the next `up` or `down` finds it.

@@ -117,6 +117,8 @@ async def _ask(stack: StackState, settings: Settings) -> dict[str, ComponentStat
             "prefect": _one(stack, "prefect", stack.prefect_ui_url, health.check_prefect(client, stack)),
             "organism": _one(stack, "ray", stack.organism_url, health.check_organism(client, stack)),
         }
+        if "worker" in stack.processes:
+            asked["worker"] = _one(stack, "worker", stack.prefect_ui_url, health.check_worker(client, stack))
         return dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
 
 

@@ -16,6 +16,8 @@ from flows.verification.finding import Check, Finding, Verification, markdown
 from flows.verification.limits import Limits
 from flows.verification.run import verify_all
 
+USUAL = Limits()
+
 
 @task(name="check", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False, retries=0)
 async def check_part(name: str, check: Check, timeout_s: float) -> list[Finding]:
@@ -27,7 +29,7 @@ async def check_part(name: str, check: Check, timeout_s: float) -> list[Finding]
     name="verify", flow_run_name=lambda: f"verify · {datetime.now():%H:%M}", persist_result=False, retries=0
 )
 async def verify(
-    limits: Annotated[Limits, Field(description="From where on something is degraded.")] = Limits(),
+    limits: Annotated[Limits, Field(description="From where on something is degraded.")] = USUAL,
     canary: Annotated[bool, Field(description="Send a task through everything.")] = True,
     queue: Annotated[str, Field(description="Name of the Task Queue block.")] = "default",
     organism: Annotated[str, Field(description="Name of the Organism block.")] = "default",

@@ -34,6 +34,8 @@ class Stack:
             **os.environ,
             "ORGANISM_HOME": str(home),
             "ORGANISM_CONFIG": str(CONFIG),
+            # Nothing is to run that no test has started.
+            "ORGANISM_WORKER": "false",
             # Short, so that what a dead lane held comes back while somebody waits for it.
             "ORGANISM_LEASE_SECONDS": "3",
             "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.2",

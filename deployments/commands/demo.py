@@ -30,7 +30,9 @@ async def demo(
 
     settings = load_settings()
     with progress_display(as_json) as progress:
-        stack, joined = await start(settings, progress=progress)
+        # A worker would only start what nobody asked for here.
+        alone = settings.model_copy(update={"worker": False})
+        stack, joined = await start(alone, progress=progress)
     try:
         with _Bar(as_json) as bar:
             report = await run(settings, bar)

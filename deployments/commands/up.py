@@ -8,8 +8,9 @@ from deployments.output import AsJson, progress_display, show
 async def up(*, as_json: AsJson = False) -> None:
     """Start the stack on this machine, or join the one that runs.
 
-    Postgres, Ray with the organism on it, and a Prefect server, all on loopback, with their data in
-    ORGANISM_HOME. With ORGANISM_DSN set, that database is used and no Postgres is started.
+    Postgres, Ray with the organism on it, a Prefect server with our deployments, and a worker that runs them,
+    all on loopback, with their data in ORGANISM_HOME. With ORGANISM_DSN set, that database is used and no
+    Postgres is started; with ORGANISM_WORKER=false there is no worker.
     Ports: ORGANISM_PREFECT_PORT, ORGANISM_DASHBOARD_PORT, ORGANISM_HTTP_PORT.
     """
     import time

@@ -96,7 +96,7 @@ async def _cluster(organism: str, ray_cluster: str, ask: Ask) -> list[Finding]:
 
 
 async def _block(kind: type[B], name: str) -> B:
-    """The named block; where Prefect does not answer, which is a finding of its own, what the defaults say."""
+    """The named block; where Prefect does not answer, which is a finding of its own, the defaults."""
     try:
         return await kind.named(name)
     except Exception:

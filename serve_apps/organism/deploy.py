@@ -139,6 +139,24 @@ async def replace(
         ) from None
 
 
+async def running_config(dashboard_url: str, token: str | None) -> OrganismConfig | None:
+    """The configuration of the organism that runs; None: none does.
+
+    Raises:
+        OrganismUnavailable: The dashboard cannot be reached.
+        ConfigurationError: The token is refused.
+    """
+    async with _client(dashboard_url, token, timeout=10.0) as client:
+        response = await _send(client, "GET")
+        _check(response)
+    app = response.json().get("applications", {}).get(APP) or {}
+    deployment = app.get("deployments", {}).get(DEPLOYMENT) or {}
+    user_config = (deployment.get("deployment_config") or {}).get("user_config")
+    if app.get("status") != "RUNNING" or not user_config:
+        return None
+    return parse_config(user_config)
+
+
 async def deploy(dashboard_url: str, token: str | None, config_dict: dict[str, Any]) -> dict[str, Any] | None:
     """Hand ``config_dict`` to Serve, which starts if need be; returns before the replicas are ready.
 

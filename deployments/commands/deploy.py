@@ -1,0 +1,19 @@
+"""`organism deploy`."""
+
+from __future__ import annotations
+
+from deployments.output import AsJson, show
+
+
+async def deploy(*, as_json: AsJson = False) -> None:
+    """Apply blocks, work pool and the deployments of deployments/prefect.yaml to the Prefect server.
+
+    The server is that of PREFECT_API_URL, or of the embedded stack. Safe to repeat; it puts the schedules
+    where prefect.yaml has them.
+    """
+    # Importing flows points Prefect and Ray at the embedded stack, so it comes before Prefect.
+    import flows.deploying as deploying
+
+    applied = await deploying.apply()
+    lines = [*applied.deployments, f"on {applied.api}"]
+    show(applied, as_json, "\n".join(lines))
