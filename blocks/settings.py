@@ -96,7 +96,7 @@ class Settings(BaseSettings):
 
     worker: bool = Field(
         default=True,
-        description="Whether `organism up` starts a Prefect worker: for schedules, and what is run in the UI.",
+        description="Whether `organism up` starts a Prefect worker, for schedules and the UI.",
     )
 
     @field_validator("home", "config")

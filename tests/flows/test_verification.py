@@ -1,0 +1,206 @@
+"""What verify finds when each thing is broken for real, and what it says to do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+import pytest
+
+from blocks.errors import QueueUnavailable
+from blocks.queue import Batch, NewTask, Outcomes, Queue
+from blocks.queue.migrate import pending
+from flows.lane import Lane
+from flows.verification import canary, environment, finding, postgres
+from flows.verification import queue as queue_checks
+from flows.verification.finding import EXIT_CODES, Finding, Verification, markdown
+from flows.verification.limits import Limits
+from flows.verification.run import verify_all
+from tests.flows.scripted import ScriptedOrganism, running, submit
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def queue(database: str) -> AsyncIterator[Queue]:
+    async with Queue(database, lease_s=15) as queue:
+        yield queue
+
+
+def named(findings: list[Finding]) -> dict[str, Finding]:
+    assert len({f.check for f in findings}) == len(findings)
+    for f in findings:
+        assert (f.action == "") == (f.status == "ok"), f"{f.check} says what to do just when it is not ok"
+        assert "\n" not in f.evidence + f.action
+    return {f.check: f for f in findings}
+
+
+async def test_an_idle_queue_is_well(queue: Queue) -> None:
+    found = named(await postgres.check(queue) + await queue_checks.check(queue, Limits()))
+    assert {f.status for f in found.values()} == {"ok"}
+    assert "PostgreSQL 1" in found["postgres: reachable"].evidence
+
+
+async def test_migrations_that_are_missing_are_named(queue: Queue) -> None:
+    newest = (await pending_after(queue, "0001"))[-1]
+    await queue.pool.execute("UPDATE organism_migrations SET version_num = '0001'")
+    found = named(await postgres.check(queue))["postgres: migrated"]
+    assert (found.status, newest in found.evidence) == ("failed", True)
+
+
+async def pending_after(queue: Queue, version: str) -> list[str]:
+    await queue.pool.execute("UPDATE organism_migrations SET version_num = $1", version)
+    return await pending(queue.dsn)
+
+
+async def test_a_transaction_left_open_is_named(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres, "OLD_SNAPSHOT_S", 0.0)
+    async with queue.pool.acquire() as session, session.transaction():
+        await session.execute("SET LOCAL application_name = 'a report'")
+        await session.fetchval("SELECT count(*) FROM tasks")
+        found = named(await postgres.check(queue))["postgres: oldest transaction"]
+    assert (found.status, "a report" in found.evidence) == ("degraded", True)
+
+
+async def test_connections_that_run_out_and_clocks_that_differ_are_named(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "FEW_CONNECTIONS", 1000)
+    monkeypatch.setattr(postgres, "SKEW_S", -1.0)
+    found = named(await postgres.check(queue))
+    assert found["postgres: connections"].status == found["postgres: clock"].status == "degraded"
+
+
+async def test_what_waits_is_stuck_or_has_died_is_named(queue: Queue) -> None:
+    await queue.submit([NewTask(type="t")] * 3)
+    await queue.pool.execute("UPDATE tasks SET run_after = now() - interval '1 hour'")
+    await queue.pool.execute(
+        "INSERT INTO tasks (type, status, locked_by, locked_at) VALUES ('t', 'running', 'gone', now())"
+    )
+    await queue.pool.execute(
+        "INSERT INTO tasks (type, status) SELECT 't', 'failed' FROM generate_series(1, 5)"
+    )
+    found = named(await queue_checks.check(queue, Limits(dead_letters=4)))
+    assert {name for name, f in found.items() if f.status == "degraded"} == {
+        "queue: stuck",
+        "queue: dead letters",
+        "lanes: alive",
+    }
+    assert "t: 3 ready" in found["queue: waiting"].evidence, "by when they were added, not by run_after"
+    await queue.pool.execute("UPDATE tasks SET created_at = now() - interval '1 hour'")
+    found = named(await queue_checks.check(queue, Limits(dead_letters=4)))
+    assert found["queue: waiting"].status == "degraded"
+    assert "oldest for 36" in found["queue: waiting"].evidence
+
+
+class Healthy(ScriptedOrganism):
+    """Completes everything."""
+
+    async def call(self, batch: Batch, *, exclusive: bool) -> AsyncGenerator[Outcomes, None]:
+        outcomes = Outcomes()
+        for position in range(len(batch)):
+            outcomes.add(position, "completed", result="{}")
+        yield outcomes
+
+
+async def test_the_canary_goes_through_a_lane(queue: Queue) -> None:
+    organism = Healthy()
+    assert named(await canary.check(queue, Limits()))["canary"].status == "degraded", "there is no lane"
+    async with running(Lane(queue, organism)):
+        async with asyncio.timeout(30):
+            while not await queue.lanes():
+                await asyncio.sleep(0.02)
+        found = named(await canary.check(queue, Limits()))["canary"]
+    assert (found.status, found.evidence.startswith("completed ")) == ("ok", True)
+
+
+async def test_a_canary_that_does_not_come_back_is_cancelled(queue: Queue) -> None:
+    await queue.register("a lane that does nothing")
+    found = named(await canary.check(queue, Limits(canary_s=0.3)))["canary"]
+    assert (found.status, "is queued after 0.3 s" in found.evidence) == ("failed", True)
+    assert (await queue.counts())["cancelled"] == 1
+
+
+@pytest.mark.parametrize(
+    ("prefect", "fastapi", "status"),
+    [
+        ("3.8.8", "0.141.1", "ok"),
+        ("3.8.8", "0.150.0", "ok"),
+        ("3.8.8", "0.151.0", "failed"),
+        ("3.8.8", "1.0.0", "failed"),
+        ("3.9.0", "0.160.0", "ok"),
+    ],
+)
+def test_versions_known_not_to_go_together(prefect: str, fastapi: str, status: str) -> None:
+    found = environment.versions(prefect, fastapi)
+    assert found.status == status
+    assert prefect in found.evidence
+    assert fastapi in found.evidence
+
+
+async def test_settings_are_told_with_where_they_come_from_and_without_secrets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ORGANISM_DSN", "postgresql://me:hush@nowhere/x")
+    monkeypatch.setenv("LEASE_SECONDS", "7")
+    with pytest.warns(FutureWarning, match="LEASE_SECONDS"):
+        found = named(await environment.check())["environment: settings"].evidence
+    assert "dsn=*** (ORGANISM_DSN)" in found
+    assert "lease_seconds=7.0 (LEASE_SECONDS, deprecated)" in found
+    assert "batch_size=1000 (default)" in found
+    assert "hush" not in found
+
+
+async def test_a_check_that_fails_or_hangs_is_a_finding() -> None:
+    async def hangs() -> list[Finding]:
+        await asyncio.Event().wait()
+        return []
+
+    async def breaks() -> list[Finding]:
+        raise KeyError("odd")
+
+    async def refuses() -> list[Finding]:
+        raise QueueUnavailable("no Postgres at x", "start it")
+
+    for check, words in (
+        (hangs, "no answer within 0.05 s"),
+        (breaks, "KeyError: 'odd'"),
+        (refuses, "no Postgres"),
+    ):
+        [found] = await finding.ask("part", check, timeout_s=0.05)
+        assert (found.status, words in found.evidence) == ("failed", True)
+
+
+async def test_with_nothing_there_every_part_says_so_and_none_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORGANISM_DSN", "postgresql://127.0.0.1:9/none")
+    found = await verify_all()
+    checks = named(found.findings)
+    assert (found.status, found.exit_code) == ("failed", 2)
+    for name in ("postgres: reachable", "ray", "serve", "prefect: api"):
+        assert checks[name].status == "failed", name
+    assert "127.0.0.1:9" in checks["postgres: reachable"].evidence
+
+
+def test_the_worst_decides() -> None:
+    def of(*statuses: Any) -> Verification:
+        return Verification(findings=[Finding(check=s, status=s, evidence="x") for s in statuses])
+
+    assert [of(*s).exit_code for s in ((), ("ok",), ("ok", "degraded"), ("degraded", "failed", "ok"))] == [
+        0,
+        0,
+        1,
+        2,
+    ]
+    assert of("ok", "ok").line == "all 2 checks are ok"
+    assert of("degraded", "failed").line == "failed failed: x; degraded degraded: x"
+    assert set(EXIT_CODES.values()) == {0, 1, 2}
+    table = markdown([Finding(check="a", status="ok", evidence="x | y")])
+    assert table.splitlines()[2] == "| a | ok | x \\| y |  |"
+
+
+async def test_submitted_work_is_told_by_type(queue: Queue) -> None:
+    await submit(queue, "a", "a", "b")
+    found = named(await queue_checks.check(queue, Limits()))["queue: waiting"]
+    assert "a: 2 ready" in found.evidence
+    assert "b: 1 ready" in found.evidence
