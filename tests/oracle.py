@@ -30,7 +30,9 @@ class Task:
     suspicion: int = 0
     cancel_requested: bool = False
     settlements: int = 0
-    """Accepted settlements that finished the task: at most one, ever."""
+    """Accepted settlements that finished the task: at most one, unless it is redriven in between."""
+    finished_at: datetime | None = None
+    redriven: int = 0
 
     @property
     def line(self) -> tuple[str, int]:
@@ -108,8 +110,8 @@ class Oracle:
 
     def settle(self, task_id: UUID, claim: int, cause: str) -> str | None:
         """The task's new status, or None when the claim is stale."""
-        task = self.tasks[task_id]
-        if task.claim != claim or task.status != "running":
+        task = self.tasks.get(task_id)
+        if task is None or task.claim != claim or task.status != "running":
             return None
         task.timed_out += cause == "timed_out"
         if cause == "completed":
@@ -129,12 +131,17 @@ class Oracle:
         if task.cancel_requested and task.status in ("queued", "retry"):
             task.status = "cancelled"
         task.cancel_requested = False
-        task.settlements += task.status in FINISHED
         task.lane = None
+        self.finished(task)
+
+    def finished(self, task: Task) -> None:
+        if task.status in FINISHED:
+            task.settlements += 1
+            task.finished_at = self.now
 
     def release(self, task_id: UUID, claim: int, *, suspicion: int) -> bool:
-        task = self.tasks[task_id]
-        if task.claim != claim or task.status != "running":
+        task = self.tasks.get(task_id)
+        if task is None or task.claim != claim or task.status != "running":
             return False
         task.attempts -= 1
         task.status = "retry" if task.attempts else "queued"
@@ -152,15 +159,49 @@ class Oracle:
 
     def cancel(self, task_id: UUID) -> str | None:
         """``cancelled``, ``requested``, or None where it had ended."""
-        task = self.tasks[task_id]
-        if task.status in FINISHED:
+        task = self.tasks.get(task_id)
+        if task is None or task.status in FINISHED:
             return None
         if task.status == "running":
             task.cancel_requested = True
             return "requested"
         task.status = "cancelled"
-        task.settlements += 1
+        self.finished(task)
         return "cancelled"
+
+    def redrive(
+        self, *, type: str | None, since: datetime | None, cancelled: bool, limit: int | None
+    ) -> tuple[int, int]:
+        """How many were put back, and how many stayed because an unfinished task has their key."""
+        put_back = kept_out = 0
+        for status in ("failed", "cancelled") if cancelled else ("failed",):
+            found = [
+                t
+                for t in self.tasks.values()
+                if t.status == status
+                and t.type == (type or t.type)
+                and t.finished_at >= (since or t.finished_at)
+            ]
+            for task in sorted(found, key=lambda t: (t.finished_at, t.id.bytes)):
+                if task.dedup_key and any(
+                    (t.type, t.dedup_key) == (task.type, task.dedup_key) and t.status not in FINISHED
+                    for t in self.tasks.values()
+                ):
+                    kept_out += 1
+                elif limit is None or put_back < limit:
+                    task.status, task.run_after, task.finished_at = "queued", self.now, None
+                    task.attempts = task.timed_out = task.lease_lost = task.settlements = 0
+                    task.redriven += 1
+                    put_back += 1
+        return put_back, kept_out
+
+    def prune(self, status: str, *, older_than_s: float) -> int:
+        """Those that finished so long ago are no more."""
+        before = self.now - timedelta(seconds=older_than_s)
+        old = [t.id for t in self.tasks.values() if t.status == status and t.finished_at < before]
+        for task_id in old:
+            del self.tasks[task_id]
+        return len(old)
 
     def deregister(self, lane: str) -> None:
         """The lease ends; while tasks are held, the row stays for the next reap."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeAlias
 from uuid import UUID
 
@@ -12,7 +12,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 from blocks.jsonb import to_json
 
 Status: TypeAlias = Literal["created", "queued", "running", "completed", "failed", "cancelled", "retry"]
-FINISHED: tuple[Status, ...] = ("completed", "failed", "cancelled")
+Finished: TypeAlias = Literal["completed", "failed", "cancelled"]
+FINISHED: tuple[Finished, ...] = ("completed", "failed", "cancelled")
 
 PARAMS_LIMIT_BYTES = 1_000_000
 """Largest params of a task; bigger inputs belong in a store, with their address in the params."""
@@ -82,6 +83,63 @@ class Cancelled:
     """Run, and their lanes have been told."""
     unchanged: list[UUID]
     """Had ended, or do not exist."""
+
+
+def _in_utc(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _pattern(text: str) -> str:
+    if (len(text) - len(text.rstrip("\\"))) % 2:
+        raise ValueError("ends with a backslash that escapes nothing: write two")
+    return text
+
+
+Moment = Annotated[datetime, AfterValidator(_in_utc)]
+"""A moment; without a time zone it is of UTC."""
+
+
+class RedriveFilter(BaseModel):
+    """Which finished tasks are to be redriven: those that fit everything given."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Text | None = Field(default=None, max_length=200)
+    domain: Text | None = Field(default=None, max_length=200)
+    error: Annotated[Text, AfterValidator(_pattern)] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        description="SQL LIKE pattern of the whole error: % is any text, _ any character.",
+    )
+    since: Moment | None = Field(default=None, description="Finished then or later.")
+    until: Moment | None = Field(default=None, description="Finished then or before; None: until now.")
+    cancelled: bool = Field(default=False, description="Cancelled tasks too, beside the dead letters.")
+
+    @property
+    def statuses(self) -> tuple[Finished, ...]:
+        """What a task must have finished with."""
+        return ("failed", "cancelled") if self.cancelled else ("failed",)
+
+
+@dataclass(frozen=True, slots=True)
+class Redrivable:
+    """What a redrive would find."""
+
+    count: int
+    sample: list[TaskLine]
+    """Some of them, those that finished first."""
+
+
+@dataclass(slots=True)
+class Redriven:
+    """What a redrive did."""
+
+    audit: UUID
+    """Id of its row in the table ``task_audit``."""
+    redriven: int = 0
+    kept_out: int = 0
+    """Left as they were, because an unfinished task of their type has the same ``dedup_key``."""
 
 
 PausedKind: TypeAlias = Literal["type", "domain"]

@@ -13,12 +13,12 @@ import asyncpg
 
 from blocks.errors import SchemaMismatch
 from blocks.queue.connection import CONNECT_ERRORS, open_pool, unavailable
-from blocks.queue.control import Control
 from blocks.queue.inspection import DEFAULT_MAX_ATTEMPTS
 from blocks.queue.lines import Line, Lines, order
 from blocks.queue.listener import Listener
 from blocks.queue.models import Reaped, Settled, Status
 from blocks.queue.statements import statement
+from blocks.queue.upkeep import Upkeep
 from blocks.queue.wire import Batch, Outcomes, positions_of
 
 # Named timeouts, in seconds: a statement that takes longer is waiting for something that is not coming.
@@ -31,7 +31,7 @@ LEASES_A_TASK_MAY_LOSE = 10
 """A task whose lane has died this often is likelier the cause than the victim; it becomes a dead letter."""
 
 
-class Queue(Control):
+class Queue(Upkeep):
     """The tasks of one database. Use as an async context manager.
 
     Args:
@@ -72,7 +72,7 @@ class Queue(Control):
             self._pool = await open_pool(
                 self.dsn, connections=self._connections, application_name=self._application_name
             )
-            if not await self.pool.fetchval("SELECT to_regclass('pauses') IS NOT NULL"):
+            if not await self.pool.fetchval("SELECT to_regclass('task_audit') IS NOT NULL"):
                 raise SchemaMismatch(
                     "the database has no tasks table of this version",
                     "run `organism up` (embedded) or `organism migrate` (your own Postgres)",

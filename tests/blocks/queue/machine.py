@@ -26,7 +26,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from blocks.queue import Batch, Lines, NewTask, Outcomes, Queue, TypePolicy
+from blocks.queue import Batch, Lines, NewTask, Outcomes, Queue, RedriveFilter, TypePolicy
 from tests.clock import START, set_clock
 from tests.oracle import FINISHED, Oracle, Task
 
@@ -36,7 +36,9 @@ REWIND_S = 1.0
 CAUSES = ("completed", "failed", "rejected", "timed_out", "cancelled")
 TYPES = ("t", "u")
 ENOUGH = 100
-CLEAN = "; ".join(f"DELETE FROM {table}" for table in ("tasks", "lanes", "pauses", "task_types"))
+CLEAN = "; ".join(
+    f"DELETE FROM {table}" for table in ("tasks", "lanes", "pauses", "task_types", "task_audit")
+)
 
 types = st.sampled_from(TYPES)
 priorities = st.lists(st.integers(0, 1), min_size=1, max_size=4)
@@ -253,6 +255,7 @@ class QueueMachine(RuleBasedStateMachine):
         abandoned = self.wait(self.queue.abandon(lane, holding=batch.claims))
         assert {UUID(i) for i in abandoned} == self.oracle.abandon(lane, batch.claims)
 
+    @precondition(lambda self: self.oracle.tasks)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         """What waits, runs or has ended; what runs is perhaps reported then."""
@@ -270,6 +273,53 @@ class QueueMachine(RuleBasedStateMachine):
                 self.settle_as(lane, batch, ["failed"] * len(batch))
             case "released":
                 self.release_as(lane, batch)
+
+    # Upkeep
+
+    @rule(
+        kind=st.sampled_from([None, "t"]),
+        young=st.booleans(),
+        cancelled=st.booleans(),
+        limit=st.sampled_from([None, None, 1, 2]),
+        page=st.sampled_from([1, 2000]),
+    )
+    def redrive(
+        self,
+        kind: str | None,
+        young: bool = False,
+        cancelled: bool = True,
+        limit: int | None = None,
+        page: int = 1,
+    ) -> None:
+        since = self.oracle.now - timedelta(seconds=LEASE_S) if young else None
+        wanted = RedriveFilter(type=kind, since=since, cancelled=cancelled)
+        done = self.wait(self.queue.redrive(wanted, actor="machine", limit=limit, page=page))
+        expected = self.oracle.redrive(type=kind, since=since, cancelled=cancelled, limit=limit)
+        assert done.redriven == expected[0]
+        assert limit is not None or done.kept_out == expected[1]
+        audited = "SELECT tasks FROM task_audit WHERE id = $1"
+        assert self.wait(self.queue.pool.fetchval(audited, done.audit)) == done.redriven
+        history = "SELECT task_id, count(*) FROM task_attempts WHERE cause = 'redriven' GROUP BY 1"
+        counted = dict(tuple(row) for row in self.wait(self.queue.pool.fetch(history)))
+        assert counted == {t.id: t.redriven for t in self.oracle.tasks.values() if t.redriven}
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), cause=st.sampled_from(["rejected", "cancelled"]), again=st.booleans())
+    def redrive_what_ended(self, data: st.DataObject, cause: str, again: bool) -> None:
+        """The holder whose report ended it writes once more, before and after it is claimed again."""
+        lane, batch = self.some_held(data)
+        self.settle_as(lane, batch, [cause] * len(batch))
+        self.redrive(None)
+        self.settle_as(lane, batch, ["completed"] * len(batch))
+        if again:
+            self.claim_along(self.some_lane(data), look=True)
+            self.settle_as(lane, batch, ["completed"] * len(batch))
+            self.release_as(lane, batch)
+
+    @rule(status=st.sampled_from(FINISHED), page=st.sampled_from([1, 1000]))
+    def prune(self, status: Any, page: int) -> None:
+        pruned = self.wait(self.queue.prune(status, older_than_s=LEASE_S, page=page))
+        assert pruned == self.oracle.prune(status, older_than_s=LEASE_S)
 
     # Lanes
 

@@ -64,6 +64,17 @@ BROKEN = {
     "reap takes live lanes' tasks": ("reap", "lease_until < queue_now()", "true"),
     "reap charges the attempt": ("reap", "greatest(t.attempts - 1, 0)", "t.attempts"),
     "reap forgets what a closed lane held": ("reap", "locked_by = dead.id", "false"),
+    "a redriven task keeps its attempts": ("redrive", "attempts = 0, ", ""),
+    "a redriven task keeps its lost leases": ("redrive", "lease_lost = 0, ", ""),
+    "redrive takes other types": ("redrive", "type = $2)", "true)"),
+    "redrive takes what finished before": ("redrive", "finished_at >= coalesce($5", "'now' >= coalesce($5"),
+    "redrive adds a duplicate": ("redrive", "WHERE NOT kept_out", "WHERE true"),
+    "redrive leaves no history": (
+        "redrive",
+        "FROM chosen JOIN redriven USING (id)",
+        "FROM redriven WHERE false",
+    ),
+    "prune takes what is young": ("prune", "finished_at < queue_now() - ", "'epoch' < queue_now() - "),
     "renew revives a reaped lane": ("renew", "AND lease_until > 'epoch'", ""),
 }
 """Ways to break a promise by one edit of a statement. The machine must notice every one of them."""
@@ -74,7 +85,7 @@ def test_a_broken_statement_is_noticed(dsn: str, monkeypatch: pytest.MonkeyPatch
     name, right, wrong = BROKEN[how]
     text = statement(name)
     assert right in text, "the statement has changed: break it in another way"
-    for module in ("queue", "lines", "control", "submission"):
+    for module in ("queue", "lines", "control", "submission", "upkeep"):
         monkeypatch.setattr(
             f"blocks.queue.{module}.statement",
             lambda n: text.replace(right, wrong) if n == name else statement(n),

@@ -1,0 +1,9 @@
+-- $1 seconds. Rows of lanes that a reap has ended so long ago: they can neither renew nor claim any more. A reap
+-- deletes them itself, unless somebody's own SQL left their name on a task.
+WITH dead AS MATERIALIZED (
+    SELECT id FROM lanes
+    WHERE lease_until = 'epoch' AND renewed_at < queue_now() - make_interval(secs => $1)
+      AND NOT EXISTS (SELECT FROM tasks WHERE locked_by = lanes.id AND status = 'running')
+    FOR UPDATE SKIP LOCKED
+)
+DELETE FROM lanes WHERE id IN (SELECT id FROM dead) RETURNING id
