@@ -316,6 +316,16 @@ class QueueMachine(RuleBasedStateMachine):
             self.settle_as(lane, batch, ["completed"] * len(batch))
             self.release_as(lane, batch)
 
+    @rule(data=st.data(), kind=types)
+    def redrive_beside_its_duplicate(self, data: st.DataObject, kind: str) -> None:
+        """A task with a key is dead, and another with that key was added since."""
+        self.add(kind, [0], dedup_key="k")
+        if self.claim_along(self.some_lane(data), look=True):
+            lane, batch = self.held[-1]
+            self.settle_as(lane, batch, ["rejected"] * len(batch))
+        self.add(kind, [0], dedup_key="k")
+        self.redrive(None)
+
     @rule(status=st.sampled_from(FINISHED), page=st.sampled_from([1, 1000]))
     def prune(self, status: Any, page: int) -> None:
         pruned = self.wait(self.queue.prune(status, older_than_s=LEASE_S, page=page))

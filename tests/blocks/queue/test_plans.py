@@ -235,3 +235,36 @@ async def test_a_cursor_spares_a_claim_the_entries_of_tasks_already_claimed(queu
     assert {scan.index for scan in read.values()} == {"tasks_claimable"}
     assert {scan.rows for scan in read.values()} == {1}
     assert 20 * read[line.after].buffers < read[None].buffers
+
+
+FINISHED_LONG_AGO = """
+UPDATE tasks SET finished_at = now() - interval '90 days' WHERE id IN (
+    SELECT id FROM tasks WHERE status = 'completed' ORDER BY id LIMIT 1500);
+INSERT INTO tasks (type, status, finished_at, error)
+    SELECT 'dead', 'failed', now() - i * interval '1 s', 'boom' FROM generate_series(1, 1500) i;
+"""
+
+
+async def test_upkeep_reads_the_page_it_works_on(session: asyncpg.Connection[Any]) -> None:
+    await session.execute(FINISHED_LONG_AGO)
+    page, now = 100, await session.fetchval("SELECT now()")
+    asked: tuple[Any, ...] = (None, page, page, UUID(int=1), "me", "{}")
+    for name, arguments in {
+        "prune": ("completed", 30.0 * 86400, None, page),
+        "redrive": ("failed", None, None, "b%", None, now, None, *asked),
+    }.items():
+        scans, buffers = await explain(session, name, *arguments)
+        read = [scan for scan in scans if scan.rows]
+        assert {scan.index for scan in read if scan.index} == {"tasks_finished"}, name
+        assert {scan.how for scan in read} <= {"Index Scan", "Tid Scan"}, name
+        assert all(scan.rows <= page + 1 for scan in read), name
+        assert buffers <= 60 * page, name
+
+
+@pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])
+async def test_pruning_reads_nothing_while_nothing_is_old(
+    session: asyncpg.Connection[Any], status: str
+) -> None:
+    scans, buffers = await explain(session, "prune", status, 30.0 * 86400, None, 1000)
+    assert sum(scan.rows for scan in scans) == 0
+    assert buffers <= 10
