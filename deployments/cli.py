@@ -36,6 +36,7 @@ COMMANDS = {
     "submit": "submit:submit",
     "dispatch": "dispatch:dispatch",
     "tasks": "control:tasks",
+    "redrive": "redrive:redrive",
     "handlers": "handlers:handlers",
     "drift": "drift:drift",
     "verify": "verify:verify",

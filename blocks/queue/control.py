@@ -7,14 +7,14 @@ from typing import cast
 from uuid import UUID
 
 from blocks.queue.inspection import READ_TIMEOUT
+from blocks.queue.loading import Loading
 from blocks.queue.models import Cancelled, Pause, PausedKind, TypePolicy
 from blocks.queue.statements import statement
-from blocks.queue.submission import Submission
 
 CANCEL_TIMEOUT = 10.0
 
 
-class Control(Submission):
+class Control(Loading):
     """The operators' half of `blocks.queue.Queue`."""
 
     async def cancel(self, ids: Sequence[UUID]) -> Cancelled:

@@ -49,7 +49,7 @@ class Submission(Inspection):
         if not tasks:
             return []
         moment = await self.now()
-        rows = [_row(task, moment) for task in tasks]
+        rows = [task_row(task, moment) for task in tasks]
         ids: list[UUID] = [row[0] for row in rows]
         left = list(range(len(ids)))
         while left:
@@ -80,7 +80,7 @@ class Submission(Inspection):
             nonlocal added
             for task in tasks:
                 added += 1
-                yield _row(task, moment)
+                yield task_row(task, moment)
 
         async with self.pool.acquire() as connection:
             try:
@@ -110,7 +110,8 @@ class Submission(Inspection):
         return {(row["type"], row["dedup_key"]): row["id"] for row in rows}
 
 
-def _row(task: NewTask, moment: datetime) -> tuple[Any, ...]:
+def task_row(task: NewTask, moment: datetime) -> tuple[Any, ...]:
+    """Its columns, as in ``LOADED_COLUMNS``."""
     return (
         # Ids that grow with time: a claim and settlement of 500 then touch neighbouring pages.
         task.id or uuid7(),

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from blocks.errors import ConfigurationError
+from deployments.commands.tasks import open_queue
 from deployments.output import AsJson, show
 
 if TYPE_CHECKING:
     from blocks.queue import NewTask
-
-BAD_LINES_SHOWN = 5
 
 
 async def submit(
@@ -23,8 +23,11 @@ async def submit(
     params: Annotated[str, Parameter(help="Parameters, a JSON object.")] = "{}",
     file: Annotated[
         str | None,
-        Parameter(help="JSON lines, a task {type, params, ...} each; - for standard input."),
+        Parameter(help="JSON lines, a task {type, params, ...} each, or CSV; - for standard input."),
     ] = None,
+    once: Annotated[
+        bool, Parameter(negative="", help="Of the files that --file fits, only lines not loaded so before.")
+    ] = False,
     domain: str | None = None,
     description: str | None = None,
     priority: Annotated[int, Parameter(help="Higher runs first.")] = 0,
@@ -40,15 +43,17 @@ async def submit(
     """Add a task, or a file of them, to the table.
 
     Of a file either every line is added or, when one is bad, none: the bad ones are named by their numbers.
+    With --once a file is loaded in parts, and run again it goes on where it was.
     """
-    from blocks.queue import Queue
-    from blocks.settings import load_settings
-    from blocks.stack import queue_dsn
-
     if (type is None) == (file is None):
         raise ConfigurationError("name a task type, or a file with --file", "see `organism submit --help`")
+    if once:
+        if file is None or file == "-":
+            raise ConfigurationError("--once needs a file to remember", "name it with --file")
+        await _load(file, as_json)
+        return
     if file is not None:
-        tasks = parse_lines(_read(file), file)
+        tasks = read_tasks(file)
     else:
         fields = {
             "type": type,
@@ -61,66 +66,70 @@ async def submit(
             "timeout_s": timeout,
         }
         tasks = [_task(fields)]
-    async with Queue(queue_dsn(load_settings()).get_secret_value(), connections=1) as queue:
+    async with open_queue() as queue:
         ids = [str(task_id) for task_id in await queue.submit(tasks)]
     text = ids[0] if file is None else f"{len(ids)} tasks submitted"
     show({"submitted": len(ids), "ids": ids}, as_json, text)
 
 
-def parse_lines(text: bytes, name: str) -> list[NewTask]:
-    """The tasks of a JSON lines file; empty lines are skipped.
+def read_tasks(file: str) -> list[NewTask]:
+    """The tasks of a file, or of standard input; empty lines are skipped.
 
     Raises:
-        ConfigurationError: Some lines are bad; the message names the first of them by number.
+        ConfigurationError: It cannot be read, holds no task, or some lines are bad; the message names the
+            first of them by number.
     """
-    tasks, bad = [], []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
+    from blocks.queue import NewTask
+    from blocks.queue.files import Checked, TaskLines, open_file, unreadable
+
+    tasks, checked = [], Checked()
+    with nullcontext(sys.stdin.buffer) if file == "-" else open_file(Path(file)) as source:
         try:
-            tasks.append(_task(_json(line, f"line {number}")))
-        except ConfigurationError as error:
-            bad.append(error.what if error.what.startswith("line ") else f"line {number}: {error.what}")
-    if bad:
-        more = f" (and {len(bad) - BAD_LINES_SHOWN} more)" if len(bad) > BAD_LINES_SHOWN else ""
-        raise ConfigurationError(
-            f"{name}: {len(bad)} of {len(bad) + len(tasks)} lines are bad, nothing was submitted: "
-            f"{'; '.join(bad[:BAD_LINES_SHOWN])}{more}",
-            "correct them and submit the file again",
-        )
+            for found in TaskLines(source, file):
+                checked.count(found)
+                if isinstance(found, NewTask):
+                    tasks.append(found)
+        except OSError as error:
+            raise unreadable(file, error) from None
+    checked.refuse_bad(file, (f"line {bad.line}: {bad.why}" for bad in checked.first_bad))
     if not tasks:
-        raise ConfigurationError(f"{name} holds no task", 'write one a line: {"type": "echo", "params": {}}')
+        raise ConfigurationError(f"{file} holds no task", 'write one a line: {"type": "echo", "params": {}}')
     return tasks
 
 
-def _read(file: str) -> bytes:
-    if file == "-":
-        return sys.stdin.buffer.read()
-    try:
-        return Path(file).read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"cannot read {file}: {error.strerror}", "name a readable file") from None
+async def _load(pattern: str, as_json: bool) -> None:
+    from blocks.queue.files import matching
 
-
-def _json(text: str | bytes, place: str) -> Any:
-    import orjson
-
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise ConfigurationError(f"{place}: not JSON: {error}", 'write an object such as {"n": 1}') from None
+    paths = matching(pattern)
+    async with open_queue() as queue:
+        done = await queue.load_files(paths)
+    text = f"{done.added} tasks submitted"
+    if done.earlier:
+        text += f", {done.earlier} had been before"
+    if done.duplicates:
+        text += f", {done.duplicates} are there under their dedup key or id"
+    result = {
+        "submitted": done.added,
+        "earlier": done.earlier,
+        "duplicates": done.duplicates,
+        "files": [str(path) for path in paths],
+    }
+    show(result, as_json, text)
 
 
 def _task(fields: Any) -> NewTask:
-    from pydantic import ValidationError
-
-    from blocks.queue import NewTask
+    from blocks.queue.files import task_of
 
     try:
-        return NewTask.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "task"
-        raise ConfigurationError(
-            f"{place}: {first['msg'].removeprefix('Value error, ')}", "correct it and submit again"
-        ) from None
+        return task_of(fields)
+    except ValueError as error:
+        raise ConfigurationError(str(error), "correct it and submit again") from None
+
+
+def _json(text: str, place: str) -> Any:
+    from blocks.queue.files import parse
+
+    try:
+        return parse(text, f"{place}: not JSON")
+    except ValueError as error:
+        raise ConfigurationError(str(error), 'write an object such as {"n": 1}') from None

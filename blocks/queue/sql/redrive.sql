@@ -3,7 +3,7 @@
 -- $11 id in the audit, $12 who, $13 what was asked for. Whatever fits, it looks at no more than one page.
 WITH page AS MATERIALIZED (
     SELECT ctid AS place, id, finished_at, type, domain, error, dedup_key FROM tasks
-    WHERE status = $1::taskstatus AND finished_at >= coalesce($5::timestamptz, '-infinity') AND finished_at <= $6
+    WHERE status = $1::text::taskstatus AND finished_at >= coalesce($5::timestamptz, '-infinity') AND finished_at <= $6
       AND (finished_at, id) > (coalesce($7::timestamptz, '-infinity'),
                                coalesce($8::uuid, '00000000-0000-0000-0000-000000000000'))
     ORDER BY finished_at, id
@@ -19,9 +19,10 @@ WITH page AS MATERIALIZED (
       AND ($4::text IS NULL OR error LIKE $4)
 ), chosen AS MATERIALIZED (
     -- A row that has changed since is judged anew by its own columns; what somebody else redrives now is theirs.
+    -- Written so that no index has them: one of all dead letters would be read for each page.
     SELECT ctid AS place, id, attempts, error FROM tasks
     WHERE ctid = ANY (ARRAY(SELECT place FROM fitting WHERE NOT kept_out ORDER BY finished_at, id LIMIT $10))
-      AND status = $1::taskstatus AND finished_at <= $6
+      AND status::text = $1::text AND (finished_at <= $6) IS TRUE
     FOR UPDATE SKIP LOCKED
 ), redriven AS (
     -- The claim stays: the next one is greater, and until then no status lets a late holder write.

@@ -93,13 +93,20 @@ async def indexes(session: asyncpg.Connection[Any]) -> dict[str, bool]:
     return dict(row for row in rows)
 
 
-NEW_INDEXES = {"tasks_claimable", "tasks_held", "tasks_backing_off", "tasks_cancelling", "tasks_dedup"}
+NEW_INDEXES = {
+    "tasks_claimable",
+    "tasks_held",
+    "tasks_backing_off",
+    "tasks_cancelling",
+    "tasks_dedup",
+    "tasks_finished",
+}
 
 
 async def check_indexes(session: asyncpg.Connection[Any]) -> None:
     there = await indexes(session)
     assert there.keys() >= NEW_INDEXES
-    assert not there.keys() & {"tasks_ready", "tasks_running"}, "those of version 1 only cost"
+    assert not there.keys() & {"tasks_ready", "tasks_running", "tasks_dead_letters"}, "older ones only cost"
     assert all(there.values()), there
 
 

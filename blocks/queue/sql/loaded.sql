@@ -1,0 +1,2 @@
+-- $1 file
+SELECT lines, digest FROM task_files WHERE name = $1
