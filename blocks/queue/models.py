@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from blocks.errors import ConfigurationError
 from blocks.jsonb import to_json
 
 Status: TypeAlias = Literal["created", "queued", "running", "completed", "failed", "cancelled", "retry"]
@@ -115,6 +116,21 @@ class RedriveFilter(BaseModel):
     since: Moment | None = Field(default=None, description="Finished then or later.")
     until: Moment | None = Field(default=None, description="Finished then or before; None: until now.")
     cancelled: bool = Field(default=False, description="Cancelled tasks too, beside the dead letters.")
+
+    @classmethod
+    def of(cls, **fields: Any) -> Self:
+        """The filter of these fields.
+
+        Raises:
+            ConfigurationError: One of them is wrong.
+        """
+        try:
+            return cls(**fields)
+        except ValidationError as wrong:
+            first = wrong.errors(include_url=False, include_context=False)[0]
+            raise ConfigurationError(
+                f"{first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}", "choose another value"
+            ) from None
 
     @property
     def statuses(self) -> tuple[Finished, ...]:

@@ -39,21 +39,13 @@ async def redrive(
     import getpass
     import socket
 
-    from pydantic import ValidationError
-
     from blocks.queue import RedriveFilter
 
     if limit is not None and limit < 1:
         raise ConfigurationError(f"--limit {limit} is not 1 or more", "choose another, or leave it out")
-    try:
-        wanted = RedriveFilter(
-            type=type, domain=domain, error=error, since=since, until=until, cancelled=cancelled
-        )
-    except ValidationError as wrong:
-        first = wrong.errors(include_url=False)[0]
-        raise ConfigurationError(
-            f"--{first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}", "choose another value"
-        ) from None
+    wanted = RedriveFilter.of(
+        type=type, domain=domain, error=error, since=since, until=until, cancelled=cancelled
+    )
     async with open_queue() as queue:
         if not yes:
             found = await queue.redrivable(wanted)

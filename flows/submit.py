@@ -1,0 +1,110 @@
+"""submit: files of tasks go into the queue, each line once."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from typing import Annotated
+
+from prefect import flow
+from prefect.logging import get_run_logger
+from prefect.states import Completed
+from pydantic import BaseModel, Field
+
+from blocks.queue.files import matching
+from blocks.queue.loading import Loaded
+from blocks.task_queue import TaskQueue
+from flows.states import EXPECTED, cell, failed, show_page
+
+PROGRESS_LOG_S = 5.0
+"""A load says how far it is at most this often."""
+
+
+class SubmitSummary(BaseModel):
+    """What one run of submit did."""
+
+    files: int = 0
+    added: int = 0
+    earlier: int = 0
+    """Tasks that an earlier run had added from the same lines."""
+    duplicates: int = 0
+    """Not added: an unfinished task of the type has the ``dedup_key``, or a task has the id."""
+    bad: int = 0
+    bad_lines: list[str] = []
+    """The first of them: file, line and why."""
+    seconds: float = 0.0
+
+
+def _run_name() -> str:
+    return f"submit · {datetime.now():%H:%M}"
+
+
+@flow(name="submit", flow_run_name=_run_name, persist_result=False, retries=0)
+async def submit(
+    files: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=4000,
+            description="A JSON lines or CSV file, or a pattern such as /data/**/*.jsonl.",
+        ),
+    ],
+    strict: Annotated[bool, Field(description="Load nothing if any line of any file is bad.")] = True,
+    again: Annotated[bool, Field(description="Load the whole of files that have been loaded.")] = False,
+    queue: Annotated[str, Field(description="Name of the Task Queue block.")] = "default",
+) -> SubmitSummary:
+    """Load files of tasks into the queue. Stopped in the middle, run it again: it goes on where it was.
+
+    Args:
+        files: A JSON lines or CSV file, or a pattern such as /data/**/*.jsonl, where the flow runs.
+        strict: Load nothing if any line of any file is bad; else load the others and name the bad ones.
+        again: Load the whole of files that have been loaded, once more.
+        queue: Name of the Task Queue block.
+
+    Returns:
+        What was done.
+
+    Raises:
+        ConfigurationError: No file fits, a line is bad, or a file has changed where it was loaded.
+        QueueUnavailable: Postgres cannot be reached.
+    """
+    logger = get_run_logger()
+    began = last_line = time.monotonic()
+
+    def progress(done: Loaded) -> None:
+        nonlocal last_line
+        if time.monotonic() - last_line > PROGRESS_LOG_S:
+            last_line = time.monotonic()
+            logger.info("%d of %d tasks are in", done.earlier + done.added, done.checked.tasks)
+
+    try:
+        paths = matching(files)
+        block = await TaskQueue.named(queue)
+        async with block.open(application_name="organism-submit", connections=1) as open_queue:
+            done = await open_queue.load_files(paths, strict=strict, again=again, on_part=progress)
+    except EXPECTED as error:
+        return failed(error)  # type: ignore[return-value]
+    summary = SubmitSummary(
+        files=len(paths),
+        added=done.added,
+        earlier=done.earlier,
+        duplicates=done.duplicates,
+        bad=done.checked.bad,
+        bad_lines=[str(line) for line in done.checked.first_bad],
+        seconds=round(time.monotonic() - began, 3),
+    )
+    line = f"{summary.added} tasks submitted of {summary.files} files"
+    for count, what in ((summary.earlier, "had been before"), (summary.duplicates, "are there already")):
+        line += f", {count} {what}" if count else ""
+    line += f"; {summary.bad} bad lines were left out" if summary.bad else ""
+    logger.info(line)
+    await show_page(_page(line, summary), key="submit-summary")
+    return Completed(message=line, data=summary)  # type: ignore[return-value]
+
+
+def _page(line: str, summary: SubmitSummary) -> str:
+    lines = [f"**{line}**"]
+    if summary.bad_lines:
+        lines += ["", f"The first of {summary.bad} bad lines:", ""]
+        lines += [f"- `{cell(bad, 300)}`" for bad in summary.bad_lines]
+    return "\n".join(lines)

@@ -1,0 +1,197 @@
+"""watchdog: takes back what dead lanes hold, deletes what is old, and tidies up in Prefect.
+
+Lanes reap one another; the watchdog is for when there are none, and for what they leave alone. Each step is
+short and a transaction of its own, so that killed anywhere it leaves nothing half done.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+from uuid import UUID
+
+from prefect import flow, runtime
+from prefect.events import emit_event
+from prefect.logging import get_run_logger
+from prefect.states import Completed
+from pydantic import BaseModel, Field
+
+from blocks.queue import Queue
+from blocks.queue.models import Finished
+from blocks.task_queue import TaskQueue
+from flows.debris import clear_debris
+from flows.states import EXPECTED, failed, show_page
+
+WATCHDOG_LOCK = 0x776174636864  # "watchd": one at a time in a database
+DAY_S = 86_400.0
+REPORTED_LATE_S = 120.0
+"""So long after its flow run a task run that lives has reported its end."""
+LANE_KEPT_S = 3600.0
+"""For so long a row of a dead lane that no reap could delete is kept, for whoever wants to look at it."""
+
+
+class WatchdogSummary(BaseModel):
+    """What one run of the watchdog did."""
+
+    exclusive: bool = True
+    """False: another was at work, and this one did nothing."""
+    lanes_ended: int = 0
+    tasks_taken_back: int = 0
+    tasks_given_up: int = 0
+    """Dead letters now: as many of their lanes have died as may."""
+    lanes_forgotten: int = 0
+    completed_pruned: int = 0
+    cancelled_pruned: int = 0
+    failed_pruned: int = 0
+    flow_runs_crashed: int = 0
+    task_runs_crashed: int = 0
+    prefect_trouble: str | None = None
+    """Why Prefect's part was not done, or not all of it."""
+    seconds: float = 0.0
+
+    @property
+    def pruned(self) -> int:
+        """Tasks deleted."""
+        return self.completed_pruned + self.cancelled_pruned + self.failed_pruned
+
+
+def _run_name() -> str:
+    return f"watchdog · {datetime.now():%H:%M}"
+
+
+@flow(name="watchdog", flow_run_name=_run_name, persist_result=False, retries=0)
+async def watchdog(
+    keep_completed_days: Annotated[
+        float | None,
+        Field(gt=0, le=36_500, description="Delete completed and cancelled tasks after it; empty: keep."),
+    ] = None,
+    keep_failed_days: Annotated[
+        float | None,
+        Field(gt=0, le=36_500, description="Delete dead letters after so long; empty: keep."),
+    ] = None,
+    prune_seconds: Annotated[
+        float, Field(gt=0, le=3600, description="Longest time to delete tasks of one status in one run.")
+    ] = 60.0,
+    pending_minutes: Annotated[
+        float,
+        Field(ge=1, le=1440, description="A flow run of ours that is Pending for so long has crashed."),
+    ] = 15.0,
+    prefect_seconds: Annotated[
+        float, Field(gt=0, le=600, description="Longest time for tidying up in Prefect.")
+    ] = 30.0,
+    queue: Annotated[str, Field(description="Name of the Task Queue block.")] = "default",
+) -> WatchdogSummary:
+    """Take back what dead lanes hold, delete what is old, and mark runs as crashed that nobody is running.
+
+    Args:
+        keep_completed_days: Delete completed and cancelled tasks so many days after; empty: keep them.
+        keep_failed_days: Delete dead letters so many days after; empty: keep them.
+        prune_seconds: Longest time to delete tasks of one status in one run; the next goes on.
+        pending_minutes: A flow run of ours that is Pending for so long has crashed.
+        prefect_seconds: Longest time for tidying up in Prefect.
+        queue: Name of the Task Queue block.
+
+    Returns:
+        What was done. While another watchdog is at work on the same database, nothing.
+
+    Raises:
+        ConfigurationError: The block is wrong, or its database can only be reached through a pooler.
+        QueueUnavailable: Postgres cannot be reached.
+    """
+    logger = get_run_logger()
+    began = time.monotonic()
+    summary = WatchdogSummary()
+    try:
+        block = await TaskQueue.named(queue)
+        async with (
+            block.open(application_name="organism-watchdog", connections=1) as open_queue,
+            open_queue.exclusive(WATCHDOG_LOCK) as alone,
+        ):
+            if not alone:
+                line = "another watchdog is at work"
+                logger.info(line)
+                return Completed(message=line, data=WatchdogSummary(exclusive=False))  # type: ignore[return-value]
+            await _look_after_lanes(open_queue, summary)
+            if keep_completed_days is not None:
+                older = (keep_completed_days * DAY_S, prune_seconds)
+                summary.completed_pruned = await _prune(open_queue, "completed", *older)
+                summary.cancelled_pruned = await _prune(open_queue, "cancelled", *older)
+            if keep_failed_days is not None:
+                older = (keep_failed_days * DAY_S, prune_seconds)
+                summary.failed_pruned = await _prune(open_queue, "failed", *older)
+            run: Any = runtime.flow_run.id
+            now = datetime.now(UTC)
+            debris = await clear_debris(
+                pending_before=now - timedelta(minutes=pending_minutes),
+                ended_before=now - timedelta(seconds=REPORTED_LATE_S),
+                within_s=prefect_seconds,
+                own_run=UUID(run) if run else None,
+            )
+    except EXPECTED as error:
+        return failed(error)  # type: ignore[return-value]
+    summary.flow_runs_crashed, summary.task_runs_crashed = debris.flow_runs, debris.task_runs
+    summary.prefect_trouble = debris.trouble
+    summary.seconds = round(time.monotonic() - began, 3)
+    line = _line(summary)
+    logger.info(line)
+    if debris.trouble:
+        logger.warning(debris.trouble)
+    _tell(queue, summary)
+    await show_page(_page(line, summary), key="watchdog-summary")
+    return Completed(message=line, data=summary)  # type: ignore[return-value]
+
+
+async def _look_after_lanes(queue: Queue, summary: WatchdogSummary) -> None:
+    # The first ends the leases that are past, the second deletes the rows of lanes that hold nothing more.
+    for _ in range(2):
+        reaped = await queue.reap(strays=True)
+        summary.lanes_ended += reaped.lanes
+        summary.tasks_taken_back += reaped.retried
+        summary.tasks_given_up += reaped.failed
+    summary.lanes_forgotten = await queue.forget_lanes(dead_for_s=LANE_KEPT_S)
+
+
+async def _prune(queue: Queue, status: Finished, older_than_s: float, within_s: float) -> int:
+    return await queue.prune(status, older_than_s=older_than_s, within_s=within_s)
+
+
+def _line(summary: WatchdogSummary) -> str:
+    said = [
+        f"{count} {what}"
+        for count, what in (
+            (summary.tasks_taken_back, "tasks taken back"),
+            (summary.tasks_given_up, "tasks given up"),
+            (summary.lanes_ended, "lanes ended"),
+            (summary.lanes_forgotten, "lanes forgotten"),
+            (summary.pruned, "tasks deleted"),
+            (summary.flow_runs_crashed, "flow runs crashed"),
+            (summary.task_runs_crashed, "task runs crashed"),
+        )
+        if count
+    ]
+    line = ", ".join(said) or "all is well"
+    return f"{line}; Prefect's part was not finished" if summary.prefect_trouble else line
+
+
+def _tell(queue: str, summary: WatchdogSummary) -> None:
+    """Emit an event for each kind of thing that was done, for automations to act on."""
+    resource = {"prefect.resource.id": f"organism.queue.{queue}", "prefect.resource.name": queue}
+    kinds = {
+        "reaped": ("lanes_ended", "tasks_taken_back", "tasks_given_up", "lanes_forgotten"),
+        "pruned": ("completed_pruned", "cancelled_pruned", "failed_pruned"),
+        "crashed": ("flow_runs_crashed", "task_runs_crashed"),
+    }
+    for kind, names in kinds.items():
+        counts = {name: getattr(summary, name) for name in names}
+        if any(counts.values()):
+            emit_event(f"organism.watchdog.{kind}", resource=resource, payload=counts)
+
+
+def _page(line: str, summary: WatchdogSummary) -> str:
+    counts = summary.model_dump(exclude={"exclusive", "prefect_trouble", "seconds"})
+    lines = [f"**{line}** in {summary.seconds:g} s", "", "| | |", "|---|---|"]
+    lines += [f"| {name.replace('_', ' ')} | {count} |" for name, count in counts.items()]
+    if summary.prefect_trouble:
+        lines += ["", summary.prefect_trouble]
+    return "\n".join(lines)

@@ -1,0 +1,272 @@
+"""submit, redrive and watchdog as flows, on a real Postgres and a Prefect server of the tests' own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect import flow, task
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.objects import StateType
+from prefect.events.filters import EventFilter, EventNameFilter
+from prefect.exceptions import ParameterTypeError
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.states import Completed, Pending, Running
+from prefect.testing.utilities import prefect_test_harness
+
+from blocks.errors import ConfigurationError, OrganismError, QueueUnavailable
+from blocks.queue import NewTask, Queue
+from flows.debris import Debris, clear_debris
+from flows.redrive import redrive
+from flows.submit import submit
+from flows.watchdog import WATCHDOG_LOCK, watchdog
+from tests.blocks.queue.helpers import claim, outcomes_of
+from tests.clock import START, advance, set_clock
+
+pytestmark = pytest.mark.anyio
+LONG_AGO: Any = {"pending_before": START, "ended_before": START}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect() -> Iterator[None]:
+    """A Prefect server for this module."""
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture
+async def queue(database: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Queue]:
+    """An open queue on the database that the block called ``default`` finds."""
+    monkeypatch.setenv("ORGANISM_DSN", database)
+    async with Queue(database) as queue:
+        yield queue
+
+
+async def newest_run(name: str) -> Any:
+    async with get_client() as client:
+        runs = await client.read_flow_runs(limit=200)
+    return max((run for run in runs if run.name.startswith(name)), key=lambda run: run.created)
+
+
+async def page_of(run: UUID) -> Any:
+    async with get_client() as client:
+        [artifact] = await client.read_artifacts(
+            artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run]))
+        )
+    return artifact
+
+
+async def dead_letter(queue: Queue, type: str = "t", error: str = "boom | `x`") -> UUID:
+    [task_id] = await queue.submit([NewTask(type=type)])
+    batch = await claim(queue)
+    await queue.settle("lane", batch, outcomes_of(batch, "rejected", error=error))
+    return task_id
+
+
+# redrive
+
+
+async def test_redrive_shows_and_then_does(queue: Queue) -> None:
+    ids = {await dead_letter(queue) for _ in range(3)}
+    await dead_letter(queue, "other")
+    shown = await redrive(type="t", error="boom%")
+    assert (shown.dry_run, shown.found, shown.redriven) == (True, 3, 0)
+    assert (await queue.counts())["failed"] == 4
+    run = await newest_run("redrive")
+    assert run.name.endswith("dry run")
+    assert run.state.message == "dry run: 3 tasks would be redriven"
+    page = await page_of(run.id)
+    assert page.key == "redrive-summary"
+    assert all(str(task_id) in page.data for task_id in ids)
+
+    done = await redrive(type="t", error="boom%", dry_run=False)
+    assert (done.dry_run, done.redriven) == (False, 3)
+    assert (await queue.counts())["queued"] == 3
+    run = await newest_run("redrive")
+    assert run.state.message == "3 tasks redriven"
+    audited = "SELECT actor FROM task_audit WHERE id = $1"
+    assert str(run.id) in await queue.pool.fetchval(audited, done.audit)
+    assert (await redrive(type="t", dry_run=False)).redriven == 0
+
+
+# submit
+
+
+async def test_submit_loads_a_pattern_of_files_once(queue: Queue, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text('{"type": "t"}\n' * 3)
+    (tmp_path / "c.csv").write_text("type,params.city\nt,Rome\n")
+    done = await submit(f"{tmp_path}/*")
+    assert (done.files, done.added, done.earlier, done.bad) == (3, 7, 0, 0)
+    done = await submit(f"{tmp_path}/*")
+    assert (done.added, done.earlier) == (0, 7)
+    assert (await queue.counts())["queued"] == 7
+    run = await newest_run("submit")
+    assert run.state.message == "0 tasks submitted of 3 files, 7 had been before"
+
+
+async def test_submit_names_bad_lines_and_loads_nothing_or_the_others(queue: Queue, tmp_path: Path) -> None:
+    file = tmp_path / "f.jsonl"
+    file.write_text('{"type": "t", "params": {"password": "hunter2"}}\n{"type": "t", "parms": "hunter2"}\n')
+    with pytest.raises(ConfigurationError, match="1 of 2 lines are bad, nothing was submitted"):
+        await submit(str(file))
+    assert (await queue.counts())["queued"] == 0
+    run = await newest_run("submit")
+    assert run.state_type == StateType.FAILED
+    assert f"{file}:2: parms: Extra inputs" in run.state.message
+    done = await submit(str(file), strict=False)
+    assert (done.added, done.bad) == (1, 1)
+    run = await newest_run("submit")
+    page = await page_of(run.id)
+    assert f"{file}:2: parms" in page.data
+    assert "hunter2" not in page.data + run.state.message + str(run.parameters)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: redrive(error="x\\"), ConfigurationError, "ends with a backslash"),
+        (lambda: redrive(limit=0), ParameterTypeError, "greater than or equal to 1"),
+        (lambda: redrive(queue="none"), ConfigurationError, "task-queue/none"),
+        (lambda: submit("/does/not/exist*"), ConfigurationError, "no file fits"),
+        (lambda: submit("x.parquet", queue="none"), ConfigurationError, "no file fits"),
+        (lambda: watchdog(keep_failed_days=0), ParameterTypeError, "greater than 0"),
+        (lambda: watchdog(queue="none"), ConfigurationError, "task-queue/none"),
+    ],
+)
+async def test_a_refusal_is_one_line(queue: Queue, call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        await call()
+
+
+@pytest.mark.parametrize("run", [lambda: redrive(), lambda: watchdog(), lambda: submit(__file__)])
+async def test_an_unreachable_database_is_one_line_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, run: Any
+) -> None:
+    monkeypatch.setenv("ORGANISM_DSN", "postgresql://me:hunter2@127.0.0.1:1/db")
+    with pytest.raises(QueueUnavailable, match=r"cannot reach Postgres at 127\.0\.0\.1:1/db") as refused:
+        await run()
+    assert "hunter2" not in str(refused.value)
+
+
+# watchdog
+
+
+async def test_a_watchdog_takes_back_deletes_and_tells(queue: Queue) -> None:
+    await set_clock(queue, START)
+    await queue.submit([NewTask(type="held"), NewTask(type="held")])
+    await claim(queue, "dead")
+    await queue.pool.execute("INSERT INTO tasks (type, status, locked_by) VALUES ('t', 'running', 'stray')")
+    [young] = await queue.submit([NewTask(type="t")])
+    await queue.cancel([young])
+    await dead_letter(queue)
+    await advance(queue, 86_400)
+    assert (await watchdog()).pruned == 0, "unless told otherwise, all are kept"
+    await advance(queue, 100)
+    done = await watchdog(keep_completed_days=2, keep_failed_days=1)
+    assert (done.failed_pruned, done.cancelled_pruned) == (1, 0)
+    run = await newest_run("watchdog")
+    assert run.state.message == "1 tasks deleted"
+    assert (await page_of(run.id)).key == "watchdog-summary"
+    assert (await watchdog(keep_completed_days=1)).cancelled_pruned == 1
+    assert (await queue.counts())["retry"] == 3
+    assert await queue.lanes() == []
+    assert (await watchdog()).seconds > 0
+    assert (await newest_run("watchdog")).state.message == "all is well"
+
+    names = EventNameFilter(prefix=["organism.watchdog."])
+    async with get_client() as client, asyncio.timeout(30):
+        while len(events := (await client.read_events(EventFilter(event=names), limit=50)).events) < 3:
+            await asyncio.sleep(0.1)  # the server takes them in when it comes to it
+    assert sorted(event.event for event in events) == [
+        "organism.watchdog.pruned",
+        "organism.watchdog.pruned",
+        "organism.watchdog.reaped",
+    ]
+    [reaped] = [event for event in events if event.event == "organism.watchdog.reaped"]
+    assert reaped.payload["tasks_taken_back"] == 3
+    assert reaped.resource.id == "organism.queue.default"
+
+
+async def test_a_second_watchdog_ends_at_once(queue: Queue) -> None:
+    await set_clock(queue, START)
+    await queue.register("dead")
+    await advance(queue, 100)
+    async with queue.exclusive(WATCHDOG_LOCK) as mine:
+        assert mine
+        done = await watchdog()
+    assert (done.exclusive, done.lanes_ended) == (False, 0)
+    run = await newest_run("watchdog")
+    assert (run.state_type, run.state.message) == (StateType.COMPLETED, "another watchdog is at work")
+    assert [lane.id for lane in await queue.lanes()] == ["dead"]
+
+
+async def test_runs_that_nobody_runs_have_crashed(queue: Queue) -> None:
+    @flow(name="dispatch")
+    async def ours() -> None: ...
+
+    @flow(name="somebody-elses")
+    async def theirs() -> None: ...
+
+    @task
+    async def lane() -> None: ...
+
+    async with get_client() as client:
+
+        async def ended_with_a_running_lane(of: Any) -> UUID:
+            run = await client.create_flow_run(of, state=Running())
+            left_over = await client.create_task_run(lane, run.id, "0", state=Running())
+            await client.set_flow_run_state(run.id, Completed(), force=True)
+            return left_over.id
+
+        stuck, foreign, asking = [
+            (await client.create_flow_run(f, state=Pending())).id for f in (ours, theirs, ours)
+        ]
+        orphan = await ended_with_a_running_lane(ours)
+        foreign_orphan = await ended_with_a_running_lane(theirs)
+        moment = datetime.now(UTC)
+        fresh = (await client.create_flow_run(ours, state=Pending())).id
+        lately = await ended_with_a_running_lane(ours)
+
+        options: Any = {"pending_before": moment, "ended_before": moment, "within_s": 30, "own_run": asking}
+        debris = await clear_debris(**options)
+        assert debris == Debris(flow_runs=1, task_runs=1)
+        states = {run: (await client.read_flow_run(run)).state for run in (stuck, foreign, asking, fresh)}
+        assert [state.type.value for state in states.values() if state] == ["CRASHED", *["PENDING"] * 3]
+        assert "nobody has started it" in str(states[stuck])
+        states = {run: (await client.read_task_run(run)).state for run in (orphan, foreign_orphan, lately)}
+        assert [state.type.value for state in states.values() if state] == ["CRASHED", *["RUNNING"] * 2]
+        assert await clear_debris(**options) == Debris()
+
+
+async def test_a_prefect_server_that_does_not_answer_is_not_waited_for(queue: Queue) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and says nothing
+        port = silent.getsockname()[1]
+        with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
+            debris = await asyncio.wait_for(clear_debris(**LONG_AGO, within_s=0.5), 10)
+    assert debris.trouble == "Prefect's server did not answer all of it within 0.5 s"
+    url = f"http://127.0.0.1:{port}/api"
+    with temporary_settings({PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: 0}):
+        debris = await asyncio.wait_for(clear_debris(**LONG_AGO, within_s=20), 30)
+    assert debris.trouble is not None
+    assert "Prefect's server: Connect" in debris.trouble
+
+
+def test_parameters_make_a_form() -> None:
+    for f, bounded in ((redrive, "limit"), (submit, "files"), (watchdog, "keep_failed_days")):
+        schema = f.parameters.model_dump()
+        assert all(field.get("description") for field in schema["properties"].values())
+        assert bounded in schema["properties"]
+        assert "dsn" not in json.dumps(schema).lower()
+    assert issubclass(ConfigurationError, OrganismError)
