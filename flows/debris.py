@@ -87,10 +87,8 @@ async def _crash_pending_flow_runs(
         current = (await client.read_flow_run(run.id)).state
         if current is None or current.id != run.state.id:
             continue
-        crashed: State[None] = Crashed(
-            message=f"Pending for more than {pending_s / 60:g} minutes: nobody started it."
-        )
-        await client.set_flow_run_state(run.id, crashed)
+        why = f"Pending since {run.state.timestamp:%Y-%m-%d %H:%M:%S}: nobody has started it."
+        await client.set_flow_run_state(run.id, Crashed(message=why))
         debris.flow_runs += 1
 
 
@@ -104,9 +102,7 @@ async def _crash_orphaned_task_runs(client: PrefectClient, ended_before: datetim
         limit=PAGE,
     )
     for run in runs:
-        crashed: State[None] = Crashed(
-            message="Its flow run had ended, and it was still Running: its process died."
-        )
+        why = "Its flow run had ended, and it was still Running: its process died."
         # Forced: the rules for a change of state are those of a run that is still alive.
         await client.set_task_run_state(run.id, Crashed(message=why), force=True)
         debris.task_runs += 1
