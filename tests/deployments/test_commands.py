@@ -111,9 +111,60 @@ def test_a_bad_file_is_refused_whole_and_by_line(organism: Any, tmp_path: Path) 
     assert count(organism) == 0
 
 
+def test_a_csv_file_is_submitted_like_any_other(organism: Any, tmp_path: Path) -> None:
+    file = tmp_path / "tasks.csv"
+    file.write_text("type,params.city\na,Rome\nb,Paris\n")
+    code, submitted, _ = organism("submit", "--file", str(file))
+    assert (code, submitted["submitted"], len(submitted["ids"])) == (0, 2, 2)
+    assert organism("tasks", "show", submitted["ids"][0])[1]["params"] == {"city": "Rome"}
+
+
+def test_a_file_is_submitted_each_time_or_once(organism: Any, tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"type": "a"}\n{"type": "a"}\n')
+    for _ in range(2):
+        assert organism("submit", "--file", str(file))[1]["submitted"] == 2
+    code, first, _ = organism("submit", "--file", f"{tmp_path}/*.jsonl", "--once")
+    assert (code, first["submitted"], first["earlier"], first["files"]) == (0, 2, 0, [str(file)])
+    code, second, _ = organism("submit", "--file", f"{tmp_path}/*.jsonl", "--once")
+    assert (code, second["submitted"], second["earlier"]) == (0, 0, 2)
+    assert count(organism) == 6
+    file.write_text('{"type": "a"}\n{"typ": "a"}\n')
+    assert organism("submit", "--file", str(file), "--once")[0] == 1
+    assert count(organism) == 6
+
+
+def test_redrive_shows_first_and_then_does(organism: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    ids = [organism("submit", kind)[1]["ids"][0] for kind in ("a", "a", "b")]
+    organism("tasks", "cancel", *ids)
+    assert organism("redrive")[1]["would_redrive"] == 0, "a cancelled task is no dead letter"
+    code, shown, _ = organism("redrive", "--cancelled", "--type", "a")
+    assert (code, shown["would_redrive"]) == (0, 2)
+    assert [line["id"] for line in shown["sample"]] == ids[:2]
+    assert cli.run(["redrive", "--cancelled", "--limit", "1"]) == 0
+    text = capsys.readouterr().out
+    assert text.splitlines()[0].startswith(ids[0])
+    assert "1 tasks would be redriven; add --yes" in text
+    assert organism("tasks", "list")[1]["counts"]["cancelled"] == 3
+    code, done, _ = organism("redrive", "--cancelled", "--since", "2020-01-01", "--limit", "2", "--yes")
+    assert (code, done["redriven"], done["kept_out"]) == (0, 2, 0)
+    assert done["audit"]
+    counts = organism("tasks", "list")[1]["counts"]
+    assert (counts["queued"], counts["cancelled"]) == (2, 1)
+    assert organism("redrive", "--cancelled", "--until", "2020-01-01", "--yes")[1]["redriven"] == 0
+    assert organism("tasks", "show", ids[0])[1]["history"][0]["cause"] == "redriven"
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
+        (["submit", "a", "--once"], "--once needs a file"),
+        (["submit", "--file=-", "--once"], "--once needs a file"),
+        (["submit", "--file", "/no/*.jsonl", "--once"], "no file fits /no/*.jsonl"),
+        (["submit", "--file", "/dev/null/x.parquet"], "cannot read"),
+        (["redrive", "--error", "x\\"], "error: ends with a backslash"),
+        (["redrive", "--limit", "0"], "--limit 0"),
+        (["redrive", "--type", "x" * 201], "at most 200"),
         (["submit"], "name a task type, or a file"),
         (["submit", "a", "--file", "x"], "name a task type, or a file"),
         (["submit", "--file", "/does/not/exist"], "cannot read /does/not/exist: No such file"),
