@@ -23,7 +23,10 @@ async def submit(
     params: Annotated[str, Parameter(help="Parameters, a JSON object.")] = "{}",
     file: Annotated[
         str | None,
-        Parameter(help="JSON lines, a task {type, params, ...} each, or CSV; - for standard input."),
+        Parameter(
+            help="JSON lines, a task {type, params, ...} each, or CSV; - for standard input.",
+            allow_leading_hyphen=True,
+        ),
     ] = None,
     once: Annotated[
         bool, Parameter(negative="", help="Of the files that --file fits, only lines not loaded so before.")

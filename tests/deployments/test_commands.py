@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,12 @@ def test_a_csv_file_is_submitted_like_any_other(organism: Any, tmp_path: Path) -
     assert organism("tasks", "show", submitted["ids"][0])[1]["params"] == {"city": "Rome"}
 
 
+def test_standard_input_is_submitted(organism: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'{"type": "a"}\n{"type": "b"}')))
+    code, submitted, _ = organism("submit", "--file", "-")
+    assert (code, submitted["submitted"]) == (0, 2)
+
+
 def test_a_file_is_submitted_each_time_or_once(organism: Any, tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     file.write_text('{"type": "a"}\n{"type": "a"}\n')
@@ -159,7 +166,7 @@ def test_redrive_shows_first_and_then_does(organism: Any, capsys: pytest.Capture
     ("arguments", "error"),
     [
         (["submit", "a", "--once"], "--once needs a file"),
-        (["submit", "--file=-", "--once"], "--once needs a file"),
+        (["submit", "--file", "-", "--once"], "--once needs a file"),
         (["submit", "--file", "/no/*.jsonl", "--once"], "no file fits /no/*.jsonl"),
         (["submit", "--file", "/dev/null/x.parquet"], "cannot read"),
         (["redrive", "--error", "x\\"], "error: ends with a backslash"),
