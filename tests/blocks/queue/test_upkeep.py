@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from uuid import UUID
 
 import asyncpg
@@ -145,6 +147,18 @@ async def test_a_task_that_somebody_holds_is_passed_by(queue: Queue) -> None:
         await holding.execute("SELECT FROM tasks WHERE id = $1 FOR UPDATE", first)
         assert (await asyncio.wait_for(queue.redrive(DEAD, actor="me"), 10)).redriven == 1
     assert await statuses(queue, [first, second]) == ["failed", "queued"]
+
+
+async def test_a_redrive_under_way_is_left_to_its_tasks(queue: Queue) -> None:
+    [task_id] = await dead_letters(queue, [NewTask(type="t")])
+    now = await queue.now()
+    arguments = ("failed", None, None, None, None, now, None, None, 10, 10, task_id, "me", "{}")
+    async with open_transaction(queue) as redriving:
+        first = await redriving.fetchrow(statement("redrive"), *arguments)
+        second = await asyncio.wait_for(queue.redrive(DEAD, actor="me"), 10)
+    assert first is not None
+    assert (first["redriven"], second.redriven) == (1, 0)
+    assert [a.cause for a in (await queue.get(str(task_id))).history] == ["rejected", "redriven"]
 
 
 async def test_a_task_that_fails_again_meanwhile_is_left(queue: Queue) -> None:
@@ -299,15 +313,42 @@ async def test_a_lane_that_may_still_renew_is_never_forgotten(queue: Queue) -> N
     assert await queue.renew("late") is False
 
 
-async def test_a_lock_is_had_by_one_and_ends_with_its_session(queue: Queue, database: str) -> None:
-    async with Queue(database) as second:
-        async with queue.exclusive(1) as first, second.exclusive(1) as other, second.exclusive(2) as another:
-            assert (first, other, another) == (True, False, True)
-        async with asyncio.timeout(10):
-            while True:  # Postgres notices in its own time that a socket is closed
-                async with second.exclusive(1) as mine:
-                    if mine:
-                        return
+HOLD = """
+import asyncio, sys
+from blocks.queue import Queue
+
+async def main():
+    async with Queue(sys.argv[1]) as queue, queue.exclusive(1) as mine:
+        print(mine, flush=True)
+        sys.stdin.readline()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_lock_is_had_by_one_and_ends_with_its_process(queue: Queue, database: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        HOLD,
+        database,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        cwd=Path(__file__).parents[3],
+    )
+    try:
+        assert process.stdout is not None
+        assert await asyncio.wait_for(process.stdout.readline(), 60) == b"True\n"
+        async with queue.exclusive(1) as mine, queue.exclusive(2) as another:
+            assert (mine, another) == (False, True)
+    finally:
+        process.kill()
+        await process.wait()
+    async with asyncio.timeout(10):
+        mine = False
+        while not mine:  # Postgres notices in its own time that a socket is closed
+            async with queue.exclusive(1) as mine:
+                pass
 
 
 async def test_what_finished_in_the_older_system_can_be_redriven(databases: object) -> None:
