@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from pydantic import ValidationError
 
 from blocks.errors import ConfigurationError
-from blocks.queue.jsonb import from_json
+from blocks.jsonb import from_json
 from blocks.queue.models import NewTask
 
 LINE_LIMIT_BYTES = 4_000_000

@@ -112,7 +112,8 @@ def _same_packages(there: dict[str, Any]) -> Finding:
 
 def _same_settings(there: dict[str, Any]) -> Finding:
     names = {name for name in (*os.environ, *there["variables"]) if name.startswith("ORGANISM_")}
-    names -= {"ORGANISM_DSN", "ORGANISM_DIRECT_DSN"}  # masked there, and of no use to a replica
+    # Masked there and of no use to a replica; what the embedded stack knows its own processes by.
+    names -= {"ORGANISM_DSN", "ORGANISM_DIRECT_DSN", "ORGANISM_STACK_ID", "ORGANISM_STACK_ROLE"}
     differ = [
         f"{name}={os.environ.get(name, 'unset')} here, {there['variables'].get(name, 'unset')} there"
         for name in sorted(names)

@@ -22,23 +22,34 @@ async def check() -> list[Finding]:
     return [
         ok("environment: settings", "; ".join(_setting(settings, name) for name in Settings.model_fields)),
         ok("environment: servers", "; ".join(f"{name}={os.environ.get(name) or 'unset'}" for name in THEIRS)),
-        versions(version("prefect"), version("fastapi")),
+        versions(version("prefect"), version("fastapi"), version("sqlalchemy")),
     ]
 
 
 THEIRS = ("RAY_ADDRESS", "PREFECT_API_URL")
 
 
-def versions(prefect: str, fastapi: str) -> Finding:
+TOO_NEW_SQLALCHEMY = (2, 1)
+"""From here on the scheduler of Prefect 3.8's server fails on every run it is to create: no schedule fires."""
+
+
+def versions(prefect: str, fastapi: str, sqlalchemy: str) -> Finding:
     """Whether these versions go together."""
-    seen = f"Python {platform.python_version()}, prefect {prefect}, fastapi {fastapi}, ray {version('ray')}"
-    numbers = tuple(int(part) for part in fastapi.split(".")[:2])
-    if prefect.startswith("3.8.") and numbers >= TOO_NEW_FASTAPI:
-        return failed(
-            "environment: versions",
-            f"{seen}: prefect {prefect} does not work with fastapi {fastapi}",
-            "install the locked versions (`make install`), or fastapi 0.141.1",
-        )
+    seen = (
+        f"Python {platform.python_version()}, prefect {prefect}, fastapi {fastapi}, "
+        f"sqlalchemy {sqlalchemy}, ray {version('ray')}"
+    )
+    if prefect.startswith("3.8."):
+        for name, there, too_new in (
+            ("fastapi", fastapi, TOO_NEW_FASTAPI),
+            ("sqlalchemy", sqlalchemy, TOO_NEW_SQLALCHEMY),
+        ):
+            if tuple(int(part) for part in there.split(".")[:2]) >= too_new:
+                return failed(
+                    "environment: versions",
+                    f"{seen}: prefect {prefect} does not work with {name} {there}",
+                    "install the locked versions (`make install`)",
+                )
     return ok("environment: versions", seen)
 
 

@@ -123,20 +123,21 @@ async def test_a_canary_that_does_not_come_back_is_cancelled(queue: Queue) -> No
 
 
 @pytest.mark.parametrize(
-    ("prefect", "fastapi", "status"),
+    ("prefect", "fastapi", "sqlalchemy", "status"),
     [
-        ("3.8.8", "0.141.1", "ok"),
-        ("3.8.8", "0.150.0", "ok"),
-        ("3.8.8", "0.151.0", "failed"),
-        ("3.8.8", "1.0.0", "failed"),
-        ("3.9.0", "0.160.0", "ok"),
+        ("3.8.8", "0.141.1", "2.0.58", "ok"),
+        ("3.8.8", "0.150.0", "2.0.58", "ok"),
+        ("3.8.8", "0.151.0", "2.0.58", "failed"),
+        ("3.8.8", "1.0.0", "2.0.58", "failed"),
+        ("3.8.8", "0.141.1", "2.1.9", "failed"),
+        ("3.9.0", "0.160.0", "2.1.9", "ok"),
     ],
 )
-def test_versions_known_not_to_go_together(prefect: str, fastapi: str, status: str) -> None:
-    found = environment.versions(prefect, fastapi)
+def test_versions_known_not_to_go_together(prefect: str, fastapi: str, sqlalchemy: str, status: str) -> None:
+    found = environment.versions(prefect, fastapi, sqlalchemy)
     assert found.status == status
-    assert prefect in found.evidence
-    assert fastapi in found.evidence
+    for number in (prefect, fastapi, sqlalchemy):
+        assert number in found.evidence
 
 
 async def test_settings_are_told_with_where_they_come_from_and_without_secrets(
