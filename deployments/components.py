@@ -129,16 +129,19 @@ def start_worker(settings: Settings, stack: StackState) -> Child:
 
 
 async def apply_deployments(settings: Settings, stack: StackState) -> None:
-    """Make blocks, work pool and deployments known to the stack's Prefect server.
+    """Make blocks, and with a worker work pool and deployments, known to the stack's Prefect server.
 
     In a process of its own, because Prefect takes seconds to import and reads its settings while it is.
 
     Raises:
         StackError: It failed.
     """
+    what = ["blocks.registration"]
+    if settings.worker:
+        what = ["flows.deploying", str(stack.home / "prefect" / "deployments-applied")]
     child = spawn(
         "deployments",
-        [sys.executable, "-P", "-m", "flows.deploying"],
+        [sys.executable, "-P", "-m", *what],
         env=base_environment(settings, stack),
         log=stack.home / "logs" / "deployments.log",
         cwd=run_folder(stack.home),

@@ -7,10 +7,12 @@ what anybody can do by hand.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import sys
 from contextlib import suppress
 from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -41,8 +43,8 @@ def prefect_yaml() -> Path:
 async def apply() -> Applied:
     """Register blocks, make the work pool if it is missing, apply every deployment; safe to repeat.
 
-    Deployments keep what was changed of them in the UI only as far as prefect.yaml does not say otherwise: it
-    says which schedules are on.
+    Afterwards deployments are as prefect.yaml has them, whatever was changed in the UI: it says which schedules
+    are on, too.
 
     Raises:
         ConfigurationError: No Prefect server is configured.
@@ -131,11 +133,26 @@ async def _ours() -> list[str]:
         return sorted(f"{names[d.flow_id]}/{d.name}" for d in found)
 
 
-def main() -> int:
-    """Apply, and say on one line what there is or what is wrong."""
+def digest() -> str:
+    """Of what `apply` applies: it changes when applying again would change something."""
+    return hashlib.sha256(prefect_yaml().read_bytes() + version("organism-flows").encode()).hexdigest()
+
+
+def main(mark: Path | None = None) -> int:
+    """Apply, and say on one line what there is or what is wrong.
+
+    Args:
+        mark: File that says what was applied last; the same is not applied again, because that would put the
+            schedules back which somebody has turned on or off.
+    """
     try:
+        if mark is not None and mark.is_file() and mark.read_text() == digest():
+            print("applied before")
+            return 0
         applied = asyncio.run(apply())
-    except OrganismError as error:
+        if mark is not None:
+            mark.write_text(digest())
+    except (OrganismError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{applied.api}: {', '.join(applied.deployments)}")
@@ -143,4 +160,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*map(Path, sys.argv[1:])))

@@ -30,7 +30,7 @@ THEIRS = ("RAY_ADDRESS", "PREFECT_API_URL")
 
 
 TOO_NEW_SQLALCHEMY = (2, 1)
-"""From here on the scheduler of Prefect 3.8's server fails on every run it is to create: no schedule fires."""
+"""From here on the scheduler of Prefect 3.8 fails on every run it is to create: no schedule fires."""
 
 
 def versions(prefect: str, fastapi: str, sqlalchemy: str) -> Finding:

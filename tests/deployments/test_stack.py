@@ -38,7 +38,7 @@ class Home:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.env = {**os.environ, "ORGANISM_HOME": str(path)}
+        self.env = {**os.environ, "ORGANISM_HOME": str(path), "ORGANISM_WORKER": "false"}
 
     def popen(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
