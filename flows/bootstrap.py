@@ -181,20 +181,25 @@ def _http_port() -> int:
     retries=0,
 )
 async def bootstrap(
-    config: Annotated[
-        str | None,
-        Field(description="The organism's configuration file; empty: ORGANISM_CONFIG, else the demo."),
-    ] = None,
-    replicas: Annotated[int, Field(ge=1, le=1000, description="Replicas of the organism.")] = 1,
-    canary: Annotated[bool, Field(description="Send a task through everything at the end.")] = True,
-    queue: Annotated[str, Field(description="Name of the Task Queue block.")] = "default",
-    organism: Annotated[str, Field(description="Name of the Organism block.")] = "default",
-    cluster: Annotated[str, Field(description="Name of the Ray Cluster block.")] = "default",
+    config: str | None = None,
+    replicas: Annotated[int, Field(ge=1, le=1000)] = 1,
+    canary: bool = True,
+    queue: str = "default",
+    organism: str = "default",
+    cluster: str = "default",
 ) -> Bootstrapped:
     """Migrate Postgres, deploy the organism, apply blocks, deployments and schedules, and send a canary task.
 
     Every step looks first and changes only what is not right, so that running it again after it was killed
     anywhere finishes the job.
+
+    Args:
+        config: The organism's configuration file; empty: ORGANISM_CONFIG, else the demo.
+        replicas: Replicas of the organism.
+        canary: Send a task through everything at the end.
+        queue: Name of the Task Queue block.
+        organism: Name of the Organism block.
+        cluster: Name of the Ray Cluster block.
 
     Returns:
         What each step found and did.

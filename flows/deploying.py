@@ -43,8 +43,8 @@ def prefect_yaml() -> Path:
 async def apply() -> Applied:
     """Register blocks, make the work pool if it is missing, apply every deployment; safe to repeat.
 
-    Afterwards deployments are as prefect.yaml has them, whatever was changed in the UI: it says which schedules
-    are on, too.
+    Afterwards deployments are as prefect.yaml has them, whatever was changed in the UI: also which schedules
+    are on.
 
     Raises:
         ConfigurationError: No Prefect server is configured.

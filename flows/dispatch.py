@@ -42,29 +42,32 @@ def _run_name() -> str:
     retries=0,
 )
 async def dispatch(
-    lanes: Annotated[int, Field(ge=1, le=64, description="How many lanes work side by side.")] = 1,
-    until_empty: Annotated[
-        bool, Field(description="Stop when nothing runs, is ready or waits for another attempt.")
-    ] = False,
-    max_seconds: Annotated[
-        float | None, Field(gt=0, description="Stop claiming after so many seconds; empty: never.")
-    ] = 600.0,
-    batch_size: Annotated[
-        int | None, Field(ge=1, le=5000, description="Most tasks a claim takes; empty: the setting's.")
-    ] = None,
+    lanes: Annotated[int, Field(ge=1, le=64)] = 1,
+    until_empty: bool = False,
+    max_seconds: Annotated[float | None, Field(gt=0)] = 600.0,
+    batch_size: Annotated[int | None, Field(ge=1, le=5000)] = None,
     tasks_in_flight: Annotated[
         int,
         Field(
             ge=1,
             le=100_000,
-            description="Most tasks a lane holds; of each type it takes what its pace allows.",
         ),
     ] = 6000,
-    queue: Annotated[str, Field(description="Name of the Task Queue block.")] = "default",
-    organism: Annotated[str, Field(description="Name of the Organism block.")] = "default",
-    cluster: Annotated[str, Field(description="Name of the Ray Cluster block.")] = "default",
+    queue: str = "default",
+    organism: str = "default",
+    cluster: str = "default",
 ) -> DispatchSummary:
     """Work the queue off: lanes on Ray claim tasks, call the organism and write the outcomes back.
+
+    Args:
+        lanes: How many lanes work side by side.
+        until_empty: Stop when nothing runs, is ready or waits for another attempt.
+        max_seconds: Stop claiming after so many seconds; empty: never.
+        batch_size: Most tasks a claim takes; empty: the setting's.
+        tasks_in_flight: Most tasks a lane holds; of each type it takes what its pace allows.
+        queue: Name of the Task Queue block.
+        organism: Name of the Organism block.
+        cluster: Name of the Ray Cluster block.
 
     Returns:
         What was done. The run ends Cancelled, with its tasks handed back, when it is cancelled, terminated or

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
 
 from prefect import flow, task
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed
-from pydantic import Field
 
 from flows.verification import finding
 from flows.verification.finding import Check, Finding, Verification, markdown
@@ -29,13 +27,20 @@ async def check_part(name: str, check: Check, timeout_s: float) -> list[Finding]
     name="verify", flow_run_name=lambda: f"verify · {datetime.now():%H:%M}", persist_result=False, retries=0
 )
 async def verify(
-    limits: Annotated[Limits, Field(description="From where on something is degraded.")] = USUAL,
-    canary: Annotated[bool, Field(description="Send a task through everything.")] = True,
-    queue: Annotated[str, Field(description="Name of the Task Queue block.")] = "default",
-    organism: Annotated[str, Field(description="Name of the Organism block.")] = "default",
-    cluster: Annotated[str, Field(description="Name of the Ray Cluster block.")] = "default",
+    limits: Limits = USUAL,
+    canary: bool = True,
+    queue: str = "default",
+    organism: str = "default",
+    cluster: str = "default",
 ) -> Verification:
     """Check settings, Postgres, queue, lanes, Ray, Serve, the organism and Prefect, and send a canary task.
+
+    Args:
+        limits: From where on something is degraded.
+        canary: Send a task through everything.
+        queue: Name of the Task Queue block.
+        organism: Name of the Organism block.
+        cluster: Name of the Ray Cluster block.
 
     Returns:
         What was found. The run ends Failed when a check failed, with its name in the message; a degraded one
