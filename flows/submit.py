@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated
 
@@ -11,11 +12,12 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 from pydantic import BaseModel, Field
 
-from blocks.queue.files import matching
+from blocks.queue.files import BadLine, BadLines, matching
 from blocks.queue.loading import Loaded
 from blocks.task_queue import TaskQueue
 from flows.states import EXPECTED, cell, failed, show_page
 
+PAGE = "submit-summary"
 PROGRESS_LOG_S = 5.0
 """A load says how far it is at most this often."""
 
@@ -83,6 +85,8 @@ async def submit(
         async with block.open(application_name="organism-submit", connections=1) as open_queue:
             done = await open_queue.load_files(paths, strict=strict, again=again, on_part=progress)
     except EXPECTED as error:
+        if isinstance(error, BadLines):
+            await show_page(_page("nothing was submitted", error.first), key=PAGE)
         return failed(error)  # type: ignore[return-value]
     summary = SubmitSummary(
         files=len(paths),
@@ -98,13 +102,13 @@ async def submit(
         line += f", {count} {what}" if count else ""
     line += f"; {summary.bad} bad lines were left out" if summary.bad else ""
     logger.info(line)
-    await show_page(_page(line, summary), key="submit-summary")
+    await show_page(_page(line, done.checked.first_bad), key=PAGE)
     return Completed(message=line, data=summary)  # type: ignore[return-value]
 
 
-def _page(line: str, summary: SubmitSummary) -> str:
-    lines = [f"**{line}**"]
-    if summary.bad_lines:
-        lines += ["", f"The first of {summary.bad} bad lines:", ""]
-        lines += [f"- `{cell(bad, 300)}`" for bad in summary.bad_lines]
+def _page(line: str, bad_lines: Sequence[BadLine]) -> str:
+    lines = [f"**{cell(line)}**"]
+    if bad_lines:
+        lines += ["", "Bad lines, the first of them:", ""]
+        lines += [f"- `{cell(str(bad), 300)}`" for bad in bad_lines]
     return "\n".join(lines)

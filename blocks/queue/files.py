@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import glob
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -40,6 +40,13 @@ class BadLine:
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {self.why}"
+
+
+class BadLines(ConfigurationError):
+    """Lines are bad, and so nothing was loaded."""
+
+    first: Sequence[BadLine] = ()
+    """The first of them, in order."""
 
 
 class TaskLines:
@@ -140,7 +147,7 @@ def parse(text: str, complaint: str = "not JSON") -> Any:
     """
     try:
         return from_json(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{complaint}: {error}") from None
 
 
@@ -217,17 +224,19 @@ class Checked:
             shown: Most of them that are named.
 
         Raises:
-            ConfigurationError: It names the first of them and counts the others.
+            BadLines: It names the first of them and counts the others.
         """
         if not self.bad:
             return
         named = list(lines or map(str, self.first_bad))[:shown]
         more = f" (and {self.bad - len(named)} more)" if self.bad > len(named) else ""
-        raise ConfigurationError(
+        refusal = BadLines(
             f"{what}: {self.bad} of {self.bad + self.tasks} lines are bad, nothing was submitted: "
             f"{'; '.join(named)}{more}",
             "correct them and submit the file again",
         )
+        refusal.first = self.first_bad
+        raise refusal
 
 
 def matching(pattern: str) -> list[Path]:

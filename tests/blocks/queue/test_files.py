@@ -40,6 +40,13 @@ def test_every_line_is_a_task_or_a_reason() -> None:
     assert "parms" in bad[2]
 
 
+def test_nothing_that_a_line_says_ends_the_reading() -> None:
+    deep = f'{{"type": "a", "params": {{"n": 12345678901234567890, "deep": {"[" * 100_000}{"]" * 100_000}}}}}'
+    digits = f'{{"type": "a", "params": {{"n": {"9" * 5000}}}}}'
+    found = read(f'{deep}\n{digits}\n{{"type": "a", "params": {{"\\u0000": 1}}}}\n{{"type": "last"}}\n')
+    assert [isinstance(line, NewTask) for line in found] == [False, False, False, True]
+
+
 CSV = """\ufefftype,params,params.city,priority,dedup_key
 a,"{""n"": 1}",Köln,3,k
 b,,"two
