@@ -410,8 +410,8 @@ class QueueMachine(RuleBasedStateMachine):
 def run_machine(dsn: str, *, steps: int, **options: Any) -> None:
     """Compare random histories on a database of their own; raises what the first wrong one raised."""
     with asyncio.Runner() as runner:
-        # On one connection, whose chance begins anew with each history: jitter decides what is due, and a history
-        # that is run again must be the same.
+        # On one connection, whose chance begins anew with each history: jitter decides what is due, and a
+        # history that is run again must be the same.
         queue = Queue(dsn, lease_s=LEASE_S, connections=1)
         runner.run(queue.__aenter__())
         try:
