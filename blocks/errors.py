@@ -25,6 +25,29 @@ class ConfigurationError(OrganismError):
     """A setting, file or parameter is wrong; retrying without a change cannot help."""
 
 
+class TaskNotFound(ConfigurationError):
+    """No task has the id, or an id that begins so."""
+
+
+class AmbiguousTask(ConfigurationError):
+    """More than one task has an id that begins so.
+
+    Args:
+        candidates: Ids of some of them.
+    """
+
+    def __init__(self, what: str, next_step: str = "", candidates: tuple[str, ...] = ()) -> None:
+        self.candidates = candidates
+        super().__init__(what, next_step)
+
+    def __reduce__(self) -> tuple[type[OrganismError], tuple[str, str, tuple[str, ...]]]:  # type: ignore[override]
+        return type(self), (self.what, self.next_step, self.candidates)
+
+
+class AlreadySubmitted(ConfigurationError):
+    """A task of this id, or an unfinished one of this key, is there already."""
+
+
 class QueueUnavailable(OrganismError):
     """Postgres cannot be reached or refuses us."""
 

@@ -99,7 +99,24 @@ class Settings(BaseSettings):
         description="Whether `organism up` starts a Prefect worker, for schedules and the UI.",
     )
 
-    @field_validator("home", "config")
+    gateway_host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="Address the gateway listens on; anything but loopback needs ORGANISM_GATEWAY_TOKENS.",
+    )
+    gateway_port: int | None = Field(
+        default=None, ge=1, le=65535, description="Port of the gateway; unset: 8080, or a free neighbour."
+    )
+    gateway_tokens: Path | None = Field(
+        default=None,
+        description="File of the tokens the gateway takes, one `scope:sha256hex` a line; unset: none is "
+        "asked for, and only this machine is answered.",
+    )
+    gateway_body_limit: int = Field(
+        default=16_000_000, ge=1000, le=1_000_000_000, description="Longest body the gateway reads, in bytes."
+    )
+
+    @field_validator("home", "config", "gateway_tokens")
     @classmethod
     def _whole_path(cls, path: Path | None) -> Path | None:
         # The stack's processes have other working folders than the command that names the file.

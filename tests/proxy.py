@@ -21,6 +21,7 @@ class Proxy:
         self._answering = asyncio.Event()
         self._answering.set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._refusing = False
         self.port = 0
         self.connected = 0
         """Connections accepted so far."""
@@ -47,8 +48,20 @@ class Proxy:
         for task in self._tasks:
             task.cancel()
 
+    def refuse(self) -> None:
+        """From now on close every connection, those that stand and those that are made."""
+        self._refusing = True
+        self.cut()
+
+    def accept(self) -> None:
+        """Take connections again."""
+        self._refusing = False
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connected += 1
+        if self._refusing:
+            writer.close()
+            return
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)

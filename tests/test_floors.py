@@ -26,6 +26,8 @@ def test_the_import_contracts_hold() -> None:
     [
         ("blocks.queue", ("prefect", "ray", "alembic", "sqlalchemy")),
         ("flows.lane", ("prefect", "ray")),
+        ("blocks.client", ("prefect", "ray", "alembic", "sqlalchemy", "fastapi")),
+        ("serve_apps.gateway.__main__", ("prefect", "ray", "alembic", "sqlalchemy")),
         ("deployments.cli", ("prefect", "ray", "asyncpg")),
     ],
 )

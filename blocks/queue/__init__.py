@@ -8,6 +8,7 @@ from blocks.queue.migrate import migrate
 from blocks.queue.models import (
     FINISHED,
     Cancelled,
+    Depth,
     LaneRow,
     NewTask,
     Outlook,
@@ -16,14 +17,18 @@ from blocks.queue.models import (
     Redrivable,
     RedriveFilter,
     Redriven,
+    Retried,
     Settled,
     Status,
+    TaskFilter,
     TaskLine,
     TaskResult,
     TaskRow,
+    TaskState,
     TypePolicy,
 )
 from blocks.queue.queue import Queue
+from blocks.queue.why import Why
 from blocks.queue.wire import Batch, Cause, Outcomes
 
 __all__ = [
@@ -31,6 +36,7 @@ __all__ = [
     "Batch",
     "Cancelled",
     "Cause",
+    "Depth",
     "LaneRow",
     "Line",
     "Lines",
@@ -43,11 +49,15 @@ __all__ = [
     "Redrivable",
     "RedriveFilter",
     "Redriven",
+    "Retried",
     "Settled",
     "Status",
+    "TaskFilter",
     "TaskLine",
     "TaskResult",
     "TaskRow",
+    "TaskState",
     "TypePolicy",
+    "Why",
     "migrate",
 ]

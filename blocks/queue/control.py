@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import cast
 from uuid import UUID
 
+import asyncpg
+
 from blocks.queue.inspection import READ_TIMEOUT
 from blocks.queue.loading import Loading
-from blocks.queue.models import Cancelled, Pause, PausedKind, TypePolicy
+from blocks.queue.models import Cancelled, Pause, PausedKind, Retried, Status, TaskFilter, TypePolicy
 from blocks.queue.statements import statement
 
 CANCEL_TIMEOUT = 10.0
+CANCELLED_AT_ONCE = 1000
+"""Tasks one statement cancels, so that none of them is locked for long."""
 
 
 class Control(Loading):
@@ -27,6 +31,50 @@ class Control(Loading):
         requested = [UUID(row["id"]) for row in rows if row["status"] == "running"]
         touched = {*cancelled, *requested}
         return Cancelled(cancelled, requested, [task_id for task_id in ids if task_id not in touched])
+
+    async def cancellable(self, filter: TaskFilter) -> dict[Status, int]:
+        """How many tasks `cancel_all` would cancel, by status."""
+        rows = await self.pool.fetch(statement("cancellable"), *filter.columns(), timeout=CANCEL_TIMEOUT)
+        return {row["status"]: row["tasks"] for row in rows}
+
+    async def cancel_all(self, filter: TaskFilter) -> AsyncIterator[Cancelled]:
+        """Cancel every unfinished task that fits, some at a time, from the newest to the oldest.
+
+        What has been yielded is done; what is submitted meanwhile is left alone.
+        """
+        before: UUID | None = None
+        while True:
+            rows = await self.pool.fetch(
+                statement("to_cancel"), *filter.columns(), before, CANCELLED_AT_ONCE, timeout=CANCEL_TIMEOUT
+            )
+            if not rows:
+                return
+            ids = [row["id"] for row in rows]
+            yield await self.cancel(ids)
+            before = ids[-1]
+
+    async def start(self, ids: Sequence[UUID]) -> list[UUID]:
+        """Let tasks run that are only ``created``.
+
+        Returns:
+            Ids of those that were, and are queued now.
+        """
+        rows = await self.pool.fetch(statement("start"), ids, timeout=CANCEL_TIMEOUT)
+        return [row["id"] for row in rows]
+
+    async def retry(self, ids: Sequence[UUID]) -> Retried:
+        """Queue tasks again that failed or were cancelled, with fresh attempts; their history stays."""
+        while True:
+            try:
+                rows = await self.pool.fetch(statement("retry"), ids, timeout=CANCEL_TIMEOUT)
+                break
+            except asyncpg.UniqueViolationError:
+                # A task with the key of one of these was added at the same moment; now it can be seen.
+                continue
+        retried = [row["id"] for row in rows if row["retried"]]
+        duplicates = [row["id"] for row in rows if not row["retried"]]
+        touched = {*retried, *duplicates}
+        return Retried(retried, [task_id for task_id in ids if task_id not in touched], duplicates)
 
     async def pause(self, kind: PausedKind, name: str, *, reason: str | None = None) -> None:
         """Claim no further task of a type or domain, from now on; what runs goes on."""

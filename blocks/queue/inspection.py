@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, cast
 from uuid import UUID
 
 import asyncpg
-import orjson
 
-from blocks.errors import ConfigurationError
-from blocks.queue.models import Attempt, LaneRow, Outlook, Status, TaskLine, TaskResult, TaskRow
+from blocks.errors import AmbiguousTask, ConfigurationError, TaskNotFound
+from blocks.jsonb import from_json
+from blocks.queue.models import (
+    Attempt,
+    Depth,
+    LaneRow,
+    Outlook,
+    Pause,
+    Status,
+    TaskFilter,
+    TaskLine,
+    TaskResult,
+    TaskRow,
+    TaskState,
+)
 from blocks.queue.statements import statement
+from blocks.queue.why import Surroundings, Why, explain
 
 READ_TIMEOUT = 10.0
 DEFAULT_MAX_ATTEMPTS = 5
@@ -36,6 +50,11 @@ class Inspection:
         """Tasks by status; every status is present."""
         rows = await self.pool.fetch(statement("counts"), timeout=READ_TIMEOUT)
         return dict.fromkeys(STATUSES, 0) | {row["status"]: row["tasks"] for row in rows}
+
+    async def depths(self) -> list[Depth]:
+        """Tasks by type and status, with the age of the oldest; reads the whole table."""
+        rows = await self.pool.fetch(statement("depths"), timeout=READ_TIMEOUT)
+        return [Depth(**row) for row in rows]
 
     async def now(self) -> datetime:
         """The time that decides: the database's."""
@@ -66,19 +85,26 @@ class Inspection:
         """The task of this id or unique id prefix, with its history.
 
         Raises:
-            ConfigurationError: No task, or more than one, has it.
+            TaskNotFound: No task has it.
+            AmbiguousTask: More than one has it.
+            ConfigurationError: It is no id.
         """
+        return await self._get(self.pool, task_id)
+
+    async def _get(self, session: Any, task_id: str) -> TaskRow:
+        """`get`, by the pool or one of its connections."""
         low, high = _id_range(task_id)
-        rows = await self.pool.fetch(statement("get"), low, high, DEFAULT_MAX_ATTEMPTS, timeout=READ_TIMEOUT)
+        rows = await session.fetch(statement("get"), low, high, DEFAULT_MAX_ATTEMPTS, timeout=READ_TIMEOUT)
         if not rows:
-            raise ConfigurationError(f"no task has the id {task_id}", "list them with `organism tasks list`")
+            raise TaskNotFound(f"no task has the id {task_id}", "list them with `organism tasks list`")
         if len(rows) > 1:
-            raise ConfigurationError(
-                f"the id prefix {task_id} fits {', '.join(str(r['id']) for r in rows[:5])}"
-                f"{' and more' if len(rows) > 5 else ''}",
+            candidates = tuple(str(row["id"]) for row in rows[:5])
+            raise AmbiguousTask(
+                f"the id prefix {task_id} fits {', '.join(candidates)}{' and more' if len(rows) > 5 else ''}",
                 "give more of the id",
+                candidates,
             )
-        history = await self.pool.fetch(statement("attempts"), rows[0]["id"], timeout=READ_TIMEOUT)
+        history = await session.fetch(statement("attempts"), rows[0]["id"], timeout=READ_TIMEOUT)
         return TaskRow.model_validate(
             {
                 **rows[0],
@@ -103,6 +129,54 @@ class Inspection:
         )
         return [TaskLine.model_validate(dict(row)) for row in rows]
 
+    async def page(
+        self, filter: TaskFilter, *, before: UUID | None = None, limit: int = 50
+    ) -> list[TaskLine]:
+        """Tasks that fit ``filter``, by falling id: the newest first, as far as ids grow with time.
+
+        Whatever is added or settled meanwhile, page after page shows no task twice, and leaves out none that
+        fits all the while.
+
+        Args:
+            before: Id of the last task of the page before; None: the first page.
+        """
+        rows = await self.pool.fetch(
+            statement("page"), *filter.columns(), before, limit, timeout=READ_TIMEOUT
+        )
+        return [TaskLine.model_validate(dict(row)) for row in rows]
+
+    async def states(self, ids: Sequence[UUID]) -> dict[UUID, TaskState]:
+        """How the tasks of these ids stand now, of those that exist."""
+        rows = await self.pool.fetch(statement("states"), ids, timeout=READ_TIMEOUT)
+        return {row["id"]: TaskState(**row) for row in rows}
+
+    async def why(self, task_id: str, *, served: Collection[str] | None = None) -> Why:
+        """What the task of this id or unique id prefix waits for, or how it ended.
+
+        Args:
+            served: Types there are organs for; None: not known, and nothing is said of it.
+
+        Raises:
+            As `get`.
+        """
+        async with (
+            self.pool.acquire(timeout=READ_TIMEOUT) as session,
+            # One snapshot: else a task that is claimed meanwhile would be held by nobody.
+            session.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            task = await self._get(session, task_id)
+            ahead = None
+            if task.status in ("queued", "retry"):
+                place = (task.type, task.priority, task.run_after, task.id)
+                ahead = await session.fetchval(statement("ahead"), *place, timeout=READ_TIMEOUT)
+            now = await session.fetchval(statement("now"), timeout=READ_TIMEOUT)
+            pauses = await session.fetch(statement("pauses"), timeout=READ_TIMEOUT)
+            lanes = await session.fetch(statement("lanes"), timeout=READ_TIMEOUT)
+        around = Surroundings(
+            now, [Pause(**row) for row in pauses], [LaneRow(**row) for row in lanes], ahead, served
+        )
+        return explain(task, around)
+
     async def lanes(self) -> list[LaneRow]:
         """Every lane that holds a lease, or held one that nobody has reaped yet."""
         return [
@@ -121,7 +195,7 @@ class Inspection:
 
 
 def _decode(text: str | None) -> Any:
-    return None if text is None else orjson.loads(text)
+    return None if text is None else from_json(text)
 
 
 def _id_range(prefix: str) -> tuple[UUID, UUID]:

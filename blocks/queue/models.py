@@ -33,6 +33,17 @@ def _storable(text: str) -> str:
 Text = Annotated[str, AfterValidator(_storable)]
 
 
+def _utc(moment: datetime) -> datetime:
+    try:
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is outside the years 1 to 9999") from None
+
+
+Moment = Annotated[datetime, AfterValidator(_utc)]
+"""In UTC, which is also what a moment without a zone is taken to be in: asyncpg has none for infinity."""
+
+
 def _json_text(params: dict[str, Any]) -> dict[str, Any]:
     to_json(params, limit_bytes=PARAMS_LIMIT_BYTES)
     return params
@@ -49,7 +60,7 @@ class NewTask(BaseModel):
     domain: Text | None = Field(default=None, max_length=200)
     drift_score: float = 0.0
     priority: int = Field(default=0, ge=-(2**31), lt=2**31, description="Higher runs first.")
-    run_after: datetime | None = Field(default=None, description="Not before this moment; None: now.")
+    run_after: Moment | None = Field(default=None, description="Not before this moment; None: now.")
     max_attempts: int | None = Field(default=None, ge=1, le=1000, description="None: as its type has it.")
     timeout_s: float | None = Field(default=None, gt=0, description="None: the organ's own timeout.")
     dedup_key: Text | None = Field(
@@ -59,6 +70,9 @@ class NewTask(BaseModel):
         description="Of two unfinished tasks of one type with the same key, the second is not added.",
     )
     id: UUID | None = Field(default=None, description="None: a fresh one.")
+    run_immediately: bool = Field(
+        default=True, description="False: it stays `created`, and is not run before somebody says so."
+    )
 
 
 NEW_TASKS = TypeAdapter(list[NewTask])
@@ -86,18 +100,10 @@ class Cancelled:
     """Had ended, or do not exist."""
 
 
-def _in_utc(moment: datetime) -> datetime:
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
 def _pattern(text: str) -> str:
     if (len(text) - len(text.rstrip("\\"))) % 2:
         raise ValueError("ends with a backslash that escapes nothing: write two")
     return text
-
-
-Moment = Annotated[datetime, AfterValidator(_in_utc)]
-"""A moment; without a time zone it is of UTC."""
 
 
 class RedriveFilter(BaseModel):
@@ -156,6 +162,37 @@ class Redriven:
     redriven: int = 0
     kept_out: int = 0
     """Left as they were, because an unfinished task of their type has the same ``dedup_key``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """What a retry did, task by task."""
+
+    retried: list[UUID]
+    """Are queued again, with fresh attempts."""
+    unchanged: list[UUID]
+    """Have not ended, have completed, or do not exist."""
+    duplicates: list[UUID]
+    """Stay as they were: another unfinished task of their type has their ``dedup_key``."""
+
+
+class TaskFilter(BaseModel):
+    """Which tasks; those that fit everything that is said."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: list[Status] = Field(default=[], description="Of one of these statuses; empty: of any.")
+    type: Text | None = Field(default=None, max_length=200)
+    domain: Text | None = Field(default=None, max_length=200)
+    created_since: Moment | None = Field(default=None, description="Created at this moment or later.")
+    created_until: Moment | None = Field(default=None, description="Created before this moment.")
+    error: Text | None = Field(
+        default=None, min_length=1, max_length=500, description="With this text in the error, in any case."
+    )
+
+    def columns(self) -> tuple[Any, ...]:
+        """As the statements take it."""
+        return (self.status, self.type, self.domain, self.created_since, self.created_until, self.error)
 
 
 PausedKind: TypeAlias = Literal["type", "domain"]
@@ -243,13 +280,13 @@ class TaskRow(BaseModel):
     suspicion: int
     locked_by: str | None
     locked_at: datetime | None
-    run_after: datetime
+    run_after: Moment
     result: Any
     error: str | None
     organ_id: str | None
     path: str | None
     elapsed_ms: float | None
-    created_at: datetime
+    created_at: Moment
     updated_at: datetime
     finished_at: datetime | None
     history: list[Attempt] = []
@@ -263,9 +300,32 @@ class TaskLine(BaseModel):
     status: Status
     attempts: int
     domain: str | None
-    created_at: datetime
+    created_at: Moment
     finished_at: datetime | None
     error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskState:
+    """How a task stands."""
+
+    id: UUID
+    status: Status
+    attempts: int
+    cancel_requested: bool
+    lane: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How many tasks there are of a type and status."""
+
+    type: str
+    status: Status
+    tasks: int
+    oldest_s: float | None
+    """Seconds since the first of them was due, claimed, created or a dead letter; below 0: none is due yet;
+    None: they have ended well."""
 
 
 class TaskResult(BaseModel):
@@ -277,7 +337,7 @@ class TaskResult(BaseModel):
     result: Any
     error: str | None
     attempts: int
-    created_at: datetime
+    created_at: Moment
     finished_at: datetime | None
     elapsed_ms: float | None
 

@@ -10,7 +10,7 @@ from uuid import UUID
 import asyncpg
 from uuid_utils.compat import uuid7
 
-from blocks.errors import ConfigurationError
+from blocks.errors import AlreadySubmitted
 from blocks.jsonb import to_json
 from blocks.queue.inspection import Inspection
 from blocks.queue.models import PARAMS_LIMIT_BYTES, NewTask
@@ -30,6 +30,7 @@ LOADED_COLUMNS = (
     "max_attempts",
     "timeout_s",
     "dedup_key",
+    "status",
 )
 
 
@@ -44,7 +45,7 @@ class Submission(Inspection):
             added: its place holds the id of that one.
 
         Raises:
-            ConfigurationError: One of the given ids exists already.
+            AlreadySubmitted: One of the given ids exists already.
         """
         if not tasks:
             return []
@@ -71,7 +72,7 @@ class Submission(Inspection):
             How many were added.
 
         Raises:
-            ConfigurationError: An id, or the ``dedup_key`` of an unfinished task, exists already.
+            AlreadySubmitted: An id, or the ``dedup_key`` of an unfinished task, exists already.
         """
         added = 0
         moment = await self.now()
@@ -125,10 +126,11 @@ def task_row(task: NewTask, moment: datetime) -> tuple[Any, ...]:
         task.max_attempts,
         task.timeout_s,
         task.dedup_key,
+        "queued" if task.run_immediately else "created",
     )
 
 
-def _already_there(error: asyncpg.UniqueViolationError) -> ConfigurationError:
-    return ConfigurationError(
+def _already_there(error: asyncpg.UniqueViolationError) -> AlreadySubmitted:
+    return AlreadySubmitted(
         f"already submitted: {error.detail}", "leave out the id or key, or look at the existing task"
     )

@@ -54,6 +54,20 @@ async def show_task(id: str, /, *, as_json: AsJson = False) -> None:
     show(task, as_json, _describe(task))
 
 
+@tasks.command(name="why")
+async def why_task(id: str, /, *, as_json: AsJson = False) -> None:
+    """Say what a task waits for, who runs it, or how it ended.
+
+    Parameters
+    ----------
+    id
+        Its id, or the beginning of it.
+    """
+    async with open_queue() as queue:
+        why = await queue.why(id)
+    show(why, as_json, "\n".join(filter(None, [why.sentence, why.next_step and f"→ {why.next_step}"])))
+
+
 def open_queue() -> Queue:
     """The configured queue, for one command."""
     from blocks.queue import Queue

@@ -52,6 +52,20 @@ def test_cancel(organism: Any) -> None:
     assert organism("tasks", "list")[1]["counts"]["cancelled"] == 2
 
 
+def test_why(organism: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    [task_id] = organism("submit", "echo")[1]["ids"]
+    organism("tasks", "pause", "--type", "echo", "--reason", "a bad release")
+    code, why, _ = organism("tasks", "why", task_id[:14])
+    assert (code, why["id"], why["reason"]) == (0, task_id, "paused")
+    assert cli.run(["tasks", "why", task_id]) == 0
+    sentence, next_step = capsys.readouterr().out.splitlines()
+    assert sentence == why["sentence"]
+    assert "(a bad release); and waits for a lane" in sentence
+    assert next_step.startswith("→ resume it: `organism tasks resume --type echo`")
+    code, answer, _ = organism("tasks", "why", "ffff")
+    assert (code, "no task has the id" in answer["error"]) == (1, True)
+
+
 def test_pause_and_resume(organism: Any) -> None:
     assert organism("tasks", "pause", "--type", "echo", "--reason", "a bad release")[0] == 0
     assert organism("tasks", "pause", "--domain", "d")[0] == 0

@@ -60,7 +60,7 @@ BROKEN = {
     "a cancelled task is retried": ("settle", "OR t.cancel_requested", ""),
     "cancel ends a running task": ("cancel", "WHEN chosen.status = 'running' THEN", "WHEN false THEN"),
     "a cancel request outlives its claim": ("release", "cancel_requested = false, ", ""),
-    "a duplicate is added": ("submit", "t.dedup_key\n", "t.dedup_key || random()\n"),
+    "a duplicate is added": ("submit", "t.dedup_key, t.status", "t.dedup_key || random(), t.status"),
     "reap takes live lanes' tasks": ("reap", "lease_until < queue_now()", "true"),
     "reap charges the attempt": ("reap", "greatest(t.attempts - 1, 0)", "t.attempts"),
     "reap forgets what a closed lane held": ("reap", "locked_by = dead.id", "false"),

@@ -14,7 +14,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from blocks.queue import Batch, Lines, NewTask, Queue
+from blocks.queue import Batch, Lines, NewTask, Queue, TaskFilter
 from blocks.queue.statements import statement
 
 pytestmark = pytest.mark.anyio
@@ -212,6 +212,28 @@ async def test_keeping_house_reads_nothing_while_nothing_is_wrong(
     assert {scan.index for scan in by_scan} <= {index}
     assert sum(scan.rows for scan in scans) <= 2
     assert buffers <= 40
+
+
+async def test_looks_by_id_read_what_they_show(session: asyncpg.Connection[Any]) -> None:
+    everything = TaskFilter().columns()
+    ids = [row["id"] for row in await session.fetch("SELECT id FROM tasks LIMIT 1000")]
+    for name, arguments, rows in (
+        ("states", (ids,), 1000),
+        ("page", (*everything, None, 50), 50),
+        ("page", (*everything, ids[500], 50), 50),
+    ):
+        scans, _ = await explain(session, name, *arguments)
+        # By the key, be it through a bitmap.
+        assert {scan.index for scan in scans} <= {"tasks_pkey", None}, name
+        assert "Seq Scan" not in {scan.how for scan in scans}, name
+        assert max(scan.rows for scan in scans) <= rows, name
+
+
+async def test_who_is_ahead_is_counted_along_the_line(session: asyncpg.Connection[Any]) -> None:
+    place = ("t0", 0, await session.fetchval("SELECT now()"), UUID(int=0))
+    scans, _ = await explain(session, "ahead", *place)
+    assert {scan.index for scan in scans} == {"tasks_claimable"}
+    assert sum(scan.rows for scan in scans) == 1000
 
 
 @pytest.mark.parametrize("limit", [2000, 500])

@@ -67,7 +67,7 @@ async def test_loading_adds_all_with_every_field(queue: Queue) -> None:
     )  # fmt: skip
     assert await queue.load(iter([full, NewTask(type="u")])) == 2
     task = await queue.get(str(full.id))
-    for name in NewTask.model_fields.keys() - {"run_after"}:
+    for name in NewTask.model_fields.keys() - {"run_after", "run_immediately"}:
         assert getattr(task, name) == getattr(full, name), name
     assert task.run_after <= await queue.now()
     assert sorted((await claim(queue)).types) == ["t", "u"]
@@ -84,6 +84,21 @@ async def test_loading_a_duplicate_adds_nothing_and_names_the_key_on_one_line(qu
     with pytest.raises(ConfigurationError, match=str(there)):
         await queue.load([NewTask(type="new"), NewTask(type="t", id=there)])
     assert (await queue.counts())["queued"] == 2
+
+
+async def test_a_task_that_is_only_created_waits_to_be_started(queue: Queue) -> None:
+    later = NewTask(type="t", run_immediately=False)
+    [first] = await queue.submit([later])
+    assert await queue.load([later]) == 1
+    assert (await queue.counts())["created"] == 2
+    assert len(await claim(queue)) == 0
+    async with queue.wakeups() as wake:
+        await asyncio.wait_for(wake.wait(), 10)
+        wake.clear()
+        assert await queue.start([first, uuid4()]) == [first]
+        await asyncio.wait_for(wake.wait(), 10)
+    assert await queue.start([first]) == []
+    assert (await claim(queue)).ids == [str(first)]
 
 
 async def test_loading_wakes_a_lane(queue: Queue) -> None:

@@ -1,0 +1,155 @@
+"""What travels between the gateway and its clients, beside the queue's own models."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from blocks.queue.models import FINISHED, Status, TaskFilter, TaskLine, TaskRow, TaskState
+
+TASKS_LIMIT = 10_000
+"""Most tasks of one submission."""
+PAGE_LIMIT = 500
+WAIT_LIMIT_S = 300.0
+PROBLEM_TYPE = "application/problem+json"
+
+
+PROBLEM_EXAMPLE: dict[str, Any] = {
+    "type": "urn:organism:invalid",
+    "title": "A value is not acceptable",
+    "status": 422,
+    "detail": "body.priority: Input should be a valid integer, unable to parse string as an integer",
+    "next_step": None,
+    "errors": [
+        {
+            "field": "body.priority",
+            "message": "Input should be a valid integer, unable to parse string as an integer",
+            "value": "high",
+        }
+    ],
+    "candidates": [],
+}
+
+
+class Submitted(BaseModel):
+    """What became of one task of a submission."""
+
+    id: UUID
+    deduplicated: bool = Field(
+        description="True: it was not added, because the unfinished task of this id has its dedup_key."
+    )
+
+
+class Submission(BaseModel):
+    """What became of the tasks of a submission, in their order."""
+
+    added: int
+    tasks: list[Submitted]
+
+
+class Page(BaseModel):
+    """Some tasks of a list."""
+
+    tasks: list[TaskLine]
+    next: str | None = Field(description="Cursor of the next page; null: this is the last.")
+
+
+class TaskStatus(BaseModel):
+    """How a task stands."""
+
+    id: UUID
+    status: Status
+    finished: bool = Field(description="It is completed, failed or cancelled.")
+    attempts: int
+    cancel_requested: bool
+    lane: str | None = Field(description="Lane that holds it.")
+
+    @classmethod
+    def of(cls, task: TaskRow | TaskState) -> TaskStatus:
+        """The status in a task."""
+        return cls(
+            id=task.id,
+            status=task.status,
+            finished=task.status in FINISHED,
+            attempts=task.attempts,
+            cancel_requested=task.cancel_requested,
+            lane=task.locked_by if isinstance(task, TaskRow) else task.lane,
+        )
+
+
+class Waited(BaseModel):
+    """A task that was waited for: its outcome, or how it stands when the time was up."""
+
+    id: UUID
+    type: str
+    status: Status
+    finished: bool = Field(description="False: the time was up before the task had ended.")
+    result: Any = None
+    error: str | None
+    attempts: int
+    finished_at: datetime | None
+    elapsed_ms: float | None
+
+    @classmethod
+    def of(cls, task: TaskRow) -> Waited:
+        """The outcome in a task."""
+        fields = task.model_dump(include=set(cls.model_fields), exclude={"result"})
+        return cls(**fields, result=task.result, finished=task.status in FINISHED)
+
+
+class Steered(BaseModel):
+    """What cancel, run or retry did."""
+
+    id: UUID
+    outcome: Literal["cancelled", "requested", "queued", "unchanged"] = Field(
+        description="requested: it runs, and its handler is told to stop; unchanged: it was so already."
+    )
+    status: Status = Field(description="Its status now.")
+
+
+class CancelAll(TaskFilter):
+    """Which tasks to cancel; at least one condition."""
+
+    dry_run: bool = Field(default=True, description="Only count them.")
+
+
+class CancelledAll(BaseModel):
+    """What was, or would be, cancelled."""
+
+    dry_run: bool
+    matched: dict[Status, int] = Field(description="Unfinished tasks that fitted when it began, by status.")
+    cancelled: int = Field(description="Waited, and never will run.")
+    requested: int = Field(description="Run, and their handlers are told to stop.")
+    complete: bool = Field(description="False: there are more; ask again.")
+
+
+class FieldError(BaseModel):
+    """What is wrong with one value."""
+
+    field: str = Field(description="Where it is, such as `body.params` or `query.limit`.")
+    message: str
+    value: Any = Field(default=None, description="The value, shortened.")
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 has it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [PROBLEM_EXAMPLE]})
+
+    type: str = Field(description="Which kind of problem; a URN that does not change.")
+    title: str
+    status: int
+    detail: str
+    next_step: str | None = Field(default=None, description="What to do now.")
+    errors: list[FieldError] = []
+    candidates: list[str] = Field(default=[], description="Ids that an ambiguous prefix fits.")
+
+
+class Health(BaseModel):
+    """How the gateway is."""
+
+    status: Literal["ok", "unavailable"]
+    reason: str | None = None

@@ -1,0 +1,2 @@
+-- $1 uuid[] ids
+SELECT id, status::text, attempts, cancel_requested, locked_by AS lane FROM tasks WHERE id = ANY ($1::uuid[])

@@ -1,0 +1,94 @@
+"""The queue behind the gateway, which need not be there when the gateway starts, nor always after."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Self
+
+from blocks.errors import OrganismError, QueueUnavailable
+from blocks.queue import Queue
+from blocks.queue.connection import TRANSIENT_ERRORS
+
+OUTAGE: tuple[type[BaseException], ...] = (OrganismError, *TRANSIENT_ERRORS)
+"""What any use of the queue raises while Postgres is away."""
+CONNECTIONS = 4
+OPEN_DELAYS_S = (0.2, 0.5, 1.0, 2.0)
+"""Between tries to open the queue."""
+FIRST_TRY_S = 5.0
+"""How long a start waits for the first of them."""
+READY_TIMEOUT_S = 3.0
+
+
+class Database:
+    """Opens the queue as soon as Postgres lets it; from then on its pool makes broken connections anew.
+
+    Args:
+        dsn: Postgres connection URL.
+        direct_dsn: The same past a pooler.
+    """
+
+    def __init__(self, dsn: str, *, direct_dsn: str | None = None) -> None:
+        self._dsn = dsn
+        self._direct_dsn = direct_dsn
+        self._queue: Queue | None = None
+        self._reason: OrganismError = QueueUnavailable("the queue is still being opened", "try again")
+        self._tried = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def queue(self) -> Queue:
+        """The open queue.
+
+        Raises:
+            OrganismError: It could not be opened yet; why, as of the last try.
+        """
+        if self._queue is None:
+            raise self._reason
+        return self._queue
+
+    async def check(self) -> None:
+        """Have Postgres answer.
+
+        Raises:
+            OrganismError, or one of `TRANSIENT_ERRORS`: It does not.
+        """
+        asking = asyncio.ensure_future(self.queue.now())
+        # Not `timeout`: asyncpg takes another ten seconds to give up on a connection that says nothing.
+        await asyncio.wait({asking}, timeout=READY_TIMEOUT_S)
+        if not asking.done():
+            asking.cancel()
+            raise TimeoutError
+        asking.result()
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._open(), name="gateway-database")
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._tried.wait(), FIRST_TRY_S)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        if self._queue is not None:
+            await self._queue.close()
+
+    async def _open(self) -> None:
+        tries = 0
+        while self._queue is None:
+            queue = Queue(
+                self._dsn,
+                direct_dsn=self._direct_dsn,
+                connections=CONNECTIONS,
+                application_name="organism-gateway",
+            )
+            try:
+                self._queue = await queue.__aenter__()
+            except OrganismError as error:
+                self._reason = error
+            self._tried.set()
+            if self._queue is None:
+                await asyncio.sleep(OPEN_DELAYS_S[min(tries, len(OPEN_DELAYS_S) - 1)])
+                tries += 1

@@ -1,0 +1,142 @@
+"""The door: who is let in, how much they may bring, and what every answer carries.
+
+It stands before everything else, so that nothing of a request is read for somebody who may not make it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve_apps.gateway.metrics import Requests
+from serve_apps.gateway.problems import Refused, refusal
+from serve_apps.gateway.tokens import Scope as TokenScope
+from serve_apps.gateway.tokens import Tokens, covers, is_loopback
+
+OPEN = frozenset({"/healthz", "/readyz", "/openapi.json"})
+"""What may be read without a token."""
+PATIENT = ("/wait", "/events", "/api/tasks/cancel")
+"""Ends of the paths of requests that may take their time."""
+REQUEST_TIMEOUT_S = 20.0
+"""For those that wait, one after the other, for a connection to a Postgres that has fallen silent. One that
+has such a connection takes up to ten seconds more, which asyncpg needs to give up on it."""
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+logger = logging.getLogger("organism.gateway")
+
+
+class Guard:
+    """ASGI middleware around the whole gateway.
+
+    Args:
+        tokens: Whom to let in; None: whoever is on this machine.
+        body_limit: Longest body, in bytes.
+        requests: Counts them.
+    """
+
+    def __init__(self, app: ASGIApp, tokens: Tokens | None, body_limit: int, requests: Requests) -> None:
+        self._app = app
+        self._tokens = tokens
+        self._body_limit = body_limit
+        self._requests = requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message).update(SECURITY_HEADERS)
+            await send(message)
+
+        try:
+            self._admit(scope)
+            patience = None if scope["path"].endswith(PATIENT) else REQUEST_TIMEOUT_S
+            async with asyncio.timeout(patience):
+                await self._app(scope, self._limited(scope, receive), answer)
+        except Exception as error:
+            refused = refusal(error)
+            if refused is None:
+                logger.exception("a request failed: %s %s", scope["method"], scope["path"])
+                refused = Refused("defect", "it is in the gateway's log")
+            if status:  # The answer has begun; all that is left is to end it badly.
+                raise
+            await refused.response()(scope, receive, answer)
+        finally:
+            self._requests.count(scope, status)
+
+    def _admit(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+            # A page of another site in the browser of somebody who is let in.
+            raise Refused("forbidden", "this is not for pages of other sites")
+        if self._tokens is None:
+            self._admit_locally(scope, headers)
+        elif scope["path"] not in OPEN:
+            self._admit_by_token(scope, headers, self._tokens)
+
+    def _admit_locally(self, scope: Scope, headers: Headers) -> None:
+        client = scope.get("client")
+        if client is not None and not is_loopback(client[0]):
+            raise Refused("forbidden", "without tokens the gateway answers this machine only")
+        try:
+            host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+        except ValueError:
+            host = ""
+        # A name that leads here is not enough: a page may have its own name lead here.
+        if not is_loopback(host):
+            raise Refused("forbidden", "without tokens the gateway answers to localhost only")
+
+    def _admit_by_token(self, scope: Scope, headers: Headers, tokens: Tokens) -> None:
+        kind, _, token = headers.get("authorization", "").partition(" ")
+        held = tokens.scope_of(token.strip()) if kind.lower() == "bearer" else None
+        if held is None:
+            raise Refused(
+                "unauthenticated",
+                "no token that is known came with the request",
+                next_step="send Authorization: Bearer TOKEN",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        needed = scope_needed(scope["method"], scope["path"])
+        if not covers(held, needed):
+            raise Refused("forbidden", f"this needs a token of scope {needed}; this one has {held}")
+
+    def _limited(self, scope: Scope, receive: Receive) -> Receive:
+        too_large = HTTPException(413, f"the body is longer than {self._body_limit:,} bytes")
+        length = Headers(scope=scope).get("content-length", "0")
+        if not length.isdecimal() or len(length) > 18 or int(length) > self._body_limit:
+            raise too_large
+        read = 0
+
+        async def limited() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self._body_limit:
+                raise too_large
+            return message
+
+        return limited
+
+
+def scope_needed(method: str, path: str) -> TokenScope:
+    """What a token must be for, to make a request."""
+    if method in ("GET", "HEAD"):
+        return "read"
+    return "submit" if (method, path) == ("POST", "/api/tasks") else "operate"

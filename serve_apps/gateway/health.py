@@ -1,0 +1,45 @@
+"""The routes for whoever runs the gateway: is it alive, is it of use, and what does it measure."""
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from blocks.gateway_api import Health
+from serve_apps.gateway.description import BEARER
+from serve_apps.gateway.metrics import exposition
+from serve_apps.gateway.parts import TheParts, errors
+from serve_apps.gateway.problems import TITLES
+
+router = APIRouter(tags=["operation"])
+
+
+@router.get("/healthz", summary="Whether the gateway lives")
+async def healthz() -> Health:
+    """Answers as long as the process does anything, whatever Postgres does."""
+    return Health(status="ok")
+
+
+@router.get("/readyz", summary="Whether the gateway is of use", responses={503: errors()[503]})
+async def readyz(parts: TheParts) -> Health:
+    """Whether Postgres answers; 503 with the reason while it does not."""
+    await parts.database.check()
+    return Health(status="ok")
+
+
+@router.get(
+    "/metrics",
+    summary="Metrics for Prometheus",
+    response_class=Response,
+    dependencies=[BEARER],
+    responses={
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+        **{status: errors()[status] for status in (TITLES["unauthenticated"][0], TITLES["forbidden"][0])},
+    },
+)
+async def metrics(parts: TheParts) -> Response:
+    """Tasks and their age by type and status, lanes, pauses, and requests of the gateway itself.
+
+    While Postgres is away, `organism_postgres_up` is 0 and the queue's own figures are missing.
+    """
+    parts.metrics.waiters.set(parts.waiting.waiters)
+    await parts.metrics.look()
+    return Response(exposition(parts.registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,77 @@
+"""What the routes have in common: the parts of the running app, and how its API describes errors."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeAlias
+
+from fastapi import Depends, Path, Request
+from prometheus_client import CollectorRegistry
+
+from blocks.gateway_api import PROBLEM_TYPE
+from blocks.queue import Queue, TaskRow
+from serve_apps.gateway.database import Database
+from serve_apps.gateway.metrics import QueueMetrics
+from serve_apps.gateway.problems import TITLES
+from serve_apps.gateway.waiting import Waiting
+
+Served: TypeAlias = Callable[[], Awaitable[Collection[str] | None]]
+"""Tells the types the organism has organs for; None: not known."""
+
+
+@dataclass
+class Parts:
+    """What the app is made of."""
+
+    database: Database
+    waiting: Waiting
+    metrics: QueueMetrics
+    registry: CollectorRegistry
+    served: Served | None
+
+
+def parts(request: Request) -> Parts:
+    """Those of the app that got the request."""
+    found: Parts = request.app.state.parts
+    return found
+
+
+def queue(parts: Annotated[Parts, Depends(parts)]) -> Queue:
+    """The queue; 503 while there is none."""
+    return parts.database.queue
+
+
+TheParts = Annotated[Parts, Depends(parts)]
+TheQueue = Annotated[Queue, Depends(queue)]
+TaskId = Annotated[
+    str,
+    Path(
+        description="Id of a task, or a beginning of it that no other has.",
+        examples=["019a8c6e-2f3b-7c41-9d5a-6b7c8d9e0f12", "019a8c6e2f3b"],
+    ),
+]
+
+
+async def task(task_id: TaskId, queue: TheQueue) -> TaskRow:
+    """The task a path names."""
+    return await queue.get(task_id)
+
+
+TheTask = Annotated[TaskRow, Depends(task)]
+
+
+def errors(*kinds: str) -> dict[int | str, dict[str, Any]]:
+    """The problems a route may answer with, for its description; those of every route included."""
+    described: dict[int | str, dict[str, Any]] = {}
+    for kind in ("unauthenticated", "forbidden", *kinds, "invalid", "unavailable"):
+        status, title = TITLES[kind]
+        known = described.get(status)
+        described[status] = {
+            "description": f"{known['description']}; {title}" if known else title,
+            "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+    return described
+
+
+OF_A_TASK = errors("not-found", "ambiguous-id")

@@ -1,0 +1,95 @@
+"""The routes that change what becomes of tasks."""
+
+from fastapi import APIRouter
+
+from blocks.gateway_api import CancelAll, CancelledAll, Steered
+from blocks.queue import TaskFilter, TaskRow
+from blocks.queue.models import Status
+from serve_apps.gateway.description import BEARER
+from serve_apps.gateway.parts import OF_A_TASK, TheQueue, TheTask, errors
+from serve_apps.gateway.problems import Refused
+
+CANCELLED_AT_MOST = 100_000
+"""By one request; then it answers that there are more."""
+CONFLICT = {**OF_A_TASK, **errors("not-found", "ambiguous-id", "conflict")}
+
+router = APIRouter(prefix="/api/tasks", tags=["steering"], dependencies=[BEARER])
+
+
+@router.post(
+    "/cancel", summary="Cancel the tasks that fit a filter", responses=errors("bad-request", "too-large")
+)
+async def cancel_all(body: CancelAll, queue: TheQueue) -> CancelledAll:
+    """Count the unfinished tasks that fit, and with `dry_run: false` cancel them.
+
+    Tasks submitted meanwhile are left alone.
+    """
+    filter = TaskFilter(**body.model_dump(exclude={"dry_run"}))
+    if filter == TaskFilter():
+        raise Refused("invalid", "body: no condition is given", next_step="give at least one, such as type")
+    matched = await queue.cancellable(filter)
+    cancelled = requested = 0
+    complete = True
+    if not body.dry_run:
+        async for done in queue.cancel_all(filter):
+            cancelled += len(done.cancelled)
+            requested += len(done.requested)
+            if cancelled + requested >= CANCELLED_AT_MOST:
+                complete = False
+                break
+    return CancelledAll(
+        dry_run=body.dry_run, matched=matched, cancelled=cancelled, requested=requested, complete=complete
+    )
+
+
+@router.post("/{task_id}/cancel", summary="Cancel a task", responses=CONFLICT)
+async def cancel(task: TheTask, queue: TheQueue) -> Steered:
+    """Cancel a task: at once while it waits; while it runs, as soon as its handler has been told.
+
+    Of a task that is cancelled already nothing changes; one that has completed or failed is a conflict.
+    """
+    done = await queue.cancel([task.id])
+    task = await queue.get(str(task.id))
+    if done.cancelled:
+        return Steered(id=task.id, outcome="cancelled", status=task.status)
+    if done.requested:
+        return Steered(id=task.id, outcome="requested", status=task.status)
+    return _unchanged(task, "cancelled", ("cancelled",))
+
+
+@router.post("/{task_id}/run", summary="Run a task that is only created", responses=CONFLICT)
+async def run(task: TheTask, queue: TheQueue) -> Steered:
+    """Queue a task that was submitted with `run_immediately: false`.
+
+    Of a task that waits or runs already nothing changes; one that has ended is a conflict.
+    """
+    started = await queue.start([task.id])
+    task = await queue.get(str(task.id))
+    if started:
+        return Steered(id=task.id, outcome="queued", status=task.status)
+    return _unchanged(task, "run", ("queued", "running", "retry"))
+
+
+@router.post("/{task_id}/retry", summary="Run a failed or cancelled task again", responses=CONFLICT)
+async def retry(task: TheTask, queue: TheQueue) -> Steered:
+    """Queue a failed or cancelled task again, with fresh attempts; its history stays.
+
+    Of a task that waits or runs nothing changes; one that has completed, or is only created, is a conflict.
+    """
+    done = await queue.retry([task.id])
+    task = await queue.get(str(task.id))
+    if done.retried:
+        return Steered(id=task.id, outcome="queued", status=task.status)
+    if done.duplicates:
+        raise Refused(
+            "conflict",
+            f"another unfinished task of type {task.type} has the dedup_key {task.dedup_key}",
+            next_step="wait for that one, or cancel it",
+        )
+    return _unchanged(task, "retried", ("queued", "running", "retry"))
+
+
+def _unchanged(task: TaskRow, asked: str, fine: tuple[Status, ...]) -> Steered:
+    if task.status not in fine:
+        raise Refused("conflict", f"task {task.id} is {task.status} and cannot be {asked}")
+    return Steered(id=task.id, outcome="unchanged", status=task.status)

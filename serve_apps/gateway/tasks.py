@@ -1,0 +1,189 @@
+"""The routes that submit tasks and look at them."""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import AsyncIterable
+from contextlib import aclosing
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Body, Query, Request, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import Discriminator, Field, Tag
+from uuid_utils.compat import uuid7
+
+from blocks.gateway_api import (
+    PAGE_LIMIT,
+    TASKS_LIMIT,
+    WAIT_LIMIT_S,
+    FieldError,
+    Page,
+    Submission,
+    Submitted,
+    TaskStatus,
+    Waited,
+)
+from blocks.queue import NewTask, TaskFilter, TaskRow, Why
+from serve_apps.gateway.description import BEARER
+from serve_apps.gateway.parts import OF_A_TASK, TheParts, TheQueue, TheTask, errors
+from serve_apps.gateway.problems import Refused
+
+router = APIRouter(prefix="/api/tasks", tags=["tasks"], dependencies=[BEARER])
+
+Tasks = Annotated[
+    Annotated[NewTask, Tag("one")]
+    | Annotated[list[NewTask], Tag("many"), Field(min_length=1, max_length=TASKS_LIMIT)],
+    Discriminator(lambda body: "many" if isinstance(body, list) else "one"),
+]
+EXAMPLES: Any = {
+    "one": {"value": {"type": "echo", "params": {"n": 1}}},
+    "several": {
+        "value": [
+            {"type": "echo", "params": {"n": 1}, "priority": 5, "dedup_key": "n-1"},
+            {"type": "echo", "run_after": "2030-01-01T00:00:00Z", "max_attempts": 3, "timeout_s": 30},
+        ]
+    },
+    "not yet": {"value": {"type": "echo", "run_immediately": False}},
+}
+
+
+@router.post(
+    "",
+    status_code=201,
+    summary="Submit a task, or some",
+    responses={
+        200: {"model": Submission, "description": "None was added: unfinished tasks have their dedup_keys"},
+        **errors("bad-request", "already-submitted", "too-large"),
+    },
+)
+async def submit(
+    body: Annotated[Tasks, Body(openapi_examples=EXAMPLES)], queue: TheQueue, response: Response
+) -> Submission:
+    """Add tasks to the queue, all or none.
+
+    A task whose `dedup_key` an unfinished task of its type has is not added: it is told as `deduplicated`,
+    with the id of that one.
+    """
+    tasks = body if isinstance(body, list) else [body]
+    # The ids are made here so that those that come back differ where a task was not added.
+    named = [task if task.id else task.model_copy(update={"id": uuid7()}) for task in tasks]
+    ids = await queue.submit(named)
+    submitted = [
+        Submitted(id=known_as, deduplicated=known_as != task.id)
+        for known_as, task in zip(ids, named, strict=True)
+    ]
+    added = sum(not each.deduplicated for each in submitted)
+    if not added:
+        response.status_code = 200
+    if len(submitted) == 1:
+        response.headers["Location"] = f"/api/tasks/{ids[0]}"
+    return Submission(added=added, tasks=submitted)
+
+
+class ListQuery(TaskFilter):
+    """Which tasks, and which page of them."""
+
+    limit: int = Field(default=50, ge=1, le=PAGE_LIMIT, description="Most tasks of a page.")
+    cursor: str | None = Field(default=None, max_length=100, description="`next` of the page before.")
+
+
+@router.get("", summary="List tasks", responses=errors())
+async def list_tasks(query: Annotated[ListQuery, Query()], queue: TheQueue) -> Page:
+    """Tasks that fit every filter, by falling id: the newest first, as far as their ids grow with time.
+
+    Going from page to page shows no task twice and leaves none out, whatever is submitted meanwhile.
+    """
+    before = _place(query.cursor) if query.cursor is not None else None
+    # One more than asked for tells whether there is another page.
+    lines = await queue.page(query, before=before, limit=query.limit + 1)
+    more = len(lines) > query.limit
+    lines = lines[: query.limit]
+    return Page(tasks=lines, next=_cursor(lines[-1].id) if more else None)
+
+
+@router.get("/{task_id}", summary="Show a task", responses=OF_A_TASK)
+async def show(task: TheTask) -> TaskRow:
+    """A task with its params, its result and the history of its attempts."""
+    return task
+
+
+@router.get("/{task_id}/status", summary="How a task stands", responses=OF_A_TASK)
+async def status(task: TheTask) -> TaskStatus:
+    """How a task stands, and nothing else of it."""
+    return TaskStatus.of(task)
+
+
+@router.get("/{task_id}/why", summary="What a task waits for", responses=OF_A_TASK)
+async def why(task_id: str, queue: TheQueue, parts: TheParts) -> Why:
+    """What a task waits for, who runs it, or how it ended: in one sentence, and as data."""
+    served = await parts.served() if parts.served else None
+    return await queue.why(task_id, served=served)
+
+
+@router.get("/{task_id}/wait", summary="Wait for a task", responses=OF_A_TASK)
+async def wait(
+    task: TheTask,
+    queue: TheQueue,
+    parts: TheParts,
+    request: Request,
+    timeout: Annotated[
+        float, Query(ge=0, le=WAIT_LIMIT_S, allow_inf_nan=False, description="Longest wait in seconds.")
+    ] = 30,
+) -> Waited:
+    """Answer when the task has ended or the time is up, which `finished` tells apart."""
+
+    async def end() -> None:
+        async with aclosing(parts.waiting.changes(task.id)) as changes:
+            async for _ in changes:
+                pass
+
+    waiters = {asyncio.create_task(end()), asyncio.create_task(_gone(request))}
+    try:
+        await asyncio.wait(waiters, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for waiter in waiters:
+            waiter.cancel()
+    return Waited.of(await queue.get(str(task.id)))
+
+
+@router.get(
+    "/{task_id}/events",
+    summary="Watch a task",
+    response_class=EventSourceResponse,
+    responses=OF_A_TASK,
+)
+async def events(task: TheTask, parts: TheParts) -> AsyncIterable[ServerSentEvent]:
+    """Server-sent events `status`, one now and one for each change that is seen, until the task has ended.
+
+    Of changes within some 20 ms the last is seen. The data is what `/status` answers. A browser's
+    `EventSource` must be closed when `finished` is true, or it connects again.
+    """
+    async with aclosing(parts.waiting.changes(task.id)) as changes:
+        async for state in changes:
+            if state is None:
+                yield ServerSentEvent(event="gone", data={"id": str(task.id)})
+            else:
+                yield ServerSentEvent(event="status", data=TaskStatus.of(state))
+
+
+async def _gone(request: Request) -> None:
+    """Returns when the client has left."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _cursor(place: UUID) -> str:
+    return base64.urlsafe_b64encode(place.bytes).rstrip(b"=").decode()
+
+
+def _place(cursor: str) -> UUID:
+    try:
+        return UUID(bytes=base64.b64decode(cursor.encode() + b"==", altchars=b"-_", validate=True))
+    except (ValueError, binascii.Error):
+        raise Refused(
+            "invalid",
+            "query.cursor: is no cursor of this gateway",
+            next_step="give `next` of the page before",
+            errors=[FieldError(field="query.cursor", message="is no cursor of this gateway", value=cursor)],
+        ) from None

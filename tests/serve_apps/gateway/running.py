@@ -1,0 +1,74 @@
+"""A gateway that really runs: uvicorn on a socket, in a thread with an event loop of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from blocks.settings import Settings
+from serve_apps.gateway.__main__ import bound
+from serve_apps.gateway.app import create_app
+from serve_apps.gateway.parts import Parts
+from tests.serve_apps.gateway.described import Description
+from tests.stack import until
+
+
+class Gateway:
+    """One that runs, and a client for it."""
+
+    def __init__(self, url: str, parts: Parts, http: httpx.AsyncClient) -> None:
+        self.url = url
+        self.parts = parts
+        self.http = http
+
+    async def submit(self, *tasks: dict[str, Any]) -> list[str]:
+        """Ids of new tasks; without any, of one."""
+        answer = await self.http.post("/api/tasks", json=list(tasks) or {"type": "t"})
+        assert answer.status_code == 201, answer.text
+        return [task["id"] for task in answer.json()["tasks"]]
+
+
+@asynccontextmanager
+async def running(
+    dsn: str, *, served: Any = None, token: str | None = None, **settings: Any
+) -> AsyncIterator[Gateway]:
+    """A gateway on the database ``dsn``; ``token`` is what its client sends."""
+    app = create_app(Settings(dsn=dsn, **settings), served=served)
+    listener = bound("127.0.0.1", 0)
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=1)
+    )
+    thread = threading.Thread(
+        target=lambda: asyncio.run(server.serve(sockets=[listener])), name="gateway", daemon=True
+    )
+    thread.start()
+    await until(lambda: server.started or not thread.is_alive())
+    assert thread.is_alive()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        hooks = {"response": [Description(app).check]}
+        async with httpx.AsyncClient(
+            base_url=url, timeout=60, headers=headers, trust_env=False, event_hooks=hooks
+        ) as http:
+            yield Gateway(url, app.state.parts, http)
+    finally:
+        server.should_exit = True
+        await asyncio.to_thread(thread.join, 20)
+        listener.close()
+
+
+def token_file(folder: Path, **tokens: str) -> Path:
+    """A file of tokens by scope."""
+    path = folder / "tokens"
+    lines = [f"{scope}:{hashlib.sha256(token.encode()).hexdigest()}" for scope, token in tokens.items()]
+    path.write_text("# who may do what\n\n" + "\n".join(lines) + "  # made for the tests\n")
+    return path

@@ -1,0 +1,239 @@
+"""Who is let in: tokens and their scopes, loopback, pages of other sites."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from blocks.errors import ConfigurationError
+from blocks.settings import Settings
+from serve_apps.gateway.__main__ import bound
+from serve_apps.gateway.app import create_app
+from serve_apps.gateway.tokens import check_binding, is_loopback, read_tokens
+from tests.serve_apps.gateway.running import Gateway, running, token_file
+from tests.serve_apps.gateway.test_errors import check_problem
+
+ROOT = Path(__file__).parents[3]
+TOKENS = {"read": "can-read", "submit": "can-submit", "operate": "can-operate"}
+READS = ["/api/tasks", "/api/tasks/{id}", "/api/tasks/{id}/status", "/api/tasks/{id}/why",
+         "/api/tasks/{id}/wait?timeout=0", "/api/tasks/{id}/events", "/metrics"]  # fmt: skip
+STEERS = ["/api/tasks/{id}/retry", "/api/tasks/{id}/cancel", "/api/tasks/{id}/run", "/api/tasks/cancel"]
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {token}"}
+
+
+@pytest.mark.anyio
+async def test_scopes(database: str, tmp_path: Path) -> None:
+    tokens = token_file(tmp_path, **TOKENS)
+    async with running(database, gateway_tokens=tokens) as gateway:
+        for headers in (
+            {},
+            bearer("wrong"),
+            {"authorization": "Bearer"},
+            {"authorization": "Basic Y2FuLXJlYWQ="},
+            bearer("é"),
+        ):
+            raw = {name: value.encode() for name, value in headers.items()}
+            for method, path in [("GET", READS[0]), ("POST", "/api/tasks"), ("GET", "/nowhere")]:
+                answer = await gateway.http.request(method, path, headers=raw)
+                assert check_problem(answer).status == 401
+                assert answer.headers["www-authenticate"] == "Bearer"
+        for path in ("/healthz", "/readyz", "/openapi.json"):
+            assert (await gateway.http.get(path)).status_code == 200
+        body = {"type": "t", "run_immediately": False}
+        answer = await gateway.http.post("/api/tasks", json=body, headers=bearer("can-read"))
+        assert check_problem(answer).status == 403
+        for token in ("can-submit", "can-operate"):
+            answer = await gateway.http.post("/api/tasks", json=body, headers=bearer(token))
+            assert answer.status_code == 201
+        task_id = answer.json()["tasks"][0]["id"]
+        for path in STEERS:
+            for token in ("can-read", "can-submit"):
+                answer = await gateway.http.post(path.format(id=task_id), headers=bearer(token))
+                assert check_problem(answer).status == 403, (path, token)
+                assert "operate" in answer.text
+            answer = await gateway.http.post(
+                path.format(id=task_id), json={"type": "x"}, headers=bearer("can-operate")
+            )
+            assert answer.status_code in (200, 409), path
+        for path in READS:
+            for token in TOKENS.values():
+                answer = await gateway.http.get(path.format(id=task_id), headers=bearer(token))
+                assert answer.status_code == 200, (path, token)
+
+
+@pytest.mark.anyio
+async def test_a_token_is_asked_for_before_the_body_is_read(database: str, tmp_path: Path) -> None:
+    async with running(database, gateway_tokens=token_file(tmp_path, **TOKENS)) as gateway:
+        host, _, port = gateway.url.removeprefix("http://").rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(f"POST /api/tasks HTTP/1.1\r\nHost: {host}\r\nContent-Length: 9000\r\n\r\n".encode())
+        assert b"401" in await asyncio.wait_for(reader.readline(), 20)
+        writer.close()
+
+
+@pytest.mark.anyio
+async def test_pages_of_other_sites_are_refused(gateway: Gateway) -> None:
+    """A page in a browser on this machine may send here; its origin, or the name it uses, gives it away."""
+    for headers in (
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+        {"origin": "http://localhost:1"},
+        {"host": "evil.example"},
+        {"host": "evil.example:8080"},
+        {"host": "127.0.0.1.evil.example"},
+        {"host": "["},
+    ):
+        answer = await gateway.http.post("/api/tasks", json={"type": "t"}, headers=headers)
+        assert check_problem(answer).status == 403, headers
+    for headers in ({"host": "localhost:9"}, {"host": "[::1]"}, {"origin": gateway.url}):
+        assert (await gateway.http.get("/api/tasks", headers=headers)).status_code == 200, headers
+    answer = await gateway.http.options("/api/tasks", headers={"origin": gateway.url})
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+@pytest.mark.anyio
+async def test_without_tokens_other_machines_are_refused_however_it_listens(database: str) -> None:
+    app = create_app(Settings(dsn=database))
+    for peer, expected in (("10.0.0.1", 403), ("127.0.0.1", 200), ("::1", 200), ("::ffff:127.0.0.1", 200)):
+        transport = httpx.ASGITransport(app, client=(peer, 1234))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+            assert (await http.get("/healthz")).status_code == expected, peer
+
+
+@pytest.mark.parametrize(
+    ("host", "alone"),
+    [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("[::1]", True), ("localhost", True),
+     ("0.0.0.0", False), ("::", False), ("10.0.0.1", False), ("example.org", False), ("", False)],
+)  # fmt: skip
+def test_listening_wider_needs_tokens(host: str, alone: bool, tmp_path: Path) -> None:
+    assert is_loopback(host) is alone
+    check_binding(host, read_tokens(token_file(tmp_path, read="x")))
+    if alone:
+        check_binding(host, None)
+    else:
+        with pytest.raises(ConfigurationError, match="without tokens"):
+            check_binding(host, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("", "holds no token"),
+        ("# nothing\n", "holds no token"),
+        ("read:abc", "line 1 is not"),
+        (f"root:{'0' * 64}", "line 1 is not"),
+        (f"read:{'0' * 64}\nhunter2", "line 2 is not"),
+        ("\xff", "not UTF-8"),
+        (None, "No such file"),
+    ],
+)
+def test_a_bad_file_of_tokens_is_refused(tmp_path: Path, text: str | None, error: str) -> None:
+    path = tmp_path / "tokens"
+    if text is not None:
+        path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigurationError, match=error) as refused:
+        read_tokens(path)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_tokens_are_compared_whole(tmp_path: Path) -> None:
+    tokens = read_tokens(token_file(tmp_path, read="a", operate="b"))
+    assert tokens is not None
+    assert [tokens.scope_of(t) for t in ("a", "b", "", "A", "ab", "\udc80")] == [
+        "read",
+        "operate",
+        *[None] * 4,
+    ]
+    assert tokens.scope_of(hashlib.sha256(b"a").hexdigest()) is None, "the digest is no token"
+
+
+# The process
+
+
+def start(database: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        env={**os.environ, "ORGANISM_DSN": database, **environment},
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+PROGRAM = """
+import sys
+from serve_apps.gateway.__main__ import main
+code = main()
+heavy = [m for m in ("ray", "prefect", "alembic", "deployments") if m in sys.modules]
+sys.exit(code or (f"imported {heavy}" if heavy else 0))
+"""
+
+
+def test_the_process_serves_without_ray_or_prefect(databases: Any) -> None:
+    dsn = asyncio.run(databases.create())
+    process = start(dsn)
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    match = re.fullmatch(r"gateway: (http://127\.0\.0\.1:80[89]\d)\n", line)
+    assert match, line + process.stderr.read()
+    with httpx.Client(base_url=match[1], trust_env=False) as http:
+        # One more finds another port.
+        other = start(dsn)
+        assert other.stderr is not None
+        neighbour = other.stderr.readline()
+        assert "gateway: http" in neighbour
+        assert neighbour != line
+        [task] = http.post("/api/tasks", json={"type": "t"}).json()["tasks"]
+        assert http.get(f"/api/tasks/{task['id']}").json()["status"] == "queued"
+        answer = http.get("/readyz")
+        assert "uvicorn" not in answer.headers.get("server", "")
+    for each in (process, other):
+        each.send_signal(signal.SIGINT)
+        _, errors = each.communicate(timeout=30)
+        assert "imported" not in errors
+        assert each.returncode in (0, -signal.SIGINT), errors
+
+
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    with bound("127.0.0.1", 0) as listener:
+        listener.listen()
+        with socket.create_connection(listener.getsockname()) as _, listener.accept()[0] as accepted:
+            # What asyncio looks at before it turns Nagle's algorithm off.
+            assert accepted.proto == socket.IPPROTO_TCP
+
+
+@pytest.mark.parametrize(
+    ("environment", "error"),
+    [
+        ({"ORGANISM_GATEWAY_HOST": "0.0.0.0"}, "without tokens"),
+        ({"ORGANISM_GATEWAY_TOKENS": "/nowhere"}, "cannot read the tokens"),
+        ({"ORGANISM_GATEWAY_PORT": "http"}, "ORGANISM_GATEWAY_PORT"),
+        ({"ORGANISM_GATEWAY_HOST": "203.0.113.1", "ORGANISM_GATEWAY_TOKENS": "{tokens}"}, "cannot listen"),
+        ({"ORGANISM_DSN": ""}, "no database"),
+    ],
+)
+def test_a_start_that_cannot_be_says_why_on_one_line(
+    tmp_path: Path, environment: dict[str, str], error: str
+) -> None:
+    tokens = str(token_file(tmp_path, read="x"))
+    environment = {name: value.format(tokens=tokens) for name, value in environment.items()}
+    process = start("postgresql://me:hunter2@127.0.0.1:1/db", **environment)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert error in errors
+    assert errors.count("\n") == 1
+    assert "hunter2" not in errors

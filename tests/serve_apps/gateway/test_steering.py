@@ -1,0 +1,160 @@
+"""Cancel, run, retry, and cancelling by filter."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from blocks.queue import NewTask, Queue
+from tests.blocks.queue.helpers import claim, outcomes_of
+from tests.serve_apps.gateway.running import Gateway
+
+pytestmark = pytest.mark.anyio
+
+
+async def steer(gateway: Gateway, task_id: str, verb: str) -> tuple[int, Any]:
+    """Status code, and outcome or kind of problem."""
+    answer = await gateway.http.post(f"/api/tasks/{task_id}/{verb}")
+    body = answer.json()
+    return answer.status_code, body.get("outcome") or body["type"].rpartition(":")[2]
+
+
+async def put(queue: Queue, task_id: str, status: str) -> None:
+    """Bring a fresh, queued task into ``status``, in the ways of a lane."""
+    if status == "created":
+        await queue.pool.execute("UPDATE tasks SET status = 'created' WHERE id = $1::text::uuid", task_id)
+    elif status == "cancelled":
+        await queue.cancel([(await queue.get(task_id)).id])
+    elif status != "queued":
+        batch = await claim(queue)
+        cause = {"completed": "completed", "failed": "rejected", "retry": "failed"}.get(status)
+        if cause:
+            await queue.settle("lane", batch, outcomes_of(batch, cause, result="1", error="broken"))
+    assert (await queue.get(task_id)).status == status
+
+
+@pytest.mark.parametrize(
+    ("status", "cancel", "run", "retry"),
+    [
+        ("created", "cancelled", "queued", "conflict"),
+        ("queued", "cancelled", "unchanged", "unchanged"),
+        ("retry", "cancelled", "unchanged", "unchanged"),
+        ("running", "requested", "unchanged", "unchanged"),
+        ("completed", "conflict", "conflict", "conflict"),
+        ("failed", "conflict", "conflict", "queued"),
+        ("cancelled", "unchanged", "conflict", "queued"),
+    ],
+)
+async def test_what_each_verb_does_to_each_status(
+    gateway: Gateway, queue: Queue, status: str, cancel: str, run: str, retry: str
+) -> None:
+    for verb, expected in (("cancel", cancel), ("run", run), ("retry", retry)):
+        await queue.pool.execute("TRUNCATE tasks CASCADE")
+        [task_id] = await gateway.submit()
+        await put(queue, task_id, status)
+        code = 409 if expected == "conflict" else 200
+        assert await steer(gateway, task_id, verb) == (code, expected), verb
+        # Again: the second request finds what the first has brought about.
+        if expected == "queued":
+            assert await steer(gateway, task_id, verb) == (200, "unchanged")
+            assert (await claim(queue)).ids == [task_id]
+
+
+async def test_a_retried_task_has_fresh_attempts_and_its_history(gateway: Gateway, queue: Queue) -> None:
+    [task_id] = await gateway.submit({"type": "t", "max_attempts": 2})
+    for _ in range(2):
+        await queue.pool.execute("UPDATE tasks SET run_after = now()")
+        batch = await claim(queue)
+        await queue.settle("lane", batch, outcomes_of(batch, "failed", error="broken"))
+    assert (await queue.get(task_id)).status == "failed"
+    assert await steer(gateway, task_id, "retry") == (200, "queued")
+    task = await queue.get(task_id)
+    assert (task.status, task.attempts, task.error, task.finished_at) == ("queued", 0, None, None)
+    assert [attempt.cause for attempt in task.history] == ["failed", "failed"]
+    stale = batch
+    for status in ("retry", "failed"):
+        await queue.pool.execute("UPDATE tasks SET run_after = now()")
+        batch = await claim(queue)
+        assert (await queue.settle("lane", stale, outcomes_of(stale, "completed", result="1"))).stale == [
+            task_id
+        ]
+        settled = await queue.settle("lane", batch, outcomes_of(batch, "failed", error="broken"))
+        assert settled.statuses == {task_id: status}
+    assert len((await queue.get(task_id)).history) == 4
+
+
+async def test_a_retried_tasks_key_may_be_taken(gateway: Gateway, queue: Queue) -> None:
+    keyed = {"type": "t", "dedup_key": "k"}
+    [first] = await gateway.submit(keyed)
+    await put(queue, first, "failed")
+    [second] = await gateway.submit(keyed)
+    answer = await gateway.http.post(f"/api/tasks/{first}/retry")
+    assert (answer.status_code, answer.json()["type"]) == (409, "urn:organism:conflict")
+    assert "dedup_key k" in answer.json()["detail"]
+    assert (await queue.get(first)).status == "failed"
+    await put(queue, second, "failed")
+    both = [(await queue.get(i)).id for i in (first, second)]
+    done = await queue.retry([*both, uuid4()])
+    assert (done.retried, done.duplicates, len(done.unchanged)) == (both[:1], both[1:], 1)
+
+
+async def test_a_retry_wakes_the_lanes(gateway: Gateway, queue: Queue) -> None:
+    [task_id] = await gateway.submit()
+    await put(queue, task_id, "cancelled")
+    async with queue.wakeups() as wake:
+        await asyncio.wait_for(wake.wait(), 10)
+        wake.clear()
+        await steer(gateway, task_id, "retry")
+        await asyncio.wait_for(wake.wait(), 10)
+
+
+# By filter
+
+
+async def test_cancelling_by_filter_counts_first(gateway: Gateway, queue: Queue) -> None:
+    await queue.submit([NewTask(type="other")])
+    await queue.submit([NewTask(type="t") for _ in range(5)])
+    await queue.pause("type", "other")
+    await claim(queue, limit=2)
+    await queue.submit([NewTask(type="t", run_immediately=False)])
+    answer = await gateway.http.post("/api/tasks/cancel", json={"type": "t"})
+    matched = {"created": 1, "queued": 3, "running": 2}
+    assert answer.json() == {
+        "dry_run": True, "matched": matched, "cancelled": 0, "requested": 0, "complete": True,
+    }  # fmt: skip
+    assert (await queue.counts())["cancelled"] == 0
+    answer = await gateway.http.post("/api/tasks/cancel", json={"type": "t", "dry_run": False})
+    assert answer.json() == {
+        "dry_run": False, "matched": matched, "cancelled": 4, "requested": 2, "complete": True,
+    }  # fmt: skip
+    assert len(await queue.cancel_requests("lane")) == 2
+    counts = await queue.counts()
+    assert (counts["cancelled"], counts["queued"], counts["running"]) == (4, 1, 2)
+    answer = await gateway.http.post("/api/tasks/cancel", json={"type": "t", "dry_run": False})
+    assert (answer.json()["matched"], answer.json()["requested"]) == ({}, 0), "those have been told"
+
+
+async def test_more_than_one_statement_cancels_are_cancelled(
+    gateway: Gateway, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blocks.queue.control.CANCELLED_AT_ONCE", 10)
+    await queue.submit([NewTask(type="t") for _ in range(95)])
+    monkeypatch.setattr("serve_apps.gateway.steering.CANCELLED_AT_MOST", 50)
+    answer = await gateway.http.post("/api/tasks/cancel", json={"status": ["queued"], "dry_run": False})
+    assert (answer.json()["cancelled"], answer.json()["complete"]) == (50, False)
+    answer = await gateway.http.post("/api/tasks/cancel", json={"status": ["queued"], "dry_run": False})
+    assert (answer.json()["cancelled"], answer.json()["complete"]) == (45, True)
+    assert (await queue.counts())["queued"] == 0
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"dry_run": False}, {"status": []}, {"typ": "t"}, [], None, {"error": ""}]
+)
+async def test_cancelling_everything_by_mistake_is_refused(gateway: Gateway, queue: Queue, body: Any) -> None:
+    await queue.submit([NewTask(type="t")])
+    answer = await gateway.http.post("/api/tasks/cancel", json=body)
+    assert answer.status_code == 422
+    assert (await queue.counts())["queued"] == 1
