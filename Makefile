@@ -22,8 +22,11 @@ install: $(INSTALLED) ## Only install.
 test: lint $(INSTALLED) ## Everything CI runs.
 	@$(BIN)/python -m pytest $(ARGS)
 
+soak: $(INSTALLED) ## The few tests that take minutes each.
+	@$(BIN)/python -m pytest -m soak $(ARGS)
+
 fast: $(INSTALLED) ## The tests that need no Ray and no Prefect server.
-	@$(BIN)/python -m pytest -m 'not stack' $(ARGS)
+	@$(BIN)/python -m pytest -m 'not stack and not soak' $(ARGS)
 
 lint: $(INSTALLED) ## Style, types, floors.
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo
@@ -60,4 +63,4 @@ $(PEERS): benchmarks/requirements.lock | $(INSTALLED)
 	-r benchmarks/requirements.lock
 	@touch $@
 
-.PHONY: help demo up down install test fast lint lock bench chaos bench-lock clean
+.PHONY: help demo up down install test soak fast lint lock bench chaos bench-lock clean

@@ -60,7 +60,12 @@ async def test_what_goes_wrong_within_a_replica_is_charged_at_once(
 @pytest.mark.chaos
 @pytest.mark.parametrize(
     ("kind", "how"),
-    [("culprit", "segfault"), ("culprit", "killed for memory"), ("culprit.async", "block the loop")],
+    [
+        ("culprit", "segfault"),
+        ("culprit", "killed for memory"),
+        # 100 s: its replica is found out three times, and Serve lets each go on for 30 s.
+        pytest.param("culprit.async", "block the loop", marks=pytest.mark.soak),
+    ],
 )
 async def test_what_takes_its_replica_along_is_found(
     stack: Stack, stack_queue: Queue, evidence: Path, kind: str, how: str
