@@ -100,7 +100,8 @@ lines = st.lists(st.sampled_from(['{"type": "a"}', "", "{", '{"type": "b"}', "é
 def test_a_digest_is_of_lines_however_they_end(text: list[str], mark: int, end: str, ended: bool) -> None:
     begin = TaskLines(io.BytesIO("".join(f"{line}\n" for line in text[:mark]).encode()), "f")
     list(begin)
-    whole = TaskLines(io.BytesIO((end.join(text) + end * ended).encode()), "f", mark=mark)
+    content = end.join(text) + (end if ended and text else "")
+    whole = TaskLines(io.BytesIO(content.encode()), "f", mark=mark)
     list(whole)
     # A last line that is empty and does not end is none.
     if 0 < mark <= whole.lines:
