@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shutil
 import signal
@@ -17,10 +16,11 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.deployments.test_prefect_yaml import OURS
 from tests.stack import Stack, until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.stack]
-OURS = {f"{flow}/organism" for flow in ("bootstrap", "dispatch", "redrive", "submit", "verify", "watchdog")}
+# A stack of its own with a worker, three minutes in all: run with `make soak`.
+pytestmark = [pytest.mark.anyio, pytest.mark.stack, pytest.mark.soak]
 
 
 @pytest.fixture(scope="module")
@@ -154,24 +154,3 @@ def completed(stack: Stack, flow: str) -> list[dict[str, Any]]:
 def deployments(api: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = httpx.post(f"{api}/deployments/filter", json={}, trust_env=False).json()
     return found
-
-
-def test_prefect_yaml_names_what_is_there() -> None:
-    from prefect.cli.deploy._models import PrefectYamlModel
-    from prefect.flows import load_flow_from_entrypoint
-    from ruamel.yaml import YAML
-
-    from flows.deploying import prefect_yaml
-
-    raw = YAML(typ="safe").load(prefect_yaml().read_text())
-    model = PrefectYamlModel.model_validate(raw)
-    known = set(type(model.deployments[0]).model_fields)
-    for deployment in raw["deployments"]:
-        assert set(deployment) <= known, "Prefect ignores what it does not know"
-        flow = load_flow_from_entrypoint(deployment["entrypoint"])
-        assert f"{flow.name}/{deployment['name']}" in OURS
-        for name in deployment.get("parameters", {}):
-            assert name in flow.parameters.properties
-        for name, parameter in flow.parameters.properties.items():
-            assert parameter.get("description"), f"{flow.name}: {name} has no help in its form"
-    assert json.dumps(raw["deployments"])

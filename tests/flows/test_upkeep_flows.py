@@ -17,6 +17,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import StateType
 from prefect.events.filters import EventFilter, EventNameFilter
+from prefect.events.worker import EventsWorker
 from prefect.exceptions import ParameterTypeError
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Completed, Pending, Running
@@ -38,8 +39,11 @@ LONG_AGO: Any = {"pending_before": START, "ended_before": START}
 @pytest.fixture(scope="module", autouse=True)
 def prefect() -> Iterator[None]:
     """A Prefect server for this module."""
+    # What sends events stays with the server it has known first (Prefect 3.8.8).
+    EventsWorker.drain_all(timeout=10, at_exit=False)
     with prefect_test_harness(server_startup_timeout=120):
         yield
+        EventsWorker.drain_all(timeout=10, at_exit=False)
 
 
 @pytest.fixture
