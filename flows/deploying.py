@@ -21,6 +21,8 @@ from blocks.errors import ConfigurationError, OrganismError
 from blocks.registration import register_blocks
 
 POOL = "organism"
+TAG = "organism"
+"""Of all our deployments, in deployments/prefect.yaml."""
 DEPLOY_TIMEOUT_S = 120.0
 NOT_FOUND = 404
 
@@ -126,7 +128,7 @@ async def _ours() -> list[str]:
 
     async with get_client() as client:
         found = await client.read_deployments(
-            deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(all_=[POOL])), limit=200
+            deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG])), limit=200
         )
         flows = {d.flow_id for d in found}
         names = {flow_id: (await client.read_flow(flow_id)).name for flow_id in flows}

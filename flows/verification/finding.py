@@ -76,7 +76,7 @@ def failed(check: str, evidence: str, action: str) -> Finding:
     return Finding(check=check, status="failed", evidence=evidence, action=action)
 
 
-async def ask(name: str, check: Check, *, timeout_s: float) -> list[Finding]:
+async def ask(name: str, check: Check, timeout_s: float) -> list[Finding]:
     """The findings of ``check``; one that fails or does not answer in time is a finding too."""
     started = time.monotonic()
     try:

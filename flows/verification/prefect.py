@@ -9,10 +9,9 @@ from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTag
 from prefect.client.schemas.objects import WorkerStatus
 from prefect.settings import PREFECT_API_URL
 
+from flows.deploying import TAG
 from flows.verification.finding import Finding, degraded, failed, ok
 
-TAG = "organism"
-"""Of all our deployments."""
 MOST = 200
 """The server's own limit on what it lists at once."""
 EXPECTED = ("dispatch", "bootstrap", "verify", "watchdog", "submit", "redrive")

@@ -28,11 +28,6 @@ Ask: TypeAlias = Callable[[str, Check, float], Awaitable[list[Finding]]]
 B = TypeVar("B", bound=NamedBlock)
 
 
-async def ask_directly(name: str, check: Check, timeout_s: float) -> list[Finding]:
-    """The findings of ``check``, whatever happens."""
-    return await finding.ask(name, check, timeout_s=timeout_s)
-
-
 async def verify_all(
     *,
     queue: str = "default",
@@ -40,7 +35,7 @@ async def verify_all(
     ray_cluster: str = "default",
     limits: Limits | None = None,
     with_canary: bool = True,
-    ask: Ask = ask_directly,
+    ask: Ask = finding.ask,
 ) -> Verification:
     """Ask every part. Never raises for what is wrong: that is a finding.
 

@@ -20,6 +20,7 @@ from serve_apps.organism.plan import InvalidPlan, Step, parse_plan
 from serve_apps.organism.router import NoOrgan, Router
 from serve_apps.organism.runner import OrganRunner, Rules
 from serve_apps.organism.stream import Call
+from serve_apps.organism.tasks import PARAMS_LIMIT_BYTES
 
 logger = logging.getLogger("ray.serve.organism")
 
@@ -230,7 +231,7 @@ def _with(batch: Batch, kind: str, params: dict[str, Any]) -> Batch:
     step = batch.take([0])
     step.types, step.timeouts = [kind], [None]
     try:
-        step.params = [to_json(params, limit_bytes=10_000_000)]
+        step.params = [to_json(params, limit_bytes=PARAMS_LIMIT_BYTES)]
     except NotJson as error:
         raise Failed(Ending("rejected", error=harmless(f"the params of a step are wrong: {error}"))) from None
     return step
