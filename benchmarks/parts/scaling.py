@@ -11,6 +11,7 @@ import httpx
 from benchmarks.figures import Figure, Result, Unmeasured
 from benchmarks.options import Options
 from benchmarks.stack import PATIENCE_S, Stack
+from deployments.health import bearer
 from serve_apps.organism.deployments import organ_deployment
 
 ORGAN = "scaled"
@@ -96,11 +97,10 @@ async def sample(stack: Stack, samples: dict[str, list[float]], at: float) -> No
 
 async def replicas(stack: Stack) -> int:
     """How many replicas of the organ run, as Serve sees it."""
-    token = stack.state.ray_token_path.read_text().strip()
     async with httpx.AsyncClient(trust_env=False, timeout=10) as client:
         answer = await client.get(
             f"{stack.state.ray_dashboard_url}/api/serve/applications/",
-            headers={"Authorization": f"Bearer {token}"},
+            headers=bearer(stack.state.ray_token_path),
         )
     found: dict[str, Any] = answer.json()["applications"]["organism"]["deployments"][organ_deployment(ORGAN)]
     return sum(replica["state"] == "RUNNING" for replica in found["replicas"])
