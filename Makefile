@@ -34,7 +34,7 @@ lint: $(INSTALLED) ## Style, types, floors.
 lock: $(INSTALLED) ## Resolve the versions anew.
 	@set -e; uv=$$(command -v uv || echo $(BIN)/uv); \
 	flags="--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header"; \
-	"$$uv" pip compile pyproject.toml --group test --group lint --group build $$flags -q --upgrade -o requirements.lock; \
+	"$$uv" pip compile pyproject.toml --group test --group lint --group build --group notebooks $$flags -q --upgrade -o requirements.lock; \
 	echo uv | "$$uv" pip compile - $$flags -q --upgrade -o requirements-uv.lock
 
 bench: $(INSTALLED) $(PEERS) ## Measure beside the peers and write docs/performance.md; ARGS="drain trickle" for parts.
