@@ -56,6 +56,13 @@ class Inspection:
         rows = await self.pool.fetch(statement("depths"), timeout=READ_TIMEOUT)
         return [Depth(**row) for row in rows]
 
+    async def lane_figures(self) -> dict[str, float]:
+        """What all lanes have counted that there ever were, as `blocks.queue.figures` has it.
+
+        No figure ever falls. Of a lane that was lost, what it counted after its last heartbeat is missing.
+        """
+        return dict(await self.pool.fetch(statement("lane_figures"), timeout=READ_TIMEOUT))
+
     async def now(self) -> datetime:
         """The time that decides: the database's."""
         return cast("datetime", await self.pool.fetchval(statement("now"), timeout=READ_TIMEOUT))

@@ -8,13 +8,15 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
+from blocks.errors import StackError
 from blocks.settings import Settings, load_settings
-from blocks.stack import queue_dsn
+from blocks.stack import queue_dsn, read_stack
 from serve_apps.gateway import health, problems, steering, tasks
 from serve_apps.gateway.database import Database
 from serve_apps.gateway.description import DESCRIPTION, describe_problems
 from serve_apps.gateway.guard import Guard
 from serve_apps.gateway.metrics import QueueMetrics, Requests
+from serve_apps.gateway.organs import Organs
 from serve_apps.gateway.parts import Parts, Served
 from serve_apps.gateway.tokens import read_tokens
 from serve_apps.gateway.waiting import Waiting
@@ -38,6 +40,15 @@ def create_app(settings: Settings | None = None, *, served: Served | None = None
     database = Database(
         queue_dsn(settings).get_secret_value(), direct_dsn=direct.get_secret_value() if direct else None
     )
+
+    def organism_url() -> str | None:
+        # Asked anew each time: the stack may be started after us, and elsewhere.
+        try:
+            stack = read_stack(settings.home)
+        except StackError:
+            return None
+        return stack.organism_url if stack else None
+
     waiting = Waiting(lambda ids: database.queue.states(ids))
 
     @asynccontextmanager
@@ -55,7 +66,9 @@ def create_app(settings: Settings | None = None, *, served: Served | None = None
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.parts = Parts(database, waiting, QueueMetrics(registry, database), registry, served)
+    app.state.parts = Parts(
+        database, waiting, QueueMetrics(registry, database, Organs(organism_url)), registry, served
+    )
     for router in (steering.router, tasks.router, health.router):
         app.include_router(router)
     describe_problems(app)

@@ -36,7 +36,7 @@ async def readyz(parts: TheParts) -> Health:
     },
 )
 async def metrics(parts: TheParts) -> Response:
-    """Tasks and their age by type and status, lanes, pauses, and requests of the gateway itself.
+    """Tasks and their age, lanes and what they have counted, pauses, organs, requests of the gateway.
 
     While Postgres is away, `organism_postgres_up` is 0 and the queue's own figures are missing.
     """
