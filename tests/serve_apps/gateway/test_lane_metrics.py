@@ -24,6 +24,11 @@ from tests.stack import until
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture(autouse=True)
+def _counted_at_every_scrape(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve_apps.gateway.metrics.READ_SHARE", 0)
+
+
 @pytest.fixture
 async def queue(database: str) -> AsyncIterator[Queue]:
     async with Queue(database, lease_s=1.5, backoff_base_s=0.02, backoff_cap_s=0.1) as queue:
