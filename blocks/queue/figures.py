@@ -8,18 +8,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping
 
-COUNTERS = (
-    "claims",
-    "completed",
-    "failed",
-    "cancelled",
-    "retries",
-    "released",
-    "stale_writes",
-    # Counted by whoever takes the tasks back.
-    "lanes_lost",
-    "leases_lost",
-)
 BATCH_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 CALL_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 

@@ -12,7 +12,6 @@ import asyncpg
 from blocks.errors import AmbiguousTask, ConfigurationError, TaskNotFound
 from blocks.jsonb import from_json
 from blocks.queue.models import (
-    Attempt,
     Depth,
     LaneRow,
     Outlook,
@@ -111,14 +110,13 @@ class Inspection:
                 "give more of the id",
                 candidates,
             )
-        history = await session.fetch(statement("attempts"), rows[0]["id"], timeout=READ_TIMEOUT)
         return TaskRow.model_validate(
             {
                 **rows[0],
                 "max_attempts": rows[0]["attempts_allowed"],
                 "params": _decode(rows[0]["params"]),
                 "result": _decode(rows[0]["result"]),
-                "history": [Attempt.model_validate(dict(row)) for row in history],
+                "history": _decode(rows[0]["attempts_made"]) or [],
             }
         )
 

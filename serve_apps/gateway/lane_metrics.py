@@ -39,11 +39,13 @@ def lane_metrics(figures: Mapping[str, float]) -> Iterator[Metric]:
         yield CounterMetricFamily(metric, says, value=figures.get(name, 0.0))
     settlements = CounterMetricFamily(
         "organism_lane_settlements",
-        "Tasks ended, by the status they have now; failed are dead letters.",
+        "Tasks that ended, by status; failed are dead letters.",
         labels=["status"],
     )
     for status in ENDED:
-        settlements.add_metric([status], figures.get(status, 0.0))
+        # A task may also end with the lane that held it.
+        ended = figures.get(status, 0.0) + figures.get(f"reaped.{status}", 0.0)
+        settlements.add_metric([status], ended)
     yield settlements
     for name, (metric, says, bounds) in HISTOGRAMS.items():
         reached, total = buckets(figures, name, bounds)

@@ -97,6 +97,22 @@ async def test_a_lane_that_leaves_while_it_holds_tasks_is_not_lost(queue: Queue)
     assert await queue.lane_figures() == {"claims": 1, "leases_lost": 1}
 
 
+async def test_tasks_that_end_with_their_lane_are_counted(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blocks.queue.queue.LEASES_A_TASK_MAY_LOSE", 1)
+    await set_clock(queue, START)
+    await queue.register("lane")
+    [_, cancelled] = await queue.submit([NewTask(type="t"), NewTask(type="t")])
+    await queue.claim("lane", 10)
+    await queue.cancel([cancelled])
+    await advance(queue, 20)
+    await queue.reap()
+    assert await queue.lane_figures() == {
+        "lanes_lost": 1, "leases_lost": 2, "reaped.cancelled": 1, "reaped.failed": 1,
+    }  # fmt: skip
+
+
 async def test_no_figure_ever_falls(queue: Queue) -> None:
     """Lanes come, count, leave and are reaped, all at once, while somebody looks."""
     ended = asyncio.Event()
