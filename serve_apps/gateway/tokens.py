@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
@@ -74,6 +75,7 @@ def read_tokens(path: Path | None) -> Tokens | None:
     return Tokens(scopes)
 
 
+@lru_cache(maxsize=1000)
 def is_loopback(host: str) -> bool:
     """Whether nobody but this machine is at ``host``."""
     try:
