@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from blocks.queue.models import (
     FINISHED,
+    Pause,
+    PausedKind,
+    RedriveFilter,
     Status,
     TaskFilter,
     TaskLine,
@@ -135,6 +138,60 @@ class CancelledAll(BaseModel):
     cancelled: int = Field(description="Waited, and never will run.")
     requested: int = Field(description="Run, and their handlers are told to stop.")
     complete: bool = Field(description="False: there are more; ask again.")
+
+
+class RedriveAll(RedriveFilter):
+    """Which dead letters to put back; at least one condition."""
+
+    limit: int | None = Field(
+        default=None, ge=1, le=2**31 - 1, description="Most tasks, those that finished first; null: all."
+    )
+    dry_run: bool = Field(default=True, description="Only count them, and show some.")
+
+
+class RedrivenAll(BaseModel):
+    """What was, or would be, put back into the queue."""
+
+    dry_run: bool
+    found: int | None = Field(description="Of a dry run: tasks that fit.")
+    sample: list[TaskLine] = Field(description="Of a dry run: those that finished first.")
+    redriven: int
+    kept_out: int = Field(description="Left, since an unfinished task of their type has their dedup_key.")
+    complete: bool = Field(description="False: there may be more; ask again.")
+    audit: UUID | None = Field(description="Id of the row in the table task_audit.")
+
+
+class PauseOrder(BaseModel):
+    """A type or domain of which no further task is to be claimed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: PausedKind
+    name: Text = Field(min_length=1, max_length=200)
+    reason: Text | None = Field(
+        default=None, max_length=1000, description="Shown to whoever asks why tasks wait."
+    )
+
+
+class ResumeOrder(BaseModel):
+    """A type or domain whose tasks are to be claimed again."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: PausedKind
+    name: Text = Field(min_length=1, max_length=200)
+
+
+class Pauses(BaseModel):
+    """What is paused."""
+
+    pauses: list[Pause]
+
+
+class Resumed(BaseModel):
+    """What resume did."""
+
+    resumed: bool = Field(description="False: it was not paused.")
 
 
 class FieldError(BaseModel):

@@ -11,14 +11,15 @@ from prometheus_client import CollectorRegistry
 from blocks.settings import Settings, load_settings
 from blocks.stack import organism_url, queue_dsn
 from serve_apps.gateway import coordinator as coordinator_routes
-from serve_apps.gateway import health, problems, steering, tasks
+from serve_apps.gateway import health, pausing, problems, steering, tasks
 from serve_apps.gateway.database import Database
 from serve_apps.gateway.description import DESCRIPTION, describe_problems
 from serve_apps.gateway.guard import Guard
 from serve_apps.gateway.metrics import QueueMetrics, Requests
 from serve_apps.gateway.organism import Coordinator, Organism, OrganismByHttp
 from serve_apps.gateway.parts import Parts
-from serve_apps.gateway.tokens import read_tokens
+from serve_apps.gateway.rate import Rate
+from serve_apps.gateway.tokens import TokenFile
 from serve_apps.gateway.waiting import Waiting
 
 
@@ -61,13 +62,14 @@ def create_app(settings: Settings | None = None, *, organism: Organism | None = 
         redirect_slashes=False,
     )
     app.state.parts = Parts(database, waiting, QueueMetrics(registry, database), registry, coordinator)
-    for router in (steering.router, tasks.router, coordinator_routes.router, health.router):
+    for router in (steering.router, tasks.router, pausing.router, coordinator_routes.router, health.router):
         app.include_router(router)
     describe_problems(app)
     problems.install(app)
     app.add_middleware(
         Guard,
-        tokens=read_tokens(settings.gateway_tokens),
+        tokens=TokenFile(settings.gateway_tokens) if settings.gateway_tokens else None,
+        rate=Rate(settings.gateway_rate) if settings.gateway_rate else None,
         body_limit=settings.gateway_body_limit,
         requests=Requests(registry),
     )

@@ -61,7 +61,7 @@ TheTask = Annotated[TaskRow, Depends(task)]
 def errors(*kinds: str) -> dict[int | str, dict[str, Any]]:
     """The problems a route may answer with, for its description; those of every route included."""
     described: dict[int | str, dict[str, Any]] = {}
-    for kind in ("unauthenticated", "forbidden", *kinds, "invalid", "unavailable"):
+    for kind in ("unauthenticated", "forbidden", *kinds, "invalid", "too-many", "unavailable"):
         status, title = TITLES[kind]
         known = described.get(status)
         described[status] = {

@@ -52,6 +52,18 @@ def test_cancel(organism: Any) -> None:
     assert organism("tasks", "list")[1]["counts"]["cancelled"] == 2
 
 
+def test_run_and_retry(organism: Any) -> None:
+    [task_id] = organism("submit", "echo")[1]["ids"]
+    code, done, _ = organism("tasks", "retry", task_id)
+    assert (code, done["unchanged"]) == (1, [task_id])
+    organism("tasks", "cancel", task_id)
+    code, done, _ = organism("tasks", "retry", task_id[:14])
+    assert (code, done["queued"]) == (0, [task_id])
+    code, done, _ = organism("tasks", "run", task_id)
+    assert (code, done["unchanged"]) == (1, [task_id])
+    assert organism("tasks", "list")[1]["counts"]["queued"] == 1
+
+
 def test_why(organism: Any, capsys: pytest.CaptureFixture[str]) -> None:
     [task_id] = organism("submit", "echo")[1]["ids"]
     organism("tasks", "pause", "--type", "echo", "--reason", "a bad release")
