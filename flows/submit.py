@@ -48,7 +48,7 @@ async def submit(
         Field(
             min_length=1,
             max_length=4000,
-            description="A JSON lines or CSV file, or a pattern such as /data/**/*.jsonl.",
+            description="A JSON lines, CSV or Parquet file, or a pattern such as /data/**/*.jsonl.",
         ),
     ],
     strict: Annotated[bool, Field(description="Load nothing if any line of any file is bad.")] = True,
@@ -58,7 +58,7 @@ async def submit(
     """Load files of tasks into the queue. Stopped in the middle, run it again: it goes on where it was.
 
     Args:
-        files: A JSON lines or CSV file, or a pattern such as /data/**/*.jsonl, where the flow runs.
+        files: A JSON lines, CSV or Parquet file, or a pattern such as /data/**/*.jsonl, where the flow runs.
         strict: Load nothing if any line of any file is bad; else load the others and name the bad ones.
         again: Load the whole of files that have been loaded, once more.
         queue: Name of the Task Queue block.
