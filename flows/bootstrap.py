@@ -25,6 +25,7 @@ from blocks.stack import read_stack
 from blocks.task_queue import TaskQueue
 from flows import deploying
 from flows.dispatch import dispatch
+from flows.states import OURS
 from flows.verification import canary as canary_check
 from flows.verification.limits import Limits
 from serve_apps.organism.config import OrganismConfig, load_config
@@ -176,6 +177,7 @@ def _http_port() -> int:
 
 @flow(
     name="bootstrap",
+    version=OURS,
     flow_run_name=lambda: f"bootstrap · {datetime.now():%H:%M}",
     persist_result=False,
     retries=0,

@@ -15,6 +15,9 @@ from prefect.states import Failed
 from blocks.errors import OrganismError, QueueUnavailable
 from blocks.queue.connection import TRANSIENT_ERRORS
 
+OURS = "organism"
+"""Tag of every run of our deployments, and version of every run of our flows that is started otherwise: by it
+they are told from flows of the same name on a server that is shared."""
 PAGE_TIMEOUT_S = 10.0
 EXPECTED: tuple[type[BaseException], ...] = (OrganismError, *TRANSIENT_ERRORS)
 """What a flow ends with in good order, in a line and without a traceback."""

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from blocks.queue.files import BadLine, BadLines, matching
 from blocks.queue.loading import Loaded
 from blocks.task_queue import TaskQueue
-from flows.states import EXPECTED, cell, failed, show_page
+from flows.states import EXPECTED, OURS, cell, failed, show_page
 
 PAGE = "submit-summary"
 PROGRESS_LOG_S = 5.0
@@ -41,7 +41,7 @@ def _run_name() -> str:
     return f"submit · {datetime.now():%H:%M}"
 
 
-@flow(name="submit", flow_run_name=_run_name, persist_result=False, retries=0)
+@flow(name="submit", version=OURS, flow_run_name=_run_name, persist_result=False, retries=0)
 async def submit(
     files: Annotated[
         str,

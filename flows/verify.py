@@ -9,6 +9,7 @@ from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed
 
+from flows.states import OURS
 from flows.verification import finding
 from flows.verification.finding import Check, Finding, Verification, markdown
 from flows.verification.limits import Limits
@@ -24,7 +25,11 @@ async def check_part(name: str, check: Check, timeout_s: float) -> list[Finding]
 
 
 @flow(
-    name="verify", flow_run_name=lambda: f"verify · {datetime.now():%H:%M}", persist_result=False, retries=0
+    name="verify",
+    version=OURS,
+    flow_run_name=lambda: f"verify · {datetime.now():%H:%M}",
+    persist_result=False,
+    retries=0,
 )
 async def verify(
     limits: Limits = USUAL,

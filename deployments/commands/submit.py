@@ -24,7 +24,7 @@ async def submit(
     file: Annotated[
         str | None,
         Parameter(
-            help="JSON lines (a task {type, params, ...} each), CSV or Parquet; - for lines on standard input.",
+            help="JSON lines (a task {type, params, ...} each), CSV or Parquet; - for standard input.",
             allow_leading_hyphen=True,
         ),
     ] = None,
