@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from deployments import cli
 
@@ -144,6 +146,20 @@ def test_a_csv_file_is_submitted_like_any_other(organism: Any, tmp_path: Path) -
     code, submitted, _ = organism("submit", "--file", str(file))
     assert (code, submitted["submitted"], len(submitted["ids"])) == (0, 2, 2)
     assert organism("tasks", "show", submitted["ids"][0])[1]["params"] == {"city": "Rome"}
+
+
+def test_parquet_files_are_submitted_once_and_a_bad_row_is_named(organism: Any, tmp_path: Path) -> None:
+    parquet.write_table(pyarrow.table({"type": ["a", "b"], "params.n": [1, 2]}), tmp_path / "a.parquet")
+    for added, earlier in ((2, 0), (0, 2)):
+        code, answer, _ = organism("submit", "--file", f"{tmp_path}/*.parquet", "--once")
+        assert (code, answer["submitted"], answer["earlier"]) == (0, added, earlier)
+    bad = tmp_path / "bad.parquet"
+    parquet.write_table(pyarrow.table({"type": ["a", None]}), bad)
+    for once, place in (([], "row 2: type"), (["--once"], "bad.parquet row 2: type")):
+        code, answer, _ = organism("submit", "--file", str(bad), *once)
+        assert code == 1
+        assert place in answer["error"]
+    assert count(organism) == 2
 
 
 def test_standard_input_is_submitted(organism: Any, monkeypatch: pytest.MonkeyPatch) -> None:

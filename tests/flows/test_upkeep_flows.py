@@ -40,10 +40,14 @@ from prefect.testing.utilities import prefect_test_harness
 
 from blocks.errors import ConfigurationError, OrganismError, QueueUnavailable
 from blocks.queue import NewTask, Queue
-from flows.debris import HEARTBEAT, Debris, _patience, clear_debris
+from flows.bootstrap import bootstrap
+from flows.debris import FLOWS, HEARTBEAT, Debris, _patience, clear_debris
+from flows.deploying import TAG
+from flows.dispatch import dispatch
 from flows.redrive import redrive
 from flows.states import OURS
 from flows.submit import submit
+from flows.verify import verify
 from flows.watchdog import WATCHDOG_LOCK, watchdog
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.clock import START, advance, set_clock
@@ -230,6 +234,7 @@ async def test_a_second_watchdog_ends_at_once(queue: Queue) -> None:
     assert (done.exclusive, done.lanes_ended) == (False, 0)
     run = await newest_run("watchdog")
     assert (run.state_type, run.state.message) == (StateType.COMPLETED, "another watchdog is at work")
+    assert run.flow_version == OURS, "by which the next watchdog knows it"
     assert [lane.id for lane in await queue.lanes()] == ["dead"]
 
 
@@ -383,6 +388,12 @@ async def test_a_prefect_server_that_does_not_answer_is_not_waited_for(queue: Qu
         debris = await asyncio.wait_for(clear_debris(**LONG_AGO, within_s=20), 30)
     assert debris.trouble is not None
     assert "Prefect's server: Connect" in debris.trouble
+
+
+def test_every_flow_and_deployment_of_ours_can_be_known() -> None:
+    flows = {f.name: f.version for f in (bootstrap, dispatch, redrive, submit, verify, watchdog)}
+    assert flows == dict.fromkeys(FLOWS, OURS)
+    assert TAG == OURS
 
 
 def test_parameters_make_a_form() -> None:
