@@ -28,7 +28,8 @@ from flows.dispatch import dispatch
 from flows.verification import canary as canary_check
 from flows.verification.limits import Limits
 from serve_apps.organism.config import OrganismConfig, load_config
-from serve_apps.organism.deploy import replace, running_config, serve_config
+from serve_apps.organism.deploy import replace, running_config
+from serve_apps.organism.deployments import serve_config
 
 STEP_TIMEOUT_S = 180
 CANARY_S = 60.0
