@@ -33,6 +33,7 @@ COMMANDS = {
     "down": "down:down",
     "status": "status:status",
     "demo": "demo:demo",
+    "bootstrap": "bootstrap:bootstrap",
     "submit": "submit:submit",
     "dispatch": "dispatch:dispatch",
     "tasks": "control:tasks",

@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 import anyio
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import Flow, FlowRun, State, TaskRun
+from prefect.client.schemas.objects import FlowRun, State, TaskRun
+from prefect.flows import Flow
 from prefect.logging import get_run_logger
 from prefect.states import Completed
 from prefect.tasks import Task

@@ -77,7 +77,7 @@ def prefect_api() -> str:
     """
     from prefect.settings import PREFECT_API_URL
 
-    api = PREFECT_API_URL.value()
+    api: str | None = PREFECT_API_URL.value()
     if not api:
         raise ConfigurationError(
             "no Prefect server is configured: PREFECT_API_URL is not set", "run `organism up`, or set it"
