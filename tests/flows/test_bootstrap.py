@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg
@@ -125,7 +126,7 @@ async def fresh(stack: Stack) -> AsyncIterator[str]:
     name = f"fresh_{uuid4().hex}"
     admin = await asyncpg.connect(stack.state.dsn)
     await admin.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
-    yield stack.state.dsn.replace("/organism", f"/{name}", 1)
+    yield urlsplit(stack.state.dsn)._replace(path=f"/{name}").geturl()
     await admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
     await admin.close()
 
