@@ -1,4 +1,4 @@
-"""verify, while the parts of a real stack are broken one after the other: it names the part and what to do."""
+"""verify, while parts of a real stack are broken one after the other: it names the part and what to do."""
 
 from __future__ import annotations
 
