@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,16 @@ def prefect(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def ask(method: str, url: str, body: Any = None) -> httpx.Response:
+    """Ask Prefect's server, again while it says that its database is locked."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        answer = httpx.request(method, url, json=body, trust_env=False, timeout=30)
+        if answer.status_code != 503 or time.monotonic() > deadline:
+            return answer.raise_for_status()
+        time.sleep(0.5)
+
+
 def runs(stack: Stack, flow: str, *states: str) -> list[dict[str, Any]]:
     """Flow runs of one flow in some states, or past being scheduled; the newest first."""
     # Of the scheduled ones there are a hundred.
@@ -68,8 +79,7 @@ def runs(stack: Stack, flow: str, *states: str) -> list[dict[str, Any]]:
         "flows": {"name": {"any_": [flow]}},
         "flow_runs": {"state": {"type": {"any_": wanted}}},
     }
-    answer = httpx.post(f"{stack.state.prefect_api_url}/flow_runs/filter", json=body, trust_env=False)
-    found: list[dict[str, Any]] = answer.json()
+    found: list[dict[str, Any]] = ask("POST", f"{stack.state.prefect_api_url}/flow_runs/filter", body).json()
     return found
 
 
@@ -125,8 +135,7 @@ async def test_bootstrap_finds_everything_right_and_sends_a_canary(operated: Sta
 
 
 def turn_on(api: str, deployment: str, schedule: str) -> None:
-    url = f"{api}/deployments/{deployment}/schedules/{schedule}"
-    assert httpx.patch(url, json={"active": True}, trust_env=False).status_code == 204
+    toggle(f"{api}/deployments/{deployment}/schedules/{schedule}", True)
 
 
 async def test_what_somebody_turned_on_stays_on(operated: Stack) -> None:
@@ -179,19 +188,19 @@ def own_schedule(stack: Stack, flow: str, *, seconds: float) -> Iterator[Callabl
     [deployment] = [d for d in deployments(api) if d["entrypoint"].endswith(f".{flow}")]
     url = f"{api}/deployments/{deployment['id']}/schedules"
     body = [{"active": True, "schedule": {"interval": seconds}}]
-    httpx.post(url, json=body, trust_env=False).raise_for_status()
+    ask("POST", url, body)
 
     def own() -> str:
-        [schedule] = [s for s in httpx.get(url, trust_env=False).json() if s["slug"] is None]
+        [schedule] = [s for s in ask("GET", url).json() if s["slug"] is None]
         return f"{url}/{schedule['id']}"
 
     yield own
-    httpx.delete(own(), trust_env=False).raise_for_status()
+    ask("DELETE", own())
 
 
 def toggle(schedule: str, active: bool) -> None:
     """What the switch of a schedule does in the UI."""
-    httpx.patch(schedule, json={"active": active}, trust_env=False).raise_for_status()
+    ask("PATCH", schedule, {"active": active})
 
 
 async def test_a_schedule_is_paused_and_resumed(operated: Stack) -> None:
@@ -215,14 +224,14 @@ def start_run(stack: Stack, flow: str, **parameters: Any) -> str:
     api = stack.state.prefect_api_url
     [deployment] = [d for d in deployments(api) if d["entrypoint"].endswith(f".{flow}")]
     url = f"{api}/deployments/{deployment['id']}/create_flow_run"
-    answer = httpx.post(url, json={"state": {"type": "SCHEDULED"}, "parameters": parameters}, trust_env=False)
-    return str(answer.raise_for_status().json()["id"])
+    answer = ask("POST", url, {"state": {"type": "SCHEDULED"}, "parameters": parameters})
+    return str(answer.json()["id"])
 
 
 def press(stack: Stack, run: str, state: dict[str, str], *, force: bool = False) -> None:
     """Set a run's state, as the buttons of the UI do."""
     url = f"{stack.state.prefect_api_url}/flow_runs/{run}/set_state"
-    answer = httpx.post(url, json={"state": state, "force": force}, trust_env=False).raise_for_status()
+    answer = ask("POST", url, {"state": state, "force": force})
     assert answer.json()["status"] == "ACCEPT", answer.text
 
 
@@ -231,7 +240,7 @@ async def final_state(stack: Stack, run: str) -> dict[str, Any]:
     final = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
     def state() -> dict[str, Any] | None:
-        found: dict[str, Any] = httpx.get(url, trust_env=False).json()["state"]
+        found: dict[str, Any] = ask("GET", url).json()["state"]
         return found if found["type"] in final else None
 
     return await until(state, patience=PATIENCE)  # type: ignore[no-any-return]
@@ -270,5 +279,5 @@ def completed(stack: Stack, flow: str) -> list[dict[str, Any]]:
 
 
 def deployments(api: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = httpx.post(f"{api}/deployments/filter", json={}, trust_env=False).json()
+    found: list[dict[str, Any]] = ask("POST", f"{api}/deployments/filter", {}).json()
     return found
