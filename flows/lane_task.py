@@ -16,6 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
+from prefect.settings import PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED, temporary_settings
 from prefect.states import Crashed
 from prefect.tasks import Task
 from prefect_ray.context import remote_options
@@ -159,7 +160,11 @@ class LaneRun:
         """Tells Prefect of its death."""
         lane = run_lane.with_options(timeout_seconds=timeout_s)
         try:
-            with remote_options(**cluster.lane_options()):
+            # The check asks Prefect's server: with that away no lane could start. Settings go with the task.
+            with (
+                temporary_settings({PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED: False}),
+                remote_options(**cluster.lane_options()),
+            ):
                 submitted = lane.submit(number, queue, organism, options)
         except (ray.exceptions.RayError, ConnectionError) as error:
             # A head that was replaced meanwhile refuses everybody who knew the one before, and says that the

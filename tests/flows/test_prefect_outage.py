@@ -37,12 +37,18 @@ class Trickle:
 
     @asynccontextmanager
     async def flowing(self) -> AsyncIterator[None]:
+        # A task that backs off: a run until empty does not end between two others.
+        guard = await self.queue.pool.fetchval(
+            "INSERT INTO tasks (type, status, run_after) "
+            "VALUES ('evidence', 'retry', now() + interval '1 hour') RETURNING id"
+        )
         adding = asyncio.create_task(self._add())
         try:
             yield
         finally:
             adding.cancel()
             await asyncio.gather(adding, return_exceptions=True)
+            await self.queue.pool.execute("DELETE FROM tasks WHERE id = $1", guard)
 
     async def _add(self) -> None:
         task = NewTask(type="evidence", params={"seconds": 0.0, "file": str(self.evidence)})
