@@ -22,7 +22,7 @@ from tests.stack import Stack, until
 pytestmark = [pytest.mark.anyio, pytest.mark.stack]
 GAP_S = 0.05
 """Between two tasks of the trickle."""
-DURING = 60
+DURING = 30
 """Tasks to be completed while the server is away."""
 
 
