@@ -28,8 +28,21 @@ if TYPE_CHECKING:
 
 POOL = "organism"
 DEPLOY_TIMEOUT_S = 120.0
-INCIDENTAL = {"id", "created", "updated", "last_polled", "status", "version_id", "version_info"}
-"""What may differ of two deployments that do the same."""
+DECIDED = {
+    "entrypoint",
+    "description",
+    "parameters",
+    "parameter_openapi_schema",
+    "enforce_parameter_schema",
+    "tags",
+    "version",
+    "paused",
+    "work_pool_name",
+    "job_variables",
+    "pull_steps",
+    "concurrency_options",
+}
+"""What somebody decided of a deployment; the rest of what the server tells is its own affair."""
 
 
 class Applied(BaseModel):
@@ -173,12 +186,16 @@ def _differ(one: DeploymentResponse, other: DeploymentResponse) -> bool:
 
 
 def _purpose(deployment: DeploymentResponse) -> dict[str, Any]:
-    purpose = deployment.model_dump(mode="json", exclude=INCIDENTAL | {"schedules"})
+    limit = deployment.global_concurrency_limit
     schedules = [
-        s.model_dump(mode="json", exclude={"id", "created", "updated", "deployment_id"})
+        s.model_dump(mode="json", include={"slug", "schedule", "active", "parameters"})
         for s in deployment.schedules
     ]
-    return {**purpose, "schedules": sorted(schedules, key=str)}
+    return {
+        **deployment.model_dump(mode="json", include=DECIDED),
+        "limit": limit.limit if limit else None,
+        "schedules": sorted(schedules, key=str),
+    }
 
 
 def digest() -> str:
