@@ -204,7 +204,7 @@ def toggle(schedule: str, active: bool) -> None:
 
 
 async def test_a_schedule_is_paused_and_resumed(operated: Stack) -> None:
-    with own_schedule(operated, "redrive", seconds=5) as schedule:
+    with own_schedule(operated, "redrive", seconds=10) as schedule:
         await until(lambda: runs(operated, "redrive"), patience=90)
         # It is kept when deployments are applied, and on.
         operated.run("deploy")
@@ -212,7 +212,7 @@ async def test_a_schedule_is_paused_and_resumed(operated: Stack) -> None:
         operated.run("deploy")
         await until(lambda: not runs(operated, "redrive", "SCHEDULED", "PENDING", "RUNNING"))
         begun = len(runs(operated, "redrive"))
-        # There would be a run every five, and Prefect's scheduler looks as often.
+        # There would be a run every ten, and Prefect's scheduler looks every five.
         await asyncio.sleep(20)
         assert len(runs(operated, "redrive")) == begun
         toggle(schedule(), True)
