@@ -41,6 +41,7 @@ COMMANDS = {
     "drift": "drift:drift",
     "verify": "verify:verify",
     "deploy": "deploy:deploy",
+    "alerts": "alerts:alerts",
     "migrate": "migrate:migrate",
 }
 """By the name on the command line: module in `deployments.commands`, and function or cyclopts `App` in it."""

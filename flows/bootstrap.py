@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed
 from pydantic import BaseModel, Field
 
-from blocks.errors import OrganismError, OrganismUnavailable
+from blocks.errors import ConfigurationError, OrganismError, OrganismUnavailable
 from blocks.organism import Organism
 from blocks.queue.migrate import migrate, pending
 from blocks.ray_cluster import RayCluster
@@ -24,6 +24,7 @@ from blocks.settings import load_settings
 from blocks.stack import read_stack
 from blocks.task_queue import TaskQueue
 from flows import deploying
+from flows.alerting import automations
 from flows.dispatch import dispatch
 from flows.verification import canary as canary_check
 from flows.verification.limits import Limits
@@ -125,6 +126,16 @@ async def apply_deployments() -> Step:
     )
 
 
+@_step("alerts")
+async def apply_alerts() -> Step:
+    """Make the automations that deliver alerts, where there is a block to deliver them."""
+    try:
+        applied = await automations.apply(load_settings().alerts)
+    except ConfigurationError as error:
+        return Step(step="alerts", changed=False, found=f"no alerts: {error}")
+    return Step(step="alerts", changed=bool(applied.made or applied.changed), found=applied.line)
+
+
 @_step("canary", retries=1)
 async def send_canary(queue: str, organism: str, cluster: str) -> Step:
     """Send a task through everything; where no lane runs, start one for it."""
@@ -188,7 +199,7 @@ async def bootstrap(
     organism: str = "default",
     cluster: str = "default",
 ) -> Bootstrapped:
-    """Migrate Postgres, deploy the organism, apply blocks, deployments and schedules, and send a canary task.
+    """Migrate Postgres, deploy the organism, apply blocks, deployments and alerts, and send a canary task.
 
     Every step looks first and changes only what is not right, so that running it again after it was killed
     anywhere finishes the job.
@@ -212,6 +223,7 @@ async def bootstrap(
         done.steps.append(await prepare_postgres(queue))
         done.steps.append(await deploy_organism(organism, cluster, config, replicas))
         done.steps.append(await apply_deployments())
+        done.steps.append(await apply_alerts())
         if canary:
             done.steps.append(await send_canary(queue, organism, cluster))
     except OrganismError as error:

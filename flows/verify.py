@@ -7,8 +7,10 @@ from datetime import datetime
 from prefect import flow, task
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
+from flows.alerting.telling import tell_of_verification
 from flows.verification import finding
 from flows.verification.finding import Check, Finding, Verification, markdown
 from flows.verification.limits import Limits
@@ -62,6 +64,9 @@ async def verify(
     await acreate_table_artifact(
         key="verification-findings", table=[f.model_dump() for f in found.findings], description=found.status
     )
+    told = await tell_of_verification(found, queue)
+    if told.trouble:
+        get_run_logger().warning(told.trouble)
     if found.status == "failed":
         return Failed(message=found.line)  # type: ignore[return-value]
     return Completed(message=found.line, data=found)  # type: ignore[return-value]
