@@ -75,11 +75,12 @@ class AlertsApplied(BaseModel):
         return f"{line}; switched off by hand: {', '.join(off)}" if off else line
 
 
-async def apply(to: str | None) -> AlertsApplied:
+async def apply(to: str | None, *, silence: timedelta = SILENCE) -> AlertsApplied:
     """Make or bring up to date the automations; one that was switched off stays off. Safe to repeat.
 
     Args:
         to: The notification block, as ``type/name``; None: the one in use.
+        silence: When no watchdog has completed for so long, that is told; 10 s at least.
 
     Raises:
         ConfigurationError: There is no such block, or it notifies nobody; or none is named.
@@ -89,7 +90,7 @@ async def apply(to: str | None) -> AlertsApplied:
         there = await _ours(client)
         block = await (_named(client, to) if to else _in_use(client, there))
         applied = AlertsApplied()
-        for wanted in wanted_automations(block.id):
+        for wanted in wanted_automations(block.id, silence):
             found = there.pop(wanted.name, None)
             if found is None:
                 await client.create_automation(wanted)
@@ -125,7 +126,7 @@ async def state() -> list[AlertState]:
         return await _states(client)
 
 
-def wanted_automations(block: UUID) -> list[AutomationCore]:
+def wanted_automations(block: UUID, silence: timedelta = SILENCE) -> list[AutomationCore]:
     """The automations as they should be, delivering to the block of this id."""
     return [
         _automation(
@@ -146,7 +147,7 @@ def wanted_automations(block: UUID) -> list[AutomationCore]:
         _automation(
             block,
             "watchdog silent",
-            "No watchdog has completed for 5 minutes: without it none of the others is noticed.",
+            "No watchdog has completed for some minutes: without it little else is noticed.",
             EventTrigger(
                 after={"prefect.flow-run.Completed"},
                 expect={"prefect.flow-run.Completed"},
@@ -156,7 +157,7 @@ def wanted_automations(block: UUID) -> list[AutomationCore]:
                 for_each={"related:deployment:prefect.resource.id"},
                 posture=Posture.Proactive,
                 threshold=1,
-                within=SILENCE,
+                within=silence,
             ),
             "organism: the watchdog is silent",
             "no run of watchdog/organism has completed since {{ event.occurred.strftime('%H:%M:%S %Z') }}\n"
