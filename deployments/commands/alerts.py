@@ -13,7 +13,7 @@ alerts = App(name="alerts", help="Who is told when something is wrong: the autom
 
 @alerts.default
 async def listed(*, as_json: AsJson = False) -> None:
-    """List the alerts there are, whether each is on, and the notification block it goes to."""
+    """List the alerts there are, whether each is on, where it goes, and what is wrong now."""
     # Importing flows points Prefect and Ray at the embedded stack, so it comes before Prefect.
     import flows.alerting.automations as automations
 
@@ -52,7 +52,7 @@ def _show(found: list[Any], as_json: bool, **changes: list[str]) -> None:
     marks = {name: f"  {what}" for what, names in changes.items() for name in names}
     lines = [
         f"{'on ' if alert.on else 'off'}  {alert.name}, to {alert.to or 'a block that is gone'}"
-        f"{marks.get(alert.name, '')}"
+        f"{marks.get(alert.name, '')}{f': {alert.wrong}' if alert.wrong else ''}"
         for alert in found
     ]
     result = {"alerts": [alert.model_dump() for alert in found], **changes}

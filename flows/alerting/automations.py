@@ -26,7 +26,8 @@ from prefect.settings import PREFECT_API_URL
 from pydantic import BaseModel
 
 from blocks.errors import ConfigurationError, OrganismError
-from flows.alerting.edges import PREFIX, Alert
+from blocks.named import DEFAULT
+from flows.alerting.edges import ALERTS, PREFIX, Alert, last_said
 from flows.deploying import TAG
 
 TO_BE_NAMED = "name a notification block of your Prefect server: `organism alerts on --to slack-webhook/ops`"
@@ -51,7 +52,9 @@ class AlertState(BaseModel):
     on: bool
     """False: switched off by hand, in the UI."""
     to: str | None
-    """The notification block: ``slack-webhook/ops``."""
+    """The notification block: ``slack-webhook/ops``; None: it is gone."""
+    wrong: str | None = None
+    """What is wrong now with the queue ``default``, as far as this alert has said."""
 
 
 class AlertsApplied(BaseModel):
@@ -131,7 +134,7 @@ def wanted_automations(block: UUID, silence: timedelta = SILENCE) -> list[Automa
     return [
         _automation(
             block,
-            "run crashed",
+            "organism: run crashed",
             "A run of ours has crashed, or one of dispatch has failed; half an hour's peace a deployment.",
             CompoundTrigger(
                 require="any", triggers=[_runs_that(["CRASHED"]), _runs_that(["FAILED"], flow="dispatch")]
@@ -146,7 +149,7 @@ def wanted_automations(block: UUID, silence: timedelta = SILENCE) -> list[Automa
         _said(block, "oldest-ready", "A task is ready for longer than ORGANISM_ALERT_OLDEST_READY."),
         _automation(
             block,
-            "watchdog silent",
+            "organism: watchdog silent",
             "No watchdog has completed for some minutes: without it little else is noticed.",
             EventTrigger(
                 after={"prefect.flow-run.Completed"},
@@ -160,7 +163,7 @@ def wanted_automations(block: UUID, silence: timedelta = SILENCE) -> list[Automa
                 within=silence,
             ),
             "organism: the watchdog is silent",
-            "no run of watchdog/organism has completed since {{ event.occurred.strftime('%H:%M:%S %Z') }}\n"
+            "no run of watchdog/organism has completed since {{ event.occurred.strftime('%Y-%m-%d %H:%M:%S %Z') }}\n"
             "→ see that a worker serves the work pool, that its schedule is on, and why runs fail: "
             "organism verify\n{{ flow_run | ui_url }}",
         ),
@@ -175,7 +178,7 @@ def _said(block: UUID, alert: Alert, description: str) -> AutomationCore:
         posture=Posture.Reactive,
         threshold=1,
     )
-    return _automation(block, alert.replace("-", " "), description, trigger, SUBJECT, BODY)
+    return _automation(block, _name_for(alert), description, trigger, SUBJECT, BODY)
 
 
 def _runs_that(types: list[str], flow: str | None = None) -> EventTrigger:
@@ -206,12 +209,16 @@ def _automation(
     block: UUID, name: str, description: str, trigger: TriggerTypes, subject: str, body: str
 ) -> AutomationCore:
     return AutomationCore(
-        name=f"organism: {name}",
+        name=name,
         description=description,
         tags=[TAG],
         trigger=trigger,
         actions=[SendNotification(block_document_id=block, subject=subject, body=body)],
     )
+
+
+def _name_for(alert: Alert) -> str:
+    return f"organism: {alert.replace('-', ' ')}"
 
 
 def _alike(found: Automation, wanted: AutomationCore) -> bool:
@@ -230,11 +237,11 @@ async def _ours(client: PrefectClient) -> dict[str, Automation]:
 
 async def _states(client: PrefectClient) -> list[AlertState]:
     there = await _ours(client)
-    blocks = {
-        block: await _name_of(client, block) for block in {_block_of(a) for a in there.values()} if block
-    }
+    said = {_name_for(alert): await last_said(client, alert, DEFAULT) for alert in ALERTS}
+    wrong = {name: last.text for name, last in said.items() if last and last.step == "raised"}
+    blocks = {block: await _name_of(client, block) for block in map(_block_of, there.values())}
     return [
-        AlertState(name=name, on=automation.enabled, to=blocks.get(_block_of(automation) or UUID(int=0)))
+        AlertState(name=name, on=automation.enabled, to=blocks[_block_of(automation)], wrong=wrong.get(name))
         for name, automation in sorted(there.items())
     ]
 
@@ -243,7 +250,9 @@ def _block_of(automation: Automation) -> UUID | None:
     return next((a.block_document_id for a in automation.actions if isinstance(a, SendNotification)), None)
 
 
-async def _name_of(client: PrefectClient, block: UUID) -> str | None:
+async def _name_of(client: PrefectClient, block: UUID | None) -> str | None:
+    if block is None:
+        return None
     try:
         return _name(await client.read_block_document(block, include_secrets=False))
     except ObjectNotFound:

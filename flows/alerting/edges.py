@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from prefect.client.orchestration import PrefectClient
 from prefect.events import emit_event
 from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter, EventResourceFilter
 
 Alert: TypeAlias = Literal["dispatch-missing", "dead-letters", "oldest-ready", "verify"]
+ALERTS: tuple[Alert, ...] = get_args(Alert)
 Step: TypeAlias = Literal["pending", "passed", "raised", "cleared"]
 """Wrong, and not for long enough; well before it was raised; wrong; well again."""
 PREFIX = "organism.alert"

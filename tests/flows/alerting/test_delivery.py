@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -29,10 +26,10 @@ from flows.redrive import redrive
 from flows.verify import verify
 from flows.watchdog import watchdog
 from tests.blocks.queue.helpers import claim, outcomes_of
+from tests.flows.alerting.receiver import TO, Receiver
 from tests.stack import Stack, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack]
-TO = "custom-webhook/receiver"
 ALL = {
     f"organism: {name}"
     for name in (
@@ -46,43 +43,10 @@ ALL = {
 }
 
 
-class Receiver:
-    """What notification blocks are pointed at."""
-
-    def __init__(self) -> None:
-        self.messages: list[dict[str, str]] = []
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                receiver.messages.append(json.loads(body))
-                self.send_response(204)
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None: ...
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/?key=hunter2"
-
-    async def next(self, words: str, *, patience: float = 30) -> str:
-        """Wait for a message with these words in its subject, and return all of it."""
-        found = await until(
-            lambda: next((m for m in self.messages if words in m["subject"]), None), patience=patience
-        )
-        self.messages.remove(found)
-        return f"{found['subject']}\n{found['body']}"
-
-
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    receiver = Receiver()
-    thread = Thread(target=receiver.server.serve_forever)
-    thread.start()
-    yield receiver
-    receiver.server.shutdown()
-    thread.join()
-    receiver.server.server_close()
+    with Receiver() as receiver:
+        yield receiver
 
 
 @pytest.fixture
@@ -90,10 +54,7 @@ async def block(stack: Stack, receiver: Receiver) -> AsyncIterator[str]:
     """A notification block of a stock type, and no automation of ours before or after."""
     # What sends events stays with the server it has known first (Prefect 3.8.8).
     EventsWorker.drain_all(timeout=10, at_exit=False)
-    webhook = CustomWebhookNotificationBlock(
-        name="ops", url=receiver.url, json_data={"subject": "{{subject}}", "body": "{{body}}"}
-    )
-    await webhook.asave("receiver", overwrite=True)
+    await receiver.save_block()
     await automations.remove()
     yield TO
     await automations.remove()
@@ -182,6 +143,8 @@ async def test_what_the_watchdog_finds_is_delivered_once_and_that_it_is_over(
     assert "/runs/flow-run/" in text
     await until(lambda: events("dead-letters.raised"))
     assert (await watchdog(**patient)).alerts == []
+    wrong = {alert.name: alert.wrong for alert in await automations.state() if alert.wrong}
+    assert wrong == {"organism: dead letters": "3 tasks have failed for good, the limit is 2"}
 
     run = await deployed(dispatch, scheduled=True)
     async with get_client() as client:
