@@ -137,10 +137,15 @@ def wanted_automations(block: UUID, silence: timedelta = SILENCE) -> list[Automa
             "organism: run crashed",
             "A run of ours has crashed, or one of dispatch has failed; half an hour's peace a deployment.",
             CompoundTrigger(
-                require="any", triggers=[_runs_that(["CRASHED"]), _runs_that(["FAILED"], flow="dispatch")]
+                require="any",
+                # Each has its own peace and quiet, so no run may fit both.
+                triggers=[
+                    _runs_that("!dispatch", ["CRASHED"]),
+                    _runs_that("dispatch", ["CRASHED", "FAILED"]),
+                ],
             ),
-            f"organism: {RUN}: {STATE}",
-            f"{MESSAGE}\n→ its tasks go back to the queue; see what is wrong: organism verify\n"
+            f"organism: {{{{ flow.name }}}} {STATE}",
+            f"{RUN}: {MESSAGE}\n→ its tasks go back to the queue; see what is wrong: organism verify\n"
             "{{ flow_run | ui_url }}",
         ),
         _said(block, "dispatch-missing", "No lane lives although the schedule of dispatch is on."),
@@ -163,7 +168,8 @@ def wanted_automations(block: UUID, silence: timedelta = SILENCE) -> list[Automa
                 within=silence,
             ),
             "organism: the watchdog is silent",
-            "no run of watchdog/organism has completed since {{ event.occurred.strftime('%Y-%m-%d %H:%M:%S %Z') }}\n"
+            "no run of watchdog/organism has completed since "
+            "{{ event.occurred.strftime('%Y-%m-%d %H:%M:%S %Z') }}\n"
             "→ see that a worker serves the work pool, that its schedule is on, and why runs fail: "
             "organism verify\n{{ flow_run | ui_url }}",
         ),
@@ -181,8 +187,8 @@ def _said(block: UUID, alert: Alert, description: str) -> AutomationCore:
     return _automation(block, _name_for(alert), description, trigger, SUBJECT, BODY)
 
 
-def _runs_that(types: list[str], flow: str | None = None) -> EventTrigger:
-    """Runs of our deployments that ended in a state of these types, whatever name the state has."""
+def _runs_that(flow: str, types: list[str]) -> EventTrigger:
+    """Runs of our deployments of a flow that ended in a state of these types, whatever name the state has."""
     return EventTrigger(
         expect={"prefect.flow-run.*"},
         match=ResourceSpecification(
@@ -196,13 +202,10 @@ def _runs_that(types: list[str], flow: str | None = None) -> EventTrigger:
     )
 
 
-def _of_ours(flow: str | None) -> list[ResourceSpecification]:
+def _of_ours(flow: str) -> list[ResourceSpecification]:
     tag = {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{TAG}"}
-    related = [ResourceSpecification(tag)]
-    if flow is not None:
-        named = {"prefect.resource.role": "flow", "prefect.resource.name": flow}
-        related.append(ResourceSpecification(named))
-    return related
+    named = {"prefect.resource.role": "flow", "prefect.resource.name": flow}
+    return [ResourceSpecification(tag), ResourceSpecification(named)]
 
 
 def _automation(
