@@ -102,7 +102,7 @@ async def test_two_minutes_without_dispatch_are_told_and_their_end(
         await until(lanes)
         process = await until(lambda: process_of(run))
         process.send_signal(signal.SIGKILL)
-        assert "dispatch" in await receiver.next("Crashed", patience=90)
+        await receiver.next("organism: dispatch Crashed", patience=90)
 
         broken = DeploymentUpdate(parameters={**deployment.parameters, "cluster": "nowhere"})
         await client.update_deployment(deployment.id, broken)
