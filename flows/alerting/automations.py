@@ -99,8 +99,9 @@ async def apply(to: str | None, *, silence: timedelta = SILENCE) -> AlertsApplie
                 await client.create_automation(wanted)
                 applied.made.append(wanted.name)
             elif not _alike(found, wanted):
-                kept = AutomationCore(**{**dict(wanted), "enabled": found.enabled})
-                await client.update_automation(found.id, kept)
+                # What is not set is not sent (Prefect 3.8.8), and an owner is refused.
+                fields = wanted.model_dump(exclude={"owner_resource"}) | {"enabled": found.enabled}
+                await client.update_automation(found.id, AutomationCore.model_validate(fields))
                 applied.changed.append(wanted.name)
         applied.alerts = await _states(client)
         return applied

@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from blocks.errors import ConfigurationError
 from blocks.queue import NewTask, Queue
 from blocks.task_queue import TaskQueue
-from flows.alerting import automations
+from flows.alerting import automations, looks
 from flows.dispatch import dispatch
 from flows.redrive import redrive
 from flows.verify import verify
@@ -90,12 +90,12 @@ async def dead_letters(queue: Queue, count: int) -> None:
     await queue.submit([NewTask(type="t")] * count)
     batch = await claim(queue)
     await queue.settle("lane", batch, outcomes_of(batch, "rejected", error="boom"))
+    await queue.deregister("lane")
 
 
 async def test_applying_again_changes_nothing_and_what_was_switched_off_stays_off(
     stack: Stack, block: str
 ) -> None:
-    assert stack.run("alerts") == {"alerts": []}
     made = stack.run("alerts", "on", "--to", block)
     assert set(made["made"]) == ALL
     assert {(alert["on"], alert["to"]) for alert in made["alerts"]} == {(True, TO)}
@@ -120,7 +120,7 @@ async def test_applying_again_changes_nothing_and_what_was_switched_off_stays_of
     assert set(moved.changed) == ALL
     assert {alert.name: alert.on for alert in moved.alerts if not alert.on} == {"organism: verify": False}
     assert "switched off by hand: organism: verify" in moved.line
-    assert set(stack.run("alerts", "off")["removed"]) == ALL
+    assert set(await automations.remove()) == ALL
     assert await automations.state() == []
 
 
@@ -155,7 +155,10 @@ async def test_what_the_watchdog_finds_is_delivered_once_and_that_it_is_over(
 
     run = await deployed(dispatch, scheduled=True)
     async with get_client() as client:
-        await client.create_flow_run_from_deployment(run, state=Scheduled(scheduled_time=datetime.now(UTC)))
+        for was_due, ago in ((False, timedelta(hours=1)), (True, timedelta())):
+            due = Scheduled(scheduled_time=datetime.now(UTC) - ago)
+            await client.create_flow_run_from_deployment(run, state=due)
+            assert await looks.dispatch_is_due(client, "default") is was_due, "not since it was switched on"
     assert (await watchdog(**patient)).alerts[0].startswith("dispatch missing pending")
     [pending] = await until(lambda: events("dispatch-missing.pending"))
     assert pending.resource.id == "organism.queue.default"

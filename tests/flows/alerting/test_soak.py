@@ -83,6 +83,7 @@ def process_of(run: str) -> psutil.Process | None:
 async def test_two_minutes_without_dispatch_are_told_and_their_end(
     operated: Stack, receiver: Receiver
 ) -> None:
+    assert operated.run("alerts") == {"alerts": []}
     row = await bootstrap(operated)
     assert (row["changed"], row["found"].startswith(f"no alerts: there is no block {TO}")) == (False, True)
     await receiver.save_block()
@@ -119,3 +120,4 @@ async def test_two_minutes_without_dispatch_are_told_and_their_end(
     assert "no run of watchdog/organism has completed since" in await receiver.next("silent", patience=120)
     told = [message["subject"] for message in receiver.messages if "verify" not in message["subject"]]
     assert told == [], "nothing was said twice"
+    assert len(operated.run("alerts", "off")["removed"]) == 6
