@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+from blocks.errors import ConfigurationError, OrganismError
 from blocks.queue import NewTask, Queue
-from flows.alerting import looks
+from flows.alerting import automations, looks
 from flows.alerting.edges import Look, Said, next_step
+from flows.alerting.telling import tell_of_verification
 from flows.verification.finding import Finding, Verification
 from tests.clock import START, advance, set_clock
 
@@ -19,8 +23,10 @@ MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @given(
-    found=st.lists(st.tuples(st.sampled_from([True, False, None]), st.integers(1, 100)), max_size=40),
-    patience_s=st.sampled_from([0.0, 50.0]),
+    found=st.lists(
+        st.tuples(st.sampled_from([True, True, False, None]), st.integers(1, 100)), min_size=20, max_size=40
+    ),
+    patience_s=st.sampled_from([0.0, 150.0]),
 )
 def test_an_alert_is_raised_once_and_cleared_once(
     found: list[tuple[bool | None, int]], patience_s: float
@@ -94,3 +100,20 @@ def test_dispatch_is_missing_only_when_it_is_due() -> None:
         False,
         False,
     ]
+
+
+async def test_without_a_prefect_server_it_is_one_line_and_no_flow_fails() -> None:
+    with (
+        temporary_settings({PREFECT_API_URL: None}),
+        pytest.raises(ConfigurationError, match="PREFECT_API_URL is not set"),
+    ):
+        await automations.state()
+    away: Any = {PREFECT_API_URL: "http://127.0.0.1:1/api", PREFECT_CLIENT_MAX_RETRIES: 0}
+    with temporary_settings(away):
+        with pytest.raises(
+            OrganismError, match=r"the Prefect server at http://127.0.0.1:1/api does not answer"
+        ):
+            await automations.apply("slack-webhook/ops")
+        told = await tell_of_verification(Verification(findings=[]), "default")
+    assert told.said == []
+    assert "no alerts: Prefect's server: Connect" in (told.trouble or "")
