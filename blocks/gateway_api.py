@@ -8,12 +8,23 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from blocks.queue.models import FINISHED, Status, TaskFilter, TaskLine, TaskRow, TaskState
+from blocks.queue.models import (
+    FINISHED,
+    Status,
+    TaskFilter,
+    TaskLine,
+    TaskParams,
+    TaskRow,
+    TaskState,
+    TaskType,
+    Text,
+)
 
 TASKS_LIMIT = 10_000
 """Most tasks of one submission."""
 PAGE_LIMIT = 500
 WAIT_LIMIT_S = 300.0
+DEADLINE_LIMIT_S = 300.0
 PROBLEM_TYPE = "application/problem+json"
 
 
@@ -151,5 +162,46 @@ class Problem(BaseModel):
 class Health(BaseModel):
     """How the gateway is."""
 
-    status: Literal["ok", "unavailable"]
-    reason: str | None = None
+    status: Literal["ok", "degraded"] = Field(
+        description="degraded: tasks are taken and told of, and nobody runs them at present."
+    )
+    reason: str | None = Field(default=None, description="Why it is degraded.")
+
+
+class OrganismHealth(BaseModel):
+    """How the organism is."""
+
+    status: Literal["healthy", "degraded", "unhealthy"]
+    reason: str | None = Field(default=None, description="Why it is not healthy.")
+    organism: dict[str, Any] | None = Field(description="Its own answer; null: there was none.")
+
+
+class DirectTask(BaseModel):
+    """A task for the organism itself, past the queue."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    type: TaskType
+    params: TaskParams = Field(default_factory=dict)
+    description: Text | None = None
+    domain: Text | None = Field(default=None, max_length=200)
+    drift_score: float = 0.0
+    timeout_s: float | None = Field(
+        default=None, gt=0, le=604_800, description="Of the handler; None: the organ's own."
+    )
+    deadline_s: float = Field(
+        default=30.0, gt=0, le=DEADLINE_LIMIT_S, description="Longest wait for the outcome, in seconds."
+    )
+
+
+class DirectOutcome(BaseModel):
+    """What became of a task that went past the queue."""
+
+    task_id: str
+    success: bool
+    result: Any = None
+    error: str | None
+    retryable: bool = Field(description="It failed in a way that another try may not.")
+    path: str = Field(description="fast: its organ; planner: the planner.")
+    organ_id: str | None
+    elapsed_ms: float | None

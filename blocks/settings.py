@@ -111,6 +111,19 @@ class Settings(BaseSettings):
         default=300.0, gt=0, description="A task that is ready for longer (seconds) raises an alert."
     )
 
+    url: str | None = Field(
+        default=None,
+        pattern=r"^https?://",
+        description="Base of the organism's HTTP routes, such as http://serve.example:8000/organism; unset: "
+        "the embedded stack's.",
+    )
+    gateway: bool = Field(default=True, description="Whether `organism up` starts the gateway.")
+    gateway_calls: int = Field(
+        default=64,
+        ge=1,
+        le=10_000,
+        description="Most tasks at once that the gateway has the organism run past the queue.",
+    )
     gateway_host: str = Field(
         default="127.0.0.1",
         min_length=1,

@@ -25,11 +25,11 @@ from deployments.postgres import STOP_SIGNAL, EmbeddedPostgres
 from deployments.progress import Event, Phase, Progress, silent
 from deployments.state import forget_stack, stack_id_of, turn, write_stack
 
-STOPPING = (("worker",), ("ray", "prefect"), ("postgres",))
-"""Roles in the order they are stopped; those of one step at once. The worker first: its flow runs hand back
-what they hold. Postgres last: others may be writing."""
+STOPPING = (("gateway", "worker"), ("ray", "prefect"), ("postgres",))
+"""Roles in the order they are stopped; those of one step at once. First the worker, whose flow runs hand back
+what they hold, and the gateway, which takes more. Postgres last: others may be writing."""
 ROLES = tuple(role for step in STOPPING for role in step)
-GRACE = {"worker": 25.0, "ray": 8.0, "prefect": 8.0, "postgres": 30.0}
+GRACE = {"gateway": 8.0, "worker": 25.0, "ray": 8.0, "prefect": 8.0, "postgres": 30.0}
 """Seconds between the polite signal and SIGKILL. Postgres flushes everything in that time."""
 
 T = TypeVar("T")
@@ -139,8 +139,8 @@ class _Start:
             await organism_app.deploy(app, previous)
             return previous, True
         kept = healthy & set(ROLES)
-        if not kept >= self._wanted() - {"organism", "worker"}:
-            kept.discard("worker")  # it was started with the addresses of the others
+        if not kept >= self._wanted() - {"organism", "worker", "gateway"}:
+            kept -= {"worker", "gateway"}  # they were started with the addresses of the others
         try:
             stack = await self._clear(previous, kept)
             write_stack(stack)
@@ -155,7 +155,8 @@ class _Start:
 
     def _wanted(self) -> set[str]:
         wanted = {"ray", "prefect", "organism"} | ({"postgres"} if self.embedded else set())
-        return wanted | ({"worker"} if self.settings.worker else set())
+        wanted |= {"worker"} if self.settings.worker else set()
+        return wanted | ({"gateway"} if self.settings.gateway else set())
 
     def _previous(self) -> StackState | None:
         try:
@@ -180,6 +181,8 @@ class _Start:
             }
             if self.settings.worker:
                 checks["worker"] = health.check_worker(client, previous)
+            if self.settings.gateway:
+                checks["gateway"] = health.check_gateway(client, previous)
             if self.embedded:
                 checks["postgres"] = health.check_postgres(previous.dsn)
             answers = dict(zip(checks, await asyncio.gather(*checks.values()), strict=True))
@@ -208,6 +211,8 @@ class _Start:
         async with health.local_client() as client:
             steps = [self._database(stack, kept), self._ray(stack, kept, app, client)]
             steps.append(self._prefect(stack, kept, client))
+            if self.settings.gateway and "gateway" not in kept:
+                steps.append(self._gateway(stack, client))
             await _all(steps)
 
     async def _database(self, stack: StackState, kept: set[str]) -> None:
@@ -261,6 +266,18 @@ class _Start:
             )
         async with self._timed("deployments"):
             await components.apply_deployments(self.settings, stack)
+
+    async def _gateway(self, stack: StackState, client: Any) -> None:
+        async with self._timed("gateway"):
+            child = components.start_gateway(self.settings, stack)
+            self._remember(stack, child)
+            await components.wait_for(
+                child,
+                lambda: components.check_own_port(
+                    child, stack.gateway_url, lambda: health.check_gateway(client, stack)
+                ),
+                components.GATEWAY_TIMEOUT,
+            )
 
     def _remember(self, stack: StackState, child: processes.Child) -> None:
         # Written before it is waited for: were we killed now, the next `up` or `down` finds it.

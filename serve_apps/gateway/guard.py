@@ -20,8 +20,9 @@ from serve_apps.gateway.tokens import Tokens, covers, is_loopback
 
 OPEN = frozenset({"/healthz", "/readyz", "/openapi.json"})
 """What may be read without a token."""
-PATIENT = ("/wait", "/events", "/api/tasks/cancel")
+PATIENT = ("/wait", "/events", "/api/tasks/cancel", "/coordinator/submit")
 """Ends of the paths of requests that may take their time."""
+SUBMITTING = frozenset({("POST", "/api/tasks"), ("POST", "/coordinator/submit")})
 REQUEST_TIMEOUT_S = 20.0
 """For those that wait, one after the other, for a connection to a Postgres that has fallen silent. One that
 has such a connection takes up to ten seconds more, which asyncpg needs to give up on it."""
@@ -88,7 +89,7 @@ class Guard:
             raise Refused("forbidden", "this is not for pages of other sites")
         if self._tokens is None:
             self._admit_locally(scope, headers)
-        elif scope["path"] not in OPEN:
+        elif _path(scope) not in OPEN:
             self._admit_by_token(scope, headers, self._tokens)
 
     def _admit_locally(self, scope: Scope, headers: Headers) -> None:
@@ -113,7 +114,7 @@ class Guard:
                 next_step="send Authorization: Bearer TOKEN",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        needed = scope_needed(scope["method"], scope["path"])
+        needed = scope_needed(scope["method"], _path(scope))
         if not covers(held, needed):
             raise Refused("forbidden", f"this needs a token of scope {needed}; this one has {held}")
 
@@ -135,8 +136,14 @@ class Guard:
         return limited
 
 
+def _path(scope: Scope) -> str:
+    # As an ingress of Serve the app lies below a prefix, which ASGI has in both.
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
 def scope_needed(method: str, path: str) -> TokenScope:
     """What a token must be for, to make a request."""
     if method in ("GET", "HEAD"):
         return "read"
-    return "submit" if (method, path) == ("POST", "/api/tasks") else "operate"
+    return "submit" if (method, path) in SUBMITTING else "operate"
