@@ -66,7 +66,7 @@ def next_step(look: Look, last: Said | None, now: datetime) -> Step | None:
 async def last_said(client: PrefectClient, alert: Alert, queue: str) -> Said | None:
     """The last that was said of an alert about the queue of this name, as far as the feed goes back."""
     wanted = EventFilter(
-        event=EventNameFilter(prefix=[f"{PREFIX}.{alert}."]),
+        event=EventNameFilter(name=[f"{PREFIX}.{alert}.{step}" for step in get_args(Step)]),
         resource=EventResourceFilter(id=[_resource(queue)["prefect.resource.id"]]),
         occurred=EventOccurredFilter(until=datetime.now(UTC) + SKEW),
     )
@@ -74,8 +74,8 @@ async def last_said(client: PrefectClient, alert: Alert, queue: str) -> Said | N
     if not events:
         return None
     [event] = events
-    step: Any = event.event.rpartition(".")[2]
-    return Said(step, datetime.fromisoformat(event.payload["since"]), event.payload["text"])
+    said: Any = event.event.rpartition(".")[2]
+    return Said(said, datetime.fromisoformat(event.payload["since"]), event.payload["text"])
 
 
 async def tell(
