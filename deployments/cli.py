@@ -43,6 +43,7 @@ COMMANDS = {
     "verify": "verify:verify",
     "deploy": "deploy:deploy",
     "schedule": "schedule:schedule",
+    "alerts": "alerts:alerts",
     "migrate": "migrate:migrate",
 }
 """By the name on the command line: module in `deployments.commands`, and function or cyclopts `App` in it."""

@@ -31,6 +31,7 @@ from blocks.settings import load_settings
 from blocks.stack import read_stack
 from blocks.task_queue import TaskQueue
 from flows import deploying
+from flows.alerting import automations
 from flows.dispatch import GRACE_S, dispatch
 from flows.states import EXPECTED, OURS, cell, failed, show_page
 from flows.verification import canary as canary_check
@@ -39,7 +40,7 @@ from serve_apps.organism.config import OrganismConfig, load_config
 from serve_apps.organism.deploy import replace, running_config
 from serve_apps.organism.deployments import serve_config
 
-STEPS = ("postgres", "organism", "deployments", "canary")
+STEPS = ("postgres", "organism", "deployments", "alerts", "canary")
 STEP_TIMEOUT_S = 180.0
 DEPLOY_S = 150.0
 """For the organism to run as deployed, and as much again for the configuration before to come back."""
@@ -153,6 +154,16 @@ async def apply_deployments() -> Step:
         changed=bool(done),
         found="; ".join(done) or f"{', '.join(applied.deployments)} are as they should be",
     )
+
+
+@_step("alerts")
+async def apply_alerts() -> Step:
+    """Make the automations that deliver alerts, where there is a block to deliver them."""
+    try:
+        applied = await automations.apply(load_settings().alerts)
+    except ConfigurationError as error:
+        return Step(step="alerts", changed=False, found=f"no alerts: {error}")
+    return Step(step="alerts", changed=bool(applied.made or applied.changed), found=applied.line)
 
 
 @_step("canary", retries=1)
@@ -271,7 +282,7 @@ async def bootstrap(
     organism: str = "default",
     cluster: str = "default",
 ) -> Bootstrapped:
-    """Migrate Postgres, deploy the organism, apply blocks, deployments and schedules, and send a canary task.
+    """Migrate Postgres, deploy the organism, apply blocks, deployments and alerts, and send a canary task.
 
     Every step looks first and changes only what is not right, so that running it again after it was killed
     anywhere finishes the job.
@@ -297,6 +308,7 @@ async def bootstrap(
         done.steps.append(await prepare_postgres(queue, postgres_seconds))
         done.steps.append(await deploy_organism(organism, cluster, config, replicas))
         done.steps.append(await apply_deployments())
+        done.steps.append(await apply_alerts())
         if canary:
             done.steps.append(await send_canary(queue, organism, cluster))
     except EXPECTED as error:

@@ -6,8 +6,10 @@ from datetime import datetime
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
+from flows.alerting.telling import tell_of_verification
 from flows.states import OURS, show_page
 from flows.verification import finding
 from flows.verification.finding import Check, Finding, Verification, markdown
@@ -59,6 +61,9 @@ async def verify(
         ask=check_part,
     )
     await show_page(f"**{found.line}**\n\n{markdown(found.findings)}", key="verification")
+    told = await tell_of_verification(found, queue)
+    if told.trouble:
+        get_run_logger().warning(told.trouble)
     if found.status == "failed":
         return Failed(message=found.line)  # type: ignore[return-value]
     return Completed(message=found.line, data=found)  # type: ignore[return-value]
