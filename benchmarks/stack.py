@@ -47,6 +47,7 @@ class Stack:
             "ORGANISM_HOME": str(home),
             "ORGANISM_CONFIG": str(HERE / "organism.yaml"),
             "ORGANISM_WORKER": "false",
+            "ORGANISM_GATEWAY": "false",
             "DO_NOT_TRACK": "1",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         }

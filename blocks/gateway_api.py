@@ -8,12 +8,26 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from blocks.queue.models import FINISHED, Status, TaskFilter, TaskLine, TaskRow, TaskState
+from blocks.queue.models import (
+    FINISHED,
+    Pause,
+    PausedKind,
+    RedriveFilter,
+    Status,
+    TaskFilter,
+    TaskLine,
+    TaskParams,
+    TaskRow,
+    TaskState,
+    TaskType,
+    Text,
+)
 
 TASKS_LIMIT = 10_000
 """Most tasks of one submission."""
 PAGE_LIMIT = 500
 WAIT_LIMIT_S = 300.0
+DEADLINE_LIMIT_S = 300.0
 PROBLEM_TYPE = "application/problem+json"
 
 
@@ -126,6 +140,60 @@ class CancelledAll(BaseModel):
     complete: bool = Field(description="False: there are more; ask again.")
 
 
+class RedriveAll(RedriveFilter):
+    """Which dead letters to put back; at least one condition."""
+
+    limit: int | None = Field(
+        default=None, ge=1, le=2**31 - 1, description="Most tasks, those that finished first; null: all."
+    )
+    dry_run: bool = Field(default=True, description="Only count them, and show some.")
+
+
+class RedrivenAll(BaseModel):
+    """What was, or would be, put back into the queue."""
+
+    dry_run: bool
+    found: int | None = Field(description="Of a dry run: tasks that fit.")
+    sample: list[TaskLine] = Field(description="Of a dry run: those that finished first.")
+    redriven: int
+    kept_out: int = Field(description="Left, since an unfinished task of their type has their dedup_key.")
+    complete: bool = Field(description="False: there may be more; ask again.")
+    audit: UUID | None = Field(description="Id of the row in the table task_audit.")
+
+
+class PauseOrder(BaseModel):
+    """A type or domain of which no further task is to be claimed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: PausedKind
+    name: Text = Field(min_length=1, max_length=200)
+    reason: Text | None = Field(
+        default=None, max_length=1000, description="Shown to whoever asks why tasks wait."
+    )
+
+
+class ResumeOrder(BaseModel):
+    """A type or domain whose tasks are to be claimed again."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: PausedKind
+    name: Text = Field(min_length=1, max_length=200)
+
+
+class Pauses(BaseModel):
+    """What is paused."""
+
+    pauses: list[Pause]
+
+
+class Resumed(BaseModel):
+    """What resume did."""
+
+    resumed: bool = Field(description="False: it was not paused.")
+
+
 class FieldError(BaseModel):
     """What is wrong with one value."""
 
@@ -151,5 +219,46 @@ class Problem(BaseModel):
 class Health(BaseModel):
     """How the gateway is."""
 
-    status: Literal["ok", "unavailable"]
-    reason: str | None = None
+    status: Literal["ok", "degraded"] = Field(
+        description="degraded: tasks are taken and told of, and nobody runs them at present."
+    )
+    reason: str | None = Field(default=None, description="Why it is degraded.")
+
+
+class OrganismHealth(BaseModel):
+    """How the organism is."""
+
+    status: Literal["healthy", "degraded", "unhealthy"]
+    reason: str | None = Field(default=None, description="Why it is not healthy.")
+    organism: dict[str, Any] | None = Field(description="Its own answer; null: there was none.")
+
+
+class DirectTask(BaseModel):
+    """A task for the organism itself, past the queue."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    type: TaskType
+    params: TaskParams = Field(default_factory=dict)
+    description: Text | None = None
+    domain: Text | None = Field(default=None, max_length=200)
+    drift_score: float = 0.0
+    timeout_s: float | None = Field(
+        default=None, gt=0, le=604_800, description="Of the handler; None: the organ's own."
+    )
+    deadline_s: float = Field(
+        default=30.0, gt=0, le=DEADLINE_LIMIT_S, description="Longest wait for the outcome, in seconds."
+    )
+
+
+class DirectOutcome(BaseModel):
+    """What became of a task that went past the queue."""
+
+    task_id: str
+    success: bool
+    result: Any = None
+    error: str | None
+    retryable: bool = Field(description="It failed in a way that another try may not.")
+    path: str = Field(description="fast: its organ; planner: the planner.")
+    organ_id: str | None
+    elapsed_ms: float | None

@@ -88,6 +88,26 @@ class OrganismClient:
         finally:
             _cancel(stream)
 
+    async def handle_task(self, task: dict[str, Any]) -> dict[str, Any]:
+        """Run one task, past the queue; its outcome as `OrganismManager.handle_incoming_task` tells it.
+
+        Cancelled, it stops the handler.
+
+        Raises:
+            OrganismUnavailable, ReplicaLost: There is no outcome.
+        """
+        from ray.exceptions import RayActorError
+
+        response = None
+        try:
+            response = self._handle().handle_incoming_task.remote(task)
+            outcome: dict[str, Any] = await response
+            return outcome
+        except Exception as error:
+            raise self._explain(error, 0.0, lost=isinstance(error, RayActorError)) from None
+        finally:
+            _cancel(response)
+
     async def cancel(self, claims: Sequence[int]) -> None:
         """Stop tasks on whichever replica they are; each is reported ``cancelled`` through its own call.
 

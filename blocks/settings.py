@@ -99,6 +99,31 @@ class Settings(BaseSettings):
         description="Whether `organism up` starts a Prefect worker, for schedules and the UI.",
     )
 
+    alerts: str | None = Field(
+        default=None,
+        pattern=r"^[^/\s]+/[^/\s]+$",
+        description="Notification block that alerts go to, `slack-webhook/ops`; unset: bootstrap makes none.",
+    )
+    alert_dead_letters: int = Field(
+        default=1000, ge=0, description="More dead letters than this raise an alert."
+    )
+    alert_oldest_ready: float = Field(
+        default=300.0, gt=0, description="A task that is ready for longer (seconds) raises an alert."
+    )
+
+    url: str | None = Field(
+        default=None,
+        pattern=r"^https?://",
+        description="Base of the organism's HTTP routes, such as http://serve.example:8000/organism; unset: "
+        "the embedded stack's.",
+    )
+    gateway: bool = Field(default=True, description="Whether `organism up` starts the gateway.")
+    gateway_calls: int = Field(
+        default=64,
+        ge=1,
+        le=10_000,
+        description="Most tasks at once that the gateway has the organism run past the queue.",
+    )
     gateway_host: str = Field(
         default="127.0.0.1",
         min_length=1,
@@ -111,6 +136,12 @@ class Settings(BaseSettings):
         default=None,
         description="File of the tokens the gateway takes, one `scope:sha256hex` a line; unset: none is "
         "asked for, and only this machine is answered.",
+    )
+    gateway_rate: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="Most requests a second of one token, or without tokens of one address; unset: no limit.",
     )
     gateway_body_limit: int = Field(
         default=16_000_000, ge=1000, le=1_000_000_000, description="Longest body the gateway reads, in bytes."

@@ -40,8 +40,10 @@ class StackState(BaseModel):
     prefect_ui_url: str
     organism_url: str
     """Base of the organism's HTTP routes, ending in ``/organism``."""
+    gateway_url: str = ""
+    """Base of the gateway's HTTP routes; empty: the stack has none."""
     processes: dict[str, ProcessRef]
-    """By role: postgres, ray, prefect, worker."""
+    """By role: postgres, ray, prefect, worker, gateway."""
 
 
 def read_stack(home: Path) -> StackState | None:
@@ -106,3 +108,11 @@ def queue_dsn(settings: Settings) -> SecretStr:
         f"no database: ORGANISM_DSN is not set and no embedded stack is up in {settings.home}",
         "run `organism up`, or set ORGANISM_DSN",
     )
+
+
+def organism_url(settings: Settings) -> str | None:
+    """Base of the organism's HTTP routes: the setting, or the embedded stack's; None: neither is there."""
+    if settings.url:
+        return settings.url
+    stack = read_stack(settings.home)
+    return stack.organism_url if stack else None

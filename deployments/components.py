@@ -1,4 +1,4 @@
-"""Ray and the Prefect server of the embedded stack: their commands, and when they are ready."""
+"""The processes of the embedded stack beside Postgres: their commands, and when they are ready."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from blocks.settings import Settings
 from blocks.stack import StackState
 from deployments.environment import (
     base_environment,
+    gateway_environment,
     prefect_environment,
     ray_environment,
     worker_environment,
@@ -30,6 +31,7 @@ RAY_TIMEOUT = 120.0
 DEPLOYMENTS_TIMEOUT = 120.0
 WORKER_TIMEOUT = 90.0
 PREFECT_TIMEOUT = 180.0
+GATEWAY_TIMEOUT = 60.0
 """Seconds; a first start without compiled bytecode on a slow disk takes tens of them."""
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
 """Batches travel over handle calls, not through the object store."""
@@ -124,6 +126,17 @@ def start_worker(settings: Settings, stack: StackState) -> Child:
         command,
         env=worker_environment(settings, stack),
         log=stack.home / "logs" / "worker.log",
+        cwd=run_folder(stack.home),
+    )
+
+
+def start_gateway(settings: Settings, stack: StackState) -> Child:
+    """Start the gateway on loopback. It waits for Postgres by itself, and needs no Ray."""
+    return spawn(
+        "gateway",
+        [sys.executable, "-P", "-m", "serve_apps.gateway"],
+        env=gateway_environment(settings, stack),
+        log=stack.home / "logs" / "gateway.log",
         cwd=run_folder(stack.home),
     )
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from blocks.settings import OLDER_NAMES, Settings
 from blocks.stack import StackState, environment_of
+from deployments.ports import LOOPBACK
 from deployments.processes import STACK_ID
 
 # Each of these would point a process of the stack at somebody else's server, cluster or database.
@@ -117,6 +119,16 @@ def prefect_environment(settings: Settings, stack: StackState, home: Path) -> di
         "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
         "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(30 * 24 * 3600),
         "PREFECT_CLI_COLORS": "false",
+    }
+
+
+def gateway_environment(settings: Settings, stack: StackState) -> dict[str, str]:
+    """For the gateway: on loopback like all of the stack, whatever a gateway of its own is to listen on."""
+    return {
+        **base_environment(settings, stack),
+        "ORGANISM_GATEWAY_HOST": LOOPBACK,
+        "ORGANISM_GATEWAY_PORT": str(urlsplit(stack.gateway_url).port),
+        "ORGANISM_URL": settings.url or stack.organism_url,
     }
 
 

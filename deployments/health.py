@@ -85,6 +85,11 @@ async def check_worker(client: httpx.AsyncClient, stack: StackState) -> Check:
     )
 
 
+async def check_gateway(client: httpx.AsyncClient, stack: StackState) -> Check:
+    """Ask the gateway whether it lives; what it needs is asked on its own."""
+    return await _get(client, f"{stack.gateway_url}/healthz", {})
+
+
 async def check_organism(client: httpx.AsyncClient, stack: StackState) -> Check:
     """Ask the organism through its HTTP routes."""
     return await _get(client, f"{stack.organism_url}/health", {}, status_key=True)

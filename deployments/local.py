@@ -25,11 +25,11 @@ from deployments.postgres import STOP_SIGNAL, EmbeddedPostgres
 from deployments.progress import Event, Phase, Progress, silent
 from deployments.state import forget_stack, stack_id_of, turn, write_stack
 
-STOPPING = (("worker",), ("ray", "prefect"), ("postgres",))
-"""Roles in the order they are stopped; those of one step at once. The worker first: its flow runs hand back
-what they hold. Postgres last: others may be writing."""
+STOPPING = (("gateway", "worker"), ("ray", "prefect"), ("postgres",))
+"""Roles in the order they are stopped; those of one step at once. First the worker, whose flow runs hand back
+what they hold, and the gateway, which takes more. Postgres last: others may be writing."""
 ROLES = tuple(role for step in STOPPING for role in step)
-GRACE = {"worker": 25.0, "ray": 8.0, "prefect": 8.0, "postgres": 30.0}
+GRACE = {"gateway": 8.0, "worker": 25.0, "ray": 8.0, "prefect": 8.0, "postgres": 30.0}
 """Seconds between the polite signal and SIGKILL. Postgres flushes everything in that time."""
 
 T = TypeVar("T")
@@ -139,7 +139,7 @@ class _Start:
             await organism_app.deploy(app, previous)
             return previous, True
         kept = healthy & set(ROLES)
-        if not kept >= self._wanted() - {"organism", "worker"}:
+        if not kept >= self._wanted() - {"organism", "worker", "gateway"}:
             kept.discard("worker")  # it was started with the addresses of the others
         try:
             stack = await self._clear(previous, kept)
@@ -155,7 +155,8 @@ class _Start:
 
     def _wanted(self) -> set[str]:
         wanted = {"ray", "prefect", "organism"} | ({"postgres"} if self.embedded else set())
-        return wanted | ({"worker"} if self.settings.worker else set())
+        wanted |= {"worker"} if self.settings.worker else set()
+        return wanted | ({"gateway"} if self.settings.gateway else set())
 
     def _previous(self) -> StackState | None:
         try:
@@ -180,6 +181,8 @@ class _Start:
             }
             if self.settings.worker:
                 checks["worker"] = health.check_worker(client, previous)
+            if self.settings.gateway:
+                checks["gateway"] = health.check_gateway(client, previous)
             if self.embedded:
                 checks["postgres"] = health.check_postgres(previous.dsn)
             answers = dict(zip(checks, await asyncio.gather(*checks.values()), strict=True))
@@ -195,10 +198,9 @@ class _Start:
             self._note(role, line)
 
         stack = plan(self.settings, self.home, dsn=dsn, previous=previous, kept=kept, tell=tell)
-        if previous and "ray" in kept and stack.prefect_api_url != previous.prefect_api_url:
-            # Ray's workers were started with the old address of the Prefect server.
-            kept.discard("ray")
-            await _stop_roles(self.marks, refs, {"ray"}, silent)
+        if previous and (misled := _misled(stack, previous) & kept):
+            kept -= misled
+            await _stop_roles(self.marks, refs, misled, silent)
             stack = plan(self.settings, self.home, dsn=dsn, previous=previous, kept=kept, tell=tell)
         return stack
 
@@ -208,6 +210,8 @@ class _Start:
         async with health.local_client() as client:
             steps = [self._database(stack, kept), self._ray(stack, kept, app, client)]
             steps.append(self._prefect(stack, kept, client))
+            if self.settings.gateway and "gateway" not in kept:
+                steps.append(self._gateway(stack, client))
             await _all(steps)
 
     async def _database(self, stack: StackState, kept: set[str]) -> None:
@@ -261,6 +265,18 @@ class _Start:
             )
         async with self._timed("deployments"):
             await components.apply_deployments(self.settings, stack)
+
+    async def _gateway(self, stack: StackState, client: Any) -> None:
+        async with self._timed("gateway"):
+            child = components.start_gateway(self.settings, stack)
+            self._remember(stack, child)
+            await components.wait_for(
+                child,
+                lambda: components.check_own_port(
+                    child, stack.gateway_url, lambda: health.check_gateway(client, stack)
+                ),
+                components.GATEWAY_TIMEOUT,
+            )
 
     def _remember(self, stack: StackState, child: processes.Child) -> None:
         # Written before it is waited for: were we killed now, the next `up` or `down` finds it.
@@ -320,6 +336,16 @@ class _Timed:
             self("", "ready")
         elif not isinstance(error, asyncio.CancelledError):
             self(error.what if isinstance(error, OrganismError) else str(error), "failed")
+
+
+def _misled(stack: StackState, previous: StackState) -> set[str]:
+    """Roles that were started with an address which is another now."""
+    misled = set()
+    if stack.prefect_api_url != previous.prefect_api_url:
+        misled.add("ray")  # its workers report to Prefect
+    if stack.organism_url != previous.organism_url:
+        misled.add("gateway")
+    return misled
 
 
 async def _stop_roles(

@@ -72,6 +72,16 @@ def plan(
         8000,
         port_of(old.organism_url) if old else None,
     )
+    gateway = None
+    if settings.gateway:
+        gateway = port(
+            "gateway",
+            "gateway",
+            "ORGANISM_GATEWAY_PORT",
+            settings.gateway_port,
+            8080,
+            port_of(old.gateway_url) if old else None,
+        )
     stack_id = stack_id_of(home)
     ray_address = old.ray_address if old is not None and "ray" in kept else ""
     return StackState(
@@ -85,6 +95,7 @@ def plan(
         prefect_api_url=f"http://{ports.LOOPBACK}:{prefect}/api",
         prefect_ui_url=f"http://{ports.LOOPBACK}:{prefect}",
         organism_url=f"http://{ports.LOOPBACK}:{http}/organism",
+        gateway_url=f"http://{ports.LOOPBACK}:{gateway}" if gateway else "",
         processes={role: ref for role, ref in (old.processes if old else {}).items() if role in kept},
     )
 
@@ -97,6 +108,7 @@ def ignored_ports(settings: Settings, stack: StackState) -> list[str]:
             ("ORGANISM_PREFECT_PORT", settings.prefect_port, stack.prefect_ui_url),
             ("ORGANISM_DASHBOARD_PORT", settings.dashboard_port, stack.ray_dashboard_url),
             ("ORGANISM_HTTP_PORT", settings.http_port, stack.organism_url),
+            ("ORGANISM_GATEWAY_PORT", settings.gateway_port, stack.gateway_url),
         )
         if wanted is not None and wanted != port_of(url)
     ]

@@ -119,6 +119,8 @@ async def _ask(stack: StackState, settings: Settings) -> dict[str, ComponentStat
         }
         if "worker" in stack.processes:
             asked["worker"] = _one(stack, "worker", stack.prefect_ui_url, health.check_worker(client, stack))
+        if "gateway" in stack.processes:
+            asked["gateway"] = _one(stack, "gateway", stack.gateway_url, health.check_gateway(client, stack))
         return dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
 
 

@@ -45,6 +45,14 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(os.environ["ORGANISM_HOME"], ignore_errors=True)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # `make test` runs two processes. Whatever needs a stack goes to one of them, so that two cores carry one
+    # stack at a time, and all else to whichever is free.
+    for item in items:
+        if item.get_closest_marker("stack"):
+            item.add_marker(pytest.mark.xdist_group("stack"))
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"

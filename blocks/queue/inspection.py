@@ -70,6 +70,11 @@ class Inspection:
         """Tasks that run, are due or wait for another attempt."""
         return cast("int", await self.pool.fetchval(statement("remaining"), timeout=READ_TIMEOUT))
 
+    async def dead_letters(self, *, at_most: int) -> int:
+        """Tasks that have failed for good; counted up to ``at_most``, by an index alone."""
+        count = await self.pool.fetchval(statement("dead_letters"), at_most, timeout=READ_TIMEOUT)
+        return cast("int", count)
+
     async def failures_since(self, moment: datetime, *, limit: int = 100) -> list[TaskLine]:
         """Tasks that became dead letters at or after ``moment``, the newest first."""
         rows = await self.pool.fetch(statement("failures_since"), moment, limit, timeout=READ_TIMEOUT)

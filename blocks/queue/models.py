@@ -49,13 +49,17 @@ def _json_text(params: dict[str, Any]) -> dict[str, Any]:
     return params
 
 
+TaskType = Annotated[Text, Field(min_length=1, max_length=200, pattern=r"\S")]
+TaskParams = Annotated[dict[str, Any], AfterValidator(_json_text)]
+
+
 class NewTask(BaseModel):
     """A task to submit."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    type: Annotated[Text, Field(min_length=1, max_length=200, pattern=r"\S")]
-    params: Annotated[dict[str, Any], AfterValidator(_json_text)] = Field(default_factory=dict)
+    type: TaskType
+    params: TaskParams = Field(default_factory=dict)
     description: Text | None = None
     domain: Text | None = Field(default=None, max_length=200)
     drift_score: float = 0.0

@@ -30,8 +30,8 @@ async def demo(
 
     settings = load_settings()
     with progress_display(as_json) as progress:
-        # A worker would only start what nobody asked for here.
-        alone = settings.model_copy(update={"worker": False})
+        # A worker would only start what nobody asked for here, and nobody asks a gateway.
+        alone = settings.model_copy(update={"worker": False, "gateway": False})
         stack, joined = await start(alone, progress=progress)
     try:
         with _Bar(as_json) as bar:

@@ -8,10 +8,11 @@ from deployments.output import AsJson, progress_display, show
 async def up(*, as_json: AsJson = False) -> None:
     """Start the stack on this machine, or join the one that runs.
 
-    Postgres, Ray with the organism on it, a Prefect server with our deployments, and a worker that runs them,
-    all on loopback, with their data in ORGANISM_HOME. With ORGANISM_DSN set, that database is used and no
-    Postgres is started; with ORGANISM_WORKER=false there is no worker.
-    Ports: ORGANISM_PREFECT_PORT, ORGANISM_DASHBOARD_PORT, ORGANISM_HTTP_PORT.
+    Postgres, Ray with the organism on it, a Prefect server with our deployments, a worker that runs them, and
+    the gateway, all on loopback, with their data in ORGANISM_HOME. With ORGANISM_DSN set, that database is
+    used and no Postgres is started; ORGANISM_WORKER=false leaves the worker out, ORGANISM_GATEWAY=false the
+    gateway.
+    Ports: ORGANISM_PREFECT_PORT, ORGANISM_DASHBOARD_PORT, ORGANISM_HTTP_PORT, ORGANISM_GATEWAY_PORT.
     """
     import time
 
@@ -29,6 +30,7 @@ async def up(*, as_json: AsJson = False) -> None:
         f"  Prefect UI     {stack.prefect_ui_url}",
         f"  Ray dashboard  {stack.ray_dashboard_url}  (token: {stack.ray_token_path})",
         f"  Organism       {stack.organism_url}",
+        *([f"  Gateway        {stack.gateway_url}"] if stack.gateway_url else []),
         f"  Postgres       {stack.dsn or 'as ORGANISM_DSN says'}",
         f"  Data and logs  {stack.home}",
         "Next: `organism status`; `organism down` stops it and keeps the data",

@@ -14,7 +14,7 @@ from blocks.organism import Organism
 from blocks.queue import Queue
 from blocks.ray_cluster import RayCluster
 from blocks.settings import load_settings
-from blocks.stack import read_stack
+from blocks.stack import organism_url
 from blocks.task_queue import TaskQueue
 from flows.verification import canary, cluster, environment, finding, postgres, prefect
 from flows.verification import queue as queue_checks
@@ -80,8 +80,7 @@ async def _cluster(organism: str, ray_cluster: str, ask: Ask) -> list[Finding]:
         return await cluster.check_ray(await _block(RayCluster, ray_cluster))
 
     async def serve() -> list[Finding]:
-        stack = read_stack(load_settings().home)
-        url = stack.organism_url if stack else None
+        url = organism_url(load_settings())
         return await cluster.check_serve(await _block(Organism, organism), url)
 
     found = await ask("ray", ray, PART_TIMEOUT_S)

@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from blocks.errors import StackError
 from blocks.settings import Settings, load_settings
-from blocks.stack import queue_dsn, read_stack
-from serve_apps.gateway import health, problems, steering, tasks
+from blocks.stack import organism_url, queue_dsn
+from serve_apps.gateway import coordinator as coordinator_routes
+from serve_apps.gateway import health, pausing, problems, steering, tasks
 from serve_apps.gateway.database import Database
 from serve_apps.gateway.description import DESCRIPTION, describe_problems
 from serve_apps.gateway.guard import Guard
 from serve_apps.gateway.metrics import QueueMetrics, Requests
+from serve_apps.gateway.organism import Coordinator, Organism, OrganismByHttp
 from serve_apps.gateway.organs import Organs
-from serve_apps.gateway.parts import Parts, Served
-from serve_apps.gateway.tokens import read_tokens
+from serve_apps.gateway.parts import Parts
+from serve_apps.gateway.rate import Rate
+from serve_apps.gateway.tokens import TokenFile
 from serve_apps.gateway.waiting import Waiting
 
 
-def create_app(settings: Settings | None = None, *, served: Served | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None, *, organism: Organism | None = None) -> FastAPI:
     """The gateway, for ``uvicorn --factory serve_apps.gateway.app:create_app`` too.
 
     Without tokens it answers this machine only, wherever it is made to listen.
 
     Args:
         settings: None: from the environment.
-        served: Tells the types the organism has organs for, for `/why`; None: not known.
+        organism: Who runs tasks; None: the organism's HTTP routes, where the settings or the stack say them.
 
     Raises:
         ConfigurationError: No database is named, or the tokens cannot be read.
@@ -40,20 +43,22 @@ def create_app(settings: Settings | None = None, *, served: Served | None = None
     database = Database(
         queue_dsn(settings).get_secret_value(), direct_dsn=direct.get_secret_value() if direct else None
     )
+    if organism is None and (url := organism_url(settings)):
+        organism = OrganismByHttp(url)
+    coordinator = Coordinator(organism, settings.gateway_calls)
 
-    def organism_url() -> str | None:
+    def organism_now() -> str | None:
         # Asked anew each time: the stack may be started after us, and elsewhere.
         try:
-            stack = read_stack(settings.home)
+            return organism_url(settings)
         except StackError:
             return None
-        return stack.organism_url if stack else None
 
     waiting = Waiting(lambda ids: database.queue.states(ids))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with database, waiting:
+        async with database, waiting, aclosing(coordinator):
             yield
 
     app = FastAPI(
@@ -66,16 +71,16 @@ def create_app(settings: Settings | None = None, *, served: Served | None = None
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.parts = Parts(
-        database, waiting, QueueMetrics(registry, database, Organs(organism_url)), registry, served
-    )
-    for router in (steering.router, tasks.router, health.router):
+    metrics = QueueMetrics(registry, database, Organs(organism_now))
+    app.state.parts = Parts(database, waiting, metrics, registry, coordinator)
+    for router in (steering.router, tasks.router, pausing.router, coordinator_routes.router, health.router):
         app.include_router(router)
     describe_problems(app)
     problems.install(app)
     app.add_middleware(
         Guard,
-        tokens=read_tokens(settings.gateway_tokens),
+        tokens=TokenFile(settings.gateway_tokens) if settings.gateway_tokens else None,
+        rate=Rate(settings.gateway_rate) if settings.gateway_rate else None,
         body_limit=settings.gateway_body_limit,
         requests=Requests(registry),
     )

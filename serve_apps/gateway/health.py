@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from blocks.errors import OrganismUnavailable
 from blocks.gateway_api import Health
 from serve_apps.gateway.description import BEARER
 from serve_apps.gateway.metrics import exposition
@@ -20,8 +21,15 @@ async def healthz() -> Health:
 
 @router.get("/readyz", summary="Whether the gateway is of use", responses={503: errors()[503]})
 async def readyz(parts: TheParts) -> Health:
-    """Whether Postgres answers; 503 with the reason while it does not."""
+    """Whether Postgres answers; 503 with the reason while it does not.
+
+    Without the organism it is degraded and of use all the same: tasks are taken, and wait.
+    """
     await parts.database.check()
+    try:
+        await parts.coordinator.health()
+    except OrganismUnavailable as error:
+        return Health(status="degraded", reason=error.what)
     return Health(status="ok")
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any
 
 from fastapi import Depends, Path, Request
 from prometheus_client import CollectorRegistry
@@ -13,11 +12,9 @@ from blocks.gateway_api import PROBLEM_TYPE
 from blocks.queue import Queue, TaskRow
 from serve_apps.gateway.database import Database
 from serve_apps.gateway.metrics import QueueMetrics
+from serve_apps.gateway.organism import Coordinator
 from serve_apps.gateway.problems import TITLES
 from serve_apps.gateway.waiting import Waiting
-
-Served: TypeAlias = Callable[[], Awaitable[Collection[str] | None]]
-"""Tells the types the organism has organs for; None: not known."""
 
 
 @dataclass
@@ -28,7 +25,7 @@ class Parts:
     waiting: Waiting
     metrics: QueueMetrics
     registry: CollectorRegistry
-    served: Served | None
+    coordinator: Coordinator
 
 
 # Coroutines, all of them: FastAPI runs anything else in a thread, which takes longer than a statement;
@@ -69,7 +66,7 @@ TheTask = Annotated[TaskRow, Depends(task)]
 def errors(*kinds: str) -> dict[int | str, dict[str, Any]]:
     """The problems a route may answer with, for its description; those of every route included."""
     described: dict[int | str, dict[str, Any]] = {}
-    for kind in ("unauthenticated", "forbidden", *kinds, "invalid", "unavailable"):
+    for kind in ("unauthenticated", "forbidden", *kinds, "invalid", "too-many", "unavailable"):
         status, title = TITLES[kind]
         known = described.get(status)
         described[status] = {

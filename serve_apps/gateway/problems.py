@@ -39,8 +39,12 @@ TITLES = {
     "conflict": (409, "The task is in no state for this"),
     "too-large": (413, "The body is too long"),
     "invalid": (422, "A value is not acceptable"),
+    "too-many": (429, "There are too many requests"),
     "defect": (500, "The gateway has a defect"),
     "unavailable": (503, "The queue cannot be reached"),
+    "busy": (503, "There is too much to do already"),
+    "no-organism": (503, "The organism cannot be reached"),
+    "deadline": (504, "It took too long"),
 }
 """Status and title by kind."""
 KIND_BY_STATUS = {400: "bad-request", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}

@@ -58,7 +58,10 @@ EXAMPLES: Any = {
     },
 )
 async def submit(
-    body: Annotated[Tasks, Body(openapi_examples=EXAMPLES)], queue: TheQueue, response: Response
+    body: Annotated[Tasks, Body(openapi_examples=EXAMPLES)],
+    queue: TheQueue,
+    request: Request,
+    response: Response,
 ) -> Submission:
     """Add tasks to the queue, all or none.
 
@@ -74,7 +77,7 @@ async def submit(
     if all(kept_out):
         response.status_code = 200
     if len(ids) == 1:
-        response.headers["Location"] = f"/api/tasks/{ids[0]}"
+        response.headers["Location"] = f"{request.scope.get('root_path', '')}/api/tasks/{ids[0]}"
     told = [{"id": i, "deduplicated": kept} for i, kept in zip(ids, kept_out, strict=True)]
     return Submission.model_validate({"added": kept_out.count(False), "tasks": told})
 
@@ -115,8 +118,7 @@ async def status(task: TheTask) -> TaskStatus:
 @router.get("/{task_id}/why", summary="What a task waits for", responses=OF_A_TASK)
 async def why(task_id: str, queue: TheQueue, parts: TheParts) -> Why:
     """What a task waits for, who runs it, or how it ended: in one sentence, and as data."""
-    served = await parts.served() if parts.served else None
-    return await queue.why(task_id, served=served)
+    return await queue.why(task_id, served=await parts.coordinator.types())
 
 
 @router.get("/{task_id}/wait", summary="Wait for a task", responses=OF_A_TASK)

@@ -134,6 +134,7 @@ class TestLife:
             "ray": "healthy",
             "prefect": "healthy",
             "organism": "healthy",
+            "gateway": "healthy",
         }
         assert status["notes"] == []
 
@@ -193,19 +194,39 @@ class TestLife:
         url = f"{home.stack().prefect_api_url}/variables/"
         httpx.post(url, json={"name": "kept", "value": 1}, trust_env=False).raise_for_status()
         before = home.stack()
-        for process in home.members("prefect"):
+        for process in home.members("prefect", "gateway"):
             process.kill()
         status = home.organism("status", code=1)
         assert status["state"] == "unhealthy"
         assert status["components"]["prefect"]["state"] == "stopped"
+        assert status["components"]["gateway"]["state"] == "stopped"
         assert status["components"]["ray"]["state"] == "healthy"
         assert home.organism("up")["joined"] is False
         after = home.stack()
         assert after.processes["postgres"] == before.processes["postgres"]
         assert after.processes["ray"] == before.processes["ray"]
         assert after.processes["prefect"] != before.processes["prefect"]
+        assert after.processes["gateway"] != before.processes["gateway"]
         assert after.prefect_api_url == before.prefect_api_url
+        assert after.gateway_url == before.gateway_url
         assert home.organism("status")["state"] == "healthy"
+
+    def test_without_ray_the_gateway_takes_tasks(self, home: Home) -> None:
+        before = home.stack()
+        for process in home.members("ray"):
+            process.kill()
+        with httpx.Client(base_url=before.gateway_url, trust_env=False) as http:
+            assert http.post("/api/tasks", json={"type": "echo"}).status_code == 201
+            ready = http.get("/readyz")
+            assert (ready.status_code, ready.json()["status"]) == (200, "degraded")
+            assert http.post("/coordinator/submit", json={"type": "echo"}).status_code == 503
+            home.organism("up")
+            after = home.stack()
+            assert after.processes["ray"] != before.processes["ray"]
+            assert after.processes["gateway"] == before.processes["gateway"], "it lived through it"
+            assert http.get("/readyz").json()["status"] == "ok"
+            answer = http.post("/coordinator/submit", json={"type": "echo", "params": {"n": 1}})
+            assert answer.json()["result"] == {"n": 1}
 
     def test_down_leaves_no_process_even_without_the_state_file(self, home: Home) -> None:
         # Killed like this, Postgres must recover when it starts again.

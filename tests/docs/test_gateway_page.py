@@ -15,6 +15,7 @@ import pytest
 
 from serve_apps.gateway.guard import scope_needed
 from tests.docs.page import DOCS
+from tests.serve_apps.gateway.organism import ScriptedOrganism
 from tests.serve_apps.gateway.running import Gateway, running
 from tests.serve_apps.gateway.test_openapi import ROUTES
 
@@ -24,7 +25,7 @@ TEXT = (DOCS / "gateway.md").read_text()
 
 @pytest.fixture
 async def gateway(database: str) -> AsyncIterator[Gateway]:
-    async with running(database) as gateway:
+    async with running(database, organism=ScriptedOrganism()) as gateway:
         yield gateway
 
 

@@ -98,6 +98,13 @@ async def test_what_waits_is_stuck_or_has_died_is_named(queue: Queue) -> None:
     assert "oldest for 36" in found["queue: waiting"].evidence
 
 
+async def test_what_is_paused_is_named_with_its_reason(queue: Queue) -> None:
+    await queue.pause("type", "shout", reason="bad release")
+    found = named(await queue_checks.check(queue, Limits()))["queue: paused"]
+    assert (found.status, found.evidence) == ("degraded", "type shout (bad release)")
+    assert "`organism tasks resume --type shout`" in found.action
+
+
 class Healthy(ScriptedOrganism):
     """Completes everything."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import uvicorn
 from blocks.settings import Settings
 from serve_apps.gateway.__main__ import bound
 from serve_apps.gateway.app import create_app
+from serve_apps.gateway.organism import Organism
 from serve_apps.gateway.parts import Parts
 from tests.serve_apps.gateway.described import Description
 from tests.stack import until
@@ -24,10 +25,17 @@ from tests.stack import until
 class Gateway:
     """One that runs, and a client for it."""
 
-    def __init__(self, url: str, parts: Parts, http: httpx.AsyncClient) -> None:
+    def __init__(
+        self, url: str, parts: Parts, http: httpx.AsyncClient, loop: asyncio.AbstractEventLoop
+    ) -> None:
         self.url = url
         self.parts = parts
         self.http = http
+        self._loop = loop
+
+    def on_its_loop(self, do: Callable[[], Any]) -> None:
+        """Have the gateway's event loop, which is that of another thread, do something."""
+        self._loop.call_soon_threadsafe(do)
 
     async def submit(self, *tasks: dict[str, Any]) -> list[str]:
         """Ids of new tasks; without any, of one."""
@@ -38,17 +46,21 @@ class Gateway:
 
 @asynccontextmanager
 async def running(
-    dsn: str, *, served: Any = None, token: str | None = None, **settings: Any
+    dsn: str, *, organism: Organism | None = None, token: str | None = None, **settings: Any
 ) -> AsyncIterator[Gateway]:
     """A gateway on the database ``dsn``; ``token`` is what its client sends."""
-    app = create_app(Settings(dsn=dsn, **settings), served=served)
+    app = create_app(Settings(dsn=dsn, **settings), organism=organism)
     listener = bound("127.0.0.1", 0)
     server = uvicorn.Server(
         uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=1)
     )
-    thread = threading.Thread(
-        target=lambda: asyncio.run(server.serve(sockets=[listener])), name="gateway", daemon=True
-    )
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def serve() -> None:
+        loops.append(asyncio.get_running_loop())
+        await server.serve(sockets=[listener])
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), name="gateway", daemon=True)
     thread.start()
     await until(lambda: server.started or not thread.is_alive())
     assert thread.is_alive()
@@ -59,7 +71,7 @@ async def running(
         async with httpx.AsyncClient(
             base_url=url, timeout=60, headers=headers, trust_env=False, event_hooks=hooks
         ) as http:
-            yield Gateway(url, app.state.parts, http)
+            yield Gateway(url, app.state.parts, http, loops[0])
     finally:
         server.should_exit = True
         await asyncio.to_thread(thread.join, 20)

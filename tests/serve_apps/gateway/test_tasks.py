@@ -11,6 +11,7 @@ import pytest
 
 from blocks.queue import NewTask, Queue
 from tests.blocks.queue.helpers import claim, outcomes_of
+from tests.serve_apps.gateway.organism import ScriptedOrganism
 from tests.serve_apps.gateway.running import Gateway, running
 
 pytestmark = pytest.mark.anyio
@@ -228,10 +229,7 @@ async def test_status_is_short(gateway: Gateway, queue: Queue) -> None:
 
 
 async def test_why_is_told_with_the_organisms_types(gateway: Gateway, database: str) -> None:
-    async def served() -> set[str]:
-        return {"known"}
-
-    async with running(database, served=served) as other:
+    async with running(database, organism=ScriptedOrganism(types=["known"])) as other:
         known, unknown = await other.submit({"type": "known"}, {"type": "unknown"})
         assert (await other.http.get(f"/api/tasks/{unknown}/why")).json()["reason"] == "no_organ"
         assert (await other.http.get(f"/api/tasks/{known}/why")).json()["reason"] == "no_lane"

@@ -1,0 +1,62 @@
+"""The gateway as an ingress deployment of Ray Serve: ``serve_apps.gateway.ingress:build``.
+
+For those whose traffic comes through Serve's proxies anyway. It ends with Ray, which the gateway of
+``python -m serve_apps.gateway`` does not. Settings and tokens are those of the replica's environment.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict, Field
+from ray import serve
+from ray.serve import Application
+
+from blocks.organism_client import OrganismClient
+from serve_apps.gateway.app import create_app
+from serve_apps.gateway.organism import types_of
+
+
+class IngressArgs(BaseModel):
+    """Arguments of `build` in a Serve config file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    organism: str = Field(default="organism", description="Name of the organism's Serve application.")
+
+
+class OrganismByHandle:
+    """The organism by the handle of its deployment. See `serve_apps.gateway.organism.Organism`.
+
+    Args:
+        app_name: Name of its Serve application.
+    """
+
+    def __init__(self, app_name: str) -> None:
+        self._client = OrganismClient(app_name)
+
+    async def health(self) -> dict[str, Any]:
+        """What it says of its health."""
+        return await self._client.health()
+
+    async def types(self) -> list[str] | None:
+        """The types it serves."""
+        return types_of(await self._client.status())
+
+    async def handle(self, task: dict[str, Any]) -> dict[str, Any]:
+        """The outcome of a task."""
+        return await self._client.handle_task(task)
+
+
+def build(args: IngressArgs) -> Application:
+    """The application, for ``import_path`` in a Serve config file. It needs a ``route_prefix`` of its own."""
+    name = args.organism
+
+    def app() -> FastAPI:
+        return create_app(organism=OrganismByHandle(name))
+
+    # Serve calls `app` on the replica, whose environment counts.
+    ingress: Any = serve.deployment(name="Gateway", max_ongoing_requests=1000)(serve.ingress(app)())
+    application: Application = ingress.bind()
+    return application

@@ -1,0 +1,56 @@
+"""An organism that does as it is told, where what counts is what the gateway makes of it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from blocks.errors import OrganismUnavailable
+from serve_apps.gateway.organism import Busy
+
+
+class ScriptedOrganism:
+    """Answers while it is not ``gone``; holds its calls back until they are ``free``."""
+
+    def __init__(self, *, types: list[str] | None = None, problem: str | None = None) -> None:
+        self.gone = False
+        self.busy = False
+        self.problem = problem
+        self.tasks: list[dict[str, Any]] = []
+        self.stopped = 0
+        self.free = asyncio.Event()
+        self.free.set()
+        self._types = types
+
+    async def health(self) -> dict[str, Any]:
+        self._answer()
+        return {"status": "unhealthy" if self.problem else "healthy", "problem": self.problem}
+
+    async def types(self) -> list[str] | None:
+        self._answer()
+        return self._types
+
+    async def handle(self, task: dict[str, Any]) -> dict[str, Any]:
+        self._answer()
+        if self.busy:
+            raise Busy
+        self.tasks.append(task)
+        try:
+            await self.free.wait()
+        except asyncio.CancelledError:
+            self.stopped += 1
+            raise
+        return {
+            "task_id": "1",
+            "success": True,
+            "result": task["params"],
+            "error": None,
+            "retryable": False,
+            "path": "fast",
+            "organ_id": "o",
+            "elapsed_ms": 1.0,
+        }
+
+    def _answer(self) -> None:
+        if self.gone:
+            raise OrganismUnavailable("it is gone", "start it")

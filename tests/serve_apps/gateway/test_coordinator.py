@@ -1,0 +1,147 @@
+"""The organism through the gateway: how it is, tasks straight to it, and life without it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+
+from blocks.queue import Queue
+from blocks.ray_cluster import RayCluster
+from serve_apps.gateway import organism as module
+from tests.serve_apps.gateway.organism import ScriptedOrganism
+from tests.serve_apps.gateway.running import Gateway, running
+from tests.serve_apps.gateway.test_errors import check_problem
+from tests.stack import Stack, until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def fresh_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HEALTH_KEPT_S", 0.0)
+
+
+async def post(gateway: Gateway, **task: Any) -> Any:
+    return await gateway.http.post("/coordinator/submit", json={"type": "t", **task})
+
+
+async def test_a_task_goes_straight_to_the_organism_and_nowhere_else(database: str) -> None:
+    organism = ScriptedOrganism()
+    async with running(database, organism=organism) as gateway:
+        answer = await post(gateway, params={"n": 1}, domain="d", deadline_s=5)
+        assert (answer.status_code, answer.json()["result"]) == (200, {"n": 1})
+        assert organism.tasks == [{"type": "t", "params": {"n": 1}, "domain": "d", "drift_score": 0.0}]
+        assert (await gateway.http.get("/api/tasks")).json()["tasks"] == []
+        for wrong in ({"priority": 1}, {"deadline_s": 0}, {"deadline_s": 301}, {"type": ""}, {"params": "x"}):
+            assert check_problem(await post(gateway, **wrong)).status == 422
+        assert len(organism.tasks) == 1
+
+
+async def test_one_call_too_many_is_turned_away_and_a_place_comes_free_again(database: str) -> None:
+    organism = ScriptedOrganism()
+    organism.free.clear()
+    async with running(database, organism=organism, gateway_calls=2) as gateway:
+        calls = [asyncio.create_task(post(gateway)) for _ in range(2)]
+        await until(lambda: len(organism.tasks) == 2)
+        answer = await post(gateway)
+        assert check_problem(answer).type == "urn:organism:busy"
+        assert answer.status_code == 503
+        assert int(answer.headers["Retry-After"]) > 0
+        gateway.on_its_loop(organism.free.set)
+        assert [(await call).status_code for call in calls] == [200, 200]
+        assert (await post(gateway)).status_code == 200
+        organism.busy = True
+        assert check_problem(await post(gateway)).type == "urn:organism:busy"
+
+
+async def test_after_its_deadline_a_call_is_stopped(database: str) -> None:
+    organism = ScriptedOrganism()
+    organism.free.clear()
+    async with running(database, organism=organism, gateway_calls=1) as gateway:
+        answer = await post(gateway, deadline_s=0.05)
+        assert (answer.status_code, check_problem(answer).type) == (504, "urn:organism:deadline")
+        await until(lambda: organism.stopped == 1)
+        gateway.on_its_loop(organism.free.set)
+        assert (await post(gateway)).status_code == 200, "its place is free again"
+
+
+async def test_without_the_organism_the_queue_goes_on(database: str) -> None:
+    organism = ScriptedOrganism()
+    async with running(database, organism=organism) as gateway:
+        assert (await gateway.http.get("/readyz")).json() == {"status": "ok", "reason": None}
+        health = await gateway.http.get("/coordinator/health")
+        assert (health.status_code, health.json()["organism"]["status"]) == (200, "healthy")
+        organism.gone = True
+        ready = await gateway.http.get("/readyz")
+        assert (ready.status_code, ready.json()) == (200, {"status": "degraded", "reason": "it is gone"})
+        health = await gateway.http.get("/coordinator/health")
+        assert health.status_code == 503
+        assert health.json() == {"status": "unhealthy", "reason": "it is gone", "organism": None}
+        assert check_problem(await post(gateway)).type == "urn:organism:no-organism"
+        [task_id] = await gateway.submit()
+        why = (await gateway.http.get(f"/api/tasks/{task_id}/why")).json()
+        assert why["reason"] == "no_lane"
+        organism.gone = False
+        assert (await gateway.http.get("/readyz")).json()["status"] == "ok"
+
+
+async def test_an_unhealthy_organism_says_why(database: str) -> None:
+    async with running(database, organism=ScriptedOrganism(problem="it hangs")) as gateway:
+        health = await gateway.http.get("/coordinator/health")
+        assert (health.status_code, health.json()["reason"]) == (503, "it hangs")
+
+
+async def test_an_organism_nobody_names_is_said_to_be_so(gateway: Gateway) -> None:
+    reason = (await gateway.http.get("/readyz")).json()["reason"]
+    assert "nobody says where the organism is" in reason
+    assert "ORGANISM_URL" in check_problem(await post(gateway)).next_step
+
+
+async def test_an_address_where_nobody_listens_is_named(database: str) -> None:
+    async with running(database, url="http://127.0.0.1:9/organism") as gateway:
+        reason = (await gateway.http.get("/coordinator/health")).json()["reason"]
+        assert "http://127.0.0.1:9/organism/health" in reason
+
+
+@pytest.mark.stack
+async def test_the_real_organism(stack: Stack, database: str) -> None:
+    async with running(database, url=stack.state.organism_url) as gateway:
+        health = await gateway.http.get("/coordinator/health")
+        assert (health.status_code, health.json()["status"]) == (200, "healthy"), health.text
+        assert health.json()["organism"]["organism_initialized"]
+        done = (await post(gateway, type="echo", params={"n": 1})).json()
+        assert (done["success"], done["result"]) == (True, {"n": 1})
+        failed = (await post(gateway, type="no.such.type")).json()
+        assert (failed["success"], failed["retryable"]) == (False, False)
+        assert "no organ serves" in failed["error"]
+        [task_id] = await gateway.submit({"type": "no.such.type"})
+        assert (await gateway.http.get(f"/api/tasks/{task_id}/why")).json()["reason"] == "no_organ"
+
+
+@pytest.mark.stack
+async def test_the_gateway_as_an_ingress_of_serve(stack: Stack, stack_queue: Queue) -> None:
+    from ray import serve
+
+    from serve_apps.gateway.ingress import IngressArgs, build
+
+    await RayCluster().connect()
+    url = f"{stack.state.organism_url.removesuffix('/organism')}/gateway"
+    await asyncio.to_thread(serve.run, build(IngressArgs()), name="gateway", route_prefix="/gateway")
+    try:
+        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as http:
+            made = await http.post("/api/tasks", json={"type": "no.such.type"})
+            assert made.status_code == 201, made.text
+            [task] = made.json()["tasks"]
+            assert made.headers["Location"] == f"/gateway/api/tasks/{task['id']}"
+            assert (await stack_queue.get(task["id"])).status == "queued"
+            assert (await http.get(f"/api/tasks/{task['id']}/why")).json()["reason"] == "no_organ"
+            assert (await http.get("/readyz")).json()["status"] == "ok"
+            done = await http.post("/coordinator/submit", json={"type": "echo", "params": {"n": 1}})
+            assert done.json()["result"] == {"n": 1}, done.text
+            elsewhere = await http.get("/api/tasks", headers={"Host": "elsewhere.example"})
+            assert elsewhere.status_code == 403
+    finally:
+        await asyncio.to_thread(serve.delete, "gateway")
