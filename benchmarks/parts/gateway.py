@@ -21,9 +21,9 @@ from benchmarks.options import Options
 from benchmarks.peers.drained import PAYLOAD
 from benchmarks.stack import ROOT, Stack, until
 
-SECONDS = 4.0
+SECONDS = 3.0
 """Of each measurement."""
-ROUNDS = 7
+ROUNDS = 5
 BULK = 1000
 """Tasks of a bulk request."""
 READ = 500

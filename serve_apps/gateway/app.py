@@ -74,7 +74,8 @@ def create_app(settings: Settings | None = None, *, organism: Organism | None = 
     metrics = QueueMetrics(registry, database, Organs(organism_now))
     app.state.parts = Parts(database, waiting, metrics, registry, coordinator)
     for router in (steering.router, tasks.router, pausing.router, coordinator_routes.router, health.router):
-        app.include_router(router)
+        # Not included: a router within the router is asked anew for each request, and longer than its routes.
+        app.router.routes.extend(router.routes)
     describe_problems(app)
     problems.install(app)
     app.add_middleware(

@@ -247,3 +247,44 @@ async def test_a_real_prometheus_has_data_for_every_panel_and_an_alert_fires(
                 return "OrganismNoLane" in await firing()
 
             await until(no_lane_told, patience=30)
+
+
+# Grafana's own types
+
+TYPES = """
+import type { Dashboard, Panel } from '@grafana/schema';
+import type { Options as Stat }
+  from '@grafana/schema/dist/esm/raw/composable/stat/panelcfg/x/StatPanelCfg_types.gen';
+import type { Options as TimeSeries, FieldConfig }
+  from '@grafana/schema/dist/esm/raw/composable/timeseries/panelcfg/x/TimeSeriesPanelCfg_types.gen';
+// The schema has enums where JSON has their strings and numbers.
+type Plain<T> = T extends string ? `${T}` : T extends number ? number : T extends (infer U)[] ? Plain<U>[]
+  : T extends object ? { [K in keyof T]: Plain<T[K]> } : T;
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(not shutil.which("npm"), reason="npm is not installed")
+def test_grafanas_own_types_take_the_dashboard(tmp_path: Path) -> None:
+    def run(*command: str) -> str:
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run("npm", "install", "--no-audit", "--no-fund", "@grafana/schema@13.2.3", "typescript@5.9.3")
+    panels = DASHBOARD["panels"]
+    script = TYPES
+    for name, kind, value in (
+        ("dashboard", "Omit<Dashboard, 'panels'>", {k: v for k, v in DASHBOARD.items() if k != "panels"}),
+        ("panels", "Panel[]", panels),
+        ("stats", "Partial<Stat>[]", [p["options"] for p in panels if p["type"] == "stat"]),
+        ("graphs", "TimeSeries[]", [p["options"] for p in panels if p["type"] == "timeseries"]),
+        ("fields", "FieldConfig[]", [p["fieldConfig"]["defaults"].get("custom", {}) for p in panels]),
+    ):
+        script += f"export const {name}: Plain<{kind}> = {json.dumps(value)};\n"
+    (tmp_path / "dashboard.ts").write_text(script)
+    options = ("--strict", "--skipLibCheck", "--target", "es2022", "--module", "nodenext")
+    run("npx", "tsc", "--noEmit", *options, "dashboard.ts")
+    (tmp_path / "dashboard.ts").write_text(script.replace('"gridPos"', '"gridPlace"'))
+    with pytest.raises(AssertionError, match="gridPlace"):
+        run("npx", "tsc", "--noEmit", *options, "dashboard.ts")

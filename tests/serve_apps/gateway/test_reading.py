@@ -65,12 +65,12 @@ async def test_no_dependency_of_a_route_is_run_in_a_thread() -> None:
     """Each would take longer than the statement of the route."""
     from fastapi.dependencies.models import Dependant
 
-    from serve_apps.gateway import health, steering, tasks
+    from serve_apps.gateway import coordinator, health, pausing, steering, tasks
 
     def calls(dependant: Dependant) -> list[Any]:
         return [dependant.call, *(call for inner in dependant.dependencies for call in calls(inner))]
 
-    for router in (health.router, steering.router, tasks.router):
+    for router in (m.router for m in (coordinator, health, pausing, steering, tasks)):
         for route in router.routes:
             for call in calls(route.dependant):  # type: ignore[attr-defined]
                 target = call if asyncio.iscoroutinefunction(call) else getattr(call, "__call__", call)  # noqa: B004
