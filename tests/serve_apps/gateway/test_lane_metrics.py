@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from blocks.queue import NewTask, Queue
 from flows.lane import Lane
+from serve_apps.gateway.lane_metrics import lane_metrics
 from serve_apps.gateway.organs import Organs
 from tests.flows.scripted import TIMEOUT, ScriptedOrganism, running, submit, until_settled
 from tests.flows.test_lease import start
@@ -120,6 +121,18 @@ async def test_what_a_killed_lane_told_is_neither_lost_nor_counted_twice(
     assert looks[-1] == told | lost
     for before, after in pairwise(looks):
         assert all(after[name] >= value for name, value in before.items()), "a counter fell"
+
+
+def test_tasks_that_ended_with_their_lane_are_dead_letters_too() -> None:
+    told = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in lane_metrics({"failed": 1, "reaped.failed": 2, "reaped.cancelled": 4})
+        for sample in family.samples
+    }
+    ended = [
+        told["organism_lane_settlements_total", status] for status in ("completed", "failed", "cancelled")
+    ]
+    assert ended == [0, 3, 4]
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
