@@ -187,7 +187,8 @@ async def test_an_unreachable_database_is_one_line_without_its_password(
 # watchdog
 
 
-async def test_a_watchdog_takes_back_deletes_and_tells(queue: Queue) -> None:
+async def test_a_watchdog_takes_back_deletes_and_tells(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORGANISM_ALERT_OLDEST_READY", "86400000")
     await set_clock(queue, START)
     await queue.submit([NewTask(type="held"), NewTask(type="held")])
     await claim(queue, "dead")
