@@ -118,8 +118,8 @@ async def check_own_port(child: Child, address: str, check: Callable[[], Awaitab
 def start_worker(settings: Settings, stack: StackState) -> Child:
     """Start a Prefect worker, which runs flows in processes of their own on this machine."""
     command = [sys.executable, "-P", "-m", "prefect", "worker", "start", "--pool", WORK_POOL]
-    # No --limit: with one, Prefect 3.8.8's worker ends when a run is retried in the UI before its first process
-    # has ended ("this borrower is already holding one of this CapacityLimiter's tokens").
+    # No --limit: with one, Prefect 3.8.8's worker ends when a run is retried in the UI before its process has
+    # ended ("this borrower is already holding one of this CapacityLimiter's tokens").
     command += ["--type", "process", "--name", stack.stack_id]
     return spawn(
         "worker",
