@@ -35,8 +35,6 @@ GATEWAY_TIMEOUT = 60.0
 """Seconds; a first start without compiled bytecode on a slow disk takes tens of them."""
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
 """Batches travel over handle calls, not through the object store."""
-FLOW_RUNS = 8
-"""Most flow runs at once on this machine; each is a process."""
 KEPT_SESSIONS = 3
 """Ray's logs of so many earlier starts are kept."""
 # What Ray puts below its folder: /session_2026-11-23_23-13-14_708374_1234567/sockets/ and a name.
@@ -120,7 +118,9 @@ async def check_own_port(child: Child, address: str, check: Callable[[], Awaitab
 def start_worker(settings: Settings, stack: StackState) -> Child:
     """Start a Prefect worker, which runs flows in processes of their own on this machine."""
     command = [sys.executable, "-P", "-m", "prefect", "worker", "start", "--pool", WORK_POOL]
-    command += ["--type", "process", "--name", stack.stack_id, "--limit", str(FLOW_RUNS)]
+    # No --limit: with one, Prefect 3.8.8's worker ends when a run is retried in the UI before its process has
+    # ended ("this borrower is already holding one of this CapacityLimiter's tokens").
+    command += ["--type", "process", "--name", stack.stack_id]
     return spawn(
         "worker",
         command,
