@@ -25,13 +25,19 @@ from blocks.gateway_api import (
     CancelAll,
     CancelledAll,
     Page,
+    PauseOrder,
+    Pauses,
     Problem,
+    RedriveAll,
+    RedrivenAll,
+    Resumed,
+    ResumeOrder,
     Steered,
     Submission,
     TaskStatus,
     Waited,
 )
-from blocks.queue.models import NewTask, TaskFilter, TaskLine, TaskRow
+from blocks.queue.models import NewTask, Pause, PausedKind, RedriveFilter, TaskFilter, TaskLine, TaskRow
 from blocks.queue.why import Why
 
 URL = "http://127.0.0.1:8080"
@@ -233,6 +239,27 @@ class Client:
         """Count the unfinished tasks that fit, or cancel them."""
         body = CancelAll(**filter.model_dump(), dry_run=dry_run).model_dump(mode="json")
         return await self._ask(CancelledAll, "POST", "/api/tasks/cancel", json=body)
+
+    async def redrive_all(
+        self, filter: RedriveFilter, *, limit: int | None = None, dry_run: bool = True
+    ) -> RedrivenAll:
+        """Count the dead letters that fit, or queue them again."""
+        body = RedriveAll(**filter.model_dump(), limit=limit, dry_run=dry_run).model_dump(mode="json")
+        return await self._ask(RedrivenAll, "POST", "/api/tasks/redrive", json=body)
+
+    async def pause(self, kind: PausedKind, name: str, *, reason: str | None = None) -> list[Pause]:
+        """Claim no further task of a type or domain; what is paused now."""
+        body = PauseOrder(kind=kind, name=name, reason=reason).model_dump()
+        return (await self._ask(Pauses, "POST", "/api/pauses", json=body)).pauses
+
+    async def resume(self, kind: PausedKind, name: str) -> bool:
+        """Claim its tasks again; whether it was paused."""
+        body = ResumeOrder(kind=kind, name=name).model_dump()
+        return (await self._ask(Resumed, "POST", "/api/pauses/resume", json=body)).resumed
+
+    async def pauses(self) -> list[Pause]:
+        """What is paused."""
+        return (await self._ask(Pauses, "GET", "/api/pauses")).pauses
 
     async def tasks(self, filter: TaskFilter | None = None) -> AsyncIterator[TaskLine]:
         """Every task that fits, page after page; see `blocks.queue.Queue.page` for the order."""

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from blocks.queue.models import (
     FINISHED,
+    WHOLE,
+    NewTask,
+    Pause,
+    PausedKind,
+    RedriveFilter,
     Status,
     TaskFilter,
     TaskLine,
@@ -32,17 +37,33 @@ PROBLEM_EXAMPLE: dict[str, Any] = {
     "type": "urn:organism:invalid",
     "title": "A value is not acceptable",
     "status": 422,
-    "detail": "body.priority: Input should be a valid integer, unable to parse string as an integer",
+    "detail": "body.priority: Input should be a valid integer",
     "next_step": None,
     "errors": [
         {
             "field": "body.priority",
-            "message": "Input should be a valid integer, unable to parse string as an integer",
+            "message": "Input should be a valid integer",
             "value": "high",
         }
     ],
     "candidates": [],
 }
+
+
+JSON = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+"""Of what comes as JSON, which has types of its own: `0` is not false, `"5"` is not 5, and false is not 0."""
+
+
+def _one_of(*conditions: str, **others: dict[str, Any]) -> dict[str, Any]:
+    """Has a schema say that one of these must be given."""
+    given = {**{name: {"type": "string"} for name in conditions}, **others}
+    return {"anyOf": [{"required": [name], "properties": {name: how}} for name, how in given.items()]}
+
+
+class TaskBody(NewTask):
+    """A task to submit."""
+
+    model_config = JSON
 
 
 class Submitted(BaseModel):
@@ -124,6 +145,18 @@ class Steered(BaseModel):
 class CancelAll(TaskFilter):
     """Which tasks to cancel; at least one condition."""
 
+    model_config = ConfigDict(
+        **JSON,
+        json_schema_extra=_one_of(
+            "type",
+            "domain",
+            "error",
+            "created_since",
+            "created_until",
+            status={"type": "array", "minItems": 1},
+        ),
+    )
+
     dry_run: bool = Field(default=True, description="Only count them.")
 
 
@@ -135,6 +168,62 @@ class CancelledAll(BaseModel):
     cancelled: int = Field(description="Waited, and never will run.")
     requested: int = Field(description="Run, and their handlers are told to stop.")
     complete: bool = Field(description="False: there are more; ask again.")
+
+
+class RedriveAll(RedriveFilter):
+    """Which dead letters to put back; at least one condition."""
+
+    model_config = ConfigDict(**JSON, json_schema_extra=_one_of("type", "domain", "error", "since", "until"))
+
+    limit: Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE] | None = Field(
+        default=None, description="Most tasks, those that finished first; null: all."
+    )
+    dry_run: bool = Field(default=True, description="Only count them, and show some.")
+
+
+class RedrivenAll(BaseModel):
+    """What was, or would be, put back into the queue."""
+
+    dry_run: bool
+    found: int | None = Field(description="Of a dry run: tasks that fit.")
+    sample: list[TaskLine] = Field(description="Of a dry run: those that finished first.")
+    redriven: int
+    kept_out: int = Field(description="Left, since an unfinished task of their type has their dedup_key.")
+    complete: bool = Field(description="False: there may be more; ask again.")
+    audit: UUID | None = Field(description="Id of the row in the table task_audit.")
+
+
+class PauseOrder(BaseModel):
+    """A type or domain of which no further task is to be claimed."""
+
+    model_config = JSON
+
+    kind: PausedKind
+    name: Text = Field(min_length=1, max_length=200)
+    reason: Text | None = Field(
+        default=None, max_length=1000, description="Shown to whoever asks why tasks wait."
+    )
+
+
+class ResumeOrder(BaseModel):
+    """A type or domain whose tasks are to be claimed again."""
+
+    model_config = JSON
+
+    kind: PausedKind
+    name: Text = Field(min_length=1, max_length=200)
+
+
+class Pauses(BaseModel):
+    """What is paused."""
+
+    pauses: list[Pause]
+
+
+class Resumed(BaseModel):
+    """What resume did."""
+
+    resumed: bool = Field(description="False: it was not paused.")
 
 
 class FieldError(BaseModel):
@@ -179,7 +268,7 @@ class OrganismHealth(BaseModel):
 class DirectTask(BaseModel):
     """A task for the organism itself, past the queue."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = JSON
 
     type: TaskType
     params: TaskParams = Field(default_factory=dict)

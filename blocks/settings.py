@@ -137,6 +137,12 @@ class Settings(BaseSettings):
         description="File of the tokens the gateway takes, one `scope:sha256hex` a line; unset: none is "
         "asked for, and only this machine is answered.",
     )
+    gateway_rate: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="Most requests a second of one token, or without tokens of one address; unset: no limit.",
+    )
     gateway_body_limit: int = Field(
         default=16_000_000, ge=1000, le=1_000_000_000, description="Longest body the gateway reads, in bytes."
     )

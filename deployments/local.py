@@ -140,7 +140,7 @@ class _Start:
             return previous, True
         kept = healthy & set(ROLES)
         if not kept >= self._wanted() - {"organism", "worker", "gateway"}:
-            kept -= {"worker", "gateway"}  # they were started with the addresses of the others
+            kept.discard("worker")  # it was started with the addresses of the others
         try:
             stack = await self._clear(previous, kept)
             write_stack(stack)
@@ -198,10 +198,9 @@ class _Start:
             self._note(role, line)
 
         stack = plan(self.settings, self.home, dsn=dsn, previous=previous, kept=kept, tell=tell)
-        if previous and "ray" in kept and stack.prefect_api_url != previous.prefect_api_url:
-            # Ray's workers were started with the old address of the Prefect server.
-            kept.discard("ray")
-            await _stop_roles(self.marks, refs, {"ray"}, silent)
+        if previous and (misled := _misled(stack, previous) & kept):
+            kept -= misled
+            await _stop_roles(self.marks, refs, misled, silent)
             stack = plan(self.settings, self.home, dsn=dsn, previous=previous, kept=kept, tell=tell)
         return stack
 
@@ -337,6 +336,16 @@ class _Timed:
             self("", "ready")
         elif not isinstance(error, asyncio.CancelledError):
             self(error.what if isinstance(error, OrganismError) else str(error), "failed")
+
+
+def _misled(stack: StackState, previous: StackState) -> set[str]:
+    """Roles that were started with an address which is another now."""
+    misled = set()
+    if stack.prefect_api_url != previous.prefect_api_url:
+        misled.add("ray")  # its workers report to Prefect
+    if stack.organism_url != previous.organism_url:
+        misled.add("gateway")
+    return misled
 
 
 async def _stop_roles(

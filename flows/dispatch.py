@@ -21,6 +21,7 @@ from blocks.ray_cluster import LaneTaskRunner, RayCluster
 from blocks.settings import load_settings
 from blocks.task_queue import TaskQueue
 from flows.lane_task import LaneOptions, LaneRun
+from flows.states import OURS
 from flows.supervisor import DispatchSummary, Supervisor
 
 GRACE_S = 20.0
@@ -36,6 +37,7 @@ def _run_name() -> str:
 
 @flow(
     name="dispatch",
+    version=OURS,
     flow_run_name=_run_name,
     task_runner=LaneTaskRunner(),
     persist_result=False,

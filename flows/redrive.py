@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from blocks.queue import RedriveFilter, TaskLine
 from blocks.task_queue import TaskQueue
-from flows.states import EXPECTED, cell, failed, show_page
+from flows.states import EXPECTED, OURS, cell, failed, show_page
 
 SHOWN = 20
 """Tasks that a dry run shows."""
@@ -37,7 +37,7 @@ def _run_name() -> str:
     return f"redrive · {datetime.now():%H:%M}{dry}"
 
 
-@flow(name="redrive", flow_run_name=_run_name, persist_result=False, retries=0)
+@flow(name="redrive", version=OURS, flow_run_name=_run_name, persist_result=False, retries=0)
 async def redrive(
     type: Annotated[str | None, Field(max_length=200, description="Only tasks of this type.")] = None,
     domain: Annotated[str | None, Field(max_length=200, description="Only tasks of this domain.")] = None,

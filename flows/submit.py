@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from blocks.queue.files import BadLine, BadLines, matching
 from blocks.queue.loading import Loaded
 from blocks.task_queue import TaskQueue
-from flows.states import EXPECTED, cell, failed, show_page
+from flows.states import EXPECTED, OURS, cell, failed, show_page
 
 PAGE = "submit-summary"
 PROGRESS_LOG_S = 5.0
@@ -41,14 +41,14 @@ def _run_name() -> str:
     return f"submit · {datetime.now():%H:%M}"
 
 
-@flow(name="submit", flow_run_name=_run_name, persist_result=False, retries=0)
+@flow(name="submit", version=OURS, flow_run_name=_run_name, persist_result=False, retries=0)
 async def submit(
     files: Annotated[
         str,
         Field(
             min_length=1,
             max_length=4000,
-            description="A JSON lines or CSV file, or a pattern such as /data/**/*.jsonl.",
+            description="A JSON lines, CSV or Parquet file, or a pattern such as /data/**/*.jsonl.",
         ),
     ],
     strict: Annotated[bool, Field(description="Load nothing if any line of any file is bad.")] = True,
@@ -58,7 +58,7 @@ async def submit(
     """Load files of tasks into the queue. Stopped in the middle, run it again: it goes on where it was.
 
     Args:
-        files: A JSON lines or CSV file, or a pattern such as /data/**/*.jsonl, where the flow runs.
+        files: A JSON lines, CSV or Parquet file, or a pattern such as /data/**/*.jsonl, where the flow runs.
         strict: Load nothing if any line of any file is bad; else load the others and name the bad ones.
         again: Load the whole of files that have been loaded, once more.
         queue: Name of the Task Queue block.

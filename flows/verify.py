@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 
 from prefect import flow, task
-from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
 from flows.alerting.telling import tell_of_verification
+from flows.states import OURS, show_page
 from flows.verification import finding
 from flows.verification.finding import Check, Finding, Verification, markdown
 from flows.verification.limits import Limits
@@ -26,7 +26,11 @@ async def check_part(name: str, check: Check, timeout_s: float) -> list[Finding]
 
 
 @flow(
-    name="verify", flow_run_name=lambda: f"verify · {datetime.now():%H:%M}", persist_result=False, retries=0
+    name="verify",
+    version=OURS,
+    flow_run_name=lambda: f"verify · {datetime.now():%H:%M}",
+    persist_result=False,
+    retries=0,
 )
 async def verify(
     limits: Limits = USUAL,
@@ -56,14 +60,7 @@ async def verify(
         with_canary=canary,
         ask=check_part,
     )
-    await acreate_markdown_artifact(
-        key="verification",
-        markdown=f"**{found.line}**\n\n{markdown(found.findings)}",
-        description=found.status,
-    )
-    await acreate_table_artifact(
-        key="verification-findings", table=[f.model_dump() for f in found.findings], description=found.status
-    )
+    await show_page(f"**{found.line}**\n\n{markdown(found.findings)}", key="verification")
     told = await tell_of_verification(found, queue)
     if told.trouble:
         get_run_logger().warning(told.trouble)

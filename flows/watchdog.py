@@ -22,7 +22,7 @@ from blocks.queue.models import Finished
 from blocks.task_queue import TaskQueue
 from flows.alerting.telling import tell_of_queue
 from flows.debris import clear_debris
-from flows.states import EXPECTED, failed, show_page
+from flows.states import EXPECTED, OURS, failed, show_page
 
 WATCHDOG_LOCK = 0x776174636864  # "watchd": one at a time in a database
 DAY_S = 86_400.0
@@ -47,6 +47,10 @@ class WatchdogSummary(BaseModel):
     failed_pruned: int = 0
     flow_runs_crashed: int = 0
     task_runs_crashed: int = 0
+    late_runs_cancelled: int = 0
+    """Late beside a later run of the same deployment."""
+    notes_pruned: int = 0
+    """Of redrives, in ``task_audit``, and of files that were loaded, in ``task_files``."""
     alerts: list[str] = []
     """What it had to say of the queue, when something began to be wrong or was well again."""
     prefect_trouble: str | None = None
@@ -63,7 +67,7 @@ def _run_name() -> str:
     return f"watchdog · {datetime.now():%H:%M}"
 
 
-@flow(name="watchdog", flow_run_name=_run_name, persist_result=False, retries=0)
+@flow(name="watchdog", version=OURS, flow_run_name=_run_name, persist_result=False, retries=0)
 async def watchdog(
     keep_completed_days: Annotated[
         float | None,
@@ -72,6 +76,18 @@ async def watchdog(
     keep_failed_days: Annotated[
         float | None,
         Field(gt=0, le=36_500, description="Delete dead letters after so long; empty: keep."),
+    ] = None,
+    keep_audit_days: Annotated[
+        float | None,
+        Field(gt=0, le=36_500, description="Delete notes on redrives after so long; empty: keep."),
+    ] = None,
+    keep_files_days: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=36_500,
+            description="Forget loaded files after so long, which can then be loaded anew; empty: never.",
+        ),
     ] = None,
     prune_seconds: Annotated[
         float, Field(gt=0, le=3600, description="Longest time to delete tasks of one status in one run.")
@@ -101,6 +117,9 @@ async def watchdog(
     Args:
         keep_completed_days: Delete completed and cancelled tasks so many days after; empty: keep them.
         keep_failed_days: Delete dead letters so many days after; empty: keep them.
+        keep_audit_days: Delete notes on redrives so many days after; empty: keep them.
+        keep_files_days: Forget files so many days after something was loaded of them; empty: never. A file
+            that is forgotten and still there is loaded once more by the next submit that finds it.
         prune_seconds: Longest time to delete tasks of one status in one run; the next goes on.
         pending_minutes: A flow run of ours that is Pending for so long has crashed.
         prefect_seconds: Longest time for tidying up in Prefect.
@@ -144,6 +163,11 @@ async def watchdog(
             if keep_failed_days is not None:
                 older = (keep_failed_days * DAY_S, prune_seconds)
                 summary.failed_pruned = await _prune(open_queue, "failed", *older)
+            if keep_audit_days is not None:
+                summary.notes_pruned += await open_queue.prune_audit(older_than_s=keep_audit_days * DAY_S)
+            if keep_files_days is not None:
+                summary.notes_pruned += await open_queue.forget_files(older_than_s=keep_files_days * DAY_S)
+            live = {lane.run for lane in await open_queue.lanes() if lane.live and lane.run}
             run: Any = runtime.flow_run.id
             now = datetime.now(UTC)
             debris = await clear_debris(
@@ -151,10 +175,12 @@ async def watchdog(
                 ended_before=now - timedelta(seconds=REPORTED_LATE_S),
                 within_s=prefect_seconds,
                 own_run=UUID(run) if run else None,
+                live=live,
             )
     except EXPECTED as error:
         return failed(error)  # type: ignore[return-value]
     summary.flow_runs_crashed, summary.task_runs_crashed = debris.flow_runs, debris.task_runs
+    summary.late_runs_cancelled = debris.late
     summary.alerts = told.said
     summary.prefect_trouble = debris.trouble or told.trouble
     summary.seconds = round(time.monotonic() - began, 3)
@@ -190,8 +216,10 @@ def _line(summary: WatchdogSummary) -> str:
             (summary.lanes_ended, "lanes ended"),
             (summary.lanes_forgotten, "lanes forgotten"),
             (summary.pruned, "tasks deleted"),
+            (summary.notes_pruned, "notes deleted"),
             (summary.flow_runs_crashed, "flow runs crashed"),
             (summary.task_runs_crashed, "task runs crashed"),
+            (summary.late_runs_cancelled, "late runs cancelled"),
         )
         if count
     ] + summary.alerts
@@ -204,8 +232,8 @@ def _tell(queue: str, summary: WatchdogSummary) -> None:
     resource = {"prefect.resource.id": f"organism.queue.{queue}", "prefect.resource.name": queue}
     kinds = {
         "reaped": ("lanes_ended", "tasks_taken_back", "tasks_given_up", "lanes_forgotten"),
-        "pruned": ("completed_pruned", "cancelled_pruned", "failed_pruned"),
-        "crashed": ("flow_runs_crashed", "task_runs_crashed"),
+        "pruned": ("completed_pruned", "cancelled_pruned", "failed_pruned", "notes_pruned"),
+        "crashed": ("flow_runs_crashed", "task_runs_crashed", "late_runs_cancelled"),
     }
     for kind, names in kinds.items():
         counts = {name: getattr(summary, name) for name in names}

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -10,9 +14,18 @@ from asyncpg.exceptions import InternalClientError
 
 from blocks.errors import QueueUnavailable
 
+if TYPE_CHECKING:
+    _AnyPool = asyncpg.Pool[Any]
+else:
+    _AnyPool = asyncpg.Pool  # generic for type checkers only
+
 CONNECT_TIMEOUT = 10.0
 COMMAND_TIMEOUT = 10.0
-"""Seconds for a statement that names no timeout of its own, and for asyncpg to cancel one."""
+"""Seconds for a statement that names no timeout of its own."""
+RELEASE_TIMEOUT = 1.0
+"""Seconds for Postgres to confirm that it cancels a statement, before the connection is given up."""
+
+WAIT_POLL_S = 0.5
 
 TRANSIENT_ERRORS: tuple[type[BaseException], ...] = (
     OSError,
@@ -86,6 +99,37 @@ async def connect(dsn: str, **options: Any) -> asyncpg.Connection[Any]:
         raise unavailable(dsn, error) from None
 
 
+async def wait_for_postgres(dsn: str, *, within_s: float, on_wait: Callable[[str], None]) -> None:
+    """Return when Postgres lets us in, however long it takes to come up.
+
+    Args:
+        dsn: Postgres connection URL.
+        within_s: Seconds to wait at most. A wrong login or database is said at once.
+        on_wait: Called with why there is anything to wait for, once.
+
+    Raises:
+        QueueUnavailable: It did not come up in time, or refuses us.
+    """
+    deadline = time.monotonic() + within_s
+    waiting = False
+    while True:
+        try:
+            connection = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT)
+        except TRANSIENT_ERRORS as error:
+            trouble = unavailable(dsn, error)
+            if time.monotonic() > deadline:
+                raise trouble from None
+            if not waiting:
+                on_wait(trouble.what)
+            waiting = True
+            await asyncio.sleep(WAIT_POLL_S)
+        except CONNECT_ERRORS as error:
+            raise unavailable(dsn, error) from None
+        else:
+            connection.terminate()
+            return
+
+
 async def behind_pooler(connection: asyncpg.Connection[Any]) -> bool:
     """Whether a pooler, such as PgBouncer, stands between ``connection`` and Postgres.
 
@@ -99,6 +143,22 @@ async def behind_pooler(connection: asyncpg.Connection[Any]) -> bool:
 
 async def _nothing(_: object) -> None:
     pass
+
+
+class Pool(_AnyPool):
+    """A pool that gives a connection up on which Postgres has fallen silent.
+
+    Whoever stops waiting for a statement gives its connection back, and asyncpg first has Postgres confirm
+    that the statement is cancelled, for as long as ``command_timeout``. One that says nothing confirms
+    nothing, so whatever had just run into its timeout took ten seconds more.
+    """
+
+    async def release(self, connection: Any, *, timeout: float | None = None) -> None:
+        """Give a connection back; when that takes longer than `RELEASE_TIMEOUT` it is closed instead."""
+        # Closed is given back too; and an error here would take the place of the one that led here, such as
+        # that the task is cancelled.
+        with suppress(TimeoutError):
+            await super().release(connection, timeout=timeout or RELEASE_TIMEOUT)
 
 
 async def open_pool(dsn: str, *, connections: int, application_name: str) -> asyncpg.Pool[Any]:
@@ -122,7 +182,7 @@ async def open_pool(dsn: str, *, connections: int, application_name: str) -> asy
         # A plan made while the table was small would be kept when it is not: a settlement that scans it.
         # Planning each time costs 0.2 ms a claim.
         settings["plan_cache_mode"] = "force_custom_plan"
-    return await asyncpg.create_pool(
+    return await Pool(
         dsn,
         min_size=1,
         max_size=connections,
@@ -132,5 +192,11 @@ async def open_pool(dsn: str, *, connections: int, application_name: str) -> asy
         # Nothing of the queue leaves anything behind in a session, and the default spends a round trip after
         # every statement on cleaning up.
         reset=_nothing,
+        # What `asyncpg.create_pool` would say.
+        max_queries=50_000,
+        max_inactive_connection_lifetime=300.0,
+        connection_class=asyncpg.Connection,
+        record_class=asyncpg.Record,
+        loop=None,
         **options,
     )

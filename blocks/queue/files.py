@@ -1,4 +1,4 @@
-"""Files of tasks, read line by line: JSON lines and CSV, every line a task or the reason why it is none.
+"""Files of tasks, read line by line: JSON lines, CSV and the rows of Parquet, each a task or why it is none.
 
 Whatever was read so far has a digest, by which a file that was loaded in part is known again. It is the same
 whether lines end in ``\\n`` or ``\\r\\n``, and whether the last one ends at all.
@@ -24,8 +24,9 @@ LINE_LIMIT_BYTES = 4_000_000
 """Longest line; the params of a task may have a quarter of that."""
 BAD_LINES_KEPT = 20
 PARAM = "params."
-"""What the name of a CSV column begins with whose texts are one of the params."""
-CSV_COLUMNS = {*NewTask.model_fields}
+"""What the name of a column begins with whose values are one of the params."""
+COLUMNS = {*NewTask.model_fields}
+PARQUET = (".parquet", ".pq")
 csv.field_size_limit(LINE_LIMIT_BYTES)
 
 
@@ -38,8 +39,14 @@ class BadLine:
     """Counted from 1; of a CSV row over several lines, the last."""
     why: str
 
+    @property
+    def place(self) -> str:
+        """Where in its file: ``line 7``, or ``row 7`` of a Parquet file."""
+        return f"{'row' if is_parquet(self.file) else 'line'} {self.line}"
+
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.why}"
+        where = f"{self.file} {self.place}" if is_parquet(self.file) else f"{self.file}:{self.line}"
+        return f"{where}: {self.why}"
 
 
 class BadLines(ConfigurationError):
@@ -53,8 +60,9 @@ class TaskLines:
     """The tasks of one file, in order; iterate over it once. Empty lines are passed over.
 
     Args:
-        source: Its bytes, in UTF-8.
-        name: What the file is called in messages; ``.csv`` at its end makes it a CSV file.
+        source: Its bytes: text in UTF-8, or Parquet, whose rows then count as lines.
+        name: What the file is called in messages; ``.csv`` and ``.parquet`` at its end say what it is, and
+            anything else is JSON lines.
         mark: A number of lines whose digest is wanted as `marked`.
     """
 
@@ -74,13 +82,9 @@ class TaskLines:
         return self._digest.digest()
 
     def __iter__(self) -> Iterator[NewTask | BadLine]:
-        kind = Path(self.name).suffix.lower()
-        if kind in (".parquet", ".pq"):
-            raise ConfigurationError(
-                f"cannot read {self.name}: no library for Parquet is part of this project",
-                "write it as JSON lines or CSV",
-            )
-        return self._csv() if kind == ".csv" else self._json_lines()
+        if is_parquet(self.name):
+            return self._parquet()
+        return self._csv() if Path(self.name).suffix.lower() == ".csv" else self._json_lines()
 
     def _json_lines(self) -> Iterator[NewTask | BadLine]:
         for line in self._lines():
@@ -113,10 +117,25 @@ class TaskLines:
                 if row is None:
                     return
                 if columns is None:
-                    columns = _header(row, self.name)
+                    columns = columns_of([column.strip() for column in row], self.name)
                 elif row:
                     yield task_of(_row_of(columns, row))
             except (csv.Error, ValueError) as error:
+                yield self._bad(str(error))
+
+    def _parquet(self) -> Iterator[NewTask | BadLine]:
+        from blocks.queue.parquet import rows  # pyarrow takes a while to import
+
+        for content, row in rows(self._source, self.name):
+            self._digest.update(content + b"\n")
+            self._count(len(content))
+            try:
+                if len(content) > LINE_LIMIT_BYTES:
+                    raise ValueError(f"longer than {LINE_LIMIT_BYTES:,} bytes")
+                if isinstance(row, ValueError):
+                    raise row
+                yield task_of(row)
+            except ValueError as error:
                 yield self._bad(str(error))
 
     def _lines(self) -> Iterator[bytes | None]:
@@ -129,14 +148,22 @@ class TaskLines:
                 line = self._source.readline(LINE_LIMIT_BYTES)
                 size += len(line)
             self._digest.update(line.rstrip(b"\r\n") + b"\n")
-            self.lines += 1
-            self.bytes += size
-            if self.lines == self._mark:
-                self.marked = self.digest()
+            self._count(size)
             yield whole if size <= LINE_LIMIT_BYTES else None
+
+    def _count(self, size: int) -> None:
+        self.lines += 1
+        self.bytes += size
+        if self.lines == self._mark:
+            self.marked = self.digest()
 
     def _bad(self, why: str) -> BadLine:
         return BadLine(self.name, self.lines, why)
+
+
+def is_parquet(name: str) -> bool:
+    """Whether a file of this name is a Parquet file."""
+    return Path(name).suffix.lower() in PARQUET
 
 
 def parse(text: str, complaint: str = "not JSON") -> Any:
@@ -165,14 +192,18 @@ def task_of(fields: Any) -> NewTask:
         raise ValueError(f"{place}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
-def _header(row: list[str], name: str) -> list[str]:
-    columns = [column.strip() for column in row]
-    wrong = [c for c in columns if c not in CSV_COLUMNS and not (c.startswith(PARAM) and len(c) > len(PARAM))]
+def columns_of(columns: list[str], name: str) -> list[str]:
+    """The columns of a file, if they are those of tasks.
+
+    Raises:
+        ConfigurationError: One is none, or is there twice, or there is no ``type``.
+    """
+    wrong = [c for c in columns if c not in COLUMNS and not (c.startswith(PARAM) and len(c) > len(PARAM))]
     if wrong or len({*columns}) < len(columns) or "type" not in columns:
         what = f"has an unknown column {wrong[0][:80]!r}" if wrong else "needs each column once, and `type`"
         raise ConfigurationError(
             f"the header of {name} {what}",
-            f"name columns {', '.join(sorted(CSV_COLUMNS))} or {PARAM}<name>",
+            f"name columns {', '.join(sorted(COLUMNS))} or {PARAM}<name>",
         )
     return columns
 

@@ -67,7 +67,7 @@ class Loading(Submission):
         part: int = PART_TASKS,
         on_part: Callable[[Loaded], Any] | None = None,
     ) -> Loaded:
-        """Add the tasks of JSON lines and CSV files by COPY, each line of a file once.
+        """Add the tasks of JSON lines, CSV and Parquet files by COPY, each line or row of a file once.
 
         A part and the note of how far its file is loaded are one transaction. A file is known by its absolute
         path and the content of what was loaded of it: killed, or called twice, the next call goes on where

@@ -133,6 +133,23 @@ class Upkeep(Control):
         rows = await self.pool.fetch(statement("forget_lanes"), dead_for_s, timeout=PRUNE_TIMEOUT)
         return len(rows)
 
+    async def prune_audit(self, *, older_than_s: float) -> int:
+        """Delete the notes in ``task_audit`` that are older; returns how many."""
+        rows = await self.pool.fetch(
+            statement("prune_audit"), older_than_s, PRUNE_PAGE, timeout=PRUNE_TIMEOUT
+        )
+        return len(rows)
+
+    async def forget_files(self, *, older_than_s: float) -> int:
+        """Forget files whose last part was loaded so many seconds ago; returns how many.
+
+        Loading one of them again then adds all its tasks again.
+        """
+        rows = await self.pool.fetch(
+            statement("forget_files"), older_than_s, PRUNE_PAGE, timeout=PRUNE_TIMEOUT
+        )
+        return len(rows)
+
     @asynccontextmanager
     async def exclusive(self, key: int) -> AsyncIterator[bool]:
         """Whether this is the only one to hold ``key`` in this database, for as long as the block lasts.

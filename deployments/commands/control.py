@@ -1,8 +1,9 @@
-"""`organism tasks cancel`, `pause`, `resume` and `policy`: steer tasks."""
+"""`organism tasks cancel`, `run`, `retry`, `pause`, `resume` and `policy`: steer tasks."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
+from uuid import UUID
 
 from cyclopts import Parameter
 
@@ -25,23 +26,53 @@ async def cancel(*ids: str, as_json: AsJson = False) -> int:
     ids
         Their ids, or the beginnings of them.
     """
-    if not ids:
-        raise ConfigurationError("no task was named", "give at least one id: `organism tasks list` has them")
     async with open_queue() as queue:
-        found = [(await queue.get(task_id)).id for task_id in ids]
+        found = [(await queue.get(task_id)).id for task_id in _some(ids)]
         done = await queue.cancel(found)
-    result = {
-        "cancelled": [str(i) for i in done.cancelled],
-        "requested": [str(i) for i in done.requested],
-        "unchanged": [str(i) for i in done.unchanged],
-    }
-    words = {
-        "cancelled": "cancelled",
-        "requested": "running, asked to stop",
-        "unchanged": "had ended already",
-    }
-    show(result, as_json, "\n".join(f"{i}  {words[kind]}" for kind, group in result.items() for i in group))
+    _tell(
+        {"cancelled": done.cancelled, "requested": done.requested, "unchanged": done.unchanged},
+        as_json,
+        requested="running, asked to stop",
+        unchanged="had ended already",
+    )
     return 1 if done.unchanged else 0
+
+
+@tasks.command(name="run")
+async def run(*ids: str, as_json: AsJson = False) -> int:
+    """Queue tasks that were submitted to be run later, and are only ``created``.
+
+    Exits with 1 when one of them was not.
+
+    Parameters
+    ----------
+    ids
+        Their ids, or the beginnings of them.
+    """
+    async with open_queue() as queue:
+        found = [(await queue.get(task_id)).id for task_id in _some(ids)]
+        started = await queue.start(found)
+    unchanged = [task_id for task_id in found if task_id not in started]
+    _tell({"queued": started, "unchanged": unchanged}, as_json)
+    return 1 if unchanged else 0
+
+
+@tasks.command(name="retry")
+async def retry(*ids: str, as_json: AsJson = False) -> int:
+    """Queue failed or cancelled tasks again, with fresh attempts; their history stays.
+
+    Exits with 1 when one of them was neither, or an unfinished task has its dedup key.
+
+    Parameters
+    ----------
+    ids
+        Their ids, or the beginnings of them.
+    """
+    async with open_queue() as queue:
+        found = [(await queue.get(task_id)).id for task_id in _some(ids)]
+        done = await queue.retry(found)
+    _tell({"queued": done.retried, "unchanged": done.unchanged, "duplicates": done.duplicates}, as_json)
+    return 1 if done.unchanged or done.duplicates else 0
 
 
 @tasks.command(name="pause")
@@ -120,6 +151,18 @@ async def policy(
     ]
     shown = {"policies": [p.model_dump(mode="json") for p in policies]}
     show(shown, as_json, "\n".join(lines) or "no type has a policy of its own")
+
+
+def _some(ids: tuple[str, ...]) -> tuple[str, ...]:
+    if not ids:
+        raise ConfigurationError("no task was named", "give at least one id: `organism tasks list` has them")
+    return ids
+
+
+def _tell(groups: dict[str, list[UUID]], as_json: bool, **words: str) -> None:
+    usual = {"unchanged": "left as it is", "duplicates": "an unfinished task has its dedup key"} | words
+    lines = [f"{i}  {usual.get(kind, kind)}" for kind, group in groups.items() for i in group]
+    show({kind: [str(i) for i in group] for kind, group in groups.items()}, as_json, "\n".join(lines))
 
 
 def _one_of(type: str | None, domain: str | None) -> tuple[Any, str]:

@@ -24,7 +24,7 @@ async def submit(
     file: Annotated[
         str | None,
         Parameter(
-            help="JSON lines, a task {type, params, ...} each, or CSV; - for standard input.",
+            help="JSON lines (a task {type, params, ...} each), CSV or Parquet; - for standard input.",
             allow_leading_hyphen=True,
         ),
     ] = None,
@@ -94,7 +94,7 @@ def read_tasks(file: str) -> list[NewTask]:
                     tasks.append(found)
         except OSError as error:
             raise unreadable(file, error) from None
-    checked.refuse_bad(file, (f"line {bad.line}: {bad.why}" for bad in checked.first_bad))
+    checked.refuse_bad(file, (f"{bad.place}: {bad.why}" for bad in checked.first_bad))
     if not tasks:
         raise ConfigurationError(f"{file} holds no task", 'write one a line: {"type": "echo", "params": {}}')
     return tasks

@@ -28,7 +28,7 @@ from pydantic import BaseModel
 from blocks.errors import ConfigurationError, OrganismError
 from blocks.named import DEFAULT
 from flows.alerting.edges import ALERTS, LOOKED, PREFIX, Alert, last_said
-from flows.deploying import TAG
+from flows.states import OURS
 
 TO_BE_NAMED = "name a notification block of your Prefect server: `organism alerts on --to slack-webhook/ops`"
 QUIET = timedelta(minutes=30)
@@ -206,7 +206,7 @@ def _runs_that(flow: str, types: list[str]) -> EventTrigger:
 
 
 def _of_ours(flow: str) -> list[ResourceSpecification]:
-    tag = {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{TAG}"}
+    tag = {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{OURS}"}
     named = {"prefect.resource.role": "flow", "prefect.resource.name": flow}
     return [ResourceSpecification(tag), ResourceSpecification(named)]
 
@@ -217,7 +217,7 @@ def _automation(
     return AutomationCore(
         name=name,
         description=description,
-        tags=[TAG],
+        tags=[OURS],
         trigger=trigger,
         actions=[SendNotification(block_document_id=block, subject=subject, body=body)],
     )
@@ -236,7 +236,7 @@ def _alike(found: Automation, wanted: AutomationCore) -> bool:
 async def _ours(client: PrefectClient) -> dict[str, Automation]:
     """By name, those that have a name of ours."""
     names = {wanted.name for wanted in wanted_automations(UUID(int=0))}
-    tagged = AutomationFilter(tags=AutomationFilterTags(all_=[TAG]))
+    tagged = AutomationFilter(tags=AutomationFilterTags(all_=[OURS]))
     found = await client.read_automations(automations=tagged, limit=200)
     return {automation.name: automation for automation in found if automation.name in names}
 

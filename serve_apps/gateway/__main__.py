@@ -10,9 +10,10 @@ import sys
 import uvicorn
 
 from blocks.errors import ConfigurationError, OrganismError
+from blocks.garbage import collect_rarely
 from blocks.settings import Settings, load_settings
 from serve_apps.gateway.app import create_app
-from serve_apps.gateway.tokens import check_binding, read_tokens
+from serve_apps.gateway.tokens import check_binding
 
 DEFAULT_PORT = 8080
 NEIGHBOURS = 20
@@ -42,6 +43,7 @@ def main() -> int:
             timeout_graceful_shutdown=STOP_TIMEOUT_S,
         )
     )
+    collect_rarely()
     with listener:
         server.run(sockets=[listener])
     return 0
@@ -54,7 +56,7 @@ def listen(settings: Settings) -> socket.socket:
         ConfigurationError: It would be open to others without tokens, or cannot be bound.
     """
     host, port = settings.gateway_host, settings.gateway_port
-    check_binding(host, read_tokens(settings.gateway_tokens))
+    check_binding(host, tokens=settings.gateway_tokens is not None)
     ports = [port] if port else range(DEFAULT_PORT, DEFAULT_PORT + NEIGHBOURS)
     for candidate in ports:
         try:

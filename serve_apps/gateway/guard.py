@@ -7,25 +7,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_apps.gateway.metrics import Requests
 from serve_apps.gateway.problems import Refused, refusal
+from serve_apps.gateway.rate import Rate
 from serve_apps.gateway.tokens import Scope as TokenScope
-from serve_apps.gateway.tokens import Tokens, covers, is_loopback
+from serve_apps.gateway.tokens import TokenFile, Tokens, covers, is_loopback
 
 OPEN = frozenset({"/healthz", "/readyz", "/openapi.json"})
 """What may be read without a token."""
-PATIENT = ("/wait", "/events", "/api/tasks/cancel", "/coordinator/submit")
+PATIENT = ("/wait", "/events", "/api/tasks/cancel", "/api/tasks/redrive", "/coordinator/submit")
 """Ends of the paths of requests that may take their time."""
 SUBMITTING = frozenset({("POST", "/api/tasks"), ("POST", "/coordinator/submit")})
 REQUEST_TIMEOUT_S = 20.0
-"""For those that wait, one after the other, for a connection to a Postgres that has fallen silent. One that
-has such a connection takes up to ten seconds more, which asyncpg needs to give up on it."""
+"""For those that meet a Postgres that has fallen silent, or wait for a connection to it."""
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -33,6 +34,9 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+# As ASGI has them, because setting them one by one takes as long as reading the request.
+_HEADERS = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
+_NAMES = frozenset(name for name, _ in _HEADERS)
 
 logger = logging.getLogger("organism.gateway")
 
@@ -42,13 +46,23 @@ class Guard:
 
     Args:
         tokens: Whom to let in; None: whoever is on this machine.
+        rate: How often; None: as often as they like.
         body_limit: Longest body, in bytes.
         requests: Counts them.
     """
 
-    def __init__(self, app: ASGIApp, tokens: Tokens | None, body_limit: int, requests: Requests) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        tokens: TokenFile | None,
+        rate: Rate | None,
+        body_limit: int,
+        requests: Requests,
+    ) -> None:
         self._app = app
         self._tokens = tokens
+        self._rate = rate
+        self._given_up: set[asyncio.Task[None]] = set()
         self._body_limit = body_limit
         self._requests = requests
 
@@ -57,19 +71,30 @@ class Guard:
             await self._app(scope, receive, send)
             return
         status = 0
+        given_up = False
 
         async def answer(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message).update(SECURITY_HEADERS)
+                message["headers"] = [h for h in message["headers"] if h[0] not in _NAMES] + _HEADERS
             await send(message)
 
+        async def answer_in_time(message: Message) -> None:
+            if not given_up:
+                await answer(message)
+
         try:
-            self._admit(scope)
-            patience = None if scope["path"].endswith(PATIENT) else REQUEST_TIMEOUT_S
-            async with asyncio.timeout(patience):
-                await self._app(scope, self._limited(scope, receive), answer)
+            who = self._admit(scope)
+            scope.setdefault("state", {})["who"] = who
+            if self._rate is not None and _path(scope) not in OPEN:
+                await self._rate.admit(who)
+            work = self._app(scope, self._limited(scope, receive), answer_in_time)
+            if scope["path"].endswith(PATIENT):
+                await work
+            elif not await self._ended(work):
+                given_up = True
+                raise TimeoutError
         except Exception as error:
             refused = refusal(error)
             if refused is None:
@@ -81,18 +106,42 @@ class Guard:
         finally:
             self._requests.count(scope, status)
 
-    def _admit(self, scope: Scope) -> None:
+    async def _ended(self, work: Awaitable[None]) -> bool:
+        """Await ``work``; False: it took too long, and is left to end by itself."""
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait({task}, timeout=REQUEST_TIMEOUT_S)
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        if task.done():
+            task.result()
+            return True
+        # Not awaited: asyncpg takes another ten seconds to give up on a connection that says nothing.
+        task.cancel()
+        self._given_up.add(task)
+        task.add_done_callback(self._forget)
+        return False
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._given_up.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+    def _admit(self, scope: Scope) -> str:
+        """Let somebody in; who it is."""
         headers = Headers(scope=scope)
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != headers.get("host"):
             # A page of another site in the browser of somebody who is let in.
             raise Refused("forbidden", "this is not for pages of other sites")
         if self._tokens is None:
-            self._admit_locally(scope, headers)
-        elif _path(scope) not in OPEN:
-            self._admit_by_token(scope, headers, self._tokens)
+            return self._admit_locally(scope, headers)
+        if _path(scope) in OPEN:
+            return "anybody"
+        return self._admit_by_token(scope, headers, self._tokens.tokens)
 
-    def _admit_locally(self, scope: Scope, headers: Headers) -> None:
+    def _admit_locally(self, scope: Scope, headers: Headers) -> str:
         client = scope.get("client")
         if client is not None and not is_loopback(client[0]):
             raise Refused("forbidden", "without tokens the gateway answers this machine only")
@@ -103,10 +152,11 @@ class Guard:
         # A name that leads here is not enough: a page may have its own name lead here.
         if not is_loopback(host):
             raise Refused("forbidden", "without tokens the gateway answers to localhost only")
+        return client[0] if client is not None else "localhost"
 
-    def _admit_by_token(self, scope: Scope, headers: Headers, tokens: Tokens) -> None:
+    def _admit_by_token(self, scope: Scope, headers: Headers, tokens: Tokens) -> str:
         kind, _, token = headers.get("authorization", "").partition(" ")
-        held = tokens.scope_of(token.strip()) if kind.lower() == "bearer" else None
+        held = tokens.holder_of(token.strip()) if kind.lower() == "bearer" else None
         if held is None:
             raise Refused(
                 "unauthenticated",
@@ -115,8 +165,9 @@ class Guard:
                 headers={"WWW-Authenticate": "Bearer"},
             )
         needed = scope_needed(scope["method"], _path(scope))
-        if not covers(held, needed):
-            raise Refused("forbidden", f"this needs a token of scope {needed}; this one has {held}")
+        if not covers(held.scope, needed):
+            raise Refused("forbidden", f"this needs a token of scope {needed}; this one has {held.scope}")
+        return held.name
 
     def _limited(self, scope: Scope, receive: Receive) -> Receive:
         too_large = HTTPException(413, f"the body is longer than {self._body_limit:,} bytes")

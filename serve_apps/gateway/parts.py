@@ -28,15 +28,20 @@ class Parts:
     coordinator: Coordinator
 
 
-def parts(request: Request) -> Parts:
+# Coroutines, all of them: FastAPI runs anything else in a thread, which takes longer than a statement;
+# and none asks for another, because each that is asked for costs as much as some routes do.
+
+
+async def parts(request: Request) -> Parts:
     """Those of the app that got the request."""
     found: Parts = request.app.state.parts
     return found
 
 
-def queue(parts: Annotated[Parts, Depends(parts)]) -> Queue:
+async def queue(request: Request) -> Queue:
     """The queue; 503 while there is none."""
-    return parts.database.queue
+    found: Parts = request.app.state.parts
+    return found.database.queue
 
 
 TheParts = Annotated[Parts, Depends(parts)]
@@ -45,14 +50,16 @@ TaskId = Annotated[
     str,
     Path(
         description="Id of a task, or a beginning of it that no other has.",
+        # Only described: the queue says better what is wrong.
+        json_schema_extra={"pattern": "^-*([0-9A-Fa-f]-*){1,32}$"},
         examples=["019a8c6e-2f3b-7c41-9d5a-6b7c8d9e0f12", "019a8c6e2f3b"],
     ),
 ]
 
 
-async def task(task_id: TaskId, queue: TheQueue) -> TaskRow:
+async def task(task_id: TaskId, request: Request) -> TaskRow:
     """The task a path names."""
-    return await queue.get(task_id)
+    return await (await queue(request)).get(task_id)
 
 
 TheTask = Annotated[TaskRow, Depends(task)]
@@ -61,7 +68,7 @@ TheTask = Annotated[TaskRow, Depends(task)]
 def errors(*kinds: str) -> dict[int | str, dict[str, Any]]:
     """The problems a route may answer with, for its description; those of every route included."""
     described: dict[int | str, dict[str, Any]] = {}
-    for kind in ("unauthenticated", "forbidden", *kinds, "invalid", "unavailable"):
+    for kind in ("unauthenticated", "forbidden", *kinds, "invalid", "too-many", "unavailable"):
         status, title = TITLES[kind]
         known = described.get(status)
         described[status] = {

@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from blocks.errors import (
     AlreadySubmitted,
@@ -39,6 +40,7 @@ TITLES = {
     "conflict": (409, "The task is in no state for this"),
     "too-large": (413, "The body is too long"),
     "invalid": (422, "A value is not acceptable"),
+    "too-many": (429, "There are too many requests"),
     "defect": (500, "The gateway has a defect"),
     "unavailable": (503, "The queue cannot be reached"),
     "busy": (503, "There is too much to do already"),
@@ -164,13 +166,23 @@ def _readable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def _allowed(request: Request) -> list[str]:
+    """The methods of a path. Starlette tells only those of the first of its routes."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    fitting = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    same = [route for route in fitting if route.path == fitting[0].path and route.include_in_schema]
+    return sorted({method for route in same for method in route.methods or ()})
+
+
 def install(app: FastAPI) -> None:
     """Make every error of ``app`` a problem; what is none of those below is a defect, for `Guard`."""
 
-    async def answer(_: Request, error: Exception) -> Response:
+    async def answer(request: Request, error: Exception) -> Response:
         refused = refusal(error)
         if refused is None:
             raise error
+        if refused.problem.status == 405:
+            refused.headers["Allow"] = ", ".join(_allowed(request))
         return refused.response()
 
     kinds = (Refused, RequestValidationError, HTTPException, OrganismError, asyncpg.PostgresError)

@@ -1,19 +1,19 @@
 """The routes that change what becomes of tasks."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, HTTPException, Request
 
-from blocks.gateway_api import CancelAll, CancelledAll, Steered
-from blocks.queue import TaskFilter, TaskRow
+from blocks.gateway_api import CancelAll, CancelledAll, RedriveAll, RedrivenAll, Steered
+from blocks.queue import RedriveFilter, TaskFilter, TaskRow
 from blocks.queue.models import Status
-from serve_apps.gateway.description import BEARER
 from serve_apps.gateway.parts import OF_A_TASK, TheQueue, TheTask, errors
 from serve_apps.gateway.problems import Refused
 
 CANCELLED_AT_MOST = 100_000
+REDRIVEN_AT_MOST = 100_000
 """By one request; then it answers that there are more."""
 CONFLICT = {**OF_A_TASK, **errors("not-found", "ambiguous-id", "conflict")}
 
-router = APIRouter(prefix="/api/tasks", tags=["steering"], dependencies=[BEARER])
+router = APIRouter(prefix="/api/tasks", tags=["steering"])
 
 
 @router.post(
@@ -39,6 +39,45 @@ async def cancel_all(body: CancelAll, queue: TheQueue) -> CancelledAll:
                 break
     return CancelledAll(
         dry_run=body.dry_run, matched=matched, cancelled=cancelled, requested=requested, complete=complete
+    )
+
+
+@router.post(
+    "/redrive",
+    summary="Put back the dead letters that fit a filter",
+    responses=errors("bad-request", "too-large"),
+)
+async def redrive_all(body: RedriveAll, queue: TheQueue, request: Request) -> RedrivenAll:
+    """Count the dead letters that fit, and with `dry_run: false` queue them again, with fresh attempts.
+
+    What they failed with stays in their history; who did it is written into the table `task_audit`.
+    """
+    wanted = RedriveFilter(**body.model_dump(exclude={"dry_run", "limit"}))
+    if wanted in (RedriveFilter(), RedriveFilter(cancelled=True)):
+        raise Refused("invalid", "body: no condition is given", next_step="give at least one, such as type")
+    if body.dry_run:
+        found = await queue.redrivable(wanted)
+        count = found.count if body.limit is None else min(found.count, body.limit)
+        return RedrivenAll(
+            dry_run=True,
+            found=count,
+            sample=found.sample[:count],
+            redriven=0,
+            kept_out=0,
+            complete=True,
+            audit=None,
+        )
+    limit = min(body.limit or REDRIVEN_AT_MOST, REDRIVEN_AT_MOST)
+    done = await queue.redrive(wanted, actor=f"gateway: {request.state.who}", limit=limit)
+    complete = done.redriven < limit or done.redriven == body.limit
+    return RedrivenAll(
+        dry_run=False,
+        found=None,
+        sample=[],
+        redriven=done.redriven,
+        kept_out=done.kept_out,
+        complete=complete,
+        audit=done.audit,
     )
 
 
@@ -87,6 +126,13 @@ async def retry(task: TheTask, queue: TheQueue) -> Steered:
             next_step="wait for that one, or cancel it",
         )
     return _unchanged(task, "retried", ("queued", "running", "retry"))
+
+
+@router.get("/cancel", include_in_schema=False)
+@router.get("/redrive", include_in_schema=False)
+async def only_posted() -> None:
+    """Else these words would be taken for ids of tasks."""
+    raise HTTPException(405)
 
 
 def _unchanged(task: TaskRow, asked: str, fine: tuple[Status, ...]) -> Steered:

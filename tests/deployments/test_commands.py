@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from deployments import cli
 
@@ -50,6 +52,18 @@ def test_cancel(organism: Any) -> None:
     code, done, _ = organism("tasks", "cancel", first, second)
     assert (code, done["cancelled"], done["unchanged"]) == (1, [second], [first])
     assert organism("tasks", "list")[1]["counts"]["cancelled"] == 2
+
+
+def test_run_and_retry(organism: Any) -> None:
+    [task_id] = organism("submit", "echo")[1]["ids"]
+    code, done, _ = organism("tasks", "retry", task_id)
+    assert (code, done["unchanged"]) == (1, [task_id])
+    organism("tasks", "cancel", task_id)
+    code, done, _ = organism("tasks", "retry", task_id[:14])
+    assert (code, done["queued"]) == (0, [task_id])
+    code, done, _ = organism("tasks", "run", task_id)
+    assert (code, done["unchanged"]) == (1, [task_id])
+    assert organism("tasks", "list")[1]["counts"]["queued"] == 1
 
 
 def test_why(organism: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,6 +146,20 @@ def test_a_csv_file_is_submitted_like_any_other(organism: Any, tmp_path: Path) -
     code, submitted, _ = organism("submit", "--file", str(file))
     assert (code, submitted["submitted"], len(submitted["ids"])) == (0, 2, 2)
     assert organism("tasks", "show", submitted["ids"][0])[1]["params"] == {"city": "Rome"}
+
+
+def test_parquet_files_are_submitted_once_and_a_bad_row_is_named(organism: Any, tmp_path: Path) -> None:
+    parquet.write_table(pyarrow.table({"type": ["a", "b"], "params.n": [1, 2]}), tmp_path / "a.parquet")
+    for added, earlier in ((2, 0), (0, 2)):
+        code, answer, _ = organism("submit", "--file", f"{tmp_path}/*.parquet", "--once")
+        assert (code, answer["submitted"], answer["earlier"]) == (0, added, earlier)
+    bad = tmp_path / "bad.parquet"
+    parquet.write_table(pyarrow.table({"type": ["a", None]}), bad)
+    for once, place in (([], "row 2: type"), (["--once"], "bad.parquet row 2: type")):
+        code, answer, _ = organism("submit", "--file", str(bad), *once)
+        assert code == 1
+        assert place in answer["error"]
+    assert count(organism) == 2
 
 
 def test_standard_input_is_submitted(organism: Any, monkeypatch: pytest.MonkeyPatch) -> None:

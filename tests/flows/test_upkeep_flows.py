@@ -6,28 +6,47 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
 import pytest
 from prefect import flow, task
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+)
 from prefect.client.schemas.objects import StateType
-from prefect.events.filters import EventFilter, EventNameFilter
+from prefect.client.schemas.schedules import IntervalSchedule
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.events import emit_event
+from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
 from prefect.events.worker import EventsWorker
 from prefect.exceptions import ParameterTypeError
-from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
-from prefect.states import Completed, Pending, Running
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    temporary_settings,
+)
+from prefect.states import Completed, Pending, Running, Scheduled
 from prefect.testing.utilities import prefect_test_harness
 
 from blocks.errors import ConfigurationError, OrganismError, QueueUnavailable
 from blocks.queue import NewTask, Queue
-from flows.debris import Debris, clear_debris
+from flows.bootstrap import bootstrap
+from flows.debris import FLOWS, HEARTBEAT, Debris, _patience, clear_debris
+from flows.dispatch import dispatch
 from flows.redrive import redrive
+from flows.states import OURS
 from flows.submit import submit
+from flows.verify import verify
 from flows.watchdog import WATCHDOG_LOCK, watchdog
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.clock import START, advance, set_clock
@@ -168,7 +187,8 @@ async def test_an_unreachable_database_is_one_line_without_its_password(
 # watchdog
 
 
-async def test_a_watchdog_takes_back_deletes_and_tells(queue: Queue) -> None:
+async def test_a_watchdog_takes_back_deletes_and_tells(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORGANISM_ALERT_OLDEST_READY", "86400000")
     await set_clock(queue, START)
     await queue.submit([NewTask(type="held"), NewTask(type="held")])
     await claim(queue, "dead")
@@ -214,14 +234,15 @@ async def test_a_second_watchdog_ends_at_once(queue: Queue) -> None:
     assert (done.exclusive, done.lanes_ended) == (False, 0)
     run = await newest_run("watchdog")
     assert (run.state_type, run.state.message) == (StateType.COMPLETED, "another watchdog is at work")
+    assert run.flow_version == OURS, "by which the next watchdog knows it"
     assert [lane.id for lane in await queue.lanes()] == ["dead"]
 
 
 async def test_runs_that_nobody_runs_have_crashed(queue: Queue) -> None:
-    @flow(name="dispatch")
+    @flow(name="verify", version=OURS)
     async def ours() -> None: ...
 
-    @flow(name="somebody-elses")
+    @flow(name="verify")  # the name alone makes nothing ours
     async def theirs() -> None: ...
 
     @task
@@ -255,6 +276,107 @@ async def test_runs_that_nobody_runs_have_crashed(queue: Queue) -> None:
         assert await clear_debris(**options) == Debris()
 
 
+@flow(name="dispatch", version=OURS)
+async def as_dispatch() -> None: ...
+
+
+async def state_of(run: UUID) -> str:
+    async with get_client() as client:
+        return str((await client.read_flow_run(run)).state_name)
+
+
+async def heard(run: UUID) -> None:
+    """The server has heard a heartbeat of ``run``, and something else after it."""
+    resource = EventResourceFilter(id=[f"prefect.flow-run.{run}"])
+    async with get_client() as client, asyncio.timeout(30):
+        for name in (HEARTBEAT, "tests.later"):
+            emit_event(name, resource={"prefect.resource.id": f"prefect.flow-run.{run}"})
+            while True:
+                # Made anew each time: it ends at the moment it is made.
+                wanted = EventFilter(event=EventNameFilter(name=[name]), resource=resource)
+                if (await client.read_events(wanted, limit=1)).events:
+                    break
+                await asyncio.sleep(0.1)  # the server takes them in when it comes to it
+
+
+async def test_a_run_whose_process_died_has_crashed_when_its_heartbeats_have_stopped(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with get_client() as client:
+        dead, deaf, laned = [
+            (await client.create_flow_run(as_dispatch, state=Running())).id for _ in range(3)
+        ]
+    await heard(dead)
+    await heard(laned)
+    await queue.register("lane", run=str(laned), number=1)
+    await watchdog()
+    assert {await state_of(run) for run in (dead, deaf, laned)} == {"Running"}, "it was heard just now"
+    monkeypatch.setattr("flows.debris.SILENT", timedelta(0))
+    monkeypatch.setattr("flows.debris.SILENT_BEATS", 0)
+    done = await watchdog()
+    assert (done.flow_runs_crashed, await state_of(dead)) == (1, "Crashed")
+    assert await state_of(laned) == "Running", "its lane lives"
+    assert await state_of(deaf) == "Running", "it sends no heartbeats, which proves nothing"
+
+
+def test_rare_heartbeats_are_waited_for() -> None:
+    def beat(minute: int) -> Any:
+        return SimpleNamespace(received=datetime(2026, 1, 1, 12, minute, tzinfo=UTC))
+
+    assert _patience([beat(3), beat(0)]) == timedelta(minutes=10)
+    assert _patience([beat(30), beat(20)]) == timedelta(minutes=30)
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 600}):
+        assert _patience([beat(3)]) == timedelta(minutes=30)
+
+
+async def test_of_late_runs_one_of_each_deployment_stays(queue: Queue) -> None:
+    async with get_client() as client:
+        flow_id = await client.create_flow(as_dispatch)
+        every = [DeploymentScheduleCreate(schedule=IntervalSchedule(interval=timedelta(seconds=60)))]
+        late: dict[str, list[UUID]] = {}
+        for name, tags in (("ours", [OURS]), ("theirs", [])):
+            deployment = await client.create_deployment(
+                flow_id, f"late-{name}", schedules=every, tags=tags, paused=True
+            )
+            await client.update_deployment(deployment, DeploymentUpdate(paused=False))
+            await client._client.post(
+                f"/deployments/{deployment}/schedule",
+                json={"min_runs": 4, "max_runs": 4, "start_time": "2026-01-01T00:00:00Z"},
+            )
+            filtered = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment]))
+            runs = await client.read_flow_runs(
+                flow_run_filter=filtered, sort=FlowRunSort.EXPECTED_START_TIME_ASC
+            )
+            by_hand = await client.create_flow_run_from_deployment(deployment)
+            late[name] = [run.id for run in (*runs, by_hand)]
+            for run in late[name]:
+                await client.set_flow_run_state(run, Scheduled(name="Late"), force=True)
+            await client.update_deployment(deployment, DeploymentUpdate(paused=True))
+        assert len(late["ours"]) >= 4
+    debris = await clear_debris(**LONG_AGO, within_s=30)
+    *cancelled, newest, by_hand_id = late["ours"]
+    assert (debris.late, debris.trouble) == (len(cancelled), None)
+    assert {await state_of(run) for run in cancelled} == {"Cancelled"}
+    assert {await state_of(run) for run in (newest, by_hand_id, *late["theirs"])} == {"Late"}
+
+
+async def test_notes_are_kept_until_told_otherwise(queue: Queue, tmp_path: Path) -> None:
+    await set_clock(queue, START)
+    file = tmp_path / "f.jsonl"
+    file.write_text('{"type": "t"}\n')
+    await queue.load_files([file])
+    await redrive(type="t", dry_run=False)
+    await queue.pool.execute("INSERT INTO task_audit (action, actor) VALUES ('redrive', 'somebody')")
+    await advance(queue, 3 * 86_400)
+    assert (await watchdog()).notes_pruned == 0
+    assert (await watchdog(keep_audit_days=4, keep_files_days=4)).notes_pruned == 0
+    assert (await watchdog(keep_audit_days=2)).notes_pruned >= 1
+    assert await queue.pool.fetchval("SELECT count(*) FROM task_audit") == 0
+    assert (await queue.load_files([file])).added == 0
+    assert (await watchdog(keep_files_days=2)).notes_pruned == 1
+    assert (await queue.load_files([file])).added == 1, "it is a file that nobody knows"
+
+
 async def test_a_prefect_server_that_does_not_answer_is_not_waited_for(queue: Queue) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and says nothing
         port = silent.getsockname()[1]
@@ -266,6 +388,11 @@ async def test_a_prefect_server_that_does_not_answer_is_not_waited_for(queue: Qu
         debris = await asyncio.wait_for(clear_debris(**LONG_AGO, within_s=20), 30)
     assert debris.trouble is not None
     assert "Prefect's server: Connect" in debris.trouble
+
+
+def test_every_flow_and_deployment_of_ours_can_be_known() -> None:
+    flows = {f.name: f.version for f in (bootstrap, dispatch, redrive, submit, verify, watchdog)}
+    assert flows == dict.fromkeys(FLOWS, OURS)
 
 
 def test_parameters_make_a_form() -> None:

@@ -77,12 +77,6 @@ def test_a_header_that_cannot_be_meant_is_refused(header: str) -> None:
         read(f"{header}\na,b\n", "f.csv")
 
 
-def test_parquet_is_refused_with_a_way_out() -> None:
-    with pytest.raises(ConfigurationError, match="no library for Parquet") as refused:
-        read(b"PAR1", "f.parquet")
-    assert "JSON lines or CSV" in refused.value.next_step
-
-
 @pytest.mark.parametrize("name", ["f.jsonl", "f.csv"])
 def test_a_line_without_end_is_bad_and_the_next_is_read(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(module, "LINE_LIMIT_BYTES", 40)

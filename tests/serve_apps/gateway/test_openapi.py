@@ -13,8 +13,17 @@ pytestmark = pytest.mark.anyio
 
 TASK = "/api/tasks/{task_id}"
 ROUTES = {
-    *(("post", path) for path in ("/api/tasks", "/api/tasks/cancel")),
-    *(("get", path) for path in ("/api/tasks", "/healthz", "/readyz", "/metrics")),
+    *(
+        ("post", path)
+        for path in (
+            "/api/tasks",
+            "/api/tasks/cancel",
+            "/api/tasks/redrive",
+            "/api/pauses",
+            "/api/pauses/resume",
+        )
+    ),
+    *(("get", path) for path in ("/api/tasks", "/api/pauses", "/healthz", "/readyz", "/metrics")),
     ("get", "/coordinator/health"),
     ("post", "/coordinator/submit"),
     *(("get", f"{TASK}{path}") for path in ("", "/status", "/why", "/wait", "/events")),

@@ -133,6 +133,10 @@ async def test_a_silent_postgres_is_told_in_time(database: str, monkeypatch: pyt
         silent = time.monotonic()
         assert check_problem(await gateway.http.get("/readyz")).status == 503
         assert time.monotonic() - silent < READ_TIMEOUT, "long before the statement gives up"
+        begun = time.monotonic()
+        answer = await gateway.http.get("/api/tasks")
+        assert check_problem(answer).status == 503
+        assert time.monotonic() - begun < 4, "it waits for one second, and not until asyncpg gives up"
         answers = await asyncio.gather(*(gateway.http.get("/api/tasks") for _ in range(40)))
         assert {check_problem(answer).status for answer in answers} == {503}
         # One after the other, on as many connections, they would take ten times as long.

@@ -23,12 +23,14 @@ from serve_apps.gateway.app import create_app
 from serve_apps.gateway.tokens import check_binding, is_loopback, read_tokens
 from tests.serve_apps.gateway.running import Gateway, running, token_file
 from tests.serve_apps.gateway.test_errors import check_problem
+from tests.stack import until
 
 ROOT = Path(__file__).parents[3]
 TOKENS = {"read": "can-read", "submit": "can-submit", "operate": "can-operate"}
 READS = ["/api/tasks", "/api/tasks/{id}", "/api/tasks/{id}/status", "/api/tasks/{id}/why",
-         "/api/tasks/{id}/wait?timeout=0", "/api/tasks/{id}/events", "/metrics"]  # fmt: skip
-STEERS = ["/api/tasks/{id}/retry", "/api/tasks/{id}/cancel", "/api/tasks/{id}/run", "/api/tasks/cancel"]
+         "/api/tasks/{id}/wait?timeout=0", "/api/tasks/{id}/events", "/metrics", "/api/pauses"]  # fmt: skip
+STEERS = ["/api/tasks/{id}/retry", "/api/tasks/{id}/cancel", "/api/tasks/{id}/run", "/api/tasks/cancel",
+          "/api/tasks/redrive"]  # fmt: skip
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -121,12 +123,12 @@ async def test_without_tokens_other_machines_are_refused_however_it_listens(data
 )  # fmt: skip
 def test_listening_wider_needs_tokens(host: str, alone: bool, tmp_path: Path) -> None:
     assert is_loopback(host) is alone
-    check_binding(host, read_tokens(token_file(tmp_path, read="x")))
+    check_binding(host, tokens=True)
     if alone:
-        check_binding(host, None)
+        check_binding(host, tokens=False)
     else:
         with pytest.raises(ConfigurationError, match="without tokens"):
-            check_binding(host, None)
+            check_binding(host, tokens=False)
 
 
 @pytest.mark.parametrize(
@@ -152,13 +154,53 @@ def test_a_bad_file_of_tokens_is_refused(tmp_path: Path, text: str | None, error
 
 def test_tokens_are_compared_whole(tmp_path: Path) -> None:
     tokens = read_tokens(token_file(tmp_path, read="a", operate="b"))
-    assert tokens is not None
-    assert [tokens.scope_of(t) for t in ("a", "b", "", "A", "ab", "\udc80")] == [
-        "read",
-        "operate",
-        *[None] * 4,
-    ]
-    assert tokens.scope_of(hashlib.sha256(b"a").hexdigest()) is None, "the digest is no token"
+    held = [tokens.holder_of(t) for t in ("a", "b", "", "A", "ab", "\udc80")]
+    assert [holder and holder.scope for holder in held] == ["read", "operate", *[None] * 4]
+    assert tokens.holder_of(hashlib.sha256(b"a").hexdigest()) is None, "the digest is no token"
+
+
+@pytest.mark.anyio
+async def test_a_changed_file_of_tokens_is_read_anew_and_a_broken_one_is_not(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("serve_apps.gateway.tokens.LOOK_EVERY_S", 0.0)
+    path = token_file(tmp_path, read="first")
+    async with running(database, gateway_tokens=path) as gateway:
+
+        async def code(token: str) -> int:
+            return (await gateway.http.get("/api/tasks", headers=bearer(token))).status_code
+
+        assert [await code(t) for t in ("first", "second")] == [200, 401]
+        token_file(tmp_path, read="second")
+        assert [await code(t) for t in ("first", "second")] == [401, 200]
+        path.write_text("read:hunter2")
+        assert [await code(t) for t in ("first", "second")] == [401, 200]
+        assert "stay as they were" in caplog.text
+        assert "hunter2" not in caplog.text
+        path.unlink()
+        assert await code("second") == 200
+
+
+@pytest.mark.anyio
+async def test_more_requests_than_may_be_are_refused_client_by_client(database: str, tmp_path: Path) -> None:
+    tokens = token_file(tmp_path, read="one", submit="two")
+    async with running(database, gateway_tokens=tokens, gateway_rate=5) as gateway:
+        async with asyncio.TaskGroup() as group:
+            asked = [
+                group.create_task(gateway.http.get("/api/tasks", headers=bearer("one"))) for _ in range(20)
+            ]
+        answers = [each.result() for each in asked]
+        refused = [answer for answer in answers if answer.status_code == 429]
+        assert 10 <= len(refused) <= 15, "five of a second, and it may have been two seconds"
+        assert check_problem(refused[0]).type == "urn:organism:too-many"
+        assert int(refused[0].headers["retry-after"]) >= 1
+        assert (await gateway.http.get("/api/tasks", headers=bearer("two"))).status_code == 200
+        assert (await gateway.http.get("/healthz")).status_code == 200
+
+        async def admitted() -> bool:
+            return (await gateway.http.get("/api/tasks", headers=bearer("one"))).status_code == 200
+
+        await until(admitted)
 
 
 # The process

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -10,7 +11,7 @@ import pytest
 
 from blocks.queue import NewTask, Queue
 from tests.blocks.queue.helpers import claim, outcomes_of
-from tests.serve_apps.gateway.running import Gateway
+from tests.serve_apps.gateway.running import Gateway, running, token_file
 
 pytestmark = pytest.mark.anyio
 
@@ -158,3 +159,73 @@ async def test_cancelling_everything_by_mistake_is_refused(gateway: Gateway, que
     answer = await gateway.http.post("/api/tasks/cancel", json=body)
     assert answer.status_code == 422
     assert (await queue.counts())["queued"] == 1
+
+
+async def test_redriving_by_filter_counts_first_and_is_written_down(
+    database: str, queue: Queue, tmp_path: Path
+) -> None:
+    tokens = token_file(tmp_path, operate="secret")
+    async with running(database, gateway_tokens=tokens, token="secret") as gateway:
+        await queue.submit([NewTask(type=t) for t in ("t", "t", "t", "other")])
+        batch = await claim(queue)
+        await queue.settle("lane", batch, outcomes_of(batch, "rejected", error="broken"))
+        answer = (await gateway.http.post("/api/tasks/redrive", json={"type": "t", "limit": 2})).json()
+        assert (answer["dry_run"], answer["found"], len(answer["sample"]), answer["audit"]) == (
+            True,
+            2,
+            2,
+            None,
+        )
+        assert (await queue.counts())["failed"] == 4
+        body = {"type": "t", "error": "%rok%", "limit": 2, "dry_run": False}
+        answer = (await gateway.http.post("/api/tasks/redrive", json=body)).json()
+        assert (answer["redriven"], answer["complete"]) == (2, True)
+        counts = await queue.counts()
+        assert (counts["failed"], counts["queued"]) == (2, 2)
+        [row] = await queue.pool.fetch("SELECT id, actor FROM task_audit")
+        assert (str(row["id"]), row["actor"]) == (answer["audit"], "gateway: made for the tests")
+
+
+async def test_more_than_one_request_redrives_are_redriven(
+    gateway: Gateway, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve_apps.gateway.steering.REDRIVEN_AT_MOST", 3)
+    await queue.submit([NewTask(type="t") for _ in range(5)])
+    batch = await claim(queue)
+    await queue.settle("lane", batch, outcomes_of(batch, "rejected", error="broken"))
+    for redriven, complete in ((3, False), (2, True)):
+        answer = await gateway.http.post("/api/tasks/redrive", json={"type": "t", "dry_run": False})
+        assert (answer.json()["redriven"], answer.json()["complete"]) == (redriven, complete)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{}, {"cancelled": True, "dry_run": False}, {"typ": "t"}, {"limit": 0, "type": "t"}, {"error": "\\"}],
+)
+async def test_redriving_everything_by_mistake_is_refused(gateway: Gateway, queue: Queue, body: Any) -> None:
+    await queue.submit([NewTask(type="t")])
+    batch = await claim(queue)
+    await queue.settle("lane", batch, outcomes_of(batch, "rejected", error="broken"))
+    assert (await gateway.http.post("/api/tasks/redrive", json=body)).status_code == 422
+    assert (await queue.counts())["failed"] == 1
+
+
+async def test_pausing_and_resuming(gateway: Gateway, queue: Queue) -> None:
+    await queue.submit([NewTask(type="t"), NewTask(type="u", domain="d")])
+    for kind, name in (("type", "t"), ("domain", "d")):
+        for _ in range(2):
+            answer = await gateway.http.post(
+                "/api/pauses", json={"kind": kind, "name": name, "reason": "why"}
+            )
+            assert answer.status_code == 200
+    paused = (await gateway.http.get("/api/pauses")).json()["pauses"]
+    assert sorted((each["kind"], each["name"], each["reason"]) for each in paused) == [
+        ("domain", "d", "why"), ("type", "t", "why"),
+    ]  # fmt: skip
+    assert (await claim(queue)).ids == []
+    for resumed in (True, False):
+        answer = await gateway.http.post("/api/pauses/resume", json={"kind": "type", "name": "t"})
+        assert answer.json() == {"resumed": resumed}
+    assert len((await claim(queue)).ids) == 1
+    for wrong in ({"kind": "lane", "name": "t"}, {"kind": "type"}, {"kind": "type", "name": ""}):
+        assert (await gateway.http.post("/api/pauses", json=wrong)).status_code == 422

@@ -1,0 +1,29 @@
+"""The routes that keep the tasks of a type or domain from being claimed."""
+
+from fastapi import APIRouter
+
+from blocks.gateway_api import PauseOrder, Pauses, Resumed, ResumeOrder
+from serve_apps.gateway.parts import TheQueue, errors
+
+WRITING = errors("bad-request", "too-large")
+
+router = APIRouter(prefix="/api/pauses", tags=["steering"])
+
+
+@router.get("", summary="What is paused", responses=errors())
+async def pauses(queue: TheQueue) -> Pauses:
+    """The types and domains of which no task is claimed."""
+    return Pauses(pauses=await queue.pauses())
+
+
+@router.post("", summary="Pause a type or domain", responses=WRITING)
+async def pause(body: PauseOrder, queue: TheQueue) -> Pauses:
+    """Claim no further task of it, from now on; what runs goes on. Answers with all that is paused."""
+    await queue.pause(body.kind, body.name, reason=body.reason)
+    return Pauses(pauses=await queue.pauses())
+
+
+@router.post("/resume", summary="Resume a type or domain", responses=WRITING)
+async def resume(body: ResumeOrder, queue: TheQueue) -> Resumed:
+    """Claim its tasks again, from now on."""
+    return Resumed(resumed=await queue.resume(body.kind, body.name))
