@@ -19,7 +19,18 @@ from benchmarks.figures import Result, Unmeasured
 from benchmarks.options import Options
 from benchmarks.stack import PEERS_PYTHON, running_stack
 
-PARTS = ("drain", "trickle", "handover", "mixed", "bulk", "growth", "snapshot", "memory", "scaling")
+PARTS = (
+    "drain",
+    "trickle",
+    "handover",
+    "mixed",
+    "bulk",
+    "growth",
+    "snapshot",
+    "memory",
+    "scaling",
+    "gateway",
+)
 BUSY_PERCENT = 15.0
 """Use of the processors, by a stack that has nothing to do and whatever else, above which figures suffer."""
 

@@ -99,6 +99,18 @@ class Settings(BaseSettings):
         description="Whether `organism up` starts a Prefect worker, for schedules and the UI.",
     )
 
+    alerts: str | None = Field(
+        default=None,
+        pattern=r"^[^/\s]+/[^/\s]+$",
+        description="Notification block that alerts go to, `slack-webhook/ops`; unset: bootstrap makes none.",
+    )
+    alert_dead_letters: int = Field(
+        default=1000, ge=0, description="More dead letters than this raise an alert."
+    )
+    alert_oldest_ready: float = Field(
+        default=300.0, gt=0, description="A task that is ready for longer (seconds) raises an alert."
+    )
+
     url: str | None = Field(
         default=None,
         pattern=r"^https?://",

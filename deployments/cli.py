@@ -33,6 +33,7 @@ COMMANDS = {
     "down": "down:down",
     "status": "status:status",
     "demo": "demo:demo",
+    "bootstrap": "bootstrap:bootstrap",
     "submit": "submit:submit",
     "dispatch": "dispatch:dispatch",
     "tasks": "control:tasks",
@@ -41,6 +42,8 @@ COMMANDS = {
     "drift": "drift:drift",
     "verify": "verify:verify",
     "deploy": "deploy:deploy",
+    "schedule": "schedule:schedule",
+    "alerts": "alerts:alerts",
     "migrate": "migrate:migrate",
 }
 """By the name on the command line: module in `deployments.commands`, and function or cyclopts `App` in it."""

@@ -24,8 +24,9 @@ async def outcome(run: Awaitable[T]) -> T:
     Raises:
         Stopped: It was cancelled, and drained.
         ConfigurationError: A parameter is wrong.
-        OrganismError: It failed.
+        OrganismError: It failed, or lost Prefect's server.
     """
+    from httpx import HTTPError
     from prefect.exceptions import CancelledRun, FailedRun, ParameterTypeError
 
     try:
@@ -36,5 +37,13 @@ async def outcome(run: Awaitable[T]) -> T:
         raise Stopped(str(stopped), "its tasks were handed back; run it again to go on") from None
     except FailedRun as failed:
         raise OrganismError(str(failed), "look at the run's page in the Prefect UI") from None
+    except (HTTPError, RuntimeError) as lost:
+        # How Prefect 3.8 says that its server did not answer when the run was to begin.
+        if isinstance(lost, RuntimeError) and not str(lost).startswith("Failed to reach API"):
+            raise
+        raise OrganismError(
+            f"no answer of Prefect's server: {type(lost).__name__}{f': {lost}' if str(lost) else ''}",
+            "start or reach it, then run this again: what is done stays done",
+        ) from None
     except ParameterTypeError as wrong:
         raise ConfigurationError(str(wrong), "see the command's --help") from None

@@ -55,7 +55,8 @@ async def deploy(app: App, stack: StackState, on_progress: Callable[[str], None]
     Raises:
         OrganismError: It cannot be deployed, or does not run in time.
     """
-    from serve_apps.organism.deploy import replace, serve_config
+    from serve_apps.organism.deploy import replace
+    from serve_apps.organism.deployments import serve_config
 
     token = stack.ray_token_path.read_text().strip()
     config = serve_config(

@@ -1,38 +1,51 @@
-"""bootstrap: bring Postgres, the organism on Ray and Prefect to where they should be; safe to run again."""
+"""bootstrap: bring Postgres, the organism and Prefect to where they should be; safe to run again."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+import anyio
 from prefect import flow, task
-from prefect.artifacts import acreate_table_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.states import Completed, Failed
+from prefect.client.schemas.objects import FlowRun, State, TaskRun
+from prefect.flows import Flow
+from prefect.logging import get_run_logger
+from prefect.states import Completed
+from prefect.tasks import Task
 from pydantic import BaseModel, Field
 
-from blocks.errors import OrganismError, OrganismUnavailable
+from blocks.errors import ConfigurationError, OrganismError, OrganismUnavailable, QueueUnavailable
 from blocks.organism import Organism
+from blocks.queue import Queue
+from blocks.queue.connection import TRANSIENT_ERRORS, wait_for_postgres
 from blocks.queue.migrate import migrate, pending
 from blocks.ray_cluster import RayCluster
 from blocks.settings import load_settings
 from blocks.stack import read_stack
 from blocks.task_queue import TaskQueue
 from flows import deploying
-from flows.dispatch import dispatch
-from flows.states import OURS
+from flows.alerting import automations
+from flows.dispatch import GRACE_S, dispatch
+from flows.states import EXPECTED, OURS, cell, failed, show_page
 from flows.verification import canary as canary_check
 from flows.verification.limits import Limits
 from serve_apps.organism.config import OrganismConfig, load_config
-from serve_apps.organism.deploy import replace, running_config, serve_config
+from serve_apps.organism.deploy import replace, running_config
+from serve_apps.organism.deployments import serve_config
 
-STEP_TIMEOUT_S = 180
+STEPS = ("postgres", "organism", "deployments", "alerts", "canary")
+STEP_TIMEOUT_S = 180.0
+DEPLOY_S = 150.0
+"""For the organism to run as deployed, and as much again for the configuration before to come back."""
 CANARY_S = 60.0
+LOOK_INTERVAL_S = 0.2
 REPLICA_CPUS = 0.5
 HTTP_PORT = 8000
 
@@ -57,23 +70,37 @@ class Bootstrapped(BaseModel):
         return "; ".join(changed) or "everything was right already"
 
 
-def _step(name: str, *, retries: int = 3) -> Callable[[Callable[..., Any]], Any]:
+def _may_succeed_next_time(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    # A setting stays wrong however often it is tried, and Postgres has been waited for.
+    return not isinstance(state.data, (ConfigurationError, QueueUnavailable))
+
+
+def _step(
+    name: str, *, retries: int = 3, timeout_s: float = STEP_TIMEOUT_S
+) -> Callable[[Callable[..., Any]], Any]:
     return task(
         name=name,
         retries=retries,
         retry_delay_seconds=[1.0, 3.0, 10.0][:retries],
-        timeout_seconds=STEP_TIMEOUT_S,
+        retry_condition_fn=_may_succeed_next_time,
+        timeout_seconds=timeout_s,
         cache_policy=NO_CACHE,
         persist_result=False,
     )
 
 
 @_step("postgres")
-async def prepare_postgres(queue: str) -> Step:
+async def prepare_postgres(queue: str, within_s: float) -> Step:
     """Wait for Postgres and migrate it."""
     block = (await TaskQueue.named(queue)).pinned()
     dsn = block.direct_dsn or block.dsn
     assert dsn is not None
+    logger = get_run_logger()
+
+    def waiting(why: str) -> None:
+        logger.warning("waiting up to %g s for Postgres: %s", within_s, why)
+
+    await wait_for_postgres(dsn.get_secret_value(), within_s=within_s, on_wait=waiting)
     missing = await pending(dsn.get_secret_value())
     if missing:
         await migrate(dsn.get_secret_value())
@@ -81,7 +108,7 @@ async def prepare_postgres(queue: str) -> Step:
     return Step(step="postgres", changed=False, found="every migration is applied")
 
 
-@_step("organism")
+@_step("organism", timeout_s=2 * DEPLOY_S + 60)
 async def deploy_organism(organism: str, cluster: str, config: str | None, replicas: int) -> Step:
     """Connect to Ray, deploy the Serve app unless it runs as it should, wait until it is healthy."""
     await (await RayCluster.named(cluster)).connect()
@@ -104,7 +131,7 @@ async def deploy_organism(organism: str, cluster: str, config: str | None, repli
         new = serve_config(
             wanted, replicas=replicas, num_cpus=REPLICA_CPUS, python_path=folders, http_port=_http_port()
         )
-        await replace(url, token, new, STEP_TIMEOUT_S - 30)
+        await replace(url, token, new, DEPLOY_S)
     health = await client.health()
     if not health.get("organism_initialized"):
         raise OrganismUnavailable(f"the organism is {health.get('status')}", "see `organism verify`")
@@ -119,37 +146,101 @@ async def deploy_organism(organism: str, cluster: str, config: str | None, repli
 async def apply_deployments() -> Step:
     """Register blocks, make the work pool, apply deployments and schedules."""
     applied = await deploying.apply()
+    done = ["made the work pool"] if applied.new_pool else []
+    if applied.changed:
+        done.append(f"applied {', '.join(applied.changed)}")
     return Step(
         step="deployments",
-        changed=applied.new_pool,
-        found=f"{'made work pool and ' if applied.new_pool else ''}applied {', '.join(applied.deployments)}",
+        changed=bool(done),
+        found="; ".join(done) or f"{', '.join(applied.deployments)} are as they should be",
     )
+
+
+@_step("alerts")
+async def apply_alerts() -> Step:
+    """Make the automations that deliver alerts, where there is a block to deliver them."""
+    try:
+        applied = await automations.apply(load_settings().alerts)
+    except ConfigurationError as error:
+        return Step(step="alerts", changed=False, found=f"no alerts: {error}")
+    return Step(step="alerts", changed=bool(applied.made or applied.changed), found=applied.line)
 
 
 @_step("canary", retries=1)
 async def send_canary(queue: str, organism: str, cluster: str) -> Step:
-    """Send a task through everything; where no lane runs, start one for it."""
+    """Send a task through everything; while no lane runs, one of our own."""
+
+    async def run_lane(runs: list[str]) -> None:
+        def began(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+            runs.append(str(flow_run.id))
+
+        lane = dispatch.with_options(on_running=[began])
+        await lane(max_seconds=CANARY_S, queue=queue, organism=organism, cluster=cluster)
+
     block = await TaskQueue.named(queue)
-    async with block.open(application_name="organism-bootstrap", connections=2) as open_queue:
-        own = None
-        if not any(lane.live for lane in await open_queue.lanes()):
-            own = asyncio.create_task(
-                dispatch(max_seconds=CANARY_S, queue=queue, organism=organism, cluster=cluster)
-            )
-            async with asyncio.timeout(CANARY_S):
-                while not own.done() and not any(lane.live for lane in await open_queue.lanes()):  # noqa: ASYNC110  # a table
-                    await asyncio.sleep(0.2)
-        try:
-            [found] = await canary_check.check(open_queue, Limits(canary_s=CANARY_S))
-        finally:
-            if own is not None:
-                for lane in await open_queue.lanes():
-                    if lane.run:
-                        await open_queue.request_stop(lane.run)
-                await asyncio.gather(own, return_exceptions=True)
+    async with (
+        block.open(application_name="organism-bootstrap", connections=2) as open_queue,
+        some_lane(open_queue, run_lane),
+    ):
+        [found] = await canary_check.check(open_queue, Limits(canary_s=CANARY_S))
     if found.status != "ok":
         raise OrganismError(f"canary: {found.evidence}", found.action)
     return Step(step="canary", changed=False, found=found.evidence)
+
+
+@asynccontextmanager
+async def some_lane(queue: Queue, run_lane: Callable[[list[str]], Any]) -> AsyncIterator[None]:
+    """See that a lane lives: anybody's, or where there is none, one of ours until the block ends.
+
+    Args:
+        queue: An open queue.
+        run_lane: Runs a lane; puts the id of its dispatch run into the list it is given.
+
+    Raises:
+        What ``run_lane`` raises before any lane lives.
+    """
+    runs: list[str] = []
+    own: asyncio.Task[None] | None = None
+    there = asyncio.Event()
+
+    async def look() -> None:
+        nonlocal own
+        while True:
+            if any(lane.live for lane in await queue.lanes()):
+                there.set()
+            elif own is None:
+                # Also later: the lane that lived at first may have been a dead one's lease.
+                own = asyncio.create_task(run_lane(runs))
+            elif own.done():
+                return await own
+            await asyncio.sleep(LOOK_INTERVAL_S)
+
+    looking = asyncio.create_task(look())
+    waiting = asyncio.create_task(there.wait())
+    try:
+        await asyncio.wait([looking, waiting], return_when=asyncio.FIRST_COMPLETED)
+        if looking.done():
+            await looking
+        yield
+    finally:
+        waiting.cancel()
+        looking.cancel()
+        if own is not None:
+            with anyio.CancelScope(shield=True):
+                await _stop(queue, runs, own)
+
+
+async def _stop(queue: Queue, runs: list[str], own: asyncio.Task[None]) -> None:
+    """Ask the lanes of ``runs``, and nobody else's, to stop."""
+    with anyio.move_on_after(CANARY_S + GRACE_S):
+        while not own.done():
+            for run in runs:
+                # Again and again: a lane that is only starting has no row to be asked in yet.
+                with suppress(*TRANSIENT_ERRORS):
+                    await queue.request_stop(run)
+            await asyncio.wait([own], timeout=1.0)
+    own.cancel()
+    await asyncio.gather(own, return_exceptions=True)
 
 
 def dashboard() -> tuple[str | None, str | None]:
@@ -186,11 +277,12 @@ async def bootstrap(
     config: str | None = None,
     replicas: Annotated[int, Field(ge=1, le=1000)] = 1,
     canary: bool = True,
+    postgres_seconds: Annotated[float, Field(gt=0, le=120)] = 120.0,
     queue: str = "default",
     organism: str = "default",
     cluster: str = "default",
 ) -> Bootstrapped:
-    """Migrate Postgres, deploy the organism, apply blocks, deployments and schedules, and send a canary task.
+    """Migrate Postgres, deploy the organism, apply blocks, deployments and alerts, and send a canary task.
 
     Every step looks first and changes only what is not right, so that running it again after it was killed
     anywhere finishes the job.
@@ -199,6 +291,7 @@ async def bootstrap(
         config: The organism's configuration file; empty: ORGANISM_CONFIG, else the demo.
         replicas: Replicas of the organism.
         canary: Send a task through everything at the end.
+        postgres_seconds: How long Postgres may take to come up.
         queue: Name of the Task Queue block.
         organism: Name of the Organism block.
         cluster: Name of the Ray Cluster block.
@@ -211,16 +304,30 @@ async def bootstrap(
     """
     done = Bootstrapped(steps=[])
     try:
-        done.steps.append(await prepare_postgres(queue))
+        deploying.prefect_api()
+        done.steps.append(await prepare_postgres(queue, postgres_seconds))
         done.steps.append(await deploy_organism(organism, cluster, config, replicas))
         done.steps.append(await apply_deployments())
+        done.steps.append(await apply_alerts())
         if canary:
             done.steps.append(await send_canary(queue, organism, cluster))
-    except OrganismError as error:
-        return Failed(message=str(error), data=error)  # type: ignore[return-value]
-    finally:
-        if done.steps:
-            await acreate_table_artifact(
-                key="bootstrap-steps", table=[step.model_dump() for step in done.steps], description=done.line
-            )
+    except EXPECTED as error:
+        end = failed(_late(done, error) if isinstance(error, TimeoutError) else error)
+        await show_page(_page(end.message or "", done), key="bootstrap-steps")
+        return end  # type: ignore[return-value]
+    get_run_logger().info(done.line)
+    await show_page(_page(done.line, done), key="bootstrap-steps")
     return Completed(message=done.line, data=done)  # type: ignore[return-value]
+
+
+def _late(done: Bootstrapped, error: TimeoutError) -> OrganismError:
+    step = STEPS[len(done.steps)]
+    return OrganismError(
+        f"{step} did not end in time: {str(error) or type(error).__name__}",
+        "see the log of its task run, then run it again: what is done stays done",
+    )
+
+
+def _page(line: str, done: Bootstrapped) -> str:
+    rows = [f"| {s.step} | {'changed' if s.changed else 'right'} | {cell(s.found)} |" for s in done.steps]
+    return "\n".join([f"**{cell(line, 1000)}**", "", "| step | | found |", "|---|---|---|", *rows])

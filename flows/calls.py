@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 
 from blocks.errors import OrganismUnavailable, ReplicaLost
 from blocks.queue import Batch, Outcomes, Queue, Settled
+from blocks.queue.figures import CallMeter
 from flows.lease import Lease
 from flows.pacing import GROUP_SIZES, CallRecord, Pace
 from flows.settling import Settler
@@ -76,6 +78,19 @@ class LaneSummary:
     def settled(self) -> int:
         return self.completed + self.failed + self.cancelled + self.retried
 
+    @property
+    def figures(self) -> dict[str, int]:
+        """By their names in `blocks.queue.figures`."""
+        return {
+            "claims": self.claimed,
+            "completed": self.completed,
+            "failed": self.failed,
+            "cancelled": self.cancelled,
+            "retries": self.retried,
+            "released": self.released,
+            "stale_writes": self.stale,
+        }
+
 
 class Calls:
     """Runs the tasks one lane has claimed.
@@ -120,6 +135,7 @@ class Calls:
         self.running: set[asyncio.Task[None]] = set()
         self.holding: set[int] = set()
         """Claims whose tasks are in flight."""
+        self.meter = CallMeter()
         self.organism_back = asyncio.Event()
         """Not set while nobody takes calls and it is too early to try again."""
         self.organism_back.set()
@@ -197,6 +213,8 @@ class Calls:
 
     async def _call(self, batch: Batch, unreported: set[int], record: CallRecord, *, exclusive: bool) -> None:
         self._summary.calls += 1
+        self.meter.batch_size.observe(len(batch))
+        started = time.monotonic()
         try:
             async with aclosing(self._organism.call(batch, exclusive=exclusive)) as stream:
                 await self._follow(stream, batch, unreported, record)
@@ -208,6 +226,8 @@ class Calls:
             await self._pause(record.type, error)
         except ReplicaLost as error:
             await self._blame(batch, unreported, exclusive, error)
+        finally:
+            self.meter.call_seconds.observe(time.monotonic() - started)
 
     async def _follow(
         self, stream: AsyncGenerator[Outcomes, None], batch: Batch, unreported: set[int], record: CallRecord

@@ -10,21 +10,39 @@ import asyncio
 import hashlib
 import os
 import sys
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from blocks.errors import ConfigurationError, OrganismError
 from blocks.registration import register_blocks
 
+if TYPE_CHECKING:
+    from prefect.client.schemas.responses import DeploymentResponse
+
 POOL = "organism"
-TAG = "organism"
-"""Of all our deployments, in deployments/prefect.yaml."""
 DEPLOY_TIMEOUT_S = 120.0
-NOT_FOUND = 404
+DECIDED = {
+    "entrypoint",
+    "description",
+    "parameters",
+    "parameter_openapi_schema",
+    "enforce_parameter_schema",
+    "tags",
+    "version",
+    "paused",
+    "work_pool_name",
+    "job_variables",
+    "pull_steps",
+    "concurrency_options",
+}
+"""What somebody decided of a deployment; the rest of what the server tells is its own affair."""
 
 
 class Applied(BaseModel):
@@ -32,9 +50,11 @@ class Applied(BaseModel):
 
     api: str
     deployments: list[str]
-    """By flow and name: ``dispatch/organism``."""
+    """Flow and name: ``dispatch/organism``."""
     new_pool: bool
     """The work pool was not there before."""
+    changed: list[str]
+    """Deployments that are new, or not what they were."""
 
 
 def prefect_yaml() -> Path:
@@ -45,38 +65,57 @@ def prefect_yaml() -> Path:
 async def apply() -> Applied:
     """Register blocks, make the work pool if it is missing, apply every deployment; safe to repeat.
 
-    Afterwards deployments are as prefect.yaml has them, whatever was changed in the UI: also which schedules
-    are on.
+    Afterwards deployments are as prefect.yaml has them, whatever was changed in the UI. Only schedules stay
+    as people left them: on or off, and those they added themselves.
 
     Raises:
         ConfigurationError: No Prefect server is configured.
         OrganismError: It cannot be reached, or refuses.
     """
+    with reaching_prefect() as api:
+        await register_blocks()
+        new_pool = await _ensure_pool()
+        before = await _ours()
+        await _deploy(before)
+        after = await _ours()
+    changed = sorted(name for name in after if name not in before or _differ(before[name], after[name]))
+    return Applied(api=api, deployments=sorted(after), new_pool=new_pool, changed=changed)
+
+
+def prefect_api() -> str:
+    """URL of the Prefect server this process talks to.
+
+    Raises:
+        ConfigurationError: None is configured.
+    """
     from prefect.settings import PREFECT_API_URL
 
-    api = PREFECT_API_URL.value()
+    api: str | None = PREFECT_API_URL.value()
     if not api:
         raise ConfigurationError(
             "no Prefect server is configured: PREFECT_API_URL is not set", "run `organism up`, or set it"
         )
+    return api
+
+
+@contextmanager
+def reaching_prefect() -> Iterator[str]:
+    """Say on one line that there is no Prefect server, or that it does not answer. Gives its URL.
+
+    Raises:
+        ConfigurationError: None is configured.
+        OrganismError: It cannot be reached.
+    """
+    import httpx
+
+    api = prefect_api()
     try:
-        await register_blocks()
-        new_pool = await _ensure_pool()
-    except OSError as error:
-        raise _unreachable(api, error) from None
-    except Exception as error:
-        import httpx
-
-        if isinstance(error, httpx.HTTPError):
-            raise _unreachable(api, error) from None
-        raise
-    await _deploy()
-    return Applied(api=api, deployments=await _ours(), new_pool=new_pool)
-
-
-def _unreachable(api: str, error: Exception) -> OrganismError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return OrganismError(f"the Prefect server at {api} does not answer: {reason[:200]}", "start or reach it")
+        yield api
+    except (OSError, httpx.HTTPError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise OrganismError(
+            f"the Prefect server at {api} does not answer: {reason[:200]}", "start or reach it"
+        ) from None
 
 
 async def _ensure_pool() -> bool:
@@ -95,12 +134,23 @@ async def _ensure_pool() -> bool:
         return True
 
 
-async def _deploy() -> None:
+async def _deploy(there: dict[str, DeploymentResponse]) -> None:
+    from ruamel.yaml import YAML
+
+    from flows.schedules import as_left
+
+    with tempfile.TemporaryDirectory(prefix="organism-deploy-") as folder:
+        file = Path(folder) / prefect_yaml().name
+        file.write_text(as_left(YAML(typ="safe").load(prefect_yaml().read_text()), there))
+        await _run_deploy(file)
+
+
+async def _run_deploy(file: Path) -> None:
     command = [sys.executable, "-P", "-m", "prefect", "--no-prompt", "deploy", "--all"]
     process = await asyncio.create_subprocess_exec(
         *command,
         "--prefect-file",
-        str(prefect_yaml()),
+        str(file),
         env={**os.environ, "PREFECT_CLI_COLORS": "false", "COLUMNS": "200"},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -122,17 +172,30 @@ async def _deploy() -> None:
         )
 
 
-async def _ours() -> list[str]:
+async def _ours() -> dict[str, DeploymentResponse]:
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
+
+    from flows.schedules import ours
 
     async with get_client() as client:
-        found = await client.read_deployments(
-            deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG])), limit=200
-        )
-        flows = {d.flow_id for d in found}
-        names = {flow_id: (await client.read_flow(flow_id)).name for flow_id in flows}
-        return sorted(f"{names[d.flow_id]}/{d.name}" for d in found)
+        return await ours(client)
+
+
+def _differ(one: DeploymentResponse, other: DeploymentResponse) -> bool:
+    return _purpose(one) != _purpose(other)
+
+
+def _purpose(deployment: DeploymentResponse) -> dict[str, Any]:
+    limit = deployment.global_concurrency_limit
+    schedules = [
+        s.model_dump(mode="json", include={"slug", "schedule", "active", "parameters"})
+        for s in deployment.schedules
+    ]
+    return {
+        **deployment.model_dump(mode="json", include=DECIDED),
+        "limit": limit.limit if limit else None,
+        "schedules": sorted(schedules, key=str),
+    }
 
 
 def digest() -> str:
@@ -144,8 +207,7 @@ def main(mark: Path | None = None) -> int:
     """Apply, and say on one line what there is or what is wrong.
 
     Args:
-        mark: File that says what was applied last; the same is not applied again, because that would put the
-            schedules back which somebody has turned on or off.
+        mark: File that says what was applied last; the same is not applied again, which saves some seconds.
     """
     try:
         if mark is not None and mark.is_file() and mark.read_text() == digest():

@@ -24,7 +24,7 @@ from blocks.queue import Batch, Lines, Queue
 from blocks.queue.connection import TRANSIENT_ERRORS
 from blocks.queue.listener import Listener
 from flows.calls import Calls, LaneSummary, OrganismClient
-from flows.lease import RETRY_S, Lease
+from flows.lease import RETRY_S, Lease, Report
 from flows.pacing import Pace
 
 POLL_S = 5.0
@@ -138,7 +138,7 @@ class Lane:
         await self._lease.open()
         self._logger.info("lane %s started", self.id)
         keepers = [
-            self._keeper(self._lease.keep(lambda: self.summary.settled)),
+            self._keeper(self._lease.keep(self._report)),
             self._keeper(self._maintain()),
         ]
         try:
@@ -237,6 +237,9 @@ class Lane:
             # Until then, or until nothing is in flight any more.
             await asyncio.wait(list(self._calls.running), timeout=gather_s)
         return False
+
+    def _report(self) -> Report:
+        return Report(self.summary.settled, {**self.summary.figures, **self._calls.meter.figures})
 
     def _room_made(self) -> None:
         if self._calls.broken:

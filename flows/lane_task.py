@@ -16,6 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
+from prefect.settings import PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED, temporary_settings
 from prefect.states import Crashed
 from prefect.tasks import Task
 from prefect_ray.context import remote_options
@@ -32,6 +33,8 @@ from blocks.task_queue import TaskQueue
 from flows.calls import LaneSummary
 from flows.lane import Lane
 
+MARK_RETRY_S = 5.0
+MARK_ATTEMPTS = 200
 PROGRESS_LOG_S = 5.0
 """A lane says how far it is at most this often."""
 
@@ -153,9 +156,15 @@ class LaneRun:
         self._started = time.monotonic()
         self._why: str | None = None
         self._abandoned = asyncio.Event()
+        self.marked: asyncio.Task[None] | None = None
+        """Tells Prefect of its death."""
         lane = run_lane.with_options(timeout_seconds=timeout_s)
         try:
-            with remote_options(**cluster.lane_options()):
+            # The check asks Prefect's server: with that away no lane could start. Settings go with the task.
+            with (
+                temporary_settings({PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED: False}),
+                remote_options(**cluster.lane_options()),
+            ):
                 submitted = lane.submit(number, queue, organism, options)
         except (ray.exceptions.RayError, ConnectionError) as error:
             # A head that was replaced meanwhile refuses everybody who knew the one before, and says that the
@@ -190,7 +199,8 @@ class LaneRun:
             lost = _lost_postgres(error) and end.name != "TimedOut"
             return LaneEnd(error=end.message or end.name, lost=lost)
         what = self._why or f"its process died ({type(end).__name__})"
-        await _mark_crashed(self.task_run_id, what)
+        # Not waited for: another lane is to start, whether or not Prefect's server answers.
+        self.marked = asyncio.create_task(_mark_crashed(self.task_run_id, what))
         return LaneEnd(error=what, lost=True)
 
     def cancel(self, why: str) -> None:
@@ -222,11 +232,14 @@ async def _end_of(ref: Any) -> State[Any] | ray.exceptions.RayError:
 
 async def _mark_crashed(task_run_id: UUID, why: str) -> None:
     # Prefect leaves such a run `Running` for ever (3.8.8 with prefect-ray 0.6.0).
-    try:
-        async with get_client() as client:
-            await client.set_task_run_state(
-                task_run_id, Crashed(message=f"The lane ended without a word: {why}."), force=True
-            )
-    except Exception as error:
-        # The work goes on without Prefect's server; only its page is wrong then.
-        get_run_logger().warning("could not mark task run %s as crashed: %s", task_run_id, error)
+    crashed: State[Any] = Crashed(message=f"The lane ended without a word: {why}.")
+    for attempt in range(MARK_ATTEMPTS):
+        try:
+            async with get_client() as client:
+                await client.set_task_run_state(task_run_id, crashed, force=True)
+                return
+        except Exception as error:
+            # The work goes on without Prefect's server; only its page is wrong meanwhile.
+            if attempt == 0:
+                get_run_logger().warning("task run %s is not yet marked as crashed: %s", task_run_id, error)
+            await asyncio.sleep(MARK_RETRY_S)

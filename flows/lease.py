@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import asyncpg
 
@@ -29,6 +29,15 @@ computation that will end, and taking its tasks away would only run them twice; 
 (a deadlock, an endless loop) would hold its tasks for ever behind a heartbeat that proves nothing."""
 
 T = TypeVar("T")
+
+
+class Report(NamedTuple):
+    """What a lane says of itself with each renewal."""
+
+    settled: int
+    """Tasks it has settled so far."""
+    figures: Mapping[str, float]
+    """What else it has counted, as `blocks.queue.figures` has it."""
 
 
 def clock() -> float:
@@ -86,6 +95,7 @@ class Lease:
         self._trouble = "this process did not run"
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
+        self._report: Callable[[], Report] | None = None
 
     @property
     def interval(self) -> float:
@@ -100,12 +110,11 @@ class Lease:
         # any moment since.
         self._until = sent + self._queue.lease_s
 
-    async def keep(self, settled: Callable[[], int]) -> None:
+    async def keep(self, report: Callable[[], Report]) -> None:
         """Keep the lease until cancelled or lost.
 
         Args:
-            settled: Tasks the lane has settled so far, for whoever looks at the lane. Called from the
-                heartbeat's thread.
+            report: What the lane has to say, for whoever looks at it. Called from the heartbeat's thread.
         """
         loop = asyncio.get_running_loop()
         news = asyncio.Event()
@@ -114,11 +123,12 @@ class Lease:
             with suppress(RuntimeError):  # the loop is closed by now
                 loop.call_soon_threadsafe(news.set)
 
+        self._report = report
         self._ticked = clock()
         self._thread = threading.Thread(
             # A daemon, because a process that wants to end must not wait for Postgres.
             target=self._beat,
-            args=(settled, tell),
+            args=(report, tell),
             name=f"{self._lane}-heartbeat",
             daemon=True,
         )
@@ -158,6 +168,9 @@ class Lease:
         deadline = clock() + CLOSE_S
         while not self.lost:
             try:
+                if self._report is not None:
+                    # Of its own, because a statement cannot change a row and delete it.
+                    await self._queue.report(self._lane, **self._report()._asdict())
                 await self._queue.deregister(self._lane)
                 return
             except TRANSIENT_ERRORS:
@@ -186,7 +199,7 @@ class Lease:
 
     # The heartbeat's thread
 
-    def _beat(self, settled: Callable[[], int], tell: Callable[[], None]) -> None:
+    def _beat(self, report: Callable[[], Report], tell: Callable[[], None]) -> None:
         connection: asyncpg.Connection[Any] | None = None
 
         async def renew() -> bool | None:
@@ -199,7 +212,7 @@ class Lease:
                         statement_cache_size=0,
                         server_settings={"application_name": "organism-heartbeat"},
                     )
-                return await self._queue.renew(self._lane, settled=settled(), connection=connection)
+                return await self._queue.renew(self._lane, **report()._asdict(), connection=connection)
 
         delay = self.interval
         with asyncio.Runner() as runner:

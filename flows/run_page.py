@@ -17,28 +17,30 @@ FAILURES_SHOWN = 100
 
 
 class Progress:
-    """The progress artifact of a run that ends when the queue is empty."""
+    """The progress artifact of a run that ends when the queue is empty, made when it is first shown.
 
-    def __init__(self, artifact: UUID, total: int) -> None:
-        self._artifact = artifact
+    Args:
+        total: Tasks to go when the run began.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._artifact: UUID | None = None
         self._total = max(total, 1)
         self._shown = 0.0
-
-    @classmethod
-    async def create(cls, total: int) -> Progress:
-        """Begin with ``total`` tasks to go."""
-        return cls(
-            await acreate_progress_artifact(0.0, key="dispatch-progress", description=_left(total)), total
-        )
 
     async def show(self, remaining: int, *, outcome: str | None = None) -> None:
         """Show ``remaining`` tasks to go, or at the end what came of the run."""
         # More may have been submitted meanwhile; a bar that only grows is still true of what is left.
         self._total = max(self._total, remaining)
         percent = 100.0 * (1 - remaining / self._total)
-        if outcome or percent != self._shown:
-            self._shown = percent
-            await aupdate_progress_artifact(self._artifact, percent, description=outcome or _left(remaining))
+        text = outcome or _left(remaining)
+        if self._artifact is None:
+            self._artifact = await acreate_progress_artifact(
+                percent, key="dispatch-progress", description=text
+            )
+        elif outcome or percent != self._shown:
+            await aupdate_progress_artifact(self._artifact, percent, description=text)
+        self._shown = percent
 
 
 def _left(tasks: int) -> str:

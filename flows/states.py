@@ -1,12 +1,15 @@
-"""How flows end that talk to Postgres and to no lane."""
+"""How flows end, and what they show of themselves."""
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Awaitable
 from typing import Any
 
 from httpx import HTTPError
 from prefect.artifacts import acreate_markdown_artifact
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
@@ -19,6 +22,7 @@ OURS = "organism"
 """Tag of every run of our deployments, and version of every run of our flows that is started otherwise: by it
 they are told from flows of the same name on a server that is shared."""
 PAGE_TIMEOUT_S = 10.0
+SERVER_POLL_S = 1.0
 EXPECTED: tuple[type[BaseException], ...] = (OrganismError, *TRANSIENT_ERRORS)
 """What a flow ends with in good order, in a line and without a traceback."""
 
@@ -37,11 +41,41 @@ def failed(error: BaseException) -> State[Any]:
 
 async def show_page(text: str, *, key: str) -> None:
     """Make ``text`` the markdown page of this run; without one, what it did is done all the same."""
+    await show(acreate_markdown_artifact(text, key=key))
+
+
+async def show(page: Awaitable[object]) -> None:
+    """Await what only shows something on a run's page; a server that does not answer stops nothing."""
     try:
         async with asyncio.timeout(PAGE_TIMEOUT_S):
-            await acreate_markdown_artifact(text, key=key)
+            await page
     except (HTTPError, PrefectException, OSError) as error:
-        get_run_logger().warning("no page of this run: %s: %s", type(error).__name__, error)
+        get_run_logger().warning("this run's page lacks something: %s: %s", type(error).__name__, error)
+
+
+async def wait_for_prefect(within_s: float) -> None:
+    """Return when Prefect's server answers, or after so many seconds.
+
+    A run that ends while it is away could not say how: Prefect's client tries for about a minute.
+    """
+    logger = get_run_logger()
+    deadline = time.monotonic() + within_s
+    waiting = False
+    while not await _answers() and time.monotonic() < deadline:
+        if not waiting:
+            logger.warning(
+                "Prefect's server is away; waiting up to %g s to tell it how this run ended", within_s
+            )
+        waiting = True
+        await asyncio.sleep(SERVER_POLL_S)
+
+
+async def _answers() -> bool:
+    try:
+        async with asyncio.timeout(PAGE_TIMEOUT_S), get_client() as client:
+            return await client.api_healthcheck() is None
+    except (HTTPError, PrefectException, OSError):
+        return False
 
 
 def cell(text: str | None, length: int = 200) -> str:

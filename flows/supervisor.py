@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime
 
 import anyio
 from prefect.client.schemas.objects import State
@@ -20,6 +21,7 @@ from flows.calls import LaneSummary
 from flows.lane_task import LaneEnd, LaneOptions, LaneRun
 from flows.pulse import Pulse
 from flows.run_page import FAILURES_SHOWN, Progress, report_failures
+from flows.states import show, wait_for_prefect
 
 LOOK_INTERVAL_S = 1.0
 """Between two looks at the lanes."""
@@ -27,6 +29,10 @@ PROGRESS_INTERVAL_S = 5.0
 PROGRESS_SHARE = 50
 """Progress is told by counting what is left, which takes the longer the more that is: at most one second in
 so many goes into it."""
+PREFECT_WAIT_S = 600.0
+STOPPED_WAIT_S = 3.0
+"""Seconds a run whose lanes have ended stays for a Prefect server that is away, so that it can say how."""
+MARKS_WAIT_S = 10.0
 REPLACEMENTS_A_LANE = 5
 LONG_LIFE_S = 60.0
 """A lane that lived for so long is replaced without counting: it is not its own start that fails."""
@@ -100,8 +106,12 @@ class Supervisor:
         """Numbers of lanes to be replaced as soon as Postgres answers."""
         self.replacements_left = REPLACEMENTS_A_LANE * lanes
         self.failed = False
+        self.marks: list[asyncio.Task[None]] = []
+        """They tell Prefect of lanes that died."""
         self.progress: Progress | None = None
         self.progress_due = 0.0
+        self.showing: asyncio.Task[None] | None = None
+        """Tells Prefect of progress."""
 
     async def run(self) -> State[DispatchSummary]:
         """Run, and return the flow run's final state."""
@@ -111,7 +121,7 @@ class Supervisor:
         except TRANSIENT_ERRORS as error:
             raise unavailable(self.queue.dsn, error) from None
         if remaining is not None:
-            self.progress = await Progress.create(remaining)
+            self.progress = Progress(remaining)
             self.progress_due = time.monotonic() + PROGRESS_INTERVAL_S
         try:
             for _ in range(self.wanted):
@@ -124,11 +134,7 @@ class Supervisor:
         s = self.summary
         s.seconds = time.monotonic() - self.started
         s.tasks_per_second = round((s.completed + s.failed) / s.seconds, 1)
-        with suppress(*TRANSIENT_ERRORS):  # what was done is done, whether or not it can be shown
-            if self.progress:
-                outcome = f"{s.completed} completed, {s.failed} dead letters"
-                await self.progress.show(await self.queue.remaining(), outcome=outcome)
-            await report_failures(await self.queue.failures_since(since, limit=FAILURES_SHOWN))
+        await self._tell(since)
         return self._final_state()
 
     def _start(self) -> None:
@@ -172,9 +178,12 @@ class Supervisor:
         self.missing.clear()
         if self.progress and self.running and time.monotonic() >= self.progress_due:
             started = time.monotonic()
-            await self.progress.show(await self.queue.remaining())
+            remaining = await self.queue.remaining()
             took = time.monotonic() - started
             self.progress_due = started + max(PROGRESS_INTERVAL_S, PROGRESS_SHARE * took)
+            if self.showing is None or self.showing.done():
+                # Not waited for: lanes are looked after, whether or not Prefect's server answers.
+                self.showing = asyncio.create_task(show(self.progress.show(remaining)))
 
     async def _rows(self) -> dict[int | None, LaneRow]:
         """Rows of this run's lanes by number; of a lane that began again, the newest."""
@@ -197,6 +206,8 @@ class Supervisor:
             lane = self.running.pop(ended)
             pulse = self.pulses.pop(lane.number)
             end = ended.result()
+            if lane.marked:
+                self.marks.append(lane.marked)
             if end.summary:
                 self.summary.add(end.summary)
                 self.summary.settled_by_dead_lanes += pulse.settled(beside=end.summary.lane)
@@ -235,6 +246,22 @@ class Supervisor:
             self._collect()
         with suppress(*TRANSIENT_ERRORS):
             await self._take_back(await self._rows())
+
+    async def _tell(self, since: datetime) -> None:
+        """Show what was done, and see that Prefect hears of it; done it is all the same."""
+        # Whoever stops a run does not wait for a server that is away.
+        await wait_for_prefect(STOPPED_WAIT_S if self.stopping.is_set() else PREFECT_WAIT_S)
+        with suppress(*TRANSIENT_ERRORS):
+            if self.progress:
+                if self.showing:
+                    await asyncio.wait([self.showing])
+                outcome = f"{self.summary.completed} completed, {self.summary.failed} dead letters"
+                await show(self.progress.show(await self.queue.remaining(), outcome=outcome))
+            await show(report_failures(await self.queue.failures_since(since, limit=FAILURES_SHOWN)))
+        if self.marks:
+            _, late = await asyncio.wait(self.marks, timeout=MARKS_WAIT_S)
+            for mark in late:
+                mark.cancel()
 
     def _final_state(self) -> State[DispatchSummary]:
         s = self.summary

@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 
 from prefect import flow, task
-from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
-from flows.states import OURS
+from flows.alerting.telling import tell_of_verification
+from flows.states import OURS, show_page
 from flows.verification import finding
 from flows.verification.finding import Check, Finding, Verification, markdown
 from flows.verification.limits import Limits
@@ -59,14 +60,10 @@ async def verify(
         with_canary=canary,
         ask=check_part,
     )
-    await acreate_markdown_artifact(
-        key="verification",
-        markdown=f"**{found.line}**\n\n{markdown(found.findings)}",
-        description=found.status,
-    )
-    await acreate_table_artifact(
-        key="verification-findings", table=[f.model_dump() for f in found.findings], description=found.status
-    )
+    await show_page(f"**{found.line}**\n\n{markdown(found.findings)}", key="verification")
+    told = await tell_of_verification(found, queue)
+    if told.trouble:
+        get_run_logger().warning(told.trouble)
     if found.status == "failed":
         return Failed(message=found.line)  # type: ignore[return-value]
     return Completed(message=found.line, data=found)  # type: ignore[return-value]

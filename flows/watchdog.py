@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field
 from blocks.queue import Queue
 from blocks.queue.models import Finished
 from blocks.task_queue import TaskQueue
+from flows.alerting.telling import tell_of_queue
 from flows.debris import clear_debris
 from flows.states import EXPECTED, OURS, failed, show_page
 
@@ -50,6 +51,8 @@ class WatchdogSummary(BaseModel):
     """Late beside a later run of the same deployment."""
     notes_pruned: int = 0
     """Of redrives, in ``task_audit``, and of files that were loaded, in ``task_files``."""
+    alerts: list[str] = []
+    """What it had to say of the queue, when something began to be wrong or was well again."""
     prefect_trouble: str | None = None
     """Why Prefect's part was not done, or not all of it."""
     seconds: float = 0.0
@@ -96,6 +99,17 @@ async def watchdog(
     prefect_seconds: Annotated[
         float, Field(gt=0, le=600, description="Longest time for tidying up in Prefect.")
     ] = 30.0,
+    dead_letters: Annotated[
+        int | None,
+        Field(ge=0, description="Alert above so many dead letters; empty: ORGANISM_ALERT_DEAD_LETTERS."),
+    ] = None,
+    oldest_ready_seconds: Annotated[
+        float | None,
+        Field(gt=0, description="Alert when a task is ready for longer; empty: ORGANISM_ALERT_OLDEST_READY."),
+    ] = None,
+    missing_seconds: Annotated[
+        float, Field(ge=0, le=86_400, description="Alert when no lane has lived for so long and one should.")
+    ] = 120.0,
     queue: Annotated[str, Field(description="Name of the Task Queue block.")] = "default",
 ) -> WatchdogSummary:
     """Take back what dead lanes hold, delete what is old, and mark runs as crashed that nobody is running.
@@ -109,6 +123,9 @@ async def watchdog(
         prune_seconds: Longest time to delete tasks of one status in one run; the next goes on.
         pending_minutes: A flow run of ours that is Pending for so long has crashed.
         prefect_seconds: Longest time for tidying up in Prefect.
+        dead_letters: Alert above so many dead letters; empty: the setting's.
+        oldest_ready_seconds: Alert when a task is ready for longer; empty: the setting's.
+        missing_seconds: Alert when no lane has lived for so long although dispatch is scheduled.
         queue: Name of the Task Queue block.
 
     Returns:
@@ -132,6 +149,13 @@ async def watchdog(
                 logger.info(line)
                 return Completed(message=line, data=WatchdogSummary(exclusive=False))  # type: ignore[return-value]
             await _look_after_lanes(open_queue, summary)
+            told = await tell_of_queue(
+                open_queue,
+                queue,
+                dead_letters=dead_letters,
+                oldest_ready_s=oldest_ready_seconds,
+                missing_s=missing_seconds,
+            )
             if keep_completed_days is not None:
                 older = (keep_completed_days * DAY_S, prune_seconds)
                 summary.completed_pruned = await _prune(open_queue, "completed", *older)
@@ -157,12 +181,13 @@ async def watchdog(
         return failed(error)  # type: ignore[return-value]
     summary.flow_runs_crashed, summary.task_runs_crashed = debris.flow_runs, debris.task_runs
     summary.late_runs_cancelled = debris.late
-    summary.prefect_trouble = debris.trouble
+    summary.alerts = told.said
+    summary.prefect_trouble = debris.trouble or told.trouble
     summary.seconds = round(time.monotonic() - began, 3)
     line = _line(summary)
     logger.info(line)
-    if debris.trouble:
-        logger.warning(debris.trouble)
+    if summary.prefect_trouble:
+        logger.warning(summary.prefect_trouble)
     _tell(queue, summary)
     await show_page(_page(line, summary), key="watchdog-summary")
     return Completed(message=line, data=summary)  # type: ignore[return-value]
@@ -197,7 +222,7 @@ def _line(summary: WatchdogSummary) -> str:
             (summary.late_runs_cancelled, "late runs cancelled"),
         )
         if count
-    ]
+    ] + summary.alerts
     line = ", ".join(said) or "all is well"
     return f"{line}; Prefect's part was not finished" if summary.prefect_trouble else line
 
@@ -217,9 +242,10 @@ def _tell(queue: str, summary: WatchdogSummary) -> None:
 
 
 def _page(line: str, summary: WatchdogSummary) -> str:
-    counts = summary.model_dump(exclude={"exclusive", "prefect_trouble", "seconds"})
+    counts = summary.model_dump(exclude={"exclusive", "alerts", "prefect_trouble", "seconds"})
     lines = [f"**{line}** in {summary.seconds:g} s", "", "| | |", "|---|---|"]
     lines += [f"| {name.replace('_', ' ')} | {count} |" for name, count in counts.items()]
+    lines += ["", *(f"- {said}" for said in summary.alerts)]
     if summary.prefect_trouble:
         lines += ["", summary.prefect_trouble]
     return "\n".join(lines)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -21,6 +24,8 @@ COMMAND_TIMEOUT = 10.0
 """Seconds for a statement that names no timeout of its own."""
 RELEASE_TIMEOUT = 1.0
 """Seconds for Postgres to confirm that it cancels a statement, before the connection is given up."""
+
+WAIT_POLL_S = 0.5
 
 TRANSIENT_ERRORS: tuple[type[BaseException], ...] = (
     OSError,
@@ -92,6 +97,37 @@ async def connect(dsn: str, **options: Any) -> asyncpg.Connection[Any]:
         return connection
     except CONNECT_ERRORS as error:
         raise unavailable(dsn, error) from None
+
+
+async def wait_for_postgres(dsn: str, *, within_s: float, on_wait: Callable[[str], None]) -> None:
+    """Return when Postgres lets us in, however long it takes to come up.
+
+    Args:
+        dsn: Postgres connection URL.
+        within_s: Seconds to wait at most. A wrong login or database is said at once.
+        on_wait: Called with why there is anything to wait for, once.
+
+    Raises:
+        QueueUnavailable: It did not come up in time, or refuses us.
+    """
+    deadline = time.monotonic() + within_s
+    waiting = False
+    while True:
+        try:
+            connection = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT)
+        except TRANSIENT_ERRORS as error:
+            trouble = unavailable(dsn, error)
+            if time.monotonic() > deadline:
+                raise trouble from None
+            if not waiting:
+                on_wait(trouble.what)
+            waiting = True
+            await asyncio.sleep(WAIT_POLL_S)
+        except CONNECT_ERRORS as error:
+            raise unavailable(dsn, error) from None
+        else:
+            connection.terminate()
+            return
 
 
 async def behind_pooler(connection: asyncpg.Connection[Any]) -> bool:

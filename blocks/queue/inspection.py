@@ -12,7 +12,6 @@ import asyncpg
 from blocks.errors import AmbiguousTask, ConfigurationError, TaskNotFound
 from blocks.jsonb import from_json
 from blocks.queue.models import (
-    Attempt,
     Depth,
     LaneRow,
     Outlook,
@@ -56,6 +55,13 @@ class Inspection:
         rows = await self.pool.fetch(statement("depths"), timeout=READ_TIMEOUT)
         return [Depth(**row) for row in rows]
 
+    async def lane_figures(self) -> dict[str, float]:
+        """What all lanes have counted that there ever were, as `blocks.queue.figures` has it.
+
+        No figure ever falls. Of a lane that was lost, what it counted after its last heartbeat is missing.
+        """
+        return dict(await self.pool.fetch(statement("lane_figures"), timeout=READ_TIMEOUT))
+
     async def now(self) -> datetime:
         """The time that decides: the database's."""
         return cast("datetime", await self.pool.fetchval(statement("now"), timeout=READ_TIMEOUT))
@@ -63,6 +69,11 @@ class Inspection:
     async def remaining(self) -> int:
         """Tasks that run, are due or wait for another attempt."""
         return cast("int", await self.pool.fetchval(statement("remaining"), timeout=READ_TIMEOUT))
+
+    async def dead_letters(self, *, at_most: int) -> int:
+        """Tasks that have failed for good; counted up to ``at_most``, by an index alone."""
+        count = await self.pool.fetchval(statement("dead_letters"), at_most, timeout=READ_TIMEOUT)
+        return cast("int", count)
 
     async def failures_since(self, moment: datetime, *, limit: int = 100) -> list[TaskLine]:
         """Tasks that became dead letters at or after ``moment``, the newest first."""
@@ -104,14 +115,13 @@ class Inspection:
                 "give more of the id",
                 candidates,
             )
-        history = await session.fetch(statement("attempts"), rows[0]["id"], timeout=READ_TIMEOUT)
         return TaskRow.model_validate(
             {
                 **rows[0],
                 "max_attempts": rows[0]["attempts_allowed"],
                 "params": _decode(rows[0]["params"]),
                 "result": _decode(rows[0]["result"]),
-                "history": [Attempt.model_validate(dict(row)) for row in history],
+                "history": _decode(rows[0]["attempts_made"]) or [],
             }
         )
 

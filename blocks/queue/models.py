@@ -286,8 +286,8 @@ class Attempt(BaseModel):
     lane: str | None
     cause: str
     error: str | None
-    started_at: datetime | None
-    ended_at: datetime
+    started_at: Moment | None
+    ended_at: Moment
 
 
 class TaskRow(BaseModel):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Self, cast
 
 import asyncpg
+import orjson
 
 from blocks.errors import SchemaMismatch
 from blocks.queue.connection import CONNECT_ERRORS, open_pool, unavailable
@@ -72,7 +73,7 @@ class Queue(Upkeep):
             self._pool = await open_pool(
                 self.dsn, connections=self._connections, application_name=self._application_name
             )
-            if not await self.pool.fetchval("SELECT to_regclass('task_audit') IS NOT NULL"):
+            if not await self.pool.fetchval("SELECT to_regclass('lane_totals') IS NOT NULL"):
                 raise SchemaMismatch(
                     "the database has no tasks table of this version",
                     "run `organism up` (embedded) or `organism migrate` (your own Postgres)",
@@ -118,12 +119,18 @@ class Queue(Upkeep):
         )
 
     async def renew(
-        self, lane: str, *, settled: int = 0, connection: asyncpg.Connection[Any] | None = None
+        self,
+        lane: str,
+        *,
+        settled: int = 0,
+        figures: Mapping[str, float] | None = None,
+        connection: asyncpg.Connection[Any] | None = None,
     ) -> bool | None:
         """Renew the lease of ``lane``.
 
         Args:
             settled: Tasks the lane has settled so far.
+            figures: What it has counted so far, as `blocks.queue.figures` has it; None: as last said.
             connection: To be used instead of the pool's, which belong to the event loop that opened them.
 
         Returns:
@@ -132,9 +139,19 @@ class Queue(Upkeep):
         return cast(
             "bool | None",
             await (connection or self.pool).fetchval(
-                statement("renew"), lane, self.lease_s, settled, timeout=RENEW_TIMEOUT
+                statement("renew"),
+                lane,
+                self.lease_s,
+                settled,
+                None if figures is None else orjson.dumps(figures).decode(),
+                timeout=RENEW_TIMEOUT,
             ),
         )
+
+    async def report(self, lane: str, *, settled: int, figures: Mapping[str, float]) -> None:
+        """Say for the last time what ``lane`` has counted; its lease stays as it is."""
+        said = orjson.dumps(figures).decode()
+        await self.pool.execute(statement("report"), lane, settled, said, timeout=RENEW_TIMEOUT)
 
     async def deregister(self, lane: str) -> None:
         """Close the lease. Tasks the lane still holds are taken back by the next reap."""

@@ -49,8 +49,7 @@ class Submission(Inspection):
         """
         if not tasks:
             return []
-        moment = await self.now()
-        rows = [task_row(task, moment) for task in tasks]
+        rows = [task_row(task) for task in tasks]
         ids: list[UUID] = [row[0] for row in rows]
         left = list(range(len(ids)))
         while left:
@@ -111,8 +110,8 @@ class Submission(Inspection):
         return {(row["type"], row["dedup_key"]): row["id"] for row in rows}
 
 
-def task_row(task: NewTask, moment: datetime) -> tuple[Any, ...]:
-    """Its columns, as in ``LOADED_COLUMNS``."""
+def task_row(task: NewTask, moment: datetime | None = None) -> tuple[Any, ...]:
+    """Its columns, as in ``LOADED_COLUMNS``; ``moment`` is when it is due, where it does not say."""
     return (
         # Ids that grow with time: a claim and settlement of 500 then touch neighbouring pages.
         task.id or uuid7(),

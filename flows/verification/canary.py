@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
+
+import anyio
 
 from blocks.queue import FINISHED, NewTask, Queue
+from blocks.queue.connection import TRANSIENT_ERRORS
 from flows.verification.finding import Finding, degraded, failed, ok
 from flows.verification.limits import Limits
 
@@ -42,6 +46,10 @@ async def check(queue: Queue, limits: Limits) -> list[Finding]:
                 f"see `organism tasks why {str(task_id)[:13]}`, the lanes and the organism",
             )
         ]
+    except asyncio.CancelledError:
+        with anyio.CancelScope(shield=True), suppress(*TRANSIENT_ERRORS):
+            await queue.cancel([task_id])
+        raise
     took = time.monotonic() - started
     if row.status != "completed":
         return [failed("canary", f"task {task_id} {row.status}: {row.error}", "see organism: health")]

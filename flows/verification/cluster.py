@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from blocks.errors import OrganismError
 from blocks.organism import Organism
 from blocks.ray_cluster import RayCluster
 from flows.verification.finding import Finding, degraded, failed, ok
@@ -50,25 +51,32 @@ async def check_serve(organism: Organism, organism_url: str | None) -> list[Find
     """
     from ray import serve
 
-    findings = [*_application(serve.status(), organism.app_name)]
-    health = await organism.client().health()
-    status = await organism.client().status()
-    if health["status"] == "healthy":
-        findings.append(
-            ok("organism: health", f"up for {health['uptime_s']:.0f} s, {len(status['organs'])} organs")
-        )
-    else:
-        findings.append(
-            (degraded if health["organism_initialized"] else failed)(
-                "organism: health",
-                f"{health['status']}: {health['problem'] or health['refused_configuration']}",
-                "correct its configuration and run `organism up`",
-            )
-        )
-    findings += [_same_packages(status["environment"]), _same_settings(status["environment"])]
-    if organism_url:
-        findings.append(await _routes(organism_url))
+    status = serve.status()
+    findings = _application(status, organism.app_name)
+    if organism.app_name in status.applications:
+        findings += await _answers(organism)
+        if organism_url:
+            findings.append(await _routes(organism_url))
     return findings
+
+
+async def _answers(organism: Organism) -> list[Finding]:
+    try:
+        health = await organism.client().health()
+        status = await organism.client().status()
+    except OrganismError as error:
+        return [failed("organism: health", error.what, error.next_step)]
+    there = status["environment"]
+    found = [_same_packages(there), _same_settings(there)]
+    if health["status"] == "healthy":
+        seen = f"up for {health['uptime_s']:.0f} s, {len(status['organs'])} organs"
+        return [ok("organism: health", seen), *found]
+    finding = (degraded if health["organism_initialized"] else failed)(
+        "organism: health",
+        f"{health['status']}: {health['problem'] or health['refused_configuration']}",
+        "correct its configuration and run `organism up`",
+    )
+    return [finding, *found]
 
 
 def _application(status: Any, app_name: str) -> list[Finding]:

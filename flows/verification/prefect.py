@@ -5,15 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 from prefect.client.schemas.objects import WorkerStatus
 from prefect.settings import PREFECT_API_URL
 
-from flows.deploying import TAG
+from flows.schedules import MOST, every, ours
 from flows.verification.finding import Finding, degraded, failed, ok
 
-MOST = 200
-"""The server's own limit on what it lists at once."""
 EXPECTED = ("dispatch", "bootstrap", "verify", "watchdog", "submit", "redrive")
 
 
@@ -28,9 +25,7 @@ async def check() -> list[Finding]:
                 failed("prefect: api", f"{PREFECT_API_URL.value()}: {problem}", "start or reach the server")
             ]
         server = await client.api_version()
-        deployments: list[Any] = await client.read_deployments(
-            deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG])), limit=MOST
-        )
+        deployments = list((await ours(client)).values())
         findings = [ok("prefect: api", f"{PREFECT_API_URL.value()}, server {server}")]
         if not deployments:
             findings.append(
@@ -47,7 +42,7 @@ def _deployments(deployments: list[Any]) -> Finding:
     there = {d.entrypoint.rpartition(".")[2] if d.entrypoint else d.name for d in deployments}
     missing = [name for name in EXPECTED if name not in there]
     on = [
-        f"{d.entrypoint.rpartition('.')[2]} ({', '.join(_every(s) for s in d.schedules if s.active)})"
+        f"{d.entrypoint.rpartition('.')[2]} ({', '.join(every(s.schedule) for s in d.schedules if s.active)})"
         for d in deployments
         if not d.paused and any(s.active for s in d.schedules)
     ]
@@ -60,16 +55,9 @@ def _deployments(deployments: list[Any]) -> Finding:
         )
     if not any(line.startswith("dispatch") for line in on):
         return degraded(
-            "prefect: deployments", seen, "dispatch is not scheduled: resume its schedule in the Prefect UI"
+            "prefect: deployments", seen, "dispatch is not scheduled: `organism schedule dispatch on`"
         )
     return ok("prefect: deployments", seen)
-
-
-def _every(schedule: Any) -> str:
-    interval = getattr(schedule.schedule, "interval", None)
-    if interval is not None:
-        return f"every {interval.total_seconds():.0f} s"
-    return str(getattr(schedule.schedule, "cron", None) or getattr(schedule.schedule, "rrule", "?"))
 
 
 def _workers(pool: str, workers: list[Any]) -> Finding:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from blocks.queue import LaneRow, Queue
+from blocks.queue import LaneRow, Pause, Queue
 from blocks.queue.statements import statement
 from flows.verification.finding import Finding, degraded, ok
 from flows.verification.limits import Limits
@@ -20,12 +20,11 @@ async def check(queue: Queue, limits: Limits) -> list[Finding]:
     stuck: int = await queue.pool.fetchval(statement("stuck"), timeout=TIMEOUT_S)
     lanes = await queue.lanes()
     counts = await queue.counts()
-    paused = [f"{p.kind} {p.name} ({p.reason or 'no reason given'})" for p in await queue.pauses()]
     return [
         _waiting(waiting, limits),
         _stuck(stuck),
         _dead_letters(counts["failed"], limits),
-        ok("queue: paused", ", ".join(paused) or "nothing"),
+        _paused(await queue.pauses()),
         _lanes(lanes, any(row["ready"] for row in waiting), str(await queue.now())),
     ]
 
@@ -65,6 +64,17 @@ def _dead_letters(count: int, limits: Limits) -> Finding:
             "look at them with `organism tasks list --status failed`, then `organism redrive`",
         )
     return ok("queue: dead letters", seen)
+
+
+def _paused(pauses: list[Pause]) -> Finding:
+    if not pauses:
+        return ok("queue: paused", "nothing")
+    first = pauses[0]
+    return degraded(
+        "queue: paused",
+        ", ".join(f"{p.kind} {p.name} ({p.reason or 'no reason given'})" for p in pauses),
+        f"when it may go on: `organism tasks resume --{first.kind} {first.name}`",
+    )
 
 
 def _lanes(lanes: list[LaneRow], work: bool, now: str) -> Finding:

@@ -14,9 +14,9 @@ from blocks.organism import Organism
 from blocks.queue import Queue
 from blocks.ray_cluster import RayCluster
 from blocks.settings import load_settings
-from blocks.stack import organism_url
+from blocks.stack import organism_url, read_stack
 from blocks.task_queue import TaskQueue
-from flows.verification import canary, cluster, environment, finding, postgres, prefect
+from flows.verification import canary, cluster, environment, finding, gateway, postgres, prefect
 from flows.verification import queue as queue_checks
 from flows.verification.finding import Check, Finding, Verification, failed
 from flows.verification.limits import Limits
@@ -52,6 +52,9 @@ async def verify_all(
             ask("prefect", prefect.check, PART_TIMEOUT_S),
         ]
         asked.append(_cluster(organism, ray_cluster, ask))
+        running = read_stack(load_settings().home)
+        if running is not None and running.gateway_url:
+            asked.append(ask("gateway", partial(gateway.check, running.gateway_url), PART_TIMEOUT_S))
         found: list[Finding] = []
         try:
             block = await _block(TaskQueue, queue)

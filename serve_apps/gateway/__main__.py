@@ -10,6 +10,7 @@ import sys
 import uvicorn
 
 from blocks.errors import ConfigurationError, OrganismError
+from blocks.garbage import collect_rarely
 from blocks.settings import Settings, load_settings
 from serve_apps.gateway.app import create_app
 from serve_apps.gateway.tokens import check_binding
@@ -42,6 +43,7 @@ def main() -> int:
             timeout_graceful_shutdown=STOP_TIMEOUT_S,
         )
     )
+    collect_rarely()
     with listener:
         server.run(sockets=[listener])
     return 0

@@ -8,6 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
+from blocks.errors import StackError
 from blocks.settings import Settings, load_settings
 from blocks.stack import organism_url, queue_dsn
 from serve_apps.gateway import coordinator as coordinator_routes
@@ -17,6 +18,7 @@ from serve_apps.gateway.description import DESCRIPTION, describe_problems
 from serve_apps.gateway.guard import Guard
 from serve_apps.gateway.metrics import QueueMetrics, Requests
 from serve_apps.gateway.organism import Coordinator, Organism, OrganismByHttp
+from serve_apps.gateway.organs import Organs
 from serve_apps.gateway.parts import Parts
 from serve_apps.gateway.rate import Rate
 from serve_apps.gateway.tokens import TokenFile
@@ -44,6 +46,14 @@ def create_app(settings: Settings | None = None, *, organism: Organism | None = 
     if organism is None and (url := organism_url(settings)):
         organism = OrganismByHttp(url)
     coordinator = Coordinator(organism, settings.gateway_calls)
+
+    def organism_now() -> str | None:
+        # Asked anew each time: the stack may be started after us, and elsewhere.
+        try:
+            return organism_url(settings)
+        except StackError:
+            return None
+
     waiting = Waiting(lambda ids: database.queue.states(ids))
 
     @asynccontextmanager
@@ -61,9 +71,11 @@ def create_app(settings: Settings | None = None, *, organism: Organism | None = 
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.parts = Parts(database, waiting, QueueMetrics(registry, database), registry, coordinator)
+    metrics = QueueMetrics(registry, database, Organs(organism_now))
+    app.state.parts = Parts(database, waiting, metrics, registry, coordinator)
     for router in (steering.router, tasks.router, pausing.router, coordinator_routes.router, health.router):
-        app.include_router(router)
+        # Not included: a router within the router is asked anew for each request, and longer than its routes.
+        app.router.routes.extend(router.routes)
     describe_problems(app)
     problems.install(app)
     app.add_middleware(

@@ -1,24 +1,24 @@
-"""The published OpenAPI description: FastAPI's, and the schema of problems, which no route returns."""
+"""The published OpenAPI description: FastAPI's, the problems that no route returns, and the tokens."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from fastapi import FastAPI, Security
-from fastapi.security import HTTPBearer
+from fastapi import FastAPI
 
 from blocks.gateway_api import Problem
+from serve_apps.gateway.guard import OPEN
 
 DESCRIPTION = """Submit, watch and steer tasks. Errors are problem details (RFC 9457).
 
 Where tokens are configured, a request needs `Authorization: Bearer TOKEN`: of scope `read` to look, `submit`
 to add tasks as well, `operate` for everything."""
-BEARER = Security(HTTPBearer(auto_error=False, description="Where tokens are configured."))
-"""Only described: `Guard` is who asks for it."""
+BEARER = {"type": "http", "scheme": "bearer", "description": "Where tokens are configured."}
+"""Not FastAPI's own, which would look at each request too: `Guard` is who asks for it."""
 
 
 def describe_problems(app: FastAPI) -> None:
-    """Add what the errors of every route refer to."""
+    """Add what the errors of every route refer to, and which routes ask for a token."""
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -27,6 +27,11 @@ def describe_problems(app: FastAPI) -> None:
             parts = schema.pop("$defs")
             described = plain()
             described["components"]["schemas"] |= {"Problem": schema, **parts}
+            described["components"]["securitySchemes"] = {"HTTPBearer": BEARER}
+            for path, routes in described["paths"].items():
+                for route in routes.values():
+                    if path not in OPEN:
+                        route["security"] = [{"HTTPBearer": []}]
         return plain()
 
     app.openapi = openapi  # type: ignore[method-assign]

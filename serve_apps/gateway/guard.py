@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -34,6 +34,9 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+# As ASGI has them, because setting them one by one takes as long as reading the request.
+_HEADERS = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
+_NAMES = frozenset(name for name, _ in _HEADERS)
 
 logger = logging.getLogger("organism.gateway")
 
@@ -74,7 +77,7 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message).update(SECURITY_HEADERS)
+                message["headers"] = [h for h in message["headers"] if h[0] not in _NAMES] + _HEADERS
             await send(message)
 
         async def answer_in_time(message: Message) -> None:

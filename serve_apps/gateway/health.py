@@ -5,7 +5,6 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from blocks.errors import OrganismUnavailable
 from blocks.gateway_api import Health
-from serve_apps.gateway.description import BEARER
 from serve_apps.gateway.metrics import exposition
 from serve_apps.gateway.parts import TheParts, errors
 from serve_apps.gateway.problems import TITLES
@@ -37,14 +36,13 @@ async def readyz(parts: TheParts) -> Health:
     "/metrics",
     summary="Metrics for Prometheus",
     response_class=Response,
-    dependencies=[BEARER],
     responses={
         200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
         **{status: errors()[status] for status in (TITLES["unauthenticated"][0], TITLES["forbidden"][0])},
     },
 )
 async def metrics(parts: TheParts) -> Response:
-    """Tasks and their age by type and status, lanes, pauses, and requests of the gateway itself.
+    """Tasks and their age, lanes and what they have counted, pauses, organs, requests of the gateway.
 
     While Postgres is away, `organism_postgres_up` is 0 and the queue's own figures are missing.
     """

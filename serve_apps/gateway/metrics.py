@@ -17,6 +17,8 @@ from starlette.types import Scope
 from blocks.queue import Queue
 from blocks.queue.models import Depth
 from serve_apps.gateway.database import OUTAGE, Database
+from serve_apps.gateway.lane_metrics import lane_metrics
+from serve_apps.gateway.organs import Organs
 
 TYPES_LIMIT = 100
 """Most task types that are told apart: types come from whoever submits, and every label is kept for ever."""
@@ -51,13 +53,16 @@ class Figures:
     depths: list[Depth] = field(default_factory=list)
     lanes: dict[str, int] = field(default_factory=dict)
     pauses: dict[str, int] = field(default_factory=dict)
+    counted: dict[str, float] = field(default_factory=dict)
+    """By lanes."""
 
 
 class QueueMetrics(Collector):
     """The queue's figures, counted when they are asked for, as far as that may be."""
 
-    def __init__(self, registry: CollectorRegistry, database: Database) -> None:
+    def __init__(self, registry: CollectorRegistry, database: Database, organs: Organs) -> None:
         self._database = database
+        self.organs = organs
         self._figures: Figures | None = None
         self._due = 0.0
         self._looking = asyncio.Lock()
@@ -67,6 +72,7 @@ class QueueMetrics(Collector):
     async def look(self) -> None:
         """Count anew, unless the last count took so long that it is not due yet."""
         async with self._looking:
+            await self.organs.look()
             started = time.monotonic()
             if started < self._due:
                 return
@@ -78,6 +84,7 @@ class QueueMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The figures of the last look."""
+        yield from self.organs.collect()
         figures = self._figures
         yield GaugeMetricFamily(
             "organism_postgres_up", "Whether Postgres answered.", value=0 if figures is None else 1
@@ -102,7 +109,7 @@ class QueueMetrics(Collector):
         pauses = GaugeMetricFamily("organism_pauses", "What is paused.", labels=["kind"])
         for kind, number in figures.pauses.items():
             pauses.add_metric([kind], number)
-        yield from (tasks, oldest, lanes, pauses)
+        yield from (tasks, oldest, lanes, pauses, *lane_metrics(figures.counted))
 
 
 def exposition(registry: CollectorRegistry) -> bytes:
@@ -116,7 +123,7 @@ async def _figures(queue: Queue) -> Figures:
         lanes["silent" if not lane.live else "stopping" if lane.stop_requested else "live"] += 1
     pauses = Count({"type": 0, "domain": 0})
     pauses.update(pause.kind for pause in await queue.pauses())
-    return Figures(_folded(await queue.depths()), dict(lanes), dict(pauses))
+    return Figures(_folded(await queue.depths()), dict(lanes), dict(pauses), await queue.lane_figures())
 
 
 def _folded(depths: list[Depth]) -> list[Depth]:

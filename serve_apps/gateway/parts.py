@@ -28,15 +28,20 @@ class Parts:
     coordinator: Coordinator
 
 
-def parts(request: Request) -> Parts:
+# Coroutines, all of them: FastAPI runs anything else in a thread, which takes longer than a statement;
+# and none asks for another, because each that is asked for costs as much as some routes do.
+
+
+async def parts(request: Request) -> Parts:
     """Those of the app that got the request."""
     found: Parts = request.app.state.parts
     return found
 
 
-def queue(parts: Annotated[Parts, Depends(parts)]) -> Queue:
+async def queue(request: Request) -> Queue:
     """The queue; 503 while there is none."""
-    return parts.database.queue
+    found: Parts = request.app.state.parts
+    return found.database.queue
 
 
 TheParts = Annotated[Parts, Depends(parts)]
@@ -52,9 +57,9 @@ TaskId = Annotated[
 ]
 
 
-async def task(task_id: TaskId, queue: TheQueue) -> TaskRow:
+async def task(task_id: TaskId, request: Request) -> TaskRow:
     """The task a path names."""
-    return await queue.get(task_id)
+    return await (await queue(request)).get(task_id)
 
 
 TheTask = Annotated[TaskRow, Depends(task)]

@@ -20,17 +20,16 @@ from blocks.gateway_api import (
     FieldError,
     Page,
     Submission,
-    Submitted,
     TaskBody,
     TaskStatus,
     Waited,
 )
 from blocks.queue import TaskFilter, TaskRow, Why
-from serve_apps.gateway.description import BEARER
-from serve_apps.gateway.parts import OF_A_TASK, TaskId, TheParts, TheQueue, TheTask, errors
+from serve_apps.gateway.parts import OF_A_TASK, TaskId, TheParts, TheQueue, TheTask, errors, task
 from serve_apps.gateway.problems import Refused
+from serve_apps.gateway.reading import Route
 
-router = APIRouter(prefix="/api/tasks", tags=["tasks"], dependencies=[BEARER])
+router = APIRouter(prefix="/api/tasks", tags=["tasks"], route_class=Route)
 
 Tasks = Annotated[
     Annotated[TaskBody, Tag("one")]
@@ -71,18 +70,16 @@ async def submit(
     """
     tasks = body if isinstance(body, list) else [body]
     # The ids are made here so that those that come back differ where a task was not added.
-    named = [task if task.id else task.model_copy(update={"id": uuid7()}) for task in tasks]
-    ids = await queue.submit(named)
-    submitted = [
-        Submitted(id=known_as, deduplicated=known_as != task.id)
-        for known_as, task in zip(ids, named, strict=True)
-    ]
-    added = sum(not each.deduplicated for each in submitted)
-    if not added:
+    for new in tasks:
+        new.id = new.id or uuid7()
+    ids = await queue.submit(tasks)
+    kept_out = [known_as != task.id for known_as, task in zip(ids, tasks, strict=True)]
+    if all(kept_out):
         response.status_code = 200
-    if len(submitted) == 1:
+    if len(ids) == 1:
         response.headers["Location"] = f"{request.scope.get('root_path', '')}/api/tasks/{ids[0]}"
-    return Submission(added=added, tasks=submitted)
+    told = [{"id": i, "deduplicated": kept} for i, kept in zip(ids, kept_out, strict=True)]
+    return Submission.model_validate({"added": kept_out.count(False), "tasks": told})
 
 
 # The pattern is only described: `_place` says better what is wrong.
@@ -111,9 +108,9 @@ async def list_tasks(query: Annotated[ListQuery, Query()], queue: TheQueue) -> P
 
 
 @router.get("/{task_id}", summary="Show a task", responses=OF_A_TASK)
-async def show(task: TheTask) -> TaskRow:
+async def show(task_id: TaskId, request: Request) -> TaskRow:
     """A task with its params, its result and the history of its attempts."""
-    return task
+    return await task(task_id, request)
 
 
 @router.get("/{task_id}/status", summary="How a task stands", responses=OF_A_TASK)

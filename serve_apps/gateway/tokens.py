@@ -8,6 +8,7 @@ import logging
 import re
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
@@ -127,6 +128,7 @@ def read_tokens(path: Path) -> Tokens:
     return Tokens(holders)
 
 
+@lru_cache(maxsize=1000)
 def is_loopback(host: str) -> bool:
     """Whether nobody but this machine is at ``host``."""
     try:

@@ -7,11 +7,9 @@ configuration is applied in place.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -20,82 +18,10 @@ import httpx
 
 from blocks.errors import ConfigurationError, OrganismError, OrganismUnavailable
 from serve_apps.organism.config import OrganismConfig, parse_config
-from serve_apps.organism.deployments import (
-    CHECKS,
-    MANAGER,
-    REQUESTS,
-    organ_options,
-    organs_apart,
-    wants_valve,
-)
+from serve_apps.organism.deployments import APP, MANAGER, ROUTE_PREFIX
 
-APP = "organism"
-DEPLOYMENT = MANAGER
-ROUTE_PREFIX = "/organism"
 POLL_S = 0.25
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
-
-
-def serve_config(
-    config: OrganismConfig,
-    *,
-    http_host: str = "127.0.0.1",
-    http_port: int = 8000,
-    replicas: int = 2,
-    num_cpus: float = 0.25,
-    python_path: Sequence[Path] = (),
-) -> dict[str, Any]:
-    """What to deploy, in Serve's config schema.
-
-    Args:
-        config: The organism.
-        http_host: Address the /organism routes listen on; cannot change while Serve runs.
-        http_port: Their port; cannot change while Serve runs.
-        replicas: Number of replicas; two or more, and the death of one goes unnoticed.
-        num_cpus: CPUs Ray sets aside for each replica.
-        python_path: Folders on the machines of the replicas to import handlers from, besides the config's.
-
-    Raises:
-        ConfigurationError: The configuration is wrong.
-    """
-    config = parse_config(config)
-    folders = [*config.python_path, *(path.resolve() for path in python_path)]
-    config = config.model_copy(update={"python_path": list(dict.fromkeys(folders))})
-    return {
-        "proxy_location": "HeadOnly",
-        # The schema's own default is every interface.
-        "http_options": {"host": http_host, "port": http_port},
-        "logging_config": {"encoding": "JSON", "enable_access_log": False},
-        "applications": [
-            {
-                "name": APP,
-                "route_prefix": ROUTE_PREFIX,
-                "import_path": "serve_apps.organism.app:build",
-                # Modules are imported once a replica; Serve replaces replicas when something here differs.
-                "args": {
-                    "code": code_digest(config),
-                    "organs": sorted(organs_apart(config)),
-                    "valve": wants_valve(config),
-                },
-                # Serve does not hand the global logging configuration down to replicas.
-                "logging_config": {"encoding": "JSON", "enable_access_log": False},
-                "deployments": [
-                    {
-                        "name": DEPLOYMENT,
-                        "num_replicas": replicas,
-                        "max_ongoing_requests": REQUESTS,
-                        **CHECKS,
-                        # Replacements start before the ones they replace stop: with one replica there would
-                        # else be none for some seconds, and none at all if they fail.
-                        "max_surge_percent": 100,
-                        "ray_actor_options": {"num_cpus": num_cpus},
-                        "user_config": config.model_dump(mode="json"),
-                    },
-                    *(organ_options(config, organ) for organ in organs_apart(config).values()),
-                ],
-            }
-        ],
-    }
 
 
 async def replace(
@@ -113,7 +39,7 @@ async def replace(
     Args:
         dashboard_url: URL of the Ray dashboard.
         token: Ray's authentication token; None: the cluster has none.
-        config_dict: What `serve_config` gave.
+        config_dict: What `deployments.serve_config` gave.
         timeout_s: Seconds to wait at most, and once more for what ran before.
         on_progress: Called with one line whenever something changed.
 
@@ -150,7 +76,7 @@ async def running_config(dashboard_url: str, token: str | None) -> OrganismConfi
         response = await _send(client, "GET")
         _check(response)
     app = response.json().get("applications", {}).get(APP) or {}
-    deployment = app.get("deployments", {}).get(DEPLOYMENT) or {}
+    deployment = app.get("deployments", {}).get(MANAGER) or {}
     user_config = (deployment.get("deployment_config") or {}).get("user_config")
     if app.get("status") != "RUNNING" or not user_config:
         return None
@@ -163,7 +89,7 @@ async def deploy(dashboard_url: str, token: str | None, config_dict: dict[str, A
     Args:
         dashboard_url: URL of the Ray dashboard.
         token: Ray's authentication token; None: the cluster has none.
-        config_dict: What `serve_config` gave.
+        config_dict: What `deployments.serve_config` gave.
 
     Returns:
         The application that ran until now, in the words of Serve's config schema; None: none did.
@@ -198,25 +124,6 @@ def _with_retry(config_dict: dict[str, Any], details: dict[str, Any]) -> dict[st
         for app in config_dict["applications"]
     ]
     return {**config_dict, "applications": applications}
-
-
-def code_digest(config: OrganismConfig) -> str | None:
-    """Digest of the handlers' code that lies in the configuration's own folders; None: none does.
-
-    Installed packages are not looked at: a new version of those comes with a new environment.
-    """
-    digest = hashlib.sha256()
-    modules = sorted({organ.handler.partition(".")[0].partition(":")[0] for organ in config.organs})
-    found = False
-    for folder in config.python_path:
-        for module in modules:
-            package = folder / module
-            files = sorted(package.rglob("*.py")) if package.is_dir() else [package.with_suffix(".py")]
-            for file in filter(Path.is_file, files):
-                found = True
-                digest.update(f"{file}\0{file.stat().st_size}\0".encode())
-                digest.update(file.read_bytes())
-    return digest.hexdigest()[:16] if found else None
 
 
 async def wait_until_running(
@@ -277,11 +184,11 @@ def _progress(details: dict[str, Any]) -> tuple[str, str, bool]:
     if app is None:
         return "waiting for Serve", "", False
     deployments = app.get("deployments", {})
-    manager = deployments.get(DEPLOYMENT, {})
+    manager = deployments.get(MANAGER, {})
     wanted = manager.get("target_num_replicas") or 0
     line = f"{_running(manager)} of {wanted or '?'} replicas running"
     for name, deployment in sorted(deployments.items()):
-        if name != DEPLOYMENT:
+        if name != MANAGER:
             line += f", {name} {_running(deployment)} of {deployment.get('target_num_replicas', '?')}"
     message = "\n".join(str(part.get("message") or "") for part in (*deployments.values(), app))
     status = app.get("status")

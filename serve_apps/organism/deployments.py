@@ -1,11 +1,16 @@
-"""The deployments of the application besides the manager, as the configuration wants them."""
+"""What to deploy: the application as a configuration wants it, in the words of Serve's config schema."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from serve_apps.organism.config import DeploymentConfig, OrganConfig, OrganismConfig
+from serve_apps.organism.config import DeploymentConfig, OrganConfig, OrganismConfig, parse_config
 
+APP = "organism"
+ROUTE_PREFIX = "/organism"
 MANAGER = "OrganismManager"
 VALVE = "DriftValve"
 REQUESTS = 1000
@@ -22,6 +27,87 @@ CHECKS = {
 }
 LOOK_BACK_S = 5.0
 """Over which Serve averages the load; its own default, 30 s, is half a minute of waiting."""
+
+
+def serve_config(
+    config: OrganismConfig,
+    *,
+    http_host: str = "127.0.0.1",
+    http_port: int = 8000,
+    replicas: int = 2,
+    num_cpus: float = 0.25,
+    python_path: Sequence[Path] = (),
+) -> dict[str, Any]:
+    """What to deploy, in Serve's config schema.
+
+    Args:
+        config: The organism.
+        http_host: Address the /organism routes listen on; cannot change while Serve runs.
+        http_port: Their port; cannot change while Serve runs.
+        replicas: Number of replicas; two or more, and the death of one goes unnoticed.
+        num_cpus: CPUs Ray sets aside for each replica.
+        python_path: Folders on the machines of the replicas to import handlers from, besides the config's.
+
+    Raises:
+        ConfigurationError: The configuration is wrong.
+    """
+    config = parse_config(config)
+    folders = [*config.python_path, *(path.resolve() for path in python_path)]
+    config = config.model_copy(update={"python_path": list(dict.fromkeys(folders))})
+    return {
+        "proxy_location": "HeadOnly",
+        # The schema's own default is every interface.
+        "http_options": {"host": http_host, "port": http_port},
+        "logging_config": {"encoding": "JSON", "enable_access_log": False},
+        "applications": [
+            {
+                "name": APP,
+                "route_prefix": ROUTE_PREFIX,
+                "import_path": "serve_apps.organism.app:build",
+                # Modules are imported once a replica; Serve replaces replicas when something here differs.
+                "args": {
+                    "code": code_digest(config),
+                    "organs": sorted(organs_apart(config)),
+                    "valve": wants_valve(config),
+                },
+                # Serve does not hand the global logging configuration down to replicas.
+                "logging_config": {"encoding": "JSON", "enable_access_log": False},
+                "deployments": [
+                    {
+                        "name": MANAGER,
+                        "num_replicas": replicas,
+                        "max_ongoing_requests": REQUESTS,
+                        **CHECKS,
+                        # Replacements start before the ones they replace stop: with one replica there would
+                        # else be none for some seconds, and none at all if they fail.
+                        "max_surge_percent": 100,
+                        "ray_actor_options": {"num_cpus": num_cpus},
+                        "user_config": config.model_dump(mode="json"),
+                    },
+                    *(organ_options(config, organ) for organ in organs_apart(config).values()),
+                ],
+            }
+        ],
+    }
+
+
+def code_digest(config: OrganismConfig) -> str | None:
+    """Digest of the handlers' code that lies in the configuration's own folders; None: none does.
+
+    Installed packages are not looked at: a new version of those comes with a new environment.
+    """
+    digest = hashlib.sha256()
+    modules = sorted({organ.handler.partition(".")[0].partition(":")[0] for organ in config.organs})
+    found = False
+    for folder in config.python_path:
+        for module in modules:
+            package = folder / module
+            files = sorted(package.rglob("*.py")) if package.is_dir() else [package.with_suffix(".py")]
+            for file in filter(Path.is_file, files):
+                found = True
+                digest.update(f"{file}\0{file.stat().st_size}\0".encode())
+                digest.update(file.read_bytes())
+    return digest.hexdigest()[:16] if found else None
 
 
 def organ_deployment(organ_id: str) -> str:

@@ -9,18 +9,27 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
 
+from blocks.queue import Queue
+from blocks.queue.migrate import MIGRATIONS
 from tests.deployments.test_prefect_yaml import OURS
-from tests.stack import Stack, until
+from tests.flows.test_cancel_run import Tasks
+from tests.stack import PATIENCE, Stack, until
 
 # A stack of its own with a worker, three minutes in all: run with `make soak`.
 pytestmark = [pytest.mark.anyio, pytest.mark.stack, pytest.mark.soak]
+
+NEWEST = max(path.stem for path in (MIGRATIONS / "versions").glob("v*.py"))[1:5]
+"""Migration of this version."""
 
 
 @pytest.fixture(scope="module")
@@ -50,18 +59,27 @@ def prefect(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def runs(stack: Stack, flow: str) -> list[dict[str, Any]]:
-    """Flow runs of one flow that are past being scheduled, the newest first."""
+def ask(method: str, url: str, body: Any = None) -> httpx.Response:
+    """Ask Prefect's server, again while it says that its database is locked."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        answer = httpx.request(method, url, json=body, trust_env=False, timeout=30)
+        if answer.status_code != 503 or time.monotonic() > deadline:
+            return answer.raise_for_status()
+        time.sleep(0.5)
+
+
+def runs(stack: Stack, flow: str, *states: str) -> list[dict[str, Any]]:
+    """Flow runs of one flow in some states, or past being scheduled; the newest first."""
     # Of the scheduled ones there are a hundred.
-    begun = {"state": {"type": {"any_": ["RUNNING", "COMPLETED", "FAILED", "CRASHED", "CANCELLED"]}}}
+    wanted = states or ("RUNNING", "COMPLETED", "FAILED", "CRASHED", "CANCELLED")
     body = {
         "sort": "START_TIME_DESC",
         "limit": 50,
         "flows": {"name": {"any_": [flow]}},
-        "flow_runs": begun,
+        "flow_runs": {"state": {"type": {"any_": wanted}}},
     }
-    answer = httpx.post(f"{stack.state.prefect_api_url}/flow_runs/filter", json=body, trust_env=False)
-    found: list[dict[str, Any]] = answer.json()
+    found: list[dict[str, Any]] = ask("POST", f"{stack.state.prefect_api_url}/flow_runs/filter", body).json()
     return found
 
 
@@ -117,8 +135,7 @@ async def test_bootstrap_finds_everything_right_and_sends_a_canary(operated: Sta
 
 
 def turn_on(api: str, deployment: str, schedule: str) -> None:
-    url = f"{api}/deployments/{deployment}/schedules/{schedule}"
-    assert httpx.patch(url, json={"active": True}, trust_env=False).status_code == 204
+    toggle(f"{api}/deployments/{deployment}/schedules/{schedule}", True)
 
 
 async def test_what_somebody_turned_on_stays_on(operated: Stack) -> None:
@@ -135,10 +152,11 @@ async def test_what_somebody_turned_on_stays_on(operated: Stack) -> None:
     assert operated.state.processes["worker"].pid != worker
     [dispatch] = [d for d in deployments(api) if d["entrypoint"] == "flows.dispatch.dispatch"]
     assert dispatch["schedules"][0]["active"] is True
-    # It is what the file says again when asked for.
+    # So does applying, which leaves alone what people decided.
     assert set(operated.run("deploy")["deployments"]) == OURS
     [dispatch] = [d for d in deployments(api) if d["entrypoint"] == "flows.dispatch.dispatch"]
-    assert dispatch["schedules"][0]["active"] is False
+    assert dispatch["schedules"][0]["active"] is True
+    operated.run("schedule", "dispatch", "off")
 
 
 async def test_the_watchdogs_schedule_fires(operated: Stack) -> None:
@@ -147,10 +165,119 @@ async def test_the_watchdogs_schedule_fires(operated: Stack) -> None:
     assert done[0]["name"].startswith("watchdog · ")
 
 
+async def test_one_command_has_the_queue_worked_off_for_good(operated: Stack) -> None:
+    [on] = operated.run("schedule", "dispatch", "on")["schedules"]
+    assert on == {"deployment": "dispatch/organism", "on": True, "schedules": ["every 300 s"]}
+    with own_schedule(operated, "dispatch", seconds=10):
+        [task] = operated.run("submit", "echo")["ids"]
+        await until(lambda: operated.run("tasks", "show", task)["status"] == "completed", patience=90)
+    [off] = operated.run("schedule", "dispatch", "off")["schedules"]
+    assert not off["on"]
+    for run in runs(operated, "dispatch", "PENDING", "RUNNING"):
+        press(operated, run["id"], {"type": "CANCELLING", "name": "Cancelling"})
+        await final_state(operated, run["id"])
+    told = operated.run("schedule", "submit", "on", code=1)
+    assert told["error"] == "submit/organism has no schedule"
+    assert "no deployment nonsense/organism" in operated.run("schedule", "nonsense", "on", code=1)["error"]
+
+
+@contextmanager
+def own_schedule(stack: Stack, flow: str, *, seconds: float) -> Iterator[Callable[[], str]]:
+    """A schedule that somebody adds in the UI, without a slug as there; gives its URL."""
+    api = stack.state.prefect_api_url
+    [deployment] = [d for d in deployments(api) if d["entrypoint"].endswith(f".{flow}")]
+    url = f"{api}/deployments/{deployment['id']}/schedules"
+    body = [{"active": True, "schedule": {"interval": seconds}}]
+    ask("POST", url, body)
+
+    def own() -> str:
+        [schedule] = [s for s in ask("GET", url).json() if s["slug"] is None]
+        return f"{url}/{schedule['id']}"
+
+    yield own
+    ask("DELETE", own())
+
+
+def toggle(schedule: str, active: bool) -> None:
+    """What the switch of a schedule does in the UI."""
+    ask("PATCH", schedule, {"active": active})
+
+
+async def test_a_schedule_is_paused_and_resumed(operated: Stack) -> None:
+    with own_schedule(operated, "redrive", seconds=10) as schedule:
+        await until(lambda: runs(operated, "redrive"), patience=90)
+        # It is kept when deployments are applied, and on.
+        operated.run("deploy")
+        toggle(schedule(), False)
+        operated.run("deploy")
+        await until(lambda: not runs(operated, "redrive", "SCHEDULED", "PENDING", "RUNNING"))
+        begun = len(runs(operated, "redrive"))
+        # There would be a run every ten, and Prefect's scheduler looks every five.
+        await asyncio.sleep(20)
+        assert len(runs(operated, "redrive")) == begun
+        toggle(schedule(), True)
+        await until(lambda: len(runs(operated, "redrive")) > begun, patience=90)
+
+
+def start_run(stack: Stack, flow: str, **parameters: Any) -> str:
+    """Start a run of our deployment, as the UI does, and return its id."""
+    api = stack.state.prefect_api_url
+    [deployment] = [d for d in deployments(api) if d["entrypoint"].endswith(f".{flow}")]
+    url = f"{api}/deployments/{deployment['id']}/create_flow_run"
+    answer = ask("POST", url, {"state": {"type": "SCHEDULED"}, "parameters": parameters})
+    return str(answer.json()["id"])
+
+
+def press(stack: Stack, run: str, state: dict[str, str], *, force: bool = False) -> None:
+    """Set a run's state, as the buttons of the UI do."""
+    url = f"{stack.state.prefect_api_url}/flow_runs/{run}/set_state"
+    answer = ask("POST", url, {"state": state, "force": force})
+    assert answer.json()["status"] == "ACCEPT", answer.text
+
+
+async def final_state(stack: Stack, run: str) -> dict[str, Any]:
+    url = f"{stack.state.prefect_api_url}/flow_runs/{run}"
+    final = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+
+    def state() -> dict[str, Any] | None:
+        found: dict[str, Any] = ask("GET", url).json()["state"]
+        return found if found["type"] in final else None
+
+    return await until(state, patience=PATIENCE)  # type: ignore[no-any-return]
+
+
+async def test_a_run_cancelled_in_the_ui_drains(operated: Stack) -> None:
+    async with Queue(operated.state.dsn) as queue:
+        tasks = Tasks(operated, queue)
+        await tasks.submit()
+        run = start_run(operated, "dispatch", lanes=2)
+        await until(tasks.all_run, patience=PATIENCE)
+        press(operated, run, {"type": "CANCELLING", "name": "Cancelling"})
+        tasks.let_end()
+        state = await final_state(operated, run)
+        assert (state["name"], "drained" in state["message"]) == ("Cancelled", True)
+        await tasks.check()
+        await queue.cancel([UUID(tasks.endless)])
+
+
+async def test_a_failed_verify_is_retried_from_the_ui(operated: Stack) -> None:
+    async with Queue(operated.state.dsn) as queue:
+        newest = await queue.pool.fetchval("UPDATE organism_migrations SET version_num = '0002' RETURNING 1")
+        assert newest == 1
+        run = start_run(operated, "verify", canary=False)
+        state = await final_state(operated, run)
+        assert (state["type"], "postgres: migrated failed" in state["message"]) == ("FAILED", True)
+        await queue.pool.execute("UPDATE organism_migrations SET version_num = $1", NEWEST)
+    retry = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
+    press(operated, run, retry, force=True)
+    state = await final_state(operated, run)
+    assert state["type"] == "COMPLETED", state
+
+
 def completed(stack: Stack, flow: str) -> list[dict[str, Any]]:
     return [run for run in runs(stack, flow) if run["state_type"] == "COMPLETED"]
 
 
 def deployments(api: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = httpx.post(f"{api}/deployments/filter", json={}, trust_env=False).json()
+    found: list[dict[str, Any]] = ask("POST", f"{api}/deployments/filter", {}).json()
     return found

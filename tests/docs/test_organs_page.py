@@ -8,7 +8,7 @@ import pytest
 from ray.serve.schema import ServeDeploySchema
 
 from serve_apps.organism.config import load_config
-from serve_apps.organism.deploy import serve_config
+from serve_apps.organism.deployments import serve_config
 from serve_apps.organism.manager import OrganismManager
 from tests.docs.page import Page
 from tests.serve_apps.organism.helpers import batch, run

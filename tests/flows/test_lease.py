@@ -16,7 +16,7 @@ import pytest
 import flows.lease
 from blocks.queue import NewTask, Queue
 from flows.lane import Lane
-from flows.lease import LaneLost, Lease
+from flows.lease import LaneLost, Lease, Report
 from tests.flows.scripted import ScriptedOrganism
 from tests.proxy import proxied
 from tests.stack import until
@@ -49,7 +49,7 @@ class Holder:
     @asynccontextmanager
     async def keeping(self) -> AsyncIterator[None]:
         await self.lease.open()
-        keeper = asyncio.create_task(self.lease.keep(lambda: 7))
+        keeper = asyncio.create_task(self.lease.keep(lambda: Report(7, {"claims": 8})))
         await asyncio.sleep(0)  # it begins
         try:
             yield

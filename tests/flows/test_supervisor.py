@@ -1,16 +1,19 @@
-"""What a dispatch run says when Postgres goes away before it has begun."""
+"""How a dispatch run bears that Postgres goes away before it has begun, or Prefect's server while it runs."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 import pytest
 
 from blocks.errors import QueueUnavailable
 from blocks.queue import Queue
+from flows import states
 from flows import supervisor as module
-from flows.lane_task import LaneOptions, LaneRun
+from flows.calls import LaneSummary
+from flows.lane_task import LaneEnd, LaneOptions, LaneRun
 from flows.supervisor import Supervisor
 from tests.proxy import proxied
 
@@ -37,3 +40,57 @@ async def test_a_postgres_that_went_away_is_named(
     with pytest.raises(QueueUnavailable, match=r"127\.0\.0\.1"):
         await Supervisor(queue, options, start_lane, 1, asyncio.Event()).run()
     await queue.close()
+
+
+class StubLane:
+    """A lane that ends as told, at once."""
+
+    marked = None
+    age_s = 1.0
+
+    def __init__(self, number: int, end: LaneEnd) -> None:
+        self.number = number
+        self.end = end
+
+    async def ended(self) -> LaneEnd:
+        return self.end
+
+
+async def test_lanes_are_replaced_while_prefects_server_hangs(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "get_run_logger", lambda: logging.getLogger("test"))
+    monkeypatch.setattr(states, "get_run_logger", lambda: logging.getLogger("test"))
+    monkeypatch.setattr(states, "PAGE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(module, "PREFECT_WAIT_S", 0.2)
+    monkeypatch.setattr(module, "PROGRESS_INTERVAL_S", 0.0)
+    monkeypatch.setattr(module, "LOOK_INTERVAL_S", 0.02)
+
+    async def hang(*_: object, **__: object) -> bool:
+        await asyncio.Event().wait()
+        return False
+
+    monkeypatch.setattr(module.Progress, "show", hang)
+    monkeypatch.setattr(module, "report_failures", hang)
+    monkeypatch.setattr(states, "get_client", lambda: _Hanging())
+
+    def start_lane(number: int, seconds: float | None) -> Any:
+        if number <= 3:
+            return StubLane(number, LaneEnd(error="died", lost=True))
+        return StubLane(number, LaneEnd(summary=LaneSummary(lane="the last")))
+
+    options = LaneOptions(
+        run="r", batch_size=1, tasks_in_flight=1, until_empty=True, max_seconds=None, grace_s=1
+    )
+    async with asyncio.timeout(20):
+        state = await Supervisor(queue, options, start_lane, 1, asyncio.Event()).run()
+    assert state.is_completed()
+    assert state.data.lanes == 4
+
+
+class _Hanging:
+    async def __aenter__(self) -> None:
+        await asyncio.Event().wait()
+
+    async def __aexit__(self, *_: object) -> None:
+        pass

@@ -42,7 +42,6 @@ from blocks.errors import ConfigurationError, OrganismError, QueueUnavailable
 from blocks.queue import NewTask, Queue
 from flows.bootstrap import bootstrap
 from flows.debris import FLOWS, HEARTBEAT, Debris, _patience, clear_debris
-from flows.deploying import TAG
 from flows.dispatch import dispatch
 from flows.redrive import redrive
 from flows.states import OURS
@@ -188,7 +187,8 @@ async def test_an_unreachable_database_is_one_line_without_its_password(
 # watchdog
 
 
-async def test_a_watchdog_takes_back_deletes_and_tells(queue: Queue) -> None:
+async def test_a_watchdog_takes_back_deletes_and_tells(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORGANISM_ALERT_OLDEST_READY", "86400000")
     await set_clock(queue, START)
     await queue.submit([NewTask(type="held"), NewTask(type="held")])
     await claim(queue, "dead")
@@ -393,7 +393,6 @@ async def test_a_prefect_server_that_does_not_answer_is_not_waited_for(queue: Qu
 def test_every_flow_and_deployment_of_ours_can_be_known() -> None:
     flows = {f.name: f.version for f in (bootstrap, dispatch, redrive, submit, verify, watchdog)}
     assert flows == dict.fromkeys(FLOWS, OURS)
-    assert TAG == OURS
 
 
 def test_parameters_make_a_form() -> None:

@@ -18,10 +18,13 @@ from blocks.queue import Batch, NewTask, Outcomes, Queue
 from blocks.queue.migrate import pending
 from flows.lane import Lane
 from flows.verification import canary, environment, finding, postgres
+from flows.verification import gateway as gateway_check
 from flows.verification import queue as queue_checks
 from flows.verification.finding import EXIT_CODES, Finding, Verification, markdown
 from flows.verification.limits import Limits
 from tests.flows.scripted import ScriptedOrganism, running, submit
+from tests.proxy import proxied
+from tests.serve_apps.gateway.running import running as running_gateway
 
 pytestmark = pytest.mark.anyio
 
@@ -96,6 +99,27 @@ async def test_what_waits_is_stuck_or_has_died_is_named(queue: Queue) -> None:
     found = named(await queue_checks.check(queue, Limits(dead_letters=4)))
     assert found["queue: waiting"].status == "degraded"
     assert "oldest for 36" in found["queue: waiting"].evidence
+
+
+async def test_a_gateway_that_is_gone_or_of_no_use_is_named(database: str) -> None:
+    async with running_gateway(database) as gateway:
+        found = named(await gateway_check.check(gateway.url))["gateway: routes"]
+        assert (found.status, "degraded" in found.evidence) == ("ok", True), (
+            "the organism is no matter of its"
+        )
+    assert named(await gateway_check.check(gateway.url))["gateway: routes"].status == "failed"
+    async with proxied(database) as proxy:
+        proxy.refuse()
+        async with running_gateway(proxy.dsn) as gateway:
+            found = named(await gateway_check.check(gateway.url))["gateway: routes"]
+            assert (found.status, "503" in found.evidence) == ("failed", True)
+
+
+async def test_what_is_paused_is_named_with_its_reason(queue: Queue) -> None:
+    await queue.pause("type", "shout", reason="bad release")
+    found = named(await queue_checks.check(queue, Limits()))["queue: paused"]
+    assert (found.status, found.evidence) == ("degraded", "type shout (bad release)")
+    assert "`organism tasks resume --type shout`" in found.action
 
 
 class Healthy(ScriptedOrganism):

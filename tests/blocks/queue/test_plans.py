@@ -294,3 +294,11 @@ async def test_upkeep_reads_the_page_it_works_on(queue: Queue) -> None:
             # One more, to know that the page is in order.
             assert all(scan.rows <= page + 1 for scan in scans), name
             assert buffers <= 60 * page, name
+
+
+async def test_dead_letters_are_counted_by_the_index_and_up_to_a_limit(queue: Queue) -> None:
+    async with rolled_back(queue) as session:
+        await session.execute(FINISHED_LONG_AGO)
+        scans, _ = await explain(session, "dead_letters", 100)
+    assert {scan.index for scan in scans} == {"tasks_finished"}
+    assert sum(scan.rows for scan in scans) == 100

@@ -14,7 +14,8 @@ from ray.serve.schema import ServeDeploySchema
 from blocks.errors import ConfigurationError, OrganismUnavailable
 from serve_apps.organism import deploy as deploy_module
 from serve_apps.organism.config import load_config, parse_config
-from serve_apps.organism.deploy import code_digest, deploy, replace, serve_config, wait_until_running
+from serve_apps.organism.deploy import deploy, replace, wait_until_running
+from serve_apps.organism.deployments import code_digest, serve_config
 from tests.serve_apps.organism.helpers import organ
 
 pytestmark = pytest.mark.anyio

@@ -1,0 +1,134 @@
+"""A bare FastAPI and asyncpg endpoint for the gateway's statements: no limits, no errors told, no door.
+
+What the gateway could reach if what it promises beyond the statement cost nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import orjson
+from fastapi import FastAPI, HTTPException
+from pydantic import BaseModel
+from uuid_utils.compat import uuid7
+
+from blocks.queue.statements import statement
+
+CONNECTIONS = 4
+"""As many as the gateway has."""
+
+
+class NewTask(BaseModel):
+    """Columns of a new task."""
+
+    type: str
+    params: dict[str, Any] = {}
+    description: str | None = None
+    domain: str | None = None
+    drift_score: float = 0.0
+    priority: int = 0
+    run_after: datetime | None = None
+    max_attempts: int | None = None
+    timeout_s: float | None = None
+    dedup_key: str | None = None
+
+
+class Added(BaseModel):
+    """Ids of new tasks."""
+
+    ids: list[UUID]
+
+
+class Task(BaseModel):
+    """Columns of a task."""
+
+    id: UUID
+    type: str
+    description: str | None
+    params: Any
+    domain: str | None
+    drift_score: float
+    status: str
+    attempts: int
+    max_attempts: int | None
+    claim: int
+    priority: int
+    dedup_key: str | None
+    timeout_s: float | None
+    cancel_requested: bool
+    timed_out: int
+    lease_lost: int
+    suspicion: int
+    locked_by: str | None
+    locked_at: datetime | None
+    run_after: datetime
+    result: Any
+    error: str | None
+    organ_id: str | None
+    path: str | None
+    elapsed_ms: float | None
+    created_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None
+    attempts_made: Any
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Holds the pool."""
+    async with asyncpg.create_pool(os.environ["ORGANISM_DSN"], min_size=1, max_size=CONNECTIONS) as pool:
+        app.state.pool = pool
+        yield
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@app.get("/readyz")
+async def ready() -> None:
+    """Answers when the pool is there."""
+
+
+@app.post("/one", status_code=201)
+async def one(task: NewTask) -> Added:
+    """Add a task."""
+    return await add([task])
+
+
+@app.post("/many", status_code=201)
+async def many(tasks: list[NewTask]) -> Added:
+    """Add tasks."""
+    return await add(tasks)
+
+
+async def add(tasks: Sequence[NewTask]) -> Added:
+    """The gateway's own statement."""
+    rows = [
+        (
+            uuid7(), task.type, orjson.dumps(task.params).decode(), task.description, task.domain,
+            task.drift_score, task.priority, task.run_after, task.max_attempts, task.timeout_s,
+            task.dedup_key, "queued",
+        )
+        for task in tasks
+    ]  # fmt: skip
+    columns = map(list, zip(*rows, strict=True))
+    return Added(ids=[row["id"] for row in await app.state.pool.fetch(statement("submit"), *columns)])
+
+
+@app.get("/task/{task_id}")
+async def read(task_id: UUID) -> Task:
+    """The gateway's own statement."""
+    row = await app.state.pool.fetchrow(statement("get"), task_id, task_id, 5)
+    if row is None:
+        raise HTTPException(404)
+    columns = {
+        name: orjson.loads(value) if name in ("params", "result", "attempts_made") and value else value
+        for name, value in row.items()
+    }
+    return Task(**columns)

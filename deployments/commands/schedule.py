@@ -1,0 +1,46 @@
+"""`organism schedule`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from deployments.output import AsJson, show
+
+
+async def schedule(
+    flow: Annotated[str | None, Parameter(help="Of which deployment: `dispatch`.")] = None,
+    state: Annotated[Literal["on", "off"] | None, Parameter(help="What it is to be.")] = None,
+    /,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Show which deployments start by themselves, or turn the schedules of one on or off.
+
+    `organism schedule dispatch on` has the queue worked off for good; `off` lets runs that have begun end.
+    The Prefect UI does the same, and neither `organism up` nor `organism deploy` changes it back.
+    """
+    # Importing flows points Prefect and Ray at the embedded stack, so it comes before Prefect.
+    from flows.deploying import reaching_prefect  # isort: skip
+
+    from blocks.errors import ConfigurationError
+
+    with reaching_prefect():
+        from flows.schedules import scheduled, turn
+
+        if flow is None:
+            found = await scheduled()
+        elif state is None:
+            raise ConfigurationError(f"{flow} is to be on or off?", f"`organism schedule {flow} on`")
+        else:
+            found = [await turn(flow, on=state == "on")]
+    text = [
+        f"{one.deployment:20}  {'on' if one.on else 'off':3}  {', '.join(one.schedules) or '-'}"
+        for one in found
+    ]
+    show(
+        {"schedules": [one.model_dump() for one in found]},
+        as_json,
+        "\n".join(text) or "no deployments of ours",
+    )

@@ -1,0 +1,327 @@
+"""The automations that deliver alerts: one each, found by name, to any notification block of Prefect's."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.objects import BlockDocument
+from prefect.events.actions import SendNotification
+from prefect.events.filters import AutomationFilter, AutomationFilterTags
+from prefect.events.schemas.automations import (
+    Automation,
+    AutomationCore,
+    CompoundTrigger,
+    EventTrigger,
+    Posture,
+    TriggerTypes,
+)
+from prefect.events.schemas.events import ResourceSpecification
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL
+from pydantic import BaseModel
+
+from blocks.errors import ConfigurationError, OrganismError
+from blocks.named import DEFAULT
+from flows.alerting.edges import ALERTS, LOOKED, PREFIX, Alert, last_said
+from flows.states import OURS
+
+TO_BE_NAMED = "name a notification block of your Prefect server: `organism alerts on --to slack-webhook/ops`"
+QUIET = timedelta(minutes=30)
+"""So long after a crash no other run of the same deployment is told of: one that crashes crashes again."""
+SILENCE = timedelta(minutes=5)
+"""The watchdog looks every 30 s."""
+SUBJECT = "{{ event.payload.subject }}"
+BODY = (
+    "{{ event.payload.text }}{% if event.payload.todo %}\n→ {{ event.payload.todo }}{% endif %}\n"
+    "{{ flow_run | ui_url }}"
+)
+RUN = "{{ event.resource['prefect.resource.name'] }}"
+STATE = "{{ event.resource['prefect.state-name'] }}"
+MESSAGE = "{{ event.resource['prefect.state-message'] | truncate(1000) }}"
+
+
+class AlertState(BaseModel):
+    """One automation of ours, as it is on the server."""
+
+    name: str
+    on: bool
+    """False: switched off by hand, in the UI."""
+    to: str | None
+    """The notification block: ``slack-webhook/ops``; None: it is gone."""
+    wrong: str | None = None
+    """What is wrong now with the queue ``default``, as far as this alert has said."""
+
+
+class AlertsApplied(BaseModel):
+    """What was made or changed, and what there is now."""
+
+    made: list[str] = []
+    changed: list[str] = []
+    alerts: list[AlertState] = []
+
+    @property
+    def line(self) -> str:
+        """All of it on one line."""
+        off = [alert.name for alert in self.alerts if not alert.on]
+        said = [
+            f"{len(names)} {what}"
+            for names, what in ((self.made, "made"), (self.changed, "changed"))
+            if names
+        ]
+        to = ", ".join(sorted({alert.to or "nowhere" for alert in self.alerts}))
+        line = f"{', '.join(said) or 'as they were'}, {len(self.alerts)} alerts to {to}"
+        return f"{line}; switched off by hand: {', '.join(off)}" if off else line
+
+
+async def apply(to: str | None, *, silence: timedelta = SILENCE) -> AlertsApplied:
+    """Make or bring up to date the automations; one that was switched off stays off. Safe to repeat.
+
+    Args:
+        to: The notification block, as ``type/name``; None: the one in use.
+        silence: When no watchdog has looked for so long, that is told; 10 s at least.
+
+    Raises:
+        ConfigurationError: There is no such block, or it notifies nobody; or none is named.
+        OrganismError: The Prefect server cannot be reached, or refuses.
+    """
+    async with _server() as client:
+        there = await _ours(client)
+        block = await (_named(client, to) if to else _in_use(client, there))
+        applied = AlertsApplied()
+        for wanted in wanted_automations(block.id, silence):
+            found = there.pop(wanted.name, None)
+            if found is None:
+                await client.create_automation(wanted)
+                applied.made.append(wanted.name)
+            elif not _alike(found, wanted):
+                # What is not set is not sent (Prefect 3.8.8), and an owner is refused.
+                fields = wanted.model_dump(exclude={"owner_resource"}) | {"enabled": found.enabled}
+                await client.update_automation(found.id, AutomationCore.model_validate(fields))
+                applied.changed.append(wanted.name)
+        applied.alerts = await _states(client)
+        return applied
+
+
+async def remove() -> list[str]:
+    """Delete our automations; their names.
+
+    Raises:
+        OrganismError: The Prefect server cannot be reached, or refuses.
+    """
+    async with _server() as client:
+        there = await _ours(client)
+        for automation in there.values():
+            await client.delete_automation(automation.id)
+        return sorted(there)
+
+
+async def state() -> list[AlertState]:
+    """Our automations on the server.
+
+    Raises:
+        OrganismError: The Prefect server cannot be reached, or refuses.
+    """
+    async with _server() as client:
+        return await _states(client)
+
+
+def wanted_automations(block: UUID, silence: timedelta = SILENCE) -> list[AutomationCore]:
+    """The automations as they should be, delivering to the block of this id."""
+    return [
+        _automation(
+            block,
+            "organism: run crashed",
+            "A run of ours has crashed, or one of dispatch has failed; half an hour's peace a deployment.",
+            CompoundTrigger(
+                require="any",
+                # Each has its own peace and quiet, so no run may fit both.
+                triggers=[
+                    _runs_that("!dispatch", ["CRASHED"]),
+                    _runs_that("dispatch", ["CRASHED", "FAILED"]),
+                ],
+            ),
+            f"organism: {{{{ flow.name }}}} {STATE}",
+            f"{RUN}: {MESSAGE}\n→ its tasks go back to the queue; see what is wrong: organism verify\n"
+            "{{ flow_run | ui_url }}",
+        ),
+        _said(block, "dispatch-missing", "No lane lives although the schedule of dispatch is on."),
+        _said(block, "verify", "A check of verify has begun to fail."),
+        _said(block, "dead-letters", "More tasks have failed for good than ORGANISM_ALERT_DEAD_LETTERS."),
+        _said(block, "oldest-ready", "A task is ready for longer than ORGANISM_ALERT_OLDEST_READY."),
+        _automation(
+            block,
+            "organism: watchdog silent",
+            "No watchdog has looked for some minutes: without it little else is noticed.",
+            # Not Prefect's own events of its runs: those of a run that starts within 5 minutes of being
+            # scheduled wait 15 minutes for one that never comes (Prefect 3.8.8).
+            EventTrigger(
+                after={LOOKED},
+                expect={LOOKED},
+                match=ResourceSpecification({"prefect.resource.id": "organism.queue.*"}),
+                match_related=_of_ours("watchdog"),
+                # With `for_each` empty Prefect would not wait for the first one.
+                for_each={"prefect.resource.id"},
+                posture=Posture.Proactive,
+                threshold=1,
+                within=silence,
+            ),
+            "organism, queue {{ event.resource['prefect.resource.name'] }}: the watchdog is silent",
+            "no watchdog has looked at the queue since "
+            "{{ event.occurred.strftime('%Y-%m-%d %H:%M:%S %Z') }}\n"
+            "→ see that a worker serves the work pool, that its schedule is on, and why runs fail: "
+            "organism verify\n{{ flow_run | ui_url }}",
+        ),
+    ]
+
+
+def _said(block: UUID, alert: Alert, description: str) -> AutomationCore:
+    """For what the watchdog and verify say in events."""
+    trigger = EventTrigger(
+        expect={f"{PREFIX}.{alert}.raised", f"{PREFIX}.{alert}.cleared"},
+        match=ResourceSpecification({"prefect.resource.id": "organism.queue.*"}),
+        posture=Posture.Reactive,
+        threshold=1,
+    )
+    return _automation(block, _name_for(alert), description, trigger, SUBJECT, BODY)
+
+
+def _runs_that(flow: str, types: list[str]) -> EventTrigger:
+    """Runs of our deployments of a flow that ended in a state of these types, whatever name the state has."""
+    return EventTrigger(
+        expect={"prefect.flow-run.*"},
+        match=ResourceSpecification(
+            {"prefect.resource.id": "prefect.flow-run.*", "prefect.state-type": types}
+        ),
+        match_related=_of_ours(flow),
+        for_each={"related:deployment:prefect.resource.id"},
+        posture=Posture.Reactive,
+        threshold=1,
+        within=QUIET,
+    )
+
+
+def _of_ours(flow: str) -> list[ResourceSpecification]:
+    tag = {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{OURS}"}
+    named = {"prefect.resource.role": "flow", "prefect.resource.name": flow}
+    return [ResourceSpecification(tag), ResourceSpecification(named)]
+
+
+def _automation(
+    block: UUID, name: str, description: str, trigger: TriggerTypes, subject: str, body: str
+) -> AutomationCore:
+    return AutomationCore(
+        name=name,
+        description=description,
+        tags=[OURS],
+        trigger=trigger,
+        actions=[SendNotification(block_document_id=block, subject=subject, body=body)],
+    )
+
+
+def _name_for(alert: Alert) -> str:
+    return f"organism: {alert.replace('-', ' ')}"
+
+
+def _alike(found: Automation, wanted: AutomationCore) -> bool:
+    return all(
+        getattr(found, name) == getattr(wanted, name) for name in ("description", "trigger", "actions")
+    )
+
+
+async def _ours(client: PrefectClient) -> dict[str, Automation]:
+    """By name, those that have a name of ours."""
+    names = {wanted.name for wanted in wanted_automations(UUID(int=0))}
+    tagged = AutomationFilter(tags=AutomationFilterTags(all_=[OURS]))
+    found = await client.read_automations(automations=tagged, limit=200)
+    return {automation.name: automation for automation in found if automation.name in names}
+
+
+async def _states(client: PrefectClient) -> list[AlertState]:
+    there = await _ours(client)
+    said = {_name_for(alert): await last_said(client, alert, DEFAULT) for alert in ALERTS}
+    wrong = {name: last.text for name, last in said.items() if last and last.step == "raised"}
+    blocks = {block: await _name_of(client, block) for block in map(_block_of, there.values())}
+    return [
+        AlertState(name=name, on=automation.enabled, to=blocks[_block_of(automation)], wrong=wrong.get(name))
+        for name, automation in sorted(there.items())
+    ]
+
+
+def _block_of(automation: Automation) -> UUID | None:
+    return next((a.block_document_id for a in automation.actions if isinstance(a, SendNotification)), None)
+
+
+async def _name_of(client: PrefectClient, block: UUID | None) -> str | None:
+    if block is None:
+        return None
+    try:
+        return _name(await client.read_block_document(block, include_secrets=False))
+    except ObjectNotFound:
+        return None
+
+
+def _name(document: BlockDocument) -> str:
+    slug = document.block_type.slug if document.block_type else "?"
+    return f"{slug}/{document.name}"
+
+
+async def _named(client: PrefectClient, to: str) -> BlockDocument:
+    slug, _, name = to.partition("/")
+    try:
+        document = await client.read_block_document_by_name(name, slug, include_secrets=False)
+    except ObjectNotFound:
+        raise ConfigurationError(
+            f"there is no block {to} on this Prefect server", await _hint(client)
+        ) from None
+    if not _notifies(document):
+        raise ConfigurationError(f"the block {to} notifies nobody: its type cannot", await _hint(client))
+    return document
+
+
+async def _in_use(client: PrefectClient, there: dict[str, Automation]) -> BlockDocument:
+    for block in {_block_of(automation) for automation in there.values()} - {None}:
+        try:
+            return await client.read_block_document(block, include_secrets=False)  # type: ignore[arg-type]
+        except ObjectNotFound:
+            continue
+    raise ConfigurationError("no notification block is named for alerts", TO_BE_NAMED)
+
+
+async def _hint(client: PrefectClient) -> str:
+    documents = await client.read_block_documents(limit=200, include_secrets=False)
+    names = sorted(_name(document) for document in documents if document.name and _notifies(document))
+    if names:
+        return f"there are {', '.join(names[:5])}; or make one under Blocks in the Prefect UI"
+    return "make one under Blocks in the Prefect UI: Slack Webhook, Custom Webhook, …"
+
+
+def _notifies(document: BlockDocument) -> bool:
+    return document.block_schema is not None and "notify" in document.block_schema.capabilities
+
+
+@asynccontextmanager
+async def _server() -> AsyncIterator[PrefectClient]:
+    """A client of the configured server, whose failures are one line."""
+    api = PREFECT_API_URL.value()
+    if not api:
+        raise ConfigurationError(
+            "no Prefect server is configured: PREFECT_API_URL is not set", "run `organism up`, or set it"
+        )
+    try:
+        async with get_client() as client:
+            yield client
+    except httpx.HTTPStatusError as error:
+        raise OrganismError(
+            f"the Prefect server at {api} refuses: {error.response.status_code} {error.response.text[:200]}",
+            "see that it is Prefect 3.8 or later",
+        ) from None
+    except (httpx.HTTPError, OSError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise OrganismError(
+            f"the Prefect server at {api} does not answer: {reason[:200]}", "start or reach it"
+        ) from None

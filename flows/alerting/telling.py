@@ -1,0 +1,85 @@
+"""What the flows call to have alerts said: the watchdog about the queue, verify about what it found."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from httpx import HTTPError
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.exceptions import PrefectException
+from pydantic import BaseModel
+
+from blocks.queue import Queue
+from blocks.settings import load_settings
+from flows.alerting import looks
+from flows.alerting.edges import say_looked, tell
+from flows.verification.finding import Verification
+
+TELL_TIMEOUT_S = 30.0
+
+
+class Told(BaseModel):
+    """What was said, or why nothing could be."""
+
+    said: list[str] = []
+    trouble: str | None = None
+
+
+async def tell_of_queue(
+    queue: Queue,
+    name: str,
+    *,
+    dead_letters: int | None = None,
+    oldest_ready_s: float | None = None,
+    missing_s: float,
+) -> Told:
+    """Look at the queue and its lanes, and say what has begun to be wrong or is well again.
+
+    Args:
+        name: Of the Task Queue block.
+        dead_letters: More are too many; None: the setting's.
+        oldest_ready_s: A task that is ready for longer is too old; None: the setting's.
+        missing_s: So long there may be no lane, while dispatch is scheduled.
+    """
+    settings = load_settings()
+    now = await queue.now()
+    lanes = sum(lane.live for lane in await queue.lanes())
+    found = [
+        await looks.dead_letters(
+            queue, settings.alert_dead_letters if dead_letters is None else dead_letters
+        ),
+        await looks.oldest_ready(queue, oldest_ready_s or settings.alert_oldest_ready),
+    ]
+
+    async def say(client: PrefectClient) -> list[str]:
+        due = await looks.dispatch_is_due(client, name)
+        said = await tell(client, name, [*found, looks.dispatch(lanes, due, missing_s)], now)
+        say_looked(name)
+        return said
+
+    return await _told(say)
+
+
+async def tell_of_verification(found: Verification, name: str) -> Told:
+    """Say that a check has begun to fail, or that none fails any more.
+
+    Args:
+        name: Of the Task Queue block that was verified.
+    """
+
+    async def say(client: PrefectClient) -> list[str]:
+        return await tell(client, name, [looks.verification(found)])
+
+    return await _told(say)
+
+
+async def _told(say: Callable[[PrefectClient], Awaitable[list[str]]]) -> Told:
+    try:
+        async with asyncio.timeout(TELL_TIMEOUT_S), get_client() as client:
+            return Told(said=await say(client))
+    except TimeoutError:
+        return Told(trouble=f"no alerts: Prefect's server did not answer within {TELL_TIMEOUT_S:g} s")
+    except (HTTPError, PrefectException, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        return Told(trouble=f"no alerts: Prefect's server: {type(error).__name__}: {reason}")

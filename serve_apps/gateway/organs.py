@@ -1,0 +1,89 @@
+"""How busy the organism's organs are, asked of its HTTP route when Prometheus asks us."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+
+import httpx
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from pydantic import BaseModel, Field, ValidationError
+
+TIMEOUT_S = 1.0
+"""A scrape waits no longer for an organism."""
+KEPT_S = 60.0
+"""How long a replica's answer stands. Each request reaches one replica, so of several the figures are those
+of the ones that have answered meanwhile."""
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class OrganLoad(BaseModel):
+    """What one organ of a replica has to do."""
+
+    in_flight: Count
+    waiting: Count
+
+
+class Answer(BaseModel):
+    """What is read of the organism's status."""
+
+    replica: str | None = None
+    organs: dict[str, OrganLoad]
+
+
+class Organs:
+    """Asks for the load of organs.
+
+    Args:
+        url: Base of the organism's HTTP routes, as it is now; None: there is none, or it is not known.
+    """
+
+    def __init__(self, url: Callable[[], str | None]) -> None:
+        self._url = url
+        self._up: bool | None = None
+        self._answers: dict[str, tuple[float, Answer]] = {}
+
+    async def look(self) -> None:
+        """Ask once. Never raises: an organism that is away is a figure too."""
+        url = self._url()
+        if url is None:
+            self._up = None
+            self._answers.clear()
+            return
+        now = time.monotonic()
+        try:
+            # Made anew: once a scrape, and no connection is left open to an organism that may move.
+            async with httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False) as http:
+                response = await http.get(f"{url}/status")
+            answer = Answer.model_validate_json(response.raise_for_status().content)
+        except (httpx.HTTPError, ValidationError):
+            self._up = False
+        else:
+            self._up = True
+            self._answers[answer.replica or "(unnamed)"] = now, answer
+        self._answers = {name: kept for name, kept in self._answers.items() if now - kept[0] < KEPT_S}
+        if not self._up:
+            self._answers.clear()
+
+    def collect(self) -> Iterator[Metric]:
+        """What the last look found; nothing while it is not known where the organism is."""
+        if self._up is None:
+            return
+        yield GaugeMetricFamily(
+            "organism_up", "Whether the organism answered the gateway.", value=float(self._up)
+        )
+        labels: Any = ["organ", "replica"]
+        in_flight = GaugeMetricFamily(
+            "organism_organ_in_flight", "Tasks in handlers, by organ and replica.", labels=labels
+        )
+        waiting = GaugeMetricFamily(
+            "organism_organ_waiting", "Tasks waiting for handlers, by organ and replica.", labels=labels
+        )
+        for replica, (_, answer) in self._answers.items():
+            for organ, load in answer.organs.items():
+                in_flight.add_metric([organ, replica], load.in_flight)
+                waiting.add_metric([organ, replica], load.waiting)
+        yield from (in_flight, waiting)

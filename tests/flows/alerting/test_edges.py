@@ -1,0 +1,119 @@
+"""What is said of an alert, and when; and what the looks find in a real queue."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+from blocks.errors import ConfigurationError, OrganismError
+from blocks.queue import NewTask, Queue
+from flows.alerting import automations, looks
+from flows.alerting.edges import Look, Said, next_step
+from flows.alerting.telling import tell_of_verification
+from flows.verification.finding import Finding, Verification
+from tests.clock import START, advance, set_clock
+
+pytestmark = pytest.mark.anyio
+MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@given(
+    found=st.lists(
+        st.tuples(st.sampled_from([True, True, False, None]), st.integers(1, 100)), min_size=20, max_size=40
+    ),
+    patience_s=st.sampled_from([0.0, 150.0]),
+)
+def test_an_alert_is_raised_once_and_cleared_once(
+    found: list[tuple[bool | None, int]], patience_s: float
+) -> None:
+    last: Said | None = None
+    now = MOMENT
+    raised = False
+    wrong_since: datetime | None = None
+    for wrong, seconds in found:
+        now += timedelta(seconds=seconds)
+        step = next_step(Look("verify", wrong, "", "", patience_s=patience_s), last, now)
+        if step is not None:
+            keeps = last is not None and last.step in ("pending", "raised")
+            last = Said(step, last.since if keeps and last else now, "")
+        if wrong is False:
+            assert step == ("cleared" if raised else "passed" if wrong_since else None)
+            raised, wrong_since = False, None
+        elif raised:
+            assert step is None, "said once"
+        elif wrong is True:
+            wrong_since = wrong_since or now
+            due = (now - wrong_since).total_seconds() >= patience_s
+            raised = due
+            assert step == "raised" if due else step in ("pending", None)
+        else:
+            assert step is None
+        if raised:
+            assert last is not None
+            assert last.since == wrong_since, "it has been so since it was first seen"
+
+
+async def test_dead_letters_are_too_many_above_the_limit_and_well_again_below_it(queue: Queue) -> None:
+    add = "INSERT INTO tasks (type, status, finished_at) VALUES ('t', 'failed', now())"
+    for count in range(11):
+        look = await looks.dead_letters(queue, 10)
+        assert (look.wrong, look.figures["dead_letters"]) == (False if count <= 9 else None, count)
+        await queue.pool.execute(add)
+    look = await looks.dead_letters(queue, 10)
+    assert look.wrong is True
+    assert look.text == "11 tasks have failed for good, the limit is 10"
+    assert (await looks.dead_letters(queue, 0)).wrong is True
+
+
+async def test_a_task_is_old_by_how_long_it_has_been_ready(queue: Queue) -> None:
+    await set_clock(queue, START)
+    assert (await looks.oldest_ready(queue, 60)).wrong is False
+    await queue.submit([NewTask(type="t", run_after=START + timedelta(seconds=1000))])
+    await advance(queue, 1050)
+    assert (await looks.oldest_ready(queue, 60)).wrong is False
+    await queue.pause("type", "t", reason="x")
+    await advance(queue, 11)
+    look = await looks.oldest_ready(queue, 60)
+    assert look.wrong is True
+    assert look.text == (
+        "the oldest ready task has waited for 61 s, the limit is 60 s (t: 1 ready); paused: type t"
+    )
+
+
+def test_only_a_failed_check_is_an_alert() -> None:
+    well = Finding(check="a", status="degraded", evidence="slow", action="wait")
+    assert looks.verification(Verification(findings=[well])).wrong is False
+    broken = Finding(check="ray", status="failed", evidence="no\nanswer", action="start it")
+    look = looks.verification(Verification(findings=[well, broken]))
+    assert (look.wrong, look.text, look.todo) == (True, "ray: no answer", "start it")
+
+
+def test_dispatch_is_missing_only_when_it_is_due() -> None:
+    assert [looks.dispatch(lanes, due, 120).wrong for lanes in (0, 1) for due in (False, True)] == [
+        False,
+        True,
+        False,
+        False,
+    ]
+
+
+async def test_without_a_prefect_server_it_is_one_line_and_no_flow_fails() -> None:
+    with (
+        temporary_settings({PREFECT_API_URL: None}),
+        pytest.raises(ConfigurationError, match="PREFECT_API_URL is not set"),
+    ):
+        await automations.state()
+    away: Any = {PREFECT_API_URL: "http://127.0.0.1:1/api", PREFECT_CLIENT_MAX_RETRIES: 0}
+    with temporary_settings(away):
+        with pytest.raises(
+            OrganismError, match=r"the Prefect server at http://127.0.0.1:1/api does not answer"
+        ):
+            await automations.apply("slack-webhook/ops")
+        told = await tell_of_verification(Verification(findings=[]), "default")
+    assert told.said == []
+    assert "no alerts: Prefect's server: Connect" in (told.trouble or "")
