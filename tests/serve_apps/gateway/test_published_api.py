@@ -27,8 +27,8 @@ from tests.serve_apps.gateway.running import running, token_file
 
 TOKEN = "may-do-everything"
 TIMEOUT_S = 20
-EXAMPLES = 8
-MANY_EXAMPLES = 300
+EXAMPLES = 5
+MANY_EXAMPLES = 60
 settings = hypothesis.settings(
     deadline=None, database=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck)
 )

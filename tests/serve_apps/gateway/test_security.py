@@ -203,6 +203,26 @@ async def test_more_requests_than_may_be_are_refused_client_by_client(database: 
         await until(admitted)
 
 
+@pytest.mark.anyio
+async def test_no_answer_of_any_route_holds_a_secret(tmp_path: Path) -> None:
+    """Neither what is right nor what is refused, and least of all while the database cannot be reached."""
+    tokens = token_file(tmp_path, operate="s3cret")
+    secrets = {"s3cret", hashlib.sha256(b"s3cret").hexdigest(), "hunter2", str(tokens)}
+    seen: set[int] = set()
+    async with running("postgresql://me:hunter2@127.0.0.1:1/db", gateway_tokens=tokens) as gateway:
+        document = (await gateway.http.get("/openapi.json")).json()
+        for path, routes in document["paths"].items():
+            url = path.format(task_id="0" * 32)
+            for method in routes:
+                for headers in ({}, bearer("s3cret"), {"authorization": "s3cret"}):
+                    for body in ({"type": "t"}, {"kind": "type", "name": "t"}, {}):
+                        answer = await gateway.http.request(method.upper(), url, json=body, headers=headers)
+                        seen.add(answer.status_code)
+                        said = answer.text + str(answer.headers)
+                        assert not [secret for secret in secrets if secret in said], (method, path)
+    assert {200, 401, 422, 503} <= seen
+
+
 # The process
 
 

@@ -22,9 +22,10 @@ pytestmark = pytest.mark.anyio
 TIMEOUT = 60
 
 
-async def complete(queue: Queue, limit: int = 1000) -> None:
+async def complete(queue: Queue, limit: int = 1000) -> set[str]:
     batch = await claim(queue, limit=limit)
     await queue.settle("lane", batch, outcomes_of(batch, "completed", result='{"done": true}'))
+    return {*batch.ids}
 
 
 async def test_a_wait_ends_with_its_task(gateway: Gateway, queue: Queue) -> None:
@@ -111,26 +112,27 @@ async def test_events_tell_a_cancel_request_and_a_deletion(gateway: Gateway, que
     assert seen == [("status", False), ("status", True), ("gone", None)]
 
 
-async def test_a_thousand_waiters_share_a_few_connections(gateway: Gateway, queue: Queue) -> None:
+async def test_a_thousand_polls_and_streams_share_a_few_connections(gateway: Gateway, queue: Queue) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
     number = 1000
     ids = await gateway.submit(*({"type": "t"} for _ in range(number)))
     host, _, port = gateway.url.removeprefix("http://").rpartition(":")
 
-    async def wait(task_id: str) -> bytes:
+    async def wait(task_id: str, path: str) -> bytes:
         # By hand: a thousand connections of httpx are half a minute of processor time.
         reader, writer = await asyncio.open_connection(host, int(port))
         try:
             writer.write(
-                f"GET /api/tasks/{task_id}/wait?timeout=300 HTTP/1.1\r\n"
+                f"GET /api/tasks/{task_id}/{path} HTTP/1.1\r\n"
                 f"Host: {host}\r\nConnection: close\r\n\r\n".encode()
             )
             return await reader.read()
         finally:
             writer.close()
 
-    waiters = [asyncio.create_task(wait(i)) for i in ids]
+    paths = ("wait?timeout=300", "events")
+    waiters = {i: asyncio.create_task(wait(i, paths[n % 2])) for n, i in enumerate(ids)}
     watcher = await asyncpg.connect(queue.dsn)
     try:
         await until(lambda: gateway.parts.waiting.waiters == number, patience=TIMEOUT)
@@ -142,12 +144,16 @@ async def test_a_thousand_waiters_share_a_few_connections(gateway: Gateway, queu
         )
         assert connections <= 5
         started = time.monotonic()
+        ended = await complete(queue, limit=number // 2)
+        await asyncio.wait_for(asyncio.gather(*(waiters[i] for i in ended)), TIMEOUT)
+        print(f"{connections} connections; {len(ended)} told {time.monotonic() - started:.2f} s after")
+        assert {i for i, waiter in waiters.items() if waiter.done()} == ended, "each by its own task"
         await complete(queue, limit=number)
-        answers = await asyncio.wait_for(asyncio.gather(*waiters), TIMEOUT)
-        print(f"{connections} connections; all {number} told {time.monotonic() - started:.2f} s after")
+        answers = await asyncio.wait_for(asyncio.gather(*waiters.values()), TIMEOUT)
         for answer in answers:
             assert answer.startswith(b"HTTP/1.1 200")
             assert b'"finished":true' in answer
+        assert sum(b"event: status" in answer for answer in answers) == number // 2
     finally:
         await watcher.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
