@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import threading
 from typing import Any, ClassVar, Self
 
@@ -18,6 +19,7 @@ from prefect_ray import RayTaskRunner
 
 from blocks.settings import load_settings
 from blocks.stack import join_stack
+from blocks.versions import ONE_IMAGE
 
 REACH_TIMEOUT = 2.0
 """Seconds: `ray.init` against a closed port was still retrying after three minutes."""
@@ -81,11 +83,7 @@ class RayCluster(NamedBlock):
         try:
             await _init(address)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ConfigurationError(
-                f"Ray at {address} does not let us in: {reason}",
-                "check that RAY_AUTH_MODE and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH are the cluster's",
-            ) from None
+            raise _refused(address, error) from None
 
     def lane_options(self) -> dict[str, Any]:
         """Ray options of a lane."""
@@ -106,6 +104,12 @@ class RayCluster(NamedBlock):
                 "no Ray cluster: RAY_ADDRESS is not set and no embedded stack is up",
                 "run `organism up`, or set RAY_ADDRESS=host:port",
             )
+        if address.startswith("ray://"):
+            raise ConfigurationError(
+                f"RAY_ADDRESS={address} is of Ray Client, through which lanes cannot be watched",
+                "name the Ray head's host:port, and run a node that takes no work beside the flows: "
+                "`ray start --address=host:port --num-cpus=0`",
+            )
         host, _, port = address.rpartition(":")
         if not host or not port.isdigit() or "/" in host:
             # "auto" is silently dropped by the task runner, and joins whatever ran last on this host.
@@ -113,6 +117,28 @@ class RayCluster(NamedBlock):
                 f"RAY_ADDRESS={address} is not host:port", "name the Ray head's host and GCS port"
             )
         return address
+
+
+def _refused(address: str, error: Exception) -> ConfigurationError:
+    text = str(error)
+    if "Version mismatch" in text:
+        # "... started with:\n Ray: 2.60.0\n Python: 3.11.7\nThis process ... with:\n Ray: ...\n Python: ..."
+        rays, pythons = (re.findall(rf"^\s+{name}: (\S+)$", text, re.MULTILINE) for name in ("Ray", "Python"))
+        there, here = (
+            f"Ray {ray} on Python {python}" for ray, python in zip(rays[:2], pythons[:2], strict=True)
+        )
+        return ConfigurationError(f"the cluster at {address} runs {there}, this process {here}", ONE_IMAGE)
+    reason = text.splitlines()[0] if text else type(error).__name__
+    return ConfigurationError(
+        f"Ray at {address} does not let us in: {reason}",
+        "check that RAY_AUTH_MODE and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH are the cluster's",
+    )
+
+
+def last_line(error: BaseException) -> str:
+    """What an error of Ray, which carries whole tracebacks, comes down to."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__
 
 
 def _hush() -> None:
