@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import threading
+import time
 from typing import Any, ClassVar, Self
 
 from pydantic import Field, SecretStr
@@ -25,6 +26,8 @@ REACH_TIMEOUT = 2.0
 """Seconds: `ray.init` against a closed port was still retrying after three minutes."""
 
 
+OWN_NODE_TIMEOUT = 5.0
+"""Seconds for a Ray node on this machine to show; Ray itself would look for a minute, and then not say so."""
 CONNECT_TIMEOUT = 60.0
 """Seconds. A wrong token takes Ray 20 s to report; a wrong host address it never reports."""
 
@@ -80,6 +83,7 @@ class RayCluster(NamedBlock):
         if self.token:
             os.environ["RAY_AUTH_TOKEN"] = self.token.get_secret_value()
         _hush()
+        await _find_own_node(address)
         try:
             await _init(address)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
@@ -196,6 +200,25 @@ async def _reach(address: str) -> None:
             f"no Ray at {address}: {error or f'no answer within {REACH_TIMEOUT:g} s'}",
             "start it (`organism up`, or your own cluster), or correct RAY_ADDRESS",
         ) from None
+
+
+async def _find_own_node(address: str) -> None:
+    """Refuse early where no Ray node runs on this machine: a driver shares memory with one.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    from ray._private import services
+
+    find: Any = getattr(services, "find_node_ids", None)  # what `ray.init` looks for itself (2.60)
+    deadline = time.monotonic() + OWN_NODE_TIMEOUT
+    while find is not None and not await asyncio.to_thread(find):
+        if time.monotonic() > deadline:
+            raise ConfigurationError(
+                f"no Ray node runs on this machine, and a flow needs one to reach the cluster at {address}",
+                f"run one that takes no work: `ray start --address={address} --num-cpus=0`",
+            )
+        await asyncio.sleep(0.25)
 
 
 class LaneTaskRunner(RayTaskRunner[Any]):  # type: ignore[misc]  # prefect-ray ships no types

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
+import ray
 
 from blocks.errors import ConfigurationError
 from blocks.queue.wire import WIRE_VERSION
@@ -44,11 +47,9 @@ def test_differences_are_named() -> None:
 
 
 def test_rays_own_refusal_is_one_line() -> None:
-    from ray._private.utils import check_version_info
-
     other = {"ray_version": "2.59.0", "python_version": "3.12.1"}
     with pytest.raises(RuntimeError) as raised:
-        check_version_info(other, "10.0.0.1:1")
+        ray._private.utils.check_version_info(other, "10.0.0.1:1")
     said = str(_refused("10.0.0.2:6379", raised.value))
     assert said.startswith("the cluster at 10.0.0.2:6379 runs Ray 2.59.0 on Python 3.12.1, this process Ray ")
     assert "\n" not in said
@@ -59,6 +60,19 @@ async def test_ray_client_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
     with pytest.raises(ConfigurationError, match=r"Ray Client.*--num-cpus=0"):
         await RayCluster().connect()
+
+
+@pytest.mark.anyio
+async def test_without_a_node_on_this_machine_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private import services
+
+    monkeypatch.setattr(services, "find_node_ids", set)
+    monkeypatch.setattr("blocks.ray_cluster.OWN_NODE_TIMEOUT", 0.0)
+    listening = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1")
+    async with listening:
+        port = listening.sockets[0].getsockname()[1]
+        with pytest.raises(ConfigurationError, match=r"no Ray node runs on this machine.*--num-cpus=0"):
+            await RayCluster(address=f"127.0.0.1:{port}").connect()
 
 
 def test_a_working_dir_is_what_serve_takes() -> None:

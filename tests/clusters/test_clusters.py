@@ -14,7 +14,7 @@ import pytest
 
 from blocks.queue import Queue
 from tests.clusters.cluster import Cluster, cluster
-from tests.clusters.machines import possible
+from tests.clusters.machines import Machine, possible
 from tests.history import check_history, install_history
 from tests.stack import until
 
@@ -144,11 +144,11 @@ async def test_verify_finds_nothing_failed(made: Cluster, queue: Queue) -> None:
     assert versions["status"] == "ok", versions
 
 
-def refusal(made: Cluster, *before: str, **env: str) -> str:
+def refusal(made: Cluster, *before: str, on: Machine | None = None, **env: str) -> str:
     """What `organism dispatch` says when it is refused, after ``before`` has been executed in its process."""
     script = "; ".join([*before, "import sys", "from deployments.cli import main", "sys.exit(main())"])
     command = [sys.executable, "-c", script, "dispatch", "--until-empty"]
-    code, out, err = made.flows.run(*command, **{**made.env, **env})
+    code, out, err = (on or made.flows).run(*command, **{**made.env, **env})
     assert code != 0, out
     assert "Traceback" not in out + err, out + err
     return " ".join((out + err).split())
@@ -182,6 +182,11 @@ def test_ray_client_is_refused(made: Cluster) -> None:
     said = refusal(made, RAY_ADDRESS=f"ray://{made.head.address}:10001")
     assert "Ray Client" in said, said
     assert "--num-cpus=0" in said, said
+
+
+def test_a_machine_without_a_ray_node_is_refused(made: Cluster) -> None:
+    said = refusal(made, on=made.services)
+    assert "no Ray node runs on this machine" in said, said
 
 
 def test_a_wrong_token_is_refused(made: Cluster) -> None:
