@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import threading
 import time
 from typing import Any, ClassVar, Self
@@ -110,7 +109,7 @@ class RayCluster(NamedBlock):
             )
         if address.startswith("ray://"):
             raise ConfigurationError(
-                f"RAY_ADDRESS={address} is of Ray Client, through which lanes cannot be watched",
+                f"RAY_ADDRESS={address} is of Ray Client, which is not supported",
                 "name the Ray head's host:port, and run a node that takes no work beside the flows: "
                 "`ray start --address=host:port --num-cpus=0`",
             )
@@ -126,12 +125,8 @@ class RayCluster(NamedBlock):
 def _refused(address: str, error: Exception) -> ConfigurationError:
     text = str(error)
     if "Version mismatch" in text:
-        # "... started with:\n Ray: 2.60.0\n Python: 3.11.7\nThis process ... with:\n Ray: ...\n Python: ..."
-        rays, pythons = (re.findall(rf"^\s+{name}: (\S+)$", text, re.MULTILINE) for name in ("Ray", "Python"))
-        there, here = (
-            f"Ray {ray} on Python {python}" for ray, python in zip(rays[:2], pythons[:2], strict=True)
-        )
-        return ConfigurationError(f"the cluster at {address} runs {there}, this process {here}", ONE_IMAGE)
+        both = " ".join(text.partition("Version mismatch: ")[2].split())
+        return ConfigurationError(f"Ray at {address} is of another version: {both}", ONE_IMAGE)
     reason = text.splitlines()[0] if text else type(error).__name__
     return ConfigurationError(
         f"Ray at {address} does not let us in: {reason}",
