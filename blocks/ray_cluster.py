@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import threading
+import time
 from typing import Any, ClassVar, Self
 
 from pydantic import Field, SecretStr
@@ -18,11 +19,14 @@ from prefect_ray import RayTaskRunner
 
 from blocks.settings import load_settings
 from blocks.stack import join_stack
+from blocks.versions import ONE_IMAGE
 
 REACH_TIMEOUT = 2.0
 """Seconds: `ray.init` against a closed port was still retrying after three minutes."""
 
 
+OWN_NODE_TIMEOUT = 5.0
+"""Seconds for a Ray node on this machine to show; Ray itself would look for a minute, and then not say so."""
 CONNECT_TIMEOUT = 60.0
 """Seconds. A wrong token takes Ray 20 s to report; a wrong host address it never reports."""
 
@@ -78,14 +82,11 @@ class RayCluster(NamedBlock):
         if self.token:
             os.environ["RAY_AUTH_TOKEN"] = self.token.get_secret_value()
         _hush()
+        await _find_own_node(address)
         try:
             await _init(address)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ConfigurationError(
-                f"Ray at {address} does not let us in: {reason}",
-                "check that RAY_AUTH_MODE and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH are the cluster's",
-            ) from None
+            raise _refused(address, error) from None
 
     def lane_options(self) -> dict[str, Any]:
         """Ray options of a lane."""
@@ -106,6 +107,12 @@ class RayCluster(NamedBlock):
                 "no Ray cluster: RAY_ADDRESS is not set and no embedded stack is up",
                 "run `organism up`, or set RAY_ADDRESS=host:port",
             )
+        if address.startswith("ray://"):
+            raise ConfigurationError(
+                f"RAY_ADDRESS={address} is of Ray Client, which is not supported",
+                "name the Ray head's host:port, and run a node that takes no work beside the flows: "
+                "`ray start --address=host:port --num-cpus=0`",
+            )
         host, _, port = address.rpartition(":")
         if not host or not port.isdigit() or "/" in host:
             # "auto" is silently dropped by the task runner, and joins whatever ran last on this host.
@@ -113,6 +120,24 @@ class RayCluster(NamedBlock):
                 f"RAY_ADDRESS={address} is not host:port", "name the Ray head's host and GCS port"
             )
         return address
+
+
+def _refused(address: str, error: Exception) -> ConfigurationError:
+    text = str(error)
+    if "Version mismatch" in text:
+        both = " ".join(text.partition("Version mismatch: ")[2].split())
+        return ConfigurationError(f"Ray at {address} is of another version: {both}", ONE_IMAGE)
+    reason = text.splitlines()[0] if text else type(error).__name__
+    return ConfigurationError(
+        f"Ray at {address} does not let us in: {reason}",
+        "check that RAY_AUTH_MODE and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH are the cluster's",
+    )
+
+
+def last_line(error: BaseException) -> str:
+    """What an error of Ray, which carries whole tracebacks, comes down to."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__
 
 
 def _hush() -> None:
@@ -170,6 +195,25 @@ async def _reach(address: str) -> None:
             f"no Ray at {address}: {error or f'no answer within {REACH_TIMEOUT:g} s'}",
             "start it (`organism up`, or your own cluster), or correct RAY_ADDRESS",
         ) from None
+
+
+async def _find_own_node(address: str) -> None:
+    """Refuse early where no Ray node runs on this machine: a driver shares memory with one.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    from ray._private import services
+
+    find: Any = getattr(services, "find_node_ids", None)  # what `ray.init` looks for itself (2.60)
+    deadline = time.monotonic() + OWN_NODE_TIMEOUT
+    while find is not None and not await asyncio.to_thread(find):
+        if time.monotonic() > deadline:
+            raise ConfigurationError(
+                f"no Ray node runs on this machine, and a flow needs one to reach the cluster at {address}",
+                f"run one that takes no work: `ray start --address={address} --num-cpus=0`",
+            )
+        await asyncio.sleep(0.25)
 
 
 class LaneTaskRunner(RayTaskRunner[Any]):  # type: ignore[misc]  # prefect-ray ships no types

@@ -20,6 +20,7 @@ from blocks.organism import Organism
 from blocks.ray_cluster import LaneTaskRunner, RayCluster
 from blocks.settings import load_settings
 from blocks.task_queue import TaskQueue
+from blocks.versions import refuse_other_wire
 from flows.lane_task import LaneOptions, LaneRun
 from flows.states import OURS
 from flows.supervisor import DispatchSummary, Supervisor
@@ -98,6 +99,7 @@ async def dispatch(
                 raise OrganismUnavailable(
                     f"the organism is {health.get('status')}: not initialized", "look at `organism status`"
                 )
+            refuse_other_wire(health)
             options = LaneOptions(
                 run=str(runtime.flow_run.id),
                 batch_size=batch_size or settings.batch_size,

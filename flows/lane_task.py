@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from blocks.queue import Batch
 from blocks.queue.connection import TRANSIENT_ERRORS
 from blocks.ray_cluster import RayCluster
 from blocks.task_queue import TaskQueue
+from blocks.versions import package_version, refuse_other_flow
 from flows.calls import LaneSummary
 from flows.lane import Lane
 
@@ -72,7 +74,9 @@ def _lost_postgres(error: object) -> bool:
     retry_delay_seconds=[1, 3],
     retry_condition_fn=_may_succeed_next_time,
 )
-async def run_lane(number: int, queue: TaskQueue, organism: Organism, options: LaneOptions) -> LaneSummary:
+async def run_lane(
+    number: int, queue: TaskQueue, organism: Organism, options: LaneOptions, flow_version: str
+) -> LaneSummary:
     """Run one lane until it is stopped, out of time or, if asked, out of tasks.
 
     Args:
@@ -80,7 +84,12 @@ async def run_lane(number: int, queue: TaskQueue, organism: Organism, options: L
         queue: The queue, with every field filled in.
         organism: Where its tasks run.
         options: How it runs.
+        flow_version: `package_version` of the process that starts it.
+
+    Raises:
+        ConfigurationError: This node has another version.
     """
+    refuse_other_flow(flow_version, socket.gethostname())
     collect_rarely()
     logger = get_run_logger()
     last_line = 0.0
@@ -165,7 +174,7 @@ class LaneRun:
                 temporary_settings({PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED: False}),
                 remote_options(**cluster.lane_options()),
             ):
-                submitted = lane.submit(number, queue, organism, options)
+                submitted = lane.submit(number, queue, organism, options, package_version())
         except (ray.exceptions.RayError, ConnectionError) as error:
             # A head that was replaced meanwhile refuses everybody who knew the one before, and says that the
             # token is missing (2.60). A process cannot change over.

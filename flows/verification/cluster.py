@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-import platform
-from importlib.metadata import version
 from typing import Any
 
 import httpx
 
 from blocks.errors import OrganismError
 from blocks.organism import Organism
-from blocks.ray_cluster import RayCluster
+from blocks.ray_cluster import RayCluster, last_line
+from blocks.versions import ONE_IMAGE, differences, installed
 from flows.verification.finding import Finding, degraded, failed, ok
 
-SAME_PACKAGES = ("organism-flows", "ray", "pydantic")
 HTTP_TIMEOUT_S = 10.0
+NODE_TIMEOUT_S = 30.0
+"""A node may have to start a worker first, which imports what it needs."""
 
 
 async def check_ray(cluster: RayCluster) -> list[Finding]:
@@ -40,7 +41,32 @@ async def check_ray(cluster: RayCluster) -> list[Finding]:
         )
     else:
         findings.append(ok("ray: resources", seen))
-    return findings
+    return [*findings, await _same_on_nodes(alive)]
+
+
+async def _same_on_nodes(nodes: list[Any]) -> Finding:
+    """Whether every node has what this process has: a lane may come to run on any."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    probe = ray.remote(installed)
+
+    async def ask(node: Any) -> list[str]:
+        where = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+        strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ref = probe.options(num_cpus=0, max_retries=0, scheduling_strategy=strategy).remote()
+        try:
+            there = await asyncio.wait_for(ref, NODE_TIMEOUT_S)
+        except TimeoutError:
+            return [f"{where} did not tell within {NODE_TIMEOUT_S:g} s"]
+        except ray.exceptions.RayError as error:
+            return [f"{where} cannot run our code: {last_line(error)}"]
+        return [f"{where}: {difference}" for difference in differences(installed(), there)]
+
+    found = [line for lines in await asyncio.gather(*map(ask, nodes)) for line in lines]
+    if found:
+        return failed("ray: versions", "; ".join(found), ONE_IMAGE)
+    return ok("ray: versions", "every node as here: " + ", ".join(f"{n} {v}" for n, v in installed().items()))
 
 
 async def check_serve(organism: Organism, organism_url: str | None) -> list[Finding]:
@@ -105,16 +131,9 @@ def _application(status: Any, app_name: str) -> list[Finding]:
 
 
 def _same_packages(there: dict[str, Any]) -> Finding:
-    here = {name: version(name) for name in SAME_PACKAGES}
-    differ = [
-        f"{name} {here[name]} here, {there['packages'].get(name)} there"
-        for name in SAME_PACKAGES
-        if here[name] != there["packages"].get(name)
-    ]
-    if platform.python_version() != there["python"]:
-        differ.append(f"Python {platform.python_version()} here, {there['python']} there")
-    if differ:
-        return failed("serve: versions", "; ".join(differ), "use one image for lanes, flows and replicas")
+    here = {name: value for name, value in installed().items() if name in ("Python", *there["packages"])}
+    if differ := differences(here, {"Python": there["python"], **there["packages"]}):
+        return failed("serve: versions", "; ".join(differ), ONE_IMAGE)
     return ok("serve: versions", f"as here; Python {there['python']}, ray {there['packages']['ray']}")
 
 

@@ -206,6 +206,12 @@ class OrganismConfig(Section):
         default_factory=list,
         description="Folders on the machines of the replicas to import handlers from; in a file: relative.",
     )
+    working_dir: str | None = Field(
+        default=None,
+        pattern=r"^(https?|s3|gs|azure|abfss|file|local)://.+",
+        description="URI of the handlers' code, which every node fetches by itself: a zip (https, s3, gs, "
+        "azure, file) or a folder that is on each (local). New code needs a new URI. Unset: it is installed.",
+    )
     result_limit_bytes: int = Field(
         default=1_000_000, ge=100, le=100_000_000, description="Longest result, in bytes of JSON text."
     )

@@ -64,6 +64,7 @@ def serve_config(
                 "name": APP,
                 "route_prefix": ROUTE_PREFIX,
                 "import_path": "serve_apps.organism.app:build",
+                **({"runtime_env": {"working_dir": config.working_dir}} if config.working_dir else {}),
                 # Modules are imported once a replica; Serve replaces replicas when something here differs.
                 "args": {
                     "code": code_digest(config),

@@ -11,7 +11,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-PACKAGES = ("organism-flows", "ray", "fastapi", "pydantic", "asyncpg")
+PACKAGES = ("organism-flows", "ray", "prefect", "fastapi", "pydantic", "asyncpg")
 SHOWN = re.compile(
     r"(ORGANISM|RAY|SERVE|PREFECT|CUDA|NVIDIA|OMP|MKL|OPENBLAS|PYTHON|UV|LC)_?.*|PATH|HOME|LANG|TZ|VIRTUAL_ENV|PWD|USER"
 )

@@ -19,7 +19,8 @@ from typing import Any, TypeAlias
 
 from blocks.errors import ConfigurationError
 from blocks.jsonb import from_json
-from blocks.queue.wire import Batch, Outcomes
+from blocks.queue.wire import WIRE_VERSION, Batch, Outcomes
+from blocks.versions import package_version
 from serve_apps.organism import stream
 from serve_apps.organism.assembly import Assembly, assemble, load_missing, nowhere
 from serve_apps.organism.config import OrganismConfig, parse_config
@@ -309,7 +310,7 @@ class OrganismManager:
     # Telling
 
     def health(self) -> dict[str, Any]:
-        """Whether it serves: status, organism_initialized, uptime_s, pid, replica.
+        """Whether it serves: status, organism_initialized, uptime_s, pid, replica, and which version it is.
 
         Degraded: it serves, but not by the latest configuration; ``refused_configuration`` says why."""
         problem = self._problem()
@@ -321,6 +322,8 @@ class OrganismManager:
             "uptime_s": round(time.monotonic() - self._started, 3),
             "pid": os.getpid(),
             "replica": self._replica,
+            "version": package_version(),
+            "wire_version": WIRE_VERSION,
         }
 
     def status(self) -> dict[str, Any]:

@@ -1,0 +1,88 @@
+"""Versions that differ are refused in one line that says which and where."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import ray
+
+from blocks.errors import ConfigurationError
+from blocks.queue.wire import WIRE_VERSION
+from blocks.ray_cluster import RayCluster, _refused
+from blocks.versions import (
+    differences,
+    installed,
+    package_version,
+    refuse_other_flow,
+    refuse_other_wire,
+)
+from serve_apps.organism.config import parse_config
+from serve_apps.organism.deploy import serve_config
+from serve_apps.organism.manager import OrganismManager
+
+
+def test_replicas_of_this_version_are_taken() -> None:
+    refuse_other_wire(OrganismManager({"organs": []}).health())
+
+
+@pytest.mark.parametrize("theirs", [WIRE_VERSION + 1, WIRE_VERSION - 1, None])
+def test_replicas_of_another_wire_version_are_refused(theirs: int | None) -> None:
+    with pytest.raises(ConfigurationError, match=rf"lanes from here would speak {WIRE_VERSION} .*one image"):
+        refuse_other_wire({"wire_version": theirs})
+
+
+def test_a_lane_takes_its_own_version_alone() -> None:
+    refuse_other_flow(package_version(), "here")
+    with pytest.raises(ConfigurationError, match=r"on node-2 and 9\.9\.9 where the flow runs → .*one image"):
+        refuse_other_flow("9.9.9", "node-2")
+
+
+def test_differences_are_named() -> None:
+    assert differences(installed(), installed()) == []
+    assert differences({"ray": "1", "Python": "3"}, {"ray": "2"}) == [
+        "ray 1 here, 2 there",
+        "Python 3 here, not known there",
+    ]
+
+
+def test_rays_own_refusal_is_one_line() -> None:
+    other = {"ray_version": "2.59.0", "python_version": "3.12.1"}
+    with pytest.raises(RuntimeError) as raised:
+        ray._private.utils.check_version_info(other, "10.0.0.1:1")
+    said = str(_refused("10.0.0.2:6379", raised.value))
+    assert said.startswith(
+        "Ray at 10.0.0.2:6379 is of another version: "
+        "The cluster was started with: Ray: 2.59.0 Python: 3.12.1 This process "
+    )
+    assert "\n" not in said
+
+
+@pytest.mark.anyio
+async def test_ray_client_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    with pytest.raises(ConfigurationError, match=r"Ray Client.*--num-cpus=0"):
+        await RayCluster().connect()
+
+
+@pytest.mark.anyio
+async def test_without_a_node_on_this_machine_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private import services
+
+    monkeypatch.setattr(services, "find_node_ids", set)
+    monkeypatch.setattr("blocks.ray_cluster.OWN_NODE_TIMEOUT", 0.0)
+    listening = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1")
+    async with listening:
+        port = listening.sockets[0].getsockname()[1]
+        with pytest.raises(ConfigurationError, match=r"no Ray node runs on this machine.*--num-cpus=0"):
+            await RayCluster(address=f"127.0.0.1:{port}").connect()
+
+
+def test_a_working_dir_is_what_serve_takes() -> None:
+    config = parse_config({"working_dir": "https://code.example/handlers-1.zip"})
+    [app] = serve_config(config)["applications"]
+    assert app["runtime_env"] == {"working_dir": "https://code.example/handlers-1.zip"}
+    with pytest.raises(ConfigurationError, match="working_dir"):
+        parse_config({"working_dir": "./handlers"})
+    [app] = serve_config(parse_config({}))["applications"]
+    assert "runtime_env" not in app

@@ -1,0 +1,215 @@
+"""On machines of its own: an external Postgres and Prefect, two Ray nodes, and flows on a fourth machine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from blocks.queue import Queue
+from tests.clusters.cluster import Cluster, cluster
+from tests.clusters.machines import Machine, possible
+from tests.history import check_history, install_history
+from tests.stack import until
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.soak,
+    pytest.mark.skipif(possible() is not None, reason=possible() or ""),
+]
+
+HANDLER = """
+import asyncio, os, socket
+
+async def where(task):
+    await asyncio.sleep(task["params"]["seconds"])
+    return {"host": socket.gethostname(), "pid": os.getpid()}
+"""
+ORGANISM = """
+working_dir: {uri}
+organs:
+  - {{id: elsewhere, task_types: [where], handler: "elsewhere:where", concurrency: 8, timeout_s: 60}}
+"""
+CONFIG = "/tmp/mine/organism.yaml"
+"""On the machine of the flows; every machine has a /tmp of its own."""
+
+
+@pytest.fixture(scope="module")
+def made() -> Iterator[Cluster]:
+    """The cluster, with the organism on it and handlers that only came there by a URI."""
+    with cluster() as made:
+        made.organism("migrate")
+        made.organism("deploy")
+        made.start_worker(ORGANISM_CONFIG=CONFIG)
+        share_handlers(made)
+        run = made.flows.run(
+            *(sys.executable, "-m", "prefect", "deployment", "run", "bootstrap/organism"),
+            *("--param", "replicas=4", "--watch", "--watch-interval", "1"),
+            **made.env,
+        )
+        assert run[0] == 0, run[1][-2000:] + made.log("worker").read_text()[-3000:]
+        yield made
+
+
+@pytest.fixture
+async def queue(made: Cluster) -> AsyncIterator[Queue]:
+    async with Queue(made.dsn("organism")) as queue:
+        await queue.pool.execute("TRUNCATE tasks, lanes, task_attempts")
+        await install_history(queue)
+        yield queue
+
+
+def share_handlers(made: Cluster) -> None:
+    """A zip of the handlers on a web server, and the configuration that names it where flows run."""
+    web = made.folder / "web"
+    web.mkdir()
+    with zipfile.ZipFile(web / "handlers-1.zip", "w") as file:
+        # In a folder, as GitHub and `git archive` make them: Ray takes the only folder for the root.
+        file.writestr("handlers/elsewhere.py", HANDLER)
+    port = "8099"
+    made.services.start(
+        *(sys.executable, "-m", "http.server", port, "--bind", made.services.address, "-d", str(web)),
+        log=made.log("web"),
+    )
+    uri = f"http://{made.services.address}:{port}/handlers-1.zip"
+    made.flows.write(CONFIG, ORGANISM.format(uri=uri))
+
+
+async def submit(queue: Queue, count: int, seconds: float) -> list[str]:
+    rows = await queue.pool.fetch(
+        "INSERT INTO tasks (type, params) SELECT 'where', jsonb_build_object('seconds', $2::float8) "
+        "FROM generate_series(1, $1::int) RETURNING id::text",
+        count,
+        seconds,
+    )
+    return [row["id"] for row in rows]
+
+
+async def hosts_of_lanes(queue: Queue) -> set[str]:
+    return {row["host"] for row in await queue.pool.fetch("SELECT host FROM lanes")}
+
+
+async def hosts_of_replicas(queue: Queue) -> set[str]:
+    rows = await queue.pool.fetch(
+        "SELECT DISTINCT result->>'host' AS host FROM tasks WHERE result IS NOT NULL"
+    )
+    return {row["host"] for row in rows}
+
+
+async def counted(queue: Queue, status: str) -> int:
+    return int(await queue.pool.fetchval("SELECT count(*) FROM tasks WHERE status = $1::taskstatus", status))
+
+
+def dispatching(made: Cluster, *arguments: str, **env: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "deployments.cli", "dispatch", *arguments, "--json"]
+    return made.flows.start(*command, **{**made.env, **env})
+
+
+async def finish(process: subprocess.Popen[str], patience: float = 180) -> tuple[int, Any, str]:
+    out, err = await asyncio.to_thread(process.communicate, timeout=patience)
+    return process.returncode, json.loads(out) if out.strip() else None, err
+
+
+async def test_lanes_and_replicas_are_on_both_nodes_and_everything_completes(
+    made: Cluster, queue: Queue
+) -> None:
+    ids = await submit(queue, 300, 0.2)
+    running = dispatching(made, "--lanes", "4", "--until-empty")
+    seen: set[str] = set()
+
+    async def on_both() -> bool:
+        seen.update(await hosts_of_lanes(queue))
+        return seen >= {"head", "node"}
+
+    await until(on_both)
+    code, summary, err = await finish(running)
+    assert code == 0, err
+    assert summary["completed"] == 300
+    assert seen == {"head", "node"}, "never on the machine of the flows, whose node takes no work"
+    assert await hosts_of_replicas(queue) == {"head", "node"}
+    await check_history(queue, ids)
+
+
+async def test_verify_finds_nothing_failed(made: Cluster, queue: Queue) -> None:
+    found = await asyncio.to_thread(made.organism, "verify", code=None)
+    failed = [f for f in found["findings"] if f["status"] == "failed" and f["check"] != "canary"]
+    assert not failed
+    [versions] = [f for f in found["findings"] if f["check"] == "ray: versions"]
+    assert versions["status"] == "ok", versions
+
+
+def refusal(made: Cluster, *before: str, on: Machine | None = None, **env: str) -> str:
+    """What `organism dispatch` says when it is refused, after ``before`` has been executed in its process."""
+    script = "; ".join([*before, "import sys", "from deployments.cli import main", "sys.exit(main())"])
+    command = [sys.executable, "-c", script, "dispatch", "--until-empty"]
+    code, out, err = (on or made.flows).run(*command, **{**made.env, **env})
+    assert code != 0, out
+    assert "Traceback" not in out + err, out + err
+    return " ".join((out + err).split())
+
+
+def test_another_version_of_ray_is_refused(made: Cluster) -> None:
+    # Faked in the flow's process, which tells Ray's own check.
+    said = refusal(made, "import ray", "ray.__version__ = '2.59.0'")
+    assert "is of another version: The cluster was started with: Ray: 2.60.0" in said, said
+    assert "was started with: Ray: 2.59.0" in said, said
+
+
+def test_another_wire_version_is_refused_before_anything_is_claimed(made: Cluster) -> None:
+    # Faked in the flow's process; the replicas speak their own.
+    said = refusal(made, "import blocks.queue.wire as wire", "wire.WIRE_VERSION = 5")
+    assert "replicas speak wire version 4" in said, said
+    assert "would speak 5" in said, said
+
+
+async def test_a_lane_of_another_version_refuses_its_flow(made: Cluster, queue: Queue) -> None:
+    # Faked in the flow's process, which says it is another; the nodes are what they are.
+    await submit(queue, 1, 0)
+    said = await asyncio.to_thread(
+        refusal, made, "import blocks.versions as v", "v.package_version = lambda: '9.9.9'"
+    )
+    assert "9.9.9 where the flow runs" in said, said
+    assert await counted(queue, "queued") == 1, "nothing was claimed"
+
+
+def test_ray_client_is_refused(made: Cluster) -> None:
+    said = refusal(made, RAY_ADDRESS=f"ray://{made.head.address}:10001")
+    assert "Ray Client" in said, said
+    assert "--num-cpus=0" in said, said
+
+
+def test_a_machine_without_a_ray_node_is_refused(made: Cluster) -> None:
+    said = refusal(made, on=made.services)
+    assert "no Ray node runs on this machine" in said, said
+
+
+def test_a_wrong_token_is_refused(made: Cluster) -> None:
+    wrong = made.folder / "wrong"
+    wrong.write_text("0" * 64)
+    wrong.chmod(0o600)
+    said = refusal(made, RAY_AUTH_TOKEN_PATH=str(wrong))
+    assert "does not let us in" in said, said
+    assert "RAY_AUTH_TOKEN_PATH" in said, said
+
+
+async def test_a_node_that_is_cut_off_loses_nothing(made: Cluster, queue: Queue) -> None:
+    """Last, because the node stays away."""
+    ids = await submit(queue, 600, 0.5)
+    running = dispatching(made, "--lanes", "4", "--until-empty", "--max-seconds", "180")
+
+    async def at_work_on_the_node() -> bool:
+        return "node" in await hosts_of_lanes(queue) and "node" in await hosts_of_replicas(queue)
+
+    await until(at_work_on_the_node)
+    made.node.kill()
+    assert await counted(queue, "completed") < 600, "there was work left"
+    code, summary, err = await finish(running, 240)
+    assert code == 0, err
+    assert await counted(queue, "completed") == 600, summary
+    await check_history(queue, ids)
