@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from blocks.queue.models import (
     FINISHED,
+    WHOLE,
+    NewTask,
     Pause,
     PausedKind,
     RedriveFilter,
@@ -35,17 +37,33 @@ PROBLEM_EXAMPLE: dict[str, Any] = {
     "type": "urn:organism:invalid",
     "title": "A value is not acceptable",
     "status": 422,
-    "detail": "body.priority: Input should be a valid integer, unable to parse string as an integer",
+    "detail": "body.priority: Input should be a valid integer",
     "next_step": None,
     "errors": [
         {
             "field": "body.priority",
-            "message": "Input should be a valid integer, unable to parse string as an integer",
+            "message": "Input should be a valid integer",
             "value": "high",
         }
     ],
     "candidates": [],
 }
+
+
+JSON = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+"""Of what comes as JSON, which has types of its own: `0` is not false, `"5"` is not 5, and false is not 0."""
+
+
+def _one_of(*conditions: str, **others: dict[str, Any]) -> dict[str, Any]:
+    """Has a schema say that one of these must be given."""
+    given = {**{name: {"type": "string"} for name in conditions}, **others}
+    return {"anyOf": [{"required": [name], "properties": {name: how}} for name, how in given.items()]}
+
+
+class TaskBody(NewTask):
+    """A task to submit."""
+
+    model_config = JSON
 
 
 class Submitted(BaseModel):
@@ -127,6 +145,18 @@ class Steered(BaseModel):
 class CancelAll(TaskFilter):
     """Which tasks to cancel; at least one condition."""
 
+    model_config = ConfigDict(
+        **JSON,
+        json_schema_extra=_one_of(
+            "type",
+            "domain",
+            "error",
+            "created_since",
+            "created_until",
+            status={"type": "array", "minItems": 1},
+        ),
+    )
+
     dry_run: bool = Field(default=True, description="Only count them.")
 
 
@@ -143,8 +173,10 @@ class CancelledAll(BaseModel):
 class RedriveAll(RedriveFilter):
     """Which dead letters to put back; at least one condition."""
 
-    limit: int | None = Field(
-        default=None, ge=1, le=2**31 - 1, description="Most tasks, those that finished first; null: all."
+    model_config = ConfigDict(**JSON, json_schema_extra=_one_of("type", "domain", "error", "since", "until"))
+
+    limit: Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE] | None = Field(
+        default=None, description="Most tasks, those that finished first; null: all."
     )
     dry_run: bool = Field(default=True, description="Only count them, and show some.")
 
@@ -164,7 +196,7 @@ class RedrivenAll(BaseModel):
 class PauseOrder(BaseModel):
     """A type or domain of which no further task is to be claimed."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = JSON
 
     kind: PausedKind
     name: Text = Field(min_length=1, max_length=200)
@@ -176,7 +208,7 @@ class PauseOrder(BaseModel):
 class ResumeOrder(BaseModel):
     """A type or domain whose tasks are to be claimed again."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = JSON
 
     kind: PausedKind
     name: Text = Field(min_length=1, max_length=200)
@@ -236,7 +268,7 @@ class OrganismHealth(BaseModel):
 class DirectTask(BaseModel):
     """A task for the organism itself, past the queue."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = JSON
 
     type: TaskType
     params: TaskParams = Field(default_factory=dict)

@@ -37,9 +37,12 @@ async def outcome(run: Awaitable[T]) -> T:
         raise Stopped(str(stopped), "its tasks were handed back; run it again to go on") from None
     except FailedRun as failed:
         raise OrganismError(str(failed), "look at the run's page in the Prefect UI") from None
-    except HTTPError as lost:
+    except (HTTPError, RuntimeError) as lost:
+        # How Prefect 3.8 says that its server did not answer when the run was to begin.
+        if isinstance(lost, RuntimeError) and not str(lost).startswith("Failed to reach API"):
+            raise
         raise OrganismError(
-            f"lost Prefect's server: {type(lost).__name__}{f': {lost}' if str(lost) else ''}",
+            f"no answer of Prefect's server: {type(lost).__name__}{f': {lost}' if str(lost) else ''}",
             "start or reach it, then run this again: what is done stays done",
         ) from None
     except ParameterTypeError as wrong:

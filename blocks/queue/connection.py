@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -13,9 +14,16 @@ from asyncpg.exceptions import InternalClientError
 
 from blocks.errors import QueueUnavailable
 
+if TYPE_CHECKING:
+    _AnyPool = asyncpg.Pool[Any]
+else:
+    _AnyPool = asyncpg.Pool  # generic for type checkers only
+
 CONNECT_TIMEOUT = 10.0
 COMMAND_TIMEOUT = 10.0
-"""Seconds for a statement that names no timeout of its own, and for asyncpg to cancel one."""
+"""Seconds for a statement that names no timeout of its own."""
+RELEASE_TIMEOUT = 1.0
+"""Seconds for Postgres to confirm that it cancels a statement, before the connection is given up."""
 
 WAIT_POLL_S = 0.5
 
@@ -137,6 +145,22 @@ async def _nothing(_: object) -> None:
     pass
 
 
+class Pool(_AnyPool):
+    """A pool that gives a connection up on which Postgres has fallen silent.
+
+    Whoever stops waiting for a statement gives its connection back, and asyncpg first has Postgres confirm
+    that the statement is cancelled, for as long as ``command_timeout``. One that says nothing confirms
+    nothing, so whatever had just run into its timeout took ten seconds more.
+    """
+
+    async def release(self, connection: Any, *, timeout: float | None = None) -> None:
+        """Give a connection back; when that takes longer than `RELEASE_TIMEOUT` it is closed instead."""
+        # Closed is given back too; and an error here would take the place of the one that led here, such as
+        # that the task is cancelled.
+        with suppress(TimeoutError):
+            await super().release(connection, timeout=timeout or RELEASE_TIMEOUT)
+
+
 async def open_pool(dsn: str, *, connections: int, application_name: str) -> asyncpg.Pool[Any]:
     """A pool of up to ``connections`` connections, made again when they break.
 
@@ -158,7 +182,7 @@ async def open_pool(dsn: str, *, connections: int, application_name: str) -> asy
         # A plan made while the table was small would be kept when it is not: a settlement that scans it.
         # Planning each time costs 0.2 ms a claim.
         settings["plan_cache_mode"] = "force_custom_plan"
-    return await asyncpg.create_pool(
+    return await Pool(
         dsn,
         min_size=1,
         max_size=connections,
@@ -168,5 +192,11 @@ async def open_pool(dsn: str, *, connections: int, application_name: str) -> asy
         # Nothing of the queue leaves anything behind in a session, and the default spends a round trip after
         # every statement on cleaning up.
         reset=_nothing,
+        # What `asyncpg.create_pool` would say.
+        max_queries=50_000,
+        max_inactive_connection_lifetime=300.0,
+        connection_class=asyncpg.Connection,
+        record_class=asyncpg.Record,
+        loop=None,
         **options,
     )

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal, Self, TypeAlias
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+)
 
 from blocks.errors import ConfigurationError
 from blocks.jsonb import to_json
@@ -33,6 +42,14 @@ def _storable(text: str) -> str:
 Text = Annotated[str, AfterValidator(_storable)]
 
 
+def _whole(number: Any) -> Any:
+    # JSON knows no integers: 5.0 is one, and some languages write it so.
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
+WHOLE = BeforeValidator(_whole)
+
+
 def _utc(moment: datetime) -> datetime:
     try:
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
@@ -40,7 +57,15 @@ def _utc(moment: datetime) -> datetime:
         raise ValueError("is outside the years 1 to 9999") from None
 
 
-Moment = Annotated[datetime, AfterValidator(_utc)]
+def _written_out(moment: Any) -> Any:
+    # Else a number would be seconds since 1970, or milliseconds, by its size.
+    number = re.fullmatch(r"\s*[-+]?[\d.]+\s*", moment) if isinstance(moment, str) else None
+    if number or not isinstance(moment, (str, date)):
+        raise ValueError("is not a moment such as 2030-01-01T00:00:00Z")
+    return moment
+
+
+Moment = Annotated[datetime, Field(strict=False), BeforeValidator(_written_out), AfterValidator(_utc)]
 """In UTC, which is also what a moment without a zone is taken to be in: asyncpg has none for infinity."""
 
 
@@ -63,9 +88,13 @@ class NewTask(BaseModel):
     description: Text | None = None
     domain: Text | None = Field(default=None, max_length=200)
     drift_score: float = 0.0
-    priority: int = Field(default=0, ge=-(2**31), lt=2**31, description="Higher runs first.")
+    priority: Annotated[int, Field(ge=-(2**31), lt=2**31), WHOLE] = Field(
+        default=0, description="Higher runs first."
+    )
     run_after: Moment | None = Field(default=None, description="Not before this moment; None: now.")
-    max_attempts: int | None = Field(default=None, ge=1, le=1000, description="None: as its type has it.")
+    max_attempts: Annotated[int, Field(ge=1, le=1000), WHOLE] | None = Field(
+        default=None, description="None: as its type has it."
+    )
     timeout_s: float | None = Field(default=None, gt=0, description="None: the organ's own timeout.")
     dedup_key: Text | None = Field(
         default=None,
@@ -73,7 +102,7 @@ class NewTask(BaseModel):
         max_length=200,
         description="Of two unfinished tasks of one type with the same key, the second is not added.",
     )
-    id: UUID | None = Field(default=None, description="None: a fresh one.")
+    id: UUID | None = Field(default=None, strict=False, description="None: a fresh one.")
     run_immediately: bool = Field(
         default=True, description="False: it stays `created`, and is not run before somebody says so."
     )

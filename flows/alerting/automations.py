@@ -27,14 +27,14 @@ from pydantic import BaseModel
 
 from blocks.errors import ConfigurationError, OrganismError
 from blocks.named import DEFAULT
-from flows.alerting.edges import ALERTS, PREFIX, Alert, last_said
+from flows.alerting.edges import ALERTS, LOOKED, PREFIX, Alert, last_said
 from flows.states import OURS
 
 TO_BE_NAMED = "name a notification block of your Prefect server: `organism alerts on --to slack-webhook/ops`"
 QUIET = timedelta(minutes=30)
 """So long after a crash no other run of the same deployment is told of: one that crashes crashes again."""
 SILENCE = timedelta(minutes=5)
-"""The watchdog completes every 30 s."""
+"""The watchdog looks every 30 s."""
 SUBJECT = "{{ event.payload.subject }}"
 BODY = (
     "{{ event.payload.text }}{% if event.payload.todo %}\n→ {{ event.payload.todo }}{% endif %}\n"
@@ -83,7 +83,7 @@ async def apply(to: str | None, *, silence: timedelta = SILENCE) -> AlertsApplie
 
     Args:
         to: The notification block, as ``type/name``; None: the one in use.
-        silence: When no watchdog has completed for so long, that is told; 10 s at least.
+        silence: When no watchdog has looked for so long, that is told; 10 s at least.
 
     Raises:
         ConfigurationError: There is no such block, or it notifies nobody; or none is named.
@@ -156,20 +156,22 @@ def wanted_automations(block: UUID, silence: timedelta = SILENCE) -> list[Automa
         _automation(
             block,
             "organism: watchdog silent",
-            "No watchdog has completed for some minutes: without it little else is noticed.",
+            "No watchdog has looked for some minutes: without it little else is noticed.",
+            # Not Prefect's own events of its runs: those of a run that starts within 5 minutes of being
+            # scheduled wait 15 minutes for one that never comes (Prefect 3.8.8).
             EventTrigger(
-                after={"prefect.flow-run.Completed"},
-                expect={"prefect.flow-run.Completed"},
-                match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
+                after={LOOKED},
+                expect={LOOKED},
+                match=ResourceSpecification({"prefect.resource.id": "organism.queue.*"}),
                 match_related=_of_ours("watchdog"),
                 # With `for_each` empty Prefect would not wait for the first one.
-                for_each={"related:deployment:prefect.resource.id"},
+                for_each={"prefect.resource.id"},
                 posture=Posture.Proactive,
                 threshold=1,
                 within=silence,
             ),
-            "organism: the watchdog is silent",
-            "no run of watchdog/organism has completed since "
+            "organism, queue {{ event.resource['prefect.resource.name'] }}: the watchdog is silent",
+            "no watchdog has looked at the queue since "
             "{{ event.occurred.strftime('%Y-%m-%d %H:%M:%S %Z') }}\n"
             "→ see that a worker serves the work pool, that its schedule is on, and why runs fail: "
             "organism verify\n{{ flow_run | ui_url }}",

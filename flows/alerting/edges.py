@@ -21,6 +21,8 @@ ALERTS: tuple[Alert, ...] = get_args(Alert)
 Step: TypeAlias = Literal["pending", "passed", "raised", "cleared"]
 """Wrong, and not for long enough; well before it was raised; wrong; well again."""
 PREFIX = "organism.alert"
+LOOKED = "organism.looked"
+"""Said at every look at the queue, so that its absence can be told."""
 SKEW = timedelta(days=1)
 """Whoever spoke last may have a clock that is ahead of ours."""
 
@@ -116,6 +118,11 @@ async def tell(
         )
         lines.append(f"{name} {step}: {text}")
     return lines
+
+
+def say_looked(queue: str) -> None:
+    """Say that the queue has been looked at, and that whatever is wrong with it has been said."""
+    emit_event(LOOKED, resource=_resource(queue))
 
 
 def _resource(queue: str) -> dict[str, str]:

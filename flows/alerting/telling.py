@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from blocks.queue import Queue
 from blocks.settings import load_settings
 from flows.alerting import looks
-from flows.alerting.edges import tell
+from flows.alerting.edges import say_looked, tell
 from flows.verification.finding import Verification
 
 TELL_TIMEOUT_S = 30.0
@@ -54,7 +54,9 @@ async def tell_of_queue(
 
     async def say(client: PrefectClient) -> list[str]:
         due = await looks.dispatch_is_due(client, name)
-        return await tell(client, name, [*found, looks.dispatch(lanes, due, missing_s)], now)
+        said = await tell(client, name, [*found, looks.dispatch(lanes, due, missing_s)], now)
+        say_looked(name)
+        return said
 
     return await _told(say)
 

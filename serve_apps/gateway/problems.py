@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from blocks.errors import (
     AlreadySubmitted,
@@ -165,13 +166,23 @@ def _readable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def _allowed(request: Request) -> list[str]:
+    """The methods of a path. Starlette tells only those of the first of its routes."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    fitting = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    same = [route for route in fitting if route.path == fitting[0].path and route.include_in_schema]
+    return sorted({method for route in same for method in route.methods or ()})
+
+
 def install(app: FastAPI) -> None:
     """Make every error of ``app`` a problem; what is none of those below is a defect, for `Guard`."""
 
-    async def answer(_: Request, error: Exception) -> Response:
+    async def answer(request: Request, error: Exception) -> Response:
         refused = refusal(error)
         if refused is None:
             raise error
+        if refused.problem.status == 405:
+            refused.headers["Allow"] = ", ".join(_allowed(request))
         return refused.response()
 
     kinds = (Refused, RequestValidationError, HTTPException, OrganismError, asyncpg.PostgresError)

@@ -20,10 +20,11 @@ from blocks.gateway_api import (
     FieldError,
     Page,
     Submission,
+    TaskBody,
     TaskStatus,
     Waited,
 )
-from blocks.queue import NewTask, TaskFilter, TaskRow, Why
+from blocks.queue import TaskFilter, TaskRow, Why
 from serve_apps.gateway.parts import OF_A_TASK, TaskId, TheParts, TheQueue, TheTask, errors, task
 from serve_apps.gateway.problems import Refused
 from serve_apps.gateway.reading import Route
@@ -31,8 +32,8 @@ from serve_apps.gateway.reading import Route
 router = APIRouter(prefix="/api/tasks", tags=["tasks"], route_class=Route)
 
 Tasks = Annotated[
-    Annotated[NewTask, Tag("one")]
-    | Annotated[list[NewTask], Tag("many"), Field(min_length=1, max_length=TASKS_LIMIT)],
+    Annotated[TaskBody, Tag("one")]
+    | Annotated[list[TaskBody], Tag("many"), Field(min_length=1, max_length=TASKS_LIMIT)],
     Discriminator(lambda body: "many" if isinstance(body, list) else "one"),
 ]
 EXAMPLES: Any = {
@@ -81,11 +82,15 @@ async def submit(
     return Submission.model_validate({"added": kept_out.count(False), "tasks": told})
 
 
+# The pattern is only described: `_place` says better what is wrong.
+Cursor = Annotated[str, Field(max_length=100, json_schema_extra={"pattern": "^[A-Za-z0-9_-]{22}$"})]
+
+
 class ListQuery(TaskFilter):
     """Which tasks, and which page of them."""
 
     limit: int = Field(default=50, ge=1, le=PAGE_LIMIT, description="Most tasks of a page.")
-    cursor: str | None = Field(default=None, max_length=100, description="`next` of the page before.")
+    cursor: Cursor | None = Field(default=None, description="`next` of the page before.")
 
 
 @router.get("", summary="List tasks", responses=errors())
@@ -115,7 +120,7 @@ async def status(task: TheTask) -> TaskStatus:
 
 
 @router.get("/{task_id}/why", summary="What a task waits for", responses=OF_A_TASK)
-async def why(task_id: str, queue: TheQueue, parts: TheParts) -> Why:
+async def why(task_id: TaskId, queue: TheQueue, parts: TheParts) -> Why:
     """What a task waits for, who runs it, or how it ended: in one sentence, and as data."""
     return await queue.why(task_id, served=await parts.coordinator.types())
 

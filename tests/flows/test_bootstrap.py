@@ -24,7 +24,7 @@ from blocks.errors import QueueUnavailable
 from blocks.queue import Queue
 from blocks.queue.connection import wait_for_postgres
 from blocks.queue.migrate import MIGRATION_LOCK
-from flows.bootstrap import some_lane
+from flows.bootstrap import STEPS, some_lane
 from flows.lane import Lane
 from flows.schedules import ours
 from tests.deployments.test_prefect_yaml import OURS
@@ -140,7 +140,7 @@ def bootstrap(stack: Stack, *arguments: str, **env: str) -> subprocess.Popen[str
 def finished(stack: Stack, process: subprocess.Popen[str]) -> dict[str, dict[str, Any]]:
     """The steps of a bootstrap that ends well, by name."""
     done = stack.finish(process)
-    assert [step["step"] for step in done["steps"]] == ["postgres", "organism", "deployments", "canary"]
+    assert [step["step"] for step in done["steps"]] == list(STEPS)
     return {step["step"]: step for step in done["steps"]}
 
 

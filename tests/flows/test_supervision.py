@@ -12,7 +12,7 @@ from uuid import uuid4
 import psutil
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterId
 
 from blocks.queue import NewTask, Queue
 from tests.history import check_history
@@ -66,10 +66,19 @@ class Run:
         return summary  # type: ignore[no-any-return]
 
 
-async def lane_runs() -> dict[str, Any]:
-    """Task runs of the newest flow run, by name."""
+async def dispatch_runs() -> list[Any]:
+    """Flow runs of dispatch, the newest last."""
     async with get_client() as client:
-        run = max(await client.read_flow_runs(limit=200), key=lambda run: run.created)
+        found = await client.read_flow_runs(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=["dispatch"])), limit=200
+        )
+    return sorted(found, key=lambda run: run.created)
+
+
+async def lane_runs() -> dict[str, Any]:
+    """Task runs of the newest dispatch run, by name."""
+    run = (await dispatch_runs())[-1]
+    async with get_client() as client:
         found = await client.read_task_runs(
             flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])), limit=200
         )

@@ -15,7 +15,7 @@ import pytest
 import blocks.queue.connection
 from blocks.errors import ConfigurationError, QueueUnavailable
 from blocks.queue import NewTask, Queue, migrate
-from blocks.queue.connection import TRANSIENT_ERRORS, behind_pooler
+from blocks.queue.connection import RELEASE_TIMEOUT, TRANSIENT_ERRORS, behind_pooler
 from blocks.queue.listener import PROBE_INTERVAL, PROBE_TIMEOUT, Listener
 from flows.lane import Lane
 from tests.bouncer import bounced
@@ -157,6 +157,36 @@ async def test_a_listener_on_a_half_open_connection_comes_back(database: str) ->
         async with Queue(database) as queue:
             await queue.submit([NewTask(type="ok")])
         await asyncio.wait_for(listener.event.wait(), 2)
+
+
+async def test_a_silent_postgres_costs_no_more_than_the_timeout(database: str) -> None:
+    """Without `Pool.release` each of these takes ten seconds, which asyncpg has for cancelling."""
+    async with proxied(database) as proxy, Queue(proxy.dsn, connections=2) as queue:
+        for _ in range(2):
+            await queue.now()
+            proxy.fall_silent()
+            began = time.monotonic()
+            with pytest.raises(TimeoutError):
+                await queue.pool.fetch("SELECT 1", timeout=0.2)
+            asking = asyncio.create_task(queue.now())
+            await asyncio.sleep(0)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+            took = time.monotonic() - began
+            assert took < 0.2 + 2 * RELEASE_TIMEOUT + 3
+            proxy.speak()
+        assert await queue.now(), "and the connections that were given up are made anew"
+
+
+async def test_who_is_cancelled_on_a_silent_postgres_knows_it(database: str) -> None:
+    async with proxied(database) as proxy, Queue(proxy.dsn, connections=1) as queue:
+        proxy.hold_answers()
+        asking = asyncio.create_task(queue.pool.fetch("SELECT 1"))
+        await until(lambda: queue.pool.get_idle_size() == 0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -9,13 +9,14 @@ from typing import Any
 
 import httpx
 import pytest
+from prefect import tags
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.events.worker import EventsWorker
-from prefect.states import Completed, Crashed, Failed, Scheduled
+from prefect.states import Crashed, Failed, Scheduled
 from pydantic import SecretStr
 
 from blocks.errors import ConfigurationError
@@ -192,16 +193,19 @@ async def test_what_the_watchdog_finds_is_delivered_once_and_that_it_is_over(
 async def test_crashes_a_silent_watchdog_and_a_failed_verify_are_delivered(
     stack_queue: Queue, block: str, receiver: Receiver
 ) -> None:
+    await TaskQueue(dsn=SecretStr(stack_queue.dsn)).asave("watched", overwrite=True)
     await automations.apply(block, silence=timedelta(seconds=10))
-    ids = [await deployed(flow) for flow in (dispatch, watchdog, verify)]
-    run_of_dispatch, run_of_watchdog, run_of_verify = ids
+    await watchdog()  # of nobody's deployment: nothing is expected of it
+    with tags("organism"):
+        await watchdog(queue="watched")
+    ids = [await deployed(flow) for flow in (dispatch, verify)]
+    run_of_dispatch, run_of_verify = ids
     async with get_client() as client:
 
         async def ends(deployment: Any, state: Any) -> None:
             run = await client.create_flow_run_from_deployment(deployment)
             await client.set_flow_run_state(run.id, state, force=True)
 
-        await ends(run_of_watchdog, Completed())
         await ends(run_of_verify, Failed(message="it says so itself"))
         await ends(run_of_dispatch, Failed(message="lanes could not be kept running"))
         await ends(run_of_dispatch, Crashed(message="a second one within half an hour"))
@@ -225,8 +229,8 @@ async def test_crashes_a_silent_watchdog_and_a_failed_verify_are_delivered(
     await verify(canary=False, queue="breaks")
     assert "no check fails any more" in await receiver.next("queue breaks: verify well again")
 
-    silent = await receiver.next("watchdog is silent", patience=60)
-    assert "no run of watchdog/organism has completed since" in silent
+    silent = await receiver.next("queue watched: the watchdog is silent", patience=60)
+    assert "no watchdog has looked at the queue since" in silent
     assert receiver.messages == []
     async with get_client() as client:
         for deployment in ids:

@@ -1,0 +1,96 @@
+"""Whatever the published description allows, and whatever it forbids: schemathesis, with every check it has.
+
+It takes the API as it is, so a route that is added is tried as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+import schemathesis
+from schemathesis.config import SchemathesisConfig
+
+from blocks.queue import Queue, TaskFilter
+from blocks.settings import Settings
+from serve_apps.gateway.app import create_app
+from tests.blocks.queue.helpers import claim, outcomes_of
+from tests.conftest import Databases
+from tests.serve_apps.gateway.organism import ScriptedOrganism
+from tests.serve_apps.gateway.running import running, token_file
+
+TOKEN = "may-do-everything"
+TIMEOUT_S = 20
+EXAMPLES = 8
+MANY_EXAMPLES = 300
+settings = hypothesis.settings(
+    deadline=None, database=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck)
+)
+
+
+@pytest.fixture(scope="module")
+def url(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A gateway that asks for tokens, on a queue whose tasks all end before long."""
+    dsn = asyncio.run(databases.create())
+    tokens = token_file(tmp_path_factory.mktemp("tokens"), operate=TOKEN)
+    found: list[str] = []
+    started, done = threading.Event(), threading.Event()
+
+    async def serve(tokens: Path) -> None:
+        async with (
+            running(dsn, organism=ScriptedOrganism(), gateway_tokens=tokens) as gateway,
+            Queue(dsn) as queue,
+        ):
+            found.append(gateway.url)
+            started.set()
+            while not done.is_set():
+                await end_tasks(queue)
+                await asyncio.to_thread(done.wait, 0.1)
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve(tokens)), daemon=True)
+    thread.start()
+    assert started.wait(60)
+    yield found[0]
+    done.set()
+    thread.join(30)
+
+
+async def end_tasks(queue: Queue) -> None:
+    """One fails, the others are cancelled: else an event stream of one would have no end."""
+    batch = await claim(queue, limit=1)
+    await queue.settle("lane", batch, outcomes_of(batch, "rejected", error="broken"))
+    async for _ in queue.cancel_all(TaskFilter(status=["created", "queued", "retry"])):
+        pass
+
+
+def described(examples: int) -> Any:
+    config = SchemathesisConfig.from_dict(
+        {
+            "headers": {"Authorization": f"Bearer {TOKEN}"},
+            "request-timeout": TIMEOUT_S,
+            # No NUL characters: a schema cannot say of params that there is none anywhere in them. That they
+            # are refused is in `test_errors`.
+            "generation": {"max-examples": examples, "deterministic": True, "allow-x00": False},
+        }
+    )
+    app = create_app(Settings(dsn="postgresql://nowhere"))
+    return schemathesis.openapi.from_dict(json.loads(json.dumps(app.openapi())), config=config)
+
+
+@described(EXAMPLES).parametrize()
+@settings
+def test_every_route_keeps_to_its_description(case: schemathesis.Case, url: str) -> None:
+    case.call_and_validate(base_url=url)
+
+
+@pytest.mark.soak
+@described(MANY_EXAMPLES).parametrize()
+@settings
+def test_every_route_keeps_to_its_description_for_long(case: schemathesis.Case, url: str) -> None:
+    case.call_and_validate(base_url=url)
