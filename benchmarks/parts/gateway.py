@@ -7,8 +7,8 @@ import json
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from subprocess import DEVNULL
 
@@ -21,9 +21,9 @@ from benchmarks.options import Options
 from benchmarks.peers.drained import PAYLOAD
 from benchmarks.stack import ROOT, Stack, until
 
-SECONDS = 3.0
+SECONDS = 1.0
 """Of each measurement."""
-ROUNDS = 5
+ROUNDS = 15
 BULK = 1000
 """Tasks of a bulk request."""
 READ = 500
@@ -43,7 +43,7 @@ class Server:
 
 
 async def measure(stack: Stack, options: Options) -> Result:
-    """Each way on each server in turn; ratios are of the two measurements of a round."""
+    """Each way on both servers in turn; ratios are of the two measurements of a round."""
     one, many = (json.dumps(body).encode() for body in (TASK, [TASK] * BULK))
     rates: dict[str, dict[str, list[float]]] = {}
     busy: dict[str, list[float]] = {"gateway": [], "bare": [], "load": []}
@@ -64,31 +64,26 @@ async def measure(stack: Stack, options: Options) -> Result:
             "bare": Server(*bare, "/one", "/many", "/task/"),
         }
         for number in range(options.rounds(ROUNDS)):
-            # Neither always first, nor always second.
-            for name, server in sorted(servers.items(), reverse=bool(number % 2)):
-                await stack.clear()
-                await stack.load(READ)
-                ids = [str(row["id"]) for row in await stack.db.fetch("SELECT id FROM tasks")]
-                ways = {
-                    "read": [request(f"{server.url}{server.task}{task_id}") for task_id in ids],
-                    "submit": [request(f"{server.url}{server.one}", one)],
-                    "bulk": [request(f"{server.url}{server.many}", many)],
-                }
-                for way, requests in ways.items():
-                    used = server.process.cpu_times(), psutil.Process().cpu_times(), time.perf_counter()
-                    found = await rate(server.url, requests, options.seconds(SECONDS))
+            await stack.clear()
+            await stack.load(READ)
+            ids = [str(row["id"]) for row in await stack.db.fetch("SELECT id FROM tasks")]
+            for way in ("read", "submit", "bulk"):
+                # One right after the other, and neither always first: the machine changes by the minute.
+                for name, server in sorted(servers.items(), reverse=bool(number % 2)):
+                    requests = {
+                        "read": [request(f"{server.url}{server.task}{task_id}") for task_id in ids],
+                        "submit": [request(f"{server.url}{server.one}", one)],
+                        "bulk": [request(f"{server.url}{server.many}", many)],
+                    }[way]
+                    with use(server.process, busy[name]), use(psutil.Process(), busy["load"]):
+                        found = await rate(server.url, requests, options.seconds(SECONDS))
                     rates.setdefault(way, {}).setdefault(name, []).append(
                         found * (BULK if way == "bulk" else 1)
                     )
-                    took = time.perf_counter() - used[2]
-                    for kind, before, process in (
-                        (name, used[0], server.process),
-                        ("load", used[1], psutil.Process()),
-                    ):
-                        after = process.cpu_times()
-                        spent = after.user + after.system - before.user - before.system
-                        busy[kind].append(100 * spent / took)
-                    stack.say(f"{name} {way}: {rates[way][name][-1]:,.0f}/s")
+            last = {
+                way: {name: round(values[-1]) for name, values in each.items()} for way, each in rates.items()
+            }
+            stack.say(f"{last}")
     await stack.clear()
     shares = {kind: median(percents) for kind, percents in busy.items()}
     said = ", ".join(f"{kind} {percent:.0f} %" for kind, percent in shares.items())
@@ -107,6 +102,15 @@ async def measure(stack: Stack, options: Options) -> Result:
         Figure("gateway: processor that the load itself takes", shares["load"], "%", at_most=60, note=said)
     )
     return Result(figures, {"rates": rates, "busy_percent": busy})
+
+
+@contextmanager
+def use(process: psutil.Process, percents: list[float]) -> Iterator[None]:
+    """Note how much of a processor ``process`` uses meanwhile, in percent."""
+    before, started = process.cpu_times(), time.perf_counter()
+    yield
+    after, seconds = process.cpu_times(), time.perf_counter() - started
+    percents.append(100 * (after.user + after.system - before.user - before.system) / seconds)
 
 
 @asynccontextmanager
