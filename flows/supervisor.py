@@ -128,7 +128,8 @@ class Supervisor:
             if self.progress:
                 outcome = f"{s.completed} completed, {s.failed} dead letters"
                 await self.progress.show(await self.queue.remaining(), outcome=outcome)
-            await report_failures(await self.queue.failures_since(since, limit=FAILURES_SHOWN))
+            failures = await self.queue.failures_since(since, limit=FAILURES_SHOWN)
+            await report_failures(failures, self.queue.dsn)
         return self._final_state()
 
     def _start(self) -> None:
