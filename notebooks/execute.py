@@ -1,4 +1,4 @@
-"""Run the notebooks and keep what they print: `make notebooks`, or by name on a stack that is up.
+"""Run the notebooks and keep what they show: `make notebooks`, or by name on a stack that is up.
 
 python notebooks/execute.py quickstart
 """
@@ -50,6 +50,20 @@ def printed(notebook: nbformat.NotebookNode) -> str:
     return "".join(out.text for out in outputs if out.output_type == "stream" and out.name == "stdout")
 
 
+def tidy(notebook: nbformat.NotebookNode) -> None:
+    """Keep of the outputs what a reader wants to see: no log lines, and not where this checkout is."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [out for out in cell.outputs if _shows(out)]
+            for out in cell.outputs:
+                if "text" in out:
+                    out.text = out.text.replace(str(FOLDER.parent), "…")
+
+
+def _shows(output: nbformat.NotebookNode) -> bool:
+    return output.get("name") == "stdout" or "image/png" in output.get("data", {})
+
+
 def names() -> list[str]:
     """All notebooks there are."""
     return sorted(path.stem for path in FOLDER.glob("*.ipynb"))
@@ -58,6 +72,7 @@ def names() -> list[str]:
 async def main() -> None:
     for name in sys.argv[1:] or names():
         notebook = await execute(name, dict(os.environ))
+        tidy(notebook)
         nbformat.write(notebook, FOLDER / f"{name}.ipynb")
         print(FOLDER / f"{name}.ipynb")
 
