@@ -31,6 +31,11 @@ fast: $(INSTALLED) ## The tests that need no Ray and no Prefect server.
 lint: $(INSTALLED) ## Style, types, floors.
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo
 
+notebooks: $(INSTALLED) ## Run the notebooks on a stack of their own, and keep what they show.
+	@set -e; export ORGANISM_HOME=$$(mktemp -d); chmod 711 $$ORGANISM_HOME; \
+	trap '$(BIN)/organism down; rm -rf $$ORGANISM_HOME' EXIT; \
+	$(BIN)/organism up; $(BIN)/python notebooks/execute.py
+
 lock: $(INSTALLED) ## Resolve the versions anew.
 	@set -e; uv=$$(command -v uv || echo $(BIN)/uv); \
 	flags="--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header"; \
@@ -63,4 +68,4 @@ $(PEERS): benchmarks/requirements.lock | $(INSTALLED)
 	-r benchmarks/requirements.lock
 	@touch $@
 
-.PHONY: help demo up down install test soak fast lint lock bench chaos bench-lock clean
+.PHONY: help demo up down install test soak fast lint notebooks lock bench chaos bench-lock clean

@@ -20,6 +20,10 @@ class OrganismError(Exception):
         # Exceptions cross Ray process borders; the default pickling would pass the joined text as `what`.
         return type(self), (self.what, self.next_step)
 
+    def _render_traceback_(self) -> list[str]:
+        # What IPython shows of it, in a notebook as in a terminal.
+        return [f"{type(self).__name__}: {self}"]
+
 
 class ConfigurationError(OrganismError):
     """A setting, file or parameter is wrong; retrying without a change cannot help."""

@@ -1,8 +1,10 @@
-"""Take the picture of the README: the newest dispatch run of a running stack, in headless Chromium.
+"""Take the pictures of docs/pages.md: what a running stack's Prefect UI shows, in headless Chromium.
 
     organism demo --keep && python docs/screenshots.py
+    python docs/screenshots.py failures form   # only these
 
-Needs `chromium` on the PATH.
+Needs `chromium` on the PATH. The newest run of each flow is taken; the watchdog's comes by its schedule, and
+verify is run where it has not been.
 """
 
 from __future__ import annotations
@@ -12,9 +14,27 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
+
+# Before Prefect: it points it at the stack.
+import flows  # noqa: F401
+
+# isort: split
+
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    FlowFilter,
+    FlowFilterName,
+)
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.settings import PREFECT_UI_URL
 
 IMAGES = Path(__file__).parent / "images"
+WIDTH = 1400
 FLAGS = [
     "--headless=new",
     "--no-sandbox",
@@ -27,10 +47,11 @@ FLAGS = [
     # The UI loads its data after its scripts; virtual time runs until nothing is pending.
     "--virtual-time-budget=20000",
 ]
+Address = Callable[[PrefectClient], Awaitable[str]]
 
 
-def take(url: str, name: str, *, height: int) -> None:
-    """Write the page at ``url`` to ``docs/images/<name>.png``."""
+def take(path: str, name: str, height: int) -> None:
+    """Write the page at ``path`` of the UI to ``docs/images/<name>.png``."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         sys.exit("error: no chromium on the PATH → install it, for example `apt install chromium`")
@@ -40,9 +61,9 @@ def take(url: str, name: str, *, height: int) -> None:
                 chromium,
                 *FLAGS,
                 f"--user-data-dir={profile}",
-                f"--window-size=1400,{height}",
+                f"--window-size={WIDTH},{height}",
                 f"--screenshot={IMAGES / name}.png",
-                url,
+                f"{PREFECT_UI_URL.value()}{path}",
             ],
             check=True,
             stderr=subprocess.DEVNULL,
@@ -50,20 +71,83 @@ def take(url: str, name: str, *, height: int) -> None:
     print(IMAGES / f"{name}.png")
 
 
-async def newest_run() -> str:
-    """Address of the newest dispatch run's page."""
-    import flows  # noqa: F401, I001  # points Prefect at the stack
+async def newest_run(client: PrefectClient, flow: str) -> Any:
+    """The newest run of ``flow`` that is not waiting to start."""
+    runs = await client.read_flow_runs(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=[flow])), sort=FlowRunSort.START_TIME_DESC, limit=20
+    )
+    started = [run for run in runs if run.start_time]
+    if not started:
+        sys.exit(f"error: no run of {flow} yet → run `organism demo --keep` first, and wait half a minute")
+    return started[0]
 
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.sorting import FlowRunSort
-    from prefect.settings import PREFECT_UI_URL
 
+def page_of(flow: str) -> Address:
+    """Where the page of the newest run of ``flow`` is."""
+
+    async def address(client: PrefectClient) -> str:
+        return f"/runs/flow-run/{(await newest_run(client, flow)).id}"
+
+    return address
+
+
+def artifact_of(flow: str, key: str) -> Address:
+    """Where the artifact ``key`` of the newest run of ``flow`` is."""
+
+    async def address(client: PrefectClient) -> str:
+        run = await newest_run(client, flow)
+        found = await client.read_artifacts(
+            artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]))
+        )
+        for artifact in found:
+            if artifact.key == key:
+                return f"/artifacts/artifact/{artifact.id}"
+        sys.exit(f"error: {run.name} has no artifact {key}")
+
+    return address
+
+
+async def verification(client: PrefectClient) -> str:
+    """Where the page of a verification is; of one made now, if there is none."""
+    flow = FlowFilter(name=FlowFilterName(any_=["verify"]))
+    if not any(run.start_time for run in await client.read_flow_runs(flow_filter=flow)):
+        from flows.verify import verify
+
+        await verify(return_state=True)
+    return await artifact_of("verify", "verification")(client)
+
+
+async def form(client: PrefectClient) -> str:
+    """Where a run of dispatch with other parameters is started."""
+    deployment = await client.read_deployment_by_name("dispatch/organism")
+    return f"/deployments/deployment/{deployment.id}/run"
+
+
+async def at(path: str) -> str:
+    return path
+
+
+PICTURES: dict[str, tuple[Address, int]] = {
+    "flow-run": (page_of("dispatch"), 1150),
+    "failures": (artifact_of("dispatch", "dispatch-failures"), 620),
+    "verification": (verification, 1150),
+    "watchdog": (page_of("watchdog"), 900),
+    "deployments": (lambda _: at("/deployments"), 720),
+    "form": (form, 1250),
+    "events": (lambda _: at("/events"), 900),
+}
+
+
+async def main() -> None:
+    names = sys.argv[1:] or list(PICTURES)
+    for name in names:
+        if name not in PICTURES:
+            sys.exit(f"error: no picture is called {name} → one of {', '.join(PICTURES)}")
     async with get_client() as client:
-        runs = await client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)
-    if not runs:
-        sys.exit("error: no flow run yet → run `organism demo --keep` first")
-    return f"{PREFECT_UI_URL.value()}/runs/flow-run/{runs[0].id}"
+        addresses = {name: await PICTURES[name][0](client) for name in names}
+    for name, path in addresses.items():
+        take(path, name, PICTURES[name][1])
 
 
 if __name__ == "__main__":
-    take(asyncio.run(newest_run()), "flow-run", height=1150)
+    asyncio.run(main())

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 
 from blocks.queue import RedriveFilter, TaskLine
 from blocks.task_queue import TaskQueue
+from flows.markdown import TaskLinks, plain
 from flows.states import EXPECTED, OURS, cell, failed, show_page
 
 SHOWN = 20
@@ -103,18 +104,19 @@ async def redrive(
     except EXPECTED as error_met:
         return failed(error_met)  # type: ignore[return-value]
     logger.info(line)
-    await show_page(_page(line, wanted, sample), key="redrive-summary")
+    await show_page(_page(line, wanted, sample, TaskLinks(open_queue.dsn)), key="redrive-summary")
     return Completed(message=line, data=summary)  # type: ignore[return-value]
 
 
-def _page(line: str, wanted: RedriveFilter, sample: list[TaskLine]) -> str:
+def _page(line: str, wanted: RedriveFilter, sample: list[TaskLine], links: TaskLinks) -> str:
     asked = wanted.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     lines = [f"**{line}**", ""]
     lines += [f"- {name}: `{cell(str(value))}`" for name, value in asked.items()] or ["All dead letters."]
     if sample:
         lines += ["", "| task | type | finished | error |", "|---|---|---|---|"]
         lines += [
-            f"| {task.id} | {cell(task.type)} | {task.finished_at:%Y-%m-%d %H:%M} | {cell(task.error)} |"
+            f"| {links.to(task.id)} | {plain(task.type)} | {task.finished_at:%Y-%m-%d %H:%M} "
+            f"| {plain(task.error, 200)} |"
             for task in sample
         ]
     return "\n".join(lines)

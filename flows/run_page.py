@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from uuid import UUID
 
+from prefect import runtime
 from prefect.artifacts import (
     acreate_progress_artifact,
     acreate_table_artifact,
     aupdate_progress_artifact,
 )
+from prefect.events import emit_event
 
 from blocks.queue.models import TaskLine
+from flows.markdown import TaskLinks, plain
 
 FAILURES_SHOWN = 100
 
@@ -47,21 +51,28 @@ def _left(tasks: int) -> str:
     return f"{tasks} tasks to go"
 
 
-async def report_failures(failures: Sequence[TaskLine]) -> None:
-    """A table of dead letters, if there are any."""
+async def report_failures(failures: Sequence[TaskLine], dsn: str) -> None:
+    """A table of dead letters of the queue at ``dsn``, and an event, if there are any."""
     if not failures:
         return
+    links = TaskLinks(dsn)
     await acreate_table_artifact(
         key="dispatch-failures",
         table=[
             {
-                "task": str(line.id),
-                "type": line.type,
+                "task": links.to(line.id),
+                "type": plain(line.type),
                 "attempts": line.attempts,
-                "error": (line.error or "")[:300],
+                "error": plain(line.error),
             }
             for line in failures
         ],
         description=f"Tasks that became dead letters during this run (newest {FAILURES_SHOWN} at most). "
         "Look at one with `organism tasks show <id>`.",
+    )
+    queue = runtime.flow_run.parameters.get("queue", "default")
+    emit_event(
+        "organism.dispatch.dead-lettered",
+        resource={"prefect.resource.id": f"organism.queue.{queue}", "prefect.resource.name": queue},
+        payload={"tasks": len(failures), "by_type": Counter(line.type for line in failures)},
     )

@@ -257,7 +257,8 @@ class Supervisor:
                     await asyncio.wait([self.showing])
                 outcome = f"{self.summary.completed} completed, {self.summary.failed} dead letters"
                 await show(self.progress.show(await self.queue.remaining(), outcome=outcome))
-            await show(report_failures(await self.queue.failures_since(since, limit=FAILURES_SHOWN)))
+            failures = await self.queue.failures_since(since, limit=FAILURES_SHOWN)
+            await show(report_failures(failures, self.queue.dsn))
         if self.marks:
             _, late = await asyncio.wait(self.marks, timeout=MARKS_WAIT_S)
             for mark in late:
