@@ -29,6 +29,8 @@ from prefect.client.schemas.filters import (
     ArtifactFilterFlowRunId,
     FlowFilter,
     FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterStartTime,
 )
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_UI_URL
@@ -47,6 +49,7 @@ FLAGS = [
     # The UI loads its data after its scripts; virtual time runs until nothing is pending.
     "--virtual-time-budget=20000",
 ]
+STARTED = FlowRunFilter(start_time=FlowRunFilterStartTime(is_null_=False))
 Address = Callable[[PrefectClient], Awaitable[str]]
 
 
@@ -73,10 +76,12 @@ def take(path: str, name: str, height: int) -> None:
 
 async def newest_run(client: PrefectClient, flow: str) -> Any:
     """The newest run of ``flow`` that is not waiting to start."""
-    runs = await client.read_flow_runs(
-        flow_filter=FlowFilter(name=FlowFilterName(any_=[flow])), sort=FlowRunSort.START_TIME_DESC, limit=20
+    started = await client.read_flow_runs(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=[flow])),
+        flow_run_filter=STARTED,
+        sort=FlowRunSort.START_TIME_DESC,
+        limit=1,
     )
-    started = [run for run in runs if run.start_time]
     if not started:
         sys.exit(f"error: no run of {flow} yet → run `organism demo --keep` first, and wait half a minute")
     return started[0]
@@ -110,7 +115,7 @@ def artifact_of(flow: str, key: str) -> Address:
 async def verification(client: PrefectClient) -> str:
     """Where the page of a verification is; of one made now, if there is none."""
     flow = FlowFilter(name=FlowFilterName(any_=["verify"]))
-    if not any(run.start_time for run in await client.read_flow_runs(flow_filter=flow)):
+    if not await client.read_flow_runs(flow_filter=flow, flow_run_filter=STARTED, limit=1):
         from flows.verify import verify
 
         await verify(return_state=True)

@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 from pydantic import BaseModel
 
 from blocks.errors import OrganismError
+from flows.markdown import plain
 
 Status: TypeAlias = Literal["ok", "degraded", "failed"]
 EXIT_CODES: dict[Status, int] = {"ok": 0, "degraded": 1, "failed": 2}
@@ -96,9 +97,10 @@ async def ask(name: str, check: Check, timeout_s: float) -> list[Finding]:
 
 
 def markdown(findings: Iterable[Finding]) -> str:
-    """A table of findings, the worst first."""
-    lines = ["| check | status | seen | to do |", "|---|---|---|---|"]
-    for f in sorted(findings, key=lambda f: ORDER.index(f.status)):
-        cells = (f.check, f.status, f.evidence, f.action)
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    """What to do, and a table of findings, the worst first."""
+    ordered = sorted(findings, key=lambda f: ORDER.index(f.status))
+    # Not in the table: the UI does not wrap its lines, and a fourth column stands beyond the edge.
+    lines = [f"- {plain(f.check)}: {plain(f.action)}" for f in ordered if f.action]
+    lines += ["", "| check | status | seen |", "|---|---|---|"]
+    lines += [f"| {plain(f.check)} | {f.status} | {plain(f.evidence)} |" for f in ordered]
     return "\n".join(lines)

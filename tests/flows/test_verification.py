@@ -234,7 +234,9 @@ def test_the_worst_decides() -> None:
     assert of("degraded", "failed").line == "failed failed: x; degraded degraded: x"
     assert set(EXIT_CODES.values()) == {0, 1, 2}
     table = markdown([Finding(check="a", status="ok", evidence="x | y")])
-    assert table.splitlines()[2] == "| a | ok | x \\| y |  |"
+    assert table.splitlines()[-1] == "| a | ok | x \\| y |"
+    told = markdown([Finding(check="a", status="failed", evidence="x", action="mend it")])
+    assert told.splitlines()[0] == "- a: mend it"
 
 
 async def test_submitted_work_is_told_by_type(queue: Queue) -> None:
