@@ -45,6 +45,7 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(os.environ["ORGANISM_HOME"], ignore_errors=True)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # `make test` runs two processes. Whatever needs a stack goes to one of them, so that two cores carry one
     # stack at a time, and all else to whichever is free.

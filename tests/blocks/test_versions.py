@@ -18,7 +18,7 @@ from blocks.versions import (
     refuse_other_wire,
 )
 from serve_apps.organism.config import parse_config
-from serve_apps.organism.deploy import serve_config
+from serve_apps.organism.deployments import serve_config
 from serve_apps.organism.manager import OrganismManager
 
 

@@ -168,7 +168,11 @@ async def test_blocks_work_without_a_server(stack: Stack) -> None:
 
 @pytest.mark.parametrize(
     ("address", "names"),
-    [("auto", "not host:port"), ("ray://127.0.0.1:1", "not host:port"), ("127.0.0.1:1", "no Ray at")],
+    [
+        ("auto", "not host:port"),
+        ("ray://127.0.0.1:1", "Ray Client, which is not supported"),
+        ("127.0.0.1:1", "no Ray at"),
+    ],
 )
 async def test_a_ray_that_is_not_there_is_named(
     address: str, names: str, stack: Stack, monkeypatch: pytest.MonkeyPatch

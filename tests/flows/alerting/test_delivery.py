@@ -185,6 +185,11 @@ async def test_what_the_watchdog_finds_is_delivered_once_and_that_it_is_over(
     fourth = await watchdog(**patient)
     assert [line.partition(":")[0] for line in fourth.alerts] == ["dispatch missing cleared"]
     assert "1 lanes live; it was wrong for" in await receiver.next("dispatch missing well again")
+    await until(lambda: events("dispatch-missing.cleared"))
+    await stack_queue.pool.execute("TRUNCATE tasks CASCADE")
+    assert [line.partition(":")[0] for line in (await watchdog(**patient)).alerts] == ["oldest ready cleared"]
+    await receiver.next("oldest ready well again")
+    await until(lambda: events("oldest-ready.cleared"))
     assert receiver.messages == [], "nothing was said twice"
     async with get_client() as client:
         await client.delete_deployment(run)
