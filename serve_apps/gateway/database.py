@@ -53,13 +53,8 @@ class Database:
         Raises:
             OrganismError, or one of `TRANSIENT_ERRORS`: It does not.
         """
-        asking = asyncio.ensure_future(self.queue.now())
-        # Not `timeout`: asyncpg takes another ten seconds to give up on a connection that says nothing.
-        await asyncio.wait({asking}, timeout=READY_TIMEOUT_S)
-        if not asking.done():
-            asking.cancel()
-            raise TimeoutError
-        asking.result()
+        async with asyncio.timeout(READY_TIMEOUT_S):
+            await self.queue.now()
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._open(), name="gateway-database")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -62,7 +61,6 @@ class Guard:
         self._app = app
         self._tokens = tokens
         self._rate = rate
-        self._given_up: set[asyncio.Task[None]] = set()
         self._body_limit = body_limit
         self._requests = requests
 
@@ -71,7 +69,6 @@ class Guard:
             await self._app(scope, receive, send)
             return
         status = 0
-        given_up = False
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -80,21 +77,14 @@ class Guard:
                 message["headers"] = [h for h in message["headers"] if h[0] not in _NAMES] + _HEADERS
             await send(message)
 
-        async def answer_in_time(message: Message) -> None:
-            if not given_up:
-                await answer(message)
-
         try:
             who = self._admit(scope)
             scope.setdefault("state", {})["who"] = who
             if self._rate is not None and _path(scope) not in OPEN:
                 await self._rate.admit(who)
-            work = self._app(scope, self._limited(scope, receive), answer_in_time)
-            if scope["path"].endswith(PATIENT):
-                await work
-            elif not await self._ended(work):
-                given_up = True
-                raise TimeoutError
+            patience = None if scope["path"].endswith(PATIENT) else REQUEST_TIMEOUT_S
+            async with asyncio.timeout(patience):
+                await self._app(scope, self._limited(scope, receive), answer)
         except Exception as error:
             refused = refusal(error)
             if refused is None:
@@ -105,28 +95,6 @@ class Guard:
             await refused.response()(scope, receive, answer)
         finally:
             self._requests.count(scope, status)
-
-    async def _ended(self, work: Awaitable[None]) -> bool:
-        """Await ``work``; False: it took too long, and is left to end by itself."""
-        task = asyncio.ensure_future(work)
-        try:
-            await asyncio.wait({task}, timeout=REQUEST_TIMEOUT_S)
-        except asyncio.CancelledError:
-            task.cancel()
-            raise
-        if task.done():
-            task.result()
-            return True
-        # Not awaited: asyncpg takes another ten seconds to give up on a connection that says nothing.
-        task.cancel()
-        self._given_up.add(task)
-        task.add_done_callback(self._forget)
-        return False
-
-    def _forget(self, task: asyncio.Task[None]) -> None:
-        self._given_up.discard(task)
-        if not task.cancelled():
-            task.exception()
 
     def _admit(self, scope: Scope) -> str:
         """Let somebody in; who it is."""
