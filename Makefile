@@ -20,7 +20,7 @@ down: $(INSTALLED) ## Stop the stack; its data stays.
 install: $(INSTALLED) ## Only install.
 
 test: lint $(INSTALLED) ## Everything CI runs.
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
 soak: $(INSTALLED) ## The few tests that take minutes each.
 	@$(BIN)/python -m pytest -m soak $(ARGS)

@@ -8,8 +8,10 @@ import shutil
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from functools import cache
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 # Before anything imports Prefect: nothing of the user's own servers may be touched by a test.
 for name in (
@@ -45,13 +47,22 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(os.environ["ORGANISM_HOME"], ignore_errors=True)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # `make test` runs two processes. Whatever needs a stack goes to one of them, so that two cores carry one
-    # stack at a time, and all else to whichever is free.
-    for item in items:
-        if item.get_closest_marker("stack"):
-            item.add_marker(pytest.mark.xdist_group("stack"))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    # `make test` runs two processes. The files that need a stack go to one of them, so that two cores carry
+    # one stack at a time, and all other tests to whichever is free. pytest-xdist's own groups (3.8) do
+    # nothing with pytest 9.2: the ids of tests lose the mark it gives them.
+    from xdist.scheduler import LoadScopeScheduling
+
+    @cache
+    def needs_stack(file: str) -> bool:
+        return "pytest.mark.stack" in (config.rootpath / file).read_text()
+
+    class OneStack(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "stack" if needs_stack(nodeid.partition("::")[0]) else nodeid
+
+    return OneStack(config, log)
 
 
 @pytest.fixture(scope="session")
