@@ -163,6 +163,8 @@ async def test_what_the_watchdog_finds_is_delivered_once_and_that_it_is_over(
     assert (await watchdog(**patient)).alerts[0].startswith("dispatch missing pending")
     [pending] = await until(lambda: events("dispatch-missing.pending"))
     assert pending.resource.id == "organism.queue.default"
+    patience = timedelta(seconds=patient["missing_seconds"])
+    await until(lambda: datetime.now(UTC) - pending.occurred > patience)
 
     await redrive(type="t", dry_run=False)
     await stack_queue.pool.execute("UPDATE tasks SET created_at = created_at - interval '2 hours'")
