@@ -12,9 +12,8 @@ from prefect.client.schemas.schedules import IntervalSchedule
 from pydantic import BaseModel
 
 from blocks.errors import ConfigurationError
+from flows.states import OURS
 
-TAG = "organism"
-"""Of all our deployments, in deployments/prefect.yaml."""
 MOST = 200
 """The server's own limit on what it lists at once."""
 
@@ -67,7 +66,7 @@ async def turn(flow: str, *, on: bool) -> Scheduled:
 async def ours(client: PrefectClient) -> dict[str, DeploymentResponse]:
     """Our deployments on the server, by flow and name."""
     found = await client.read_deployments(
-        deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG])), limit=MOST
+        deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(all_=[OURS])), limit=MOST
     )
     flows = {flow_id: (await client.read_flow(flow_id)).name for flow_id in {d.flow_id for d in found}}
     return {f"{flows[d.flow_id]}/{d.name}": d for d in found}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 from cyclopts import Parameter
@@ -10,6 +10,9 @@ from cyclopts import Parameter
 from blocks.errors import ConfigurationError
 from deployments.commands.tasks import open_queue, tasks
 from deployments.output import AsJson, show
+
+if TYPE_CHECKING:
+    from blocks.queue import Queue
 
 TypeOption = Annotated[str | None, Parameter(name="--type", help="The tasks of this type.")]
 DomainOption = Annotated[str | None, Parameter(name="--domain", help="The tasks of this domain.")]
@@ -27,7 +30,7 @@ async def cancel(*ids: str, as_json: AsJson = False) -> int:
         Their ids, or the beginnings of them.
     """
     async with open_queue() as queue:
-        found = [(await queue.get(task_id)).id for task_id in _some(ids)]
+        found = await _found(queue, ids)
         done = await queue.cancel(found)
     _tell(
         {"cancelled": done.cancelled, "requested": done.requested, "unchanged": done.unchanged},
@@ -50,7 +53,7 @@ async def run(*ids: str, as_json: AsJson = False) -> int:
         Their ids, or the beginnings of them.
     """
     async with open_queue() as queue:
-        found = [(await queue.get(task_id)).id for task_id in _some(ids)]
+        found = await _found(queue, ids)
         started = await queue.start(found)
     unchanged = [task_id for task_id in found if task_id not in started]
     _tell({"queued": started, "unchanged": unchanged}, as_json)
@@ -69,7 +72,7 @@ async def retry(*ids: str, as_json: AsJson = False) -> int:
         Their ids, or the beginnings of them.
     """
     async with open_queue() as queue:
-        found = [(await queue.get(task_id)).id for task_id in _some(ids)]
+        found = await _found(queue, ids)
         done = await queue.retry(found)
     _tell({"queued": done.retried, "unchanged": done.unchanged, "duplicates": done.duplicates}, as_json)
     return 1 if done.unchanged or done.duplicates else 0
@@ -153,10 +156,10 @@ async def policy(
     show(shown, as_json, "\n".join(lines) or "no type has a policy of its own")
 
 
-def _some(ids: tuple[str, ...]) -> tuple[str, ...]:
+async def _found(queue: Queue, ids: tuple[str, ...]) -> list[UUID]:
     if not ids:
         raise ConfigurationError("no task was named", "give at least one id: `organism tasks list` has them")
-    return ids
+    return [(await queue.get(task_id)).id for task_id in ids]
 
 
 def _tell(groups: dict[str, list[UUID]], as_json: bool, **words: str) -> None:
