@@ -73,7 +73,7 @@ def create_app(settings: Settings | None = None, *, organism: Organism | None = 
     )
     metrics = QueueMetrics(registry, database, Organs(organism_now))
     app.state.parts = Parts(database, waiting, metrics, registry, coordinator)
-    for router in (steering.router, tasks.router, pausing.router, coordinator_routes.router, health.router):
+    for router in (tasks.router, steering.router, pausing.router, coordinator_routes.router, health.router):
         # Not included: a router within the router is asked anew for each request, and longer than its routes.
         app.router.routes.extend(router.routes)
     describe_problems(app)

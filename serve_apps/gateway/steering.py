@@ -1,6 +1,6 @@
 """The routes that change what becomes of tasks."""
 
-from fastapi import APIRouter, HTTPException, Request
+from fastapi import APIRouter, Request
 
 from blocks.gateway_api import CancelAll, CancelledAll, RedriveAll, RedrivenAll, Steered
 from blocks.queue import RedriveFilter, TaskFilter, TaskRow
@@ -126,13 +126,6 @@ async def retry(task: TheTask, queue: TheQueue) -> Steered:
             next_step="wait for that one, or cancel it",
         )
     return _unchanged(task, "retried", ("queued", "running", "retry"))
-
-
-@router.get("/cancel", include_in_schema=False)
-@router.get("/redrive", include_in_schema=False)
-async def only_posted() -> None:
-    """Else these words would be taken for ids of tasks."""
-    raise HTTPException(405)
 
 
 def _unchanged(task: TaskRow, asked: str, fine: tuple[Status, ...]) -> Steered:

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Body, Query, Request, Response
+from fastapi import APIRouter, Body, HTTPException, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import Discriminator, Field, Tag
 from uuid_utils.compat import uuid7
@@ -105,6 +105,13 @@ async def list_tasks(query: Annotated[ListQuery, Query()], queue: TheQueue) -> P
     more = len(lines) > query.limit
     lines = lines[: query.limit]
     return Page(tasks=lines, next=_cursor(lines[-1].id) if more else None)
+
+
+@router.get("/cancel", include_in_schema=False)
+@router.get("/redrive", include_in_schema=False)
+async def only_posted() -> None:
+    """Else these words would be taken for ids of tasks."""
+    raise HTTPException(405)
 
 
 @router.get("/{task_id}", summary="Show a task", responses=OF_A_TASK)

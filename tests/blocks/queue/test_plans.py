@@ -229,6 +229,22 @@ async def test_looks_by_id_read_what_they_show(session: asyncpg.Connection[Any])
         assert max(scan.rows for scan in scans) <= rows, name
 
 
+async def test_a_task_is_read_by_its_key_although_that_was_planned_for_a_small_table(database: str) -> None:
+    async with Queue(database, connections=1) as queue:
+        await queue.pool.execute("ALTER TABLE tasks SET (autovacuum_enabled = false)")
+        [task_id] = await queue.submit([NewTask(type="t")])
+        await queue.pool.execute("ANALYZE tasks")  # one page: reading all of it is cheapest
+        for _ in range(10):
+            await queue.get(str(task_id))
+        await queue.pool.execute("INSERT INTO tasks (type) SELECT 't' FROM generate_series(1, 1000)")
+        async with queue.pool.acquire() as session, session.transaction():
+            await session.fetch(statement("get"), task_id, task_id, 5)
+            read = await session.fetchval(
+                "SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'tasks'"
+            )
+    assert read == 0
+
+
 async def test_who_is_ahead_is_counted_along_the_line(session: asyncpg.Connection[Any]) -> None:
     place = ("t0", 0, await session.fetchval("SELECT now()"), UUID(int=0))
     scans, _ = await explain(session, "ahead", *place)
