@@ -32,6 +32,9 @@ DASHBOARD = json.loads((FOLDER / "organism.json").read_text())
 RULES = FOLDER / "organism.rules.yml"
 VARIABLES = {"$job": ".+", "$instance": ".+", "$__rate_interval": "1m"}
 needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
+needs_linter = pytest.mark.skipif(
+    not shutil.which("dashboard-linter"), reason="Grafana's dashboard-linter is not installed"
+)
 needs_prometheus = pytest.mark.skipif(not shutil.which("prometheus"), reason="prometheus is not installed")
 
 
@@ -158,6 +161,14 @@ def test_prometheus_reads_every_expression_of_the_dashboard(tmp_path: Path) -> N
     path = tmp_path / "dashboard.rules.yml"
     path.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
     assert f"{len(rules)} rules found" in promtool("check", "rules", path)
+
+
+@needs_linter
+def test_grafanas_linter_finds_nothing() -> None:
+    command = ["dashboard-linter", "lint", "--strict", str(FOLDER / "organism.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "valid PromQL query" in done.stdout
 
 
 @needs_promtool
