@@ -64,14 +64,14 @@ async def why_task(id: str, /, *, as_json: AsJson = False) -> None:
         Its id, or the beginning of it.
     """
     from contextlib import aclosing
+    from functools import partial
 
     from blocks.settings import load_settings
     from blocks.stack import organism_url
     from serve_apps.gateway.organism import Coordinator, OrganismByHttp
 
-    url = organism_url(load_settings())
     # As the gateway does, so that both say the same.
-    coordinator = Coordinator(OrganismByHttp(url) if url else None, calls=1)
+    coordinator = Coordinator(OrganismByHttp(partial(organism_url, load_settings())), calls=1)
     async with open_queue() as queue, aclosing(coordinator):
         why = await queue.why(id, served=await coordinator.types())
     show(why, as_json, "\n".join(filter(None, [why.sentence, why.next_step and f"→ {why.next_step}"])))

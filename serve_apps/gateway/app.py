@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from blocks.errors import StackError
 from blocks.settings import Settings, load_settings
 from blocks.stack import organism_url, queue_dsn
 from serve_apps.gateway import coordinator as coordinator_routes
@@ -43,17 +43,8 @@ def create_app(settings: Settings | None = None, *, organism: Organism | None = 
     database = Database(
         queue_dsn(settings).get_secret_value(), direct_dsn=direct.get_secret_value() if direct else None
     )
-    if organism is None and (url := organism_url(settings)):
-        organism = OrganismByHttp(url)
+    organism = organism or OrganismByHttp(partial(organism_url, settings))
     coordinator = Coordinator(organism, settings.gateway_calls)
-
-    def organism_now() -> str | None:
-        # Asked anew each time: the stack may be started after us, and elsewhere.
-        try:
-            return organism_url(settings)
-        except StackError:
-            return None
-
     waiting = Waiting(lambda ids: database.queue.states(ids))
 
     @asynccontextmanager
@@ -71,7 +62,7 @@ def create_app(settings: Settings | None = None, *, organism: Organism | None = 
         redoc_url=None,
         redirect_slashes=False,
     )
-    metrics = QueueMetrics(registry, database, Organs(organism_now))
+    metrics = QueueMetrics(registry, database, Organs(organism))
     app.state.parts = Parts(database, waiting, metrics, registry, coordinator)
     for router in (tasks.router, steering.router, pausing.router, coordinator_routes.router, health.router):
         # Not included: a router within the router is asked anew for each request, and longer than its routes.

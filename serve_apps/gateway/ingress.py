@@ -15,7 +15,6 @@ from ray.serve import Application
 
 from blocks.organism_client import OrganismClient
 from serve_apps.gateway.app import create_app
-from serve_apps.gateway.organism import types_of
 
 
 class IngressArgs(BaseModel):
@@ -40,9 +39,9 @@ class OrganismByHandle:
         """What it says of its health."""
         return await self._client.health()
 
-    async def types(self) -> list[str] | None:
-        """The types it serves."""
-        return types_of(await self._client.status())
+    async def status(self) -> dict[str, Any]:
+        """What it says of its setup and load."""
+        return await self._client.status()
 
     async def handle(self, task: dict[str, Any]) -> dict[str, Any]:
         """The outcome of a task."""

@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 import httpx
 
-from blocks.errors import OrganismUnavailable
+from blocks.errors import OrganismUnavailable, StackError
 from blocks.gateway_api import DirectTask
 
 STATUS_TIMEOUT_S = 2.0
@@ -28,14 +28,18 @@ class Busy(Exception):
     """As many calls are under way as may be."""
 
 
+class OrganismUnknown(OrganismUnavailable):
+    """Nobody says where the organism is."""
+
+
 class Organism(Protocol):
     """Whoever runs tasks. Each method raises `OrganismUnavailable` when it does not answer."""
 
     async def health(self) -> dict[str, Any]:
         """What `OrganismManager.health` says."""
 
-    async def types(self) -> list[str] | None:
-        """The task types that have an organ; None: one takes what the others do not."""
+    async def status(self) -> dict[str, Any]:
+        """What `OrganismManager.status` says."""
 
     async def handle(self, task: dict[str, Any]) -> dict[str, Any]:
         """What `OrganismManager.handle_incoming_task` says; raises `Busy` when it takes no more calls."""
@@ -45,20 +49,21 @@ class OrganismByHttp:
     """The organism by its own HTTP routes.
 
     Args:
-        url: Their base, such as ``http://127.0.0.1:8000/organism``.
+        where: Their base, such as ``http://127.0.0.1:8000/organism``; None: it is not known. Asked anew each
+            time: the organism may be started after us, and move.
     """
 
-    def __init__(self, url: str) -> None:
-        self._url = url.rstrip("/")
+    def __init__(self, where: Callable[[], str | None]) -> None:
+        self._where = where
         self._http = httpx.AsyncClient(trust_env=False, timeout=STATUS_TIMEOUT_S)
 
     async def health(self) -> dict[str, Any]:
         """What its health route says, also when that is that it is unhealthy."""
         return await self._answer("GET", "health", fine=(200, 503))
 
-    async def types(self) -> list[str] | None:
-        """The types of its status route."""
-        return types_of(await self._answer("GET", "status"))
+    async def status(self) -> dict[str, Any]:
+        """What its status route says."""
+        return await self._answer("GET", "status")
 
     async def handle(self, task: dict[str, Any]) -> dict[str, Any]:
         """The outcome of a task; cancelled, it hangs up, which stops the handler."""
@@ -71,7 +76,7 @@ class OrganismByHttp:
     async def _answer(
         self, method: str, route: str, *, fine: tuple[int, ...] = (200,), **request: Any
     ) -> dict[str, Any]:
-        url = f"{self._url}/{route}"
+        url = f"{self._base()}/{route}"
         try:
             answer = await self._http.request(method, url, **request)
         except (httpx.HTTPError, OSError) as error:
@@ -88,13 +93,24 @@ class OrganismByHttp:
         words = " ".join(answer.text.split())[:200]
         raise OrganismUnavailable(f"{url} answers {answer.status_code}: {words}".rstrip(": "), NEXT_STEP)
 
+    def _base(self) -> str:
+        try:
+            url = self._where()
+        except StackError as error:
+            raise OrganismUnknown(error.what, error.next_step) from None
+        if url is None:
+            raise OrganismUnknown(
+                "nobody says where the organism is",
+                "set ORGANISM_URL, or run `organism up`; tasks of the queue wait for it",
+            )
+        return url.rstrip("/")
+
 
 def types_of(status: dict[str, Any]) -> list[str] | None:
     """The task types in what `OrganismManager.status` says; None: one organ takes what the others do not."""
     if (status.get("config") or {}).get("default_organ"):
         return None
-    types: list[str] = status["task_types"]
-    return types
+    return cast("list[str] | None", status.get("task_types"))
 
 
 @dataclass
@@ -132,16 +148,16 @@ class Coordinator:
     """Asks the organism as rarely as will do, and gives it no more calls at once than it is to have.
 
     Args:
-        organism: None: nobody says where it is.
+        organism: Who runs tasks.
         calls: Most calls at once.
     """
 
-    def __init__(self, organism: Organism | None, calls: int) -> None:
+    def __init__(self, organism: Organism, calls: int) -> None:
         self._organism = organism
         self._calls = calls
         self._under_way = 0
-        self._health = _Kept(lambda: self._known().health(), HEALTH_KEPT_S)
-        self._types = _Kept(lambda: self._known().types(), TYPES_KEPT_S)
+        self._health = _Kept(organism.health, HEALTH_KEPT_S)
+        self._status = _Kept(organism.status, TYPES_KEPT_S)
 
     async def health(self) -> dict[str, Any]:
         """Its health, a second old at most.
@@ -154,7 +170,7 @@ class Coordinator:
     async def types(self) -> list[str] | None:
         """The types it serves, ten seconds old at most; None: it takes any, or it does not answer."""
         try:
-            return await self._types()
+            return types_of(await self._status())
         except OrganismUnavailable:
             return None
 
@@ -166,23 +182,14 @@ class Coordinator:
             OrganismUnavailable: Nobody took it.
             TimeoutError: It took longer than its deadline; its handler is told to stop.
         """
-        organism = self._known()
         if self._under_way >= self._calls:
             raise Busy
         self._under_way += 1
         try:
             async with asyncio.timeout(task.deadline_s):
-                return await organism.handle(task.model_dump(exclude={"deadline_s"}, exclude_none=True))
+                return await self._organism.handle(task.model_dump(exclude={"deadline_s"}, exclude_none=True))
         finally:
             self._under_way -= 1
-
-    def _known(self) -> Organism:
-        if self._organism is None:
-            raise OrganismUnavailable(
-                "nobody says where the organism is",
-                "set ORGANISM_URL, or run `organism up`; tasks of the queue wait for it",
-            )
-        return self._organism
 
     async def aclose(self) -> None:
         """Close what it asks by."""

@@ -1,15 +1,18 @@
-"""How busy the organism's organs are, asked of its HTTP route when Prometheus asks us."""
+"""How busy the organism's organs are, asked of it when Prometheus asks us."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any
 
-import httpx
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from pydantic import BaseModel, Field, ValidationError
+
+from blocks.errors import OrganismUnavailable, ReplicaLost
+from serve_apps.gateway.organism import Busy, Organism, OrganismUnknown
 
 TIMEOUT_S = 1.0
 """A scrape waits no longer for an organism."""
@@ -38,28 +41,23 @@ class Organs:
     """Asks for the load of organs.
 
     Args:
-        url: Base of the organism's HTTP routes, as it is now; None: there is none, or it is not known.
+        organism: Whose they are.
     """
 
-    def __init__(self, url: Callable[[], str | None]) -> None:
-        self._url = url
+    def __init__(self, organism: Organism) -> None:
+        self._organism = organism
         self._up: bool | None = None
         self._answers: dict[str, tuple[float, Answer]] = {}
 
     async def look(self) -> None:
         """Ask once. Never raises: an organism that is away is a figure too."""
-        url = self._url()
-        if url is None:
-            self._up = None
-            self._answers.clear()
-            return
         now = time.monotonic()
         try:
-            # Made anew: once a scrape, and no connection is left open to an organism that may move.
-            async with httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False) as http:
-                response = await http.get(f"{url}/status")
-            answer = Answer.model_validate_json(response.raise_for_status().content)
-        except (httpx.HTTPError, ValidationError):
+            async with asyncio.timeout(TIMEOUT_S):
+                answer = Answer.model_validate(await self._organism.status())
+        except OrganismUnknown:
+            self._up = None
+        except (OrganismUnavailable, ReplicaLost, Busy, TimeoutError, ValidationError):
             self._up = False
         else:
             self._up = True

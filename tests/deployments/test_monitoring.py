@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from blocks.queue import Queue
 from deployments import __file__ as deployments
 from flows.lane import Lane
+from serve_apps.gateway.organism import OrganismByHttp
 from serve_apps.gateway.organs import Organs
 from tests.flows.scripted import ScriptedOrganism, running, submit, until_settled
 from tests.serve_apps.gateway.running import Gateway
@@ -69,7 +70,7 @@ async def at_work(database: str) -> AsyncIterator[Gateway]:
         gateway_running(database) as gateway,
         organism_says(said) as url,
     ):
-        gateway.parts.metrics.organs = Organs(lambda: url)
+        gateway.parts.metrics.organs = Organs(OrganismByHttp(lambda: url))
         organism = ScriptedOrganism()
         await submit(queue, "ok", "ok", "fail", "reject", "hang")
         lane = Lane(queue, organism, grace_s=0.05)

@@ -26,9 +26,10 @@ class ScriptedOrganism:
         self._answer()
         return {"status": "unhealthy" if self.problem else "healthy", "problem": self.problem}
 
-    async def types(self) -> list[str] | None:
+    async def status(self) -> dict[str, Any]:
         self._answer()
-        return self._types
+        config = {"default_organ": None if self._types else "any"}
+        return {"replica": "r1", "organs": {}, "task_types": self._types or [], "config": config}
 
     async def handle(self, task: dict[str, Any]) -> dict[str, Any]:
         self._answer()

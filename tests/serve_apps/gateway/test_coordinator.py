@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,6 +11,7 @@ import pytest
 
 from blocks.queue import Queue
 from blocks.ray_cluster import RayCluster
+from blocks.stack import STATE_FILE, StackState
 from serve_apps.gateway import organism as module
 from tests.serve_apps.gateway.organism import ScriptedOrganism
 from tests.serve_apps.gateway.running import Gateway, running
@@ -100,6 +102,29 @@ async def test_an_organism_nobody_names_is_said_to_be_so(gateway: Gateway) -> No
     assert "ORGANISM_URL" in check_problem(await post(gateway)).next_step
 
 
+async def test_an_organism_that_is_started_later_is_found(database: str, tmp_path: Path) -> None:
+    async with running(database, home=tmp_path) as gateway:
+        assert "nobody says" in (await gateway.http.get("/coordinator/health")).json()["reason"]
+        stack = StackState(
+            home=tmp_path,
+            stack_id="s",
+            dsn="",
+            ray_address="",
+            ray_token_path=tmp_path,
+            ray_dashboard_url="",
+            prefect_api_url="",
+            prefect_ui_url="",
+            organism_url="http://127.0.0.1:9/organism",
+            processes={},
+        )
+        (tmp_path / STATE_FILE).write_text(stack.model_dump_json())
+        reason = (await gateway.http.get("/coordinator/health")).json()["reason"]
+        assert "http://127.0.0.1:9/organism/health" in reason
+        (tmp_path / STATE_FILE).write_text("{")
+        reason = (await gateway.http.get("/coordinator/health")).json()["reason"]
+        assert STATE_FILE in reason, "a file that cannot be read is named"
+
+
 async def test_an_address_where_nobody_listens_is_named(database: str) -> None:
     async with running(database, url="http://127.0.0.1:9/organism") as gateway:
         reason = (await gateway.http.get("/coordinator/health")).json()["reason"]
@@ -141,6 +166,7 @@ async def test_the_gateway_as_an_ingress_of_serve(stack: Stack, stack_queue: Que
             assert (await http.get("/readyz")).json()["status"] == "ok"
             done = await http.post("/coordinator/submit", json={"type": "echo", "params": {"n": 1}})
             assert done.json()["result"] == {"n": 1}, done.text
+            assert "organism_organ_in_flight{" in (await http.get("/metrics")).text
             elsewhere = await http.get("/api/tasks", headers={"Host": "elsewhere.example"})
             assert elsewhere.status_code == 403
     finally:

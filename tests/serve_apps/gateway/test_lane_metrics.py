@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from blocks.queue import NewTask, Queue
 from flows.lane import Lane
 from serve_apps.gateway.lane_metrics import lane_metrics
+from serve_apps.gateway.organism import OrganismByHttp
 from serve_apps.gateway.organs import Organs
 from tests.flows.scripted import TIMEOUT, ScriptedOrganism, running, submit, until_settled
 from tests.flows.test_lease import start
@@ -139,7 +140,7 @@ def test_tasks_that_ended_with_their_lane_are_dead_letters_too() -> None:
 async def test_the_linter_of_prometheus_finds_nothing_wrong(gateway: Gateway, queue: Queue) -> None:
     await submit(queue, "ok", "fail")
     async with organism_says({"replica": "r1", "organs": {"a": {"in_flight": 1, "waiting": 2}}}) as url:
-        gateway.parts.metrics.organs = Organs(lambda: url)
+        gateway.parts.metrics.organs = Organs(OrganismByHttp(lambda: url))
         text = (await gateway.http.get("/metrics")).text
     assert "organism_organ_in_flight" in text
     linted = await asyncio.to_thread(
@@ -178,7 +179,7 @@ def found_in(organs: Organs) -> dict[tuple[str, ...], float]:
 
 async def test_organs_of_replicas_that_answered_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     known: list[str] = []
-    organs = Organs(lambda: known[0] if known else None)
+    organs = Organs(OrganismByHttp(lambda: known[0] if known else None))
     await organs.look()
     assert found_in(organs) == {}, "nobody said where it is"
     async with organism_says(
@@ -207,6 +208,6 @@ async def test_organs_of_replicas_that_answered_are_told(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("answer", [{}, {"organs": {"a": {}}}, [], {"organs": {"a": {"in_flight": "many"}}}])
 async def test_an_organism_that_answers_nonsense_is_not_up(answer: object) -> None:
     async with organism_says(answer) as url:
-        organs = Organs(lambda: url)
+        organs = Organs(OrganismByHttp(lambda: url))
         await organs.look()
     assert found_in(organs)["organism_up",] == 0
