@@ -119,7 +119,7 @@ class TaskLines:
                 if columns is None:
                     columns = columns_of([column.strip() for column in row], self.name)
                 elif row:
-                    yield task_of(_row_of(columns, row))
+                    yield task_of(fields_of(columns, _cells(columns, row)))
             except (csv.Error, ValueError) as error:
                 yield self._bad(str(error))
 
@@ -208,17 +208,30 @@ def columns_of(columns: list[str], name: str) -> list[str]:
     return columns
 
 
-def _row_of(columns: list[str], row: list[str]) -> dict[str, Any]:
+def _cells(columns: list[str], row: list[str]) -> list[str | None]:
     if len(row) != len(columns):
         raise ValueError(f"has {len(row)} values for {len(columns)} columns")
+    # An empty cell says nothing, unless it is one of the params.
+    pairs = zip(columns, row, strict=True)
+    return [value if value or column.startswith(PARAM) else None for column, value in pairs]
+
+
+def fields_of(columns: list[str], row: Sequence[Any]) -> dict[str, Any]:
+    """The fields of a task in the cells of a row; None says nothing, but of one of the params.
+
+    Raises:
+        ValueError: A cell is one, or they describe no params.
+    """
     fields: dict[str, Any] = {}
-    more: dict[str, str] = {}
+    more: dict[str, Any] = {}
     for column, value in zip(columns, row, strict=True):
+        if isinstance(value, ValueError):
+            raise ValueError(f"{column}: {value}")
         if column.startswith(PARAM):
             more[column.removeprefix(PARAM)] = value
-        elif value:  # an empty cell says nothing
+        elif value is not None:
             fields[column] = value
-    if "params" in fields:
+    if isinstance(fields.get("params"), str):
         fields["params"] = parse(fields["params"], "params: not JSON")
     if more:
         params = fields.setdefault("params", {})

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from blocks.errors import ConfigurationError
-from blocks.queue.files import PARAM, columns_of, parse
+from blocks.queue.files import columns_of, fields_of
 
 BATCH_ROWS = 1000
 BATCH_BYTES = 8_000_000
@@ -40,7 +40,7 @@ def rows(source: BinaryIO, name: str) -> Iterator[tuple[bytes, Row]]:
         for batch in file.iter_batches(batch_size=_batch_rows(file.metadata), use_threads=False):
             cells = [_cells(column) for column in batch.columns]
             for row in zip(*cells, strict=True):
-                yield repr(row).encode("utf-8", "surrogatepass"), _row_of(columns, row)
+                yield repr(row).encode("utf-8", "surrogatepass"), _fields(columns, row)
     except (pa.ArrowException, OSError) as error:
         why = " ".join(str(error).split())[:200]
         raise ConfigurationError(f"cannot read {name} as Parquet: {why}", "write the file again") from None
@@ -103,24 +103,8 @@ def _key(key: Any) -> str:
     raise ValueError(f"a map whose keys are no text: {key!r:.40}")
 
 
-def _row_of(columns: list[str], row: tuple[Any, ...]) -> Row:
-    fields: dict[str, Any] = {}
-    more: dict[str, Any] = {}
-    for column, value in zip(columns, row, strict=True):
-        if isinstance(value, ValueError):
-            return ValueError(f"{column}: {value}")
-        if column.startswith(PARAM):
-            more[column.removeprefix(PARAM)] = value
-        elif value is not None:  # a null says nothing
-            fields[column] = value
+def _fields(columns: list[str], row: tuple[Any, ...]) -> Row:
     try:
-        if isinstance(fields.get("params"), str):
-            fields["params"] = parse(fields["params"], "params: not JSON")
+        return fields_of(columns, row)
     except ValueError as error:
         return error
-    if more:
-        params = fields.setdefault("params", {})
-        if not isinstance(params, dict):
-            return ValueError("params: not an object")
-        params.update(more)
-    return fields
