@@ -35,7 +35,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.stack]
 
 async def newest_run() -> Any:
     async with get_client() as client:
-        return max(await client.read_flow_runs(limit=200), key=lambda run: run.created)
+        runs = await client.read_flow_runs(limit=200)
+    return max(runs, key=lambda run: run.created, default=None)
 
 
 async def artifacts_of(run: UUID) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +26,6 @@ from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.events import emit_event
 from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
-from prefect.events.worker import EventsWorker
 from prefect.exceptions import ParameterTypeError
 from prefect.settings import (
     PREFECT_API_URL,
@@ -36,7 +34,6 @@ from prefect.settings import (
     temporary_settings,
 )
 from prefect.states import Completed, Pending, Running, Scheduled
-from prefect.testing.utilities import prefect_test_harness
 
 from blocks.errors import ConfigurationError, OrganismError, QueueUnavailable
 from blocks.queue import NewTask, Queue
@@ -51,26 +48,8 @@ from flows.watchdog import WATCHDOG_LOCK, watchdog
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.clock import START, advance, set_clock
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("own_prefect")]
 LONG_AGO: Any = {"pending_before": START, "ended_before": START}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def prefect() -> Iterator[None]:
-    """A Prefect server for this module."""
-    # What sends events stays with the server it has known first (Prefect 3.8.8).
-    EventsWorker.drain_all(timeout=10, at_exit=False)
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
-        EventsWorker.drain_all(timeout=10, at_exit=False)
-
-
-@pytest.fixture
-async def queue(database: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Queue]:
-    """An open queue on the database that the block called ``default`` finds."""
-    monkeypatch.setenv("ORGANISM_DSN", database)
-    async with Queue(database) as queue:
-        yield queue
 
 
 async def newest_run(name: str) -> Any:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL
-from prefect.testing.utilities import prefect_test_harness
 
 from blocks.queue import NewTask, Queue
 from flows.watchdog import watchdog
@@ -19,27 +16,10 @@ from tests.blocks.queue.helpers import claim
 from tests.blocks.queue.sessions import open_transaction
 from tests.clock import START, advance, set_clock
 
-pytestmark = [pytest.mark.anyio, pytest.mark.soak]
+pytestmark = [pytest.mark.anyio, pytest.mark.soak, pytest.mark.usefixtures("own_prefect")]
 ROOT = Path(__file__).parents[2]
 KEEP = {"keep_completed_days": 1, "keep_audit_days": 1}
 RUN = f"import asyncio; from flows.watchdog import watchdog; asyncio.run(watchdog(**{KEEP}))"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def prefect() -> Iterator[None]:
-    """A Prefect server for this module."""
-    EventsWorker.drain_all(timeout=10, at_exit=False)
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
-        EventsWorker.drain_all(timeout=10, at_exit=False)
-
-
-@pytest.fixture
-async def queue(database: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Queue]:
-    """An open queue on the database that the block called ``default`` finds."""
-    monkeypatch.setenv("ORGANISM_DSN", database)
-    async with Queue(database) as queue:
-        yield queue
 
 
 async def waits_for_a_lock(queue: Queue, process: asyncio.subprocess.Process) -> None:

@@ -15,7 +15,6 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.events.filters import EventFilter, EventNameFilter
-from prefect.events.worker import EventsWorker
 from prefect.states import Crashed, Failed, Scheduled
 from pydantic import SecretStr
 
@@ -49,14 +48,6 @@ ALL = {
 def receiver() -> Iterator[Receiver]:
     with Receiver() as receiver:
         yield receiver
-
-
-@pytest.fixture
-def sender(stack: Stack) -> Iterator[None]:
-    # What sends events stays with the server it has known first (Prefect 3.8.8).
-    EventsWorker.drain_all(timeout=10, at_exit=False)
-    yield
-    EventsWorker.drain_all(timeout=10, at_exit=False)
 
 
 @pytest.fixture
