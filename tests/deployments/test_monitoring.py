@@ -140,7 +140,7 @@ def test_the_dashboard_is_as_grafana_wants_it() -> None:
 
 @needs_promtool
 def test_prometheus_reads_the_rules_and_they_fire_when_they_should() -> None:
-    promtool("check", "rules", RULES)
+    promtool("check", "rules", "--lint=all", "--lint-fatal", RULES)
     promtool("test", "rules", FOLDER / "organism.rules.test.yml")
 
 
@@ -176,7 +176,7 @@ def test_grafanas_linter_finds_nothing() -> None:
 def test_prometheus_reads_the_configuration(tmp_path: Path) -> None:
     for name in ("prometheus.yml", RULES.name):
         shutil.copy(FOLDER / name, tmp_path)
-    promtool("check", "config", tmp_path / "prometheus.yml")
+    promtool("check", "config", "--lint=all", "--lint-fatal", tmp_path / "prometheus.yml")
 
 
 # A real Prometheus
