@@ -124,7 +124,7 @@ def start_worker(settings: Settings, stack: StackState) -> Child:
     return spawn(
         "worker",
         command,
-        env=worker_environment(settings, stack),
+        env=worker_environment(settings, stack, private_folder(stack.home / "worker")),
         log=stack.home / "logs" / "worker.log",
         cwd=run_folder(stack.home),
     )

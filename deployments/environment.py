@@ -132,10 +132,17 @@ def gateway_environment(settings: Settings, stack: StackState) -> dict[str, str]
     }
 
 
-def worker_environment(settings: Settings, stack: StackState) -> dict[str, str]:
-    """For the Prefect worker, and so for every flow run it starts."""
+def worker_environment(settings: Settings, stack: StackState, temporary: Path) -> dict[str, str]:
+    """For the Prefect worker, and so for every flow run it starts.
+
+    Args:
+        temporary: Their folder for temporary files.
+    """
     return {
         **base_environment(settings, stack),
+        # Prefect 3.8.8's worker makes /tmp/runner_storage for the first user of a machine who starts one, and
+        # ends with "Permission denied" for every other.
+        "TMPDIR": str(temporary),
         # 10 by default, which is how long somebody waits who has clicked on Run.
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         # A flow run that ends early would lose its last lines.

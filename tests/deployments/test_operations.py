@@ -39,6 +39,10 @@ def operated() -> Iterator[Stack]:
     home.chmod(0o711)
     stack = Stack(home)
     stack.env["ORGANISM_WORKER"] = "true"
+    # As for whoever is not the first on a machine to start a worker: its folder there is not theirs.
+    (shared := home / "tmp").mkdir()
+    (shared / "runner_storage").touch()
+    stack.env["TMPDIR"] = str(shared)
     try:
         stack.run("up")
         yield stack

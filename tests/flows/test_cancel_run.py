@@ -38,6 +38,8 @@ def worker(stack: Stack) -> Iterator[subprocess.Popen[bytes]]:
                 **stack.env,
                 "PREFECT_API_URL": stack.state.prefect_api_url,
                 "PREFECT_WORKER_QUERY_SECONDS": "1",
+                # As in `deployments.environment.worker_environment`.
+                "TMPDIR": str(stack.home),
             },
             cwd=stack.home,
             stdout=log,

@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
+from typing import Any
 
 import asyncpg
 import pytest
@@ -76,10 +77,21 @@ async def test_without_care_for_the_pooler_it_would_fail(
     monkeypatch.setattr(blocks.queue.connection, "behind_pooler", unaware)
     with pytest.raises(QueueUnavailable, match="plan_cache_mode"):
         await Queue(pooled).__aenter__()
-    pool = await asyncpg.create_pool(pooled, min_size=4, max_size=4)
-    with pytest.raises((asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError)):
-        await asyncio.gather(*(pool.fetch("SELECT pg_sleep($1 / 1000)", n % 7) for n in range(200)))
-    pool.terminate()
+    async with AsyncExitStack() as stack:
+
+        async def connected() -> asyncpg.Connection[Any]:
+            connection = await asyncpg.connect(pooled)
+            stack.callback(connection.terminate)
+            return connection
+
+        unlucky = await connected()
+        await unlucky.fetchval("SELECT $1::int", 1)
+        # Of the three server connections two are held, the one it was prepared on among them: it is the
+        # only one so far, and the next is made when it is needed.
+        for _ in range(2):
+            await (await connected()).execute("BEGIN")
+        with pytest.raises(asyncpg.InvalidSQLStatementNameError):
+            await unlucky.fetchval("SELECT $1::int", 1)
 
 
 async def test_through_a_pooler_lanes_poll_and_say_so_once(

@@ -118,7 +118,8 @@ async def test_the_tasks_own_timeout_is_used_first() -> None:
 
 async def test_hanging_threads_are_counted_and_end_the_replica(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manager_module, "ABANDONED_LIMIT", 3)
-    manager = organism(organ("hang", "block", concurrency=2, timeout_s=0.02))
+    # Long enough for a thread to begin on a busy machine: what has not begun hangs nowhere.
+    manager = organism(organ("hang", "block", concurrency=2, timeout_s=0.2))
     await run(manager, batch(*[("hang", {})] * 3))
     assert manager.status()["organs"]["hang"]["abandoned"] == 3
     await manager.check_health()
