@@ -137,8 +137,11 @@ class Lease:
             while not self._is_past():
                 if self._stop_asked:
                     self._on_stop()
+                # Not asyncio.wait_for: until Python 3.12 it may swallow a cancellation, and the lane, which
+                # waits for this to end, would never leave (bpo-37658).
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(news.wait(), min(TICK_S, max(self._until - clock(), 0)))
+                    async with asyncio.timeout(min(TICK_S, max(self._until - clock(), 0))):
+                        await news.wait()
                 news.clear()
                 self._ticked = clock()
         finally:

@@ -78,8 +78,11 @@ class Listener:
             self.listening.set()
             self._set_all()
             while not broken.is_set():
+                # Not asyncio.wait_for: until Python 3.12 it may swallow a cancellation, and then whoever left
+                # would wait for this loop for ever (bpo-37658).
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(broken.wait(), PROBE_INTERVAL)
+                    async with asyncio.timeout(PROBE_INTERVAL):
+                        await broken.wait()
                     break
                 await connection.execute("SELECT 1", timeout=PROBE_TIMEOUT)
             return True

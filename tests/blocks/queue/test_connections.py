@@ -201,6 +201,32 @@ async def test_who_is_cancelled_on_a_silent_postgres_knows_it(database: str) -> 
             await asking
 
 
+@pytest.mark.parametrize("later", range(5))
+async def test_a_listener_that_is_left_as_its_connection_breaks_ends(
+    database: str, later: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[asyncio.Event] = []
+
+    class Noted(asyncio.Event):
+        def __init__(self) -> None:
+            super().__init__()
+            made.append(self)
+
+    listener = Listener(database)
+    monkeypatch.setattr(asyncio, "Event", Noted)
+    async with listener:
+        await listener.listening.wait()
+        while not (waited_for := [event for event in made if event._waiters]):
+            await asyncio.sleep(0)
+        left = time.monotonic()
+        async with asyncio.timeout(5):
+            waited_for[0].set()
+            for _ in range(later):
+                await asyncio.sleep(0)
+            await listener.__aexit__()
+    assert time.monotonic() - left < 2
+
+
 @pytest.mark.parametrize("seed", range(3))
 async def test_backends_killed_at_random_under_load(database: str, seed: int) -> None:
     chance = random.Random(seed)
