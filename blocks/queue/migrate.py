@@ -87,6 +87,21 @@ async def pending(dsn: str) -> list[str]:
     return [name for name in known if name[1:5] > newest]
 
 
+def run_script(migration: str) -> None:
+    """Run the SQL script beside a migration, in the migration that is under way.
+
+    Args:
+        migration: Its ``__file__``; beside ``v0001_tasks.py`` lies ``v0001_tasks.sql``.
+    """
+    from alembic import op
+
+    script = Path(migration).with_suffix(".sql").read_text(encoding="utf-8")
+    # asyncpg prepares what it runs, and Postgres prepares one statement at a time.
+    for statement in script.split("\n-- step: ")[1:]:
+        _name, _, sql = statement.partition("\n")
+        op.get_bind().exec_driver_sql(sql)
+
+
 def _upgrade(connection: Connection) -> None:
     from alembic import command
     from alembic.config import Config

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from alembic import op
 from sqlalchemy import text
 
 from blocks.errors import SchemaMismatch
+from blocks.queue.migrate import run_script
 
 revision = "0001"
 down_revision = None
@@ -29,11 +28,7 @@ OLDER_COLUMNS = {
 
 def upgrade() -> None:
     refuse_foreign_table()
-    script = Path(__file__).with_suffix(".sql").read_text(encoding="utf-8")
-    # asyncpg prepares what it runs, and Postgres prepares one statement at a time.
-    for statement in script.split("\n-- step: ")[1:]:
-        _name, _, sql = statement.partition("\n")
-        op.get_bind().exec_driver_sql(sql)
+    run_script(__file__)
 
 
 def refuse_foreign_table() -> None:

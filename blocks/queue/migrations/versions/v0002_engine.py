@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from alembic import op
+
+from blocks.queue.migrate import run_script
 
 revision = "0002"
 down_revision = "0001"
@@ -24,11 +24,7 @@ REPLACED = ("tasks_ready", "tasks_running")
 
 
 def upgrade() -> None:
-    script = Path(__file__).with_suffix(".sql").read_text(encoding="utf-8")
-    # asyncpg prepares what it runs, and Postgres prepares one statement at a time.
-    for statement in script.split("\n-- step: ")[1:]:
-        _name, _, sql = statement.partition("\n")
-        op.get_bind().exec_driver_sql(sql)
+    run_script(__file__)
     # Producers and lanes go on while these are made.
     with op.get_context().autocommit_block():
         run = op.get_bind().exec_driver_sql

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from alembic import op
+
+from blocks.queue.migrate import run_script
 
 revision = "0003"
 down_revision = "0002"
@@ -20,11 +20,7 @@ OLDER_FINISHED = (
 
 
 def upgrade() -> None:
-    script = Path(__file__).with_suffix(".sql").read_text(encoding="utf-8")
-    # asyncpg prepares what it runs, and Postgres prepares one statement at a time.
-    for statement in script.split("\n-- step: ")[1:]:
-        _name, _, sql = statement.partition("\n")
-        op.get_bind().exec_driver_sql(sql)
+    run_script(__file__)
     # Producers and lanes go on while this is made; neither touches a task that has finished.
     with op.get_context().autocommit_block():
         run = op.get_bind().exec_driver_sql
