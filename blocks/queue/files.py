@@ -126,15 +126,13 @@ class TaskLines:
     def _parquet(self) -> Iterator[NewTask | BadLine]:
         from blocks.queue.parquet import rows  # pyarrow takes a while to import
 
-        for content, row in rows(self._source, self.name):
+        for content, columns, row in rows(self._source, self.name):
             self._digest.update(content + b"\n")
             self._count(len(content))
             try:
                 if len(content) > LINE_LIMIT_BYTES:
                     raise ValueError(f"longer than {LINE_LIMIT_BYTES:,} bytes")
-                if isinstance(row, ValueError):
-                    raise row
-                yield task_of(row)
+                yield task_of(fields_of(columns, row))
             except ValueError as error:
                 yield self._bad(str(error))
 

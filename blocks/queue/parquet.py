@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from blocks.errors import ConfigurationError
-from blocks.queue.files import columns_of, fields_of
+from blocks.queue.files import columns_of
 
 BATCH_ROWS = 1000
 BATCH_BYTES = 8_000_000
@@ -24,11 +24,9 @@ BATCH_BYTES = 8_000_000
 BUFFER_BYTES = 1 << 20
 """Of each column, read ahead: without it a column's whole part of a row group is."""
 
-Row = dict[str, Any] | ValueError
 
-
-def rows(source: BinaryIO, name: str) -> Iterator[tuple[bytes, Row]]:
-    """Every row of a file: what identifies its content, and its fields or why it is no task.
+def rows(source: BinaryIO, name: str) -> Iterator[tuple[bytes, list[str], tuple[Any, ...]]]:
+    """Every row of a file: what identifies its content, its columns and its cells, as `fields_of` takes them.
 
     Raises:
         ConfigurationError: It is no Parquet file, is broken, or has columns that no task has.
@@ -40,7 +38,7 @@ def rows(source: BinaryIO, name: str) -> Iterator[tuple[bytes, Row]]:
         for batch in file.iter_batches(batch_size=_batch_rows(file.metadata), use_threads=False):
             cells = [_cells(column) for column in batch.columns]
             for row in zip(*cells, strict=True):
-                yield repr(row).encode("utf-8", "surrogatepass"), _fields(columns, row)
+                yield repr(row).encode("utf-8", "surrogatepass"), columns, row
     except (pa.ArrowException, OSError) as error:
         why = " ".join(str(error).split())[:200]
         raise ConfigurationError(f"cannot read {name} as Parquet: {why}", "write the file again") from None
@@ -101,10 +99,3 @@ def _plain(value: Any) -> Any:
 
 def _key(key: Any) -> str:
     raise ValueError(f"a map whose keys are no text: {key!r:.40}")
-
-
-def _fields(columns: list[str], row: tuple[Any, ...]) -> Row:
-    try:
-        return fields_of(columns, row)
-    except ValueError as error:
-        return error
