@@ -11,7 +11,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from pydantic import BaseModel, Field, ValidationError
 
-from blocks.errors import OrganismUnavailable, ReplicaLost
+from blocks.errors import OrganismUnavailable
 from serve_apps.gateway.organism import Busy, Organism, OrganismUnknown
 
 TIMEOUT_S = 1.0
@@ -57,7 +57,7 @@ class Organs:
                 answer = Answer.model_validate(await self._organism.status())
         except OrganismUnknown:
             self._up = None
-        except (OrganismUnavailable, ReplicaLost, Busy, TimeoutError, ValidationError):
+        except (OrganismUnavailable, Busy, TimeoutError, ValidationError):
             self._up = False
         else:
             self._up = True
