@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,13 @@ needs_linter = pytest.mark.skipif(
 needs_prometheus = pytest.mark.skipif(not shutil.which("prometheus"), reason="prometheus is not installed")
 
 
-def promtool(*arguments: object) -> str:
-    done = subprocess.run(["promtool", *map(str, arguments)], capture_output=True, text=True, timeout=60)
+def run(*command: object, timeout: float = 60, cwd: Path | None = None) -> str:
+    done = subprocess.run([*map(str, command)], cwd=cwd, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+promtool = partial(run, "promtool")
 
 
 def expressions() -> Iterator[tuple[str, str]]:
@@ -166,10 +170,8 @@ def test_prometheus_reads_every_expression_of_the_dashboard(tmp_path: Path) -> N
 
 @needs_linter
 def test_grafanas_linter_finds_nothing() -> None:
-    command = ["dashboard-linter", "lint", "--strict", str(FOLDER / "organism.json")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "valid PromQL query" in done.stdout
+    said = run("dashboard-linter", "lint", "--strict", FOLDER / "organism.json")
+    assert "valid PromQL query" in said
 
 
 @needs_promtool
@@ -278,12 +280,8 @@ type Plain<T> = T extends string ? `${T}` : T extends number ? number : T extend
 @pytest.mark.soak
 @pytest.mark.skipif(not shutil.which("npm"), reason="npm is not installed")
 def test_grafanas_own_types_take_the_dashboard(tmp_path: Path) -> None:
-    def run(*command: str) -> str:
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    run("npm", "install", "--no-audit", "--no-fund", "@grafana/schema@13.2.3", "typescript@5.9.3")
+    node = partial(run, timeout=300, cwd=tmp_path)
+    node("npm", "install", "--no-audit", "--no-fund", "@grafana/schema@13.2.3", "typescript@5.9.3")
     panels = DASHBOARD["panels"]
     script = TYPES
     for name, kind, value in (
@@ -296,7 +294,7 @@ def test_grafanas_own_types_take_the_dashboard(tmp_path: Path) -> None:
         script += f"export const {name}: Plain<{kind}> = {json.dumps(value)};\n"
     (tmp_path / "dashboard.ts").write_text(script)
     options = ("--strict", "--skipLibCheck", "--target", "es2022", "--module", "nodenext")
-    run("npx", "tsc", "--noEmit", *options, "dashboard.ts")
+    node("npx", "tsc", "--noEmit", *options, "dashboard.ts")
     (tmp_path / "dashboard.ts").write_text(script.replace('"gridPos"', '"gridPlace"'))
     with pytest.raises(AssertionError, match="gridPlace"):
-        run("npx", "tsc", "--noEmit", *options, "dashboard.ts")
+        node("npx", "tsc", "--noEmit", *options, "dashboard.ts")

@@ -51,7 +51,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-async def block(sender: None, receiver: Receiver) -> AsyncIterator[str]:
+async def block(stack: Stack, sender: None, receiver: Receiver) -> AsyncIterator[str]:
     """A notification block of a stock type, and no automation of ours before or after."""
     await receiver.save_block()
     await automations.remove()
