@@ -94,7 +94,7 @@ class Lane:
         self.signals = LaneSignals()
         self._logger = logger or logging.getLogger("organism.lane")
         self._tell_settled = on_settled
-        self._lease = Lease(queue, self.id, run=run, number=number, on_lost=self._lose, on_stop=self.stop)
+        self._lease = Lease(queue, self.id, run=run, number=number, on_lost=self._lose, on_stop=self.stop, on_leave=self.stop)
         self._lines = Lines(queue, self.id)
         self._pace = Pace(batch_size, tasks_in_flight)
         self._calls = Calls(

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
 import asyncpg
@@ -14,6 +15,7 @@ import asyncpg
 from blocks.errors import QueueUnavailable
 from blocks.queue import Queue
 from blocks.queue.connection import TRANSIENT_ERRORS, connect
+from blocks.queue.models import Asked
 
 RENEWALS_A_LEASE = 3
 RENEWAL_TIMEOUT_S = 3.0
@@ -67,6 +69,9 @@ class Lease:
         number: Tells it apart from the other lanes of that run.
         on_lost: Called once in the event loop, when the lease is past or somebody took the tasks back.
         on_stop: Called in the event loop when the lane is asked to stop, perhaps more than once.
+        on_leave: Likewise, when it is asked to leave.
+        relay: Its run is one of those that relieve one another.
+        run_started_at: When that run began, by the database's clock.
     """
 
     def __init__(
@@ -78,6 +83,9 @@ class Lease:
         number: int | None = None,
         on_lost: Callable[[str], None],
         on_stop: Callable[[], None],
+        on_leave: Callable[[], None],
+        relay: bool = False,
+        run_started_at: datetime | None = None,
     ) -> None:
         self._queue = queue
         self._lane = lane
@@ -85,13 +93,18 @@ class Lease:
         self._number = number
         self._on_lost = on_lost
         self._on_stop = on_stop
+        self._on_leave = on_leave
+        self._relay = relay
+        self._run_started_at = run_started_at
+        self.leaving = False
+        """Told with each renewal: the lane claims nothing any more."""
         self.lost: str | None = None
         """Why it was lost, or None."""
         # Written by one thread and read by the other; each is a single assignment.
         self._until = 0.0
         self._ticked = 0.0
         self._taken_back = False
-        self._stop_asked = False
+        self._asked = Asked(stop=False, leave=False)
         self._trouble = "this process did not run"
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -105,7 +118,13 @@ class Lease:
     async def open(self) -> None:
         """Register the lane."""
         sent = clock()
-        await self._queue.register(self._lane, run=self._run, number=self._number)
+        await self._queue.register(
+            self._lane,
+            run=self._run,
+            number=self._number,
+            relay=self._relay,
+            run_started_at=self._run_started_at,
+        )
         # Counted from before the request, here as at every renewal: the database may have dated the lease at
         # any moment since.
         self._until = sent + self._queue.lease_s
@@ -135,8 +154,10 @@ class Lease:
         self._thread.start()
         try:
             while not self._is_past():
-                if self._stop_asked:
+                if self._asked.stop:
                     self._on_stop()
+                elif self._asked.leave:
+                    self._on_leave()
                 # Not asyncio.wait_for: until Python 3.12 it may swallow a cancellation, and the lane, which
                 # waits for this to end, would never leave (bpo-37658).
                 with suppress(TimeoutError):
@@ -205,7 +226,7 @@ class Lease:
     def _beat(self, report: Callable[[], Report], tell: Callable[[], None]) -> None:
         connection: asyncpg.Connection[Any] | None = None
 
-        async def renew() -> bool | None:
+        async def renew() -> Asked | None:
             nonlocal connection
             async with asyncio.timeout(min(RENEWAL_TIMEOUT_S, self.interval)):
                 if connection is None:
@@ -215,7 +236,9 @@ class Lease:
                         statement_cache_size=0,
                         server_settings={"application_name": "organism-heartbeat"},
                     )
-                return await self._queue.renew(self._lane, **report()._asdict(), connection=connection)
+                return await self._queue.renew(
+                    self._lane, **report()._asdict(), leaving=self.leaving, connection=connection
+                )
 
         delay = self.interval
         with asyncio.Runner() as runner:
@@ -229,7 +252,7 @@ class Lease:
                     self._trouble = f"the lane's event loop did not run for {LOOP_STUCK_S:g} s"
                     break
                 try:
-                    stop = runner.run(renew())
+                    asked = runner.run(renew())
                 except Exception as error:
                     # Whatever it is, the lease passes unless a later renewal succeeds, and this is why.
                     self._trouble = str(error) or type(error).__name__
@@ -239,13 +262,13 @@ class Lease:
                         connection = None
                     continue
                 delay = self.interval
-                if stop is None:
+                if asked is None:
                     self._taken_back = True
                     break
                 self._until = sent + self._queue.lease_s
                 self._trouble = "this process did not run"
-                self._stop_asked = stop
-                if stop:
+                self._asked = asked
+                if asked.stop or asked.leave:
                     tell()
             tell()
             if connection is not None:

@@ -99,6 +99,7 @@ class Control(Loading):
             policy.timeout_s,
             policy.backoff_base_s,
             policy.backoff_cap_s,
+            policy.max_interruptions,
             timeout=READ_TIMEOUT,
         )
 

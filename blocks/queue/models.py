@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal, Self, TypeAlias
 from uuid import UUID
@@ -250,6 +250,12 @@ class TypePolicy(BaseModel):
     timeout_s: float | None = Field(default=None, gt=0, description="None: the organ's own timeout.")
     backoff_base_s: float | None = Field(default=None, gt=0, description="None: as the queue has it.")
     backoff_cap_s: float | None = Field(default=None, gt=0, description="None: as the queue has it.")
+    max_interruptions: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="Interruptions after which a task is a dead letter; None: none is too many.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +266,18 @@ class Reaped:
     retried: int
     failed: int
     """Tasks that have now lost as many leases as a task may lose."""
+    runs: dict[str, int] = field(default_factory=dict)
+    """Ids of the tasks taken back and the claims they were held under: their handlers may still run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the lanes table asks of a lane."""
+
+    stop: bool
+    """Claim nothing more, give calls in flight a grace period, and hand the rest back."""
+    leave: bool
+    """Claim nothing more, and wait for the calls in flight to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,9 +328,11 @@ class TaskRow(BaseModel):
     cancel_requested: bool
     timed_out: int
     lease_lost: int
+    interrupted: int
     suspicion: int
     locked_by: str | None
     locked_at: datetime | None
+    begun_at: datetime | None
     run_after: Moment
     result: Any
     error: str | None
@@ -388,4 +408,13 @@ class LaneRow(BaseModel):
     lease_until: datetime
     settled: int
     stop_requested: bool
+    leave_requested: bool
+    leaving_at: datetime | None
+    relay: bool
+    run_started_at: datetime | None
     live: bool
+
+    @property
+    def claiming(self) -> bool:
+        """Whether it claims tasks."""
+        return self.live and not (self.stop_requested or self.leave_requested or self.leaving_at)

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any, Self, cast
 
 import asyncpg
@@ -17,7 +18,7 @@ from blocks.queue.connection import CONNECT_ERRORS, open_pool, unavailable
 from blocks.queue.inspection import DEFAULT_MAX_ATTEMPTS
 from blocks.queue.lines import Line, Lines, order
 from blocks.queue.listener import Listener
-from blocks.queue.models import Reaped, Settled, Status
+from blocks.queue.models import Asked, Reaped, Settled, Status
 from blocks.queue.statements import statement
 from blocks.queue.upkeep import Upkeep
 from blocks.queue.wire import Batch, Outcomes, positions_of
@@ -73,7 +74,7 @@ class Queue(Upkeep):
             self._pool = await open_pool(
                 self.dsn, connections=self._connections, application_name=self._application_name
             )
-            if not await self.pool.fetchval("SELECT to_regclass('lane_totals') IS NOT NULL"):
+            if not await self.pool.fetchval(statement("schema_is_here")):
                 raise SchemaMismatch(
                     "the database has no tasks table of this version",
                     "run `organism up` (embedded) or `organism migrate` (your own Postgres)",
@@ -100,12 +101,22 @@ class Queue(Upkeep):
 
     # The life of a lane
 
-    async def register(self, lane: str, *, run: str | None = None, number: int | None = None) -> None:
+    async def register(
+        self,
+        lane: str,
+        *,
+        run: str | None = None,
+        number: int | None = None,
+        relay: bool = False,
+        run_started_at: datetime | None = None,
+    ) -> None:
         """Open a lease for ``lane``, a fresh name that no process has had before.
 
         Args:
-            run: The dispatch run it belongs to, by which `request_stop` reaches it.
+            run: The dispatch run it belongs to, by which `request_stop` and `request_leave` reach it.
             number: Which lane of that run.
+            relay: The run is one of those that relieve one another.
+            run_started_at: When the run began, by the database's clock; None: now.
         """
         await self.pool.execute(
             statement("register"),
@@ -115,6 +126,8 @@ class Queue(Upkeep):
             socket.gethostname(),
             os.getpid(),
             self.lease_s,
+            relay,
+            run_started_at,
             timeout=RENEW_TIMEOUT,
         )
 
@@ -124,29 +137,34 @@ class Queue(Upkeep):
         *,
         settled: int = 0,
         figures: Mapping[str, float] | None = None,
+        leaving: bool = False,
         connection: asyncpg.Connection[Any] | None = None,
-    ) -> bool | None:
+    ) -> Asked | None:
         """Renew the lease of ``lane``.
 
         Args:
             settled: Tasks the lane has settled so far.
             figures: What it has counted so far, as `blocks.queue.figures` has it; None: as last said.
+            leaving: It claims nothing any more and waits for its calls to end.
             connection: To be used instead of the pool's, which belong to the event loop that opened them.
 
         Returns:
-            None: the lease was lost and the lane holds nothing any more. Else whether it is asked to stop.
+            What is asked of the lane; None: its lease was lost and it holds nothing any more.
         """
-        return cast(
-            "bool | None",
-            await (connection or self.pool).fetchval(
-                statement("renew"),
-                lane,
-                self.lease_s,
-                settled,
-                None if figures is None else orjson.dumps(figures).decode(),
-                timeout=RENEW_TIMEOUT,
-            ),
+        row = await (connection or self.pool).fetchrow(
+            statement("renew"),
+            lane,
+            self.lease_s,
+            settled,
+            None if figures is None else orjson.dumps(figures).decode(),
+            leaving,
+            timeout=RENEW_TIMEOUT,
         )
+        return None if row is None else Asked(row["stop_requested"], row["leave_requested"])
+
+    async def begun(self, batch: Batch) -> None:
+        """Note that handlers have begun with the tasks of ``batch``; stale claims change nothing."""
+        await self.pool.execute(statement("begun"), batch.ids, batch.claims, timeout=SETTLE_TIMEOUT)
 
     async def report(self, lane: str, *, settled: int, figures: Mapping[str, float]) -> None:
         """Say for the last time what ``lane`` has counted; its lease stays as it is."""
@@ -160,6 +178,14 @@ class Queue(Upkeep):
     async def request_stop(self, run: str) -> int:
         """Ask every lane of a dispatch run to finish what it holds and leave; returns how many were asked."""
         return cast("int", await self.pool.fetchval(statement("request_stop"), run, timeout=RENEW_TIMEOUT))
+
+    async def request_leave(self, run: str) -> int:
+        """Ask every lane of a dispatch run to claim nothing more and to leave when its calls have ended.
+
+        Returns:
+            How many were asked.
+        """
+        return cast("int", await self.pool.fetchval(statement("request_leave"), run, timeout=RENEW_TIMEOUT))
 
     # The life of a claim
 
@@ -234,17 +260,19 @@ class Queue(Upkeep):
         return first | await self._settle(lane, batch, outcomes.take(range(middle, len(outcomes))))
 
     async def release(
-        self, lane: str, batch: Batch, *, cause: str, error: str, suspicion: int = 0
-    ) -> list[str]:
+        self, lane: str, batch: Batch, *, cause: str | None, error: str, suspicion: int = 0
+    ) -> dict[str, Status]:
         """Hand claimed tasks back, ready at once, with the attempt uncharged.
 
         Args:
-            cause: Short name for the history: ``interrupted``, ``replica_lost``, ``unavailable``.
+            cause: Short name for the history: ``interrupted``, ``replica_lost``, ``unavailable``; None: no
+                handler had begun with them, and the history has nothing to say.
             error: One readable line for the history.
-            suspicion: 1: a replica died under them, 2: and again under few of them.
+            suspicion: 1: a replica died under them.
 
         Returns:
-            Ids of those handed back; the others were stale.
+            New status by id of those handed back: ``failed`` if a task has been interrupted as often as its
+            type may be. The others were stale.
         """
         rows = await self.pool.fetch(
             statement("release"),
@@ -256,7 +284,7 @@ class Queue(Upkeep):
             lane,
             timeout=SETTLE_TIMEOUT,
         )
-        return [row["id"] for row in rows]
+        return {row["id"]: row["status"] for row in rows}
 
     async def abandon(self, lane: str, *, holding: Sequence[int]) -> list[str]:
         """Hand back what the table says ``lane`` holds beyond the claims in ``holding``.
@@ -267,10 +295,10 @@ class Queue(Upkeep):
         rows = await self.pool.fetch(statement("abandon"), lane, holding, timeout=SETTLE_TIMEOUT)
         return [row["id"] for row in rows]
 
-    async def cancel_requests(self, lane: str) -> list[int]:
-        """Claims of the tasks ``lane`` holds that are to be cancelled."""
+    async def cancel_requests(self, lane: str) -> dict[int, str]:
+        """Tasks that ``lane`` holds and that are to be cancelled, their ids by claim."""
         rows = await self.pool.fetch(statement("cancel_requests"), lane, timeout=READ_TIMEOUT)
-        return [row["claim"] for row in rows]
+        return {row["claim"]: row["id"] for row in rows}
 
     async def reap(self, *, strays: bool = True) -> Reaped:
         """Take back the tasks of lanes that stopped renewing.
@@ -282,7 +310,8 @@ class Queue(Upkeep):
             statement("reap"), LEASES_A_TASK_MAY_LOSE, strays, timeout=REAP_TIMEOUT
         )
         assert row is not None
-        return Reaped(**row)
+        runs = dict(zip(row["ids"], row["claims"], strict=True))
+        return Reaped(row["lanes"], row["retried"], row["failed"], runs)
 
     @asynccontextmanager
     async def wakeups(self) -> AsyncIterator[asyncio.Event]:

@@ -100,7 +100,7 @@ class _Said:
 def explain(task: TaskRow, around: Surroundings) -> Why:
     """Why ``task`` is where it is."""
     pauses = [p for p in around.pauses if p.name == (task.type if p.kind == "type" else task.domain)]
-    alive = sum(lane.live and not lane.stop_requested for lane in around.lanes)
+    alive = sum(lane.claiming for lane in around.lanes)
     match task.status:
         case "created":
             said = [_Said("created", "is created and not to run yet", "`run` it")]

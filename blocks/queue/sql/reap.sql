@@ -68,5 +68,7 @@ WITH RECURSIVE lost AS MATERIALIZED (
 )
 SELECT (SELECT count(*) FROM ended) AS lanes,
        count(*) FILTER (WHERE status <> 'failed') AS retried,
-       count(*) FILTER (WHERE status = 'failed') AS failed
+       count(*) FILTER (WHERE status = 'failed') AS failed,
+       -- Whose handlers may still run: whoever reaps has them stopped.
+       coalesce(array_agg(id::text), '{}') AS ids, coalesce(array_agg(claim), '{}') AS claims
 FROM reaped

@@ -1,4 +1,7 @@
--- $1 type, $2 max_attempts, $3 timeout, $4 backoff base, $5 backoff cap; NULL: as the lane's queue says
-INSERT INTO task_types (type, max_attempts, timeout_s, backoff_base_s, backoff_cap_s) VALUES ($1, $2, $3, $4, $5)
+-- $1 type, $2 max_attempts, $3 timeout, $4 backoff base, $5 backoff cap, $6 max_interruptions; NULL: as the lane's
+-- queue says
+INSERT INTO task_types (type, max_attempts, timeout_s, backoff_base_s, backoff_cap_s, max_interruptions)
+VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (type) DO UPDATE SET max_attempts = excluded.max_attempts, timeout_s = excluded.timeout_s,
-    backoff_base_s = excluded.backoff_base_s, backoff_cap_s = excluded.backoff_cap_s
+    backoff_base_s = excluded.backoff_base_s, backoff_cap_s = excluded.backoff_cap_s,
+    max_interruptions = excluded.max_interruptions
