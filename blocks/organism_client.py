@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
@@ -51,11 +51,8 @@ class OrganismClient:
         self._silence_s = silence_s
         self._health_timeout_s = health_timeout_s
 
-    async def call(self, batch: Batch, *, exclusive: bool) -> AsyncGenerator[Outcomes, None]:
+    async def call(self, batch: Batch) -> AsyncGenerator[Outcomes, None]:
         """Run ``batch`` and yield outcomes as they come, some of them empty as a sign of life.
-
-        Args:
-            exclusive: Run nothing else on the replica meanwhile.
 
         Raises:
             OrganismUnavailable: Nothing of the batch ran.
@@ -66,10 +63,12 @@ class OrganismClient:
         try:
             large = sum(map(len, batch.params)) > GRPC_LIMIT_CHARS
             handle = self._handle().options(stream=True, _by_reference=large)
-            stream = handle.handle_tasks.remote(batch.to_wire(), exclusive=exclusive)
+            stream = handle.handle_tasks.remote(batch.to_wire())
             while True:
                 try:
-                    wire = await asyncio.wait_for(anext(stream), self._silence_s)
+                    # Not asyncio.wait_for, which until Python 3.12 may swallow a cancellation (bpo-37658).
+                    async with asyncio.timeout(self._silence_s):
+                        wire = await anext(stream)
                 except StopAsyncIteration:
                     return
                 outcomes = Outcomes.from_wire(wire)
@@ -80,11 +79,9 @@ class OrganismClient:
 
             # Private to Serve: a call that no replica has taken, as while there is none, waits in there.
             taken = stream is not None and stream._replica_result is not None
-            # Once sent, a call whose replica dies or falls silent may have run. An exclusive one has not: its
-            # replica says so and waits before it begins, because who is charged hangs on it.
+            # Once sent, a call whose replica dies or falls silent may have run.
             may_have_run = isinstance(error, RayActorError) or (isinstance(error, TimeoutError) and taken)
-            lost = begun or (may_have_run and not exclusive)
-            raise self._explain(error, self._silence_s, lost=lost) from None
+            raise self._explain(error, self._silence_s, lost=begun or may_have_run) from None
         finally:
             _cancel(stream)
 
@@ -108,25 +105,25 @@ class OrganismClient:
         finally:
             _cancel(response)
 
-    async def cancel(self, claims: Sequence[int]) -> None:
-        """Stop tasks on whichever replica they are; each is reported ``cancelled`` through its own call.
+    async def cancel(self, runs: Mapping[str, int]) -> None:
+        """Stop tasks, on whichever replicas they run under the claim given by id, or an older one.
 
-        Best effort: returns when every claim has been acknowledged, or no replica knows it after some tries
-        (it has ended, or its replica is being taken down). Calling again does no harm.
+        Each is reported ``cancelled`` through its own call, if somebody still listens to that. Best effort:
+        returns when every task has been found somewhere, or no replica knows it after some tries (it has
+        ended, or its replica is being taken down). Calling again does no harm.
 
         Raises:
-            OrganismUnavailable: A claim is not acknowledged, and not every replica has answered.
+            OrganismUnavailable: A task is not acknowledged, and not every replica has answered.
         """
-        left = set(claims)
+        left = dict(runs)
         failures: list[BaseException] = []
         try:
             async with asyncio.timeout(self._health_timeout_s):
                 for pause_s in CANCEL_PAUSES_S:
-                    # To all replicas: which one Serve has chosen for a call is not known here.
-                    response = self._handle().broadcast("cancel_tasks", sorted(left))
-                    answers = await response.results_async(return_exceptions=True)
+                    answers = await self._broadcast("cancel_tasks", left)
                     failures = [answer for answer in answers if isinstance(answer, BaseException)]
-                    left.difference_update(*(answer for answer in answers if answer not in failures))
+                    known = {task for answer in answers if answer not in failures for task in answer}
+                    left = {task: claim for task, claim in left.items() if task not in known}
                     if not left:
                         return
                     await asyncio.sleep(pause_s)
@@ -134,6 +131,52 @@ class OrganismClient:
                 raise failures[0]
         except Exception as error:
             raise self._explain(error, self._health_timeout_s) from None
+
+    async def recall(self, claims: Sequence[int], *, leaving: bool) -> None:
+        """Have those of these tasks handed back that no handler has begun with.
+
+        Each is reported ``recalled`` through its own call.
+
+        Args:
+            leaving: Those too that wait for a replica of their organ's own deployment.
+
+        Raises:
+            OrganismUnavailable: Not every replica has answered.
+        """
+        await self._tell_all("recall_tasks", list(claims), leaving)
+
+    async def limit_drain(self, within_s: float) -> None:
+        """Have replicas that are taken down from now on give running tasks only so many seconds.
+
+        Raises:
+            OrganismUnavailable: Not every replica has answered.
+        """
+        await self._tell_all("limit_drain", within_s)
+
+    async def running(self) -> list[dict[str, Any]]:
+        """What runs on each replica, as `OrganismManager.running` tells it.
+
+        Raises:
+            OrganismUnavailable: Not every replica has answered.
+        """
+        return cast("list[dict[str, Any]]", await self._tell_all("running"))
+
+    async def _tell_all(self, method: str, *arguments: Any) -> list[Any]:
+        try:
+            async with asyncio.timeout(self._health_timeout_s):
+                answers = await self._broadcast(method, *arguments)
+            for answer in answers:
+                if isinstance(answer, BaseException):
+                    raise answer
+        except Exception as error:
+            raise self._explain(error, self._health_timeout_s) from None
+        return answers
+
+    async def _broadcast(self, method: str, *arguments: Any) -> list[Any]:
+        # To all replicas: which one Serve has chosen for a call is not known here.
+        response = self._handle().broadcast(method, *arguments)
+        answers: list[Any] = await response.results_async(return_exceptions=True)
+        return answers
 
     async def health(self) -> dict[str, Any]:
         """The organism's own health report.

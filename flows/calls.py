@@ -5,32 +5,40 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from blocks.errors import OrganismUnavailable, ReplicaLost
+from blocks.errors import OrganismError, OrganismUnavailable, ReplicaLost
 from blocks.queue import Batch, Outcomes, Queue, Settled
 from blocks.queue.figures import CallMeter
+from blocks.queue.wire import HANDED_BACK, positions_of
 from flows.lease import Lease
-from flows.pacing import GROUP_SIZES, CallRecord, Pace
+from flows.pacing import CallRecord, Pace
 from flows.settling import Settler
 
-SUSPECT_CALLS = 3
-"""Calls of suspects at once; each has a replica to itself."""
+SUSPICION_LIMIT = 5
+"""Replicas that may die with a task on them before each further one is charged to it. A suspect runs in a
+process of its own, so a replica that dies all the same is hardly its doing; but a task that takes its whole
+machine down has to come to an end."""
 PATIENCE_S = 30.0
 """Beyond twice the longest timeout of its tasks, a call that reports nothing is given up: a task may have to
 wait for another's timeout before its own begins."""
 ORGANISM_PAUSE_S = (0.5, 1.0, 2.0, 5.0)
 """Waits before claiming again after no replica took a call."""
+WAITING_S = 5.0
+"""Tasks that no handler has begun with for so long are handed back: another replica may have room."""
+RECALL_PAUSE_S = 30.0
+"""Between two recalls of one call: what waits for a replica of its organ's own is better left there."""
+ERRANDS_S = 5.0
+"""Longest wait, on leaving, for replicas that are still to be told to stop something."""
 
 
 class OrganismClient(Protocol):
     """What a lane needs of the organism."""
 
-    def call(self, batch: Batch, *, exclusive: bool) -> AsyncGenerator[Outcomes, None]:
+    def call(self, batch: Batch) -> AsyncGenerator[Outcomes, None]:
         """Run ``batch`` and yield outcomes as they come, some of them empty as a sign of life.
 
         Raises:
@@ -39,13 +47,43 @@ class OrganismClient(Protocol):
         """
         ...
 
-    async def cancel(self, claims: Sequence[int]) -> None:
-        """Stop tasks, wherever they run; each is reported through its own call.
+    async def cancel(self, runs: Mapping[str, int]) -> None:
+        """Stop tasks, wherever they run under the claim given by id, or an older one; each is reported
+        through its own call.
 
         Raises:
             OrganismUnavailable: Not every replica could be asked.
         """
         ...
+
+    async def recall(self, claims: Sequence[int], *, leaving: bool) -> None:
+        """Have those of these tasks handed back that no handler has begun with.
+
+        Args:
+            leaving: Those too that wait for a replica of their organ's own deployment.
+
+        Raises:
+            OrganismUnavailable: Not every replica could be asked.
+        """
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class OpenCall:
+    """One call that is under way."""
+
+    batch: Batch
+    record: CallRecord
+    unreported: set[int]
+    """Positions of the tasks whose outcome is still to come."""
+    begun: set[int] = field(default_factory=set)
+    """Of those, the ones that a handler is known to have begun with."""
+    recalled: float = float("-inf")
+
+    @property
+    def waiting(self) -> set[int]:
+        """Positions of the tasks that no handler is known to have begun with."""
+        return self.unreported - self.begun
 
 
 @dataclass(slots=True)
@@ -127,11 +165,10 @@ class Calls:
         self._on_settled = on_settled
         self._on_room = on_room
         self._settler = Settler(self._write_outcomes)
-        self._suspects: deque[Batch] = deque()
-        """Claimed and waiting for one of the calls that may be made of suspects."""
-        self._suspect_calls = 0
+        self._open: set[OpenCall] = set()
+        self._errands: set[asyncio.Task[None]] = set()
+        """Messages to replicas that nothing has to wait for."""
         self._failures_in_a_row = 0
-        self._closed = False
         self.running: set[asyncio.Task[None]] = set()
         self.holding: set[int] = set()
         """Claims whose tasks are in flight."""
@@ -145,29 +182,14 @@ class Calls:
     def start(self, batch: Batch) -> None:
         """Start the calls for claimed tasks."""
         self.holding.update(batch.claims)
+        reclaimed = [position for position, again in enumerate(batch.reclaimed) if again]
+        if reclaimed:
+            # A lane that fell silent left its runs behind.
+            self.stop_runs({batch.ids[p]: batch.claims[p] - 1 for p in reclaimed})
         for part in self._pace.calls(batch):
-            if part.suspicions[0] > 0:
-                self._suspects.append(part)
-            else:
-                self._start(part)
-        self._start_suspects()
-
-    def _start_suspects(self) -> None:
-        """Start calls of suspects, as many as may run; each takes along what waits and fits."""
-        while self._suspects and self._suspect_calls < SUSPECT_CALLS and not self._closed:
-            together = self._suspects.popleft()
-            limit = GROUP_SIZES[together.suspicions[0]]
-            while self._suspects and self._suspects[0].suspicions[0] == together.suspicions[0]:
-                if len(together) + len(self._suspects[0]) > limit:
-                    break
-                together.extend(self._suspects.popleft())
-            self._suspect_calls += 1
-            self._start(together)
-
-    def _start(self, batch: Batch) -> None:
-        call = asyncio.create_task(self._run(batch), name=f"{self._summary.lane}-call")
-        self.running.add(call)
-        call.add_done_callback(self._ended)
+            call = asyncio.create_task(self._run(part), name=f"{self._summary.lane}-call")
+            self.running.add(call)
+            call.add_done_callback(self._ended)
 
     def cut_off(self) -> None:
         """Cancel every call; each hands back its tasks, unless the lease is lost."""
@@ -176,62 +198,97 @@ class Calls:
 
     async def close(self) -> None:
         """Cut off what runs, and wait until each call has handed its tasks back and all is written."""
-        self._closed = True
         # Shielded: a second cancellation must not keep tasks from being handed back.
-        ended = asyncio.gather(*self.running, self._hand_back_suspects(), return_exceptions=True)
+        ended = asyncio.gather(*self.running, return_exceptions=True)
         self.cut_off()
         await asyncio.shield(ended)
         await self._settler.close()
+        if self._errands:
+            _, late = await asyncio.wait(self._errands, timeout=ERRANDS_S)
+            for errand in late:
+                errand.cancel()
 
-    async def _hand_back_suspects(self) -> None:
-        while self._suspects and not self._lease.lost:
-            await self._release(
-                self._suspects.popleft(), "interrupted", "the lane stopped before the task ran"
-            )
+    # Telling replicas
+
+    def stop_runs(self, runs: Mapping[str, int]) -> None:
+        """Stop what goes on of these tasks under the claim given by id, or an older one; not waited for."""
+        self._send(self._organism.cancel(runs))
+
+    def recall(self) -> None:
+        """Have everything handed back that no handler has begun with."""
+        claims = [call.batch.claims[p] for call in self._open for p in call.waiting]
+        if claims:
+            self._send(self._organism.recall(claims, leaving=True))
+
+    def balance(self) -> None:
+        """Hand back what waits where it is for too long, and let windows follow what runs.
+
+        Windows learn from tasks that end; this is for those that run for long.
+        """
+        now = time.monotonic()
+        waiting: list[int] = []
+        by_type: dict[str, list[OpenCall]] = {}
+        for call in self._open:
+            by_type.setdefault(call.record.type, []).append(call)
+        for task_type, calls in by_type.items():
+            if late := [c for c in calls if c.waiting and now - c.record.started > WAITING_S]:
+                self._pace.shrink(task_type, sum(len(call.begun) for call in calls))
+                for call in late:
+                    if now - call.recalled > RECALL_PAUSE_S:
+                        call.recalled = now
+                        waiting += [call.batch.claims[p] for p in call.waiting]
+            elif not any(call.waiting for call in calls) and self._pace.widen(task_type):
+                self._on_room()
+        if waiting:
+            self._send(self._organism.recall(waiting, leaving=False))
+
+    def _send(self, message: Coroutine[Any, Any, None]) -> None:
+        async def send() -> None:
+            try:
+                await message
+            except OrganismError as error:
+                self._logger.warning("a replica could not be told: %s", error)
+
+        errand = asyncio.create_task(send(), name=f"{self._summary.lane}-errand")
+        self._errands.add(errand)
+        errand.add_done_callback(self._errands.discard)
 
     # One call
 
     async def _run(self, batch: Batch) -> None:
-        record = self._pace.begin(batch.types[0])
-        unreported = set(range(len(batch)))
-        exclusive = batch.suspicions[0] > 0
+        call = OpenCall(batch, self._pace.begin(batch.types[0]), set(range(len(batch))))
+        self._open.add(call)
         try:
-            await self._call(batch, unreported, record, exclusive=exclusive)
-            if not exclusive:
-                self._pace.learn(record)
+            await self._call(call)
+            self._pace.learn(call.record)
         except asyncio.CancelledError:
             if not self._lease.lost:
-                left = batch.take(unreported)
+                left = batch.take(call.unreported)
                 await self._release(left, "interrupted", "the lane stopped before the task ended")
             raise
         finally:
+            self._open.discard(call)
             self.holding.difference_update(batch.claims)
-            self._make_room(batch, unreported)
-            if exclusive:
-                self._suspect_calls -= 1
-                self._start_suspects()
+            self._make_room(call, call.unreported)
 
-    async def _call(self, batch: Batch, unreported: set[int], record: CallRecord, *, exclusive: bool) -> None:
+    async def _call(self, call: OpenCall) -> None:
         self._summary.calls += 1
-        self.meter.batch_size.observe(len(batch))
-        started = time.monotonic()
+        self.meter.batch_size.observe(len(call.batch))
         try:
-            async with aclosing(self._organism.call(batch, exclusive=exclusive)) as stream:
-                await self._follow(stream, batch, unreported, record)
-            if unreported:
-                raise ReplicaLost(f"the organism ended the call without {len(unreported)} outcomes")
+            async with aclosing(self._organism.call(call.batch)) as stream:
+                await self._follow(stream, call)
+            if call.unreported:
+                raise ReplicaLost(f"the organism ended the call without {len(call.unreported)} outcomes")
             self._failures_in_a_row = 0
         except OrganismUnavailable as error:
-            await self._release(batch.take(unreported), "unavailable", error.what)
-            await self._pause(record.type, error)
+            await self._release(call.batch.take(call.unreported), "unavailable", error.what)
+            await self._pause(call.record.type, error)
         except ReplicaLost as error:
-            await self._blame(batch, unreported, exclusive, error)
+            await self._blame(call, error)
         finally:
-            self.meter.call_seconds.observe(time.monotonic() - started)
+            self.meter.call_seconds.observe(time.monotonic() - call.record.started)
 
-    async def _follow(
-        self, stream: AsyncGenerator[Outcomes, None], batch: Batch, unreported: set[int], record: CallRecord
-    ) -> None:
+    async def _follow(self, stream: AsyncGenerator[Outcomes, None], call: OpenCall) -> None:
         """Settle outcomes as they come.
 
         Raises:
@@ -243,23 +300,28 @@ class Calls:
         async for outcomes in stream:
             if outcomes.timeout_s is not None:
                 patience_s = 2 * outcomes.timeout_s + PATIENCE_S
+            if outcomes.begun:
+                await self._begun(call, outcomes.begun)
             if len(outcomes):
-                await self._settle(batch, outcomes, unreported)
-                record.add(outcomes)
-                self._make_room(batch, outcomes.positions)
+                await self._settle(call, outcomes)
+                call.record.add(outcomes)
+                self._make_room(call, outcomes.positions)
                 last_report = loop.time()
-            elif outcomes.waiting or patience_s is None:
+            elif outcomes.waiting or outcomes.begun or patience_s is None:
                 last_report = loop.time()
             elif loop.time() - last_report > patience_s:
                 raise ReplicaLost(f"a replica reported nothing for {patience_s:g} s")
 
-    def _make_room(self, batch: Batch, positions: Collection[int]) -> None:
-        if batch.suspicions[0] > 0:
-            # Only suspects of several types share a call.
-            for position in positions:
-                self._pace.settled(batch.types[position], 1)
-        else:
-            self._pace.settled(batch.types[0], len(positions))
+    async def _begun(self, call: OpenCall, positions: Collection[int]) -> None:
+        """Note that handlers have begun, for whoever looks at the tasks."""
+        news = call.unreported.intersection(positions) - call.begun
+        call.begun |= news
+        if news:
+            batch = call.batch.take(news)
+            await self._lease.write(lambda: self._queue.begun(batch))
+
+    def _make_room(self, call: OpenCall, positions: Collection[int]) -> None:
+        self._pace.settled(call.record.type, len(positions))
         self._on_room()
 
     def _ended(self, call: asyncio.Task[None]) -> None:
@@ -273,17 +335,22 @@ class Calls:
         self.broken = self.broken or error
         self._on_room()
 
-    async def _blame(self, batch: Batch, unreported: set[int], exclusive: bool, error: ReplicaLost) -> None:
-        """Charge a lost replica to the task that ran alone on it; else find out in smaller groups."""
+    async def _blame(self, call: OpenCall, error: ReplicaLost) -> None:
+        """Suspect every task that was on a lost replica; each runs in a process of its own from now on."""
+        batch, unreported = call.batch, call.unreported
         self._logger.warning("%s; %d tasks had not been reported", error, len(unreported))
-        if exclusive and len(batch) == 1 and unreported:
-            outcomes = Outcomes()
-            outcomes.add(0, "failed", error=f"ran alone on a replica, and {error.what}")
-            await self._settle(batch, outcomes, unreported)
-            self._make_room(batch, [0])
-        else:
-            suspicion = min(batch.suspicions[0] + 1, len(GROUP_SIZES) - 1)
-            await self._release(batch.take(unreported), "replica_lost", error.what, suspicion=suspicion)
+        # A replica that only fell silent may still run them.
+        self.stop_runs({batch.ids[p]: batch.claims[p] for p in unreported})
+        outcomes = Outcomes()
+        for position in unreported:
+            if batch.suspicions[position] >= SUSPICION_LIMIT:
+                lost = batch.suspicions[position] + 1
+                text = f"{lost} replicas were lost with it on them; the last: {error.what}"
+                outcomes.add(position, "failed", error=text)
+        if len(outcomes):
+            await self._settle(call, outcomes)
+            self._make_room(call, outcomes.positions)
+        await self._release(batch.take(unreported), "replica_lost", error.what, suspicion=1)
 
     async def _pause(self, task_type: str, error: OrganismUnavailable) -> None:
         delay = ORGANISM_PAUSE_S[min(self._failures_in_a_row, len(ORGANISM_PAUSE_S) - 1)]
@@ -295,8 +362,8 @@ class Calls:
 
     # Writing
 
-    async def _settle(self, batch: Batch, outcomes: Outcomes, unreported: set[int]) -> None:
-        settling = asyncio.ensure_future(self._settle_now(batch, outcomes, unreported))
+    async def _settle(self, call: OpenCall, outcomes: Outcomes) -> None:
+        settling = asyncio.ensure_future(self._settle_now(call, outcomes))
         try:
             await asyncio.shield(settling)
         except asyncio.CancelledError:
@@ -304,15 +371,12 @@ class Calls:
             await asyncio.gather(settling, return_exceptions=True)
             raise
 
-    async def _settle_now(self, batch: Batch, outcomes: Outcomes, unreported: set[int]) -> None:
-        handed_back = [i for i, cause in enumerate(outcomes.causes) if cause == "interrupted"]
-        if handed_back:
-            left = batch.take(outcomes.positions[i] for i in handed_back)
-            await self._release(left, "interrupted", "the replica stopped before the task ended")
-            unreported.difference_update(outcomes.positions[i] for i in handed_back)
-            outcomes = outcomes.take(i for i in range(len(outcomes)) if i not in set(handed_back))
+    async def _settle_now(self, call: OpenCall, outcomes: Outcomes) -> None:
+        if not set(HANDED_BACK).isdisjoint(outcomes.causes):
+            outcomes = await self._hand_back(call, outcomes)
+        batch = call.batch
         settled = await self._settler.settle(batch, outcomes)
-        unreported.difference_update(outcomes.positions)
+        call.unreported.difference_update(outcomes.positions)
         for status in settled.statuses.values():
             match status:
                 case "completed":
@@ -330,10 +394,32 @@ class Calls:
             )
         self._on_settled()
 
+    async def _hand_back(self, call: OpenCall, outcomes: Outcomes) -> Outcomes:
+        """Hand back the tasks that the organism gave back; returns the outcomes of the others."""
+        for cause in HANDED_BACK:
+            rows = positions_of(outcomes.causes, cause)
+            if not rows:
+                continue
+            positions = [outcomes.positions[row] for row in rows]
+            left = call.batch.take(positions)
+            error = outcomes.errors[rows[0]] or "the organism gave it back"
+            match cause:
+                case "recalled":
+                    if call.recalled == float("-inf"):
+                        # Nobody asked for it: the replica is going, and another call may find it still there.
+                        self._pace.back_off(call.record.type)
+                    await self._release(left, None, error)
+                case "replica_lost":
+                    await self._release(left, "replica_lost", error, suspicion=1)
+                case _:
+                    await self._release(left, "interrupted", error)
+            call.unreported.difference_update(positions)
+        return outcomes.take(row for row, cause in enumerate(outcomes.causes) if cause not in HANDED_BACK)
+
     async def _write_outcomes(self, batch: Batch, outcomes: Outcomes) -> Settled:
         return await self._lease.write(lambda: self._queue.settle(self._summary.lane, batch, outcomes))
 
-    async def _release(self, batch: Batch, cause: str, error: str, *, suspicion: int = 0) -> None:
+    async def _release(self, batch: Batch, cause: str | None, error: str, *, suspicion: int = 0) -> None:
         if not len(batch):
             return
         released = await self._lease.write(
@@ -341,5 +427,9 @@ class Calls:
                 self._summary.lane, batch, cause=cause, error=error, suspicion=suspicion
             )
         )
-        self._summary.released += len(released)
+        for status in released.values():
+            if status == "failed":
+                self._summary.failed += 1
+            else:
+                self._summary.released += 1
         self._summary.stale += len(batch) - len(released)

@@ -9,26 +9,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Annotated
+from uuid import UUID
 
 from prefect import flow, runtime
+from prefect.logging import get_run_logger
 from prefect.settings import PREFECT_API_URL
-from prefect.states import Failed
+from prefect.states import Completed, Failed
 from pydantic import Field
 
 from blocks.errors import ConfigurationError, OrganismError, OrganismUnavailable
 from blocks.organism import Organism
+from blocks.queue import Queue
+from blocks.queue.connection import TRANSIENT_ERRORS, unavailable
 from blocks.ray_cluster import LaneTaskRunner, RayCluster
 from blocks.settings import load_settings
 from blocks.task_queue import TaskQueue
 from blocks.versions import refuse_other_wire
 from flows.lane_task import LaneOptions, LaneRun
+from flows.relay import RELIEVE_AFTER_S, Turn, turn
 from flows.states import OURS
 from flows.supervisor import DispatchSummary, Supervisor
 
 GRACE_S = 20.0
 """For calls in flight on stop; below the 30 s after which Prefect's runner kills a flow process."""
-LANE_OVERTIME_S = 60.0
-"""Beyond its time and its grace period a lane is stuck: the watchdog timeout of its task run."""
+LANE_OVERTIME_S = 8 * 86_400.0
+"""A lane that is leaving for so long is stuck: the watchdog timeout of its task run. A task may take seven
+days."""
 
 
 def _run_name() -> str:
@@ -47,7 +53,7 @@ def _run_name() -> str:
 async def dispatch(
     lanes: Annotated[int, Field(ge=1, le=64)] = 1,
     until_empty: bool = False,
-    max_seconds: Annotated[float | None, Field(gt=0)] = 600.0,
+    max_seconds: Annotated[float | None, Field(gt=0)] = None,
     batch_size: Annotated[int | None, Field(ge=1, le=5000)] = None,
     tasks_in_flight: Annotated[
         int,
@@ -56,6 +62,8 @@ async def dispatch(
             le=100_000,
         ),
     ] = 6000,
+    relay: bool = False,
+    relieve_after_s: Annotated[float, Field(ge=0)] = RELIEVE_AFTER_S,
     queue: str = "default",
     organism: str = "default",
     cluster: str = "default",
@@ -65,9 +73,13 @@ async def dispatch(
     Args:
         lanes: How many lanes work side by side.
         until_empty: Stop when nothing runs, is ready or waits for another attempt.
-        max_seconds: Stop claiming after so many seconds; empty: never.
+        max_seconds: Stop claiming after so many seconds, and end when what runs then has ended; empty: never,
+            so that without until_empty the run goes on until it is stopped.
         batch_size: Most tasks a claim takes; empty: the setting's.
         tasks_in_flight: Most tasks a lane holds; of each type it takes what its pace allows.
+        relay: For a schedule: end at once while another such run works; else go on until another relieves
+            this one, or the schedule is turned off.
+        relieve_after_s: Relieve a run that has worked for so many seconds; 0: in any case.
         queue: Name of the Task Queue block.
         organism: Name of the Organism block.
         cluster: Name of the Ray Cluster block.
@@ -93,8 +105,17 @@ async def dispatch(
         organism_block = await Organism.named(organism)
         ray_block = await RayCluster.named(cluster)
         async with queue_block.open(application_name="organism-dispatch", connections=2) as open_queue:
+            since = await _now(open_queue)
+            its_turn = Turn()
+            if relay:
+                its_turn = turn(await open_queue.lanes(), since, relieve_after_s=relieve_after_s)
+            if its_turn.not_needed:
+                line = f"not needed: {its_turn.not_needed}"
+                get_run_logger().info(line)
+                return Completed(message=line, data=DispatchSummary())  # type: ignore[return-value]
             await ray_block.connect()
-            health = await organism_block.client().health()
+            client = organism_block.client()
+            health = await client.health()
             if not health.get("organism_initialized"):
                 raise OrganismUnavailable(
                     f"the organism is {health.get('status')}: not initialized", "look at `organism status`"
@@ -107,21 +128,44 @@ async def dispatch(
                 until_empty=until_empty,
                 max_seconds=max_seconds,
                 grace_s=GRACE_S,
+                relay=relay,
+                run_started_at=since,
             )
 
             def start_lane(number: int, seconds: float | None) -> LaneRun:
-                timeout_s = None if seconds is None else seconds + GRACE_S + LANE_OVERTIME_S
+                timeout_s = None if seconds is None else seconds + LANE_OVERTIME_S
                 lane = options.model_copy(update={"max_seconds": seconds})
                 return LaneRun(number, ray_block, queue_block, organism_block, lane, timeout_s=timeout_s)
 
             stopping = asyncio.Event()
             with _stop_on_signals(stopping):
-                supervisor = Supervisor(open_queue, options, start_lane, lanes, stopping)
+                supervisor = Supervisor(
+                    open_queue,
+                    options,
+                    start_lane,
+                    lanes,
+                    stopping,
+                    client.cancel,
+                    relieve=its_turn.relieve,
+                    deployment_id=_deployment() if relay else None,
+                )
                 return await supervisor.run()  # type: ignore[return-value]
     except OrganismError as error:
         # Returned, and raised by Prefect where the flow was called: raised here it would be logged with a
         # traceback, and what it says is one line.
         return Failed(message=str(error), data=error)  # type: ignore[return-value]
+
+
+async def _now(queue: Queue) -> datetime:
+    try:
+        return await queue.now()
+    except TRANSIENT_ERRORS as error:
+        raise unavailable(queue.dsn, error) from None
+
+
+def _deployment() -> UUID | None:
+    found = runtime.deployment.id
+    return UUID(str(found)) if found else None
 
 
 @contextmanager

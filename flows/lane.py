@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from itertools import count
 from typing import Any
@@ -39,6 +40,8 @@ MISSED_S = 0.05
 CLAIM_LIMIT = 2000
 """Most tasks of one claim: larger ones delay the first of their calls."""
 TROUBLE: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, OrganismError)
+BALANCE_S = 2.0
+"""Between two looks at tasks that run, or wait, for long; replicas name them as often."""
 STRAYS_EVERY = 12
 """Reaps between two that also look for tasks that no lane holds."""
 
@@ -54,18 +57,25 @@ class LaneSignals:
 
 
 class Lane:
-    """Runs tasks of one queue on one organism until told to stop.
+    """Runs tasks of one queue on one organism until it is to leave or to stop.
+
+    A lane that leaves claims nothing more, hands back what no handler has begun with, and keeps its lease
+    until its calls have ended, however long that takes. A lane that stops gives them its grace period.
 
     Args:
         queue: An open queue.
         organism: Where the tasks run.
-        run: The dispatch run it belongs to; `Queue.request_stop` of that run stops it.
+        run: The dispatch run it belongs to; `Queue.request_stop` of that run stops it, and
+            `Queue.request_leave` has it leave.
         number: Tells it apart from the other lanes of that run.
         batch_size: Most tasks one call carries.
         tasks_in_flight: Most tasks held at once; how many of each type there really are follows their pace.
         until_empty: Stop when nothing runs, is ready or waits for another attempt.
-        max_seconds: Stop claiming after this long; None: never.
-        grace_s: On stop, how long calls in flight may still take before their tasks are handed back.
+        max_seconds: Leave after this long; None: never.
+        grace_s: On stop, how long calls in flight may still take before their handlers are stopped and their
+            tasks handed back.
+        relay: Its run is one of those that relieve one another.
+        run_started_at: When its run began, by the database's clock.
         logger: Where its few lines go.
         on_settled: Called with the summary after each settlement.
     """
@@ -82,6 +92,8 @@ class Lane:
         until_empty: bool = False,
         max_seconds: float | None = None,
         grace_s: float = 20.0,
+        relay: bool = False,
+        run_started_at: datetime | None = None,
         logger: logging.Logger | logging.LoggerAdapter[Any] | None = None,
         on_settled: Callable[[LaneSummary], None] = lambda _: None,
     ) -> None:
@@ -94,7 +106,17 @@ class Lane:
         self.signals = LaneSignals()
         self._logger = logger or logging.getLogger("organism.lane")
         self._tell_settled = on_settled
-        self._lease = Lease(queue, self.id, run=run, number=number, on_lost=self._lose, on_stop=self.stop, on_leave=self.stop)
+        self._lease = Lease(
+            queue,
+            self.id,
+            run=run,
+            number=number,
+            on_lost=self._lose,
+            on_stop=self.stop,
+            on_leave=self.leave,
+            relay=relay,
+            run_started_at=run_started_at,
+        )
         self._lines = Lines(queue, self.id)
         self._pace = Pace(batch_size, tasks_in_flight)
         self._calls = Calls(
@@ -115,6 +137,7 @@ class Lane:
         self._claiming = asyncio.Lock()
         self._unanswered = False
         """A claim went out and its answer did not come: we may hold what we do not know of."""
+        self._leaving = asyncio.Event()
         self._stop = asyncio.Event()
 
     @property
@@ -122,14 +145,19 @@ class Lane:
         """Fresh for every lane, so that a namesake can never pass for it."""
         return self.summary.lane
 
-    def stop(self) -> None:
-        """Stop claiming; `run` returns when what is in flight has ended or the grace period is over."""
-        self._stop.set()
+    def leave(self) -> None:
+        """Stop claiming; `run` returns when what is in flight has ended."""
+        self._leaving.set()
         self._wake.set()
         self._calls.organism_back.set()
 
+    def stop(self) -> None:
+        """Stop claiming; `run` returns when what is in flight has ended or the grace period is over."""
+        self._stop.set()
+        self.leave()
+
     async def run(self) -> LaneSummary:
-        """Run until stopped, empty, or out of time.
+        """Run until it is to stop or leave, empty, or out of time.
 
         Raises:
             LaneLost: The lease could not be renewed in time; nothing was written after that.
@@ -144,9 +172,10 @@ class Lane:
         try:
             async with self._notified:
                 keepers.append(self._keeper(self._watch_cancellations()))
+                keepers.append(self._keeper(self._balance()))
                 if self.max_seconds is not None:
-                    keepers.append(self._keeper(self._stop_after(self.max_seconds)))
-                await self._claim_until_stopped()
+                    keepers.append(self._keeper(self._leave_after(self.max_seconds)))
+                await self._claim_until_leaving()
                 await self._drain()
         finally:
             # Reached by cancellation too: hand everything back before leaving, whatever the reason.
@@ -164,8 +193,8 @@ class Lane:
 
     # Claiming
 
-    async def _claim_until_stopped(self) -> None:
-        while not self._stop.is_set():
+    async def _claim_until_leaving(self) -> None:
+        while not self._leaving.is_set():
             if self._wake.is_set() or self._lines.age_s >= POLL_S:
                 self._wake.clear()
                 self._lines.stale = True
@@ -174,13 +203,13 @@ class Lane:
                 self._calls.start(batch)
                 if not self._lines.exhausted:
                     continue
-            if self._stop.is_set() or await self._wait_for_work(found=len(batch) > 0):
+            if self._leaving.is_set() or await self._wait_for_work(found=len(batch) > 0):
                 return
 
     async def _claim(self) -> Batch:
         await self._calls.organism_back.wait()
         limit = min(self._pace.left, CLAIM_LIMIT)
-        if self._stop.is_set() or limit <= 0:
+        if self._leaving.is_set() or limit <= 0:
             return Batch()
         self._claimed_at = time.monotonic()
         async with self._claiming:
@@ -233,7 +262,7 @@ class Lane:
             async with asyncio.timeout(wait_s):
                 await self._wake.wait()
         gather_s = self._claimed_at + GATHER_S - time.monotonic()
-        if gather_s > 0 and self._calls.running and not self._stop.is_set():
+        if gather_s > 0 and self._calls.running and not self._leaving.is_set():
             # Until then, or until nothing is in flight any more.
             await asyncio.wait(list(self._calls.running), timeout=gather_s)
         return False
@@ -272,8 +301,9 @@ class Lane:
             # Under the lease like every write: a lane that thaws after it must not even reap itself.
             reap = partial(self.queue.reap, strays=turn % STRAYS_EVERY == 0)
             reaped = await self._lease.write(reap)
-            if reaped.retried or reaped.failed:
-                self._logger.warning("took back %d tasks of lost lanes", reaped.retried + reaped.failed)
+            if reaped.runs:
+                self._logger.warning("took back %d tasks of lost lanes", len(reaped.runs))
+                self._calls.stop_runs(reaped.runs)
             if self._unanswered:
                 await self._lease.write(self._abandon)
             await asyncio.sleep(self._lease.interval)
@@ -286,7 +316,7 @@ class Lane:
             self._logger.warning("handed back %d tasks of an unanswered claim", len(abandoned))
 
     async def _watch_cancellations(self) -> None:
-        """Tell the organism which of our tasks are to be cancelled."""
+        """Tell the organism which of our tasks are to be cancelled, wherever they run."""
         told: set[int] = set()
         while True:
             with suppress(TimeoutError):
@@ -296,12 +326,18 @@ class Lane:
             if not self._calls.running:
                 continue
             try:
-                requested = set(await self.queue.cancel_requests(self.id))
-                if news := requested - told:
-                    await self.organism.cancel(sorted(news))
-                told = requested
+                requested = await self.queue.cancel_requests(self.id)
+                if news := {task: claim for claim, task in requested.items() if claim not in told}:
+                    await self.organism.cancel(news)
+                told = set(requested)
             except TROUBLE as error:
                 self._logger.warning("cannot cancel tasks yet, trying again: %s", error)
+
+    async def _balance(self) -> None:
+        """See to the tasks that run, or wait, for long."""
+        while True:
+            await asyncio.sleep(BALANCE_S)
+            self._calls.balance()
 
     def _lose(self, why: str) -> None:
         """Cut every call off and write nothing more."""
@@ -311,15 +347,29 @@ class Lane:
 
     # Leaving
 
-    async def _stop_after(self, seconds: float) -> None:
+    async def _leave_after(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
-        self.stop()
+        self.leave()
 
     async def _drain(self) -> None:
+        """Wait for the calls in flight: until they have ended or, once the lane is to stop, for its grace."""
+        if not self._calls.running or self._lease.lost:
+            return
+        self._lease.leaving = True
+        self._logger.info("leaving: %d calls in flight", len(self._calls.running))
+        stopped = asyncio.create_task(self._stop.wait())
+        try:
+            while self._calls.running and not self._stop.is_set():
+                self._calls.recall()
+                await asyncio.wait([*self._calls.running, stopped], timeout=BALANCE_S)
+        finally:
+            stopped.cancel()
         if self._calls.running and not self._lease.lost:
-            calls = self._calls.running
-            self._logger.info("stopping: %d calls in flight, %g s grace", len(calls), self.grace_s)
-            await asyncio.wait(calls, timeout=self.grace_s)
+            self._logger.info(
+                "stopping: %d calls in flight, %g s grace", len(self._calls.running), self.grace_s
+            )
+            self._calls.recall()
+            await asyncio.wait(self._calls.running, timeout=self.grace_s)
 
     async def _leave(self) -> None:
         try:

@@ -7,6 +7,7 @@ import socket
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, cast
 from uuid import UUID
 
@@ -38,7 +39,9 @@ from flows.lane import Lane
 MARK_RETRY_S = 5.0
 MARK_ATTEMPTS = 200
 PROGRESS_LOG_S = 5.0
-"""A lane says how far it is at most this often."""
+"""A lane says how far it is at most this often, and"""
+PROGRESS_LOG_SHARE = 60
+"""at most once in this share of the time it has lived: its run's log is to be read after days, too."""
 
 
 class LaneOptions(BaseModel):
@@ -50,6 +53,8 @@ class LaneOptions(BaseModel):
     until_empty: bool
     max_seconds: float | None
     grace_s: float
+    relay: bool = False
+    run_started_at: datetime | None = None
 
 
 def _may_succeed_next_time(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
@@ -92,12 +97,12 @@ async def run_lane(
     refuse_other_flow(flow_version, socket.gethostname())
     collect_rarely()
     logger = get_run_logger()
-    last_line = 0.0
+    began = last_line = asyncio.get_running_loop().time()
 
     def progress(summary: LaneSummary) -> None:
         nonlocal last_line
         now = asyncio.get_running_loop().time()
-        if now - last_line > PROGRESS_LOG_S:
+        if now - last_line > max(PROGRESS_LOG_S, (now - began) / PROGRESS_LOG_SHARE):
             last_line = now
             logger.info(
                 "%s: %d completed, %d dead letters, %d to be retried",
@@ -112,7 +117,7 @@ async def run_lane(
         # The first call of a process makes Serve's router and its channel, which takes a second or two: not a
         # task's. An organism that is away is the lane's own business.
         with suppress(OrganismError):
-            async for _ in client.call(Batch(), exclusive=False):
+            async for _ in client.call(Batch()):
                 pass
         lane = Lane(
             open_queue,

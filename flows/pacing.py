@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, field
 
 from blocks.queue import Batch, Outcomes
+from blocks.queue.wire import HANDED_BACK
 
 FIRST_WINDOW = 32
 SLACK_S = 0.15
@@ -28,10 +29,9 @@ PROBE = 1.25
 BYTES_IN_FLIGHT = 64_000_000
 """Most params of one type in flight, in characters."""
 BYTES_A_CALL = 8_000_000
-
-GROUP_SIZES = (0, 10, 1)
-"""Most tasks in a call by suspicion; 0: no limit. Straight to 1 took 60 s for the 300 tasks of one killed
-replica, of which most had not even begun."""
+HOLD_S = (2.0, 120.0)
+"""After tasks waited for too long, no more of their type are tried for this many seconds; doubled each time,
+up to the second figure."""
 
 
 @dataclass(slots=True)
@@ -44,6 +44,9 @@ class Window:
     """From claim to settlement, moving average."""
     bytes: float = 0.0
     """Of params a task, moving average."""
+    held_until: float = 0.0
+    """Does not grow before this moment of `time.monotonic`."""
+    hold_s: float = HOLD_S[0]
 
     def call_size(self, limit: int) -> int:
         """Tasks one call should carry: about as many as are settled in `CALL_S`."""
@@ -90,7 +93,9 @@ class CallRecord:
     """In the handler, their sum."""
 
     def add(self, outcomes: Outcomes) -> None:
-        """Count in outcomes that have just been settled."""
+        """Count in outcomes that have just come; those of tasks that were handed back say nothing of pace."""
+        if not set(HANDED_BACK).isdisjoint(outcomes.causes):
+            outcomes = outcomes.take(n for n, cause in enumerate(outcomes.causes) if cause not in HANDED_BACK)
         self.settled += len(outcomes)
         self.latency_s += len(outcomes) * (time.monotonic() - self.started)
         self.service_s += sum(outcomes.elapsed_ms) / 1000
@@ -119,6 +124,8 @@ class Pace:
     def room(self, task_type: str) -> int:
         """Tasks of a type that may be claimed now: none, or enough for a call of the right size."""
         window = self.window(task_type)
+        if not window.in_flight and time.monotonic() < window.held_until:
+            return 0
         room = int(window.size) - window.in_flight
         enough = not window.in_flight or room >= window.call_size(self._batch_size)
         return room if enough else 0
@@ -128,20 +135,18 @@ class Pace:
         return self._windows.setdefault(task_type, Window())
 
     def calls(self, batch: Batch) -> list[Batch]:
-        """Split claimed tasks into calls: each of one type, and suspects in small groups or alone."""
+        """Split claimed tasks into calls, each of one type."""
         self.in_flight += len(batch)
-        groups: dict[tuple[str, int], list[int]] = {}
-        for position, key in enumerate(zip(batch.types, batch.suspicions, strict=True)):
-            groups.setdefault(key, []).append(position)
+        groups: dict[str, list[int]] = {}
+        for position, task_type in enumerate(batch.types):
+            groups.setdefault(task_type, []).append(position)
         calls = []
-        for (task_type, suspicion), positions in groups.items():
+        for task_type, positions in groups.items():
             window = self.window(task_type)
             window.in_flight += len(positions)
             size = sum(len(batch.params[p]) for p in positions) / len(positions)
             window.bytes += 0.2 * (size - window.bytes) if window.bytes else size
-            # Of suspects as many as may share a replica, however slow: each call has it to itself.
-            limit = GROUP_SIZES[suspicion] or window.call_size(self._batch_size)
-            limit = min(limit, self._batch_size, max(1, int(BYTES_A_CALL / (size + 1))))
+            limit = min(window.call_size(self._batch_size), max(1, int(BYTES_A_CALL / (size + 1))))
             # Of equal size: not a full one and a rest.
             limit = -(-len(positions) // -(-len(positions) // limit))
             calls += [batch.take(positions[i : i + limit]) for i in range(0, len(positions), limit)]
@@ -161,6 +166,28 @@ class Pace:
         """Adjust the window by a call that has ended."""
         if record.settled:
             self.window(record.type).adjust(record, self._limit)
+
+    def shrink(self, task_type: str, running: int) -> None:
+        """Some tasks of a type have waited for too long: take for now only as many as run."""
+        window, now = self.window(task_type), time.monotonic()
+        window.size = max(1.0, min(window.size, running))
+        if now >= window.held_until:
+            window.held_until = now + window.hold_s
+            window.hold_s = min(2 * window.hold_s, HOLD_S[1])
+
+    def widen(self, task_type: str) -> bool:
+        """Every task of a type that is in flight runs: try some more if the window is full.
+
+        Returns:
+            Whether it grew.
+        """
+        window = self.window(task_type)
+        if not window.full or time.monotonic() < window.held_until or window.size >= self._limit:
+            return False
+        if window.hold_s > HOLD_S[0] and window.held_until:
+            window.hold_s = max(window.hold_s / 2, HOLD_S[0])
+        window.size = min(max(window.size + 1, window.size * PROBE), self._limit)
+        return True
 
     def back_off(self, task_type: str) -> None:
         """Nobody took a call of this type."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from uuid import UUID
 
 import anyio
 from prefect.client.schemas.objects import State
@@ -14,9 +15,11 @@ from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 from pydantic import BaseModel
 
+from blocks.errors import OrganismError
 from blocks.queue import Queue
 from blocks.queue.connection import TRANSIENT_ERRORS, unavailable
 from blocks.queue.models import LaneRow
+from flows import relay
 from flows.calls import LaneSummary
 from flows.lane_task import LaneEnd, LaneOptions, LaneRun
 from flows.pulse import Pulse
@@ -33,6 +36,7 @@ PREFECT_WAIT_S = 600.0
 STOPPED_WAIT_S = 3.0
 """Seconds a run whose lanes have ended stays for a Prefect server that is away, so that it can say how."""
 MARKS_WAIT_S = 10.0
+SCHEDULE_TIMEOUT_S = 5.0
 REPLACEMENTS_A_LANE = 5
 LONG_LIFE_S = 60.0
 """A lane that lived for so long is replaced without counting: it is not its own start that fails."""
@@ -71,7 +75,7 @@ class DispatchSummary(BaseModel):
 
 
 class Supervisor:
-    """Runs ``lanes`` lanes until they end, time is over, or ``stopping`` is set.
+    """Runs ``lanes`` lanes until they end, they are to leave, or ``stopping`` is set.
 
     Args:
         queue: An open queue.
@@ -79,6 +83,10 @@ class Supervisor:
         start_lane: Starts the lane of that number, to run for that many seconds (None: no limit).
         lanes: How many there are to be.
         stopping: Set it to stop the run.
+        stop_runs: Stops what goes on of tasks, given by id, under that claim or an older one.
+        relieve: Runs whose lanes are to leave when those of this one are there.
+        deployment_id: Of the deployment that started it, if it is of a relay: the lanes leave when the
+            schedule is turned off.
     """
 
     def __init__(
@@ -88,6 +96,10 @@ class Supervisor:
         start_lane: Callable[[int, float | None], LaneRun],
         lanes: int,
         stopping: asyncio.Event,
+        stop_runs: Callable[[Mapping[str, int]], Awaitable[None]],
+        *,
+        relieve: Sequence[str] = (),
+        deployment_id: UUID | None = None,
     ) -> None:
         self.queue = queue
         self.options = options
@@ -96,6 +108,13 @@ class Supervisor:
         self.summary = DispatchSummary()
         self.logger = get_run_logger()
         self.stopping = stopping
+        self.stop_runs = stop_runs
+        self.relieving = tuple(relieve)
+        self.relieved = not relieve
+        self.deployment_id = deployment_id
+        self.schedule_due = time.monotonic() + relay.SCHEDULE_CHECK_S
+        self.leaving = False
+        """The lanes leave: none is replaced."""
         self.started = time.monotonic()
         self.running: dict[asyncio.Task[LaneEnd], LaneRun] = {}
         self.pulses: dict[int, Pulse] = {}
@@ -108,6 +127,7 @@ class Supervisor:
         self.failed = False
         self.marks: list[asyncio.Task[None]] = []
         """They tell Prefect of lanes that died."""
+        self.errands: set[asyncio.Task[None]] = set()
         self.progress: Progress | None = None
         self.progress_due = 0.0
         self.showing: asyncio.Task[None] | None = None
@@ -164,7 +184,9 @@ class Supervisor:
 
     async def _look(self) -> None:
         """Look at the table: end lanes that hang, and, as Postgres answers, start what is missing."""
-        rows = await self._rows()
+        lanes = await self.queue.lanes()
+        rows = {row.number: row for row in lanes if row.run == self.options.run}
+        self.leaving = self.leaving or any(row.leave_requested for row in rows.values())
         for lane in self.running.values():
             pulse, now = self.pulses[lane.number], time.monotonic()
             pulse.listen(rows.get(lane.number), now)
@@ -172,10 +194,14 @@ class Supervisor:
                 # Its process is killed, wherever it runs and whatever it does, and then it has ended.
                 lane.kill(trouble)
         await self._take_back(rows)
+        if self.leaving:
+            self.missing.clear()
         for number in self.missing:
             self.logger.warning("replacing lane-%d", number)
             self._start()
         self.missing.clear()
+        if self.options.relay and not self.leaving:
+            await self._hand_over(lanes)
         if self.progress and self.running and time.monotonic() >= self.progress_due:
             started = time.monotonic()
             remaining = await self.queue.remaining()
@@ -184,6 +210,29 @@ class Supervisor:
             if self.showing is None or self.showing.done():
                 # Not waited for: lanes are looked after, whether or not Prefect's server answers.
                 self.showing = asyncio.create_task(show(self.progress.show(remaining)))
+
+    async def _hand_over(self, lanes: Sequence[LaneRow]) -> None:
+        """Relieve the runs before this one once its lanes are there; leave when it is not needed."""
+        ours = {row.number for row in lanes if row.run == self.options.run and row.claiming}
+        if not self.relieved and len(ours) >= self.wanted:
+            for run in self.relieving:
+                self.logger.info("taking over from run %s", run)
+                await self.queue.request_leave(run)
+            self.relieved = True
+        why = None
+        if relay.superfluous(lanes, self.options.run, self.relieving):
+            why = "another run of dispatch works already"
+        elif self.deployment_id and time.monotonic() >= self.schedule_due:
+            self.schedule_due = time.monotonic() + relay.SCHEDULE_CHECK_S
+            # Without Prefect's server the work goes on.
+            with suppress(Exception):
+                async with asyncio.timeout(SCHEDULE_TIMEOUT_S):
+                    if not await relay.schedule_is_on(self.deployment_id):
+                        why = "its schedule was turned off"
+        if why:
+            self.logger.info("leaving: %s", why)
+            await self.queue.request_leave(self.options.run)
+            self.leaving = True
 
     async def _rows(self) -> dict[int | None, LaneRow]:
         """Rows of this run's lanes by number; of a lane that began again, the newest."""
@@ -196,9 +245,20 @@ class Supervisor:
             for lane in pulse.ids:
                 # An unlikely survivor is told at its next renewal, and its claims are stale by then.
                 await self.queue.deregister(lane)
-            await self.queue.reap()
+            reaped = await self.queue.reap()
+            if reaped.runs:
+                # Not waited for: lanes are looked after, whether or not the organism answers.
+                errand = asyncio.create_task(self._stop_left_behind(reaped.runs))
+                self.errands.add(errand)
+                errand.add_done_callback(self.errands.discard)
             del self.dead[number]
             self.summary.settled_by_dead_lanes += pulse.settled()
+
+    async def _stop_left_behind(self, runs: Mapping[str, int]) -> None:
+        try:
+            await self.stop_runs(runs)
+        except OrganismError as error:
+            self.logger.warning("what dead lanes left running could not be stopped: %s", error)
 
     def _collect(self) -> None:
         """Count in the lanes that ended, and note those that are to be replaced."""
@@ -220,6 +280,8 @@ class Supervisor:
                 continue
             self.summary.lanes_died += 1
             self.dead[lane.number] = pulse
+            if self.leaving:
+                continue
             if lane.age_s < LONG_LIFE_S:
                 if self.replacements_left == 0:
                     self.failed = True

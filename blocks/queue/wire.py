@@ -11,10 +11,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias
 
-WIRE_VERSION = 4
+WIRE_VERSION = 5
 """Grows whenever a column changes meaning; a replica refuses a batch of another version."""
 
-Cause: TypeAlias = Literal["completed", "failed", "rejected", "timed_out", "cancelled", "interrupted"]
+Cause: TypeAlias = Literal[
+    "completed", "failed", "rejected", "timed_out", "cancelled", "interrupted", "recalled", "replica_lost"
+]
 """Why an attempt ended.
 
 - ``completed``: the handler returned.
@@ -22,9 +24,13 @@ Cause: TypeAlias = Literal["completed", "failed", "rejected", "timed_out", "canc
 - ``rejected``: a permanent error (no organ for the type, invalid params, a permanent exception): no retry.
 - ``timed_out``: it outlived its timeout; retried like a failure, counted apart.
 - ``cancelled``: somebody asked for it to be stopped; no retry.
-- ``interrupted``: the replica is stopping; handed back with the attempt uncharged. Ray Serve 2.60 tells it
-  nothing before it has waited for the calls on it, so today only lanes say this.
+- ``interrupted``: its handler was stopped for no fault of the task, as when the replica is taken down; handed
+  back with the attempt uncharged.
+- ``recalled``: no handler had begun with it; handed back as if it had never been claimed.
+- ``replica_lost``: a replica of its organ's own deployment died under it; handed back, and suspected.
 """
+HANDED_BACK: tuple[Cause, ...] = ("interrupted", "recalled", "replica_lost")
+"""These settle nothing: the task goes back to the queue."""
 
 Policy: TypeAlias = "tuple[int | None, float | None, float | None]"
 """Most attempts, first backoff and longest backoff in seconds; None: not said."""
@@ -48,7 +54,9 @@ class Batch:
     timeouts: list[float | None] = field(default_factory=list)
     """Seconds; None means the organ's own timeout."""
     suspicions: list[int] = field(default_factory=list)
-    """0; 1: a replica died while this task and others were on it; 2: and again, with few others."""
+    """How many replicas have died with this task on them; above 0 it runs in a process of its own."""
+    reclaimed: list[bool] = field(default_factory=list)
+    """An earlier claim was lost or handed back: a run under it may still go on somewhere."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -86,8 +94,7 @@ class Batch:
 class Outcomes:
     """What became of some tasks of one batch, one list per column, all of one length.
 
-    An empty one is a sign of life: the replica is there and still working. Of an exclusive batch the first
-    one that is not ``waiting`` comes before any task is begun.
+    An empty one is a sign of life: the replica is there and still working.
     """
 
     positions: list[int] = field(default_factory=list)
@@ -102,8 +109,10 @@ class Outcomes:
     organ_ids: list[str | None] = field(default_factory=list)
     elapsed_ms: list[float] = field(default_factory=list)
     waiting: bool = field(default=False, kw_only=True)
-    """None of the tasks left is in a handler: they wait for their turn, or for a replica of their organ.
-    Of an exclusive batch: it has not begun."""
+    """None of the tasks left is in a handler: they wait for their turn, or for a replica of their organ."""
+    begun: list[int] = field(default_factory=list, kw_only=True)
+    """Index of each task that a handler has begun with since the last report and that has not ended. Of tasks
+    that run for some seconds: the others end before they could be named here."""
     timeout_s: float | None = field(default=None, kw_only=True)
     """Unless ``waiting``: the longest timeout among the batch's tasks, in seconds; the replica enforces each
     from the moment its handler starts. None: no task of the batch is started."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +48,18 @@ def closed_on_error(handlers: Mapping[str, Handler]) -> Iterator[None]:
             if handler.agents is not None:
                 handler.agents.shrink(0)
         raise
+
+
+class StartFailed(Exception):
+    """No process could be started for a call.
+
+    Args:
+        error: Why.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 @dataclass(slots=True, eq=False)
@@ -116,9 +127,10 @@ class Agents:
         key: Any,
         tasks: list[dict[str, Any]],
         *,
-        deadline: float,
+        timeout_s: float,
         limit_bytes: int,
         progress: Callable[[float | None, str], None],
+        on_begin: Callable[[], None],
         unwanted: Callable[[], bool],
     ) -> Endings:
         """Have the handler called with ``tasks``, and wait for it.
@@ -126,9 +138,10 @@ class Agents:
         Args:
             key: Names the call for `kill`.
             tasks: Params in them as JSON text.
-            deadline: Of the tasks, by `time.monotonic`; only told to the handler.
+            timeout_s: Seconds the tasks may take from when a process has them; only told to the handler.
             limit_bytes: Longest result.
             progress: Called with what the handler says of it.
+            on_begin: Called when a process that is ready has been given the tasks.
             unwanted: Whether the tasks have been given up by now; must be so before `kill` is called.
 
         Returns:
@@ -136,8 +149,7 @@ class Agents:
 
         Raises:
             AgentDied: The process ended during the call.
-            ConfigurationError: No process could be started: the handler does not import any more.
-            OSError: No process could be started.
+            StartFailed: No process could be started.
         """
         while True:
             agent = self._acquire(key, unwanted)
@@ -146,12 +158,13 @@ class Agents:
             fresh = agent.fresh
             try:
                 try:
-                    agent.give(tasks, max(deadline - time.monotonic(), 0.0), limit_bytes)
+                    agent.give(tasks, timeout_s, limit_bytes)
                 except OSError:
                     if fresh:
                         raise AgentDied(agent.how_it_died()) from None
                     self._drop(key, agent)
                     continue
+                on_begin()
                 endings = agent.take(progress)
             except BaseException:
                 self._drop(key, agent)
@@ -191,7 +204,7 @@ class Agents:
                         return agent
                     _end(agent)
                 if start is not None and start.error is not None:
-                    raise start.error
+                    raise StartFailed(start.error)
                 if (start is None or start.ended) and self._count() < self._limit:
                     start = Start()
                     threading.Thread(

@@ -7,8 +7,10 @@ Annotations are not postponed in this module: Serve and FastAPI evaluate them in
 whose globals lack what only annotations name.
 """
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve import Application
 
-from blocks.errors import ConfigurationError
+from blocks.errors import ConfigurationError, OrganismError
 from blocks.garbage import collect_rarely
 from blocks.organism_client import OrganismClient
 from blocks.queue.wire import Cause
@@ -38,6 +40,8 @@ from serve_apps.organism.telemetry import Telemetry
 from serve_apps.organism.valve import DriftValve, Key
 
 CAUSES: tuple[str, ...] = get_args(Cause)
+TAKEN_DOWN_CHECK_S = 0.5
+"""Between two looks at whether Serve takes this replica down."""
 
 http = FastAPI(title="Organism", description="One task at a time; queued work goes through the gateway.")
 
@@ -103,6 +107,20 @@ def _replica_name() -> str:
         return "local"
 
 
+def _is_taken_down() -> bool:
+    """Whether Serve has begun to take this replica down.
+
+    Serve 2.60 tells a replica's class nothing before the calls on it have ended: then it calls its
+    destructor.
+    """
+    try:
+        from ray._private.worker import global_worker
+
+        return any(actor._replica_impl._shutting_down for actor in global_worker.actors.values())
+    except AttributeError:  # in Serve's local testing mode, or another version of it
+        return False
+
+
 def _app_name() -> str:
     try:
         return str(serve.get_replica_context().app_name)
@@ -130,8 +148,12 @@ class Replica:
         self.organism = OrganismManager(
             replica=_replica_name(), connect=connect, valve=RemoteValve(valve) if valve else None
         )
+        self._watch: asyncio.Task[None] | None = None
+        self._forwarded: set[asyncio.Task[None]] = set()
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        if self._watch is None:
+            self._watch = asyncio.create_task(self._drain_when_taken_down())
         try:
             await self.organism.reconfigure(user_config)
         except ConfigurationError:
@@ -145,21 +167,51 @@ class Replica:
         self.telemetry.tell(self.organism.status(), CAUSES)
         await self.organism.check_health()
 
-    async def handle_tasks(
-        self, wire: dict[str, Any], exclusive: bool = False
-    ) -> AsyncGenerator[dict[str, Any], None]:
+    async def _drain_when_taken_down(self) -> None:
+        while True:
+            await asyncio.sleep(TAKEN_DOWN_CHECK_S)
+            if _is_taken_down():
+                self.organism.drain()
+
+    async def handle_tasks(self, wire: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         # Not wrapped in anything: cancelling the request must reach the organism's own `finally`.
-        async for outcomes in self.organism.handle_tasks(wire, exclusive):
+        async for outcomes in self.organism.handle_tasks(wire):
             yield outcomes
 
-    async def cancel_tasks(self, claims: list[int]) -> list[int]:
-        return self.organism.cancel_tasks(claims)
+    async def cancel_tasks(self, runs: dict[str, int]) -> list[str]:
+        known = self.organism.cancel_tasks(runs)
+        if left := {task: claim for task, claim in runs.items() if task not in known}:
+            # Where a replica of the manager died, what it had sent to an organ apart goes on there.
+            for organ in self.organism.apart:
+                forwarded = asyncio.create_task(_cancel_apart(organ.client, left))
+                self._forwarded.add(forwarded)
+                forwarded.add_done_callback(self._forwarded.discard)
+        return known
+
+    async def recall_tasks(self, claims: list[int], leaving: bool) -> None:
+        self.organism.recall_tasks(claims, leaving)
+
+    async def limit_drain(self, within_s: float) -> None:
+        self.organism.limit_drain(within_s)
+
+    async def running(self) -> dict[str, Any]:
+        return self.organism.running()
 
     async def health(self) -> dict[str, Any]:
         return self.organism.health()
 
     async def status(self) -> dict[str, Any]:
         return self.organism.status()
+
+
+async def _cancel_apart(client: Client, runs: dict[str, int]) -> None:
+    with suppress(OrganismError):
+        await client.cancel(runs)
+
+
+def _everywhere(organism: OrganismManager) -> list[Client]:
+    """Clients of the manager's own deployment and of the organs apart."""
+    return [OrganismClient(_app_name(), MANAGER), *(organ.client for organ in organism.apart)]
 
 
 @serve.deployment(name=MANAGER)
@@ -194,6 +246,28 @@ class OrganismDeployment(Replica):
     async def get_organs_apart(self) -> Response:
         """Health of the organs that are deployments of their own, by id: of one replica each."""
         return _json(await self.organism.health_apart())
+
+    @http.get("/running")
+    async def get_running(self) -> Response:
+        """What runs on every replica, those of organs apart included, by organ."""
+        parts = await asyncio.gather(
+            *(client.running() for client in _everywhere(self.organism)), return_exceptions=True
+        )
+        replicas = [replica for part in parts if not isinstance(part, BaseException) for replica in part]
+        problems = [str(part) for part in parts if isinstance(part, BaseException)]
+        return _json({"replicas": replicas, "problems": problems})
+
+    @http.post("/drain-limit")
+    async def post_drain_limit(self, within_s: float) -> Response:
+        """Give running tasks only so many seconds on replicas that are taken down from now on."""
+        if not 0 <= within_s <= 604_800:
+            return _json({"error": f"within_s is {within_s}, not 0 to 604800 seconds"}, 422)
+        clients = _everywhere(self.organism)
+        parts = await asyncio.gather(
+            *(client.limit_drain(within_s) for client in clients), return_exceptions=True
+        )
+        problems = [str(part) for part in parts if isinstance(part, BaseException)]
+        return _json({"within_s": within_s, "problems": problems}, 503 if problems else 200)
 
     @http.get("/drift")
     async def get_drift(self) -> Response:

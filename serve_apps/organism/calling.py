@@ -12,7 +12,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from serve_apps.organism.agents import Agents
+from serve_apps.organism.agents import Agents, StartFailed
 from serve_apps.organism.config import OrganConfig
 from serve_apps.organism.context import Context
 from serve_apps.organism.endings import Endings, of_error, of_value
@@ -29,6 +29,13 @@ class Later:
     """A plain function turned out to return something to await."""
 
     awaitable: Any
+
+
+class NotIsolated:
+    """A suspect could not have a process of its own, because none starts."""
+
+
+NOT_ISOLATED = NotIsolated()
 
 
 class Caller:
@@ -66,18 +73,17 @@ class Caller:
         except BaseException as error:
             return self.failures(run, error)
 
-    def in_thread(self, run: Run) -> Endings | Later:
+    def in_thread(self, run: Run) -> Endings | Later | NotIsolated:
         """Call the handler on a thread, and encode there too."""
         try:
-            if self._handler.agents is not None:
-                return self._in_process(run, self._handler.agents)
+            if run.agents is not None:
+                return self._in_process(run, run.agents)
             value = self.call(run)
             return Later(value) if inspect.isawaitable(value) else self.endings(run, value)
         except BaseException as error:
             return self.failures(run, error)
 
-    def _in_process(self, run: Run, agents: Agents) -> Endings:
-        deadline = run.started + run.timeout_s
+    def _in_process(self, run: Run, agents: Agents) -> Endings | NotIsolated:
         context = Context(run.tasks[0], run.started, run.timeout_s, lambda: run.reported)
         if self._handler.wants_context:
             run.context = context
@@ -85,19 +91,30 @@ class Caller:
             {**task, "params": job.call.batch.params[job.position]}
             for task, job in zip(run.tasks, run.jobs, strict=True)
         ]
+        try:
+            return self._call_process(run, agents, tasks, context)
+        except StartFailed as failed:
+            if agents is not self._handler.agents:
+                return NOT_ISOLATED
+            raise failed.error from None
+
+    def _call_process(
+        self, run: Run, agents: Agents, tasks: list[dict[str, Any]], context: Context
+    ) -> Endings:
         return agents.call(
             run,
             tasks,
-            deadline=deadline,
+            timeout_s=run.timeout_s,
             limit_bytes=self._rules.result_limit_bytes,
             progress=context.progress,
+            on_begin=run.on_begin,
             unwanted=lambda: run.reported,
         )
 
     def kill(self, run: Run) -> None:
         """Kill the process of ``run``, which is reported already, if it runs in one."""
-        if self._handler.agents is not None:
-            self._handler.agents.kill(run)
+        if run.agents is not None:
+            run.agents.kill(run)
 
     def place(self, run: Run) -> str:
         """Where in the handler's own code ``run`` is; empty if unknown."""

@@ -142,10 +142,28 @@ class OrganConfig(Section):
     backoff_cap_s: Seconds | None = Field(
         default=None, description="Longest wait between attempts; likewise."
     )
+    drain_s: Annotated[float, Field(ge=0, le=604_800, allow_inf_nan=False)] = Field(
+        default=30.0,
+        description="Seconds that tasks may still run on a replica that is replaced or taken away; then they "
+        "are handed back, uncharged, and run again elsewhere.",
+    )
+    suspects: Literal["process", "replica"] | None = Field(
+        default=None,
+        description="Where a task runs that a replica has died with. `process`: in one of its own, beside "
+        "others. `replica`: on a replica, but never two at once. Unset: `process`, but for "
+        "an organ whose deployment has GPUs, whose memory a second process would need again.",
+    )
     deployment: DeploymentConfig | None = Field(
         default=None,
         description="Run it as a Serve deployment of its own; unset: on the organism's replicas.",
     )
+
+    @property
+    def isolates(self) -> bool:
+        """Whether a suspect runs in a process of its own."""
+        if self.suspects is not None:
+            return self.suspects == "process"
+        return not (self.deployment and self.deployment.num_gpus)
 
     @model_validator(mode="after")
     def _deployable(self) -> OrganConfig:
@@ -225,7 +243,8 @@ class OrganismConfig(Section):
 
     def alone(self, organ: OrganConfig) -> OrganismConfig:
         """The configuration of a deployment that is only ``organ`` and takes whatever is sent there."""
-        here = organ.model_copy(update={"deployment": None, "domains": []})
+        suspects = "process" if organ.isolates else "replica"
+        here = organ.model_copy(update={"deployment": None, "domains": [], "suspects": suspects})
         alone = {"organs": [here], "include_builtin": False, "default_organ": organ.id, "escalation": None}
         return self.model_copy(update=alone)
 

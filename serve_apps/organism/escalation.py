@@ -18,7 +18,7 @@ from serve_apps.organism.errors import describe, harmless
 from serve_apps.organism.jobs import Job, Run, longest
 from serve_apps.organism.plan import InvalidPlan, Step, parse_plan
 from serve_apps.organism.router import NoOrgan, Router
-from serve_apps.organism.runner import OrganRunner, Rules
+from serve_apps.organism.runner import RECALLED, OrganRunner, Rules
 from serve_apps.organism.stream import Call
 from serve_apps.organism.tasks import PARAMS_LIMIT_BYTES
 
@@ -80,12 +80,17 @@ class Escalation:
             if not job.settled:
                 self._start(job)
 
-    def cancel(self, jobs: Iterable[Job]) -> None:
-        """Report ``jobs`` cancelled at once, and stop the steps that run."""
+    def stop(self, jobs: Iterable[Job], ending: Ending) -> None:
+        """Report ``jobs`` to have ended so, at once, and stop the steps that run."""
         for job in jobs:
-            if not job.settled and job.run is not None:
-                self._report(job, Ending("cancelled", error="cancelled while it ran"))
-                self._stop(job.run)
+            if not job.settled:
+                self._report(job, ending)
+                if job.run is not None:
+                    self._stop(job.run)
+
+    def recall(self, jobs: Iterable[Job], *, leaving: bool) -> None:
+        """Hand back those of ``jobs`` that have not begun; most begin at once."""
+        self.stop((job for job in jobs if job.run is None), RECALLED)
 
     def drop(self, jobs: Iterable[Job]) -> list[asyncio.Task[None]]:
         """Forget ``jobs``; returns those that are ending."""
@@ -190,7 +195,7 @@ class Escalation:
         work: dict[OrganRunner, list[Job]] = {}
         for position, (organ, _) in enumerate(todo):
             own_s = organ.config.timeout_s or self._default_timeout_s
-            step = Job(call, position, min(left_s, own_s), PATH, job.ticket)
+            step = Job(call, position, min(left_s, own_s), PATH)
             work.setdefault(organ, []).append(step)
         done: dict[int, Done] = {}
         try:

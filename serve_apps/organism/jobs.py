@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from blocks.jsonb import from_json
 from serve_apps.organism.context import Context
-from serve_apps.organism.gate import Ticket
 from serve_apps.organism.loading import Handler
 from serve_apps.organism.stream import Call
 from serve_apps.organism.threads import Work
+
+if TYPE_CHECKING:
+    from serve_apps.organism.agents import Agents
 
 LONGEST_SHOWN = 5
 
@@ -26,7 +28,8 @@ class Job:
     position: int
     timeout_s: float
     path: str
-    ticket: Ticket | None = None
+    told: bool = False
+    """The lane has been told that a handler has begun with it."""
     alone: bool = False
     """It was in a handler batch that failed as a whole, and is tried again by itself."""
     run: Run | None = None
@@ -37,6 +40,11 @@ class Job:
     @property
     def claim(self) -> int:
         return self.call.batch.claims[self.position]
+
+    @property
+    def suspect(self) -> bool:
+        """Whether a replica has died with it."""
+        return self.call.batch.suspicions[self.position] > 0
 
     @property
     def running(self) -> bool:
@@ -69,6 +77,7 @@ class Run:
     jobs: list[Job]
     tasks: list[dict[str, Any]]
     started: float
+    organ_id: str = ""
     task: asyncio.Task[None] | None = None
     """Where an async handler runs."""
     begun: bool = True
@@ -77,6 +86,11 @@ class Run:
     """The handler has given way to the event loop."""
     work: Work | None = None
     """Where a plain one runs."""
+    agents: Agents | None = None
+    """The processes it is called in; None: this one."""
+    on_begin: Callable[[], None] = lambda: None
+    """Called in its thread when a process has the tasks."""
+    suspect: bool = False
     context: Context | None = None
     """Given to a handler that wants one."""
     linger: asyncio.TimerHandle | None = None
@@ -85,6 +99,8 @@ class Run:
     released: bool = False
     """Its slot is free again."""
     abandoned: bool = False
+    waiters: list[Callable[[], None]] = field(default_factory=list)
+    """Called when its handler has ended, though it was told to stop before."""
 
     @property
     def timeout_s(self) -> float:

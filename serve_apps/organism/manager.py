@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import aclosing
 from contextvars import copy_context
 from dataclasses import fields
@@ -21,31 +21,37 @@ from blocks.errors import ConfigurationError
 from blocks.jsonb import from_json
 from blocks.queue.wire import WIRE_VERSION, Batch, Outcomes
 from blocks.versions import package_version
-from serve_apps.organism import stream
 from serve_apps.organism.assembly import Assembly, assemble, load_missing, nowhere
 from serve_apps.organism.config import OrganismConfig, parse_config
 from serve_apps.organism.drift import Drift, Path
 from serve_apps.organism.endings import Ending
 from serve_apps.organism.environment import environment
 from serve_apps.organism.errors import describe
-from serve_apps.organism.gate import Gate, Ticket
 from serve_apps.organism.introspection import ORGANISM
-from serve_apps.organism.jobs import Job
+from serve_apps.organism.jobs import Job, Run
 from serve_apps.organism.loading import Handler, extend_import_path
-from serve_apps.organism.organ import CANCELLED_BEFORE, LINGER_S
+from serve_apps.organism.organ import CANCELLED_BEFORE, LINGER_S, Organ
 from serve_apps.organism.remote import Client, RemoteOrgan
 from serve_apps.organism.router import NoOrgan
-from serve_apps.organism.runner import Rules, Runner
-from serve_apps.organism.stream import Call, happens
+from serve_apps.organism.runner import CANCELLED, RECALLED, Rules, Runner
+from serve_apps.organism.stream import Call
 from serve_apps.organism.tasks import InvalidTask, parse_task, refused
 from serve_apps.organism.valve import DriftValve, Valve
 
 logger = logging.getLogger("ray.serve.organism")
 
-DELIVERY_S = 0.05
-"""The word that an exclusive batch begins needs the event loop, and time, to leave the replica."""
 ABANDONED_LIMIT = 32
-"""Handler calls left behind (a thread or task each) beyond which the replica asks to be replaced."""
+"""Handler calls that outlive their timeouts (a thread or task each) beyond which the replica asks to be
+replaced."""
+TELL_S = 2.0
+"""How often a call tells with which of its tasks handlers have begun."""
+OUTLIVED = Ending(
+    "timed_out",
+    error="not begun: an earlier run of it outlived its timeout and still runs on this replica; a plain "
+    "function should look at context.cancelled, or its organ say `processes: true`",
+)
+SUPERSEDED = Ending("interrupted", error="a newer claim of the task came to this replica")
+TAKEN_DOWN = Ending("interrupted", error="the replica was taken down before the task ended")
 
 Work: TypeAlias = "dict[Runner, list[Job]]"
 
@@ -73,14 +79,17 @@ class OrganismManager:
     ) -> None:
         self._replica = replica
         self._started = time.monotonic()
-        self._gate = Gate()
-        self._rules = Rules(result_limit_bytes=0, gate=self._gate)
+        self._rules = Rules(result_limit_bytes=0, pump=self._pump)
         self._assembly: Assembly | None = None
         self._retiring: list[Runner] = []
         self._connect = connect
         self.drift = Drift(valve or DriftValve())
         self._open: dict[Call, Work] = {}
         """Calls on this replica; no work: not begun."""
+        self._newest: dict[str, int] = {}
+        """The newest claim of each task in them."""
+        self._drain_limit_s: float | None = None
+        self._draining_since: float | None = None
         self._reconfiguring = asyncio.Lock()
         self._refused: str | None = None
         if config is not None:
@@ -144,7 +153,7 @@ class OrganismManager:
         except InvalidTask as error:
             return refused(task, str(error))
         ended = Outcomes()
-        async with aclosing(self._run(batch, exclusive=False)) as parts:
+        async with aclosing(self._run(batch)) as parts:
             async for outcomes in parts:
                 if len(outcomes):
                     ended = outcomes
@@ -160,74 +169,81 @@ class OrganismManager:
             "elapsed_ms": ended.elapsed_ms[0],
         }
 
-    async def handle_tasks(
-        self, wire: dict[str, Any], exclusive: bool = False
-    ) -> AsyncGenerator[dict[str, Any], None]:
+    async def handle_tasks(self, wire: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """Run a batch.
 
         Args:
             wire: `Batch.to_wire()`.
-            exclusive: Nothing else runs on this replica meanwhile, so that its death is this batch's doing.
 
         Yields:
             `Outcomes.to_wire()`: some tasks as they end, and at least every 2 s one, empty if need be; one in
-            any case. An exclusive batch says by an empty one that it begins, before it does.
+            any case.
 
         Raises:
             ConfigurationError: The batch is of another version, or its columns do not fit, or there is no
                 configuration yet; none of it ran.
         """
         batch = _open_wire(wire)
-        async with aclosing(self._run(batch, exclusive=exclusive)) as parts:
+        async with aclosing(self._run(batch)) as parts:
             async for outcomes in parts:
                 yield outcomes.to_wire()
 
-    async def _run(self, batch: Batch, *, exclusive: bool) -> AsyncGenerator[Outcomes, None]:
+    async def _run(self, batch: Batch) -> AsyncGenerator[Outcomes, None]:
         # Handlers run in copies of the caller's context: Serve's request id is in their log lines.
         context = copy_context()
         context.run(ORGANISM.set, self)
         call = Call(batch, context)
-        turn = asyncio.Event()
-        ticket = Ticket(on_turn=turn.set) if exclusive else None
         work = self._open[call] = {}
         try:
-            if ticket is not None:
-                self._gate.request(ticket)
-                while not await happens(turn, stream.SIGN_OF_LIFE_S) and len(call.cancelled) < len(batch):
-                    yield Outcomes(waiting=True)
+            self._supersede(batch)
             drifting = await self.drift.among(
                 batch, self._assembly.config.escalation if self._assembly else None
             )
-            timeout_s = self._route(call, ticket, work, drifting)
-            if exclusive:
-                # What dies from here on is this batch's doing, and the caller is to know it.
-                yield Outcomes(timeout_s=timeout_s)
-                await asyncio.sleep(DELIVERY_S)
-            for organ, jobs in work.items():
-                organ.submit(jobs)
+            timeout_s = self._route(call, work, drifting)
             if not len(batch):
                 # Of a stream without a message gRPC may lose what Serve says before the first.
                 yield Outcomes()
+            told_at = time.monotonic()
             async with aclosing(call.chunks()) as chunks:
                 async for outcomes in chunks:
                     outcomes.timeout_s = timeout_s
                     outcomes.waiting = not len(outcomes) and not _any_runs(work)
                     outcomes.policies = self._assembly.policies(outcomes) if self._assembly else {}
+                    outcomes.begun, call.begun = call.begun, []
+                    if (now := time.monotonic()) - told_at > TELL_S - 0.1 or not len(outcomes):
+                        told_at = now
+                        outcomes.begun += _newly_begun(work)
                     yield outcomes
         finally:
             # Reached by cancellation too. A finished call has nothing left to drop.
             del self._open[call]
+            for task, claim in zip(batch.ids, batch.claims, strict=True):
+                if self._newest.get(task) == claim:
+                    del self._newest[task]
             ending = [task for organ, jobs in work.items() for task in organ.drop(jobs)] if call.left else []
-            if ticket is not None:
-                self._gate.release(ticket)
             self._pump()
             if ending:
                 await asyncio.wait(ending, timeout=LINGER_S)
 
-    def _route(
-        self, call: Call, ticket: Ticket | None, work: Work, drifting: Collection[int]
-    ) -> float | None:
-        """Add the jobs of ``call`` to ``work`` by organ; what is not to run is reported at once.
+    def _supersede(self, batch: Batch) -> None:
+        """Stop what runs here under older claims of these tasks: whoever held them has lost them."""
+        older = {
+            task: claim - 1
+            for task, claim in zip(batch.ids, batch.claims, strict=True)
+            if self._newest.get(task, claim) < claim
+        }
+        if older:
+            logger.warning("%d tasks came back with newer claims; their older runs are stopped", len(older))
+            self._stop_runs(older, SUPERSEDED)
+        for task, claim in zip(batch.ids, batch.claims, strict=True):
+            if self._newest.get(task, claim) <= claim:
+                self._newest[task] = claim
+
+    def _route(self, call: Call, work: Work, drifting: Collection[int]) -> float | None:
+        """Hand the jobs of ``call`` to their organs; what is not to run is reported at once.
+
+        Args:
+            work: Filled with the jobs by organ.
 
         Returns:
             The longest timeout among the jobs, in seconds; None: there are none.
@@ -238,9 +254,9 @@ class OrganismManager:
         batch = call.batch
         others: Counter[Path] = Counter()
         longest_s = None
+        begin: dict[Runner, list[Job]] = {}
         for position, task_type in enumerate(batch.types):
-            if batch.claims[position] in call.cancelled:
-                ending = Ending("cancelled", error=CANCELLED_BEFORE)
+            if ending := self._not_to_run(call, position):
                 call.report(position, ending, path="fast", organ_id=None, elapsed_ms=0.0)
                 continue
             try:
@@ -265,11 +281,53 @@ class OrganismManager:
                 )
                 call.report(position, ending, path=path, organ_id=organ.config.id, elapsed_ms=0.0)
                 continue
-            work.setdefault(runner, []).append(Job(call, position, timeout_s, path, ticket))
+            job = Job(call, position, timeout_s, path)
+            work.setdefault(runner, []).append(job)
+            older = self._rules.lingering.get(batch.ids[position])
+            if older is None or not self._wait_for(older, job, runner):
+                begin.setdefault(runner, []).append(job)
             longest_s = max(timeout_s, longest_s or 0.0)
         self.drift.paths.update(others)
         self.drift.paths["fast"] += len(batch) - others.total()
+        for runner, jobs in begin.items():
+            runner.submit(jobs)
         return longest_s
+
+    def _not_to_run(self, call: Call, position: int) -> Ending | None:
+        """The ending of a task that is not to run here, or None."""
+        batch = call.batch
+        if batch.claims[position] in call.cancelled:
+            return Ending("cancelled", error=CANCELLED_BEFORE)
+        if (
+            self._draining_since is not None
+            or self._newest.get(batch.ids[position], 0) > batch.claims[position]
+        ):
+            return RECALLED
+        return None
+
+    def _wait_for(self, older: Run, job: Job, runner: Runner) -> bool:
+        """Let ``job`` begin when an earlier run of its task, which was told to stop, has ended.
+
+        A plain function may not look whether it is to stop: then the job waits as long as the function may
+        take, and no longer. False: the run is of the same claim, and there is nothing to wait for.
+        """
+        if all(one.claim >= job.claim for one in older.jobs):
+            return False
+        left_s = older.started + older.timeout_s - time.monotonic()
+
+        def give_up() -> None:
+            older.waiters.remove(begin)
+            runner.stop([job], OUTLIVED)
+
+        timer = asyncio.get_running_loop().call_later(max(left_s, 0.0) + LINGER_S, give_up)
+
+        def begin() -> None:
+            timer.cancel()
+            if not job.settled:
+                runner.submit([job])
+
+        older.waiters.append(begin)
+        return True
 
     def _pump(self) -> None:
         """Start what may start now, and let go of old organs that nothing needs any more."""
@@ -285,27 +343,72 @@ class OrganismManager:
                 runner.close()
                 self._retiring.remove(runner)
 
-    def cancel_tasks(self, claims: list[int]) -> list[int]:
-        """Stop tasks; each is reported ``cancelled`` through its own call, at once.
+    def cancel_tasks(self, runs: dict[str, int]) -> list[str]:
+        """Stop tasks that run here under the claim given by id, or an older one; each is reported
+        ``cancelled`` through its own call, at once.
 
         A waiting task never starts. An async handler is cancelled, and may clean up. A plain function cannot
         be stopped: it counts as abandoned until it ends. A handler batch goes on for its other tasks. What
         has ended keeps its outcome, and calling again changes nothing.
 
         Returns:
-            The claims among ``claims`` that are on this replica.
+            Ids of those of ``runs`` that are on this replica.
         """
-        wanted = set(claims)
-        known: set[int] = set()
+        return self._stop_runs(runs, CANCELLED)
+
+    def _stop_runs(self, runs: Mapping[str, int], ending: Ending) -> list[str]:
+        known: set[str] = set()
         for call, work in self._open.items():
-            here = wanted.intersection(call.batch.claims)
+            batch = call.batch
+            here = {
+                batch.claims[position]
+                for position, task in enumerate(batch.ids)
+                if task in runs and batch.claims[position] <= runs[task]
+            }
             if not here:
                 continue
-            known |= here
+            known.update(task for task, claim in zip(batch.ids, batch.claims, strict=True) if claim in here)
             call.cancelled |= here
             for organ, jobs in work.items():
-                organ.cancel([job for job in jobs if job.claim in here])
+                organ.stop([job for job in jobs if job.claim in here], ending)
         return sorted(known)
+
+    def recall_tasks(self, claims: list[int], leaving: bool) -> None:
+        """Report those of these tasks as ``recalled`` that no handler has begun with.
+
+        Args:
+            leaving: Those too that wait for a replica of their organ's own deployment.
+        """
+        wanted = set(claims)
+        for work in self._open.values():
+            for organ, jobs in work.items():
+                organ.recall([job for job in jobs if job.claim in wanted], leaving=leaving)
+
+    def limit_drain(self, within_s: float) -> None:
+        """Once this replica is taken down, give running tasks at most so many seconds."""
+        self._drain_limit_s = within_s
+
+    def drain(self) -> None:
+        """This replica is being taken down: hand back what waits at once, and what runs as its organ's
+        ``drain_s`` is over. To be called again and again."""
+        now = time.monotonic()
+        if self._draining_since is None:
+            self._draining_since = now
+            logger.info("taken down: %d calls under way", len(self._open))
+        waited_s = now - self._draining_since
+        for work in list(self._open.values()):
+            for organ, jobs in list(work.items()):
+                organ.recall(jobs, leaving=True)
+                if waited_s >= self._drain_s(organ):
+                    organ.stop([job for job in jobs if not job.settled], TAKEN_DOWN)
+
+    def _drain_s(self, runner: Runner) -> float:
+        if self._drain_limit_s is not None:
+            return self._drain_limit_s
+        if isinstance(runner, (Organ, RemoteOrgan)):
+            return runner.config.drain_s
+        config = self._assembly.config if self._assembly else None
+        return max((organ.drain_s for organ in config.organs), default=0.0) if config else 0.0
 
     # Telling
 
@@ -350,7 +453,8 @@ class OrganismManager:
             "task_types": assembly.router.types if assembly else [],
             "organs": organs,
             "totals": dict(totals),
-            "exclusive": self._gate.exclusive,
+            "draining": self._draining_since is not None,
+            "lingering": len(self._rules.lingering),
             "retiring_organs": len(self._retiring),
             "escalation": assembly.escalation.status() if assembly and assembly.escalation else None,
             "drift": self.drift.status(config.escalation if config else None),
@@ -358,12 +462,34 @@ class OrganismManager:
             "config": config.model_dump(mode="json") if config else None,
         }
 
+    def running(self) -> dict[str, Any]:
+        """What runs on this replica, by organ: for whoever is about to replace it."""
+        organs = {}
+        left_behind = Counter(run.organ_id for run in set(self._rules.lingering.values()))
+        for name, organ in (self._assembly.organs if self._assembly else {}).items():
+            if isinstance(organ, RemoteOrgan):
+                continue
+            figures = organ.status()
+            organs[name] = {
+                "in_flight": figures["in_flight"],
+                "waiting": figures["waiting"],
+                "suspects": figures["suspects"],
+                "lingering": left_behind[name],
+                "longest_s": max((one["seconds"] for one in figures["longest"]), default=None),
+                "drain_s": organ.config.drain_s,
+            }
+        return {"replica": self._replica, "draining": self._draining_since is not None, "organs": organs}
+
+    @property
+    def apart(self) -> list[RemoteOrgan]:
+        """The organs that are deployments of their own."""
+        organs = self._assembly.organs.values() if self._assembly else ()
+        return [organ for organ in organs if isinstance(organ, RemoteOrgan)]
+
     async def health_apart(self) -> dict[str, dict[str, Any]]:
         """Health of the organs that are deployments of their own, by id; those that may have no replica are
         not asked, since that would start one."""
-        organs = self._assembly.organs.values() if self._assembly else ()
-        asked = [organ for organ in organs if isinstance(organ, RemoteOrgan) and organ.always_there]
-        return {organ.config.id: await organ.health() for organ in asked}
+        return {organ.config.id: await organ.health() for organ in self.apart if organ.always_there}
 
     async def drift_now(self) -> dict[str, Any]:
         """The drift part of `status`, with the sums of all replicas where the valve answers."""
@@ -381,14 +507,27 @@ class OrganismManager:
 
     def _problem(self) -> str | None:
         runners = [*(self._assembly.runners if self._assembly else ()), *self._retiring]
-        abandoned = sum(runner.abandoned for runner in runners)
-        if abandoned > ABANDONED_LIMIT:
-            return f"{abandoned} handler calls hang and cannot be stopped, more than {ABANDONED_LIMIT}"
+        now = time.monotonic()
+        # Those that were told to stop before their time was over may still look, and end.
+        hung = sum(now > run.started + run.timeout_s for run in set(self._rules.lingering.values()))
+        if hung > ABANDONED_LIMIT:
+            return f"{hung} handler calls hang and cannot be stopped, more than {ABANDONED_LIMIT}"
         return next((runner.problem for runner in runners if runner.problem), None)
 
 
 def _any_runs(work: Work) -> bool:
     return any(job.running for jobs in work.values() for job in jobs)
+
+
+def _newly_begun(work: Work) -> list[int]:
+    """Positions of the tasks that handlers have begun with, each told once."""
+    positions = []
+    for jobs in work.values():
+        for job in jobs:
+            if job.running and not job.told:
+                job.told = True
+                positions.append(job.position)
+    return positions
 
 
 def _open_wire(wire: dict[str, Any]) -> Batch:

@@ -15,14 +15,15 @@ from collections.abc import Awaitable, Coroutine, Iterable
 from contextvars import copy_context
 from typing import Any
 
-from serve_apps.organism.calling import Caller, Later
+from serve_apps.organism.calling import Caller, Later, NotIsolated
 from serve_apps.organism.config import OrganConfig
 from serve_apps.organism.deadlines import Deadlines
 from serve_apps.organism.endings import Ending, Endings
 from serve_apps.organism.errors import harmless
+from serve_apps.organism.isolation import Isolation
 from serve_apps.organism.jobs import Job, Run, longest
 from serve_apps.organism.loading import Handler
-from serve_apps.organism.runner import Rules
+from serve_apps.organism.runner import CANCELLED, RECALLED, Rules
 from serve_apps.organism.threads import Threads
 from serve_apps.organism.waiting import Waiting
 
@@ -31,6 +32,8 @@ logger = logging.getLogger("ray.serve.organism")
 LINGER_S = 1.0
 """How long a cancelled handler may clean up before it counts as abandoned."""
 CANCELLED_BEFORE = "cancelled before it started"
+DELIVERY_S = 0.05
+"""The word that a suspect begins on this replica needs the event loop, and time, to leave it."""
 TASKS_A_TURN = 8
 """Asyncio tasks started before it is seen whether their handlers wait."""
 STRETCH_S = 0.005
@@ -51,12 +54,12 @@ class Organ:
         self.figures = rules.figures_of(config.id)
         self.handler = handler
         self._rules = rules
-        self._gate = rules.gate
         self._caller = Caller(config, handler, rules)
         if handler.agents is not None:
             handler.agents.expand(config.concurrency)
+        self._isolation = Isolation(config, handler, rules)
         self._threads = Threads(config.id)
-        self._waiting = Waiting(config, rules.gate)
+        self._waiting = Waiting(config)
         self._runs: set[Run] = set()
         self._first_steps: set[Run] = set()
         """Of the runs those in an asyncio task that has not yet been seen to wait."""
@@ -67,7 +70,7 @@ class Organ:
 
     @property
     def abandoned(self) -> int:
-        """Handler calls that outlived their timeout and cannot be stopped."""
+        """Handler calls that were told to stop, and cannot be stopped."""
         return self._threads.abandoned + self._abandoned_tasks
 
     @property
@@ -90,7 +93,7 @@ class Organ:
     def pump(self) -> None:
         """Start what may start now, or a part of it and the rest in a moment."""
         while self._slots_taken < self.config.concurrency and len(self._first_steps) < TASKS_A_TURN:
-            jobs = self._waiting.next()
+            jobs = self._waiting.next(suspects=self._isolation.has_room)
             if not jobs:
                 break
             self._start(jobs)
@@ -112,25 +115,15 @@ class Organ:
         for run in runs:
             if run.open_jobs():
                 continue
-            if run.task is None:
-                self._drop_process(run)
-                continue
-            if not run.reported:
+            if not run.reported and (run.work is None or self._threads.abandon(run.work)):
                 run.reported = True
                 self._stop(run)
-            if not run.released:
+            if run.task is not None and not run.released:
                 ending.append(run.task)
         return ending
 
-    def _drop_process(self, run: Run) -> None:
-        if self.handler.agents is None or run.work is None or run.reported:
-            return
-        if self._threads.abandon(run.work):
-            run.reported = True
-            self._stop(run)
-
-    def cancel(self, jobs: Iterable[Job]) -> None:
-        """Report ``jobs`` cancelled at once: what waits never starts, what runs is stopped.
+    def stop(self, jobs: Iterable[Job], ending: Ending) -> None:
+        """Report ``jobs`` to have ended so, at once: what waits never starts, what runs is stopped.
 
         A handler batch goes on as long as one of its tasks is still wanted.
         """
@@ -138,22 +131,31 @@ class Organ:
             if job.settled:
                 continue
             if job.run is None:
-                self._report(job, Ending("cancelled", error=CANCELLED_BEFORE))
+                self._report(
+                    job, Ending("cancelled", error=CANCELLED_BEFORE) if ending == CANCELLED else ending
+                )
             else:
-                self._cancel_running(job, job.run)
+                self._stop_running(job, job.run, ending)
 
-    def _cancel_running(self, job: Job, run: Run) -> None:
+    def _stop_running(self, job: Job, run: Run, ending: Ending) -> None:
         last = run.open_jobs() == [job]
         if last and run.work is not None and not self._threads.abandon(run.work):
             return  # it has just ended
-        self._report(job, Ending("cancelled", error="cancelled while it ran"))
+        self._report(job, ending)
         if last:
             run.reported = True
             self._stop(run)
 
+    def recall(self, jobs: Iterable[Job], *, leaving: bool) -> None:
+        """Report those of ``jobs`` as ``recalled`` that no handler has begun with."""
+        for job in jobs:
+            if not job.settled and job.run is None:
+                self._report(job, RECALLED)
+
     def close(self) -> None:
         """Give threads and processes back; nothing may be submitted any more."""
         self._threads.close()
+        self._isolation.close()
         if self.handler.agents is not None:
             self.handler.agents.shrink(self.config.concurrency)
 
@@ -164,6 +166,7 @@ class Organ:
             "form": "async" if self.handler.is_async else "sync",
             "in_flight": sum(len(run.jobs) for run in (*self._runs, *self._first_steps)),
             "waiting": self._waiting.count,
+            "suspects": self._isolation.running,
             "abandoned": self.abandoned,
             "longest": longest(self._runs),
             "agents": self.handler.agents.status() if self.handler.agents else [],
@@ -177,16 +180,42 @@ class Organ:
         if run is None:
             return
         self._slots_taken += 1
-        self._gate.enter()
-        if self._caller.on_loop and not self.config.batch:
+        if run.jobs[0].suspect and not self._isolation.enter(run):
+            # What dies from here on is its doing, and the caller is to know it.
+            for job in run.jobs:
+                job.told = True
+                job.call.begin(job.position)
+            asyncio.get_running_loop().call_later(DELIVERY_S, self._begin, run)
+        else:
+            self._begin(run)
+
+    def _begin(self, run: Run) -> None:
+        """Call the handler."""
+        if run.reported:  # stopped while it was announced
+            self._release(run)
+            self._ended(run)
+            return
+        loop = asyncio.get_running_loop()
+        agents = run.agents = run.agents or self.handler.agents
+        if agents is None and self._caller.on_loop and not self.config.batch:
             self._first_steps.add(run)
             run.task = self._create_task(run, self._call_in_turn(run))
             if not self._looking:
                 self._looking = True
-                asyncio.get_running_loop().call_soon(self._look)
+                loop.call_soon(self._look)
             return
-        self._watch(run)
-        if self._caller.on_loop:
+        if agents is None:
+            self._watch(run)
+        else:
+            # A process may have to be started first, which is not the task's time.
+            run.begun = False
+            self._runs.add(run)
+
+            def on_begin() -> None:
+                loop.call_soon_threadsafe(self._begun_in_process, run)
+
+            run.on_begin = on_begin
+        if agents is None and self._caller.on_loop:
             run.task = self._create_task(run, self._call_batch(run))
             return
         context = run.jobs[0].call.context.copy()
@@ -199,7 +228,7 @@ class Organ:
 
     def _prepare(self, jobs: list[Job]) -> Run | None:
         """A run of those whose params can be read; None: of none."""
-        run = Run(jobs, [], time.monotonic())
+        run = Run(jobs, [], time.monotonic(), self.config.id)
         for job in jobs:
             try:
                 run.tasks.append(job.task())
@@ -222,6 +251,11 @@ class Organ:
             self._watch(run)
         self._first_steps.clear()
         self.pump()
+
+    def _begun_in_process(self, run: Run) -> None:
+        if not (run.begun or run.released):
+            run.begun, run.started = True, time.monotonic()
+            self._watch(run)
 
     def _watch(self, run: Run) -> None:
         self._runs.add(run)
@@ -272,13 +306,18 @@ class Organ:
     async def _await(self, run: Run, awaitable: Awaitable[Any]) -> None:
         self._end(run, await self._caller.wait(run, awaitable))
 
-    def _collect(self, run: Run, value: Endings | Later) -> None:
-        if not isinstance(value, Later):
+    def _collect(self, run: Run, value: Endings | Later | NotIsolated) -> None:
+        if isinstance(value, NotIsolated):
+            self._isolation.give_up()
+            self._put_back(run)
+        elif not isinstance(value, Later):
             self._end(run, value)
+            self._ended(run)
         elif run.reported:
             if inspect.iscoroutine(value.awaitable):
                 value.awaitable.close()
             self._release(run)
+            self._ended(run)
         else:
             run.work = None
             run.task = self._create_task(run, self._await(run, value.awaitable))
@@ -322,6 +361,8 @@ class Organ:
 
         Its slot is free when it has ended, or has had time enough to.
         """
+        for task in run.tasks:
+            self._rules.lingering[task["task_id"]] = run
         if run.work is not None:
             self._caller.kill(run)
             self._release(run)
@@ -329,7 +370,12 @@ class Organ:
         if run.task is None:
             return
         self._deadlines.discard(run, run.timeout_s)
-        run.task.add_done_callback(lambda _: self._release(run))
+
+        def ended(_: object) -> None:
+            self._release(run)
+            self._ended(run)
+
+        run.task.add_done_callback(ended)
         run.task.cancel()
         run.linger = asyncio.get_running_loop().call_later(LINGER_S, self._abandon, run)
 
@@ -339,6 +385,24 @@ class Organ:
             self._abandoned_tasks += 1
             logger.warning("organ %s: a cancelled handler does not end", self.config.id)
             self._free(run)
+
+    def _ended(self, run: Run) -> None:
+        """The handler has ended, whether or not it was told to stop before."""
+        for task in run.tasks:
+            if self._rules.lingering.get(task["task_id"]) is run:
+                del self._rules.lingering[task["task_id"]]
+        waiters, run.waiters = run.waiters, []
+        for waiter in waiters:
+            waiter()
+
+    def _put_back(self, run: Run) -> None:
+        """Let the jobs of a call that did not come about wait again."""
+        for job in reversed(run.open_jobs()):
+            job.run = None
+            self._waiting.put_back(job)
+        run.reported = True
+        self._release(run)
+        self._ended(run)
 
     def _isolate(self, run: Run, what: str) -> None:
         """Try each member of a failed handler batch alone, so that only the culprit is charged."""
@@ -372,5 +436,6 @@ class Organ:
         self._runs.discard(run)
         self._first_steps.discard(run)
         self._slots_taken -= 1
-        self._gate.leave()
+        if run.suspect:
+            self._isolation.leave(run)
         self.pump()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -18,20 +18,18 @@ from blocks.queue.wire import Batch, Outcomes
 from serve_apps.organism.config import OrganConfig
 from serve_apps.organism.endings import Ending
 from serve_apps.organism.jobs import Job, Run, longest
-from serve_apps.organism.runner import Rules
+from serve_apps.organism.runner import RECALLED, Rules
 
 logger = logging.getLogger("ray.serve.organism")
 
 PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Waits before a call that no replica took is made again."""
-CALLS_ALONE = 3
-"""Calls at once of tasks each of which may have ended a replica; each needs one to itself."""
 
 
 class Client(Protocol):
     """Calls the deployment."""
 
-    def call(self, batch: Batch, *, exclusive: bool) -> AsyncGenerator[Outcomes, None]:
+    def call(self, batch: Batch) -> AsyncGenerator[Outcomes, None]:
         """Run ``batch`` and yield outcomes as they come, some of them empty as a sign of life.
 
         Raises:
@@ -42,6 +40,26 @@ class Client(Protocol):
 
     async def health(self) -> dict[str, Any]:
         """Raises OrganismUnavailable: No replica answers."""
+        ...
+
+    async def cancel(self, runs: Mapping[str, int]) -> None:
+        """Stop tasks, wherever they run under the claim given by id, or an older one.
+
+        Raises:
+            OrganismUnavailable: Not every replica has answered.
+        """
+        ...
+
+    async def running(self) -> list[dict[str, Any]]:
+        """What runs on each replica. Raises OrganismUnavailable: Not every one has answered."""
+        ...
+
+    async def limit_drain(self, within_s: float) -> None:
+        """Give running tasks only so long on replicas that are taken down from now on.
+
+        Raises:
+            OrganismUnavailable: Not every replica has answered.
+        """
         ...
 
 
@@ -60,9 +78,8 @@ class RemoteOrgan:
     def __init__(self, config: OrganConfig, client: Client, rules: Rules) -> None:
         self.config = config
         self.figures = rules.figures_of(config.id)
-        self._client = client
+        self.client = client
         self._runs: set[Run] = set()
-        self._alone = asyncio.Semaphore(CALLS_ALONE)
         self._trouble: str | None = None
 
     @property
@@ -78,7 +95,7 @@ class RemoteOrgan:
     async def health(self) -> dict[str, Any]:
         """Health of one replica."""
         try:
-            return await self._client.health()
+            return await self.client.health()
         except OrganismUnavailable as error:
             return {"status": "unhealthy", "problem": error.what}
 
@@ -86,15 +103,26 @@ class RemoteOrgan:
         """Send ``jobs``, those of one call, to the deployment; Serve lets them wait for a replica."""
         ready = [job for job in jobs if not job.settled]
         size = self.config.max_batch_size if self.config.batch else 1
-        for start in range(0, len(ready), size):
-            self._start(ready[start : start + size])
+        for suspects in (True, False):
+            alike = [job for job in ready if job.suspect is suspects]
+            step = 1 if suspects else size
+            for start in range(0, len(alike), step):
+                self._start(alike[start : start + step])
 
-    def cancel(self, jobs: Iterable[Job]) -> None:
-        """Report ``jobs`` cancelled at once; a call goes on as long as one of its tasks is still wanted."""
+    def stop(self, jobs: Iterable[Job], ending: Ending) -> None:
+        """Report ``jobs`` to have ended so, at once; a call goes on as long as one of its tasks is wanted."""
         for job in jobs:
             if not job.settled:
-                self._report(job, Ending("cancelled", error="cancelled"), 0.0)
+                self._report(job, ending, 0.0)
                 self._stop_if_unwanted(job.run)
+
+    def recall(self, jobs: Iterable[Job], *, leaving: bool) -> None:
+        """Hand back those of ``jobs`` that wait for a replica, if the lane is leaving.
+
+        Else they stay: Serve sees by them how much there is to do.
+        """
+        if leaving:
+            self.stop((job for job in jobs if not job.running), RECALLED)
 
     def drop(self, jobs: Iterable[Job]) -> list[asyncio.Task[None]]:
         """Forget ``jobs``; returns the calls that are ending."""
@@ -119,6 +147,7 @@ class RemoteOrgan:
             "form": "deployment",
             "in_flight": sum(len(run.open_jobs()) for run in begun),
             "waiting": sum(len(run.open_jobs()) for run in self._runs if not run.begun),
+            "suspects": 0,
             "abandoned": 0,
             "longest": longest(begun),
             "trouble": self._trouble,
@@ -127,33 +156,29 @@ class RemoteOrgan:
 
     # Calling
 
-    def _start(self, jobs: list[Job], *, alone: bool = False) -> None:
+    def _start(self, jobs: list[Job]) -> None:
         batch = jobs[0].call.batch
         told = [{"task_id": batch.ids[job.position]} for job in jobs]
         run = Run(jobs, told, time.monotonic(), begun=False)
         for job in jobs:
             job.run = run
         self._runs.add(run)
-        run.task = asyncio.create_task(self._run(run, alone=alone), name=f"organ-{self.config.id}")
+        run.task = asyncio.create_task(self._run(run), name=f"organ-{self.config.id}")
         run.task.add_done_callback(lambda _: self._runs.discard(run))
 
-    async def _run(self, run: Run, *, alone: bool) -> None:
+    async def _run(self, run: Run) -> None:
         try:
-            if alone:
-                async with self._alone:
-                    await self._call_until_taken(run, alone=True)
-            else:
-                await self._call_until_taken(run, alone=False)
+            await self._call_until_taken(run)
         except Exception as error:  # a mistake of ours must not leave tasks without an outcome
             logger.exception("organ %s: a call failed", self.config.id)
             for job in run.open_jobs():
                 self._report(job, Ending("failed", error=f"{type(error).__name__}: {error}"), 0.0)
 
-    async def _call_until_taken(self, run: Run, *, alone: bool) -> None:
+    async def _call_until_taken(self, run: Run) -> None:
         tries = 0
         while run.open_jobs():
             try:
-                await self._call(run, alone=alone)
+                await self._call(run)
                 self._trouble = None
             except OrganismUnavailable as error:
                 run.begun = False
@@ -161,10 +186,10 @@ class RemoteOrgan:
                 await asyncio.sleep(PAUSES_S[min(tries, len(PAUSES_S) - 1)])
                 tries += 1
             except ReplicaLost as error:
-                self._blame(run, error.what, alone=alone)
+                self._blame(run, error.what)
                 return
 
-    async def _call(self, run: Run, *, alone: bool) -> None:
+    async def _call(self, run: Run) -> None:
         """Report outcomes as they come.
 
         Raises:
@@ -174,24 +199,28 @@ class RemoteOrgan:
         jobs = run.open_jobs()
         batch = jobs[0].call.batch.take(job.position for job in jobs)
         batch.timeouts = [job.timeout_s for job in jobs]
-        batch.suspicions = [0] * len(jobs)
-        async with aclosing(self._client.call(batch, exclusive=alone)) as stream:
+        async with aclosing(self.client.call(batch)) as stream:
             async for outcomes in stream:
-                if not run.begun and not outcomes.waiting:
+                if not run.begun and (outcomes.begun or len(outcomes)):
                     run.begun, run.started = True, time.monotonic()
                 self._report_all(jobs, outcomes)
         if left := run.open_jobs():
             raise ReplicaLost(f"organ {self.config.id} ended a call without {len(left)} outcomes")
 
-    def _blame(self, run: Run, what: str, *, alone: bool) -> None:
-        """Charge a lost replica to the task that was alone on it; else try each alone."""
+    def _blame(self, run: Run, what: str) -> None:
+        """Hand the tasks of a lost replica back as suspects.
+
+        A suspect that has no process of its own was the only one there, and said so before it began: it is
+        charged.
+        """
         left = run.open_jobs()
         logger.warning("organ %s: %s; %d tasks had not been reported", self.config.id, what, len(left))
-        if alone and len(left) == 1:
-            self._report(left[0], Ending("failed", error=f"ran alone on a replica, and {what}"), 0.0)
-            return
         for job in left:
-            self._start([job], alone=True)
+            if job.suspect and run.begun and not self.config.isolates:
+                ending = Ending("failed", error=f"ran as the only suspect on a replica, and {what}")
+            else:
+                ending = Ending("replica_lost", error=what)
+            self._report(job, ending, 0.0)
 
     def _stop_if_unwanted(self, run: Run | None) -> bool:
         if run is None or run.task is None or run.open_jobs():

@@ -4,14 +4,14 @@ and what it tells them."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from serve_apps.organism.config import OrganConfig
+from serve_apps.organism.endings import Ending
 from serve_apps.organism.figures import Figures
-from serve_apps.organism.gate import Gate
-from serve_apps.organism.jobs import Job
+from serve_apps.organism.jobs import Job, Run
 
 
 @dataclass(slots=True)
@@ -19,7 +19,12 @@ class Rules:
     """What applies to everything that runs tasks of an organism."""
 
     result_limit_bytes: int
-    gate: Gate
+    lingering: dict[str, Run] = field(default_factory=dict)
+    """Handler calls that were told to stop and have not ended, by task id."""
+    suspect: Run | None = None
+    """The one suspect that runs on the replica itself, where suspects have no process of their own."""
+    pump: Callable[[], None] = lambda: None
+    """Starts what may start now, in every organ."""
     figures: dict[str, Figures] = field(default_factory=dict)
     """By organ id."""
 
@@ -50,8 +55,16 @@ class Runner(Protocol):
         """Run ``jobs`` as there is room."""
         ...
 
-    def cancel(self, jobs: Iterable[Job]) -> None:
-        """Report ``jobs`` cancelled at once, and stop them as far as that is possible."""
+    def stop(self, jobs: Iterable[Job], ending: Ending) -> None:
+        """Report ``jobs`` to have ended so, at once, and stop them as far as that is possible."""
+        ...
+
+    def recall(self, jobs: Iterable[Job], *, leaving: bool) -> None:
+        """Report those of ``jobs`` as ``recalled`` that no handler has begun with.
+
+        Args:
+            leaving: Those too that wait for a replica elsewhere.
+        """
         ...
 
     def drop(self, jobs: Iterable[Job]) -> list[asyncio.Task[None]]:
@@ -75,3 +88,7 @@ class OrganRunner(Runner, Protocol):
     """A runner that is an organ."""
 
     config: OrganConfig
+
+
+CANCELLED = Ending("cancelled", error="cancelled while it ran")
+RECALLED = Ending("recalled", error="no handler had begun with it")

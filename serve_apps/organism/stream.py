@@ -32,6 +32,8 @@ class Call:
         self.context = context
         self.cancelled: set[int] = set()
         """Claims of its tasks that somebody asked to be stopped."""
+        self.begun: list[int] = []
+        """Positions that are to be told of at once: a handler is about to begin with them."""
         self.left = len(batch)
         self._chunk = Outcomes()
         self._some = asyncio.Event()
@@ -47,6 +49,12 @@ class Call:
         if not self.left or len(self._chunk) >= CHUNK:
             self._full.set()
 
+    def begin(self, position: int) -> None:
+        """Tell at once that a handler is about to begin with a task."""
+        self.begun.append(position)
+        self._some.set()
+        self._full.set()
+
     async def chunks(self) -> AsyncGenerator[Outcomes, None]:
         """Chunks of outcomes until all are out; an empty one is a sign of life."""
         while self.left or len(self._chunk):
@@ -57,7 +65,7 @@ class Call:
             ready, self._chunk = self._chunk, Outcomes()
             self._some.clear()
             self._full.clear()
-            for start in range(0, len(ready), CHUNK):
+            for start in range(0, len(ready) or 1, CHUNK):
                 yield (
                     ready if len(ready) <= CHUNK else ready.take(range(start, min(start + CHUNK, len(ready))))
                 )

@@ -53,6 +53,7 @@ class Task(BaseModel):
             [self.domain],
             [self.drift_score],
             [self.timeout_s],
+            [0],
             [False],
         )
 

@@ -35,5 +35,6 @@ SET status = 'running', claim = nextval('task_claims'), attempts = t.attempts + 
 -- Not a join: of so many rows the planner may make a scan of the table.
 WHERE t.ctid = ANY (ARRAY(SELECT place FROM ready))
 RETURNING t.id::text, t.claim, t.attempts, t.type, t.params::text AS params, t.description, t.domain, t.drift_score,
-          coalesce(t.timeout_s, (SELECT timeout_s FROM task_types WHERE type = t.type)) AS timeout_s, t.suspicion, t.priority,
+          coalesce(t.timeout_s, (SELECT timeout_s FROM task_types WHERE type = t.type)) AS timeout_s, t.suspicion,
+          (t.interrupted > 0 OR t.lease_lost > 0 OR t.suspicion > 0) AS reclaimed, t.priority,
           greatest(t.run_after, 'epoch') AS run_after

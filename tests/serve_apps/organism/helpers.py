@@ -39,14 +39,26 @@ def batch(*rows: tuple[str, Any] | tuple[str, Any, float]) -> dict[str, Any]:
         made.drift_scores.append(0.0)
         made.timeouts.append(row[2] if len(row) > 2 else None)
         made.suspicions.append(0)
+        made.reclaimed.append(False)
     return made.to_wire()
+
+
+def suspected(wire: dict[str, Any], deaths: int = 1) -> dict[str, Any]:
+    """The batch, as if so many replicas had died with it."""
+    return {**wire, "suspicions": [deaths] * len(wire["ids"])}
+
+
+def cancel_claims(manager: OrganismManager, *claims: int) -> list[int]:
+    """Cancel tasks of `batch`; the claims of those that were there."""
+    known = manager.cancel_tasks({f"task-{claim - 100}": claim for claim in claims})
+    return [100 + int(task.removeprefix("task-")) for task in known]
 
 
 class Result:
     """The outcomes of one batch by position."""
 
-    def __init__(self, *, exclusive: bool) -> None:
-        self.begun = not exclusive
+    def __init__(self) -> None:
+        self.begun: list[int] = []
         self.causes: dict[int, str] = {}
         self.results: dict[int, Any] = {}
         self.errors: dict[int, str | None] = {}
@@ -58,10 +70,7 @@ class Result:
     def add(self, wire: dict[str, Any]) -> None:
         outcomes = Outcomes.from_wire(wire)
         assert len({len(wire[name]) for name in OUTCOME_COLUMNS}) == 1
-        if not self.begun and not outcomes.waiting:
-            assert not len(outcomes), "the first word of an exclusive batch is that it begins"
-            self.begun = True
-            return
+        self.begun += outcomes.begun
         self.chunks.append(len(outcomes))
         for row, position in enumerate(outcomes.positions):
             assert position not in self.causes, "reported twice"
@@ -80,12 +89,11 @@ async def run(
     manager: OrganismManager,
     wire: dict[str, Any],
     *,
-    exclusive: bool = False,
     on_chunk: Callable[[Result], None] = lambda _: None,
 ) -> Result:
     """Run a batch to its end; every task must have exactly one outcome."""
-    result = Result(exclusive=exclusive)
-    async for outcomes in manager.handle_tasks(wire, exclusive):
+    result = Result()
+    async for outcomes in manager.handle_tasks(wire):
         result.add(outcomes)
         on_chunk(result)
     assert sorted(result.causes) == list(range(len(wire["ids"])))

@@ -40,7 +40,7 @@ def tasks(*rows: tuple[str, dict[str, Any]], drift: float = 0.0) -> Batch:
 
 async def outcomes_of(client: OrganismClient, batch: Batch) -> Outcomes:
     ended = Outcomes()
-    async for outcomes in client.call(batch, exclusive=False):
+    async for outcomes in client.call(batch):
         ended.extend(outcomes)
     assert sorted(ended.positions) == list(range(len(batch)))
     return ended
@@ -157,7 +157,7 @@ async def test_a_cancelled_task_is_stopped_on_the_replica_apart(
     cut = tmp_path / "cut"
     batch = tasks(("scaled", {"until": str(tmp_path / "never"), "cancelled": str(cut)}))
     causes = []
-    async for outcomes in client.call(batch, exclusive=False):
+    async for outcomes in client.call(batch):
         causes += outcomes.causes
         if not causes and not outcomes.waiting and not len(outcomes):
             await client.cancel(batch.claims)

@@ -8,7 +8,7 @@ import pytest
 
 from serve_apps.organism import stream
 from tests.serve_apps.organism import misbehaviour
-from tests.serve_apps.organism.helpers import Result, batch, in_flight, organ, organism, run
+from tests.serve_apps.organism.helpers import Result, batch, in_flight, organ, organism, run, suspected
 
 pytestmark = pytest.mark.anyio
 
@@ -96,43 +96,33 @@ async def test_closing_between_chunks_leaves_nothing_running() -> None:
     assert in_flight(manager) == 0
 
 
-async def test_an_exclusive_call_runs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "SIGN_OF_LIFE_S", 0.01)
-    manager = organism(organ("s", "step"))
-    alive = anyio.Event()
+async def test_suspects_without_a_process_run_beside_others_but_never_two_at_once() -> None:
+    manager = organism(organ("s", "step", suspects="replica"), organ("t", "step", suspects="replica"))
+    first = suspected(batch(("s", {"name": "a"}), ("s", {"name": "b"}), ("t", {"name": "c"})))
     async with anyio.create_task_group() as group:
         group.start_soon(run, manager, batch(("s", {"name": "before"})))
         assert await misbehaviour.ARRIVALS.get() == "before"
-
-        async def alone() -> None:
-            await run(
-                manager, batch(("s", {"name": "alone"})), exclusive=True, on_chunk=lambda _: alive.set()
-            )
-
-        group.start_soon(alone)
-        await alive.wait()
-        group.start_soon(run, manager, batch(("s", {"name": "after"}), ("echo", {})))
-        while manager.status()["totals"]["waiting"] < 2:
-            await anyio.lowlevel.checkpoint()
-        assert misbehaviour.STARTED == {"before": 1}
-        misbehaviour.ALLOWED["before"].set()
-        assert await misbehaviour.ARRIVALS.get() == "alone"
-        assert in_flight(manager) == 1
-        assert manager.status()["exclusive"]
-        assert misbehaviour.STARTED == {"before": 1, "alone": 1}
-        misbehaviour.ALLOWED["alone"].set()
-        assert await misbehaviour.ARRIVALS.get() == "after"
-        misbehaviour.ALLOWED["after"].set()
-    assert not manager.status()["exclusive"]
+        group.start_soon(run, manager, {**first, "ids": ["x", "y", "z"]})
+        assert await misbehaviour.ARRIVALS.get() == "a", "nothing has to end first"
+        group.start_soon(run, manager, {**batch(("s", {"name": "after"})), "ids": ["w"]})
+        assert await misbehaviour.ARRIVALS.get() == "after", "and nothing waits for it"
+        assert manager.status()["organs"]["s"]["suspects"] == 1
+        assert misbehaviour.STARTED == {"before": 1, "a": 1, "after": 1}
+        for name, following in (("a", "b"), ("b", "c")):
+            misbehaviour.ALLOWED[name].set()
+            assert await misbehaviour.ARRIVALS.get() == following, "one after the other, over all organs"
+        for name in ("before", "after", "c"):
+            misbehaviour.ALLOWED[name].set()
+    assert manager.status()["organs"]["s"]["suspects"] == 0
 
 
-async def test_exclusive_calls_take_turns_and_a_cancelled_one_leaves_the_line() -> None:
-    manager = organism(organ("s", "step"))
+async def test_a_suspect_that_is_given_up_makes_room_for_the_next() -> None:
+    manager = organism(organ("s", "step", suspects="replica"))
     async with anyio.create_task_group() as group:
 
         async def alone(name: str, scope: anyio.CancelScope) -> None:
             with scope:
-                await run(manager, batch(("s", {"name": name})), exclusive=True)
+                await run(manager, {**suspected(batch(("s", {"name": name}))), "ids": [name]})
 
         scopes = {name: anyio.CancelScope() for name in "abc"}
         group.start_soon(alone, "a", scopes["a"])
@@ -147,12 +137,6 @@ async def test_exclusive_calls_take_turns_and_a_cancelled_one_leaves_the_line() 
         misbehaviour.ALLOWED["c"].set()
     assert misbehaviour.STARTED == {"a": 1, "c": 1}
     assert (await run(manager, batch(("echo", {})))).causes[0] == "completed"
-
-
-async def test_a_hanging_thread_does_not_hold_up_an_exclusive_call() -> None:
-    manager = organism(organ("hang", "block", timeout_s=0.02))
-    await run(manager, batch(("hang", {})))
-    assert (await run(manager, batch(("echo", {})), exclusive=True)).causes[0] == "completed"
 
 
 async def test_outcomes_wait_for_each_other_but_not_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

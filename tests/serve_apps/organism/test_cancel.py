@@ -13,7 +13,16 @@ from blocks.queue.wire import Outcomes
 from serve_apps.organism import stream
 from serve_apps.organism.manager import OrganismManager
 from tests.serve_apps.organism import misbehaviour
-from tests.serve_apps.organism.helpers import Result, batch, in_flight, organ, organism, run
+from tests.serve_apps.organism.helpers import (
+    Result,
+    batch,
+    cancel_claims,
+    in_flight,
+    organ,
+    organism,
+    run,
+    suspected,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +42,7 @@ async def test_a_running_async_handler_is_cancelled_and_may_clean_up() -> None:
 
     async def cancel() -> None:
         assert {await misbehaviour.ARRIVALS.get() for _ in range(2)} == {"a", "b"}
-        assert manager.cancel_tasks([100, 999]) == [100]
+        assert cancel_claims(manager, 100, 999) == [100]
         assert misbehaviour.ENDED == {}, "reported before the handler has ended"
         while in_flight(manager) > 1:
             await anyio.lowlevel.checkpoint()
@@ -44,7 +53,7 @@ async def test_a_running_async_handler_is_cancelled_and_may_clean_up() -> None:
     assert result.causes == {0: "cancelled", 1: "completed", 2: "completed"}
     assert result.errors[0] == "cancelled while it ran"
     assert manager.status()["totals"]["cancelled"] == 1
-    assert manager.cancel_tasks([100]) == [], "the call has ended"
+    assert cancel_claims(manager, 100) == [], "the call has ended"
 
 
 async def test_a_waiting_task_never_starts() -> None:
@@ -52,7 +61,7 @@ async def test_a_waiting_task_never_starts() -> None:
 
     async def cancel() -> None:
         assert await misbehaviour.ARRIVALS.get() == "a"
-        assert manager.cancel_tasks([101]) == [101]
+        assert cancel_claims(manager, 101) == [101]
         misbehaviour.ALLOWED["a"].set()
         assert await misbehaviour.ARRIVALS.get() == "c"
         misbehaviour.ALLOWED["c"].set()
@@ -69,7 +78,7 @@ async def test_a_plain_function_is_left_behind_and_counted() -> None:
     async def cancel() -> None:
         while not misbehaviour.STARTED["block"]:
             await anyio.lowlevel.checkpoint()
-        assert manager.cancel_tasks([100]) == [100]
+        assert cancel_claims(manager, 100) == [100]
         assert manager.status()["organs"]["hang"]["abandoned"] == 1
 
     assert (await meanwhile(manager, batch(("hang", {})), cancel)).causes == {0: "cancelled"}
@@ -88,7 +97,7 @@ async def test_a_handler_that_ignores_cancellation_does_not_keep_its_slot(
     async def cancel() -> None:
         while not misbehaviour.STARTED["stubborn"]:
             await anyio.lowlevel.checkpoint()
-        manager.cancel_tasks([100])
+        cancel_claims(manager, 100)
         while not manager.status()["organs"]["stubborn"]["abandoned"]:
             await anyio.lowlevel.checkpoint()
         assert in_flight(manager) == 0
@@ -105,10 +114,10 @@ async def test_a_handler_batch_goes_on_while_somebody_wants_it(all_of_it: bool) 
 
     async def cancel() -> None:
         assert await misbehaviour.ARRIVALS.get() == "batch"
-        assert manager.cancel_tasks([100, 102]) == [100, 102]
+        assert cancel_claims(manager, 100, 102) == [100, 102]
         assert in_flight(manager) == 3
         if all_of_it:
-            assert manager.cancel_tasks([101]) == [101]
+            assert cancel_claims(manager, 101) == [101]
         else:
             misbehaviour.ALLOWED["batch"].set()
 
@@ -125,7 +134,7 @@ async def test_a_cancelled_task_of_a_failing_handler_batch_is_not_tried_alone() 
 
     async def cancel() -> None:
         assert await misbehaviour.ARRIVALS.get() == "batch"
-        manager.cancel_tasks([100])
+        cancel_claims(manager, 100)
         assert await misbehaviour.ARRIVALS.get() == "batch"
         misbehaviour.ALLOWED["batch"].set()
 
@@ -134,52 +143,24 @@ async def test_a_cancelled_task_of_a_failing_handler_batch_is_not_tried_alone() 
     assert misbehaviour.STARTED == {"batch": 2}
 
 
-async def test_a_task_is_cancelled_between_the_first_word_and_its_start() -> None:
-    manager = organism(organ("s", "step"))
-    stream_ = manager.handle_tasks(batch(("s", {"name": "a"})), exclusive=True)
-    await anext(stream_)
-    assert manager.cancel_tasks([100]) == [100]
+async def test_a_suspect_is_cancelled_between_the_word_that_it_begins_and_its_start() -> None:
+    manager = organism(organ("s", "step", suspects="replica"))
+    stream_ = manager.handle_tasks(suspected(batch(("s", {"name": "a"}))))
+    assert Outcomes.from_wire(await anext(stream_)).begun == [0]
+    assert cancel_claims(manager, 100) == [100]
     outcomes = Outcomes.from_wire(await anext(stream_))
     assert outcomes.causes == ["cancelled"]
+    await anyio.sleep(0.1)
     assert misbehaviour.STARTED == {}
+    assert in_flight(manager) == 0
 
 
-async def test_a_call_whose_every_task_is_cancelled_leaves_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "SIGN_OF_LIFE_S", 0.01)
-    manager = organism(organ("s", "step"))
-
-    async def suspects() -> None:
-        assert await misbehaviour.ARRIVALS.get() == "long"
-        waiting = anyio.Event()
-
-        async def cancel() -> None:
-            await waiting.wait()
-            assert manager.cancel_tasks([100]) == [100]
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(cancel)
-            result = await run(
-                manager, batch(("s", {"name": "suspect"})), exclusive=True, on_chunk=lambda _: waiting.set()
-            )
-        assert result.causes == {0: "cancelled"}
-        assert not manager.status()["exclusive"]
-        misbehaviour.ALLOWED["long"].set()
-
-    wire = batch(("s", {"name": "long"}))
-    result = await meanwhile(manager, {**wire, "claims": [7]}, suspects)
-    assert result.causes == {0: "completed"}
-    assert misbehaviour.STARTED == {"long": 1}
-
-
-@pytest.mark.parametrize("exclusive", [False, True])
-async def test_the_first_word_says_the_longest_timeout(
-    exclusive: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_first_word_says_the_longest_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "SIGN_OF_LIFE_S", 0.01)
     manager = organism(organ("s", "step", timeout_s=7), organ("t", "step"), default_timeout_s=50)
 
     async def longest(*rows: Any) -> float | None:
-        stream_ = manager.handle_tasks(batch(*rows), exclusive)
+        stream_ = manager.handle_tasks(batch(*rows))
         first = Outcomes.from_wire(await anext(stream_))
         await stream_.aclose()
         return first.timeout_s

@@ -9,7 +9,16 @@ import pytest
 
 from serve_apps.organism.manager import OrganismManager
 from tests.serve_apps.organism import misbehaviour
-from tests.serve_apps.organism.helpers import Result, batch, in_flight, organ, organism, run
+from tests.serve_apps.organism.helpers import (
+    Result,
+    batch,
+    cancel_claims,
+    in_flight,
+    organ,
+    organism,
+    run,
+    suspected,
+)
 from tests.stack import until
 
 pytestmark = pytest.mark.anyio
@@ -164,7 +173,7 @@ async def test_a_cancelled_task_stops_its_steps() -> None:
     running = asyncio.create_task(run(manager, escalated({"steps": steps, "parallel": True})))
     for _ in "ab":
         await misbehaviour.ARRIVALS.get()
-    assert manager.cancel_tasks([100]) == [100]
+    assert cancel_claims(manager, 100) == [100]
     assert (await running).causes == {0: "cancelled"}
     await until(lambda: misbehaviour.ENDED["a"] + misbehaviour.ENDED["b"] == 2)
     assert in_flight(manager) == 0
@@ -201,8 +210,13 @@ async def test_tasks_that_do_not_drift_take_the_fast_path() -> None:
     assert result.organs == {0: "work", 1: "planner"}
 
 
-async def test_an_exclusive_task_may_be_escalated() -> None:
-    result = await run(planning(), escalated(doubled(1, 2)), exclusive=True)
+@pytest.mark.parametrize("suspects", ["process", "replica"])
+async def test_a_suspect_may_be_escalated(suspects: str) -> None:
+    manager = planning()
+    config = manager.status()["config"]
+    config["organs"] = [{**one, "suspects": suspects} for one in config["organs"]]
+    await manager.reconfigure(config)
+    result = await run(manager, suspected(escalated(doubled(1, 2))))
     assert result.causes == {0: "completed"}
 
 

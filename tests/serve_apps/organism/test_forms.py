@@ -10,7 +10,7 @@ import anyio.lowlevel
 import pytest
 
 from tests.serve_apps.organism import misbehaviour
-from tests.serve_apps.organism.helpers import batch, organ, organism, run
+from tests.serve_apps.organism.helpers import batch, cancel_claims, organ, organism, run
 from tests.stack import until
 
 pytestmark = pytest.mark.anyio
@@ -86,7 +86,7 @@ async def test_a_plain_function_sees_that_it_is_cancelled_and_that_it_timed_out(
 
     async def cancel() -> None:
         await until(lambda: misbehaviour.STARTED["looking"] == 2)
-        assert manager.cancel_tasks([100]) == [100]
+        assert cancel_claims(manager, 100) == [100]
 
     async with anyio.create_task_group() as group:
         group.start_soon(cancel)

@@ -123,7 +123,7 @@ async def test_hanging_threads_are_counted_and_end_the_replica(monkeypatch: pyte
     await run(manager, batch(*[("hang", {})] * 3))
     assert manager.status()["organs"]["hang"]["abandoned"] == 3
     await manager.check_health()
-    await run(manager, batch(("hang", {})))
+    await run(manager, {**batch(("hang", {})), "ids": ["another"]})
     with pytest.raises(RuntimeError, match="4 handler calls hang"):
         await manager.check_health()
     assert manager.health()["status"] == "unhealthy"

@@ -88,13 +88,13 @@ async def test_a_batch_through_the_client_begins_before_it_runs(handle: Any) -> 
 async def test_an_empty_batch_is_answered_every_time(handle: Any) -> None:
     client = Organism().client()
     for _ in range(200):
-        assert [len(chunk) async for chunk in client.call(Batch(), exclusive=False)] == [0]
+        assert [len(chunk) async for chunk in client.call(Batch())] == [0]
 
 
 async def test_a_silent_replica_may_have_run_what_it_took(handle: Any, tmp_path: Path) -> None:
     batch = make_batch(["slow"], [orjson.dumps({"until": str(tmp_path / "never")}).decode()])
     with pytest.raises(ReplicaLost, match=r"no sign of life for 0\.5 s"):  # it gives one every 2 s
-        async for _ in Organism(silence_s=0.5).client().call(batch, exclusive=False):
+        async for _ in Organism(silence_s=0.5).client().call(batch):
             pass
 
 
@@ -108,7 +108,7 @@ async def test_what_no_replica_took_has_not_run(handle: Any) -> None:
     try:
         organism = Organism(app_name="never", deployment_name="NeverReady", silence_s=1)
         with pytest.raises(OrganismUnavailable, match="no sign of life for 1 s"):
-            async for _ in organism.client().call(make_batch(["echo"], ["{}"]), exclusive=False):
+            async for _ in organism.client().call(make_batch(["echo"], ["{}"])):
                 pass
     finally:
         await asyncio.to_thread(serve.delete, "never", _blocking=False)
@@ -118,7 +118,7 @@ async def test_megabytes_go_there_and_back(handle: Any) -> None:
     params = [orjson.dumps({"n": n, "text": "x" * 900_000}).decode() for n in range(12)]
     batch = make_batch(["echo"] * 12, params)
     results = {}
-    async for outcomes in Organism().client().call(batch, exclusive=False):
+    async for outcomes in Organism().client().call(batch):
         results |= dict(zip(outcomes.positions, outcomes.results, strict=True))
     assert [results[n] for n in range(12)] == params
 
@@ -134,7 +134,7 @@ async def test_a_task_is_cancelled_through_the_client_and_its_handler_sees_it(
         [orjson.dumps({"until": name, "cancelled": f"{name}-cut"}).decode() for name in names],
     )
     causes: dict[int, str] = {}
-    async for outcomes in client.call(batch, exclusive=False):
+    async for outcomes in client.call(batch):
         if not len(outcomes) and not causes:
             assert outcomes.timeout_s == 120
             await client.cancel([batch.claims[0]])

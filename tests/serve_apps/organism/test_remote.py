@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from serve_apps.organism import remote
 from serve_apps.organism.config import parse_config
 from serve_apps.organism.manager import OrganismManager
 from tests.serve_apps.organism import misbehaviour
-from tests.serve_apps.organism.helpers import batch, in_flight, organ, run
+from tests.serve_apps.organism.helpers import batch, cancel_claims, in_flight, organ, run, suspected
 from tests.stack import until
 
 pytestmark = pytest.mark.anyio
@@ -39,30 +39,44 @@ class Elsewhere:
         parsed = parse_config(config)
         [own] = [organ for organ in parsed.organs if organ.id == organ_id]
         self.manager = OrganismManager(parsed.alone(own), replica=organ_id)
-        self.calls: list[tuple[list[Any], bool]] = []
-        """Names of the tasks, and whether they were to be alone."""
+        self.calls: list[list[Any]] = []
+        """Names of the tasks of each."""
         self.away = 0
         """So many calls find no replica."""
         self.deadly: set[str] = set()
-        """Names of tasks that end their replica once they have begun, and every call on it."""
+        """Names of tasks that end their replica before they end, and every call on it."""
         self.death = asyncio.Event()
 
-    async def call(self, tasks: Batch, *, exclusive: bool) -> AsyncGenerator[Outcomes, None]:
+    async def call(self, tasks: Batch) -> AsyncGenerator[Outcomes, None]:
         names = [misbehaviour_name(text) for text in tasks.params]
-        self.calls.append((names, exclusive))
+        self.calls.append(names)
         if self.away:
             self.away -= 1
             raise OrganismUnavailable("no replica", "wait")
         death = self.death
-        async for wire in self.manager.handle_tasks(tasks.to_wire(), exclusive):
-            yield Outcomes.from_wire(wire)
-            if self.deadly.intersection(names):
+        async for wire in self.manager.handle_tasks(tasks.to_wire()):
+            if death.is_set():
+                raise ReplicaLost("a replica died")
+            outcomes = Outcomes.from_wire(wire)
+            deadly = self.deadly.intersection(names)
+            if not (deadly and len(outcomes)):
+                yield outcomes
+            if deadly:
                 self.death, _ = asyncio.Event(), death.set()
             if death.is_set():
                 raise ReplicaLost("a replica died")
 
     async def health(self) -> dict[str, Any]:
         return self.manager.health()
+
+    async def cancel(self, runs: Mapping[str, int]) -> None:
+        self.manager.cancel_tasks(dict(runs))
+
+    async def running(self) -> list[dict[str, Any]]:
+        return [self.manager.running()]
+
+    async def limit_drain(self, within_s: float) -> None:
+        self.manager.limit_drain(within_s)
 
 
 def misbehaviour_name(text: str) -> Any:
@@ -83,7 +97,7 @@ async def test_tasks_run_there_and_come_back() -> None:
     assert result.causes == {0: "completed", 1: "completed", 2: "completed"}
     assert result.organs == {0: "far", 1: "basics", 2: "far"}
     assert result.results[0]["params"] == {"name": "a"}
-    assert elsewhere.calls == [(["a"], False), (["b"], False)], "a handler call is a call of Serve's"
+    assert elsewhere.calls == [["a"], ["b"]], "a handler call is a call of Serve's"
     status = manager.status()["organs"]["far"]
     assert (status["form"], status["completed"], status["latency_ms"]["of_last"]) == ("deployment", 2, 2)
 
@@ -93,7 +107,7 @@ async def test_batch_handlers_get_their_batches() -> None:
     rows = [("far", {"name": f"n{n}"}) for n in range(7)]
     result = await run(manager, batch(*rows))
     assert set(result.causes.values()) == {"completed"}
-    assert [len(names) for names, _ in elsewhere.calls] == [3, 3, 1]
+    assert [len(names) for names in elsewhere.calls] == [3, 3, 1]
 
 
 async def test_every_ending_comes_back_as_it_was() -> None:
@@ -136,21 +150,32 @@ async def test_waiting_for_a_replica_is_told_as_waiting(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("size", [1, 4])
 async def test_a_death_is_charged_to_the_task_that_causes_it(size: int) -> None:
-    manager, elsewhere = apart("batch" if size > 1 else "seen", batch=size > 1, max_batch_size=size)
+    more = {"batch": size > 1, "max_batch_size": size, "suspects": "replica"}
+    manager, elsewhere = apart("batch" if size > 1 else "seen", **more)
     elsewhere.deadly = {"n3"}
-    result = await run(manager, batch(*[("far", {"name": f"n{n}"}) for n in range(8)]))
-    assert {n for n, cause in result.causes.items() if cause != "completed"} <= {3}
-    alone = [names for names, exclusive in elsewhere.calls if exclusive]
-    assert all(len(names) == 1 for names in alone)
-    if result.causes[3] == "failed":
-        assert result.errors[3] == "ran alone on a replica, and a replica died"
+    tasks = batch(*[("far", {"name": f"n{n}"}) for n in range(8)])
+    first = await run(manager, tasks)
+    assert first.causes[3] == "replica_lost", "nobody is charged for the first"
+    assert set(first.causes.values()) <= {"completed", "replica_lost"}
+    elsewhere.calls.clear()
+    again = await run(manager, suspected(tasks))
+    assert [n for n, cause in again.causes.items() if cause == "failed"] == [3]
+    assert set(again.causes.values()) <= {"completed", "failed", "replica_lost"}, "what waited is not charged"
+    assert again.errors[3] == "ran as the only suspect on a replica, and a replica died"
+    assert all(len(names) == 1 for names in elsewhere.calls)
+
+
+async def test_a_death_under_a_suspect_with_a_process_of_its_own_is_not_its_doing() -> None:
+    manager, elsewhere = apart("seen")
+    elsewhere.deadly = {"a"}
+    assert (await run(manager, suspected(batch(("far", {"name": "a"}))))).causes == {0: "replica_lost"}
 
 
 async def test_a_cancelled_task_is_stopped_there() -> None:
     manager, elsewhere = apart("step")
     running = asyncio.create_task(run(manager, batch(("far", {"name": "a"}), ("far", {"name": "b"}))))
     assert {await misbehaviour.ARRIVALS.get(), await misbehaviour.ARRIVALS.get()} == {"a", "b"}
-    assert manager.cancel_tasks([100]) == [100]
+    assert cancel_claims(manager, 100) == [100]
     await until(lambda: misbehaviour.ENDED["a"] == 1)
     assert misbehaviour.ENDED["b"] == 0
     misbehaviour.ALLOWED["b"].set()

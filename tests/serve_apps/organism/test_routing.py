@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from blocks.errors import ConfigurationError
 from serve_apps.organism.config import parse_config
-from serve_apps.organism.gate import Gate
 from serve_apps.organism.loading import Handler
 from serve_apps.organism.organ import Organ
 from serve_apps.organism.router import NoOrgan, Router
@@ -23,7 +22,7 @@ DOMAINS = "abc"
 
 def router(*organs: dict[str, Any], **more: Any) -> Router:
     config = parse_config({"organs": list(organs), "include_builtin": False, **more})
-    rules = Rules(result_limit_bytes=1000, gate=Gate())
+    rules = Rules(result_limit_bytes=1000)
     handler = Handler(call=lambda _: None, is_async=False)
     return Router(config, {one.id: Organ(one, handler, rules) for one in config.organs})
 
