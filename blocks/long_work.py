@@ -126,7 +126,8 @@ class LongWork:
         known = [end for end in ends if end is not None]
         if len(known) == len(ends):
             return f"{note}, until {self._clock(max(known))} at the latest"
-        return f"{note}, until {'their' if several else 'its'} tasks end, the oldest began at {self._clock(oldest)}"
+        whose = "their" if several else "its"
+        return f"{note}, until {whose} tasks end, the oldest began at {self._clock(oldest)}"
 
     @property
     def notes(self) -> list[str]:

@@ -81,6 +81,11 @@ class Inspection:
         count = await self.pool.fetchval(statement("interrupted"), at_most, timeout=READ_TIMEOUT)
         return cast("int", count)
 
+    async def most_interrupted(self, *, at_most: int) -> list[tuple[UUID, str, int]]:
+        """Id, type and interruptions of those that were interrupted most, first the most."""
+        rows = await self.pool.fetch(statement("most_interrupted"), at_most, timeout=READ_TIMEOUT)
+        return [(row["id"], row["type"], row["interrupted"]) for row in rows]
+
     async def long_work(self) -> LongWork:
         """What an operator should know of the work that lanes hold; reads nothing but that."""
         row = await self.pool.fetchrow(statement("long_work"), *ARGUMENTS, timeout=READ_TIMEOUT)

@@ -281,12 +281,12 @@ def _noted(task: TaskRow, holder: LaneRow | None) -> Iterator[_Said]:
         often = task.interrupted >= INTERRUPTED_OFTEN
         yield _Said("running", text, f"find out what interrupts it, or {bound}" if often else None)
     if holder is not None and (since := _leaving_at(holder)):
-        text = f"lane {holder.id} is leaving since {_time(since)}: it claims nothing more, and waits for its tasks"
-        yield _Said("running", text)
+        leaving = f"lane {holder.id} is leaving since {_time(since)}"
+        yield _Said("running", f"{leaving}: it claims nothing more and waits for its tasks to end")
 
 
 def _leaving_at(lane: LaneRow) -> datetime | None:
-    """Since when it leaves; a lane that has been asked to and has not answered yet, since its last heartbeat."""
+    """Since when it leaves; one that was asked to and has not answered yet, since its last heartbeat."""
     return lane.leaving_at or (lane.renewed_at if lane.leave_requested else None)
 
 

@@ -46,6 +46,7 @@ async def test_interrupted_more_than_twice_and_unfinished(queue: Queue) -> None:
     await interrupt(queue, 1)
     assert (await queue.long_work()).notes == ["4 unfinished tasks were interrupted more than twice"]
     assert [await queue.interrupted(at_most=n) for n in (2, 10)] == [2, 4]
+    assert [(kind, times) for _, kind, times in await queue.most_interrupted(at_most=2)] == [("t", 3)] * 2
     batch = await claim(queue)
     assert (await queue.long_work()).interrupted == 4, "one that runs again is not finished"
     await queue.cancel([(await queue.get(task)).id for task in batch.ids[1:]])

@@ -271,6 +271,12 @@ async def test_interrupted_tasks_are_counted_by_their_index(session: asyncpg.Con
         }
         assert sum(scan.rows for scan in scans) == counted
         assert buffers <= 1000
+    scans, buffers = await explain(session, "most_interrupted", 5)
+    assert {(scan.how, scan.index) for scan in scans} <= {
+        ("Index Scan", "tasks_interrupted"),
+        ("Bitmap Heap Scan", None),
+    }
+    assert buffers <= 1000
 
 
 async def test_what_is_to_be_known_of_long_work_is_read_of_what_lanes_hold(

@@ -115,7 +115,13 @@ async def test_running_until_its_lane_falls_silent(queue: Queue) -> None:
     task_id = await submit(queue)
     await claim(queue)
     why = await queue.why(task_id)
-    check(why, "claimed", "was claimed 0 s ago", "leased by lane lane until 2030-01-01 00:00:15 UTC", "attempt 1 of 5")
+    check(
+        why,
+        "claimed",
+        "was claimed 0 s ago",
+        "leased by lane lane until 2030-01-01 00:00:15 UTC",
+        "attempt 1 of 5",
+    )
     assert (why.lane, why.until) == ("lane", START + timedelta(seconds=15))
     await queue.cancel([why.id])
     why = await queue.why(task_id)
