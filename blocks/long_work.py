@@ -34,7 +34,7 @@ class LeavingLane:
     tasks: int
     """It still holds."""
     oldest_at: datetime | None
-    """When the oldest of them began; None: it holds none."""
+    """When the oldest of them began, or was claimed if it has not; None: it holds none."""
     until: datetime | None
     """When the timeouts of all of them are past; None: one has no timeout that the database knows of."""
 
@@ -127,7 +127,7 @@ class LongWork:
         if len(known) == len(ends):
             return f"{note}, until {self._clock(max(known))} at the latest"
         whose = "their" if several else "its"
-        return f"{note}, until {whose} tasks end, the oldest began at {self._clock(oldest)}"
+        return f"{note}, until {whose} tasks end, the oldest is held since {self._clock(oldest)}"
 
     @property
     def notes(self) -> list[str]:

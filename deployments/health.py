@@ -69,7 +69,7 @@ async def long_work(dsn: str) -> LongWork | None:
     except Exception:
         # That Postgres is away, or not migrated, is said elsewhere.
         return None
-    return None if row is None else LongWork.of(row)
+    return None if row is None else LongWork.of(dict(row))
 
 
 async def check_ray(client: httpx.AsyncClient, stack: StackState) -> Check:

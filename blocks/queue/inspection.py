@@ -90,7 +90,7 @@ class Inspection:
         """What an operator should know of the work that lanes hold; reads nothing but that."""
         row = await self.pool.fetchrow(statement("long_work"), *ARGUMENTS, timeout=READ_TIMEOUT)
         assert row is not None
-        return LongWork.of(row)
+        return LongWork.of(dict(row))
 
     async def failures_since(self, moment: datetime, *, limit: int = 100) -> list[TaskLine]:
         """Tasks that became dead letters at or after ``moment``, the newest first."""
@@ -198,6 +198,7 @@ class Inspection:
                 ahead = await session.fetchval(statement("ahead"), *place, timeout=READ_TIMEOUT)
             if task.status in ("queued", "retry", "running"):
                 row = await session.fetchrow(statement("of_type"), task.type, task.id, timeout=READ_TIMEOUT)
+                assert row is not None
                 of_type = OfType(**row)
             now = await session.fetchval(statement("now"), timeout=READ_TIMEOUT)
             pauses = await session.fetch(statement("pauses"), timeout=READ_TIMEOUT)

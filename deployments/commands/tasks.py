@@ -100,7 +100,7 @@ def _describe(task: TaskRow) -> str:
         + (f", {task.timed_out} timed out" if task.timed_out else "")
         + (f", {task.lease_lost} lost with their lane" if task.lease_lost else "")
         + (f", interrupted {task.interrupted} times" if task.interrupted else "")
-        + (f", suspect: {task.suspicion} replicas died with it" if task.suspicion else ""),
+        + (f", replicas that died with it: {task.suspicion}" if task.suspicion else ""),
         f"created    {task.created_at:%Y-%m-%d %H:%M:%S %Z}",
     ]
     if task.finished_at:

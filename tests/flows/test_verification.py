@@ -184,7 +184,7 @@ async def test_lanes_that_leave_are_named_and_no_canary_is_sent_to_them(queue: Q
     await queue.request_leave("run")
     found = named(await queue_checks.check(queue, Limits()))
     assert found["lanes: leaving"].evidence.startswith("1 lane leaves since ")
-    assert "(1 task), until its tasks end, the oldest began at" in found["lanes: leaving"].evidence
+    assert "(1 task), until its tasks end, the oldest is held since" in found["lanes: leaving"].evidence
     assert found["lanes: alive"].status == "degraded"
     assert "none claims (1 are leaving or stopping)" in found["lanes: alive"].evidence
     assert "no lane claims" in named(await canary.check(queue, Limits()))["canary"].evidence

@@ -81,7 +81,8 @@ async def test_lanes_that_leave_and_until_when(queue: Queue) -> None:
     await queue.renew("lane", leaving=True)
     work = await queue.long_work()
     assert work.leaving_note == (
-        "1 lane leaves since 00:00:03 UTC (2 tasks), until its tasks end, the oldest began at 00:00:03 UTC"
+        "1 lane leaves since 00:00:03 UTC (2 tasks), "
+        "until its tasks end, the oldest is held since 00:00:03 UTC"
     ), "how long an organ gives its tasks is not in the database"
     await queue.set_policy(TypePolicy(type="bounded", timeout_s=86_400))
     work = await queue.long_work()
