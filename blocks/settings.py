@@ -111,6 +111,12 @@ class Settings(BaseSettings):
         default=300.0, gt=0, description="A task that is ready for longer (seconds) raises an alert."
     )
 
+    alert_interrupted: int = Field(
+        default=0,
+        ge=0,
+        description="More unfinished tasks that were interrupted more than twice raise an alert.",
+    )
+
     url: str | None = Field(
         default=None,
         pattern=r"^https?://",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blocks.long_work import ARGUMENTS, LongWork, long_work_sql
 from blocks.stack import StackState
 
 if TYPE_CHECKING:
@@ -51,6 +52,24 @@ async def check_postgres(dsn: str) -> Check:
     except Exception as error:
         return Check(False, _reason(error))
     return Check(True)
+
+
+async def long_work(dsn: str) -> LongWork | None:
+    """What should be known of the work that lanes hold; None: the database does not say."""
+    import asyncpg
+
+    try:
+        async with asyncio.timeout(CHECK_TIMEOUT):
+            connection = await asyncpg.connect(dsn)
+            try:
+                row = await connection.fetchrow(long_work_sql(), *ARGUMENTS)
+            finally:
+                with contextlib.suppress(Exception):
+                    await connection.close(timeout=1)
+    except Exception:
+        # That Postgres is away, or not migrated, is said elsewhere.
+        return None
+    return None if row is None else LongWork.of(dict(row))
 
 
 async def check_ray(client: httpx.AsyncClient, stack: StackState) -> Check:

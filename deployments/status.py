@@ -7,16 +7,20 @@ import os
 import time
 from collections.abc import Awaitable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel
 
 from blocks.errors import StackError
+from blocks.long_work import ask_organism
 from blocks.settings import Settings
 from blocks.stack import StackState, read_stack
 from deployments import health, processes
 from deployments.local import marks_of
 from deployments.state import stack_id_of
+
+if TYPE_CHECKING:
+    import httpx
 
 State = Literal["healthy", "unhealthy", "stopped"]
 
@@ -44,6 +48,8 @@ class StackStatus(BaseModel):
     logs: Path
     notes: list[str]
     """What else the reader should know, a line each."""
+    work: list[str] = []
+    """What is unusual about the tasks that run, with its numbers; a healthy stack may have some of it."""
 
     @property
     def failing(self) -> list[str]:
@@ -78,7 +84,7 @@ async def status(settings: Settings) -> StackStatus:
             logs=home / "logs",
             notes=notes,
         )
-    parts = await _ask(stack, settings)
+    parts, work = await _ask(stack, settings)
     exposed = await asyncio.to_thread(processes.exposed_sockets, members)
     notes += [f"other machines can reach {socket}" for socket in exposed]
     for variable, own in (("PREFECT_API_URL", stack.prefect_api_url), ("RAY_ADDRESS", stack.ray_address)):
@@ -100,10 +106,11 @@ async def status(settings: Settings) -> StackStatus:
         components=parts,
         logs=home / "logs",
         notes=notes,
+        work=work,
     )
 
 
-async def _ask(stack: StackState, settings: Settings) -> dict[str, ComponentStatus]:
+async def _ask(stack: StackState, settings: Settings) -> tuple[dict[str, ComponentStatus], list[str]]:
     if stack.dsn:
         dsn, shown = stack.dsn, stack.dsn
     else:
@@ -121,7 +128,19 @@ async def _ask(stack: StackState, settings: Settings) -> dict[str, ComponentStat
             asked["worker"] = _one(stack, "worker", stack.prefect_ui_url, health.check_worker(client, stack))
         if "gateway" in stack.processes:
             asked["gateway"] = _one(stack, "gateway", stack.gateway_url, health.check_gateway(client, stack))
-        return dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
+        answers, work = await asyncio.gather(asyncio.gather(*asked.values()), _work(client, stack, dsn))
+        return dict(zip(asked, answers, strict=True)), work
+
+
+async def _work(client: httpx.AsyncClient, stack: StackState, dsn: str) -> list[str]:
+    queue, organism = await asyncio.gather(
+        health.long_work(dsn) if dsn else _nothing(), ask_organism(stack.organism_url, client)
+    )
+    return [*(queue.notes if queue else []), *(organism.notes if organism else [])]
+
+
+async def _nothing() -> None:
+    return None
 
 
 async def _one(

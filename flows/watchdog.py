@@ -1,4 +1,4 @@
-"""watchdog: takes back what dead lanes hold, deletes what is old, and tidies up in Prefect.
+"""watchdog: takes back what dead lanes hold, deletes what is old, tidies up in Prefect, restarts dispatch.
 
 Lanes reap one another; the watchdog is for when there are none, and for what they leave alone. Each step is
 short and a transaction of its own, so that killed anywhere it leaves nothing half done.
@@ -17,11 +17,16 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 from pydantic import BaseModel, Field
 
+from blocks.errors import StackError
+from blocks.long_work import ask_organism
 from blocks.queue import Queue
 from blocks.queue.models import Finished
+from blocks.settings import load_settings
+from blocks.stack import organism_url
 from blocks.task_queue import TaskQueue
 from flows.alerting.telling import tell_of_queue
 from flows.debris import clear_debris
+from flows.dispatch_restart import start_missing_dispatch
 from flows.states import EXPECTED, OURS, failed, show_page
 
 WATCHDOG_LOCK = 0x776174636864  # "watchd": one at a time in a database
@@ -51,6 +56,19 @@ class WatchdogSummary(BaseModel):
     """Late beside a later run of the same deployment."""
     notes_pruned: int = 0
     """Of redrives, in ``task_audit``, and of files that were loaded, in ``task_files``."""
+    suspects: int = 0
+    """Run in processes of their own, because replicas died with them."""
+    interrupted: int = 0
+    """Unfinished tasks that were interrupted more than twice."""
+    handed_over: int = 0
+    """Tasks that have waited on replicas for a handler for more than a minute."""
+    lanes_leaving: int = 0
+    copies: int | None = None
+    """Handlers that were asked to stop and still run; None: the organism did not say."""
+    notes: list[str] = []
+    """What should be known of the work that runs, with its numbers."""
+    dispatch_started: str | None = None
+    """Name of the run of dispatch that was started because no lane claimed tasks."""
     alerts: list[str] = []
     """What it had to say of the queue, when something began to be wrong or was well again."""
     prefect_trouble: str | None = None
@@ -107,12 +125,24 @@ async def watchdog(
         float | None,
         Field(gt=0, description="Alert when a task is ready for longer; empty: ORGANISM_ALERT_OLDEST_READY."),
     ] = None,
+    interrupted: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            description="Alert above so many unfinished tasks that were interrupted more than twice; empty: "
+            "ORGANISM_ALERT_INTERRUPTED.",
+        ),
+    ] = None,
     missing_seconds: Annotated[
-        float, Field(ge=0, le=86_400, description="Alert when no lane has lived for so long and one should.")
+        float,
+        Field(ge=0, le=86_400, description="Alert when no lane has claimed for so long and one should."),
     ] = 120.0,
     queue: Annotated[str, Field(description="Name of the Task Queue block.")] = "default",
 ) -> WatchdogSummary:
-    """Take back what dead lanes hold, delete what is old, and mark runs as crashed that nobody is running.
+    """Take back what dead lanes hold, delete what is old, mark dead runs as crashed, and restart dispatch.
+
+    Dispatch is restarted only if its deployment has a schedule that is on and starts relays
+    (``relay: true``), and no lane claims tasks.
 
     Args:
         keep_completed_days: Delete completed and cancelled tasks so many days after; empty: keep them.
@@ -125,7 +155,8 @@ async def watchdog(
         prefect_seconds: Longest time for tidying up in Prefect.
         dead_letters: Alert above so many dead letters; empty: the setting's.
         oldest_ready_seconds: Alert when a task is ready for longer; empty: the setting's.
-        missing_seconds: Alert when no lane has lived for so long although dispatch is scheduled.
+        interrupted: Alert above so many unfinished tasks interrupted more than twice; empty: the setting's.
+        missing_seconds: Alert when no lane has claimed for so long although dispatch is scheduled.
         queue: Name of the Task Queue block.
 
     Returns:
@@ -154,6 +185,7 @@ async def watchdog(
                 queue,
                 dead_letters=dead_letters,
                 oldest_ready_s=oldest_ready_seconds,
+                interrupted=interrupted,
                 missing_s=missing_seconds,
             )
             if keep_completed_days is not None:
@@ -167,7 +199,9 @@ async def watchdog(
                 summary.notes_pruned += await open_queue.prune_audit(older_than_s=keep_audit_days * DAY_S)
             if keep_files_days is not None:
                 summary.notes_pruned += await open_queue.forget_files(older_than_s=keep_files_days * DAY_S)
-            live = {lane.run for lane in await open_queue.lanes() if lane.live and lane.run}
+            await _note_long_work(open_queue, summary)
+            lanes = await open_queue.lanes()
+            live = {lane.run for lane in lanes if lane.live and lane.run}
             run: Any = runtime.flow_run.id
             now = datetime.now(UTC)
             debris = await clear_debris(
@@ -177,12 +211,14 @@ async def watchdog(
                 own_run=UUID(run) if run else None,
                 live=live,
             )
+            restart = await start_missing_dispatch(await open_queue.lanes(), queue)
     except EXPECTED as error:
         return failed(error)  # type: ignore[return-value]
     summary.flow_runs_crashed, summary.task_runs_crashed = debris.flow_runs, debris.task_runs
     summary.late_runs_cancelled = debris.late
     summary.alerts = told.said
-    summary.prefect_trouble = debris.trouble or told.trouble
+    summary.dispatch_started = restart.run
+    summary.prefect_trouble = debris.trouble or told.trouble or restart.trouble
     summary.seconds = round(time.monotonic() - began, 3)
     line = _line(summary)
     logger.info(line)
@@ -201,6 +237,21 @@ async def _look_after_lanes(queue: Queue, summary: WatchdogSummary) -> None:
         summary.tasks_taken_back += reaped.retried
         summary.tasks_given_up += reaped.failed
     summary.lanes_forgotten = await queue.forget_lanes(dead_for_s=LANE_KEPT_S)
+
+
+async def _note_long_work(queue: Queue, summary: WatchdogSummary) -> None:
+    work = await queue.long_work()
+    summary.suspects, summary.interrupted = work.suspects, work.interrupted
+    summary.handed_over, summary.lanes_leaving = work.handed_over, len(work.leaving)
+    summary.notes = work.notes
+    try:
+        url = organism_url(load_settings())
+    except StackError:
+        # Of a broken state file others complain; what the queue says is said all the same.
+        url = None
+    if (running := await ask_organism(url)) is not None:
+        summary.copies = running.copies
+        summary.notes += running.notes
 
 
 async def _prune(queue: Queue, status: Finished, older_than_s: float, within_s: float) -> int:
@@ -223,7 +274,10 @@ def _line(summary: WatchdogSummary) -> str:
         )
         if count
     ] + summary.alerts
-    line = ", ".join(said) or "all is well"
+    if summary.dispatch_started:
+        said.append(f"no lane claimed tasks: started {summary.dispatch_started}")
+    line = ", ".join(said) or ("nothing to do" if summary.notes else "all is well")
+    line = "; ".join([line, *summary.notes])
     return f"{line}; Prefect's part was not finished" if summary.prefect_trouble else line
 
 
@@ -242,10 +296,18 @@ def _tell(queue: str, summary: WatchdogSummary) -> None:
 
 
 def _page(line: str, summary: WatchdogSummary) -> str:
-    counts = summary.model_dump(exclude={"exclusive", "alerts", "prefect_trouble", "seconds"})
+    counts = summary.model_dump(
+        exclude={"exclusive", "alerts", "notes", "dispatch_started", "prefect_trouble", "seconds"}
+    )
     lines = [f"**{line}** in {summary.seconds:g} s", "", "| | |", "|---|---|"]
-    lines += [f"| {name.replace('_', ' ')} | {count} |" for name, count in counts.items()]
+    lines += [
+        f"| {name.replace('_', ' ')} | {'not known' if count is None else count} |"
+        for name, count in counts.items()
+    ]
     lines += ["", *(f"- {said}" for said in summary.alerts)]
+    if summary.dispatch_started:
+        lines.append(f"- no lane claimed tasks, so a run of dispatch was started: {summary.dispatch_started}")
+    lines += [f"- {note}" for note in summary.notes]
     if summary.prefect_trouble:
         lines += ["", summary.prefect_trouble]
     return "\n".join(lines)

@@ -11,6 +11,7 @@ import asyncpg
 
 from blocks.errors import AmbiguousTask, ConfigurationError, TaskNotFound
 from blocks.jsonb import from_json
+from blocks.long_work import ARGUMENTS, LongWork
 from blocks.queue.models import (
     Depth,
     LaneRow,
@@ -24,7 +25,7 @@ from blocks.queue.models import (
     TaskState,
 )
 from blocks.queue.statements import statement
-from blocks.queue.why import Surroundings, Why, explain
+from blocks.queue.why import OfType, Surroundings, Why, explain
 
 READ_TIMEOUT = 10.0
 DEFAULT_MAX_ATTEMPTS = 5
@@ -74,6 +75,22 @@ class Inspection:
         """Tasks that have failed for good; counted up to ``at_most``, by an index alone."""
         count = await self.pool.fetchval(statement("dead_letters"), at_most, timeout=READ_TIMEOUT)
         return cast("int", count)
+
+    async def interrupted(self, *, at_most: int) -> int:
+        """Unfinished tasks that were interrupted more than twice; counted up to ``at_most``, by an index."""
+        count = await self.pool.fetchval(statement("interrupted"), at_most, timeout=READ_TIMEOUT)
+        return cast("int", count)
+
+    async def most_interrupted(self, *, at_most: int) -> list[tuple[UUID, str, int]]:
+        """Id, type and interruptions of those that were interrupted most, first the most."""
+        rows = await self.pool.fetch(statement("most_interrupted"), at_most, timeout=READ_TIMEOUT)
+        return [(row["id"], row["type"], row["interrupted"]) for row in rows]
+
+    async def long_work(self) -> LongWork:
+        """What an operator should know of the work that lanes hold; reads nothing but that."""
+        row = await self.pool.fetchrow(statement("long_work"), *ARGUMENTS, timeout=READ_TIMEOUT)
+        assert row is not None
+        return LongWork.of(dict(row))
 
     async def failures_since(self, moment: datetime, *, limit: int = 100) -> list[TaskLine]:
         """Tasks that became dead letters at or after ``moment``, the newest first."""
@@ -175,15 +192,19 @@ class Inspection:
             session.transaction(isolation="repeatable_read", readonly=True),
         ):
             task = await self._get(session, task_id)
-            ahead = None
+            ahead = of_type = None
             if task.status in ("queued", "retry"):
                 place = (task.type, task.priority, task.run_after, task.id)
                 ahead = await session.fetchval(statement("ahead"), *place, timeout=READ_TIMEOUT)
+            if task.status in ("queued", "retry", "running"):
+                row = await session.fetchrow(statement("of_type"), task.type, task.id, timeout=READ_TIMEOUT)
+                assert row is not None
+                of_type = OfType(**row)
             now = await session.fetchval(statement("now"), timeout=READ_TIMEOUT)
             pauses = await session.fetch(statement("pauses"), timeout=READ_TIMEOUT)
             lanes = await session.fetch(statement("lanes"), timeout=READ_TIMEOUT)
         around = Surroundings(
-            now, [Pause(**row) for row in pauses], [LaneRow(**row) for row in lanes], ahead, served
+            now, [Pause(**row) for row in pauses], [LaneRow(**row) for row in lanes], ahead, served, of_type
         )
         return explain(task, around)
 

@@ -122,6 +122,10 @@ async def policy(
     timeout: Annotated[float | None, Parameter(help="Seconds an attempt may take.")] = None,
     backoff_base: Annotated[float | None, Parameter(help="Seconds before the second attempt.")] = None,
     backoff_cap: Annotated[float | None, Parameter(help="Longest seconds between attempts.")] = None,
+    max_interruptions: Annotated[
+        int | None,
+        Parameter(help="Interruptions after which a task is a dead letter; unset: none is too many."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Set how the tasks of a type are retried, where they do not say so themselves. Without a type: list.
@@ -139,6 +143,7 @@ async def policy(
                 "timeout_s": timeout,
                 "backoff_base_s": backoff_base,
                 "backoff_cap_s": backoff_cap,
+                "max_interruptions": max_interruptions,
             }
             try:
                 await queue.set_policy(TypePolicy(type=type, **fields))

@@ -23,12 +23,13 @@ async def status(*, as_json: AsJson = False) -> int:
     lines += [f"! {note}" for note in found.notes]
     match found.state:
         case "healthy":
-            lines.append("all healthy")
+            lines.append(f"healthy; {'; '.join(found.work)}" if found.work else "all healthy")
         case "stopped":
             lines.append("not running → `organism up`")
         case "unhealthy":
             lines.append(
                 f"degraded: {', '.join(found.failing)} → `organism up` repairs; logs in {found.logs}"
             )
+            lines += [f"also: {'; '.join(found.work)}"] if found.work else []
     show(found, as_json, "\n".join(lines))
     return 0 if found.state == "healthy" else 1

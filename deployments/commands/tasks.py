@@ -89,6 +89,8 @@ def open_queue() -> Queue:
 def _describe(task: TaskRow) -> str:
     import orjson
 
+    from blocks.queue.why import begun_at
+
     def text(value: Any) -> str:
         return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() if value is not None else "-"
 
@@ -96,7 +98,9 @@ def _describe(task: TaskRow) -> str:
         f"{task.type}  {task.id}",
         f"status     {task.status}, attempt {task.attempts} of {task.max_attempts}"
         + (f", {task.timed_out} timed out" if task.timed_out else "")
-        + (f", {task.lease_lost} lost with their lane" if task.lease_lost else ""),
+        + (f", {task.lease_lost} lost with their lane" if task.lease_lost else "")
+        + (f", interrupted {task.interrupted} times" if task.interrupted else "")
+        + (f", replicas that died with it: {task.suspicion}" if task.suspicion else ""),
         f"created    {task.created_at:%Y-%m-%d %H:%M:%S %Z}",
     ]
     if task.finished_at:
@@ -110,6 +114,8 @@ def _describe(task: TaskRow) -> str:
         lines.append("cancel     requested; its handler has been or will be told")
     if task.locked_by:
         lines.append(f"held by    {task.locked_by} since {task.locked_at:%H:%M:%S %Z}, claim {task.claim}")
+    if begun := begun_at(task):
+        lines.append(f"runs since {begun:%Y-%m-%d %H:%M:%S %Z}")
     if task.error:
         lines.append(f"error      {task.error}")
     lines += [f"params     {text(task.params)}", f"result     {text(task.result)}"]

@@ -149,10 +149,11 @@ def wanted_automations(block: UUID, silence: timedelta = SILENCE) -> list[Automa
             f"{RUN}: {MESSAGE}\n→ its tasks go back to the queue; see what is wrong: organism verify\n"
             "{{ flow_run | ui_url }}",
         ),
-        _said(block, "dispatch-missing", "No lane lives although the schedule of dispatch is on."),
+        _said(block, "dispatch-missing", "No lane claims tasks although the schedule of dispatch is on."),
         _said(block, "verify", "A check of verify has begun to fail."),
         _said(block, "dead-letters", "More tasks have failed for good than ORGANISM_ALERT_DEAD_LETTERS."),
         _said(block, "oldest-ready", "A task is ready for longer than ORGANISM_ALERT_OLDEST_READY."),
+        _said(block, "interrupted", "Tasks are interrupted again and again, and do not end."),
         _automation(
             block,
             "organism: watchdog silent",

@@ -16,7 +16,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.events import emit_event
 from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter, EventResourceFilter
 
-Alert: TypeAlias = Literal["dispatch-missing", "dead-letters", "oldest-ready", "verify"]
+Alert: TypeAlias = Literal["dispatch-missing", "dead-letters", "oldest-ready", "interrupted", "verify"]
 ALERTS: tuple[Alert, ...] = get_args(Alert)
 Step: TypeAlias = Literal["pending", "passed", "raised", "cleared"]
 """Wrong, and not for long enough; well before it was raised; wrong; well again."""

@@ -1,4 +1,4 @@
-"""What is looked at for alerts: dead letters, the oldest ready task, whether dispatch is there, verify."""
+"""What is looked at for alerts: dead letters, tasks that wait or are interrupted, dispatch, verify."""
 
 from __future__ import annotations
 
@@ -59,14 +59,33 @@ async def oldest_ready(queue: Queue, limit_s: float) -> Look:
     )
 
 
+async def interrupted(queue: Queue, limit: int) -> Look:
+    """Whether more unfinished tasks than ``limit`` were interrupted more than twice."""
+    count = await queue.interrupted(at_most=max(COUNTED, limit + 1))
+    shown = f"{count:,}{'+' if count >= COUNTED else ''}"
+    seen = f"unfinished tasks that were interrupted more than twice: {shown}, the limit is {limit:,}"
+    most = await queue.most_interrupted(at_most=3) if count else []
+    if most:
+        named = ", ".join(f"{cell(kind, 60)} {task}: {times} times" for task, kind, times in most)
+        seen += f" ({named}{' …' if count > len(most) else ''})"
+    return Look(
+        "interrupted",
+        _beyond(count, limit),
+        seen,
+        "see what interrupts one: organism tasks why <id>; "
+        "bound it: organism tasks policy <type> --max-interruptions N",
+        {"interrupted": count, "limit": limit},
+    )
+
+
 def dispatch(lanes: int, due: bool, patience_s: float) -> Look:
-    """Whether there are no live ``lanes`` although there should be: a run of dispatch was due."""
+    """Whether there are no ``lanes`` that claim although there should be: a run of dispatch was due."""
     if lanes:
-        seen = f"{lanes} lanes live"
+        seen = f"{lanes} lanes claim tasks"
     elif due:
-        seen = f"no lane has lived for {patience_s:g} s, though {DISPATCH} is scheduled and a run was due"
+        seen = f"no lane has claimed for {patience_s:g} s, though {DISPATCH} is scheduled and a run was due"
     else:
-        seen = f"no lane lives, and by the schedule of {DISPATCH} none has to"
+        seen = f"no lane claims tasks, and by the schedule of {DISPATCH} none has to"
     return Look(
         "dispatch-missing",
         due and not lanes,

@@ -32,6 +32,7 @@ async def tell_of_queue(
     *,
     dead_letters: int | None = None,
     oldest_ready_s: float | None = None,
+    interrupted: int | None = None,
     missing_s: float,
 ) -> Told:
     """Look at the queue and its lanes, and say what has begun to be wrong or is well again.
@@ -40,16 +41,18 @@ async def tell_of_queue(
         name: Of the Task Queue block.
         dead_letters: More are too many; None: the setting's.
         oldest_ready_s: A task that is ready for longer is too old; None: the setting's.
-        missing_s: So long there may be no lane, while dispatch is scheduled.
+        interrupted: More unfinished tasks interrupted more than twice are too many; None: the setting's.
+        missing_s: So long no lane may claim, while dispatch is scheduled.
     """
     settings = load_settings()
     now = await queue.now()
-    lanes = sum(lane.live for lane in await queue.lanes())
+    lanes = sum(lane.claiming for lane in await queue.lanes())
     found = [
         await looks.dead_letters(
             queue, settings.alert_dead_letters if dead_letters is None else dead_letters
         ),
         await looks.oldest_ready(queue, oldest_ready_s or settings.alert_oldest_ready),
+        await looks.interrupted(queue, settings.alert_interrupted if interrupted is None else interrupted),
     ]
 
     async def say(client: PrefectClient) -> list[str]:

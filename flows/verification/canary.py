@@ -21,10 +21,10 @@ PRIORITY = 1_000_000
 
 async def check(queue: Queue, limits: Limits) -> list[Finding]:
     """Whether a task is completed in time; it does not stay behind when it is not."""
-    if not any(lane.live for lane in await queue.lanes()):
+    if not any(lane.claiming for lane in await queue.lanes()):
         return [
             degraded(
-                "canary", "not sent: no lane is alive", "start one: `organism dispatch`, or its schedule"
+                "canary", "not sent: no lane claims tasks", "start one: `organism dispatch`, or its schedule"
             )
         ]
     started = time.monotonic()
@@ -37,13 +37,14 @@ async def check(queue: Queue, limits: Limits) -> list[Finding]:
             while (row := await queue.get(str(task_id))).status not in FINISHED:  # noqa: ASYNC110  # a table
                 await asyncio.sleep(POLL_S)
     except TimeoutError:
-        row = await queue.get(str(task_id))
+        why = await queue.why(str(task_id))
         await queue.cancel([task_id])
         return [
             failed(
                 "canary",
-                f"task {task_id} is {row.status} after {limits.canary_s:g} s",
-                f"see `organism tasks why {str(task_id)[:13]}`, the lanes and the organism",
+                f"after {limits.canary_s:g} s {' '.join(why.sentence.split())}",
+                f"{' '.join((why.next_step or '').split()) or 'see the lanes and the organism'}"
+                f"; `organism tasks why {str(task_id)[:13]}` has its history",
             )
         ]
     except asyncio.CancelledError:

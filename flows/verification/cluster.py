@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from blocks.errors import OrganismError
+from blocks.long_work import OrganismWork, ask_organism
 from blocks.organism import Organism
 from blocks.ray_cluster import RayCluster, last_line
 from blocks.versions import ONE_IMAGE, differences, installed
@@ -83,7 +84,23 @@ async def check_serve(organism: Organism, organism_url: str | None) -> list[Find
         findings += await _answers(organism)
         if organism_url:
             findings.append(await _routes(organism_url))
+            findings += copies(await ask_organism(organism_url))
     return findings
+
+
+def copies(work: OrganismWork | None) -> list[Finding]:
+    """Whether handlers still run that were asked to stop.
+
+    Args:
+        work: None: the organism did not say, and nothing is said of it.
+    """
+    if work is None:
+        return []
+    name = "organism: copies"
+    if work.copies_note is None:
+        return [ok(name, "; ".join(["no handler runs that was asked to stop", *work.notes]))]
+    action = "make these handlers heed `context.cancelled`, or run them with `processes: true`"
+    return [degraded(name, "; ".join(work.notes), action)]
 
 
 async def _answers(organism: Organism) -> list[Finding]:

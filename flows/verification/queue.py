@@ -1,11 +1,13 @@
-"""The queue and its lanes: what waits and for how long, what is stuck, what has died, who works."""
+"""The queue and its lanes: what waits, is stuck, interrupted or dead, and who works."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from blocks.long_work import LongWork
 from blocks.queue import LaneRow, Pause, Queue
 from blocks.queue.statements import statement
+from flows.states import cell
 from flows.verification.finding import Finding, degraded, ok
 from flows.verification.limits import Limits
 
@@ -20,11 +22,16 @@ async def check(queue: Queue, limits: Limits) -> list[Finding]:
     stuck: int = await queue.pool.fetchval(statement("stuck"), timeout=TIMEOUT_S)
     lanes = await queue.lanes()
     counts = await queue.counts()
+    work = await queue.long_work()
     return [
         _waiting(waiting, limits),
         _stuck(stuck),
         _dead_letters(counts["failed"], limits),
         _paused(await queue.pauses()),
+        await _interrupted(queue, work),
+        ok("queue: suspects", work.suspects_note or "no task that may have killed a replica runs"),
+        ok("queue: waiting on replicas", work.handed_over_note or "no task waits for a handler for long"),
+        ok("lanes: leaving", work.leaving_note or "none"),
         _lanes(lanes, any(row["ready"] for row in waiting), str(await queue.now())),
     ]
 
@@ -77,19 +84,33 @@ def _paused(pauses: list[Pause]) -> Finding:
     )
 
 
+async def _interrupted(queue: Queue, work: LongWork) -> Finding:
+    if work.interrupted_note is None:
+        return ok("queue: interrupted", "no unfinished task was interrupted more than twice")
+    most = await queue.most_interrupted(at_most=3)
+    named = "; ".join(f"{cell(kind, 60)} {task}: {times} times" for task, kind, times in most)
+    return degraded(
+        "queue: interrupted",
+        f"{work.interrupted_note}{f' ({named})' if named else ''}",
+        "see `organism tasks why <id>`; bound it: `organism tasks policy <type> --max-interruptions N`",
+    )
+
+
 def _lanes(lanes: list[LaneRow], work: bool, now: str) -> Finding:
-    live = [lane for lane in lanes if lane.live]
+    claiming = [lane for lane in lanes if lane.claiming]
     seen = "; ".join(
         f"{lane.id} on {lane.host}, {lane.settled:,} settled since {lane.started_at:%H:%M:%S}, "
         f"renewed {lane.renewed_at:%H:%M:%S}"
-        for lane in live[:5]
+        for lane in claiming[:5]
     )
-    if live:
-        return ok("lanes: alive", f"{len(live)}: {seen}")
+    if claiming:
+        return ok("lanes: alive", f"{len(claiming)}: {seen}")
+    ending = sum(lane.live for lane in lanes)
+    none = f"none claims ({ending} are leaving or stopping)" if ending else "none"
     if work:
         return degraded(
             "lanes: alive",
-            f"none, and there is work (database clock {now[:19]})",
+            f"{none}, and there is work (database clock {now[:19]})",
             "start one: `organism dispatch`, or the schedule of dispatch/organism",
         )
-    return ok("lanes: alive", "none, and nothing is ready")
+    return ok("lanes: alive", f"{none}, and nothing is ready")

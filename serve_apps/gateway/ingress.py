@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve import Application
 
+from blocks.errors import OrganismUnavailable
 from blocks.organism_client import OrganismClient
 from serve_apps.gateway.app import create_app
 
@@ -42,6 +43,14 @@ class OrganismByHandle:
     async def status(self) -> dict[str, Any]:
         """What it says of its setup and load."""
         return await self._client.status()
+
+    async def running(self) -> dict[str, Any]:
+        """What runs on all its replicas."""
+        ask = getattr(self._client, "running", None)
+        if ask is None:
+            raise OrganismUnavailable("this version does not ask for it", "use its HTTP routes: ORGANISM_URL")
+        answer: dict[str, Any] = await ask()
+        return answer
 
     async def handle(self, task: dict[str, Any]) -> dict[str, Any]:
         """The outcome of a task."""

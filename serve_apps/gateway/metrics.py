@@ -14,7 +14,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from starlette.types import Scope
 
-from blocks.queue import Queue
+from blocks.long_work import LongWork
+from blocks.queue import LaneRow, Queue
 from blocks.queue.models import Depth
 from serve_apps.gateway.database import OUTAGE, Database
 from serve_apps.gateway.lane_metrics import lane_metrics
@@ -55,6 +56,8 @@ class Figures:
     pauses: dict[str, int] = field(default_factory=dict)
     counted: dict[str, float] = field(default_factory=dict)
     """By lanes."""
+    work: LongWork | None = None
+    """None: not asked yet."""
 
 
 class QueueMetrics(Collector):
@@ -110,6 +113,8 @@ class QueueMetrics(Collector):
         for kind, number in figures.pauses.items():
             pauses.add_metric([kind], number)
         yield from (tasks, oldest, lanes, pauses, *lane_metrics(figures.counted))
+        if figures.work is not None:
+            yield from _work_metrics(figures.work)
 
 
 def exposition(registry: CollectorRegistry) -> bytes:
@@ -117,13 +122,39 @@ def exposition(registry: CollectorRegistry) -> bytes:
     return generate_latest(registry)
 
 
+def _work_metrics(work: LongWork) -> Iterator[Metric]:
+    for name, says, value in (
+        (
+            "suspects",
+            "Running tasks that have a process of their own, as a replica died with them.",
+            work.suspects,
+        ),
+        ("interrupted", "Unfinished tasks that were interrupted more than twice.", work.interrupted),
+        ("handed_over", "Tasks on replicas that wait for a handler for over a minute.", work.handed_over),
+    ):
+        yield GaugeMetricFamily(f"organism_tasks_{name}", says, value=value)
+
+
+def _state_of(lane: LaneRow) -> str:
+    if not lane.live:
+        return "silent"
+    if lane.claiming:
+        return "live"
+    return "stopping" if lane.stop_requested else "leaving"
+
+
 async def _figures(queue: Queue) -> Figures:
-    lanes = Count({"live": 0, "stopping": 0, "silent": 0})
-    for lane in await queue.lanes():
-        lanes["silent" if not lane.live else "stopping" if lane.stop_requested else "live"] += 1
+    lanes = Count({"live": 0, "leaving": 0, "stopping": 0, "silent": 0})
+    lanes.update(_state_of(lane) for lane in await queue.lanes())
     pauses = Count({"type": 0, "domain": 0})
     pauses.update(pause.kind for pause in await queue.pauses())
-    return Figures(_folded(await queue.depths()), dict(lanes), dict(pauses), await queue.lane_figures())
+    return Figures(
+        _folded(await queue.depths()),
+        dict(lanes),
+        dict(pauses),
+        await queue.lane_figures(),
+        await queue.long_work(),
+    )
 
 
 def _folded(depths: list[Depth]) -> list[Depth]:

@@ -41,6 +41,9 @@ class Organism(Protocol):
     async def status(self) -> dict[str, Any]:
         """What `OrganismManager.status` says."""
 
+    async def running(self) -> dict[str, Any]:
+        """What runs on all its replicas; one of an older version does not say."""
+
     async def handle(self, task: dict[str, Any]) -> dict[str, Any]:
         """What `OrganismManager.handle_incoming_task` says; raises `Busy` when it takes no more calls."""
 
@@ -64,6 +67,10 @@ class OrganismByHttp:
     async def status(self) -> dict[str, Any]:
         """What its status route says."""
         return await self._answer("GET", "status")
+
+    async def running(self) -> dict[str, Any]:
+        """What its route of running tasks says."""
+        return await self._answer("GET", "running")
 
     async def handle(self, task: dict[str, Any]) -> dict[str, Any]:
         """The outcome of a task; cancelled, it hangs up, which stops the handler."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Annotated, Any
 
 from prometheus_client.core import GaugeMetricFamily
@@ -12,6 +13,7 @@ from prometheus_client.metrics_core import Metric
 from pydantic import BaseModel, Field, ValidationError
 
 from blocks.errors import OrganismUnavailable
+from blocks.long_work import OrganismWork
 from serve_apps.gateway.organism import Busy, Organism, OrganismUnknown
 
 TIMEOUT_S = 1.0
@@ -48,10 +50,12 @@ class Organs:
         self._organism = organism
         self._up: bool | None = None
         self._answers: dict[str, tuple[float, Answer]] = {}
+        self._work: OrganismWork | None = None
 
     async def look(self) -> None:
         """Ask once. Never raises: an organism that is away is a figure too."""
         now = time.monotonic()
+        self._work = None
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 answer = Answer.model_validate(await self._organism.status())
@@ -65,6 +69,11 @@ class Organs:
         self._answers = {name: kept for name, kept in self._answers.items() if now - kept[0] < KEPT_S}
         if not self._up:
             self._answers.clear()
+            return
+        # One of an older version has no such route: then those metrics are missing.
+        with suppress(OrganismUnavailable, Busy, TimeoutError):
+            async with asyncio.timeout(TIMEOUT_S):
+                self._work = OrganismWork.of(await self._organism.running())
 
     def collect(self) -> Iterator[Metric]:
         """What the last look found; nothing while it is not known where the organism is."""
@@ -85,3 +94,22 @@ class Organs:
                 in_flight.add_metric([organ, replica], load.in_flight)
                 waiting.add_metric([organ, replica], load.waiting)
         yield from (in_flight, waiting)
+        if self._work is None:
+            return
+        suspects = GaugeMetricFamily(
+            "organism_organ_suspects", "Tasks in processes of their own, by organ and replica.", labels=labels
+        )
+        lingering = GaugeMetricFamily(
+            "organism_organ_lingering",
+            "Handlers that were asked to stop and still run, by organ and replica.",
+            labels=labels,
+        )
+        for one in self._work.organs:
+            suspects.add_metric([one.organ, one.replica], one.suspects)
+            lingering.add_metric([one.organ, one.replica], one.lingering)
+        draining = GaugeMetricFamily(
+            "organism_replicas_draining",
+            "Replicas that take no tasks any more and end those they have.",
+            value=self._work.draining,
+        )
+        yield from (suspects, lingering, draining)

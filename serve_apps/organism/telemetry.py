@@ -26,6 +26,14 @@ class Telemetry:
         self._waiting = Gauge(
             "organism_waiting", "Tasks waiting for handlers, by organ.", tag_keys=("organ",)
         )
+        self._suspects = Gauge(
+            "organism_suspects", "Tasks in processes of their own, by organ.", tag_keys=("organ",)
+        )
+        self._lingering = Gauge(
+            "organism_lingering",
+            "Handlers that were asked to stop and still run, by organ.",
+            tag_keys=("organ",),
+        )
         self._latency = Gauge(
             "organism_latency_ms",
             "Milliseconds in handlers of the last 1,000 tasks, by organ and quantile.",
@@ -46,6 +54,9 @@ class Telemetry:
                 self._count(self._tasks, figures[cause], {"organ": organ, "cause": cause})
             self._in_flight.set(figures["in_flight"], {"organ": organ})
             self._waiting.set(figures["waiting"], {"organ": organ})
+            # An organ that has neither need not count them.
+            self._suspects.set(figures.get("suspects", 0), {"organ": organ})
+            self._lingering.set(figures.get("lingering", 0), {"organ": organ})
             for quantile in ("p50", "p95", "p99"):
                 if (value := figures["latency_ms"][quantile]) is not None:
                     self._latency.set(value, {"organ": organ, "quantile": quantile})

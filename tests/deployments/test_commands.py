@@ -98,7 +98,15 @@ def test_policy_of_a_type(organism: Any) -> None:
     code, shown, _ = organism("tasks", "policy", "echo", "--max-attempts", "2", "--backoff-base", "0.5")
     assert (code, shown["policies"][0]["max_attempts"]) == (0, 2)
     [task_id] = organism("submit", "echo")[1]["ids"]
-    assert organism("tasks", "show", task_id)[1]["max_attempts"] == 2
+    shown = organism("tasks", "show", task_id)[1]
+    assert (shown["max_attempts"], shown["interrupted"], shown["begun_at"]) == (2, 0, None)
+    code, shown, _ = organism("tasks", "policy", "echo", "--max-interruptions", "3")
+    assert (code, shown["policies"][0]["max_interruptions"], shown["policies"][0]["max_attempts"]) == (
+        0,
+        3,
+        None,
+    )
+    assert organism("tasks", "policy")[1] == shown
 
 
 def test_a_dedup_key_is_added_once(organism: Any) -> None:
@@ -234,6 +242,7 @@ def test_redrive_shows_first_and_then_does(organism: Any, capsys: pytest.Capture
         (["tasks", "resume"], "either a type or a domain"),
         (["tasks", "resume", "--type", "a", "--domain", "b"], "either a type or a domain"),
         (["tasks", "policy", "a", "--max-attempts", "0"], "max_attempts"),
+        (["tasks", "policy", "a", "--max-interruptions", "0"], "max_interruptions"),
     ],
 )
 def test_bad_input_is_one_line_that_says_what(organism: Any, arguments: list[str], error: str) -> None:

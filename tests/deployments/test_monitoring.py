@@ -72,7 +72,7 @@ async def at_work(database: str) -> AsyncIterator[Gateway]:
     async with (
         Queue(database, lease_s=1.5, backoff_base_s=3600) as queue,
         gateway_running(database) as gateway,
-        organism_says(said) as url,
+        organism_says(said, running={"replicas": [{"replica": "r1", **said}]}) as url,
     ):
         gateway.parts.metrics.organs = Organs(OrganismByHttp(lambda: url))
         organism = ScriptedOrganism()

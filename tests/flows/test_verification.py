@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from blocks.errors import QueueUnavailable
+from blocks.long_work import OrganismWork, OrganWork
 from blocks.queue import Batch, NewTask, Outcomes, Queue
 from blocks.queue.migrate import pending
 from flows.lane import Lane
-from flows.verification import canary, environment, finding, postgres
+from flows.verification import canary, cluster, environment, finding, postgres
 from flows.verification import gateway as gateway_check
 from flows.verification import queue as queue_checks
 from flows.verification.finding import EXIT_CODES, Finding, Verification, markdown
@@ -146,8 +147,77 @@ async def test_the_canary_goes_through_a_lane(queue: Queue) -> None:
 async def test_a_canary_that_does_not_come_back_is_cancelled(queue: Queue) -> None:
     await queue.register("a lane that does nothing")
     found = named(await canary.check(queue, Limits(canary_s=0.3)))["canary"]
-    assert (found.status, "is queued after 0.3 s" in found.evidence) == ("failed", True)
+    assert found.status == "failed"
+    assert "after 0.3 s task " in found.evidence
+    assert " is due and in line: it is the first of its type and priority" in found.evidence
+    assert "organism tasks why" in found.action
     assert (await queue.counts())["cancelled"] == 1
+
+
+async def test_a_canary_that_waits_on_a_replica_says_what_it_waits_behind(queue: Queue) -> None:
+    await queue.submit([NewTask(type=canary.TYPE, priority=2_000_000)] * 2)
+    await queue.register("lane")
+    claimed = await queue.claim("lane", 2)
+    await queue.begun(claimed)
+
+    async def claim_it() -> None:
+        while not len(await queue.claim("lane", 1)):
+            await asyncio.sleep(0.02)
+        await queue.pool.execute(
+            "UPDATE tasks SET locked_at = locked_at - interval '9 s' WHERE domain = 'canary'"
+        )
+
+    claiming = asyncio.create_task(claim_it())
+    found = named(await canary.check(queue, Limits(canary_s=1.0)))["canary"]
+    await claiming
+    assert found.status == "failed"
+    assert (
+        "and waits there for a handler behind 2 others of its type that run, the oldest since"
+        in found.evidence
+    )
+
+
+async def test_lanes_that_leave_are_named_and_no_canary_is_sent_to_them(queue: Queue) -> None:
+    await queue.submit([NewTask(type="t")] * 2)
+    await queue.register("lane", run="run")
+    await queue.claim("lane", 1)
+    await queue.request_leave("run")
+    found = named(await queue_checks.check(queue, Limits()))
+    assert found["lanes: leaving"].evidence.startswith("1 lane leaves since ")
+    assert "(1 task), until its tasks end, the oldest is held since" in found["lanes: leaving"].evidence
+    assert found["lanes: alive"].status == "degraded"
+    assert "none claims (1 are leaving or stopping)" in found["lanes: alive"].evidence
+    assert "no lane claims" in named(await canary.check(queue, Limits()))["canary"].evidence
+
+
+async def test_suspects_and_tasks_that_are_interrupted_again_and_again_are_named(queue: Queue) -> None:
+    [task_id] = await queue.submit([NewTask(type="t")])
+    await queue.register("lane")
+    for _ in range(3):
+        batch = await queue.claim("lane", 1)
+        await queue.release("lane", batch, cause="interrupted", error="x", suspicion=1)
+    await queue.claim("lane", 1)
+    await queue.pool.execute("UPDATE tasks SET locked_at = locked_at - interval '2 minutes'")
+    found = named(await queue_checks.check(queue, Limits()))
+    assert found["queue: interrupted"].status == "degraded"
+    assert f"1 unfinished task was interrupted more than twice (t {task_id}: 3 times)" in (
+        found["queue: interrupted"].evidence
+    )
+    assert found["queue: suspects"].evidence == "1 suspect runs in a process of its own"
+    waiting = found["queue: waiting on replicas"]
+    assert (waiting.status, waiting.evidence[:20]) == ("ok", "1 task on a replica ")
+
+
+def test_copies_are_named_and_an_organism_that_does_not_tell_is_not() -> None:
+    assert cluster.copies(None) == []
+    [found] = cluster.copies(OrganismWork())
+    assert found.status == "ok"
+    [found] = cluster.copies(OrganismWork((OrganWork("r", "train", True, 0, 2),), draining=1))
+    assert (found.status, found.evidence) == (
+        "degraded",
+        "2 handlers that were asked to stop still run (train: 2); "
+        "1 replica is draining: it ends the tasks it has",
+    )
 
 
 @pytest.mark.parametrize(

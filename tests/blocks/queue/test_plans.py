@@ -252,6 +252,48 @@ async def test_who_is_ahead_is_counted_along_the_line(session: asyncpg.Connectio
     assert sum(scan.rows for scan in scans) == 1000
 
 
+INTERRUPTED = """
+INSERT INTO tasks (type, interrupted) SELECT 't0', i % 5 FROM generate_series(1, 1000) i;
+UPDATE tasks SET interrupted = 9 WHERE id IN (SELECT id FROM tasks WHERE status = 'completed' LIMIT 1000);
+"""
+
+
+async def test_interrupted_tasks_are_counted_by_their_index(session: asyncpg.Connection[Any]) -> None:
+    await session.execute(INTERRUPTED)
+    assert await session.fetchval(statement("interrupted"), 1000) == 400
+    for limit, counted in ((1000, 400), (100, 100)):
+        scans, buffers = await explain(session, "interrupted", limit)
+        # Be it through a bitmap.
+        assert {(scan.how, scan.index) for scan in scans} <= {
+            ("Index Scan", "tasks_interrupted"),
+            ("Index Only Scan", "tasks_interrupted"),
+            ("Bitmap Heap Scan", None),
+        }
+        assert sum(scan.rows for scan in scans) == counted
+        assert buffers <= 1000
+    scans, buffers = await explain(session, "most_interrupted", 5)
+    assert {(scan.how, scan.index) for scan in scans} <= {
+        ("Index Scan", "tasks_interrupted"),
+        ("Bitmap Heap Scan", None),
+    }
+    assert buffers <= 1000
+
+
+async def test_what_is_to_be_known_of_long_work_is_read_of_what_lanes_hold(
+    session: asyncpg.Connection[Any],
+) -> None:
+    await session.execute(INTERRUPTED)
+    held = len(await claimed(session))
+    for name, arguments, others in (
+        ("long_work", (60.0, 1000), 600),
+        ("of_type", ("t0", UUID(int=0)), 0),
+    ):
+        scans, _ = await explain(session, name, *arguments)
+        assert {scan.index for scan in scans} - {None} <= {"tasks_held", "tasks_interrupted"}, name
+        assert "Seq Scan" not in {scan.how for scan in scans}, name
+        assert max(scan.rows for scan in scans) <= max(held, others), name
+
+
 @pytest.mark.parametrize("limit", [2000, 500])
 async def test_a_cursor_spares_a_claim_the_entries_of_tasks_already_claimed(queue: Queue, limit: int) -> None:
     """They stay in the index as long as any snapshot may see them: here, that of a session left open."""

@@ -115,7 +115,13 @@ async def test_running_until_its_lane_falls_silent(queue: Queue) -> None:
     task_id = await submit(queue)
     await claim(queue)
     why = await queue.why(task_id)
-    check(why, "running", "leased by lane lane until 2030-01-01 00:00:15 UTC", "attempt 1 of 5")
+    check(
+        why,
+        "claimed",
+        "was claimed 0 s ago",
+        "leased by lane lane until 2030-01-01 00:00:15 UTC",
+        "attempt 1 of 5",
+    )
     assert (why.lane, why.until) == ("lane", START + timedelta(seconds=15))
     await queue.cancel([why.id])
     why = await queue.why(task_id)
@@ -125,6 +131,104 @@ async def test_running_until_its_lane_falls_silent(queue: Queue) -> None:
     check(await queue.why(task_id), "lease_past", "whose lease ended at 2030-01-01 00:00:15 UTC")
     await queue.pool.execute("DELETE FROM lanes")
     check(await queue.why(task_id), "lease_past", "whose lease ended; the next reap takes it back")
+
+
+async def test_handed_to_a_replica_or_begun(queue: Queue) -> None:
+    others = [await submit(queue) for _ in range(2)]
+    batch = await claim(queue)
+    await advance(queue, 3)
+    await queue.begun(batch)
+    task_id = await submit(queue)
+    await claim(queue)
+    check(await queue.why(task_id), "claimed", "was claimed 0 s ago", "attempt 1 of 5")
+    await advance(queue, 10)
+    why = await queue.why(task_id)
+    check(
+        why,
+        "handed_over",
+        "was handed to a replica 10 s ago and waits there for a handler",
+        "behind 2 others of its type that run, the oldest since 2030-01-01 00:00:03 UTC, attempt 1 of 5",
+    )
+    assert (why.begun_at, why.of_type_running, why.next_step) == (None, 2, None)
+    why = await queue.why(others[0])
+    check(why, "running", "runs since 2030-01-01 00:00:03 UTC, attempt 1 of 5, leased by lane lane until")
+    assert (why.begun_at, why.of_type_running) == (START + timedelta(seconds=3), 2)
+    await queue.pool.execute("UPDATE lanes SET lease_until = queue_now() + interval '1 hour'")
+    await advance(queue, 60)
+    why = await queue.why(task_id)
+    assert why.reason == "handed_over"
+    assert "concurrency" in (why.next_step or "")
+    waiting = await queue.why(await submit(queue))
+    check(waiting, "in_line", "; 3 others of its type run now, the oldest since 2030-01-01 00:00:03 UTC.")
+    assert waiting.of_type_since == START + timedelta(seconds=3)
+
+
+async def test_a_beginning_with_an_earlier_claim_is_none(queue: Queue) -> None:
+    task_id = await submit(queue)
+    batch = await claim(queue)
+    await advance(queue, 3)
+    await queue.begun(batch)
+    await queue.release("lane", batch, cause="interrupted", error="the lane stopped")
+    check(await queue.why(task_id), "in_line")
+    await advance(queue, 5)
+    await claim(queue)
+    await advance(queue, 5)
+    why = await queue.why(task_id)
+    check(why, "handed_over", "waits there for a handler, attempt 1 of 5")
+    assert why.begun_at is None
+    assert (await queue.get(task_id)).begun_at == START + timedelta(seconds=3)
+
+
+async def test_how_often_it_was_interrupted_and_why(queue: Queue) -> None:
+    task_id = await submit(queue)
+    for number, said in enumerate(
+        (
+            "; it was interrupted once, at 2030-01-01 00:00:10 UTC (reason 0).",
+            "; it was interrupted twice, the last time at 2030-01-01 00:00:20 UTC (reason 1).",
+            "; it was interrupted 3 times, the last time at 2030-01-01 00:00:30 UTC (reason 2).",
+        )
+    ):
+        batch = await claim(queue)
+        await advance(queue, 10)
+        await queue.release("lane", batch, cause="interrupted", error=f"reason {number}")
+        await queue.renew("lane")
+        why = await queue.why(task_id)
+        check(why, "in_line", said)
+        assert why.interrupted == number + 1
+        assert (why.next_step is not None) is (number == 2)
+    assert "organism tasks policy echo --max-interruptions N" in (why.next_step or "")
+    await end(queue, "completed")
+    assert "interrupted" not in (await queue.why(task_id)).sentence
+
+
+async def test_a_suspect_says_why_it_has_a_process_of_its_own(queue: Queue) -> None:
+    task_id = await submit(queue)
+    for _ in range(2):
+        batch = await claim(queue)
+        await queue.release("lane", batch, cause="replica_lost", error="it died", suspicion=1)
+    why = await queue.why(task_id)
+    check(why, "in_line", "; it is to run in a process of its own because 2 replicas have died with it.")
+    assert why.suspicion == 2
+    batch = await claim(queue)
+    await advance(queue, 3)
+    await queue.begun(batch)
+    check(
+        await queue.why(task_id), "running", "; it runs in a process of its own because 2 replicas have died"
+    )
+
+
+async def test_the_lane_that_holds_it_is_leaving(queue: Queue) -> None:
+    await queue.register("lane", run="run")
+    task_id, waiting = await submit(queue), await submit(queue, priority=-1)
+    await claim(queue, limit=1)
+    assert await queue.request_leave("run") == 1
+    await advance(queue, 5)
+    await queue.renew("lane", leaving=True)
+    await advance(queue, 5)
+    why = await queue.why(task_id)
+    check(why, "handed_over", "; lane lane is leaving since 2030-01-01 00:00:05 UTC: it claims nothing more")
+    assert why.lane_leaving_at == START + timedelta(seconds=5)
+    check(await queue.why(waiting), "no_lane", "none is alive that claims tasks (1 lane is leaving)")
 
 
 async def test_ended(queue: Queue) -> None:

@@ -36,6 +36,7 @@ ALL = {
     for name in (
         "dead letters",
         "dispatch missing",
+        "interrupted",
         "oldest ready",
         "run crashed",
         "verify",
@@ -171,13 +172,13 @@ async def test_what_the_watchdog_finds_is_delivered_once_and_that_it_is_over(
     )
     assert "the oldest ready task has waited for 7,2" in await receiver.next("oldest ready alert")
     missing = await receiver.next("dispatch missing alert")
-    assert "no lane has lived for 1 s, though dispatch/organism is scheduled and a run was due" in missing
+    assert "no lane has claimed for 1 s, though dispatch/organism is scheduled and a run was due" in missing
 
     await until(lambda: events("dispatch-missing.raised"))
     await stack_queue.register("lane")
     fourth = await watchdog(**patient)
     assert [line.partition(":")[0] for line in fourth.alerts] == ["dispatch missing cleared"]
-    assert "1 lanes live; it was wrong for" in await receiver.next("dispatch missing well again")
+    assert "1 lanes claim tasks; it was wrong for" in await receiver.next("dispatch missing well again")
     await until(lambda: events("dispatch-missing.cleared"))
     await stack_queue.pool.execute("TRUNCATE tasks CASCADE")
     assert [line.partition(":")[0] for line in (await watchdog(**patient)).alerts] == ["oldest ready cleared"]

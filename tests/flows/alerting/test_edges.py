@@ -16,6 +16,7 @@ from flows.alerting import automations, looks
 from flows.alerting.edges import Look, Said, next_step
 from flows.alerting.telling import tell_of_verification
 from flows.verification.finding import Finding, Verification
+from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.clock import START, advance, set_clock
 
 pytestmark = pytest.mark.anyio
@@ -83,6 +84,25 @@ async def test_a_task_is_old_by_how_long_it_has_been_ready(queue: Queue) -> None
     assert look.text == (
         "the oldest ready task has waited for 61 s, the limit is 60 s (t: 1 ready); paused: type t"
     )
+
+
+async def test_tasks_are_interrupted_too_often_from_the_third_time_on(queue: Queue) -> None:
+    await queue.submit([NewTask(type="t")] * 2)
+    for wrong in (False, False, True):
+        batch = await claim(queue)
+        await queue.release("lane", batch, cause="interrupted", error="the lane stopped")
+        assert (await looks.interrupted(queue, 0)).wrong is wrong
+    look = await looks.interrupted(queue, 0)
+    assert look.text.startswith(
+        "unfinished tasks that were interrupted more than twice: 2, the limit is 0 (t "
+    )
+    assert look.text.count(": 3 times") == 2
+    assert look.figures == {"interrupted": 2, "limit": 0}
+    assert "--max-interruptions" in look.todo
+    assert [(await looks.interrupted(queue, limit)).wrong for limit in (1, 2, 3)] == [True, None, False]
+    batch = await claim(queue)
+    await queue.settle("lane", batch, outcomes_of(batch, "completed", result="1"))
+    assert (await looks.interrupted(queue, 0)).wrong is False, "they have ended"
 
 
 def test_only_a_failed_check_is_an_alert() -> None:

@@ -108,7 +108,7 @@ async def test_two_minutes_without_dispatch_are_told_and_their_end(
         every = IntervalSchedule(interval=timedelta(seconds=20))
         await client.update_deployment_schedule(deployment.id, schedule.id, active=True, schedule=every)
         missing = await receiver.next("dispatch missing alert", patience=MISSING)
-        assert "no lane has lived for 120 s" in missing
+        assert "no lane has claimed for 120 s" in missing
         mended = DeploymentUpdate(parameters=deployment.parameters)
         await client.update_deployment(deployment.id, mended)
         await receiver.next("dispatch missing well again", patience=120)

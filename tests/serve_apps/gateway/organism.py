@@ -31,6 +31,10 @@ class ScriptedOrganism:
         config = {"default_organ": None if self._types else "any"}
         return {"replica": "r1", "organs": {}, "task_types": self._types or [], "config": config}
 
+    async def running(self) -> dict[str, Any]:
+        self._answer()
+        raise OrganismUnavailable("it has no such route", "upgrade it")
+
     async def handle(self, task: dict[str, Any]) -> dict[str, Any]:
         self._answer()
         if self.busy:

@@ -153,14 +153,23 @@ async def test_the_linter_of_prometheus_finds_nothing_wrong(gateway: Gateway, qu
 
 
 @asynccontextmanager
-async def organism_says(*answers: object) -> AsyncIterator[str]:
-    """URL of an organism whose ``/status`` gives these answers in turn."""
+async def organism_says(*answers: object, running: object = None) -> AsyncIterator[str]:
+    """URL of an organism whose ``/status`` gives these answers in turn.
+
+    Args:
+        running: What its ``/running`` answers; None: it has no such route.
+    """
     turns = cycle(answers)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"GET /organism/status ")
-        body = json.dumps(next(turns)).encode()
-        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        asked = await reader.readuntil(b"\r\n\r\n")
+        if asked.startswith(b"GET /organism/running "):
+            status, body = b"404 Not Found" if running is None else b"200 OK", json.dumps(running).encode()
+        else:
+            assert asked.startswith(b"GET /organism/status ")
+            status, body = b"200 OK", json.dumps(next(turns)).encode()
+        writer.write(b"HTTP/1.1 %s\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % (status, len(body)))
+        writer.write(body)
         await writer.drain()
         writer.close()
 
@@ -203,6 +212,23 @@ async def test_organs_of_replicas_that_answered_are_told(monkeypatch: pytest.Mon
         assert found_in(organs).keys() == {("organism_up",)}
     await organs.look()
     assert found_in(organs)["organism_up",] == 0, "it is away"
+
+
+async def test_copies_and_suspects_are_told_of_all_replicas() -> None:
+    said = {"replica": "r1", "organs": {"a": {"in_flight": 1, "waiting": 2}}}
+    replicas = [
+        {"replica": "r1", "draining": False, "organs": {"a": {"suspects": 1, "lingering": 0}}},
+        {"replica": "r2", "draining": True, "organs": {"a": {"suspects": 0, "lingering": 3}}},
+    ]
+    async with organism_says(said, running={"replicas": replicas}) as url:
+        organs = Organs(OrganismByHttp(lambda: url))
+        await organs.look()
+        found = found_in(organs)
+    assert found["organism_organ_suspects", "a", "r1"] == 1
+    assert found["organism_organ_lingering", "a", "r2"] == 3
+    assert found["organism_replicas_draining",] == 1
+    await organs.look()
+    assert found_in(organs).keys() == {("organism_up",)}, "it is away"
 
 
 @pytest.mark.parametrize("answer", [{}, {"organs": {"a": {}}}, [], {"organs": {"a": {"in_flight": "many"}}}])

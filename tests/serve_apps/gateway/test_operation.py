@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from blocks.queue import NewTask, Queue, migrate
+from blocks.queue import Batch, NewTask, Queue, migrate
 from blocks.queue.inspection import READ_TIMEOUT
 from serve_apps.gateway import metrics
 from tests.blocks.queue.helpers import claim, outcomes_of
@@ -59,7 +59,9 @@ async def test_metrics_tell_what_the_queue_holds(gateway: Gateway, queue: Queue)
     }  # fmt: skip
     oldest = figures["organism_oldest_task_seconds"]
     assert (oldest["t", "running"], oldest["t", "failed"], oldest["later", "queued"]) == (10, 10, 0)
-    assert figures["organism_lanes"] == {("live",): 1, ("stopping",): 0, ("silent",): 0}
+    assert figures["organism_lanes"] == {("live",): 1, ("leaving",): 0, ("stopping",): 0, ("silent",): 0}
+    for name in ("suspects", "interrupted", "handed_over"):
+        assert figures[f"organism_tasks_{name}"] == {(): 0}
     assert figures["organism_pauses"] == {("type",): 1, ("domain",): 0}
     assert figures["organism_postgres_up"] == {(): 1}
     assert figures["organism_gateway_waiters"] == {(): 0}
@@ -67,6 +69,36 @@ async def test_metrics_tell_what_the_queue_holds(gateway: Gateway, queue: Queue)
     requests = (await measured(gateway))["organism_gateway_requests"]
     assert requests["GET", "/api/tasks/{task_id}", "422"] == 1
     assert requests["GET", "/metrics", "200"] >= 1
+
+
+async def test_metrics_tell_of_suspects_interruptions_and_lanes_that_leave(
+    gateway: Gateway, queue: Queue
+) -> None:
+    [task_id] = await queue.submit([NewTask(type="t")])
+    await queue.register("lane", run="run")
+    for _ in range(3):
+        batch = await claim(queue)
+        await queue.release("lane", batch, cause="interrupted", error="x", suspicion=1)
+    await claim(queue)
+    await queue.pool.execute("UPDATE tasks SET locked_at = locked_at - interval '2 minutes'")
+    await queue.request_leave("run")
+    figures = await measured(gateway)
+    assert figures["organism_lanes"] == {("live",): 0, ("leaving",): 1, ("stopping",): 0, ("silent",): 0}
+    for name in ("suspects", "interrupted", "handed_over"):
+        assert figures[f"organism_tasks_{name}"] == {(): 1}
+    shown = (await gateway.http.get(f"/api/tasks/{task_id}")).json()
+    assert (shown["interrupted"], shown["suspicion"], shown["begun_at"]) == (3, 3, None)
+    why = (await gateway.http.get(f"/api/tasks/{task_id}/why")).json()
+    assert (why["reason"], why["interrupted"], why["lane_leaving_at"] is None) == ("handed_over", 3, False)
+    await queue.begun(batch := await _held(queue))
+    assert len(batch) == 1
+    assert (await gateway.http.get(f"/api/tasks/{task_id}/why")).json()["reason"] == "running"
+    assert (await gateway.http.get(f"/api/tasks/{task_id}")).json()["begun_at"] is not None
+
+
+async def _held(queue: Queue) -> Batch:
+    rows = await queue.pool.fetch("SELECT id::text, claim FROM tasks WHERE status = 'running'")
+    return Batch(ids=[row["id"] for row in rows], claims=[row["claim"] for row in rows])
 
 
 async def test_types_beyond_a_hundred_are_counted_as_one(

@@ -1,0 +1,249 @@
+"""What an operator should know of the work that runs: suspects, interruptions, leaving lanes, copies.
+
+It imports nothing of the queue: `organism status` answers in less time than that import takes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import httpx
+
+WAITS_LONG_S = 60.0
+"""A task on a replica that no handler has begun with for so many seconds waits for long."""
+COUNTED = 100_000
+"""Interrupted tasks are counted up to here."""
+ARGUMENTS = (WAITS_LONG_S, COUNTED)
+"""Of the statement ``long_work``."""
+RUNNING_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class LeavingLane:
+    """A live lane that claims nothing any more and waits for its calls to end."""
+
+    id: str
+    run: str | None
+    since: datetime
+    tasks: int
+    """It still holds."""
+    oldest_at: datetime | None
+    """When the oldest of them began, or was claimed if it has not; None: it holds none."""
+    until: datetime | None
+    """When the timeouts of all of them are past; None: one has no timeout that the database knows of."""
+
+
+@dataclass(frozen=True, slots=True)
+class LongWork:
+    """What the queue knows of it."""
+
+    now: datetime
+    """By the database's clock."""
+    suspects: int
+    """Running tasks under which a replica died: each has a process of its own."""
+    handed_over: int
+    """Tasks that wait on a replica for a handler for more than `WAITS_LONG_S`."""
+    handed_over_since: datetime | None
+    interrupted: int
+    """Unfinished tasks that were interrupted more than twice, up to `COUNTED`."""
+    leaving: tuple[LeavingLane, ...]
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> LongWork:
+        """The answer of the statement ``long_work``."""
+        leaving = [
+            LeavingLane(
+                lane["id"],
+                lane["run"],
+                since,
+                lane["tasks"],
+                _moment(lane["oldest_at"]),
+                _moment(lane["until"]),
+            )
+            for lane in json.loads(row["leaving"])
+            if (since := _moment(lane["since"])) is not None
+        ]
+        return cls(
+            row["now"],
+            row["suspects"],
+            row["handed_over"],
+            row["handed_over_since"],
+            row["interrupted"],
+            tuple(leaving),
+        )
+
+    @property
+    def suspects_note(self) -> str | None:
+        """How many suspects run; None: none does. So are the other notes."""
+        if not self.suspects:
+            return None
+        return _counted(
+            self.suspects,
+            "suspect runs in a process of its own",
+            "suspects run in processes of their own",
+        )
+
+    @property
+    def interrupted_note(self) -> str | None:
+        """How many tasks are interrupted again and again."""
+        if not self.interrupted:
+            return None
+        often = "interrupted more than twice"
+        many = f"+ tasks were {often}"
+        if self.interrupted >= COUNTED:
+            return f"{self.interrupted:,}{many}"
+        return _counted(self.interrupted, f"unfinished task was {often}", f"unfinished tasks were {often}")
+
+    @property
+    def handed_over_note(self) -> str | None:
+        """How many tasks wait on replicas."""
+        if not self.handed_over or self.handed_over_since is None:
+            return None
+        tasks = _counted(self.handed_over, "task on a replica has", "tasks on replicas have")
+        since = self._clock(self.handed_over_since)
+        return f"{tasks} waited more than {WAITS_LONG_S:g} s for a handler, the oldest since {since}"
+
+    @property
+    def leaving_note(self) -> str | None:
+        """How many lanes leave, and until when."""
+        if not self.leaving:
+            return None
+        tasks = sum(lane.tasks for lane in self.leaving)
+        since = self._clock(min(lane.since for lane in self.leaving))
+        several = len(self.leaving) > 1
+        lanes = f"{len(self.leaving)} lanes leave, the first" if several else "1 lane leaves"
+        note = f"{lanes} since {since} ({_counted(tasks, 'task', 'tasks')})"
+        oldest = min((lane.oldest_at for lane in self.leaving if lane.oldest_at), default=None)
+        if oldest is None:
+            return note
+        ends = [lane.until for lane in self.leaving if lane.tasks]
+        known = [end for end in ends if end is not None]
+        if len(known) == len(ends):
+            return f"{note}, until {self._clock(max(known))} at the latest"
+        whose = "their" if several else "its"
+        return f"{note}, until {whose} tasks end, the oldest is held since {self._clock(oldest)}"
+
+    @property
+    def notes(self) -> list[str]:
+        """All of them, a line each; empty: there is nothing to know."""
+        notes = (self.suspects_note, self.leaving_note, self.interrupted_note, self.handed_over_note)
+        return [note for note in notes if note]
+
+    def _clock(self, moment: datetime) -> str:
+        same_day = moment.astimezone(UTC).date() == self.now.astimezone(UTC).date()
+        return f"{moment.astimezone(UTC):{'' if same_day else '%Y-%m-%d '}%H:%M:%S} UTC"
+
+
+@dataclass(frozen=True, slots=True)
+class OrganWork:
+    """What runs in one organ of one replica."""
+
+    replica: str
+    organ: str
+    draining: bool
+    suspects: int
+    """Tasks in processes of their own."""
+    lingering: int
+    """Handlers that were asked to stop and still run."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrganismWork:
+    """What the organism's ``/running`` says, over all replicas."""
+
+    organs: tuple[OrganWork, ...] = ()
+    draining: int = 0
+    """Replicas that take no tasks any more and end those they have."""
+
+    @classmethod
+    def of(cls, answer: Any) -> OrganismWork | None:
+        """The work in an answer of the route; None: it is not understood."""
+        try:
+            organs = tuple(
+                OrganWork(
+                    str(replica["replica"]),
+                    str(organ),
+                    bool(replica.get("draining")),
+                    int(figures.get("suspects", 0)),
+                    int(figures.get("lingering", 0)),
+                )
+                for replica in answer["replicas"]
+                for organ, figures in replica["organs"].items()
+            )
+            return cls(organs, sum(bool(replica.get("draining")) for replica in answer["replicas"]))
+        except (KeyError, TypeError, AttributeError, ValueError):
+            return None
+
+    @property
+    def copies(self) -> int:
+        """Handlers that were asked to stop and still run: their tasks may run elsewhere by now."""
+        return sum(organ.lingering for organ in self.organs)
+
+    @property
+    def copies_note(self) -> str | None:
+        """How many copies run, and in which organs; None: none does."""
+        if not self.copies:
+            return None
+        by_organ: dict[str, int] = {}
+        for organ in self.organs:
+            by_organ[organ.organ] = by_organ.get(organ.organ, 0) + organ.lingering
+        where = ", ".join(f"{name}: {count}" for name, count in sorted(by_organ.items()) if count)
+        handlers = _counted(self.copies, "handler that was asked", "handlers that were asked")
+        return f"{handlers} to stop still {'runs' if self.copies == 1 else 'run'} ({where})"
+
+    @property
+    def notes(self) -> list[str]:
+        """A line each; empty: there is nothing to know."""
+        draining = (
+            _counted(
+                self.draining,
+                "replica is draining: it ends the tasks it has",
+                "replicas are draining: they end the tasks they have",
+            )
+            if self.draining
+            else None
+        )
+        return [note for note in (self.copies_note, draining) if note]
+
+
+def long_work_sql() -> str:
+    """Text of the statement ``long_work``, for who does not import the queue."""
+    return (Path(__file__).parent / "queue" / "sql" / "long_work.sql").read_text(encoding="utf-8")
+
+
+async def ask_organism(url: str | None, client: httpx.AsyncClient | None = None) -> OrganismWork | None:
+    """Ask the organism what runs on all its replicas.
+
+    Args:
+        url: Base of its routes; None: not known.
+        client: To ask with; None: one of its own.
+
+    Returns:
+        None if it does not answer, or is of a version that has no such route. Never raises for that.
+    """
+    import httpx
+
+    if url is None:
+        return None
+    try:
+        if client is None:
+            async with httpx.AsyncClient(trust_env=False, timeout=RUNNING_TIMEOUT_S) as own:
+                return await ask_organism(url, own)
+        answer = await client.get(f"{url.rstrip('/')}/running", timeout=RUNNING_TIMEOUT_S)
+        return OrganismWork.of(answer.json()) if answer.status_code == 200 else None
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError):
+        return None
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def _moment(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text).astimezone(UTC)
