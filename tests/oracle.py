@@ -27,6 +27,7 @@ class Task:
     lane: str | None = None
     timed_out: int = 0
     lease_lost: int = 0
+    interrupted: int = 0
     suspicion: int = 0
     cancel_requested: bool = False
     settlements: int = 0
@@ -59,6 +60,7 @@ class Oracle:
     newest_claim: int = 0
     paused: set[tuple[str, str]] = field(default_factory=set)
     max_attempts: dict[str, int] = field(default_factory=dict)
+    max_interruptions: dict[str, int | None] = field(default_factory=dict)
     """By type, where the task does not say."""
 
     def added(self, task: Task) -> UUID:
@@ -139,20 +141,28 @@ class Oracle:
             task.settlements += 1
             task.finished_at = self.now
 
-    def release(self, task_id: UUID, claim: int, *, suspicion: int) -> bool:
+    def release(self, task_id: UUID, claim: int, *, suspicion: int, interrupted: bool) -> bool:
         task = self.tasks.get(task_id)
         if task is None or task.claim != claim or task.status != "running":
             return False
         task.attempts -= 1
+        task.interrupted += interrupted
         task.status = "retry" if task.attempts else "queued"
-        task.suspicion = max(task.suspicion, suspicion)
+        task.suspicion += suspicion
+        limit = self.max_interruptions.get(task.type)
+        if interrupted and limit is not None and task.interrupted >= limit:
+            task.status = "cancelled" if task.cancel_requested else "failed"
         self.handed_back(task)
         return True
 
     def abandon(self, lane: str, known: list[int]) -> set[UUID]:
         """What the lane holds and does not know of goes back."""
         unknown = {t.id: t.claim for t in self.tasks.values() if t.lane == lane and t.claim not in known}
-        return {task_id for task_id, claim in unknown.items() if self.release(task_id, claim, suspicion=0)}
+        return {
+            task_id
+            for task_id, claim in unknown.items()
+            if self.release(task_id, claim, suspicion=0, interrupted=False)
+        }
 
     def cancel_requests(self, lane: str) -> list[int]:
         return sorted(t.claim for t in self.tasks.values() if t.lane == lane and t.cancel_requested)
@@ -190,7 +200,7 @@ class Oracle:
                     kept_out += 1
                 elif limit is None or put_back < limit:
                     task.status, task.run_after, task.finished_at = "queued", self.now, None
-                    task.attempts = task.timed_out = task.lease_lost = task.settlements = 0
+                    task.attempts = task.timed_out = task.lease_lost = task.interrupted = task.settlements = 0
                     task.redriven += 1
                     put_back += 1
         return put_back, kept_out

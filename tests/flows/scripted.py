@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from blocks.errors import OrganismUnavailable, ReplicaLost
@@ -15,9 +15,16 @@ TIMEOUT = 30
 
 
 class ScriptedOrganism:
-    """What a task does is its domain, else its type: ``ok``, ``fail``, ``reject``, ``hang`` (until
-    ``let_go``), ``long`` (until cancelled), ``interrupt`` (the replica stops, the first time), ``kill`` (the
-    replica dies), ``silent`` (it gives signs of life and nothing else), ``bug``.
+    """What a task does is its domain, else its type.
+
+    - ``ok``, ``fail``, ``reject``: it ends so.
+    - ``hang``: until ``let_go``; ``begin``: likewise, and it says that it begins.
+    - ``wait``: for a handler, until it is recalled or let go.
+    - ``long``: until it is cancelled.
+    - ``interrupt``: the replica stops, the first time.
+    - ``kill``: what it runs in dies, the replica or a process of its own; ``doom``: the replica, in any case.
+    - ``silent``: it gives signs of life and nothing else.
+    - ``bug``: a mistake of ours.
 
     While ``away`` is set, no replica takes a call.
     """
@@ -28,21 +35,31 @@ class ScriptedOrganism:
         self.started = asyncio.Event()
         self.refused = asyncio.Event()
         self.runs: Counter[str] = Counter()
-        self.calls: list[tuple[int, bool]] = []
-        """Size and exclusiveness of each call."""
+        self.calls: list[Batch] = []
         self.closed = 0
         self.cancelled: set[int] = set()
+        self.recalled: set[int] = set()
+        self.stopped: list[dict[str, int]] = []
+        """What was to be stopped, by id and newest claim."""
         self.told = asyncio.Event()
 
-    async def cancel(self, claims: Sequence[int]) -> None:
-        self.cancelled.update(claims)
+    async def cancel(self, runs: Mapping[str, int]) -> None:
+        self.stopped.append(dict(runs))
+        for batch in self.calls:
+            for task, claim in zip(batch.ids, batch.claims, strict=True):
+                if claim <= runs.get(task, -1):
+                    self.cancelled.add(claim)
         self.told.set()
 
-    async def call(self, batch: Batch, *, exclusive: bool) -> AsyncGenerator[Outcomes, None]:
+    async def recall(self, claims: Sequence[int], *, leaving: bool) -> None:
+        self.recalled.update(claims)
+        self.told.set()
+
+    async def call(self, batch: Batch) -> AsyncGenerator[Outcomes, None]:
         if self.away:
             self.refused.set()
             raise OrganismUnavailable("no replica")
-        self.calls.append((len(batch), exclusive))
+        self.calls.append(batch)
         self.started.set()
         try:
             yield Outcomes()
@@ -65,6 +82,16 @@ class ScriptedOrganism:
                             self.told.clear()
                             await self.told.wait()
                         outcomes.add(position, "cancelled", error="cancelled")
+                    case "begin":  # a handler begins, and ends when it is let go
+                        yield Outcomes(begun=[position])
+                        await self.let_go.wait()
+                        outcomes.add(position, "completed", result="{}")
+                    case "wait":
+                        while not (batch.claims[position] in self.recalled or self.let_go.is_set()):
+                            yield Outcomes(waiting=True)
+                            await asyncio.sleep(0.01)
+                        cause = "recalled" if batch.claims[position] in self.recalled else "completed"
+                        outcomes.add(position, cause, result=None if cause == "recalled" else "{}")
                     case "interrupt":
                         first = self.runs[batch.ids[position]] == 1
                         outcomes.add(
@@ -75,7 +102,11 @@ class ScriptedOrganism:
                         while True:
                             await asyncio.sleep(0.01)
                             yield Outcomes()
+                    case "kill" if batch.suspicions[position]:
+                        outcomes.add(position, "failed", error="the agent process died: SIGKILL")
                     case "kill":
+                        raise ReplicaLost("the replica died")
+                    case "doom":  # whatever it runs in, its replica dies
                         raise ReplicaLost("the replica died")
                     case "bug":
                         raise RuntimeError("a mistake of ours")

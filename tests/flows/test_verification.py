@@ -126,7 +126,7 @@ async def test_what_is_paused_is_named_with_its_reason(queue: Queue) -> None:
 class Healthy(ScriptedOrganism):
     """Completes everything."""
 
-    async def call(self, batch: Batch, *, exclusive: bool) -> AsyncGenerator[Outcomes, None]:
+    async def call(self, batch: Batch) -> AsyncGenerator[Outcomes, None]:
         outcomes = Outcomes()
         for position in range(len(batch)):
             outcomes.add(position, "completed", result="{}")

@@ -44,6 +44,9 @@ types = st.sampled_from(TYPES)
 priorities = st.lists(st.integers(0, 1), min_size=1, max_size=4)
 
 
+CAUSES_OF_RELEASE = ("interrupted", "replica_lost", None)
+
+
 class QueueMachine(RuleBasedStateMachine):
     """One queue, some lanes, and every held claim kept for ever so that stale ones are used too."""
 
@@ -177,23 +180,33 @@ class QueueMachine(RuleBasedStateMachine):
         self.claim_along(lane, quota=quota)
 
     def claimed(self, lane: str, batch: Batch) -> None:
-        for task_id, claim, attempt, suspicion in zip(
-            batch.ids, batch.claims, batch.attempts, batch.suspicions, strict=True
+        for task_id, claim, attempt, suspicion, reclaimed in zip(
+            batch.ids, batch.claims, batch.attempts, batch.suspicions, batch.reclaimed, strict=True
         ):
             self.oracle.claimed(lane, UUID(task_id), claim)
             task = self.oracle.tasks[UUID(task_id)]
             assert (attempt, suspicion) == (task.attempts, task.suspicion)
+            assert reclaimed == any((task.interrupted, task.lease_lost, task.suspicion))
         if len(batch):
             # Postgres gives them as they lie on its pages, which is not the history's doing.
             in_order = sorted(range(len(batch)), key=batch.ids.__getitem__)
             self.held.append((lane, batch.take(in_order)))
 
-    @rule(data=st.data(), kind=types, max_attempts=st.integers(1, 2))
-    def set_policy(self, data: st.DataObject, kind: str, max_attempts: int) -> None:
+    @rule(
+        data=st.data(),
+        kind=types,
+        max_attempts=st.integers(1, 2),
+        max_interruptions=st.none() | st.integers(1, 3),
+    )
+    def set_policy(
+        self, data: st.DataObject, kind: str, max_attempts: int, max_interruptions: int | None
+    ) -> None:
         """For what waits and runs already, too."""
         self.claim_along(self.some_lane(data), look=True)
-        self.wait(self.queue.set_policy(TypePolicy(type=kind, max_attempts=max_attempts)))
+        policy = TypePolicy(type=kind, max_attempts=max_attempts, max_interruptions=max_interruptions)
+        self.wait(self.queue.set_policy(policy))
         self.oracle.max_attempts[kind] = max_attempts
+        self.oracle.max_interruptions[kind] = max_interruptions
         if self.held:
             lane, batch = self.held[-1]
             self.settle_as(lane, batch, ["failed"] * len(batch))
@@ -236,19 +249,23 @@ class QueueMachine(RuleBasedStateMachine):
         task.run_after = due
 
     @precondition(lambda self: self.held)
-    @rule(data=st.data(), suspicion=st.integers(0, 2))
-    def release(self, data: st.DataObject, suspicion: int) -> None:
+    @rule(data=st.data(), suspicion=st.integers(0, 2), cause=st.sampled_from(CAUSES_OF_RELEASE))
+    def release(self, data: st.DataObject, suspicion: int, cause: str | None) -> None:
         lane, batch = self.some_held(data)
-        self.release_as(lane, batch, suspicion)
-        self.release_as(lane, batch, suspicion)
+        self.release_as(lane, batch, suspicion, cause)
+        self.release_as(lane, batch, suspicion, cause)
 
-    def release_as(self, lane: str, batch: Batch, suspicion: int = 0) -> None:
-        released = self.wait(
-            self.queue.release(lane, batch, cause="interrupted", error="x", suspicion=suspicion)
-        )
-        pairs = zip(batch.ids, batch.claims, strict=True)
-        expected = {i for i, claim in pairs if self.oracle.release(UUID(i), claim, suspicion=suspicion)}
-        assert set(released) == expected
+    def release_as(
+        self, lane: str, batch: Batch, suspicion: int = 0, cause: str | None = "interrupted"
+    ) -> None:
+        released = self.wait(self.queue.release(lane, batch, cause=cause, error="x", suspicion=suspicion))
+        interrupted = cause == "interrupted"
+        expected = {
+            i: self.oracle.tasks[UUID(i)].status
+            for i, claim in zip(batch.ids, batch.claims, strict=True)
+            if self.oracle.release(UUID(i), claim, suspicion=suspicion, interrupted=interrupted)
+        }
+        assert released == expected
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())
@@ -395,9 +412,9 @@ class QueueMachine(RuleBasedStateMachine):
         assert {row["id"] for row in rows} == set(self.oracle.tasks), "a task was lost or invented"
         for row in rows:
             task = self.oracle.tasks[row["id"]]
-            ours = (task.status, task.attempts, task.claim, task.lane, task.timed_out, task.lease_lost)
-            names = ("s", "attempts", "claim", "locked_by", "timed_out", "lease_lost")
-            assert tuple(row[name] for name in names) == ours
+            names = ("attempts", "claim", "timed_out", "lease_lost", "interrupted")
+            assert (row["s"], row["locked_by"]) == (task.status, task.lane)
+            assert [row[name] for name in names] == [getattr(task, name) for name in names]
             assert (row["suspicion"], row["run_after"]) == (task.suspicion, task.run_after)
             assert row["cancel_requested"] == task.cancel_requested
             assert (row["finished_at"] is not None) == (row["s"] in FINISHED)

@@ -38,7 +38,7 @@ async def test_a_cancel_tells_what_became_of_each(queue: Queue) -> None:
         assert task.finished_at is not None
     task = await queue.get(str(running))
     assert (task.status, task.cancel_requested) == ("running", True)
-    assert await queue.cancel_requests("lane") == [task.claim]
+    assert await queue.cancel_requests("lane") == {task.claim: str(running)}
     assert (await queue.get(str(done))).status == "completed"
     assert await queue.cancel([]) == Cancelled([], [], [])
 
@@ -59,7 +59,7 @@ async def test_a_task_to_be_cancelled_is_not_tried_again(queue: Queue, cause: st
     settled = await queue.settle("lane", batch, outcomes_of(batch, cause, result="1", error="x"))
     assert settled.statuses == {str(task_id): status}
     task = await queue.get(str(task_id))
-    assert (task.cancel_requested, await queue.cancel_requests("lane")) == (False, [])
+    assert (task.cancel_requested, await queue.cancel_requests("lane")) == (False, {})
     assert task.finished_at is not None
 
 

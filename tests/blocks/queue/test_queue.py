@@ -226,7 +226,8 @@ async def test_a_stop_reaches_every_lane_of_the_run_and_no_other(queue: Queue) -
     await queue.register("b", run="one")
     await queue.register("c", run="two")
     assert await queue.request_stop("one") == 2
-    assert [await queue.renew(lane) for lane in "abc"] == [True, True, False]
+    asked = [await queue.renew(lane) for lane in "abc"]
+    assert [one and one.stop for one in asked] == [True, True, False]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 from pydantic import ValidationError
 
 from blocks.queue import NewTask, Queue, RedriveFilter
+from blocks.queue.models import Asked
 from blocks.queue.statements import statement
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.blocks.queue.sessions import blocked_on_a_row, open_transaction
@@ -125,7 +126,7 @@ async def test_a_report_of_the_earlier_claim_changes_nothing_after_a_redrive(que
     newer = await claim(queue)
     assert set(newer.ids) == set(late.ids)
     assert (await queue.settle("lane", late, reports)).stale == late.ids
-    assert await queue.release("lane", late, cause="interrupted", error="x") == []
+    assert await queue.release("lane", late, cause="interrupted", error="x") == {}
     assert not (await queue.settle("lane", newer, outcomes_of(newer, "completed", result="1"))).stale
     assert {(await queue.get(task_id)).result for task_id in late.ids} == {1}
 
@@ -310,7 +311,7 @@ async def test_a_lane_that_may_still_renew_is_never_forgotten(queue: Queue) -> N
     await queue.register("late")
     await advance(queue, 10_000)
     assert await queue.forget_lanes(dead_for_s=100) == 0
-    assert await queue.renew("late") is False
+    assert (await queue.renew("late")) == Asked(stop=False, leave=False)
 
 
 HOLD = """

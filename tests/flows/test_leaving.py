@@ -1,0 +1,198 @@
+"""A lane that is to leave waits for what runs, one that is to stop does not; who loses a claim stops it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+import pytest
+
+from blocks.queue import Queue, TypePolicy
+from flows import calls, lane
+from flows.lane import Lane
+from tests.flows.scripted import TIMEOUT, ScriptedOrganism, nothing_left_behind, running, submit
+from tests.stack import until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lane, "BALANCE_S", 0.02)
+
+
+@pytest.fixture
+async def queue(database: str) -> AsyncIterator[Queue]:
+    async with Queue(database, lease_s=0.9, backoff_base_s=0.02, backoff_cap_s=0.1) as queue:
+        yield queue
+
+
+@pytest.fixture
+async def organism() -> ScriptedOrganism:
+    return ScriptedOrganism()
+
+
+async def begun(queue: Queue, task_id: str) -> bool:
+    task = await queue.get(task_id)
+    return task.begun_at is not None and task.locked_at is not None and task.begun_at >= task.locked_at
+
+
+@pytest.mark.parametrize("how", ["time", "asked", "told"])
+async def test_a_lane_that_leaves_keeps_its_lease_until_its_calls_have_ended(
+    queue: Queue, organism: ScriptedOrganism, how: str
+) -> None:
+    [long] = await submit(queue, "begin", max_attempts=1)
+    leaving = Lane(queue, organism, run="a run", grace_s=0.01, max_seconds=0.3 if how == "time" else None)
+    async with running(leaving) as run:
+        await until(lambda: begun(queue, long))
+        match how:
+            case "asked":
+                assert await queue.request_leave("a run") == 1
+            case "told":
+                leaving.leave()
+        await until(lambda: leaving._leaving.is_set())
+        [later] = await submit(queue, "ok")
+        left = await queue.now()
+        # Three leases, with a reaper that would take anything it may.
+        while (await queue.now() - left).total_seconds() < 3 * queue.lease_s:
+            assert not (await queue.reap()).runs
+            await asyncio.sleep(0.05)
+        [row] = await queue.lanes()
+        assert row.live
+        assert row.leaving_at is not None
+        assert not row.claiming
+        assert not run.done()
+        organism.let_go.set()
+        summary = await asyncio.wait_for(run, TIMEOUT)
+    assert summary.completed == 1  # type: ignore[attr-defined]
+    task = await queue.get(long)
+    assert (task.status, task.attempts, task.interrupted, task.history) == ("completed", 1, 0, [])
+    assert (await queue.get(later)).status == "queued", "a lane that leaves must not claim"
+    await nothing_left_behind(queue)
+
+
+async def test_a_lane_that_leaves_hands_back_what_no_handler_has_begun_with(
+    queue: Queue, organism: ScriptedOrganism
+) -> None:
+    [long, waiting] = await submit(queue, "begin", "wait", max_attempts=1)
+    leaving = Lane(queue, organism)
+    async with running(leaving) as run:
+        await until(lambda: begun(queue, long))
+        leaving.leave()
+        await until(lambda: _status_is(queue, waiting, "queued"))
+        task = await queue.get(waiting)
+        assert (task.attempts, task.interrupted, task.history) == (0, 0, []), (
+            "as if it had never been claimed"
+        )
+        assert not run.done()
+        organism.let_go.set()
+        await asyncio.wait_for(run, TIMEOUT)
+    assert (await queue.get(long)).status == "completed"
+
+
+async def test_a_lane_that_leaves_can_still_be_stopped(queue: Queue, organism: ScriptedOrganism) -> None:
+    [long] = await submit(queue, "begin", max_attempts=1)
+    leaving = Lane(queue, organism, run="a run", grace_s=0.01)
+    async with running(leaving) as run:
+        await until(lambda: begun(queue, long))
+        leaving.leave()
+        await asyncio.sleep(0.1)
+        assert not run.done()
+        await queue.request_stop("a run")
+        await asyncio.wait_for(run, TIMEOUT)
+    task = await queue.get(long)
+    assert (task.status, task.attempts, task.interrupted) == ("queued", 0, 1)
+    assert [a.cause for a in task.history] == ["interrupted"]
+    assert organism.closed == len(organism.calls), "its handler is stopped"
+    await nothing_left_behind(queue)
+
+
+async def test_a_task_may_be_cancelled_while_its_lane_leaves(
+    queue: Queue, organism: ScriptedOrganism
+) -> None:
+    [long] = await submit(queue, "long")
+    leaving = Lane(queue, organism)
+    async with running(leaving) as run:
+        await asyncio.wait_for(organism.started.wait(), TIMEOUT)
+        leaving.leave()
+        await queue.cancel([UUID(long)])
+        await asyncio.wait_for(run, TIMEOUT)
+    assert (await queue.get(long)).status == "cancelled"
+
+
+async def test_interruptions_are_bounded_where_the_type_says_so(
+    queue: Queue, organism: ScriptedOrganism
+) -> None:
+    await queue.set_policy(TypePolicy(type="begin", max_interruptions=2))
+    [long] = await submit(queue, "begin")
+    for _ in range(2):
+        stopped = Lane(queue, organism, grace_s=0.0)
+        async with running(stopped) as run:
+            await until(lambda: begun(queue, long))
+            stopped.stop()
+            summary = await asyncio.wait_for(run, TIMEOUT)
+    task = await queue.get(long)
+    assert (task.status, task.interrupted, task.attempts) == ("failed", 2, 0)
+    assert "interrupted 2 times before it ended" in (task.error or "")
+    assert summary.failed == 1  # type: ignore[attr-defined]
+
+
+async def test_whoever_reaps_has_the_runs_of_the_dead_lane_stopped(
+    queue: Queue, organism: ScriptedOrganism
+) -> None:
+    [orphan] = await submit(queue, "ok")
+    await queue.register("killed")
+    batch = await queue.claim("killed", 1)
+    async with running(Lane(queue, organism)):
+        await until(lambda: _status_is(queue, orphan, "completed"))
+        await until(lambda: {orphan: batch.claims[0]} in organism.stopped)
+
+
+async def test_whoever_claims_what_another_lost_has_its_runs_stopped(
+    queue: Queue, organism: ScriptedOrganism
+) -> None:
+    """A reaper that is no lane, as the watchdog, cannot reach replicas."""
+    [orphan] = await submit(queue, "ok")
+    await queue.register("killed")
+    await queue.claim("killed", 1)
+    await queue.deregister("killed")
+    await queue.reap()
+    async with running(Lane(queue, organism)):
+        await until(lambda: _status_is(queue, orphan, "completed"))
+    task = await queue.get(orphan)
+    assert {orphan: task.claim - 1} in organism.stopped
+
+
+async def test_what_waits_for_too_long_is_handed_back_and_tried_again(
+    queue: Queue, organism: ScriptedOrganism, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "WAITING_S", 0.05)
+    ids = await submit(queue, *["wait"] * 3)
+    balanced = Lane(queue, organism)
+    async with running(balanced):
+        await until(lambda: len(organism.recalled) == 3)
+        await until(lambda: _all_are(queue, ids, "queued"))
+        assert balanced._pace.window("wait").size == 1, "it tries one at a time while nothing begins"
+        organism.let_go.set()
+        await until(lambda: _all_are(queue, ids, "completed"))
+    assert {task.attempts for task in [await queue.get(i) for i in ids]} == {1}
+
+
+async def test_a_task_that_takes_every_replica_down_comes_to_an_end(
+    queue: Queue, organism: ScriptedOrganism
+) -> None:
+    [doomed] = await submit(queue, "doom", max_attempts=2)
+    await asyncio.wait_for(Lane(queue, organism, until_empty=True).run(), TIMEOUT)
+    task = await queue.get(doomed)
+    assert (task.status, task.attempts) == ("failed", 2)
+    causes = [a.cause for a in task.history]
+    assert causes == ["replica_lost"] * calls.SUSPICION_LIMIT + ["failed"] * 2
+
+
+async def _status_is(queue: Queue, task_id: str, status: str) -> bool:
+    return (await queue.get(task_id)).status == status
+
+
+async def _all_are(queue: Queue, ids: list[str], status: str) -> bool:
+    return {(await queue.get(i)).status for i in ids} == {status}
