@@ -66,10 +66,11 @@ async def test_a_task_to_be_cancelled_is_not_tried_again(queue: Queue, cause: st
 async def test_a_lost_lanes_task_that_was_to_be_cancelled_is(queue: Queue) -> None:
     await set_clock(queue, START)
     cancelled, other = await queue.submit([NewTask(type="t"), NewTask(type="t")])
-    await claim(queue)
+    batch = await claim(queue)
     await queue.cancel([cancelled])
     await advance(queue, 16)
-    assert await queue.reap() == Reaped(lanes=1, retried=2, failed=0)
+    held = dict(zip(batch.ids, batch.claims, strict=True))
+    assert await queue.reap() == Reaped(lanes=1, retried=2, failed=0, runs=held)
     assert (await queue.get(str(cancelled))).status == "cancelled"
     assert (await queue.get(str(other))).status == "retry"
 

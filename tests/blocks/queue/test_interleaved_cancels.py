@@ -88,7 +88,7 @@ async def test_a_cancel_and_a_reap_at_the_same_moment(queue: Queue) -> None:
     async with open_transaction(queue) as cancelling:
         await cancelling.fetch(statement("cancel"), [task_id])
         assert (await queue.reap()).retried == 0, "the reaper passes by what is locked"
-    assert await queue.reap() == Reaped(lanes=0, retried=1, failed=0)
+    assert await queue.reap() == Reaped(0, 1, 0, {batch.ids[0]: batch.claims[0]})
     assert (await queue.get(batch.ids[0])).status == "cancelled"
 
 
