@@ -17,6 +17,10 @@ from tests.history import History, charged_by_mistake, overlaps, violations
 
 ALLOWANCE_S = 5.0
 """Recovery is promised within the lease and so many seconds."""
+GAP_S = 20.0
+"""Longest time in which no short task is settled: a replica starts within 10 s, and 10 s are allowed."""
+OVERLAP_S = 10.0
+"""Longest time that two runs of one task may go on at once: within it, a replica learns of a lost claim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,8 @@ class Report:
     history: History
     violations: list[str]
     measured: list[Measured]
+    standstills: list[str]
+    """Stretches of more than `GAP_S` without a short task settled, a line each; see `_standstills`."""
     claims_p99_s: float
     """99 % of all claims lasted less."""
 
@@ -72,6 +78,7 @@ class Report:
             "dispatches": run.dispatches,
             "incidents": run.incidents,
             "violations": self.violations,
+            "standstills": self.standstills,
             "slow": self.slow,
             "kills": [self._kill(m) for m in self.measured],
         }
@@ -93,10 +100,24 @@ def judge(run: Run, history: History, *, before_s: float) -> Report:
     return Report(
         run,
         history,
-        violations(history, run.expected, excused=run.replica_deaths),
+        violations(history, run.expected, excused=run.replica_deaths, overlap_s=OVERLAP_S),
         list(_measure(run.killed, history, timeline)),
+        list(_standstills(run, timeline)),
         timeline.claims_lasted(0.99),
     )
+
+
+def _standstills(run: Run, timeline: Timeline) -> Iterable[str]:
+    for begin, end in timeline.standstills(GAP_S, run.fed_until):
+        within = [killed for killed in run.killed if begin - ALLOWANCE_S < killed.at < end]
+        # Of several on top of one another each takes its time.
+        if len(within) > 1 or any(VICTIMS[killed.kind].ends_everything for killed in within):
+            continue
+        after = ", ".join(killed.kind for killed in within) or "nothing"
+        yield (
+            f"no short task was settled for {end - begin:.1f} s, {begin - run.started:.0f} s into the run, "
+            f"after: {after}"
+        )
 
 
 def _measure(kills: list[Killed], history: History, timeline: Timeline) -> Iterable[Measured]:
