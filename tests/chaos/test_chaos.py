@@ -23,7 +23,7 @@ PLAN = Plan(
     seed=20,
     tasks=2000,
     mix=Mix(slow_s=0.5, long_s=(10.0, 20.0)),
-    seconds=90.0,
+    seconds=150.0,
     deck=("lane", "postgres", "relief", "replica", "controller", "redeploy", "flow"),
     kills=7,
     longs=4,

@@ -113,6 +113,7 @@ def _long(recorded: Recorded, history: History, number: int) -> dict[str, Any]:
 
 def _broken(recorded: Recorded, history: History, record: dict[str, Any]) -> Iterator[str]:
     expected = dict.fromkeys(recorded.longs, Expected("completed", 1))
+    yield from recorded.incidents
     yield from violations(history, expected, overlap_s=OVERLAP_S)
     for long in record["long"]:
         explained = 1 + sum(long["causes"].values())

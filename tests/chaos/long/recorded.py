@@ -114,6 +114,8 @@ class Recorded:
     peak_runs: int = 0
     """Most dispatch flow processes at once."""
     peak_lanes: int = 0
+    incidents: list[str] = field(default_factory=list)
+    """What went wrong that is no broken promise of a task."""
 
 
 def default_stack(home: Path, *, longs: int, long_s: float) -> Stack:
@@ -260,8 +262,12 @@ class LongRun:
 
     async def stack_up(self) -> None:
         """Bring up what was killed or changed, while everything else goes on."""
-        said = await asyncio.to_thread(self.stack.run, "up")
-        self._say(f"`organism up`: {json.dumps(said)[:300]}")
+        try:
+            said = json.dumps(await asyncio.to_thread(self.stack.run, "up"))
+        except AssertionError as error:
+            said = str(error)
+            self.recorded.incidents.append(f"`organism up` failed: {said[-300:]}")
+        self._say(f"`organism up`: {said[:300]}")
 
     # Watching
 
