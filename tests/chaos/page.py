@@ -70,8 +70,8 @@ def long_table(record: dict[str, Any]) -> str:
     within = sum(p99 <= 1000 for p99 in p99s)
     completed = sum(long["status"] == "completed" for long in record["long"])
     lines = [
-        f"{plan['longs']} tasks of {plan['long_minutes']:g} minutes and {plan['rate']:g} short ones a second "
-        f"for {plan['minutes']:g} minutes on {record['cores']} cores: **{len(record['violations'])} "
+        f"{plan['longs']} tasks of {plan['long_minutes']:g} min and {plan['rate']:g} short ones a second "
+        f"for {plan['minutes']:g} min on {record['cores']} cores: **{len(record['violations'])} "
         f"violations.** {completed} of {len(record['long'])} long tasks and {short['completed']:,} of "
         f"{short['tasks']:,} short ones completed. From the submission of a short task until its handler "
         f"began: median {_ms(short['p50_ms'])}, p99 {_ms(short['p99_ms'])}, slowest {_ms(short['max_ms'])}; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import shutil
 import sys
 import tempfile
@@ -41,6 +42,8 @@ async def long(
         rate: Short tasks a second.
         record: Write docs/long-work.json, its picture and its part of docs/reliability.md.
     """
+    # Its pool reports each try to connect while Postgres is away, with a traceback.
+    logging.getLogger("asyncpg").setLevel(logging.CRITICAL)
     plan = Plan(minutes, long_minutes, longs, rate)
     home = Path(tempfile.mkdtemp(prefix="organism-long-"))
     stack = default_stack(home, longs=longs, long_s=long_minutes * 60)

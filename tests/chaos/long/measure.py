@@ -41,7 +41,7 @@ async def measure(queue: Queue, recorded: Recorded) -> dict[str, Any]:
             "attempts_above_one": sum(row["attempts"] > 1 for row in rows),
             **_spread([seconds for _, seconds in picked_up]),
         },
-        "per_minute": list(_per_minute(recorded, picked_up)),
+        "per_minute": list(_per_minute(recorded, picked_up, settled)),
         "events": events,
         "long": [_long(recorded, history, number) for number in range(len(recorded.longs))],
         "dispatch": {"peak_runs": recorded.peak_runs, "peak_lanes": recorded.peak_lanes},
@@ -49,13 +49,17 @@ async def measure(queue: Queue, recorded: Recorded) -> dict[str, Any]:
     return {**record, "violations": list(_broken(recorded, history, record))}
 
 
-def _per_minute(recorded: Recorded, picked_up: Sequence[tuple[float, float]]) -> Iterator[dict[str, Any]]:
-    """Tasks by the minute they were submitted in."""
-    minutes: dict[int, list[float]] = {}
+def _per_minute(
+    recorded: Recorded, picked_up: Sequence[tuple[float, float]], settled: Sequence[float]
+) -> Iterator[dict[str, Any]]:
+    """Pick-up of the tasks submitted in each minute, and how many were settled in it."""
+    submitted: dict[int, list[float]] = {}
     for created, seconds in picked_up:
-        minutes.setdefault(int((created - recorded.started) // 60), []).append(seconds)
-    for minute, values in sorted(minutes.items()):
-        yield {"minute": minute, "tasks": len(values), **_spread(values)}
+        submitted.setdefault(int((created - recorded.started) // 60), []).append(seconds)
+    done = Counter(int((finished - recorded.started) // 60) for finished in settled)
+    for minute in sorted(submitted | done):
+        values = submitted.get(minute, [])
+        yield {"minute": minute, "submitted": len(values), "settled": done[minute], **_spread(values)}
 
 
 def _spread(values: Sequence[float]) -> dict[str, float | None]:
