@@ -44,7 +44,7 @@ class Report:
     violations: list[str]
     measured: list[Measured]
     standstills: list[str]
-    """Stretches of more than `GAP_S` without a short task settled, a line each; see `_standstills`."""
+    """Stretches too long without a short task settled, a line each."""
     claims_p99_s: float
     """99 % of all claims lasted less."""
 
@@ -94,21 +94,21 @@ class Report:
         return {name: round(value, 2) if isinstance(value, float) else value for name, value in found.items()}
 
 
-def judge(run: Run, history: History, *, before_s: float) -> Report:
-    """Check a run and measure its recoveries; see `Timeline` for ``before_s``."""
+def judge(run: Run, history: History, *, before_s: float, gap_s: float = GAP_S) -> Report:
+    """Check a run and measure its recoveries; see `Timeline` for ``before_s``, `GAP_S` for ``gap_s``."""
     timeline = Timeline(history, before_s=before_s)
     return Report(
         run,
         history,
         violations(history, run.expected, excused=run.replica_deaths, overlap_s=OVERLAP_S),
         list(_measure(run.killed, history, timeline)),
-        list(_standstills(run, timeline)),
+        list(_standstills(run, timeline, gap_s)),
         timeline.claims_lasted(0.99),
     )
 
 
-def _standstills(run: Run, timeline: Timeline) -> Iterable[str]:
-    for begin, end in timeline.standstills(GAP_S, run.fed_until):
+def _standstills(run: Run, timeline: Timeline, gap_s: float) -> Iterable[str]:
+    for begin, end in timeline.standstills(gap_s, run.fed_until):
         within = [killed for killed in run.killed if begin - ALLOWANCE_S < killed.at < end]
         # Of several on top of one another each takes its time.
         if len(within) > 1 or any(VICTIMS[killed.kind].ends_everything for killed in within):

@@ -28,8 +28,6 @@ class Victim:
     kind: Kind
     what: str
     """In words, for the report."""
-    planned: bool = False
-    """Nothing is killed: it ends as an operator would have it end."""
     titles: tuple[str, ...] = ()
     """Names its processes have, of which one is killed."""
     needs_up: bool = False
@@ -61,12 +59,9 @@ VICTIMS: dict[Kind, Victim] = {
         Victim(
             "redeploy",
             "(not killed) the Serve replica, replaced because the handlers' file was edited",
-            planned=True,
             needs_up=True,
         ),
-        Victim(
-            "relief", "(not killed) the lanes of a run, asked to leave when another had begun", planned=True
-        ),
+        Victim("relief", "(not killed) the lanes of a run, asked to leave when another had begun"),
     )
 }
 
