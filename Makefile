@@ -45,6 +45,9 @@ lock: $(INSTALLED) ## Resolve the versions anew.
 bench: $(INSTALLED) $(PEERS) ## Measure beside the peers and write docs/performance.md; ARGS="drain trickle" for parts.
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+long: $(INSTALLED) ## Run long tasks beside short ones for an hour, through kills and a redeploy; ARGS="--minutes 3 --long-minutes 1".
+	@$(BIN)/python -m tests.chaos.long $(ARGS)
+
 chaos: $(INSTALLED) ## Kill everything at random while tens of thousands of tasks run; ARGS="--seed 7 --tasks 50000".
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
@@ -68,4 +71,4 @@ $(PEERS): benchmarks/requirements.lock | $(INSTALLED)
 	-r benchmarks/requirements.lock
 	@touch $@
 
-.PHONY: help demo up down install test soak fast lint notebooks lock bench chaos bench-lock clean
+.PHONY: help demo up down install test soak fast lint notebooks lock bench chaos long bench-lock clean

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -74,6 +74,19 @@ class Run:
     begun: float | None = None
     ended: float | None = None
     """None when its process was killed."""
+    replica: int = 0
+    """Process id of the replica it was on."""
+    seen: float | None = None
+    """When it last wrote anything."""
+    told: float | None = None
+    """When it noticed that it was to stop."""
+
+    @property
+    def span(self) -> tuple[float, float] | None:
+        """When it surely went on; None: it did not say when it began."""
+        if self.begun is None:
+            return None
+        return self.begun, max(self.begun, self.ended or self.seen or 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,23 +113,33 @@ async def install_history(queue: Queue) -> None:
     await queue.pool.execute(INSTALL)
 
 
-async def read_history(queue: Queue, evidence: Path | None = None) -> History:
+async def read_history(queue: Queue, evidence: Path | None = None, *, type: str = "%") -> History:
     """What was recorded so far.
 
     Args:
         evidence: What handlers wrote themselves: lines of ``task claim pid``, or ``task claim pid event at``
-            with ``begin`` and ``end`` for events and seconds since the epoch.
+            with seconds since the epoch, and for events ``begin``, ``end``, ``told`` when the handler noticed
+            that it was to stop, and anything else while it goes on.
+        type: Of tasks of these types only, a pattern of LIKE.
     """
-    rows = await queue.pool.fetch("SELECT *, result::text AS result_text FROM tasks", timeout=60)
+    chosen = "SELECT id FROM tasks WHERE type LIKE $1"
+    rows = await queue.pool.fetch(
+        "SELECT *, result::text AS result_text FROM tasks WHERE type LIKE $1", type, timeout=60
+    )
     changes: dict[UUID, list[Change]] = defaultdict(list)
-    recorded = "SELECT task, at, claim, old, new, lane FROM test_history ORDER BY number"
-    for task, *values in await queue.pool.fetch(recorded, timeout=60):
+    recorded = (
+        f"SELECT task, at, claim, old, new, lane FROM test_history WHERE task IN ({chosen}) ORDER BY number"
+    )
+    for task, *values in await queue.pool.fetch(recorded, type, timeout=60):
         changes[task].append(Change(*values))
     charges: dict[UUID, list[Charge]] = defaultdict(list)
-    attempts = "SELECT task_id, claim, cause, coalesce(error, ''), ended_at FROM task_attempts ORDER BY claim"
-    for task, *values in await queue.pool.fetch(attempts, timeout=60):
+    attempts = (
+        "SELECT task_id, claim, cause, coalesce(error, ''), ended_at FROM task_attempts "
+        f"WHERE task_id IN ({chosen}) ORDER BY claim"
+    )
+    for task, *values in await queue.pool.fetch(attempts, type, timeout=60):
         charges[task].append(Charge(*values))
-    return History({row["id"]: row for row in rows}, changes, charges, _runs(evidence))
+    return History({row["id"]: row for row in rows}, changes, charges, runs_in(evidence))
 
 
 async def check_history(queue: Queue, submitted: Iterable[str], evidence: Path | None = None) -> None:
@@ -137,6 +160,7 @@ def violations(
     *,
     ran: bool = True,
     excused: Iterable[tuple[float, float]] = (),
+    overlap_s: float | None = None,
 ) -> list[str]:
     """Every broken promise, a line each; none when all were kept.
 
@@ -145,6 +169,8 @@ def violations(
         ran: Whether completed tasks must have left evidence.
         excused: Spans of time, in seconds since the epoch, in which somebody else killed replicas: a task
             that was alone on one cannot be told from a culprit and is rightly charged.
+        overlap_s: Longest time, in seconds, that two runs of one task may go on at once on different
+            replicas; None: not checked.
     """
     excuses = list(excused)
     found = [f"{task} was lost" for task in submitted if task not in history.tasks]
@@ -153,7 +179,8 @@ def violations(
         found += [f"{task} ({row['type']}): {problem}" for problem in _about_settling(history, task)]
         found += [f"{task} ({row['type']}): {problem}" for problem in _about_charges(history, task)]
         if ran:
-            found += [f"{task} ({row['type']}): {problem}" for problem in _about_runs(history, task)]
+            problems = [*_about_runs(history, task), *_about_overlaps(history, task, overlap_s)]
+            found += [f"{task} ({row['type']}): {problem}" for problem in problems]
         if expected := submitted.get(task):
             problems = _about_expectation(history, task, expected, excuses)
             found += [f"{task} ({row['type']}): {problem}" for problem in problems]
@@ -211,10 +238,33 @@ def _about_runs(history: History, task: UUID) -> Iterator[str]:
         yield f"ran more than once under claim {twice}"
     if unknown := claims.keys() - known:
         yield f"ran under claims it never had: {sorted(unknown)}"
+    explained = {charge.claim for charge in history.charges.get(task, [])}
+    if row["status"] in ("completed", "cancelled"):
+        explained.add(row["claim"])
+    if unexplained := sorted(claims.keys() - explained):
+        yield f"began {len(runs)} times, without a recorded reason after claims {unexplained}"
     if row["status"] == "completed" and not any(
         run.claim == row["claim"] and run.ended is not None for run in runs
     ):
         yield f"completed, and never ran to its end under claim {row['claim']}"
+
+
+def _about_overlaps(history: History, task: UUID, limit_s: float | None) -> Iterator[str]:
+    for one, other, seconds in _together(history.runs.get(task, [])):
+        pair = f"claims {one.claim} and {other.claim} ran at once for {seconds:.1f} s"
+        if one.replica == other.replica:
+            yield f"{pair}, on one replica"
+        elif limit_s is not None and seconds > limit_s:
+            yield f"{pair}; at most {limit_s:g} s are allowed"
+
+
+def _together(runs: Iterable[Run]) -> Iterator[tuple[Run, Run, float]]:
+    """Pairs of runs that went on at once, and for how many seconds."""
+    timed = [(run, span) for run in runs if (span := run.span)]
+    for (one, first), (other, second) in combinations(timed, 2):
+        seconds = min(first[1], second[1]) - max(first[0], second[0])
+        if seconds > 0:
+            yield one, other, seconds
 
 
 def _about_expectation(
@@ -245,15 +295,11 @@ def charged_by_mistake(history: History, submitted: Mapping[UUID, Expected | Non
 
 def overlaps(history: History) -> list[UUID]:
     """Tasks of which two runs went on at once, under different claims."""
-    found = []
-    for task, runs in history.runs.items():
-        spans = sorted((r.begun, r.ended) for r in runs if r.begun is not None and r.ended is not None)
-        if any(later[0] < earlier[1] for earlier, later in pairwise(spans)):
-            found.append(task)
-    return found
+    return [task for task, runs in history.runs.items() if any(_together(runs))]
 
 
-def _runs(evidence: Path | None) -> dict[UUID, list[Run]]:
+def runs_in(evidence: Path | None) -> dict[UUID, list[Run]]:
+    """The runs that handlers wrote down, by task; see `read_history`."""
     runs: dict[tuple[str, str, str], Run] = {}
     by_task: dict[UUID, list[Run]] = defaultdict(list)
     for line in evidence.read_text().splitlines() if evidence else ():
@@ -261,10 +307,14 @@ def _runs(evidence: Path | None) -> dict[UUID, list[Run]]:
         event, at = more or ("end", "0")
         run = runs.get((task, claim, pid))
         if run is None or event == "begin" or run.ended is not None:
-            run = runs[task, claim, pid] = Run(int(claim))
+            run = runs[task, claim, pid] = Run(int(claim), replica=int(pid))
             by_task[UUID(task)].append(run)
-        if event == "begin":
-            run.begun = float(at)
-        else:
-            run.ended = float(at)
+        run.seen = float(at)
+        match event:
+            case "begin":
+                run.begun = float(at)
+            case "end":
+                run.ended = float(at)
+            case "told":
+                run.told = float(at)
     return by_task

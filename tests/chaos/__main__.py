@@ -15,6 +15,7 @@ from cyclopts import App
 from blocks.queue import Queue
 from tests.chaos.chaos import Chaos, Plan
 from tests.chaos.page import table, write_down
+from tests.chaos.project import make_project
 from tests.chaos.report import Report, judge
 from tests.chaos.victims import Kind
 from tests.history import read_history
@@ -23,7 +24,7 @@ from tests.stack import CONFIG, Stack
 BEFORE_S = 10.0
 DECK: tuple[Kind, ...] = (
     *("lane", "lane", "replica", "replica", "flow", "flow"),
-    *("controller", "proxy", "postgres", "prefect", "ray", "poison"),
+    *("controller", "proxy", "postgres", "prefect", "ray", "poison", "redeploy", "relief"),
 )
 """Each round of kills; what more tasks depend on comes twice."""
 THEIRS = ("PREFECT_API_URL", "PREFECT_API_KEY", "RAY_ADDRESS", "ORGANISM_DSN", "PG_DSN", "SEEDCORE_PG_DSN")
@@ -42,7 +43,7 @@ async def chaos(
     ray: bool = True,
     record: bool = False,
 ) -> int:
-    """Run tens of thousands of tasks while everything is killed, and check that all were settled once.
+    """Run tens of thousands of tasks while everything is killed or replaced, and check that all settle once.
 
     Args:
         seed: Of the schedule and the tasks; unset: a random one, which is printed.
@@ -64,10 +65,8 @@ async def chaos(
     stack = Stack(home)
     for name in THEIRS:
         stack.env.pop(name, None)
-    stack.env |= {
-        "ORGANISM_LEASE_SECONDS": str(lease),
-        "ORGANISM_CONFIG": str(CONFIG.with_name("chaos.yaml")),
-    }
+    stack.env["ORGANISM_LEASE_SECONDS"] = str(lease)
+    make_project(stack, CONFIG.with_name("chaos.yaml").read_text())
     kept = True
     try:
         stack.run("up")
@@ -96,10 +95,12 @@ def _say(judged: Report, *, record: bool) -> bool:
         print(f"broken: {line}")
     for line in judged.run.incidents:
         print(f"incident: {line}")
+    for line in judged.standstills:
+        print(f"standstill: {line}")
     for line in judged.slow:
         print(f"slow: {line}")
     print(f"{len(judged.violations)} violations" if judged.violations else "every task settled exactly once")
-    return not (judged.violations or judged.slow or judged.run.incidents)
+    return not (judged.violations or judged.standstills or judged.slow or judged.run.incidents)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""A chaos run: tasks on a stack whose parts are killed by a seeded schedule, until every task is settled."""
+"""A chaos run: tasks on a stack whose parts are killed or replaced by a seeded schedule until all settle."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import random
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import IO
 from uuid import UUID
 
 from blocks.queue import Queue
@@ -21,12 +19,16 @@ from blocks.queue.connection import TRANSIENT_ERRORS
 from deployments.cli import DEFECT
 from deployments.health import check_organism, local_client
 from tests.chaos import workload
+from tests.chaos.dispatches import Dispatches
 from tests.chaos.victims import VICTIMS, Kind, kill
 from tests.history import Expected, install_history
 from tests.stack import Stack
 
 SETTLED = "SELECT count(*) FROM tasks WHERE status IN ('completed', 'failed', 'cancelled')"
-STILL_HELD = "SELECT count(*) FROM tasks WHERE status = 'running' AND locked_at < to_timestamp($1)"
+STILL_HELD = """
+SELECT count(*) FROM tasks WHERE status = 'running' AND locked_at < to_timestamp($1) AND type <> 'long'
+"""
+STILL_LONG = "SELECT count(*) FROM tasks WHERE type = 'long' AND finished_at IS NULL"
 STILL_POISON = "SELECT count(*) FROM tasks WHERE type = 'poison' AND finished_at IS NULL"
 STALLED_S = 45.0
 """Without any settlement for so long, something stayed broken: an incident, repaired by `organism up`."""
@@ -34,6 +36,8 @@ RECOVERY_LIMIT_S = 90.0
 """A kill that is not recovered from by then is not waited for any longer."""
 FINDING_S = 30.0
 """A process to kill is looked for so long."""
+REST_S = 600.0
+"""After each round of kills the long tasks have so long to end, while nothing is killed."""
 BACKLOG = 1500
 """So many tasks are kept unsettled: more than are in flight, so that lanes never run out of work."""
 FIRST_KILL_AFTER = 200
@@ -50,7 +54,7 @@ class Plan:
     seconds: float
     """For so long things are killed, at most."""
     deck: tuple[Kind, ...]
-    """Each round of kills is this, shuffled."""
+    """Each round of kills is this, shuffled; after it, nothing is killed until the long tasks have ended."""
     pause_s: tuple[float, float]
     """Shortest and longest time between recovery from one kill and the next."""
     on_top: float = 0.2
@@ -58,6 +62,8 @@ class Plan:
     kills: int | None = None
     """So many; None: for as long as there is time."""
     lanes: int = 2
+    longs: int = 6
+    """Long tasks in each round."""
     mix: workload.Mix = field(default_factory=workload.Mix)
     patience_s: float = 600.0
     """After the kills, for the rest of the tasks."""
@@ -117,6 +123,8 @@ class Run:
     incidents: list[str] = field(default_factory=list)
     """What went wrong that no kill explains."""
     started: float = 0.0
+    fed_until: float = 0.0
+    """From then on there were fewer and fewer tasks left."""
     ended: float = 0.0
 
     @property
@@ -142,7 +150,7 @@ class Chaos:
         lease_s = float(stack.env["ORGANISM_LEASE_SECONDS"])
         self.run = Run(plan, lease_s, stack.home / f"evidence-{plan.seed}-{os.getpid()}")
         self._tell = tell
-        self._flow: subprocess.Popen[bytes] | None = None
+        self._dispatches = Dispatches(stack, queue, plan.lanes, self._dispatch_ended)
         self._settled_at = time.monotonic()
         self._settled = 0
         self._killing = True
@@ -156,7 +164,7 @@ class Chaos:
         await install_history(self.queue)
         run.started = time.time()
         helpers = [
-            asyncio.create_task(work) for work in (self._feed(), self._schedule_dispatch(), self._watch())
+            asyncio.create_task(work) for work in (self._feed(), self._dispatches.keep_one(), self._watch())
         ]
         try:
             await self._kill_things()
@@ -168,7 +176,7 @@ class Chaos:
             for helper in helpers:
                 helper.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
-            await self._stop_dispatch()
+            await self._dispatches.stop()
         run.ended = time.time()
         return run
 
@@ -177,7 +185,9 @@ class Chaos:
     async def _kill_things(self) -> None:
         await self._until(lambda: self._settled >= FIRST_KILL_AFTER, 120.0)
         end = time.monotonic() + self.plan.seconds
-        for step in islice(schedule(self.plan), self.plan.kills):
+        for number, step in enumerate(islice(schedule(self.plan), self.plan.kills)):
+            if number % len(self.plan.deck) == 0:
+                await self._begin_round(number)
             if time.monotonic() > end:
                 return
             killed = await (self._poison() if step.kind == "poison" else self._kill(step))
@@ -191,18 +201,33 @@ class Chaos:
                 await recovering
                 await asyncio.sleep(step.pause_s)
 
+    async def _begin_round(self, number: int) -> None:
+        """Wait for the long tasks of the round before, and submit those of this one."""
+
+        async def ended() -> bool:
+            return await self._ask(STILL_LONG) == 0
+
+        await self._until(ended, REST_S)
+        chance = random.Random(f"long tasks {self.plan.seed} {number}")
+        await self._submit(
+            [workload.long(chance, self.plan.mix, self.run.evidence) for _ in range(self.plan.longs)]
+        )
+
     async def _kill(self, step: Step) -> Killed | None:
         victim: str | None = None
         deadline = time.monotonic() + FINDING_S
         while victim is None and time.monotonic() < deadline:
-            victim = kill(self.stack, step.kind, self._flow, step.pick)
+            if step.kind == "relief":
+                victim = await self._dispatches.relieve()
+            else:
+                victim = kill(self.stack, step.kind, self._dispatches.newest, step.pick)
             at = time.time()
             if victim is None:  # what was killed before is only coming back
                 await asyncio.sleep(0.1)
         if victim is None:
             self._tell(f"{at - self.run.started:6.1f} s  no {step.kind} to kill")
             return None
-        self._tell(f"{at - self.run.started:6.1f} s  kill {step.kind}: {victim}")
+        self._tell(f"{at - self.run.started:6.1f} s  {step.kind}: {victim}")
         killed = Killed(step.kind, victim, at)
         self.run.killed.append(killed)
         return killed
@@ -224,6 +249,12 @@ class Chaos:
             if line.startswith(str(task)):
                 return float(line.split()[4])
         return None
+
+    def _dispatch_ended(self, code: int) -> None:
+        self.run.dispatches.append(code)
+        self._tell(f"{time.time() - self.run.started:6.1f} s  dispatch ended with code {code}")
+        if code == DEFECT:
+            self.run.incidents.append(f"a dispatch ended with code {code}: a defect, not a failure")
 
     async def _recovered(self, killed: Killed) -> None:
         http = asyncio.create_task(self._http_back(killed))
@@ -292,42 +323,12 @@ class Chaos:
                 await self._submit(list(islice(stream, BACKLOG // 3)))
             else:
                 await asyncio.sleep(0.1)
+        self.run.fed_until = time.time()
 
     async def _submit(self, planned: Sequence[workload.Planned]) -> list[UUID]:
         expected = await workload.submit(self.queue, planned)
         self.run.expected |= expected
         return list(expected)
-
-    # The schedule that starts flow runs
-
-    async def _schedule_dispatch(self) -> None:
-        with (self.stack.home / "chaos-dispatch.log").open("ab") as log:
-            while not self._done.is_set():
-                code = await self._dispatch(log)
-                self.run.dispatches.append(code)
-                self._tell(f"{time.time() - self.run.started:6.1f} s  dispatch ended with code {code}")
-                if code == DEFECT:
-                    self.run.incidents.append(f"a dispatch ended with code {code}: a defect, not a failure")
-                if code != -9:
-                    await asyncio.sleep(1.0)
-
-    async def _dispatch(self, log: IO[bytes]) -> int:
-        command = self._organism("dispatch", "--until-empty", "--lanes", str(self.plan.lanes))
-        self._flow = subprocess.Popen(  # noqa: ASYNC220 - takes milliseconds; killed from elsewhere by its pid
-            command, env=self.stack.env, cwd=self.stack.home, stdout=log, stderr=subprocess.STDOUT
-        )
-        while (code := self._flow.poll()) is None:
-            await asyncio.sleep(0.05)
-        return code
-
-    async def _stop_dispatch(self) -> None:
-        if self._flow and self._flow.poll() is None:
-            self._flow.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                await asyncio.to_thread(self._flow.wait, 60)
-        if self._flow and self._flow.poll() is None:
-            self._flow.kill()
-            self._flow.wait()
 
     # Watching
 

@@ -12,7 +12,6 @@ from tests.chaos.victims import VICTIMS
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 RECORD = PAGE.with_suffix(".json")
-BEGIN, END = "<!-- chaos: begin -->", "<!-- chaos: end -->"
 
 
 def table(reports: list[dict[str, Any]]) -> str:
@@ -51,9 +50,61 @@ def write_down(report: dict[str, Any]) -> None:
         json.loads(json.dumps(report)),
     ]
     RECORD.write_text(json.dumps(reports, indent=1) + "\n")
-    head, _, rest = PAGE.read_text().partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    PAGE.write_text(f"{head}{BEGIN}\n{page(reports)}\n{END}{tail}")
+    replace_block("chaos", page(reports))
+
+
+def replace_block(name: str, text: str) -> None:
+    """Put ``text`` into the page, between the two marks called ``name``."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    head, there, rest = PAGE.read_text().partition(begin)
+    _, there_too, tail = rest.partition(end)
+    assert there, f"{PAGE} has no {begin}"
+    assert there_too, f"{PAGE} has no {end}"
+    PAGE.write_text(f"{head}{begin}\n{text}\n{end}{tail}")
+
+
+def long_table(record: dict[str, Any]) -> str:
+    """A record of the run with long tasks, as Markdown."""
+    plan, short, dispatch = record["plan"], record["short"], record["dispatch"]
+    p99s = [minute["p99_ms"] for minute in record["per_minute"] if minute["p99_ms"] is not None]
+    within = sum(p99 <= 1000 for p99 in p99s)
+    completed = sum(long["status"] == "completed" for long in record["long"])
+    lines = [
+        f"{plan['longs']} tasks of {plan['long_minutes']:g} min and {plan['rate']:g} short ones a second "
+        f"for {plan['minutes']:g} min on {record['cores']} cores: **{len(record['violations'])} "
+        f"violations.** {completed} of {len(record['long'])} long tasks and {short['completed']:,} of "
+        f"{short['tasks']:,} short ones completed. From the submission of a short task until its handler "
+        f"began: median {_ms(short['p50_ms'])}, p99 {_ms(short['p99_ms'])}, slowest {_ms(short['max_ms'])}; "
+        f"the p99 of {within} of {len(p99s)} minutes is at most 1 s. At most "
+        f"{dispatch['peak_runs']} dispatch flows and {dispatch['peak_lanes']} lanes were there at once.",
+        "",
+        "| Event | Minute | Organism answers after, s | Longest time without a short task settled, s | "
+        "Allowed, s |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for event in record["events"]:
+        back = "–" if event["back_s"] is None else f"{event['back_s']:.1f}"
+        lines.append(
+            f"| {event['what']} | {event['at_s'] / 60:.1f} | {back} | {event['gap_s']} | {event['limit_s']} |"
+        )
+    lines += [
+        "",
+        "| Long task | Handler began | Why again | Attempts charged | Status |",
+        "|---|---:|---|---:|---|",
+    ]
+    for number, long in enumerate(record["long"], 1):
+        causes = ", ".join(f"{cause} × {times}" for cause, times in long["causes"].items()) or "–"
+        # Completing is an attempt, and is none charged.
+        charged = long["attempts"] - (long["status"] == "completed")
+        lines.append(f"| {number} | {long['begun']} | {causes} | {charged} | {long['status']} |")
+    command = f"--minutes {plan['minutes']:g} --long-minutes {plan['long_minutes']:g} --longs {plan['longs']}"
+    return "\n".join([*lines, "", f"`make long ARGS='{command} --rate {plan['rate']:g}'`"])
+
+
+def _ms(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.0f} ms" if value < 1000 else f"{value / 1000:.1f} s"
 
 
 def page(reports: list[dict[str, Any]]) -> str:

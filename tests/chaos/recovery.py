@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
+from itertools import pairwise
 
 from blocks.queue import FINISHED
 from tests.history import History
@@ -53,6 +54,7 @@ class Timeline:
         self._settled: list[float] = []
         self._held: list[tuple[float, float, bool]] = []
         for task, changes in history.changes.items():
+            short = history.tasks.get(task, {}).get("type") != "long"
             charged = {charge.claim: charge.cause for charge in history.charges.get(task, [])}
             begun = 0.0
             for change in changes:
@@ -62,7 +64,7 @@ class Timeline:
                 elif change.old == "running":
                     lost = charged.get(change.claim) in ("lease_lost", "replica_lost", "unavailable")
                     self._held.append((begun, at, lost))
-                if change.new in FINISHED:
+                if change.new in FINISHED and short:
                     self._settled.append(at)
         self._settled.sort()
 
@@ -70,6 +72,16 @@ class Timeline:
         """Seconds below which ``share`` of all claims lasted, whatever ended them."""
         lasted = sorted(end - begun for begun, end, _ in self._held)
         return lasted[min(int(share * len(lasted)), len(lasted) - 1)] if lasted else 0.0
+
+    def standstills(self, longer_s: float, until: float) -> list[tuple[float, float]]:
+        """Stretches of more than ``longer_s`` seconds in which no short task was settled: begin and end.
+
+        Args:
+            until: Of those that begin before; later there may be none left to settle.
+        """
+        return [
+            (begin, end) for begin, end in pairwise(self._settled) if begin < until and end - begin > longer_s
+        ]
 
     def after(self, kill: float) -> Recovery:
         """What followed a kill at ``kill``, in seconds since the epoch."""

@@ -17,6 +17,10 @@ from tests.history import History, charged_by_mistake, overlaps, violations
 
 ALLOWANCE_S = 5.0
 """Recovery is promised within the lease and so many seconds."""
+GAP_S = 20.0
+"""Longest time in which no short task is settled: a replica starts within 10 s, and 10 s are allowed."""
+OVERLAP_S = 10.0
+"""Longest time that two runs of one task may go on at once: within it, a replica learns of a lost claim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,8 @@ class Report:
     history: History
     violations: list[str]
     measured: list[Measured]
+    standstills: list[str]
+    """Stretches too long without a short task settled, a line each."""
     claims_p99_s: float
     """99 % of all claims lasted less."""
 
@@ -72,6 +78,7 @@ class Report:
             "dispatches": run.dispatches,
             "incidents": run.incidents,
             "violations": self.violations,
+            "standstills": self.standstills,
             "slow": self.slow,
             "kills": [self._kill(m) for m in self.measured],
         }
@@ -87,16 +94,30 @@ class Report:
         return {name: round(value, 2) if isinstance(value, float) else value for name, value in found.items()}
 
 
-def judge(run: Run, history: History, *, before_s: float) -> Report:
-    """Check a run and measure its recoveries; see `Timeline` for ``before_s``."""
+def judge(run: Run, history: History, *, before_s: float, gap_s: float = GAP_S) -> Report:
+    """Check a run and measure its recoveries; see `Timeline` for ``before_s``, `GAP_S` for ``gap_s``."""
     timeline = Timeline(history, before_s=before_s)
     return Report(
         run,
         history,
-        violations(history, run.expected, excused=run.replica_deaths),
+        violations(history, run.expected, excused=run.replica_deaths, overlap_s=OVERLAP_S),
         list(_measure(run.killed, history, timeline)),
+        list(_standstills(run, timeline, gap_s)),
         timeline.claims_lasted(0.99),
     )
+
+
+def _standstills(run: Run, timeline: Timeline, gap_s: float) -> Iterable[str]:
+    for begin, end in timeline.standstills(gap_s, run.fed_until):
+        within = [killed for killed in run.killed if begin - ALLOWANCE_S < killed.at < end]
+        # Of several on top of one another each takes its time.
+        if len(within) > 1 or any(VICTIMS[killed.kind].ends_everything for killed in within):
+            continue
+        after = ", ".join(killed.kind for killed in within) or "nothing"
+        yield (
+            f"no short task was settled for {end - begin:.1f} s, {begin - run.started:.0f} s into the run, "
+            f"after: {after}"
+        )
 
 
 def _measure(kills: list[Killed], history: History, timeline: Timeline) -> Iterable[Measured]:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypeAlias
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -18,7 +20,18 @@ from blocks.queue.statements import statement
 from flows.lane import Lane
 from flows.lease import Lease
 from tests.chaos.witness import Witness
-from tests.history import Expected, install_history, overlaps, read_history, violations
+from tests.history import (
+    Change,
+    Charge,
+    Expected,
+    History,
+    Run,
+    install_history,
+    overlaps,
+    read_history,
+    runs_in,
+    violations,
+)
 from tests.proxy import proxied
 
 pytestmark = pytest.mark.anyio
@@ -174,6 +187,15 @@ def everybody_is_charged(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Queue, "release", release)
 
 
+def nothing_is_recorded(patch: pytest.MonkeyPatch) -> None:
+    """What is handed back leaves no line in its history."""
+
+    async def release(self: Queue, *args: Any, real: Any = Queue.release, **kwargs: Any) -> Any:
+        return await real(self, *args, **kwargs | {"cause": None})
+
+    patch.setattr(Queue, "release", release)
+
+
 def no_reaper(patch: pytest.MonkeyPatch) -> None:
     """What a dead lane held stays with it."""
 
@@ -189,6 +211,7 @@ BROKEN = [
     (no_lease_watchdog, a_cut_off_lane, "ran twice at once"),
     (no_isolation, a_poisonous_task, "(poison): is still"),
     (everybody_is_charged, a_poisonous_task, "(held): was charged"),
+    (nothing_is_recorded, a_poisonous_task, "without a recorded reason after claims"),
     (no_reaper, a_killed_lane, "is still running"),
 ]
 
@@ -211,3 +234,68 @@ async def test_without_a_guard_the_checker_turns_red(
     remove(monkeypatch)
     found = await scenario(queue)
     assert any(finding in line for line in found), found
+
+
+def with_runs(*runs: Run, causes: dict[int, str]) -> History:
+    """The history of one completed task: its runs, and why claims did not complete it."""
+    task, now = uuid4(), datetime.now(UTC)
+    last = max(run.claim for run in runs)
+    row = {
+        **{"id": task, "type": "long", "status": "completed", "claim": last, "attempts": 1, "lease_lost": 0},
+        **{"max_attempts": None, "result_text": None, "error": None},
+    }
+    changes = []
+    for claim in range(1, last + 1):
+        changes += [
+            Change(now, claim, "queued", "running", "a"),
+            Change(now, claim, "running", "completed" if claim == last else "queued", "a"),
+        ]
+    charges = [Charge(claim, cause, "", now) for claim, cause in causes.items()]
+    return History({task: row}, {task: changes}, {task: charges}, {task: list(runs)})
+
+
+CUT = Run(1, begun=100.0, seen=130.0, replica=7)
+"""Its process was killed, or has lost its claim and goes on."""
+INTERRUPTED = {1: "interrupted"}
+
+
+@pytest.mark.parametrize(
+    ("second", "causes", "finding"),
+    [
+        pytest.param(Run(2, 131.0, 160.0, replica=8), INTERRUPTED, None, id="as promised"),
+        pytest.param(Run(2, 122.0, 160.0, replica=8), INTERRUPTED, None, id="at once within the window"),
+        pytest.param(
+            Run(2, 110.0, 160.0, replica=8), INTERRUPTED, "at most 10 s are allowed", id="for too long"
+        ),
+        pytest.param(Run(2, 129.0, 160.0, replica=7), INTERRUPTED, "on one replica", id="on one replica"),
+        pytest.param(
+            Run(2, 131.0, 160.0, replica=8), {}, "began 2 times, without a recorded reason", id="no reason"
+        ),
+    ],
+)
+def test_runs_that_nothing_explains_and_runs_at_once_are_found(
+    second: Run, causes: dict[int, str], finding: str | None
+) -> None:
+    history = with_runs(CUT, second, causes=causes)
+    found = violations(history, dict.fromkeys(history.tasks, Expected("completed", 1)), overlap_s=10.0)
+    if finding is None:
+        assert found == []
+    else:
+        assert len(found) == 1
+        assert finding in found[0]
+
+
+def test_what_handlers_wrote_is_read_back(tmp_path: Path) -> None:
+    task = uuid4()
+    lines = [
+        "1 7 begin 100",
+        "1 7 step 102",
+        "1 7 told 103",
+        "1 7 end 103.5",
+        "2 8 begin 104",
+        "2 8 step 106",
+    ]
+    (evidence := tmp_path / "evidence").write_text("".join(f"{task} {line}\n" for line in lines))
+    [ended, cut] = runs_in(evidence)[task]
+    assert (ended.span, ended.told, ended.replica) == ((100, 103.5), 103, 7)
+    assert (cut.span, cut.ended, cut.replica) == ((104, 106), None, 8)

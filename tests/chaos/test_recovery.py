@@ -64,6 +64,22 @@ def test_lost_tasks_count_until_the_last_is_taken_back() -> None:
     assert recovery.seconds == pytest.approx(7.5)
 
 
+def test_a_standstill_is_found_and_long_tasks_do_not_hide_it() -> None:
+    history = history_with(pause=12.0)
+    long = uuid4()
+    history.tasks[long] = {"type": "long"}
+    history.changes[long] = [
+        Change(at(1), 1, "queued", "running", "a"),
+        Change(at(KILL + 6), 1, "running", "completed", "a"),
+    ]
+    timeline = Timeline(history, before_s=10)
+    [(begin, end)] = timeline.standstills(10.0, at(60).timestamp())
+    assert begin == pytest.approx(at(KILL).timestamp(), abs=0.1)
+    assert end - begin == pytest.approx(12.0, abs=0.1)
+    assert timeline.standstills(15.0, at(60).timestamp()) == []
+    assert timeline.standstills(10.0, at(KILL - 1).timestamp()) == []
+
+
 def test_the_same_seed_kills_the_same() -> None:
     def plan(seed: int) -> Plan:
         return Plan(seed, 100, 60, ("lane", "flow", "ray", "proxy"), (1, 2))

@@ -1,4 +1,4 @@
-"""What there is to kill in a stack, how each is found, and who brings it back."""
+"""What there is to kill or to replace in a stack, how each is found, and who brings it back."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ import psutil
 
 from deployments.local import marks_of
 from deployments.processes import find
+from tests.chaos.project import edit_handlers
 from tests.stack import Stack
 
 Kind: TypeAlias = Literal[
-    "lane", "replica", "controller", "proxy", "postgres", "prefect", "flow", "ray", "poison"
+    *("lane", "replica", "controller", "proxy", "postgres", "prefect", "flow", "ray", "poison"),
+    *("redeploy", "relief"),
 ]
 
 
@@ -54,12 +56,19 @@ VICTIMS: dict[Kind, Victim] = {
             ends_everything=True,
         ),
         Victim("poison", "the Serve replica, by a task that ends its process"),
+        Victim(
+            "redeploy",
+            "(not killed) the Serve replica, replaced because the handlers' file was edited",
+            needs_up=True,
+        ),
+        Victim("relief", "(not killed) the lanes of a run, asked to leave when another had begun"),
     )
 }
 
 
 def kill(stack: Stack, kind: Kind, flow: subprocess.Popen[bytes] | None, pick: float) -> str | None:
-    """Kill one process of a kind with SIGKILL, and no process that is not of this stack.
+    """Kill one process of a kind with SIGKILL, and no process that is not of this stack; for a redeploy, edit
+    the handlers.
 
     Args:
         flow: The dispatch that runs.
@@ -72,6 +81,8 @@ def kill(stack: Stack, kind: Kind, flow: subprocess.Popen[bytes] | None, pick: f
         match kind:
             case "flow":
                 process = psutil.Process(flow.pid) if flow and flow.poll() is None else None
+            case "redeploy":
+                return edit_handlers(stack)
             case "postgres" | "prefect":
                 process = find(stack.state.processes[kind])
             case _:

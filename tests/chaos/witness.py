@@ -41,7 +41,7 @@ class Witness:
             yield await self._run(batch, position)
 
     async def _run(self, batch: Batch, position: int) -> Outcomes:
-        run = Run(batch.claims[position], time.time())
+        run = Run(batch.claims[position], time.time(), replica=id(self))
         self.runs[UUID(batch.ids[position])].append(run)
         self.begun.set()
         self._present += 1

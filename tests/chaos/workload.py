@@ -15,7 +15,7 @@ from blocks.queue.connection import TRANSIENT_ERRORS
 from tests.history import Expected
 
 SHARES = {"quick": 0.84, "slow": 0.06, "flaky": 0.06, "hopeless": 0.02, "refused": 0.02}
-"""Of all tasks; poison is put among them one at a time."""
+"""Of all tasks; poison is put among them one at a time, long ones some at a time."""
 HOPELESS_ATTEMPTS = 2
 POISON_ATTEMPTS = 2
 
@@ -34,6 +34,8 @@ class Mix:
 
     quick_s: float = 0.2
     slow_s: float = 2.0
+    long_s: tuple[float, float] = (60.0, 300.0)
+    """Shortest and longest of the long ones."""
 
 
 def stream(chance: random.Random, mix: Mix, evidence: Path) -> Iterator[Planned]:
@@ -45,6 +47,12 @@ def stream(chance: random.Random, mix: Mix, evidence: Path) -> Iterator[Planned]
     while True:
         [kind] = chance.choices(list(SHARES), list(SHARES.values()))
         yield _planned(kind, chance, mix, str(evidence))
+
+
+def long(chance: random.Random, mix: Mix, evidence: Path) -> Planned:
+    """A harmless task that takes much longer than the time between two kills."""
+    params = {"seconds": round(chance.uniform(*mix.long_s), 1)}
+    return Planned(_task("long", str(evidence), params), Expected("completed", 1))
 
 
 def poison(evidence: Path) -> Planned:

@@ -1,13 +1,22 @@
-"""Handlers of the chaos runs, which write down each of their runs: ``task claim pid event at``."""
+"""Handlers of the chaos runs, which write down each of their runs: ``task claim replica event at``."""
 
 import asyncio
 import os
 import time
+from pathlib import Path
+
+STEP_S = 2.0
+
+
+def replica():
+    """Process id of the replica: of this process or, in a process of the organ's own, of its parent."""
+    name = Path("/proc/self/cmdline").read_bytes()
+    return os.getpid() if name.startswith(b"ray::") else os.getppid()
 
 
 def note(task, event):
     """One line to params.file, in one write so that lines of many processes do not mix."""
-    line = f"{task['task_id']} {task['claim']} {os.getpid()} {event} {time.time():.3f}\n"
+    line = f"{task['task_id']} {task['claim']} {replica()} {event} {time.time():.3f}\n"
     file = os.open(task["params"]["file"], os.O_WRONLY | os.O_APPEND)
     try:
         os.write(file, line.encode())
@@ -34,6 +43,32 @@ async def work(task):
     if task["attempt"] <= params.get("failures", 0):
         raise RuntimeError(f"no luck under claim {task['claim']}")
     return {"claim": task["claim"]}
+
+
+def endure(task, context):
+    """Take params.seconds in small steps, saying so every other second; end early when told to."""
+    ends = time.monotonic() + task["params"]["seconds"]
+    said = time.monotonic()
+    note(task, "begin")
+    try:
+        while (left := ends - time.monotonic()) > 0:
+            if context.cancelled:
+                note(task, "told")
+                raise RuntimeError(f"told to stop under claim {task['claim']}")
+            if time.monotonic() - said > STEP_S:
+                said = time.monotonic()
+                note(task, "step")
+            time.sleep(min(0.2, left))
+    finally:
+        note(task, "end")
+    return {"claim": task["claim"]}
+
+
+async def brief(task):
+    """Take params.seconds, and return when it began."""
+    began = time.time()
+    await asyncio.sleep(task["params"]["seconds"])
+    return {"claim": task["claim"], "began": began}
 
 
 def poison(task):
