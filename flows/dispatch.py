@@ -78,7 +78,8 @@ async def dispatch(
         batch_size: Most tasks a claim takes; empty: the setting's.
         tasks_in_flight: Most tasks a lane holds; of each type it takes what its pace allows.
         relay: For a schedule: end at once while another such run works; else go on until another relieves
-            this one, or the schedule is turned off.
+            this one, or the schedule is turned off. Without effect on a run that ends by itself, by until_empty
+            or max_seconds.
         relieve_after_s: Relieve a run that has worked for so many seconds; 0: in any case.
         queue: Name of the Task Queue block.
         organism: Name of the Organism block.
@@ -106,6 +107,7 @@ async def dispatch(
         ray_block = await RayCluster.named(cluster)
         async with queue_block.open(application_name="organism-dispatch", connections=2) as open_queue:
             since = await _now(open_queue)
+            relay = relay and not until_empty and max_seconds is None
             its_turn = Turn()
             if relay:
                 its_turn = turn(await open_queue.lanes(), since, relieve_after_s=relieve_after_s)

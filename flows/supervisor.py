@@ -112,7 +112,9 @@ class Supervisor:
         self.relieving = tuple(relieve)
         self.relieved = not relieve
         self.deployment_id = deployment_id
-        self.schedule_due = time.monotonic() + relay.SCHEDULE_CHECK_S
+        self.schedule_due = time.monotonic()
+        self.scheduled = False
+        """The schedule was on while this run worked: turned off, it ends the run."""
         self.leaving = False
         """The lanes leave: none is replaced."""
         self.started = time.monotonic()
@@ -223,12 +225,15 @@ class Supervisor:
         if relay.superfluous(lanes, self.options.run, self.relieving):
             why = "another run of dispatch works already"
         elif self.deployment_id and time.monotonic() >= self.schedule_due:
-            self.schedule_due = time.monotonic() + relay.SCHEDULE_CHECK_S
+            self.schedule_due = time.monotonic()
+        self.scheduled = False
+        """The schedule was on while this run worked: turned off, it ends the run."""
             # Without Prefect's server the work goes on.
             with suppress(Exception):
                 async with asyncio.timeout(SCHEDULE_TIMEOUT_S):
-                    if not await relay.schedule_is_on(self.deployment_id):
-                        why = "its schedule was turned off"
+                    on = await relay.schedule_is_on(self.deployment_id)
+                    why = "its schedule was turned off" if self.scheduled and not on else None
+                    self.scheduled = self.scheduled or on
         if why:
             self.logger.info("leaving: %s", why)
             await self.queue.request_leave(self.options.run)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from uuid import UUID
 
 from blocks.errors import ReplicaLost
@@ -14,8 +14,8 @@ from tests.history import Run
 
 
 class Witness:
-    """One replica. Types: ``held`` ends when it is `let_go`; ``poison`` ends the replica, the first time when
-    `neighbours` others run on it.
+    """One replica. Types: ``held`` ends when it is `let_go`; ``poison`` ends the replica when `neighbours`
+    others run on it and, once suspected, the process of its own that it runs in.
 
     Args:
         runs: Where runs are written down; several replicas may share it.
@@ -32,10 +32,13 @@ class Witness:
         self._crowd = asyncio.Event()
         self._death = asyncio.Event()
 
-    async def cancel(self, claims: Sequence[int]) -> None:
+    async def cancel(self, runs: Mapping[str, int]) -> None:
         """Nothing is ever cancelled here."""
 
-    async def call(self, batch: Batch, *, exclusive: bool) -> AsyncGenerator[Outcomes, None]:
+    async def recall(self, claims: Sequence[int], *, leaving: bool) -> None:
+        """Nothing ever waits here."""
+
+    async def call(self, batch: Batch) -> AsyncGenerator[Outcomes, None]:
         yield Outcomes()
         for position in range(len(batch)):
             yield await self._run(batch, position)
@@ -49,6 +52,8 @@ class Witness:
             self._crowd.set()
         try:
             if batch.types[position] == "poison":
+                if batch.suspicions[position]:
+                    return _failed(position)
                 await self._crowd.wait()
                 self._die()
             await self._held()
@@ -77,3 +82,9 @@ class Witness:
                 waiter.cancel()
         if death.is_set():
             raise ReplicaLost("the replica died")
+
+
+def _failed(position: int) -> Outcomes:
+    outcomes = Outcomes()
+    outcomes.add(position, "failed", error="the agent process died: SIGKILL")
+    return outcomes
