@@ -142,6 +142,11 @@ class OrganConfig(Section):
     backoff_cap_s: Seconds | None = Field(
         default=None, description="Longest wait between attempts; likewise."
     )
+    drain_s: Annotated[float, Field(ge=0, le=604_800, allow_inf_nan=False)] = Field(
+        default=30.0,
+        description="Seconds that tasks on a replica which is replaced, scaled down or drained may still "
+        "take; then they are stopped, handed back uncharged and run again from the start.",
+    )
     deployment: DeploymentConfig | None = Field(
         default=None,
         description="Run it as a Serve deployment of its own; unset: on the organism's replicas.",
