@@ -47,7 +47,7 @@ def _run_name() -> str:
 async def dispatch(
     lanes: Annotated[int, Field(ge=1, le=64)] = 1,
     until_empty: bool = False,
-    max_seconds: Annotated[float | None, Field(gt=0)] = 600.0,
+    max_seconds: Annotated[float | None, Field(gt=0)] = None,
     batch_size: Annotated[int | None, Field(ge=1, le=5000)] = None,
     tasks_in_flight: Annotated[
         int,
@@ -114,9 +114,9 @@ async def dispatch(
                 lane = options.model_copy(update={"max_seconds": seconds})
                 return LaneRun(number, ray_block, queue_block, organism_block, lane, timeout_s=timeout_s)
 
-            stopping = asyncio.Event()
-            with _stop_on_signals(stopping):
-                supervisor = Supervisor(open_queue, options, start_lane, lanes, stopping)
+            stopping, at_once = asyncio.Event(), asyncio.Event()
+            with _stop_on_signals(stopping, at_once):
+                supervisor = Supervisor(open_queue, options, start_lane, lanes, stopping, at_once)
                 return await supervisor.run()  # type: ignore[return-value]
     except OrganismError as error:
         # Returned, and raised by Prefect where the flow was called: raised here it would be logged with a
@@ -125,11 +125,11 @@ async def dispatch(
 
 
 @contextmanager
-def _stop_on_signals(stopping: asyncio.Event) -> Iterator[None]:
-    """Turn SIGTERM and SIGINT into a stop, while the run lasts.
+def _stop_on_signals(stopping: asyncio.Event, at_once: asyncio.Event) -> Iterator[None]:
+    """Turn the first SIGTERM or SIGINT into a stop, and the second into one at once, while the run lasts.
 
     `ray.init` replaces Prefect's own SIGTERM handler by one that raises SystemExit, and an exception inside
-    the loop would leave lanes behind. A second signal does what it did before.
+    the loop would leave lanes behind. A third signal does what it did before.
     """
     loop = asyncio.get_running_loop()
     if threading.current_thread() is not threading.main_thread():
@@ -138,7 +138,10 @@ def _stop_on_signals(stopping: asyncio.Event) -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def stop(number: int) -> None:
-        stopping.set()
+        if not stopping.is_set():
+            stopping.set()
+            return
+        at_once.set()
         loop.remove_signal_handler(number)
         signal.signal(number, before[signal.Signals(number)])
 

@@ -79,6 +79,7 @@ class Supervisor:
         start_lane: Starts the lane of that number, to run for that many seconds (None: no limit).
         lanes: How many there are to be.
         stopping: Set it to stop the run.
+        at_once: Set it to give a stop no grace any more.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Supervisor:
         start_lane: Callable[[int, float | None], LaneRun],
         lanes: int,
         stopping: asyncio.Event,
+        at_once: asyncio.Event | None = None,
     ) -> None:
         self.queue = queue
         self.options = options
@@ -96,6 +98,7 @@ class Supervisor:
         self.summary = DispatchSummary()
         self.logger = get_run_logger()
         self.stopping = stopping
+        self.at_once = at_once or asyncio.Event()
         self.started = time.monotonic()
         self.running: dict[asyncio.Task[LaneEnd], LaneRun] = {}
         self.pulses: dict[int, Pulse] = {}
@@ -230,17 +233,23 @@ class Supervisor:
     async def _stop_lanes(self) -> None:
         grace_s = self.options.grace_s
         if self.running:
-            self.logger.info("stopping %d lanes, %g s for calls in flight", len(self.running), grace_s)
+            self.logger.info(
+                "stopping %d lanes: they claim nothing more; what runs has %g s to end and is then handed "
+                "back, uncharged (a second signal: at once)",
+                len(self.running),
+                grace_s,
+            )
         deadline = time.monotonic() + grace_s + 3
-        while self.running and time.monotonic() < deadline:
+        while self.running and time.monotonic() < deadline and not self.at_once.is_set():
             # Asked again and again: a lane that is only starting has no row to be asked in yet.
             with suppress(*TRANSIENT_ERRORS):
                 await self.queue.request_stop(self.options.run)
             await asyncio.wait(self.running, timeout=LOOK_INTERVAL_S)
             self._collect()
+        why = "it was stopped at once" if self.at_once.is_set() else f"it did not end within {grace_s:g} s"
         for end_lane, patience_s in ((LaneRun.cancel, 2.0), (LaneRun.abandon, 1.0)):
             for lane in self.running.values():
-                end_lane(lane, f"it did not end within {grace_s:g} s")
+                end_lane(lane, why)
             if self.running:
                 await asyncio.wait(self.running, timeout=patience_s)
             self._collect()
