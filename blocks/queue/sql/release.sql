@@ -11,7 +11,7 @@ WITH released AS (
         interrupted = t.interrupted + ($3 IS NOT DISTINCT FROM 'interrupted')::int,
         suspicion = least(t.suspicion + $5, 1000),
         error = CASE WHEN spent.interruptions AND NOT t.cancel_requested
-            THEN format('interrupted %s times before it ended: %s', t.interrupted + 1, $4) ELSE t.error END,
+            THEN format('interrupted %s times before it ended: %s', t.interrupted + 1, $4::text) ELSE t.error END,
         finished_at = CASE WHEN t.cancel_requested OR spent.interruptions THEN queue_now() END,
         locked_by = NULL, locked_at = NULL, cancel_requested = false, updated_at = queue_now()
     FROM (
