@@ -24,8 +24,8 @@ SKIPPED = {"__pycache__", "node_modules"}
 OURS = Path(serve_apps.__file__).resolve().parent.parent
 OUR_PACKAGES = {"benchmarks", "blocks", "deployments", "flows", "serve_apps", "tests"}
 """Handlers may lie in a checkout of this project, but not its own code."""
-# Reading imports off the text takes 50 ms a megabyte, parsing it 2 s (2 busy cores). A line of a docstring may
-# look like one: then a file too many is compared, if there is one of that name.
+# Reading imports off the text takes 50 ms a megabyte, parsing it 2 s (2 busy cores). A line of a docstring
+# may look like one: then a file too many is compared, if there is one of that name.
 FROM = re.compile(rb"from[ \t]+(\w+)[\w.]*[ \t]+import\b")
 BY_NAME = re.compile(rb"(?:import_module|__import__)\([ \t\n]*[\"'](\w+)")
 
