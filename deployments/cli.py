@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from cyclopts import App, CycloptsError, UnusedCliTokensError
+from cyclopts import App, CycloptsError, UnusedCliTokensError, ValidationError
 
 from blocks.errors import OrganismError
 
@@ -80,6 +80,8 @@ def run(arguments: Sequence[str]) -> int:
         what = str(error)
         if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
             what = f"unexpected argument {error.unused_tokens[0]!r}"
+        elif isinstance(error, ValidationError) and error.exception_message:
+            what = error.exception_message
         return _fail(what.rstrip("."), f"see `{_help_command(arguments)}`", as_json, USAGE_ERROR)
     except OrganismError as error:
         _show_traceback()

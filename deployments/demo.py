@@ -134,7 +134,16 @@ async def _dispatch(settings: Settings) -> None:
     Raises:
         OrganismError: The flow failed.
     """
-    command = [sys.executable, "-P", "-m", "deployments.cli", "dispatch", "--until-empty", "--json"]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "deployments.cli",
+        "dispatch",
+        "--until-empty",
+        "--quiet",
+        "--json",
+    ]
     process = await asyncio.create_subprocess_exec(
         *command,
         # Lanes report through Prefect's API as ever; on this terminal only what is wrong is of interest.

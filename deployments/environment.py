@@ -93,6 +93,9 @@ def ray_environment(settings: Settings, stack: StackState, temporary: Path) -> d
         # 10 by default: how often Serve is told how much there is to do, for organs that scale.
         "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
         "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+        # A replica whose loop is blocked would else keep it for the graceful_shutdown_timeout_s of its
+        # deployment, which grows with drain_s, before it is killed (2.60, deployment_state.py).
+        "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
         # Fixed ports by default, so a second cluster on the machine would collide.
         "AUTOSCALER_METRIC_PORT": "0",
         "DASHBOARD_METRIC_PORT": "0",

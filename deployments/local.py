@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
@@ -24,6 +24,9 @@ from deployments.planning import dsn_mark, ignored_ports, plan
 from deployments.postgres import STOP_SIGNAL, EmbeddedPostgres
 from deployments.progress import Event, Phase, Progress, silent
 from deployments.state import forget_stack, stack_id_of, turn, write_stack
+
+if TYPE_CHECKING:
+    from serve_apps.organism.replacement import Replaced, When
 
 STOPPING = (("gateway", "worker"), ("ray", "prefect"), ("postgres",))
 """Roles in the order they are stopped; those of one step at once. First the worker, whose flow runs hand back
@@ -46,24 +49,32 @@ class Stopped(BaseModel):
     seconds: float
 
 
-async def start(settings: Settings, *, progress: Progress = silent) -> tuple[StackState, bool]:
+class Started(NamedTuple):
+    """What `start` found and did."""
+
+    stack: StackState
+    joined: bool
+    """All of it was running already."""
+    changes: list[Replaced]
+    """What became of the organism that ran."""
+
+
+async def start(settings: Settings, *, when: When = "drain", progress: Progress = silent) -> Started:
     """Start what is missing of the stack in ``settings.home``, or join the one that runs.
 
     When it fails or is cancelled, whatever this call started is stopped again.
 
     Args:
         settings: Settings in effect.
+        when: When tasks that run on what is replaced are interrupted.
         progress: Called with every step.
-
-    Returns:
-        The stack, and whether all of it was running already.
 
     Raises:
         OrganismError: A component cannot be started; the message says which and why.
     """
     home = prepare_home(settings.home)
     async with turn(home, "up", waiting=_teller(progress)):
-        return await _Start(settings, home, progress).run()
+        return await _Start(settings, home, when, progress).run()
 
 
 async def stop(settings: Settings, *, progress: Progress = silent) -> Stopped:
@@ -117,14 +128,16 @@ def known_processes(home: Path) -> dict[str, ProcessRef]:
 class _Start:
     """One run of `start`."""
 
-    def __init__(self, settings: Settings, home: Path, progress: Progress) -> None:
+    def __init__(self, settings: Settings, home: Path, when: When, progress: Progress) -> None:
         self.settings = settings
         self.home = home
+        self.when = when
+        self.changes: list[Replaced] = []
         self.progress = progress
         self.marks = marks_of(home)
         self.embedded = EmbeddedPostgres(home, self.marks.stack_id) if settings.dsn is None else None
 
-    async def run(self) -> tuple[StackState, bool]:
+    async def run(self) -> Started:
         app = await organism_app.load(self.settings)
         if self.settings.dsn is not None:
             # Before a cluster is started for nothing.
@@ -136,8 +149,8 @@ class _Start:
         if previous and healthy >= self._wanted():
             for line in ignored_ports(self.settings, previous):
                 self._note("stack", line)
-            await organism_app.deploy(app, previous)
-            return previous, True
+            await self._deploy(app, previous, self._timed("organism"))
+            return Started(previous, True, self.changes)
         kept = healthy & set(ROLES)
         if not kept >= self._wanted() - {"organism", "worker", "gateway"}:
             kept.discard("worker")  # it was started with the addresses of the others
@@ -151,7 +164,7 @@ class _Start:
         except BaseException:
             await _uninterrupted(self._undo(previous, kept))
             raise
-        return stack, False
+        return Started(stack, False, self.changes)
 
     def _wanted(self) -> set[str]:
         wanted = {"ray", "prefect", "organism"} | ({"postgres"} if self.embedded else set())
@@ -238,8 +251,14 @@ class _Start:
                     child, lambda: health.check_ray(client, stack), components.RAY_TIMEOUT
                 )
         async with self._timed("organism") as step:
-            await organism_app.deploy(app, stack, on_progress=step)
+            await self._deploy(app, stack, step)
             await organism_app.wait_until_healthy(client, stack)
+
+    async def _deploy(self, app: organism_app.App, stack: StackState, step: Callable[[str], None]) -> None:
+        def note(line: str) -> None:
+            self._note("organism", line)
+
+        self.changes = await organism_app.deploy(app, stack, when=self.when, on_note=note, on_progress=step)
 
     async def _prefect(self, stack: StackState, kept: set[str], client: Any) -> None:
         if "prefect" not in kept:

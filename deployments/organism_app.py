@@ -20,6 +20,8 @@ from deployments.ports import LOOPBACK
 if TYPE_CHECKING:
     import httpx
 
+    from serve_apps.organism.replacement import Replaced, When
+
 TIMEOUT = 120.0
 """Seconds until every replica runs; handlers may load models."""
 FIRST_ANSWER = 15.0
@@ -46,16 +48,28 @@ async def load(settings: Settings) -> App:
     return App(config, [*folders, Path.cwd()])
 
 
-async def deploy(app: App, stack: StackState, on_progress: Callable[[str], None] | None = None) -> None:
+async def deploy(
+    app: App,
+    stack: StackState,
+    *,
+    when: When = "drain",
+    on_note: Callable[[str], None],
+    on_progress: Callable[[str], None] | None = None,
+) -> list[Replaced]:
     """Deploy the application on the running cluster; deploying the same once more changes nothing.
 
     Args:
+        when: When tasks that run on what is replaced are interrupted.
+        on_note: Called with what is about to change.
         on_progress: Called with what Serve is doing.
+
+    Returns:
+        What was changed.
 
     Raises:
         OrganismError: It cannot be deployed, or does not run in time.
     """
-    from serve_apps.organism.deploy import replace
+    from serve_apps.organism import replacement
     from serve_apps.organism.deployments import serve_config
 
     token = stack.ray_token_path.read_text().strip()
@@ -67,7 +81,11 @@ async def deploy(app: App, stack: StackState, on_progress: Callable[[str], None]
         num_cpus=0.5,
         python_path=app.python_path,
     )
-    await replace(stack.ray_dashboard_url, token, config, TIMEOUT, on_progress)
+    url = stack.ray_dashboard_url
+    plan = await replacement.plan(url, token, config)
+    return await replacement.carry_out(
+        plan, url, token, TIMEOUT, when=when, on_note=on_note, on_progress=on_progress
+    )
 
 
 async def wait_until_healthy(client: httpx.AsyncClient, stack: StackState) -> None:

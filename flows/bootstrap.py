@@ -36,9 +36,11 @@ from flows.dispatch import GRACE_S, dispatch
 from flows.states import EXPECTED, OURS, cell, failed, show_page
 from flows.verification import canary as canary_check
 from flows.verification.limits import Limits
+from serve_apps.organism import replacement
 from serve_apps.organism.config import OrganismConfig, load_config
-from serve_apps.organism.deploy import replace, running_config
+from serve_apps.organism.deploy import running_config
 from serve_apps.organism.deployments import serve_config
+from serve_apps.organism.replacement import Replaced, When
 
 STEPS = ("postgres", "organism", "deployments", "alerts", "canary")
 STEP_TIMEOUT_S = 180.0
@@ -56,6 +58,8 @@ class Step(BaseModel):
     step: str
     changed: bool
     found: str
+    changes: list[Replaced] = []
+    """Of the organism."""
 
 
 class Bootstrapped(BaseModel):
@@ -109,7 +113,9 @@ async def prepare_postgres(queue: str, within_s: float) -> Step:
 
 
 @_step("organism", timeout_s=2 * DEPLOY_S + 60)
-async def deploy_organism(organism: str, cluster: str, config: str | None, replicas: int) -> Step:
+async def deploy_organism(
+    organism: str, cluster: str, config: str | None, replicas: int, when: When = "drain"
+) -> Step:
     """Connect to Ray, deploy the Serve app unless it runs as it should, wait until it is healthy."""
     await (await RayCluster.named(cluster)).connect()
     client = (await Organism.named(organism)).client()
@@ -125,21 +131,27 @@ async def deploy_organism(organism: str, cluster: str, config: str | None, repli
     file = Path(config) if config else settings.config
     wanted = load_config(file)
     running = await running_config(url, token)
-    changed = running is None or not alike(wanted, running)
+    new = serve_config(
+        wanted,
+        replicas=replicas,
+        num_cpus=REPLICA_CPUS,
+        python_path=[file.resolve().parent] if file else [],
+        http_port=_http_port(),
+    )
+    plan = await replacement.plan(url, token, new)
+    changed = running is None or not alike(wanted, running) or plan.code_changed
+    found = "runs as configured"
+    changes: list[Replaced] = []
     if changed:
-        folders = [file.resolve().parent] if file else []
-        new = serve_config(
-            wanted, replicas=replicas, num_cpus=REPLICA_CPUS, python_path=folders, http_port=_http_port()
+        logger = get_run_logger()
+        changes = await replacement.carry_out(
+            plan, url, token, DEPLOY_S, when=when, on_note=logger.info, on_progress=logger.info
         )
-        await replace(url, token, new, DEPLOY_S)
+        found = f"deployed: {replacement.summary(changes)}" if running else "deployed"
     health = await client.health()
     if not health.get("organism_initialized"):
         raise OrganismUnavailable(f"the organism is {health.get('status')}", "see `organism verify`")
-    return Step(
-        step="organism",
-        changed=changed,
-        found=f"{'deployed' if changed else 'runs as configured'}, {health['status']}",
-    )
+    return Step(step="organism", changed=changed, found=f"{found}, {health['status']}", changes=changes)
 
 
 @_step("deployments")
@@ -278,6 +290,7 @@ async def bootstrap(
     replicas: Annotated[int, Field(ge=1, le=1000)] = 1,
     canary: bool = True,
     postgres_seconds: Annotated[float, Field(gt=0, le=120)] = 120.0,
+    when: When = "drain",
     queue: str = "default",
     organism: str = "default",
     cluster: str = "default",
@@ -292,6 +305,8 @@ async def bootstrap(
         replicas: Replicas of the organism.
         canary: Send a task through everything at the end.
         postgres_seconds: How long Postgres may take to come up.
+        when: When tasks that run on replicas which are replaced are interrupted: `drain`: after the `drain_s`
+            of their organ; `idle`: not at all, it is waited for them; `now`: at once.
         queue: Name of the Task Queue block.
         organism: Name of the Organism block.
         cluster: Name of the Ray Cluster block.
@@ -306,7 +321,9 @@ async def bootstrap(
     try:
         deploying.prefect_api()
         done.steps.append(await prepare_postgres(queue, postgres_seconds))
-        done.steps.append(await deploy_organism(organism, cluster, config, replicas))
+        # Waiting for tasks of hours has no timeout.
+        step = deploy_organism.with_options(timeout_seconds=None) if when == "idle" else deploy_organism
+        done.steps.append(await step(organism, cluster, config, replicas, when))
         done.steps.append(await apply_deployments())
         done.steps.append(await apply_alerts())
         if canary:

@@ -78,8 +78,8 @@ async def dispatch(
         batch_size: Most tasks a claim takes; empty: the setting's.
         tasks_in_flight: Most tasks a lane holds; of each type it takes what its pace allows.
         relay: For a schedule: end at once while another such run works; else go on until another relieves
-            this one, or the schedule is turned off. Without effect on a run that ends by itself, by until_empty
-            or max_seconds.
+            this one, or the schedule is turned off. Without effect on a run that ends by itself, by
+            until_empty or max_seconds.
         relieve_after_s: Relieve a run that has worked for so many seconds; 0: in any case.
         queue: Name of the Task Queue block.
         organism: Name of the Organism block.
@@ -139,8 +139,8 @@ async def dispatch(
                 lane = options.model_copy(update={"max_seconds": seconds})
                 return LaneRun(number, ray_block, queue_block, organism_block, lane, timeout_s=timeout_s)
 
-            stopping = asyncio.Event()
-            with _stop_on_signals(stopping):
+            stopping, at_once = asyncio.Event(), asyncio.Event()
+            with _stop_on_signals(stopping, at_once):
                 supervisor = Supervisor(
                     open_queue,
                     options,
@@ -148,6 +148,7 @@ async def dispatch(
                     lanes,
                     stopping,
                     client.cancel,
+                    at_once=at_once,
                     relieve=its_turn.relieve,
                     deployment_id=_deployment() if relay else None,
                 )
@@ -171,11 +172,11 @@ def _deployment() -> UUID | None:
 
 
 @contextmanager
-def _stop_on_signals(stopping: asyncio.Event) -> Iterator[None]:
-    """Turn SIGTERM and SIGINT into a stop, while the run lasts.
+def _stop_on_signals(stopping: asyncio.Event, at_once: asyncio.Event) -> Iterator[None]:
+    """Turn the first SIGTERM or SIGINT into a stop, and the second into one at once, while the run lasts.
 
     `ray.init` replaces Prefect's own SIGTERM handler by one that raises SystemExit, and an exception inside
-    the loop would leave lanes behind. A second signal does what it did before.
+    the loop would leave lanes behind. A third signal does what it did before.
     """
     loop = asyncio.get_running_loop()
     if threading.current_thread() is not threading.main_thread():
@@ -184,7 +185,10 @@ def _stop_on_signals(stopping: asyncio.Event) -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def stop(number: int) -> None:
-        stopping.set()
+        if not stopping.is_set():
+            stopping.set()
+            return
+        at_once.set()
         loop.remove_signal_handler(number)
         signal.signal(number, before[signal.Signals(number)])
 

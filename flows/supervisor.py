@@ -87,6 +87,7 @@ class Supervisor:
         relieve: Runs whose lanes are to leave when those of this one are there.
         deployment_id: Of the deployment that started it, if it is of a relay: the lanes leave when the
             schedule is turned off.
+        at_once: Set it to give a stop no grace any more.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Supervisor:
         *,
         relieve: Sequence[str] = (),
         deployment_id: UUID | None = None,
+        at_once: asyncio.Event | None = None,
     ) -> None:
         self.queue = queue
         self.options = options
@@ -117,6 +119,7 @@ class Supervisor:
         """The schedule was on while this run worked: turned off, it ends the run."""
         self.leaving = False
         """The lanes leave: none is replaced."""
+        self.at_once = at_once or asyncio.Event()
         self.started = time.monotonic()
         self.running: dict[asyncio.Task[LaneEnd], LaneRun] = {}
         self.pulses: dict[int, Pulse] = {}
@@ -225,9 +228,7 @@ class Supervisor:
         if relay.superfluous(lanes, self.options.run, self.relieving):
             why = "another run of dispatch works already"
         elif self.deployment_id and time.monotonic() >= self.schedule_due:
-            self.schedule_due = time.monotonic()
-        self.scheduled = False
-        """The schedule was on while this run worked: turned off, it ends the run."""
+            self.schedule_due = time.monotonic() + relay.SCHEDULE_CHECK_S
             # Without Prefect's server the work goes on.
             with suppress(Exception):
                 async with asyncio.timeout(SCHEDULE_TIMEOUT_S):
@@ -297,17 +298,23 @@ class Supervisor:
     async def _stop_lanes(self) -> None:
         grace_s = self.options.grace_s
         if self.running:
-            self.logger.info("stopping %d lanes, %g s for calls in flight", len(self.running), grace_s)
+            self.logger.info(
+                "stopping %d lanes: they claim nothing more; what runs has %g s to end and is then handed "
+                "back, uncharged (a second signal: at once)",
+                len(self.running),
+                grace_s,
+            )
         deadline = time.monotonic() + grace_s + 3
-        while self.running and time.monotonic() < deadline:
+        while self.running and time.monotonic() < deadline and not self.at_once.is_set():
             # Asked again and again: a lane that is only starting has no row to be asked in yet.
             with suppress(*TRANSIENT_ERRORS):
                 await self.queue.request_stop(self.options.run)
             await asyncio.wait(self.running, timeout=LOOK_INTERVAL_S)
             self._collect()
+        why = "it was stopped at once" if self.at_once.is_set() else f"it did not end within {grace_s:g} s"
         for end_lane, patience_s in ((LaneRun.cancel, 2.0), (LaneRun.abandon, 1.0)):
             for lane in self.running.values():
-                end_lane(lane, f"it did not end within {grace_s:g} s")
+                end_lane(lane, why)
             if self.running:
                 await asyncio.wait(self.running, timeout=patience_s)
             self._collect()

@@ -71,6 +71,12 @@ class Inspection:
         """Tasks that run, are due or wait for another attempt."""
         return cast("int", await self.pool.fetchval(statement("remaining"), timeout=READ_TIMEOUT))
 
+    async def long_running(self, longer_than_s: float) -> tuple[int, float]:
+        """How many handlers have run for longer than that, and for how many seconds the longest has."""
+        row = await self.pool.fetchrow(statement("long_running"), longer_than_s, timeout=READ_TIMEOUT)
+        assert row is not None
+        return row["tasks"], row["longest_s"]
+
     async def dead_letters(self, *, at_most: int) -> int:
         """Tasks that have failed for good; counted up to ``at_most``, by an index alone."""
         count = await self.pool.fetchval(statement("dead_letters"), at_most, timeout=READ_TIMEOUT)

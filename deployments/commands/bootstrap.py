@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from deployments.output import AsJson, show
+from deployments.output import AsJson, Now, WhenIdle, show, when_replaced
 
 
 async def bootstrap(
@@ -16,12 +16,15 @@ async def bootstrap(
     replicas: Annotated[int, Parameter(help="Replicas of the organism.")] = 1,
     canary: Annotated[bool, Parameter(help="Send a task through everything.")] = True,
     postgres_seconds: Annotated[float, Parameter(help="How long Postgres may take to come up.")] = 120.0,
+    when_idle: WhenIdle = False,
+    now: Now = False,
     as_json: AsJson = False,
 ) -> int:
     """Run the bootstrap flow here: bring Postgres, the organism and Prefect to where they should be.
 
     For services of your own, which it does not start; `organism up` starts all of them on this machine. Safe
-    to run again at any time, and twice at once: what is right is left alone.
+    to run again at any time, and twice at once: what is right is left alone. Before the organism is replaced,
+    it is said why, what runs there and what it costs.
     """
     # Importing flows points Prefect and Ray at the embedded stack, so it comes before Prefect.
     import flows.bootstrap as flow  # isort: skip
@@ -38,6 +41,7 @@ async def bootstrap(
                 replicas=replicas,
                 canary=canary,
                 postgres_seconds=postgres_seconds,
+                when=when_replaced(when_idle, now),
             )
         )
     except Stopped as stopped:

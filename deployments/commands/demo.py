@@ -32,7 +32,7 @@ async def demo(
     with progress_display(as_json) as progress:
         # A worker would only start what nobody asked for here, and nobody asks a gateway.
         alone = settings.model_copy(update={"worker": False, "gateway": False})
-        stack, joined = await start(alone, progress=progress)
+        stack, joined, _ = await start(alone, progress=progress)
     try:
         with _Bar(as_json) as bar:
             report = await run(settings, bar)

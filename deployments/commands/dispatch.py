@@ -2,51 +2,90 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from deployments.output import AsJson, show
+
+if TYPE_CHECKING:
+    from flows.supervisor import DispatchSummary
 
 
 async def dispatch(
     *,
     lanes: Annotated[int, Parameter(help="Lanes side by side.")] = 1,
     until_empty: Annotated[bool, Parameter(negative="", help="Stop when the queue is empty.")] = False,
-    max_seconds: Annotated[float, Parameter(help="Stop claiming after so many seconds.")] = 600.0,
+    max_seconds: Annotated[
+        float | None, Parameter(help="Stop claiming after so many seconds; without it: never.")
+    ] = None,
     batch_size: Annotated[int | None, Parameter(help="Most tasks a claim takes.")] = None,
+    quiet: Annotated[bool, Parameter(negative="", help="Show no progress.")] = False,
     as_json: AsJson = False,
 ) -> int:
     """Run the dispatch flow here: lanes on Ray work the queue off.
 
-    Ctrl-C stops claiming, lets what is in flight finish for 20 s, and hands the rest back.
+    Without --until-empty and --max-seconds it goes on until Ctrl-C. That stops claiming, lets what is in
+    flight finish for 20 s, and hands the rest back, uncharged; a second Ctrl-C hands it back at once. With
+    --until-empty, exit code 1 says that --max-seconds was over before the queue was empty.
     """
-    # Importing flows points Prefect and Ray at the embedded stack, so it comes before Prefect.
-    import flows.dispatch as flow  # isort: skip
+    from blocks.queue import Queue
+    from blocks.settings import load_settings
+    from blocks.stack import queue_dsn
 
-    from prefect.settings import PREFECT_API_URL
-
-    from blocks.errors import ConfigurationError
-    from deployments.flow_runs import INTERRUPTED, Stopped, outcome
-
-    if not PREFECT_API_URL.value():
-        # Before the flow is called: Prefect would start a server of its own to record that it fails.
-        raise ConfigurationError(
-            "no Prefect server is configured and no embedded stack is up",
-            "run `organism up`, or set PREFECT_API_URL",
+    dsn = queue_dsn(load_settings()).get_secret_value()
+    async with AsyncExitStack() as open_parts:
+        queue = await open_parts.enter_async_context(
+            Queue(dsn, connections=1, application_name="organism-progress")
         )
-    try:
-        summary = await outcome(
-            flow.dispatch(
-                lanes=lanes, until_empty=until_empty, max_seconds=max_seconds, batch_size=batch_size
+        if not quiet:
+            from deployments.dispatch_progress import shown
+
+            # Before Prefect is imported, which writes its log to what standard error is by then.
+            await open_parts.enter_async_context(shown(queue))
+        # Importing flows points Prefect and Ray at the embedded stack, so it comes before Prefect.
+        import flows.dispatch as flow  # isort: skip
+
+        from prefect.settings import PREFECT_API_URL
+
+        from blocks.errors import ConfigurationError
+        from deployments.flow_runs import INTERRUPTED, Stopped, outcome
+
+        if not PREFECT_API_URL.value():
+            # Before the flow is called: Prefect would start a server of its own to record that it fails.
+            raise ConfigurationError(
+                "no Prefect server is configured and no embedded stack is up",
+                "run `organism up`, or set PREFECT_API_URL",
             )
-        )
-    except Stopped as stopped:
-        show({"stopped": stopped.what}, as_json, stopped.what)
+        stopped = ""
+        try:
+            summary = await outcome(
+                flow.dispatch(
+                    lanes=lanes, until_empty=until_empty, max_seconds=max_seconds, batch_size=batch_size
+                )
+            )
+        except Stopped as error:
+            stopped = error.what
+        left = None
+        if not stopped and until_empty and max_seconds is not None and summary.seconds >= max_seconds:
+            left = await queue.remaining()
+    if stopped:
+        show({"stopped": stopped}, as_json, stopped)
         return INTERRUPTED
+    return _report(summary, left, as_json)
+
+
+def _report(summary: DispatchSummary, left: int | None, as_json: bool) -> int:
+    """Show what was done; ``left`` tasks, if any, were not reached in the time that was given."""
     text = (
         f"{summary.completed} completed, {summary.failed} dead letters, {summary.retried} retried, "
         f"{summary.released} handed back in {summary.seconds:.1f} s ({summary.tasks_per_second:g} tasks/s)"
     )
-    show(summary, as_json, text)
-    return 0
+    result: dict[str, Any] = summary.model_dump(mode="json")
+    if left:
+        stopped = f"stopped after {summary.seconds:.0f} s with about {left:,} tasks left"
+        text += f"\n{stopped}: --max-seconds was over before the queue was empty"
+        result |= {"stopped_early": stopped, "left": left}
+    show(result, as_json, text)
+    return 1 if left else 0

@@ -18,7 +18,8 @@ async def schedule(
 ) -> None:
     """Show which deployments start by themselves, or turn the schedules of one on or off.
 
-    `organism schedule dispatch on` has the queue worked off for good; `off` lets runs that have begun end.
+    `organism schedule dispatch on` has the queue worked off for good. After `off` the run that works leaves
+    within half a minute: it claims nothing more, and ends when its tasks have.
     The Prefect UI does the same, and neither `organism up` nor `organism deploy` changes it back.
     """
     # Importing flows points Prefect and Ray at the embedded stack, so it comes before Prefect.
@@ -35,6 +36,11 @@ async def schedule(
             raise ConfigurationError(f"{flow} is to be on or off?", f"`organism schedule {flow} on`")
         else:
             found = [await turn(flow, on=state == "on")]
+    after = (
+        ["what works now leaves within half a minute, once its tasks have ended"]
+        if state == "off" and [one.deployment for one in found] == ["dispatch/organism"]
+        else []
+    )
     text = [
         f"{one.deployment:20}  {'on' if one.on else 'off':3}  {', '.join(one.schedules) or '-'}"
         for one in found
@@ -42,5 +48,5 @@ async def schedule(
     show(
         {"schedules": [one.model_dump() for one in found]},
         as_json,
-        "\n".join(text) or "no deployments of ours",
+        "\n".join([*text, *after]) or "no deployments of ours",
     )

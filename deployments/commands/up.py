@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from deployments.output import AsJson, progress_display, show
+from deployments.output import AsJson, Now, WhenIdle, progress_display, show, when_replaced
 
 
-async def up(*, as_json: AsJson = False) -> None:
+async def up(*, when_idle: WhenIdle = False, now: Now = False, as_json: AsJson = False) -> None:
     """Start the stack on this machine, or join the one that runs.
+
+    If handlers' code or the organism's configuration changed, it is deployed again. What that replaces, what
+    runs there and what it costs is said first. Tasks that run have the drain_s of their organ to end, unless
+    --when-idle or --now says otherwise.
 
     Postgres, Ray with the organism on it, a Prefect server with our deployments, a worker that runs them, and
     the gateway, all on loopback, with their data in ORGANISM_HOME. With ORGANISM_DSN set, that database is
@@ -18,13 +22,14 @@ async def up(*, as_json: AsJson = False) -> None:
 
     from blocks.settings import load_settings
     from deployments.local import start
+    from serve_apps.organism.replacement import summary
 
     started = time.monotonic()
     settings = load_settings()
     with progress_display(as_json) as progress:
-        stack, joined = await start(settings, progress=progress)
+        stack, joined, changes = await start(settings, when=when_replaced(when_idle, now), progress=progress)
     seconds = time.monotonic() - started
-    headline = "already running" if joined else f"up after {seconds:.1f} s"
+    headline = f"already running; {summary(changes)}" if joined else f"up after {seconds:.1f} s"
     lines = [
         f"Organism Flows is {headline}",
         f"  Prefect UI     {stack.prefect_ui_url}",
@@ -35,5 +40,10 @@ async def up(*, as_json: AsJson = False) -> None:
         f"  Data and logs  {stack.home}",
         "Next: `organism status`; `organism down` stops it and keeps the data",
     ]
-    result = {"joined": joined, "seconds": round(seconds, 2), **stack.model_dump(mode="json")}
+    result = {
+        "joined": joined,
+        "seconds": round(seconds, 2),
+        "changes": [change.model_dump(mode="json") for change in changes],
+        **stack.model_dump(mode="json"),
+    }
     show(result, as_json, "\n".join(lines))

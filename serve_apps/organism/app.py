@@ -64,8 +64,10 @@ class BuildArgs(BaseModel):
     valve: bool | None = Field(
         default=None, description="Whether there is a drift valve for all replicas; unset: as the file says."
     )
-    code: str | None = Field(
-        default=None, description="Digest of the handlers' code: replicas are replaced when it changes."
+    code: dict[str, str] | str | None = Field(
+        default=None,
+        description="Digests of the handlers' code by file, or any text: replicas are replaced "
+        "when it changes.",
     )
     retry: str | None = Field(
         default=None, description="Anything new: makes Serve try again what it has given up, unchanged."

@@ -72,15 +72,26 @@ async def running_config(dashboard_url: str, token: str | None) -> OrganismConfi
         OrganismUnavailable: The dashboard cannot be reached.
         ConfigurationError: The token is refused.
     """
-    async with _client(dashboard_url, token, timeout=10.0) as client:
-        response = await _send(client, "GET")
-        _check(response)
-    app = response.json().get("applications", {}).get(APP) or {}
+    app = (await details(dashboard_url, token)).get("applications", {}).get(APP) or {}
     deployment = app.get("deployments", {}).get(MANAGER) or {}
     user_config = (deployment.get("deployment_config") or {}).get("user_config")
     if app.get("status") != "RUNNING" or not user_config:
         return None
     return parse_config(user_config)
+
+
+async def details(dashboard_url: str, token: str | None) -> dict[str, Any]:
+    """Return what Serve runs, as the dashboard has it.
+
+    Raises:
+        OrganismUnavailable: The dashboard cannot be reached.
+        ConfigurationError: The token is refused.
+    """
+    async with _client(dashboard_url, token, timeout=10.0) as client:
+        response = await _send(client, "GET")
+        _check(response)
+    found: dict[str, Any] = response.json()
+    return found
 
 
 async def deploy(dashboard_url: str, token: str | None, config_dict: dict[str, Any]) -> dict[str, Any] | None:
@@ -101,28 +112,32 @@ async def deploy(dashboard_url: str, token: str | None, config_dict: dict[str, A
     async with _client(dashboard_url, token, timeout=60.0) as client:
         response = await _send(client, "GET")
         _check(response)
-        details = response.json()
-        _check(await _send(client, "PUT", json=_with_retry(config_dict, details)))
-    app = details.get("applications", {}).get(APP) or {}
+        present = response.json()
+        _check(await _send(client, "PUT", json=fitted(config_dict, present)))
+    app = present.get("applications", {}).get(APP) or {}
     return app.get("deployed_app_config") if app.get("status") == "RUNNING" else None
 
 
-def _with_retry(config_dict: dict[str, Any], details: dict[str, Any]) -> dict[str, Any]:
-    """``config_dict``, such that Serve tries again an application it has given up.
+def fitted(config_dict: dict[str, Any], details: dict[str, Any]) -> dict[str, Any]:
+    """``config_dict`` as it is best deployed over what ``details`` says is deployed.
 
-    Deploying the same configuration once more does nothing, though the reason of the failure may be gone.
+    Serve tries again an application that it has given up only if something differs, though the reason of the
+    failure may be gone. And code that is only not used any more is no reason to replace replicas.
     """
     present = details.get("applications", {}).get(APP) or {}
-    retry = ((present.get("deployed_app_config") or {}).get("args") or {}).get("retry")
-    if present.get("status") == "DEPLOY_FAILED":
-        retry = uuid4().hex
-    if retry is None:
-        return config_dict
+    before = (present.get("deployed_app_config") or {}).get("args") or {}
+    retry = uuid4().hex if present.get("status") == "DEPLOY_FAILED" else before.get("retry")
     # Kept while all is well: leaving it out again would replace the replicas for nothing.
-    applications = [
-        {**app, "args": {**app.get("args", {}), "retry": retry}} if app.get("name") == APP else app
-        for app in config_dict["applications"]
-    ]
+    kept = {} if retry is None else {"retry": retry}
+    code = before.get("code")
+    applications = []
+    for app in config_dict["applications"]:
+        args = app.get("args", {})
+        if app.get("name") == APP:
+            args = {**args, **kept}
+            if isinstance(code, dict) and (args.get("code") or {}).items() <= code.items():
+                args["code"] = code
+        applications.append({**app, "args": args})
     return {**config_dict, "applications": applications}
 
 
@@ -151,8 +166,8 @@ async def wait_until_running(
         while True:
             response = await _send(client, "GET")
             _check(response)
-            details = response.json()
-            line, problem, ready = _progress(details)
+            present = response.json()
+            line, problem, ready = _progress(present)
             # Serve tries several times, but a wrong configuration stays wrong. What the first look shows may
             # still be about the deployment before.
             if earlier is None:
@@ -163,7 +178,7 @@ async def wait_until_running(
                 on_progress(line)
             said = line
             if ready:
-                await _ask_organism(details, dashboard_url)
+                await _ask_organism(present, dashboard_url)
                 return
             if time.monotonic() > deadline:
                 raise OrganismUnavailable(
@@ -237,22 +252,35 @@ async def _ask_organism(details: dict[str, Any], dashboard_url: str) -> None:
     Raises:
         ConfigurationError: They refused it and go on with the one before.
     """
-    options = details.get("http_options") or {}
-    host = options.get("host")
-    if details.get("proxy_location") == "Disabled" or not host:
+    url = routes_url(details, dashboard_url)
+    if url is None:
         return
-    if host in ("0.0.0.0", "::"):  # noqa: S104
-        host = urlsplit(dashboard_url).hostname
-    url = f"http://{f'[{host}]' if ':' in str(host) else host}:{options.get('port')}{ROUTE_PREFIX}"
     try:
-        async with httpx.AsyncClient(timeout=15.0, trust_env=host not in _LOOPBACK) as client:
-            health = (await client.get(f"{url}/health")).json()
-            apart = (await client.get(f"{url}/organs-apart")).json()
+        async with routes_client(url, timeout=15.0) as client:
+            health = (await client.get("/health")).json()
+            apart = (await client.get("/organs-apart")).json()
     except (httpx.HTTPError, ValueError):
         return  # the routes need not be reachable from here
     for one in (health, *apart.values()):
         if refused := one.get("refused_configuration"):
             raise _misconfigured(refused)
+
+
+def routes_url(details: dict[str, Any], dashboard_url: str) -> str | None:
+    """Base of the organism's HTTP routes; `None` if Serve has none."""
+    options = details.get("http_options") or {}
+    host = options.get("host")
+    if details.get("proxy_location") == "Disabled" or not host:
+        return None
+    if host in ("0.0.0.0", "::"):  # noqa: S104
+        host = urlsplit(dashboard_url).hostname
+    return f"http://{f'[{host}]' if ':' in str(host) else host}:{options.get('port')}{ROUTE_PREFIX}"
+
+
+def routes_client(url: str, *, timeout: float) -> httpx.AsyncClient:
+    """A client of the organism's HTTP routes at ``url``."""
+    local = urlsplit(url).hostname in _LOOPBACK
+    return httpx.AsyncClient(base_url=url, timeout=timeout, trust_env=not local)
 
 
 def useful_line(message: str) -> str:

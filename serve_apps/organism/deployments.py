@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from serve_apps.organism.config import DeploymentConfig, OrganConfig, OrganismConfig, parse_config
+from serve_apps.organism.handler_code import code_digests
 
 APP = "organism"
 ROUTE_PREFIX = "/organism"
@@ -22,9 +22,10 @@ CHECKS = {
     # Three misses end a replica whose loop a handler blocks: sooner than a lane takes it for dead
     # (Organism.silence_s), so that no call is sent there again.
     "health_check_timeout_s": 6,
-    "graceful_shutdown_timeout_s": 30,
     "graceful_shutdown_wait_loop_s": 0.5,
 }
+STOPPING_S = 10.0
+"""For handlers that have been told to stop, and to hand their tasks back, before Serve kills the replica."""
 LOOK_BACK_S = 5.0
 """Over which Serve averages the load; its own default, 30 s, is half a minute of waiting."""
 
@@ -67,7 +68,7 @@ def serve_config(
                 **({"runtime_env": {"working_dir": config.working_dir}} if config.working_dir else {}),
                 # Modules are imported once a replica; Serve replaces replicas when something here differs.
                 "args": {
-                    "code": code_digest(config),
+                    "code": code_digests(config),
                     "organs": sorted(organs_apart(config)),
                     "valve": wants_valve(config),
                 },
@@ -78,7 +79,8 @@ def serve_config(
                         "name": MANAGER,
                         "num_replicas": replicas,
                         "max_ongoing_requests": REQUESTS,
-                        **CHECKS,
+                        # Calls to organs apart pass through it too.
+                        **_checks(config.organs),
                         # Replacements start before the ones they replace stop: with one replica there would
                         # else be none for some seconds, and none at all if they fail.
                         "max_surge_percent": 100,
@@ -90,25 +92,6 @@ def serve_config(
             }
         ],
     }
-
-
-def code_digest(config: OrganismConfig) -> str | None:
-    """Digest of the handlers' code that lies in the configuration's own folders; None: none does.
-
-    Installed packages are not looked at: a new version of those comes with a new environment.
-    """
-    digest = hashlib.sha256()
-    modules = sorted({organ.handler.partition(".")[0].partition(":")[0] for organ in config.organs})
-    found = False
-    for folder in config.python_path:
-        for module in modules:
-            package = folder / module
-            files = sorted(package.rglob("*.py")) if package.is_dir() else [package.with_suffix(".py")]
-            for file in filter(Path.is_file, files):
-                found = True
-                digest.update(f"{file}\0{file.stat().st_size}\0".encode())
-                digest.update(file.read_bytes())
-    return digest.hexdigest()[:16] if found else None
 
 
 def organ_deployment(organ_id: str) -> str:
@@ -132,10 +115,16 @@ def organ_options(config: OrganismConfig, organ: OrganConfig) -> dict[str, Any]:
     return {
         "name": organ_deployment(organ.id),
         **_scale(organ.deployment, organ.concurrency),
-        **CHECKS,
+        **_checks([organ]),
         "ray_actor_options": _resources(organ.deployment),
         "user_config": config.alone(organ).model_dump(mode="json"),
     }
+
+
+def _checks(organs: Iterable[OrganConfig]) -> dict[str, Any]:
+    """When a replica with ``organs`` is unhealthy, and how long one that is taken down may go on."""
+    longest = max((organ.drain_s for organ in organs), default=0.0)
+    return {**CHECKS, "graceful_shutdown_timeout_s": longest + STOPPING_S}
 
 
 def _scale(deployment: DeploymentConfig, concurrency: int) -> dict[str, Any]:

@@ -89,6 +89,8 @@ def test_every_command_has_help_and_json(words: tuple[str, ...], capsys: pytest.
         (["nonsense"], 'error: Unknown command "nonsense". Available commands: '),
         (["up", "--nonsense"], "error: Unknown option: --nonsense → see `organism up --help`"),
         (["up", "nonsense"], "error: unexpected argument 'nonsense' → see `organism up --help`"),
+        (["up", "--now", "--when-idle"], "error: --when-idle and --now exclude each other: give one of them"),
+        (["bootstrap", "--now", "--when-idle"], "error: --when-idle and --now exclude each other"),
     ],
 )
 def test_wrong_usage_is_one_line_and_2(

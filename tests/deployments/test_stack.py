@@ -189,6 +189,29 @@ class TestLife:
         answer = httpx.post(f"{home.stack().organism_url}/handle-task", json=task, trust_env=False)
         assert answer.json()["result"] == "hello", answer.text
 
+    def test_what_changed_is_said_and_its_replicas_replaced(self, home: Home) -> None:
+        def up(*arguments: str) -> Any:
+            return home.organism("up", *arguments, ORGANISM_CONFIG="mine.yaml")
+
+        assert up()["changes"] == []
+        before = httpx.get(f"{home.stack().organism_url}/health", trust_env=False).json()
+        (home.path / "mine.py").write_text("import words\ndef greet(task):\n    return words.greeting\n")
+        (home.path / "words.py").write_text("greeting = 'hello'\n")
+        [change] = up("--now")["changes"]
+        assert (change["effect"], change["why"]) == ("replaced", ["mine.py changed", "words.py is new"])
+        (home.path / "words.py").write_text("greeting = 'good day'\n")
+        process = home.popen("up", ORGANISM_CONFIG="mine.yaml")
+        out, err = process.communicate(timeout=PATIENCE)
+        assert out.startswith(
+            "Organism Flows is already running; the organism was replaced: words.py changed"
+        )
+        assert "organism: replicas are replaced: words.py changed; " in err
+        task = {"task_id": "a", "claim": 1, "attempt": 1, "type": "greet", "params": {}}
+        answer = httpx.post(f"{home.stack().organism_url}/handle-task", json=task, trust_env=False)
+        assert answer.json()["result"] == "good day", answer.text
+        after = httpx.get(f"{home.stack().organism_url}/health", trust_env=False).json()
+        assert after["pid"] != before["pid"]
+
     def test_what_died_is_named_and_repaired_and_the_rest_left_alone(self, home: Home) -> None:
         home.sql("INSERT INTO tasks (type, params) VALUES ('kept', '{}')")
         url = f"{home.stack().prefect_api_url}/variables/"

@@ -129,6 +129,20 @@ async def test_a_run_cancelled_from_the_ui_drains(worker: subprocess.Popen[bytes
     assert worker.poll() is None, "the worker goes on"
 
 
+async def test_a_second_ctrl_c_hands_back_at_once(stack: Stack, stack_queue: Queue, tasks: Tasks) -> None:
+    process = stack.start("dispatch", "--json")
+    await until(tasks.all_run)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    while "a second signal: at once" not in (line := await asyncio.to_thread(process.stderr.readline)):
+        assert line, "it ended"
+    process.send_signal(signal.SIGINT)
+    await asyncio.to_thread(stack.finish, process, code=130)
+    assert (await stack_queue.counts())["running"] == 0, "nobody has to wait for a lease"
+    tasks.let_end()
+    tasks.never.touch()
+
+
 async def test_ctrl_c_drains(stack: Stack, tasks: Tasks) -> None:
     process = stack.start("dispatch", "--lanes", "2", "--json")
     await until(tasks.all_run)

@@ -14,7 +14,7 @@ from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule, RRu
 from ruamel.yaml import YAML
 
 from flows.deploying import prefect_yaml
-from flows.schedules import as_left
+from flows.schedules import as_left, every
 
 FILE: dict[str, Any] = YAML(typ="safe").load(prefect_yaml().read_text())
 
@@ -55,6 +55,23 @@ def test_when_it_fires_is_the_files() -> None:
     old = DeploymentSchedule(schedule=hourly, active=True, slug="continuous")
     [schedule] = of("dispatch", as_left(FILE, there("dispatch", old)))["schedules"]
     assert schedule["interval"] == 300
+
+
+def test_a_run_of_the_schedule_gets_the_parameters_of_the_file() -> None:
+    schedule = {"slug": "continuous", "interval": 60, "active": False, "parameters": {"relay": True}}
+    file = {
+        "deployments": [
+            {"name": "organism", "entrypoint": "flows.dispatch.dispatch", "schedules": [schedule]}
+        ]
+    }
+    # As an older version left it, turned on.
+    older = DeploymentSchedule(
+        schedule=IntervalSchedule(interval=timedelta(seconds=300)), active=True, slug="continuous"
+    )
+    [left] = of("dispatch", as_left(file, there("dispatch", older)))["schedules"]
+    assert left == {**schedule, "active": True}
+    again = _schedule_config_to_deployment_schedule(left)
+    assert (every(again["schedule"]), again["parameters"]) == ("every 60 s", {"relay": True})
 
 
 def test_schedules_that_people_added_stay() -> None:

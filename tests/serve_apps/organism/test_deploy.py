@@ -15,7 +15,7 @@ from blocks.errors import ConfigurationError, OrganismUnavailable
 from serve_apps.organism import deploy as deploy_module
 from serve_apps.organism.config import load_config, parse_config
 from serve_apps.organism.deploy import deploy, replace, wait_until_running
-from serve_apps.organism.deployments import code_digest, serve_config
+from serve_apps.organism.deployments import serve_config
 from tests.serve_apps.organism.helpers import organ
 
 pytestmark = pytest.mark.anyio
@@ -103,18 +103,6 @@ def test_the_configuration_is_what_serve_expects(tmp_path: Path) -> None:
     assert deployment["name"] == "OrganismManager"
     assert parse_config(deployment["user_config"]).python_path == [tmp_path]
     json.dumps(wanted)
-
-
-def test_only_the_code_of_own_handlers_changes_the_digest(tmp_path: Path) -> None:
-    config = parse_config({"organs": [organ("a", "mine.part:f")], "python_path": [str(tmp_path)]})
-    assert code_digest(config) is None
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "part.py").write_text("x = 1")
-    first = code_digest(config)
-    (tmp_path / "unrelated.py").write_text("x = 1")
-    assert code_digest(config) == first is not None
-    (tmp_path / "mine" / "part.py").write_text("x = 2")
-    assert code_digest(config) != first
 
 
 async def test_it_waits_for_every_replica(serve_with: Any) -> None:
@@ -234,6 +222,44 @@ async def test_refusals_of_the_dashboard(
     serve_with(lambda _: httpx.Response(status, text="Traceback\nValueError: port"))
     with pytest.raises(error, match=words):
         await deploy("http://127.0.0.1:1", "t", serve_config(load_config()))
+
+
+def test_replicas_may_go_on_for_as_long_as_their_organs_say() -> None:
+    organs = [
+        organ("short", "x:y"),
+        organ("long", "x:y", drain_s=900),
+        organ("apart", "x:y", drain_s=3600, deployment={}),
+    ]
+    manager, apart = serve_config(parse_config({"organs": organs}))["applications"][0]["deployments"]
+    # Calls to an organ apart pass through the manager.
+    assert manager["graceful_shutdown_timeout_s"] == 3610
+    assert apart["graceful_shutdown_timeout_s"] == 3610
+    of_short = serve_config(parse_config({"organs": organs[:2]}))["applications"][0]["deployments"]
+    assert [one["graceful_shutdown_timeout_s"] for one in of_short] == [910]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "deployed"),
+    [
+        ({"a.py": "1"}, {"a.py": "1", "b.py": "2"}),
+        (None, {"a.py": "1"}),
+        ({"a.py": "2"}, {"a.py": "2"}),
+    ],
+)
+def test_code_that_is_not_used_any_more_replaces_nothing(wanted: Any, deployed: Any) -> None:
+    config = {"applications": [{"name": "organism", "args": {"code": wanted}}]}
+    fitted = deploy_module.fitted(config, details("RUNNING", args={"code": deployed}))
+    assert fitted["applications"][0]["args"]["code"] == deployed
+
+
+@pytest.mark.parametrize(
+    ("wanted", "deployed"),
+    [({"a.py": "2"}, {"a.py": "1"}), ({"a.py": "1", "c.py": "3"}, {"a.py": "1"}), ({"a.py": "1"}, "v1")],
+)
+def test_code_that_changed_is_deployed(wanted: Any, deployed: Any) -> None:
+    config = {"applications": [{"name": "organism", "args": {"code": wanted}}]}
+    fitted = deploy_module.fitted(config, details("RUNNING", args={"code": deployed}))
+    assert fitted["applications"][0]["args"]["code"] == wanted
 
 
 async def test_a_dashboard_that_does_not_answer() -> None:
