@@ -152,8 +152,10 @@ class _Start:
             await self._deploy(app, previous, self._timed("organism"))
             return Started(previous, True, self.changes)
         kept = healthy & set(ROLES)
-        if not kept >= self._wanted() - {"organism", "worker", "gateway"}:
-            kept.discard("worker")  # it was started with the addresses of the others
+        if not kept >= {"ray", "prefect"}:
+            # It was started with their addresses. Not for Postgres, whose address stays: its flow runs, and the
+            # tasks they have in hand, outlive a restart.
+            kept.discard("worker")
         try:
             stack = await self._clear(previous, kept)
             write_stack(stack)

@@ -215,8 +215,25 @@ def _progress(details: dict[str, Any]) -> tuple[str, str, bool]:
             f"the organism cannot be deployed: {useful_line(message)}",
             "look at the Serve page of the Ray dashboard",
         )
-    healthy = all(deployment.get("status") == "HEALTHY" for deployment in deployments.values())
-    return line, problem, status == "RUNNING" and healthy and _running(manager) >= wanted > 0
+    deployed_s = app.get("last_deployed_time_s") or float("inf")
+    there = all(_is_there(deployment, deployed_s) for deployment in deployments.values())
+    return line, problem, status in ("RUNNING", "DEPLOYING") and there and _running(manager) >= wanted > 0
+
+
+def _is_there(deployment: dict[str, Any], deployed_s: float) -> bool:
+    """Whether a deployment runs as it was deployed last.
+
+    To Serve it is only when the replicas before have stopped, which may take as long as their tasks.
+    """
+    if deployment.get("status") == "HEALTHY":
+        return True
+    fresh = sum(
+        replica.get("state") == "RUNNING" and (replica.get("start_time_s") or 0.0) >= deployed_s
+        for replica in deployment.get("replicas", [])
+    )
+    return (
+        deployment.get("status") == "UPDATING" and fresh >= (deployment.get("target_num_replicas") or 0) > 0
+    )
 
 
 def _running(deployment: dict[str, Any]) -> int:

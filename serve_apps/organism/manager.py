@@ -129,6 +129,8 @@ class OrganismManager:
         old = self._assembly
         new = self._assembly = assemble(config, handlers, old, self._rules, self._connect)
         self._rules.result_limit_bytes = config.result_limit_bytes
+        # It was meant for the replacement that this is instead of.
+        self._drain_limit_s = None
         if old is not None:
             kept = set(map(id, new.runners))
             self._retiring += [runner for runner in old.runners if id(runner) not in kept]

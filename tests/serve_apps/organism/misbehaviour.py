@@ -109,6 +109,18 @@ def block(task: dict[str, Any]) -> str:
     return "released"
 
 
+def patient(task: dict[str, Any], context: Any) -> str:
+    """Until it is told to stop, or released."""
+    name = f"claim {task['claim']}"
+    STARTED[name] += 1
+    try:
+        while not (context.cancelled or RELEASE.wait(0.005)):
+            pass
+        return "released"
+    finally:
+        ENDED[name] += 1
+
+
 async def stubborn(task: dict[str, Any]) -> str:
     STARTED["stubborn"] += 1
     while not RELEASE.is_set():

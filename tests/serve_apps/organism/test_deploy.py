@@ -105,6 +105,24 @@ def test_the_configuration_is_what_serve_expects(tmp_path: Path) -> None:
     json.dumps(wanted)
 
 
+async def test_it_does_not_wait_for_the_tasks_of_the_replicas_before(serve_with: Any) -> None:
+    def replaced(*starts: float) -> dict[str, Any]:
+        found = details("DEPLOYING", "UPDATING")
+        app = found["applications"]["organism"]
+        app["last_deployed_time_s"] = 100.0
+        app["deployments"]["OrganismManager"]["replicas"] = [
+            {"state": "STOPPING", "start_time_s": 50.0},
+            *({"state": "RUNNING", "start_time_s": start} for start in starts),
+        ]
+        return found
+
+    dashboard = Dashboard(replaced(60.0, 60.0), replaced(60.0, 101.0), replaced(101.0, 102.0))
+    serve_with(dashboard)
+    said: list[str] = []
+    await wait_until_running("http://127.0.0.1:1", "secret", 5, said.append)
+    assert len(dashboard.headers) == 5, "the third answer is the first in which all are new"
+
+
 async def test_it_waits_for_every_replica(serve_with: Any) -> None:
     dashboard = Dashboard(
         {"applications": {}},

@@ -63,7 +63,7 @@ async def test_what_goes_wrong_within_a_replica_is_charged_at_once(
     [
         ("culprit", "segfault"),
         ("culprit", "killed for memory"),
-        # 100 s: its replica is found out three times, and Serve lets each go on for 30 s.
+        # 40 s: Serve finds its replica out by three checks in a row.
         pytest.param("culprit.async", "block the loop", marks=pytest.mark.soak),
     ],
 )
@@ -76,6 +76,6 @@ async def test_what_takes_its_replica_along_is_found(
     found = await stack_queue.get(task_id)
     assert (found.status, found.attempts) == ("failed", 1)
     causes = [a.cause for a in found.history]
-    assert causes[-1] == "failed"
-    assert set(causes[:-1]) == {"replica_lost"}, "not charged before it ran alone"
-    assert "ran alone on a replica" in (found.error or "")
+    blocks = how == "block the loop"
+    assert causes == ["replica_lost", "timed_out" if blocks else "failed"], "not charged before it ran alone"
+    assert ("timed out after" if blocks else "the agent process died") in (found.error or "")

@@ -47,6 +47,7 @@ def make_batch(types: list[str], params: list[str]) -> Batch:
         drift_scores=[0.0] * size,
         timeouts=[None] * size,
         suspicions=[0] * size,
+        reclaimed=[False] * size,
     )
 
 
@@ -73,12 +74,10 @@ async def test_health_and_status_through_the_client(handle: Any) -> None:
     assert "evidence" in (await client.status())["task_types"]
 
 
-async def test_a_batch_through_the_client_begins_before_it_runs(handle: Any) -> None:
+async def test_a_batch_through_the_client(handle: Any) -> None:
     size = 300
     batch = make_batch(["echo"] * (size - 1) + ["nope"], ['{"n": 1}'] * size)
-    chunks = [chunk async for chunk in Organism().client().call(batch, exclusive=True)]
-    begun = [chunk for chunk in chunks if not chunk.waiting]
-    assert len(begun[0]) == 0
+    chunks = [chunk async for chunk in Organism().client().call(batch)]
     causes = {p: cause for chunk in chunks for p, cause in zip(chunk.positions, chunk.causes, strict=True)}
     assert len(causes) == size
     assert causes.pop(size - 1) == "rejected"
@@ -137,14 +136,14 @@ async def test_a_task_is_cancelled_through_the_client_and_its_handler_sees_it(
     async for outcomes in client.call(batch):
         if not len(outcomes) and not causes:
             assert outcomes.timeout_s == 120
-            await client.cancel([batch.claims[0]])
+            await client.cancel({batch.ids[0]: batch.claims[0]})
         causes.update(zip(outcomes.positions, outcomes.causes, strict=True))
         if causes == {0: "cancelled"}:
             await until(lambda: Path(f"{names[0]}-cut").exists())
             assert Path(f"{names[0]}-cut").read_text() == str(batch.claims[0])
             Path(names[1]).touch()
     assert causes == {0: "cancelled", 1: "completed"}
-    await client.cancel(batch.claims)  # nobody knows them any more
+    await client.cancel(dict(zip(batch.ids, batch.claims, strict=True)))  # nobody knows them any more
 
 
 def test_the_http_routes(stack: Stack) -> None:
