@@ -153,8 +153,8 @@ class _Start:
             return Started(previous, True, self.changes)
         kept = healthy & set(ROLES)
         if not kept >= {"ray", "prefect"}:
-            # It was started with their addresses. Not for Postgres, whose address stays: its flow runs, and the
-            # tasks they have in hand, outlive a restart.
+            # It was started with their addresses. Not for Postgres, whose address stays: its flow runs, and
+            # the tasks they have in hand, outlive a restart.
             kept.discard("worker")
         try:
             stack = await self._clear(previous, kept)

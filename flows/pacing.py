@@ -47,6 +47,8 @@ class Window:
     held_until: float = 0.0
     """Does not grow before this moment of `time.monotonic`."""
     hold_s: float = HOLD_S[0]
+    widened: bool = False
+    """The last thing that happened to it was `Pace.widen`."""
 
     def call_size(self, limit: int) -> int:
         """Tasks one call should carry: about as many as are settled in `CALL_S`."""
@@ -171,6 +173,7 @@ class Pace:
         """Some tasks of a type have waited for too long: take for now only as many as run."""
         window, now = self.window(task_type), time.monotonic()
         window.size = max(1.0, min(window.size, running))
+        window.widened = False
         if now >= window.held_until:
             window.held_until = now + window.hold_s
             window.hold_s = min(2 * window.hold_s, HOLD_S[1])
@@ -184,8 +187,10 @@ class Pace:
         window = self.window(task_type)
         if not window.full or time.monotonic() < window.held_until or window.size >= self._limit:
             return False
-        if window.hold_s > HOLD_S[0] and window.held_until:
-            window.hold_s = max(window.hold_s / 2, HOLD_S[0])
+        if window.widened:
+            # What it tried last runs: there is more room than there was.
+            window.hold_s = HOLD_S[0]
+        window.widened = True
         window.size = min(max(window.size + 1, window.size * PROBE), self._limit)
         return True
 

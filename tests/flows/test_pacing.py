@@ -17,7 +17,6 @@ from flows.pacing import (
     BYTES_IN_FLIGHT,
     CALLS_A_WINDOW,
     FIRST_WINDOW,
-    GROUP_SIZES,
     GROWTH,
     SLACK_S,
     CallRecord,
@@ -43,6 +42,7 @@ def tasks(kinds: list[str], suspicions: list[int] | None = None, params: str = "
         drift_scores=[0.0] * n,
         timeouts=[None] * n,
         suspicions=suspicions or [0] * n,
+        reclaimed=[False] * n,
     )
 
 
@@ -162,6 +162,40 @@ def test_a_window_shrinks_while_nobody_takes_its_calls_and_never_below_one() -> 
     assert pace.room("t") == 1
 
 
+def test_while_all_that_is_in_flight_runs_a_full_window_widens_and_what_waits_shrinks_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Tasks of hours: none ends from which a window could learn."""
+    now = [1000.0]
+    monkeypatch.setattr("flows.pacing.time.monotonic", lambda: now[0])
+    pace = Pace(500, CAP)
+    slots = 5
+    pace.calls(tasks(["t"] * 32))
+    pace.shrink("t", slots)
+    pace.settled("t", 32 - slots)
+    assert (pace.window("t").size, pace.room("t")) == (slots, 0)
+    assert not pace.widen("t"), "it has just been too much"
+    tried = 0
+    for _ in range(300):
+        now[0] += 2
+        if pace.widen("t"):
+            tried += 1
+            assert pace.room("t") == 1
+            pace.calls(tasks(["t"]))
+            pace.shrink("t", slots)
+            pace.settled("t", 1)
+    assert 3 <= tried <= 10, "now and then one more, ever more seldom"
+    pace.settled("t", slots)
+    now[0] += 200
+    assert pace.room("t") == slots
+    pace.calls(tasks(["t"] * slots))
+    for _ in range(20):
+        now[0] += 2
+        if pace.widen("t"):
+            pace.calls(tasks(["t"] * pace.room("t")))
+    assert pace.window("t").size > 4 * slots, "with more replicas it grows"
+
+
 measurements = st.tuples(
     st.integers(1, 5000), st.floats(1e-6, 1e4), st.floats(0, 1e4), st.floats(1, 1e4), st.booleans()
 )
@@ -184,7 +218,7 @@ claimed = st.lists(st.tuples(st.sampled_from("tuv"), st.sampled_from([0, 0, 1, 2
 
 
 @given(claimed, st.integers(1, 50))
-def test_calls_hold_every_task_once_and_suspects_in_small_groups(
+def test_calls_hold_every_task_once_and_are_of_one_type(
     pairs: list[tuple[str, int]], batch_size: int
 ) -> None:
     pace = Pace(batch_size, CAP)
@@ -193,8 +227,8 @@ def test_calls_hold_every_task_once_and_suspects_in_small_groups(
     calls = pace.calls(batch)
     assert Counter(i for call in calls for i in call.ids) == Counter(batch.ids)
     for call in calls:
-        assert len({*zip(call.types, call.suspicions, strict=True)}) == 1, "one type, one suspicion"
-        assert 1 <= len(call) <= min(GROUP_SIZES[call.suspicions[0]] or limits[call.types[0]], batch_size)
+        assert len({*call.types}) == 1
+        assert 1 <= len(call) <= min(limits[call.types[0]], batch_size)
         places = [batch.ids.index(i) for i in call.ids]
         assert places == sorted(places), "in the order they were claimed"
     assert pace.in_flight == len(batch)
