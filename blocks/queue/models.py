@@ -408,11 +408,11 @@ class LaneRow(BaseModel):
     lease_until: datetime
     settled: int
     stop_requested: bool
-    leave_requested: bool
-    leaving_at: datetime | None
-    relay: bool
-    run_started_at: datetime | None
     live: bool
+    leave_requested: bool = False
+    leaving_at: datetime | None = None
+    relay: bool = False
+    run_started_at: datetime | None = None
 
     @property
     def claiming(self) -> bool:

@@ -202,8 +202,8 @@ async def test_the_watchdog_ends_a_stuck_lane_and_its_tasks_come_back(
     stack: Stack, stack_queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [task_id] = await stack_queue.submit([NewTask(type="slow", params={"until": str(stack.home / "never")})])
-    # The lane would drain for 20 s after its one second; its task run's timeout comes first.
-    monkeypatch.setattr("flows.dispatch.LANE_OVERTIME_S", -18.0)
+    # The lane would wait for its task; the timeout of its task run comes first.
+    monkeypatch.setattr("flows.dispatch.LANE_OVERTIME_S", 2.0)
     from prefect.exceptions import FailedRun
 
     with pytest.raises(FailedRun, match="lane-1"):

@@ -34,7 +34,14 @@ class Holder:
         self.lost = asyncio.Event()
         self.stopped = asyncio.Event()
         self.writes = 0
-        self.lease = Lease(queue, "lane-1", run="a run", on_lost=self._lose, on_stop=self.stopped.set)
+        self.lease = Lease(
+            queue,
+            "lane-1",
+            run="a run",
+            on_lost=self._lose,
+            on_stop=self.stopped.set,
+            on_leave=self.stopped.set,
+        )
 
     def _lose(self, why: str) -> None:
         self.told.append(why)

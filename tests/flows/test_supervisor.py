@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -38,8 +39,12 @@ async def test_a_postgres_that_went_away_is_named(
         proxy.cut()
     # Its port is closed, as that of a server that is down.
     with pytest.raises(QueueUnavailable, match=r"127\.0\.0\.1"):
-        await Supervisor(queue, options, start_lane, 1, asyncio.Event()).run()
+        await Supervisor(queue, options, start_lane, 1, asyncio.Event(), stop_nothing).run()
     await queue.close()
+
+
+async def stop_nothing(runs: Mapping[str, int]) -> None:
+    assert not runs
 
 
 class StubLane:
@@ -83,7 +88,7 @@ async def test_lanes_are_replaced_while_prefects_server_hangs(
         run="r", batch_size=1, tasks_in_flight=1, until_empty=True, max_seconds=None, grace_s=1
     )
     async with asyncio.timeout(20):
-        state = await Supervisor(queue, options, start_lane, 1, asyncio.Event()).run()
+        state = await Supervisor(queue, options, start_lane, 1, asyncio.Event(), stop_nothing).run()
     assert state.is_completed()
     assert state.data.lanes == 4
 
