@@ -74,6 +74,7 @@ class OpenCall:
 
     batch: Batch
     record: CallRecord
+    task: asyncio.Task[Any]
     unreported: set[int]
     """Positions of the tasks whose outcome is still to come."""
     begun: set[int] = field(default_factory=set)
@@ -214,6 +215,12 @@ class Calls:
         """Stop what goes on of these tasks under the claim given by id, or an older one; not waited for."""
         self._send(self._organism.cancel(runs))
 
+    def cut(self, claims: Collection[int]) -> None:
+        """Cut off the calls all of whose tasks are among ``claims``; each hands back its tasks."""
+        for call in self._open:
+            if {call.batch.claims[p] for p in call.unreported} <= set(claims):
+                call.task.cancel()
+
     def recall(self) -> None:
         """Have everything handed back that no handler has begun with."""
         claims = [call.batch.claims[p] for call in self._open for p in call.waiting]
@@ -232,7 +239,9 @@ class Calls:
             by_type.setdefault(call.record.type, []).append(call)
         for task_type, calls in by_type.items():
             if late := [c for c in calls if c.waiting and now - c.record.started > WAITING_S]:
-                self._pace.shrink(task_type, sum(len(call.begun) for call in calls))
+                # While others of the type end, its window learns from those.
+                if self._pace.idle_s(task_type) > WAITING_S:
+                    self._pace.shrink(task_type, sum(len(call.begun) for call in calls))
                 for call in late:
                     if now - call.recalled > RECALL_PAUSE_S:
                         call.recalled = now
@@ -256,7 +265,9 @@ class Calls:
     # One call
 
     async def _run(self, batch: Batch) -> None:
-        call = OpenCall(batch, self._pace.begin(batch.types[0]), set(range(len(batch))))
+        task = asyncio.current_task()
+        assert task is not None
+        call = OpenCall(batch, self._pace.begin(batch.types[0]), task, set(range(len(batch))))
         self._open.add(call)
         try:
             await self._call(call)
@@ -304,7 +315,8 @@ class Calls:
                 await self._begun(call, outcomes.begun)
             if len(outcomes):
                 await self._settle(call, outcomes)
-                call.record.add(outcomes)
+                if call.record.add(outcomes):
+                    self._pace.ended(call.record.type)
                 self._make_room(call, outcomes.positions)
                 last_report = loop.time()
             elif outcomes.waiting or outcomes.begun or patience_s is None:
@@ -341,16 +353,27 @@ class Calls:
         self._logger.warning("%s; %d tasks had not been reported", error, len(unreported))
         # A replica that only fell silent may still run them.
         self.stop_runs({batch.ids[p]: batch.claims[p] for p in unreported})
+        charged = await self._suspect(call, set(unreported), error.what)
+        self._make_room(call, charged)
+
+    async def _suspect(self, call: OpenCall, positions: set[int], what: str) -> list[int]:
+        """Hand tasks back that a replica was lost with.
+
+        Returns:
+            Positions of those that were charged instead, because it befell them too often.
+        """
+        batch = call.batch
         outcomes = Outcomes()
-        for position in unreported:
+        for position in positions:
             if batch.suspicions[position] >= SUSPICION_LIMIT:
                 lost = batch.suspicions[position] + 1
-                text = f"{lost} replicas were lost with it on them; the last: {error.what}"
+                text = f"{lost} replicas were lost with it on them; the last: {what}"
                 outcomes.add(position, "failed", error=text)
         if len(outcomes):
-            await self._settle(call, outcomes)
-            self._make_room(call, outcomes.positions)
-        await self._release(batch.take(unreported), "replica_lost", error.what, suspicion=1)
+            await self._settle_now(call, outcomes)
+        left = positions.difference(outcomes.positions)
+        await self._release(batch.take(left), "replica_lost", what, suspicion=1)
+        return outcomes.positions
 
     async def _pause(self, task_type: str, error: OrganismUnavailable) -> None:
         delay = ORGANISM_PAUSE_S[min(self._failures_in_a_row, len(ORGANISM_PAUSE_S) - 1)]
@@ -410,7 +433,7 @@ class Calls:
                         self._pace.back_off(call.record.type)
                     await self._release(left, None, error)
                 case "replica_lost":
-                    await self._release(left, "replica_lost", error, suspicion=1)
+                    await self._suspect(call, set(positions), error)
                 case _:
                     await self._release(left, "interrupted", error)
             call.unreported.difference_update(positions)

@@ -329,6 +329,8 @@ class Lane:
                 requested = await self.queue.cancel_requests(self.id)
                 if news := {task: claim for claim, task in requested.items() if claim not in told}:
                     await self.organism.cancel(news)
+                # No message reaches a replica that is being taken down; giving up the call on it does.
+                self._calls.cut(told.intersection(requested))
                 told = set(requested)
             except TROUBLE as error:
                 self._logger.warning("cannot cancel tasks yet, trying again: %s", error)

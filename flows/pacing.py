@@ -47,6 +47,8 @@ class Window:
     held_until: float = 0.0
     """Does not grow before this moment of `time.monotonic`."""
     hold_s: float = HOLD_S[0]
+    ended_at: float = 0.0
+    """When a task of the type last ended, by `time.monotonic`."""
     widened: bool = False
     """The last thing that happened to it was `Pace.widen`."""
 
@@ -94,13 +96,18 @@ class CallRecord:
     service_s: float = 0.0
     """In the handler, their sum."""
 
-    def add(self, outcomes: Outcomes) -> None:
-        """Count in outcomes that have just come; those of tasks that were handed back say nothing of pace."""
+    def add(self, outcomes: Outcomes) -> bool:
+        """Count in outcomes that have just come; those of tasks that were handed back say nothing of pace.
+
+        Returns:
+            Whether there were others.
+        """
         if not set(HANDED_BACK).isdisjoint(outcomes.causes):
             outcomes = outcomes.take(n for n, cause in enumerate(outcomes.causes) if cause not in HANDED_BACK)
         self.settled += len(outcomes)
         self.latency_s += len(outcomes) * (time.monotonic() - self.started)
         self.service_s += sum(outcomes.elapsed_ms) / 1000
+        return len(outcomes) > 0
 
 
 class Pace:
@@ -158,6 +165,14 @@ class Pace:
         """Tasks of a type are no longer in flight."""
         self.window(task_type).in_flight -= tasks
         self.in_flight -= tasks
+
+    def ended(self, task_type: str) -> None:
+        """Tasks of a type have ended."""
+        self.window(task_type).ended_at = time.monotonic()
+
+    def idle_s(self, task_type: str) -> float:
+        """Seconds since a task of the type ended."""
+        return time.monotonic() - self.window(task_type).ended_at
 
     def begin(self, task_type: str) -> CallRecord:
         """A record for a call that begins now."""

@@ -50,7 +50,8 @@ class Context:
 
     @property
     def cancelled(self) -> bool:
-        """The task was cancelled or timed out: whatever is returned now is thrown away.
+        """Nobody waits for the task here any more, and whatever is returned now is thrown away: it was
+        cancelled, it timed out, its lane lost it, a newer claim of it began, or the replica is taken down.
 
         An async handler is cancelled as well; a plain function cannot be stopped, and should look here.
         """

@@ -21,6 +21,7 @@ from blocks.errors import ConfigurationError
 from blocks.jsonb import from_json
 from blocks.queue.wire import WIRE_VERSION, Batch, Outcomes
 from blocks.versions import package_version
+from serve_apps.organism import stream
 from serve_apps.organism.assembly import Assembly, assemble, load_missing, nowhere
 from serve_apps.organism.config import OrganismConfig, parse_config
 from serve_apps.organism.drift import Drift, Path
@@ -43,6 +44,9 @@ logger = logging.getLogger("ray.serve.organism")
 ABANDONED_LIMIT = 32
 """Handler calls that outlive their timeouts (a thread or task each) beyond which the replica asks to be
 replaced."""
+STOPPING_S = 8.0
+"""How long a replica that is taken down stays for handlers that were told to stop; Serve ends it 10 s after
+the longest ``drain_s``."""
 TELL_S = 2.0
 """How often a call tells with which of its tasks handlers have begun."""
 OUTLIVED = Ending(
@@ -216,6 +220,10 @@ class OrganismManager:
                         told_at = now
                         outcomes.begun += _newly_begun(work)
                     yield outcomes
+            if self._draining_since is not None:
+                # Serve ends this replica when no call is on it any more: handlers that were told to stop have
+                # until then.
+                await self._handlers_ended(batch)
         finally:
             # Reached by cancellation too. A finished call has nothing left to drop.
             del self._open[call]
@@ -226,6 +234,15 @@ class OrganismManager:
             self._pump()
             if ending:
                 await asyncio.wait(ending, timeout=LINGER_S)
+
+    async def _handlers_ended(self, batch: Batch) -> None:
+        """Wait, for `STOPPING_S` at most, until handlers that were told to stop have ended."""
+        ended = asyncio.Event()
+        for task in batch.ids:
+            if run := self._rules.lingering.get(task):
+                ended.clear()
+                run.waiters.append(ended.set)
+                await stream.happens(ended, STOPPING_S)
 
     def _supersede(self, batch: Batch) -> None:
         """Stop what runs here under older claims of these tasks: whoever held them has lost them."""

@@ -142,6 +142,8 @@ class Organ:
         if last and run.work is not None and not self._threads.abandon(run.work):
             return  # it has just ended
         self._report(job, ending)
+        # A handler batch goes on for its others, and so with this one.
+        self._rules.lingering[job.call.batch.ids[job.position]] = run
         if last:
             run.reported = True
             self._stop(run)
@@ -312,7 +314,6 @@ class Organ:
             self._put_back(run)
         elif not isinstance(value, Later):
             self._end(run, value)
-            self._ended(run)
         elif run.reported:
             if inspect.iscoroutine(value.awaitable):
                 value.awaitable.close()
@@ -330,6 +331,8 @@ class Organ:
             self._waiting.learn(len(run.jobs), (time.monotonic() - run.started) * 1000)
         self._report_all(run, endings)
         self._release(run)
+        if self._rules.lingering:
+            self._ended(run)
 
     def _report_all(self, run: Run, endings: Endings) -> None:
         if run.reported:

@@ -25,11 +25,11 @@ COMMENT ON COLUMN tasks.begun_at IS
 
 -- step: note on interruptions
 COMMENT ON COLUMN tasks.interrupted IS
-    'How often a handler that had begun was stopped for no fault of the task; no attempt is charged for it.'
+    'How often it was stopped for no fault of its own while a handler had, or may have, begun with it; uncharged.'
 
 -- step: note on suspicion
 COMMENT ON COLUMN tasks.suspicion IS
-    'How many replicas have died with this task on them. Above 0 it runs in a process of its own.'
+    'How many replicas have died with this task on them. Above 0 it runs apart from others that have one.'
 
 -- step: note on interruptions allowed
 COMMENT ON COLUMN task_types.max_interruptions IS 'NULL: as often as it happens.'
