@@ -11,17 +11,16 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import aclosing
 from contextvars import copy_context
 from dataclasses import fields
-from typing import Any, TypeAlias
+from typing import Any
 
 from blocks.errors import ConfigurationError
 from blocks.jsonb import from_json
 from blocks.queue.wire import WIRE_VERSION, Batch, Outcomes
 from blocks.versions import package_version
-from serve_apps.organism import stream
 from serve_apps.organism.assembly import Assembly, assemble, load_missing, nowhere
 from serve_apps.organism.config import OrganismConfig, parse_config
 from serve_apps.organism.drift import Drift, Path
@@ -29,12 +28,13 @@ from serve_apps.organism.endings import Ending
 from serve_apps.organism.environment import environment
 from serve_apps.organism.errors import describe
 from serve_apps.organism.introspection import ORGANISM
-from serve_apps.organism.jobs import Job, Run
+from serve_apps.organism.jobs import Job
 from serve_apps.organism.loading import Handler, extend_import_path
-from serve_apps.organism.organ import CANCELLED_BEFORE, LINGER_S, Organ
+from serve_apps.organism.open_calls import OpenCalls, Work, any_runs, newly_begun
+from serve_apps.organism.organ import LINGER_S, Organ
 from serve_apps.organism.remote import Client, RemoteOrgan
 from serve_apps.organism.router import NoOrgan
-from serve_apps.organism.runner import CANCELLED, RECALLED, Rules, Runner
+from serve_apps.organism.runner import CANCELLED, Rules, Runner
 from serve_apps.organism.stream import Call
 from serve_apps.organism.tasks import InvalidTask, parse_task, refused
 from serve_apps.organism.valve import DriftValve, Valve
@@ -44,20 +44,8 @@ logger = logging.getLogger("ray.serve.organism")
 ABANDONED_LIMIT = 32
 """Handler calls that outlive their timeouts (a thread or task each) beyond which the replica asks to be
 replaced."""
-STOPPING_S = 8.0
-"""How long a replica that is taken down stays for handlers that were told to stop; Serve ends it 10 s after
-the longest ``drain_s``."""
 TELL_S = 2.0
 """How often a call tells with which of its tasks handlers have begun."""
-OUTLIVED = Ending(
-    "timed_out",
-    error="not begun: an earlier run of it outlived its timeout and still runs on this replica; a plain "
-    "function should look at context.cancelled, or its organ say `processes: true`",
-)
-SUPERSEDED = Ending("interrupted", error="a newer claim of the task came to this replica")
-TAKEN_DOWN = Ending("interrupted", error="the replica was taken down before the task ended")
-
-Work: TypeAlias = "dict[Runner, list[Job]]"
 
 
 class OrganismManager:
@@ -88,12 +76,7 @@ class OrganismManager:
         self._retiring: list[Runner] = []
         self._connect = connect
         self.drift = Drift(valve or DriftValve())
-        self._open: dict[Call, Work] = {}
-        """Calls on this replica; no work: not begun."""
-        self._newest: dict[str, int] = {}
-        """The newest claim of each task in them."""
-        self._drain_limit_s: float | None = None
-        self._draining_since: float | None = None
+        self._calls = OpenCalls(self._rules)
         self._reconfiguring = asyncio.Lock()
         self._refused: str | None = None
         if config is not None:
@@ -134,7 +117,7 @@ class OrganismManager:
         new = self._assembly = assemble(config, handlers, old, self._rules, self._connect)
         self._rules.result_limit_bytes = config.result_limit_bytes
         # It was meant for the replacement that this is instead of.
-        self._drain_limit_s = None
+        self._calls.limit_drain(None)
         if old is not None:
             kept = set(map(id, new.runners))
             self._retiring += [runner for runner in old.runners if id(runner) not in kept]
@@ -199,9 +182,8 @@ class OrganismManager:
         context = copy_context()
         context.run(ORGANISM.set, self)
         call = Call(batch, context)
-        work = self._open[call] = {}
+        work = self._calls.open(call)
         try:
-            self._supersede(batch)
             drifting = await self.drift.among(
                 batch, self._assembly.config.escalation if self._assembly else None
             )
@@ -213,50 +195,24 @@ class OrganismManager:
             async with aclosing(call.chunks()) as chunks:
                 async for outcomes in chunks:
                     outcomes.timeout_s = timeout_s
-                    outcomes.waiting = not len(outcomes) and not _any_runs(work)
+                    outcomes.waiting = not len(outcomes) and not any_runs(work)
                     outcomes.policies = self._assembly.policies(outcomes) if self._assembly else {}
                     outcomes.begun, call.begun = call.begun, []
                     if (now := time.monotonic()) - told_at > TELL_S - 0.1 or not len(outcomes):
                         told_at = now
-                        outcomes.begun += _newly_begun(work)
+                        outcomes.begun += newly_begun(work)
                     yield outcomes
-            if self._draining_since is not None:
+            if self._calls.draining:
                 # Serve ends this replica when no call is on it any more: handlers that were told to stop have
                 # until then.
-                await self._handlers_ended(batch)
+                await self._calls.handlers_ended(batch)
         finally:
             # Reached by cancellation too. A finished call has nothing left to drop.
-            del self._open[call]
-            for task, claim in zip(batch.ids, batch.claims, strict=True):
-                if self._newest.get(task) == claim:
-                    del self._newest[task]
+            self._calls.close(call)
             ending = [task for organ, jobs in work.items() for task in organ.drop(jobs)] if call.left else []
             self._pump()
             if ending:
                 await asyncio.wait(ending, timeout=LINGER_S)
-
-    async def _handlers_ended(self, batch: Batch) -> None:
-        """Wait, for `STOPPING_S` at most, until handlers that were told to stop have ended."""
-        ended = asyncio.Event()
-        for task in batch.ids:
-            if run := self._rules.lingering.get(task):
-                ended.clear()
-                run.waiters.append(ended.set)
-                await stream.happens(ended, STOPPING_S)
-
-    def _supersede(self, batch: Batch) -> None:
-        """Stop what runs here under older claims of these tasks: whoever held them has lost them."""
-        older = {
-            task: claim - 1
-            for task, claim in zip(batch.ids, batch.claims, strict=True)
-            if self._newest.get(task, claim) < claim
-        }
-        if older:
-            logger.warning("%d tasks came back with newer claims; their older runs are stopped", len(older))
-            self._stop_runs(older, SUPERSEDED)
-        for task, claim in zip(batch.ids, batch.claims, strict=True):
-            if self._newest.get(task, claim) <= claim:
-                self._newest[task] = claim
 
     def _route(self, call: Call, work: Work, drifting: Collection[int]) -> float | None:
         """Hand the jobs of ``call`` to their organs; what is not to run is reported at once.
@@ -275,7 +231,7 @@ class OrganismManager:
         longest_s = None
         begin: dict[Runner, list[Job]] = {}
         for position, task_type in enumerate(batch.types):
-            if ending := self._not_to_run(call, position):
+            if ending := self._calls.not_to_run(call, position):
                 call.report(position, ending, path="fast", organ_id=None, elapsed_ms=0.0)
                 continue
             try:
@@ -303,7 +259,7 @@ class OrganismManager:
             job = Job(call, position, timeout_s, path)
             work.setdefault(runner, []).append(job)
             older = self._rules.lingering.get(batch.ids[position])
-            if older is None or not self._wait_for(older, job, runner):
+            if older is None or not self._calls.wait_for(older, job, runner):
                 begin.setdefault(runner, []).append(job)
             longest_s = max(timeout_s, longest_s or 0.0)
         self.drift.paths.update(others)
@@ -312,53 +268,13 @@ class OrganismManager:
             runner.submit(jobs)
         return longest_s
 
-    def _not_to_run(self, call: Call, position: int) -> Ending | None:
-        """The ending of a task that is not to run here, or None."""
-        batch = call.batch
-        if batch.claims[position] in call.cancelled:
-            return Ending("cancelled", error=CANCELLED_BEFORE)
-        if (
-            self._draining_since is not None
-            or self._newest.get(batch.ids[position], 0) > batch.claims[position]
-        ):
-            return RECALLED
-        return None
-
-    def _wait_for(self, older: Run, job: Job, runner: Runner) -> bool:
-        """Let ``job`` begin when an earlier run of its task, which was told to stop, has ended.
-
-        A plain function may not look whether it is to stop: then the job waits as long as the function may
-        take, and no longer. False: the run is of the same claim, and there is nothing to wait for.
-        """
-        if all(one.claim >= job.claim for one in older.jobs):
-            return False
-        left_s = older.started + older.timeout_s - time.monotonic()
-
-        def give_up() -> None:
-            older.waiters.remove(begin)
-            runner.stop([job], OUTLIVED)
-
-        timer = asyncio.get_running_loop().call_later(max(left_s, 0.0) + LINGER_S, give_up)
-
-        def begin() -> None:
-            timer.cancel()
-            if not job.settled:
-                runner.submit([job])
-
-        older.waiters.append(begin)
-        return True
-
     def _pump(self) -> None:
         """Start what may start now, and let go of old organs that nothing needs any more."""
         runners = [*(self._assembly.runners if self._assembly else ()), *self._retiring]
         for runner in runners:
             runner.pump()
         for runner in list(self._retiring):
-            if (
-                runner.idle
-                and not runner.abandoned
-                and not any(runner in work for work in self._open.values())
-            ):
+            if runner.idle and not runner.abandoned and not any(runner in work for work in self._calls):
                 runner.close()
                 self._retiring.remove(runner)
 
@@ -373,24 +289,7 @@ class OrganismManager:
         Returns:
             Ids of those of ``runs`` that are on this replica.
         """
-        return self._stop_runs(runs, CANCELLED)
-
-    def _stop_runs(self, runs: Mapping[str, int], ending: Ending) -> list[str]:
-        known: set[str] = set()
-        for call, work in self._open.items():
-            batch = call.batch
-            here = {
-                batch.claims[position]
-                for position, task in enumerate(batch.ids)
-                if task in runs and batch.claims[position] <= runs[task]
-            }
-            if not here:
-                continue
-            known.update(task for task, claim in zip(batch.ids, batch.claims, strict=True) if claim in here)
-            call.cancelled |= here
-            for organ, jobs in work.items():
-                organ.stop([job for job in jobs if job.claim in here], ending)
-        return sorted(known)
+        return self._calls.stop(runs, CANCELLED)
 
     def recall_tasks(self, claims: list[int], leaving: bool) -> None:
         """Report those of these tasks as ``recalled`` that no handler has begun with.
@@ -398,32 +297,18 @@ class OrganismManager:
         Args:
             leaving: Those too that wait for a replica of their organ's own deployment.
         """
-        wanted = set(claims)
-        for work in self._open.values():
-            for organ, jobs in work.items():
-                organ.recall([job for job in jobs if job.claim in wanted], leaving=leaving)
+        self._calls.recall(claims, leaving=leaving)
 
     def limit_drain(self, within_s: float) -> None:
         """Once this replica is taken down, give running tasks at most so many seconds."""
-        self._drain_limit_s = within_s
+        self._calls.limit_drain(within_s)
 
     def drain(self) -> None:
         """This replica is being taken down: hand back what waits at once, and what runs as its organ's
         ``drain_s`` is over. To be called again and again."""
-        now = time.monotonic()
-        if self._draining_since is None:
-            self._draining_since = now
-            logger.info("taken down: %d calls under way", len(self._open))
-        waited_s = now - self._draining_since
-        for work in list(self._open.values()):
-            for organ, jobs in list(work.items()):
-                organ.recall(jobs, leaving=True)
-                if waited_s >= self._drain_s(organ):
-                    organ.stop([job for job in jobs if not job.settled], TAKEN_DOWN)
+        self._calls.drain(self._drain_s)
 
     def _drain_s(self, runner: Runner) -> float:
-        if self._drain_limit_s is not None:
-            return self._drain_limit_s
         if isinstance(runner, (Organ, RemoteOrgan)):
             return runner.config.drain_s
         config = self._assembly.config if self._assembly else None
@@ -472,7 +357,7 @@ class OrganismManager:
             "task_types": assembly.router.types if assembly else [],
             "organs": organs,
             "totals": dict(totals),
-            "draining": self._draining_since is not None,
+            "draining": self._calls.draining,
             "lingering": len(self._rules.lingering),
             "retiring_organs": len(self._retiring),
             "escalation": assembly.escalation.status() if assembly and assembly.escalation else None,
@@ -497,7 +382,7 @@ class OrganismManager:
                 "longest_s": max((one["seconds"] for one in figures["longest"]), default=None),
                 "drain_s": organ.config.drain_s,
             }
-        return {"replica": self._replica, "draining": self._draining_since is not None, "organs": organs}
+        return {"replica": self._replica, "draining": self._calls.draining, "organs": organs}
 
     @property
     def apart(self) -> list[RemoteOrgan]:
@@ -532,21 +417,6 @@ class OrganismManager:
         if hung > ABANDONED_LIMIT:
             return f"{hung} handler calls hang and cannot be stopped, more than {ABANDONED_LIMIT}"
         return next((runner.problem for runner in runners if runner.problem), None)
-
-
-def _any_runs(work: Work) -> bool:
-    return any(job.running for jobs in work.values() for job in jobs)
-
-
-def _newly_begun(work: Work) -> list[int]:
-    """Positions of the tasks that handlers have begun with, each told once."""
-    positions = []
-    for jobs in work.values():
-        for job in jobs:
-            if job.running and not job.told:
-                job.told = True
-                positions.append(job.position)
-    return positions
 
 
 def _open_wire(wire: dict[str, Any]) -> Batch:

@@ -121,6 +121,14 @@ def patient(task: dict[str, Any], context: Any) -> str:
         ENDED[name] += 1
 
 
+def lingering(task: dict[str, Any]) -> str:
+    """Takes its time to stop."""
+    STARTED["lingering"] += 1
+    RELEASE.wait(60)
+    ENDED["lingering"] += 1
+    return "released"
+
+
 async def stubborn(task: dict[str, Any]) -> str:
     STARTED["stubborn"] += 1
     while not RELEASE.is_set():

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from blocks.queue.wire import Outcomes
-from serve_apps.organism import manager as manager_module
+from serve_apps.organism import open_calls
 from serve_apps.organism.manager import OrganismManager
 from tests.serve_apps.organism import misbehaviour
 from tests.serve_apps.organism.helpers import batch, in_flight, organ, organism, run
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     misbehaviour.reset()
-    monkeypatch.setattr(manager_module, "LINGER_S", 0.05)
+    monkeypatch.setattr(open_calls, "LINGER_S", 0.05)
     yield
     misbehaviour.RELEASE.set()
 
@@ -178,3 +178,30 @@ async def test_a_new_configuration_lifts_the_limit_of_a_drain_that_did_not_come(
     assert misbehaviour.ENDED == {}
     misbehaviour.ALLOWED["a"].set()
     assert (await running).causes == {0: "completed"}
+
+
+async def test_a_newer_claim_waits_for_the_handler_batch_that_the_older_is_in() -> None:
+    manager = organism(organ("b", "batch_that_steps", batch=True))
+    wire = batch(("b", {}), ("b", {}))
+    older = started(manager, wire)
+    assert await misbehaviour.ARRIVALS.get() == "batch"
+    newer = started(manager, claimed(500, "b", {}))
+    await asyncio.sleep(0.1)
+    assert misbehaviour.STARTED == {"batch": 1}, "the batch goes on for its other task"
+    misbehaviour.ALLOWED["batch"].set()
+    assert (await older).causes == {0: "interrupted", 1: "completed"}
+    assert await misbehaviour.ARRIVALS.get() == "batch"
+    misbehaviour.ALLOWED["batch"].set()
+    assert (await newer).causes == {0: "completed"}
+
+
+async def test_a_handler_that_is_told_to_stop_has_time_before_its_replica_goes() -> None:
+    manager = organism(organ("p", "lingering", drain_s=0))
+    running = started(manager, claimed(1, "p", {}))
+    await until(lambda: misbehaviour.STARTED["lingering"])
+    manager.drain()
+    await asyncio.sleep(0.1)
+    assert not running.done(), "the call stays open, and with it the replica"
+    misbehaviour.RELEASE.set()
+    assert (await running).causes == {0: "interrupted"}
+    assert misbehaviour.ENDED["lingering"] == 1

@@ -1,0 +1,208 @@
+"""The calls that are under way on a replica: which of their tasks may run here, and which are to stop.
+
+A task never runs twice at once on one replica: a newer claim of it stops the older run and waits for its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import TypeAlias
+
+from blocks.queue.wire import Batch
+from serve_apps.organism.endings import Ending
+from serve_apps.organism.jobs import Job, Run
+from serve_apps.organism.organ import CANCELLED_BEFORE, LINGER_S
+from serve_apps.organism.runner import RECALLED, Rules, Runner
+from serve_apps.organism.stream import Call
+
+logger = logging.getLogger("ray.serve.organism")
+
+STOPPING_S = 8.0
+"""How long a replica that is taken down stays for handlers that were told to stop; Serve ends it 10 s after
+the longest ``drain_s``."""
+OUTLIVED = Ending(
+    "timed_out",
+    error="not begun: an earlier run of it outlived its timeout and still runs on this replica; a plain "
+    "function should look at context.cancelled, or its organ say `processes: true`",
+)
+SUPERSEDED = Ending("interrupted", error="a newer claim of the task came to this replica")
+TAKEN_DOWN = Ending("interrupted", error="the replica was taken down before the task ended")
+
+
+Work: TypeAlias = "dict[Runner, list[Job]]"
+
+
+class OpenCalls:
+    """The calls on one replica.
+
+    Args:
+        rules: What the organs of the replica share.
+    """
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._work: dict[Call, Work] = {}
+        """By call; no work: not begun."""
+        self._newest: dict[str, int] = {}
+        """The newest claim of each task in them."""
+        self._drain_limit_s: float | None = None
+        self._draining_since: float | None = None
+
+    @property
+    def draining(self) -> bool:
+        """Whether the replica is being taken down."""
+        return self._draining_since is not None
+
+    def __iter__(self) -> Iterator[Work]:
+        return iter(self._work.values())
+
+    def open(self, call: Call) -> Work:
+        """Take in ``call``, and stop what runs here under older claims of its tasks: they have been lost."""
+        work = self._work[call] = {}
+        batch = call.batch
+        if self._newest.keys().isdisjoint(batch.ids):
+            self._newest.update(zip(batch.ids, batch.claims, strict=True))
+            return work
+        older = {
+            task: claim - 1
+            for task, claim in zip(batch.ids, batch.claims, strict=True)
+            if self._newest.get(task, claim) < claim
+        }
+        if older:
+            logger.warning("%d tasks came back with newer claims; their older runs are stopped", len(older))
+            self.stop(older, SUPERSEDED)
+        for task, claim in zip(batch.ids, batch.claims, strict=True):
+            self._newest[task] = max(self._newest.get(task, claim), claim)
+        return work
+
+    def close(self, call: Call) -> None:
+        """Forget ``call``."""
+        del self._work[call]
+        for task, claim in zip(call.batch.ids, call.batch.claims, strict=True):
+            if self._newest.get(task) == claim:
+                del self._newest[task]
+
+    def not_to_run(self, call: Call, position: int) -> Ending | None:
+        """The ending of a task that is not to run here, or None."""
+        batch = call.batch
+        if batch.claims[position] in call.cancelled:
+            return Ending("cancelled", error=CANCELLED_BEFORE)
+        if (
+            self._draining_since is not None
+            or self._newest.get(batch.ids[position], 0) > batch.claims[position]
+        ):
+            return RECALLED
+        return None
+
+    def wait_for(self, older: Run, job: Job, runner: Runner) -> bool:
+        """Let ``job`` begin when an earlier run of its task, which was told to stop, has ended.
+
+        A plain function may not look whether it is to stop: then the job waits as long as the function may
+        take, and no longer. False: the run is of the same claim, and there is nothing to wait for.
+        """
+        if all(one.claim >= job.claim for one in older.jobs):
+            return False
+        left_s = older.started + older.timeout_s - time.monotonic()
+
+        def give_up() -> None:
+            older.waiters.remove(begin)
+            runner.stop([job], OUTLIVED)
+
+        timer = asyncio.get_running_loop().call_later(max(left_s, 0.0) + LINGER_S, give_up)
+
+        def begin() -> None:
+            timer.cancel()
+            if not job.settled:
+                runner.submit([job])
+
+        older.waiters.append(begin)
+        return True
+
+    def stop(self, runs: Mapping[str, int], ending: Ending) -> list[str]:
+        """Stop tasks that run here under the claim given by id, or an older one.
+
+        Args:
+            ending: How each is reported.
+
+        Returns:
+            Ids of those of ``runs`` that are here.
+        """
+        known: set[str] = set()
+        for call, work in self._work.items():
+            batch = call.batch
+            here = {
+                batch.claims[position]
+                for position, task in enumerate(batch.ids)
+                if task in runs and batch.claims[position] <= runs[task]
+            }
+            if not here:
+                continue
+            known.update(task for task, claim in zip(batch.ids, batch.claims, strict=True) if claim in here)
+            call.cancelled |= here
+            for organ, jobs in work.items():
+                organ.stop([job for job in jobs if job.claim in here], ending)
+        return sorted(known)
+
+    def recall(self, claims: Iterable[int], *, leaving: bool) -> None:
+        """Report those of these tasks as ``recalled`` that no handler has begun with.
+
+        Args:
+            leaving: Those too that wait for a replica of their organ's own deployment.
+        """
+        wanted = set(claims)
+        for work in self:
+            for organ, jobs in work.items():
+                organ.recall([job for job in jobs if job.claim in wanted], leaving=leaving)
+
+    def limit_drain(self, within_s: float | None) -> None:
+        """Once this replica is taken down, give running tasks at most so many seconds; None: as they have."""
+        self._drain_limit_s = within_s
+
+    def drain(self, drain_s: Callable[[Runner], float]) -> None:
+        """Hand back what waits at once, and what runs when its time is over. To be called again and again.
+
+        Args:
+            drain_s: Seconds that tasks of a runner may still take.
+        """
+        now = time.monotonic()
+        if self._draining_since is None:
+            self._draining_since = now
+            logger.info("taken down: %d calls under way", len(self._work))
+        waited_s = now - self._draining_since
+        for work in list(self._work.values()):
+            for organ, jobs in list(work.items()):
+                organ.recall(jobs, leaving=True)
+                limit_s = drain_s(organ) if self._drain_limit_s is None else self._drain_limit_s
+                if waited_s >= limit_s:
+                    organ.stop([job for job in jobs if not job.settled], TAKEN_DOWN)
+
+    async def handlers_ended(self, batch: Batch) -> None:
+        """Wait, for `STOPPING_S` at most, until handlers of ``batch`` that were told to stop have ended."""
+        runs = {run for task in batch.ids if (run := self._rules.lingering.get(task))}
+        ended = [asyncio.Event() for _ in runs]
+        for run, event in zip(runs, ended, strict=True):
+            run.waiters.append(event.set)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOPPING_S):
+                for event in ended:
+                    await event.wait()
+
+
+def newly_begun(work: Work) -> list[int]:
+    """Positions of the tasks that handlers have begun with, each told once."""
+    positions = []
+    for jobs in work.values():
+        for job in jobs:
+            if job.running and not job.told:
+                job.told = True
+                positions.append(job.position)
+    return positions
+
+
+def any_runs(work: Work) -> bool:
+    """Whether a handler has begun with any of its tasks."""
+    return any(job.running for jobs in work.values() for job in jobs)
