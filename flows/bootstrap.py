@@ -218,7 +218,7 @@ async def some_lane(queue: Queue, run_lane: Callable[[list[str]], Any]) -> Async
     async def look() -> None:
         nonlocal own
         while True:
-            if any(lane.live for lane in await queue.lanes()):
+            if any(lane.claiming for lane in await queue.lanes()):
                 there.set()
             elif own is None:
                 # Also later: the lane that lived at first may have been a dead one's lease.

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from blocks.errors import OrganismError, OrganismUnavailable, ReplicaLost
 from blocks.queue import Batch, Outcomes, Queue, Settled
 from blocks.queue.figures import CallMeter
 from blocks.queue.wire import HANDED_BACK, positions_of
+from flows.lane_summary import LaneSummary
 from flows.lease import Lease
+from flows.organism import OrganismClient
 from flows.pacing import CallRecord, Pace
 from flows.settling import Settler
 
@@ -35,39 +37,6 @@ ERRANDS_S = 5.0
 """Longest wait, on leaving, for replicas that are still to be told to stop something."""
 
 
-class OrganismClient(Protocol):
-    """What a lane needs of the organism."""
-
-    def call(self, batch: Batch) -> AsyncGenerator[Outcomes, None]:
-        """Run ``batch`` and yield outcomes as they come, some of them empty as a sign of life.
-
-        Raises:
-            OrganismUnavailable: Nothing of the batch ran.
-            ReplicaLost: What has not been yielded is unknown.
-        """
-        ...
-
-    async def cancel(self, runs: Mapping[str, int]) -> None:
-        """Stop tasks, wherever they run under the claim given by id, or an older one; each is reported
-        through its own call.
-
-        Raises:
-            OrganismUnavailable: Not every replica could be asked.
-        """
-        ...
-
-    async def recall(self, claims: Sequence[int], *, leaving: bool) -> None:
-        """Have those of these tasks handed back that no handler has begun with.
-
-        Args:
-            leaving: Those too that wait for a replica of their organ's own deployment.
-
-        Raises:
-            OrganismUnavailable: Not every replica could be asked.
-        """
-        ...
-
-
 @dataclass(slots=True, eq=False)
 class OpenCall:
     """One call that is under way."""
@@ -85,50 +54,6 @@ class OpenCall:
     def waiting(self) -> set[int]:
         """Positions of the tasks that no handler is known to have begun with."""
         return self.unreported - self.begun
-
-
-@dataclass(slots=True)
-class LaneSummary:
-    """What one lane did. ``claimed`` is the sum of the settled, the stale and the handed back."""
-
-    lane: str
-    claimed: int = 0
-    completed: int = 0
-    failed: int = 0
-    """Dead letters."""
-    cancelled: int = 0
-    retried: int = 0
-    """Attempts that failed or timed out and will be made again."""
-    released: int = 0
-    """Tasks handed back with the attempt uncharged."""
-    stale: int = 0
-    """Outcomes refused because somebody else holds the task by now."""
-    calls: int = 0
-    seconds: float = 0.0
-
-    def __str__(self) -> str:
-        return (
-            f"{self.completed} completed, {self.failed} dead letters, {self.retried} to be retried, "
-            + (f"{self.cancelled} cancelled, " if self.cancelled else "")
-            + f"{self.released} handed back, {self.stale} stale; {self.calls} calls in {self.seconds:.1f} s"
-        )
-
-    @property
-    def settled(self) -> int:
-        return self.completed + self.failed + self.cancelled + self.retried
-
-    @property
-    def figures(self) -> dict[str, int]:
-        """By their names in `blocks.queue.figures`."""
-        return {
-            "claims": self.claimed,
-            "completed": self.completed,
-            "failed": self.failed,
-            "cancelled": self.cancelled,
-            "retries": self.retried,
-            "released": self.released,
-            "stale_writes": self.stale,
-        }
 
 
 class Calls:

@@ -24,8 +24,10 @@ from blocks.errors import OrganismError
 from blocks.queue import Batch, Lines, Queue
 from blocks.queue.connection import TRANSIENT_ERRORS
 from blocks.queue.listener import Listener
-from flows.calls import Calls, LaneSummary, OrganismClient
+from flows.calls import Calls
+from flows.lane_summary import LaneSummary
 from flows.lease import RETRY_S, Lease, Report
+from flows.organism import OrganismClient
 from flows.pacing import Pace
 
 POLL_S = 5.0

@@ -33,8 +33,8 @@ from blocks.queue.connection import TRANSIENT_ERRORS
 from blocks.ray_cluster import RayCluster
 from blocks.task_queue import TaskQueue
 from blocks.versions import package_version, refuse_other_flow
-from flows.calls import LaneSummary
 from flows.lane import Lane
+from flows.lane_summary import LaneSummary
 
 MARK_RETRY_S = 5.0
 MARK_ATTEMPTS = 200

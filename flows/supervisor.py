@@ -20,7 +20,7 @@ from blocks.queue import Queue
 from blocks.queue.connection import TRANSIENT_ERRORS, unavailable
 from blocks.queue.models import LaneRow
 from flows import relay
-from flows.calls import LaneSummary
+from flows.lane_summary import LaneSummary
 from flows.lane_task import LaneEnd, LaneOptions, LaneRun
 from flows.pulse import Pulse
 from flows.run_page import FAILURES_SHOWN, Progress, report_failures

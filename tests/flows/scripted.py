@@ -20,7 +20,7 @@ class ScriptedOrganism:
     - ``ok``, ``fail``, ``reject``: it ends so.
     - ``hang``: until ``let_go``; ``begin``: likewise, and it says that it begins.
     - ``wait``: for a handler, until it is recalled or let go.
-    - ``long``: until it is cancelled.
+    - ``long``: until it is cancelled; ``deaf``: no message reaches it.
     - ``interrupt``: the replica stops, the first time.
     - ``kill``: what it runs in dies, the replica or a process of its own; ``doom``: the replica, in any case.
     - ``silent``: it gives signs of life and nothing else.
@@ -92,6 +92,9 @@ class ScriptedOrganism:
                             await asyncio.sleep(0.01)
                         cause = "recalled" if batch.claims[position] in self.recalled else "completed"
                         outcomes.add(position, cause, result=None if cause == "recalled" else "{}")
+                    case "deaf":  # its replica is being taken down: no message reaches it
+                        yield Outcomes(begun=[position])
+                        await asyncio.Event().wait()
                     case "interrupt":
                         first = self.runs[batch.ids[position]] == 1
                         outcomes.add(

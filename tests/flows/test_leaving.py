@@ -121,6 +121,40 @@ async def test_a_task_may_be_cancelled_while_its_lane_leaves(
     assert (await queue.get(long)).status == "cancelled"
 
 
+async def test_a_cancel_that_no_message_carries_gives_up_the_call(
+    queue: Queue, organism: ScriptedOrganism, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "POLL_S", 0.05)
+    deaf, beside = await submit(queue, "deaf", "hang")
+    async with running(Lane(queue, organism)):
+        await until(lambda: begun(queue, deaf))
+        await queue.cancel([UUID(deaf)])
+        await until(lambda: _status_is(queue, deaf, "cancelled"))
+        assert (await queue.get(beside)).status == "running", "a call of its own"
+        organism.let_go.set()
+        await until(lambda: _status_is(queue, beside, "completed"))
+
+
+async def test_one_task_that_waits_for_long_does_not_slow_the_short_ones_of_its_type(
+    queue: Queue, organism: ScriptedOrganism, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when its earlier run, which was told to stop, does not end."""
+    monkeypatch.setattr(calls, "WAITING_S", 0.2)
+    [parked] = await submit(queue, "t", domain="wait")
+    busy = Lane(queue, organism)
+    async with running(busy):
+        await until(lambda: busy.summary.claimed)
+        size = busy._pace.window("t").size
+        for _ in range(8):
+            ids = await submit(queue, *["t"] * 20, domain="ok")
+            await until(lambda ids=ids: _all_are(queue, ids, "completed"))
+            await asyncio.sleep(0.05)
+        assert organism.recalled, "it is handed back, for another replica may have room"
+        assert busy._pace.window("t").size >= size
+        organism.let_go.set()
+        await until(lambda: _status_is(queue, parked, "completed"))
+
+
 async def test_interruptions_are_bounded_where_the_type_says_so(
     queue: Queue, organism: ScriptedOrganism
 ) -> None:

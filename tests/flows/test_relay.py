@@ -17,8 +17,8 @@ from blocks.queue import NewTask, Queue
 from blocks.queue.models import LaneRow
 from flows import relay, states
 from flows import supervisor as module
-from flows.calls import LaneSummary
 from flows.dispatch import dispatch
+from flows.lane_summary import LaneSummary
 from flows.lane_task import LaneEnd, LaneOptions
 from flows.relay import Turn, superfluous, turn
 from flows.supervisor import Supervisor

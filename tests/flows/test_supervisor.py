@@ -13,7 +13,7 @@ from blocks.errors import QueueUnavailable
 from blocks.queue import Queue
 from flows import states
 from flows import supervisor as module
-from flows.calls import LaneSummary
+from flows.lane_summary import LaneSummary
 from flows.lane_task import LaneEnd, LaneOptions, LaneRun
 from flows.supervisor import Supervisor
 from tests.proxy import proxied
