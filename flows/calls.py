@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -199,13 +199,25 @@ class Calls:
             self._pace.learn(call.record)
         except asyncio.CancelledError:
             if not self._lease.lost:
-                left = batch.take(call.unreported)
-                await self._release(left, "interrupted", "the lane stopped before the task ended")
+                await self._interrupted(batch.take(call.unreported))
             raise
         finally:
             self._open.discard(call)
             self.holding.difference_update(batch.claims)
             self._make_room(call, call.unreported)
+
+    async def _interrupted(self, left: Batch) -> None:
+        """Hand tasks back, whatever cancels this meanwhile.
+
+        A process that ends cancels every task it has, and the lane, which closes then, does so once more.
+        """
+        release = asyncio.ensure_future(
+            self._release(left, "interrupted", "the lane stopped before the task ended")
+        )
+        while not release.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.shield(release)
+        release.result()
 
     async def _call(self, call: OpenCall) -> None:
         self._summary.calls += 1

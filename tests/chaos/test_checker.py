@@ -178,11 +178,11 @@ def no_isolation(patch: pytest.MonkeyPatch) -> None:
 def everybody_is_charged(patch: pytest.MonkeyPatch) -> None:
     """A replica's death is charged to all that was on it."""
 
-    async def release(self: Queue, lane: str, batch: Batch, *, error: str, **_: Any) -> list[str]:
+    async def release(self: Queue, lane: str, batch: Batch, *, error: str, **_: Any) -> dict[str, Any]:
         outcomes = Outcomes()
         for position in range(len(batch)):
             outcomes.add(position, "failed", error=error)
-        return list((await self.settle(lane, batch, outcomes)).statuses)
+        return (await self.settle(lane, batch, outcomes)).statuses
 
     patch.setattr(Queue, "release", release)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from uuid import UUID
 
 import pytest
@@ -105,6 +106,26 @@ async def test_a_lane_that_leaves_can_still_be_stopped(queue: Queue, organism: S
     assert (task.status, task.attempts, task.interrupted) == ("queued", 0, 1)
     assert [a.cause for a in task.history] == ["interrupted"]
     assert organism.closed == len(organism.calls), "its handler is stopped"
+    await nothing_left_behind(queue)
+
+
+async def test_a_process_that_ends_cancels_everything_and_the_history_says_so(
+    queue: Queue, organism: ScriptedOrganism
+) -> None:
+    """As `asyncio.run` does on its way out: all tasks at once, while the lane cuts its calls off too."""
+    ids = await submit(queue, *["begin"] * 5)
+    stopped = Lane(queue, organism, batch_size=1)
+    async with running(stopped) as run:
+        await until(lambda: _all_are(queue, ids, "running"))
+        await until(lambda: len(organism.calls) == 5)
+        for task in [run, *stopped._calls.running]:
+            task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait_for(run, TIMEOUT)
+    for task_id in ids:
+        task = await queue.get(task_id)
+        assert (task.status, task.attempts) == ("queued", 0)
+        assert [a.cause for a in task.history] == ["interrupted"]
     await nothing_left_behind(queue)
 
 
