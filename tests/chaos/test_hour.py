@@ -60,7 +60,8 @@ async def test_a_long_task_runs_once_while_runs_relieve_one_another(
         row = history.tasks[task]
         assert (row["attempts"], row["interrupted"], row["lease_lost"]) == (1, 0, 0)
         assert history.charges[task] == []
-        assert len(relieved) >= 3, "too few runs relieved one another to prove anything"
+        # No more: while one run is leaving, none is relieved for its age.
+        assert len(relieved) >= 2, "too few runs relieved one another to prove anything"
 
 
 async def _relieve_until_settled(
