@@ -19,7 +19,7 @@ from typing import Any
 
 from blocks.errors import ConfigurationError
 from blocks.jsonb import from_json
-from blocks.queue.wire import WIRE_VERSION, Batch, Outcomes
+from blocks.queue.wire import HANDED_BACK, WIRE_VERSION, Batch, Outcomes
 from blocks.versions import package_version
 from serve_apps.organism.assembly import Assembly, assemble, load_missing, nowhere
 from serve_apps.organism.config import OrganismConfig, parse_config
@@ -152,7 +152,7 @@ class OrganismManager:
             "success": ended.causes[0] == "completed",
             "result": None if result is None else from_json(result),
             "error": ended.errors[0],
-            "retryable": ended.causes[0] in ("failed", "timed_out", "interrupted"),
+            "retryable": ended.causes[0] in ("failed", "timed_out", *HANDED_BACK),
             "path": ended.paths[0],
             "organ_id": ended.organ_ids[0],
             "elapsed_ms": ended.elapsed_ms[0],

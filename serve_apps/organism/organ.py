@@ -151,7 +151,8 @@ class Organ:
     def recall(self, jobs: Iterable[Job], *, leaving: bool) -> None:
         """Report those of ``jobs`` as ``recalled`` that no handler has begun with."""
         for job in jobs:
-            if not job.settled and job.run is None:
+            # One that is to be tried alone has been in a handler already.
+            if not (job.settled or job.run or job.alone):
                 self._report(job, RECALLED)
 
     def close(self) -> None:

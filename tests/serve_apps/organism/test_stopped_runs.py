@@ -146,6 +146,8 @@ async def test_a_replica_that_is_taken_down_hands_back_what_waits_at_once_and_wh
     manager.drain()
     assert manager.running()["draining"]
     assert (await run(manager, {**batch(("echo", {})), "ids": ["late"]})).causes == {0: "recalled"}
+    direct = await manager.handle_incoming_task({"task_id": "direct", "type": "echo"})
+    assert (direct["success"], direct["retryable"]) == (False, True)
     assert misbehaviour.ENDED == {}, "what runs goes on"
     await asyncio.sleep(0.35)
     manager.drain()
