@@ -35,12 +35,17 @@ os.environ["RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"] = str(2**31 - 1)
 
 import asyncpg
 import pytest
+from hypothesis import settings
 
 from blocks.queue import Queue, migrate
 from deployments.postgres import EmbeddedPostgres
 from deployments.processes import STACK_ID
 
 pytest_plugins = ["tests.stack"]
+
+# How long an example takes says more of what else the machine does than of the code.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 def pytest_unconfigure() -> None:
