@@ -8,9 +8,9 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel
 
@@ -24,6 +24,7 @@ from deployments.planning import dsn_mark, ignored_ports, plan
 from deployments.postgres import STOP_SIGNAL, EmbeddedPostgres
 from deployments.progress import Event, Phase, Progress, silent
 from deployments.state import forget_stack, stack_id_of, turn, write_stack
+from deployments.together import all_of, uninterrupted
 
 if TYPE_CHECKING:
     from serve_apps.organism.replacement import Replaced, When
@@ -34,8 +35,6 @@ what they hold, and the gateway, which takes more. Postgres last: others may be 
 ROLES = tuple(role for step in STOPPING for role in step)
 GRACE = {"gateway": 8.0, "worker": 25.0, "ray": 8.0, "prefect": 8.0, "postgres": 30.0}
 """Seconds between the polite signal and SIGKILL. Postgres flushes everything in that time."""
-
-T = TypeVar("T")
 
 
 class Stopped(BaseModel):
@@ -91,7 +90,7 @@ async def stop(settings: Settings, *, progress: Progress = silent) -> Stopped:
         refs = known_processes(home)
         marks = marks_of(home)
         there = {role for role in ROLES if marks.members(refs, [role])}
-        killed = await _uninterrupted(_stop_roles(marks, refs, there, progress))
+        killed = await uninterrupted(_stop_roles(marks, refs, there, progress))
         forget_stack(home)
         shutil.rmtree(short_folder(marks.stack_id), ignore_errors=True)
     seconds = round(time.monotonic() - started, 2)
@@ -164,7 +163,7 @@ class _Start:
             self._assert_loopback(stack)
             write_stack(stack)
         except BaseException:
-            await _uninterrupted(self._undo(previous, kept))
+            await uninterrupted(self._undo(previous, kept))
             raise
         return Started(stack, False, self.changes)
 
@@ -227,7 +226,7 @@ class _Start:
             steps.append(self._prefect(stack, kept, client))
             if self.settings.gateway and "gateway" not in kept:
                 steps.append(self._gateway(stack, client))
-            await _all(steps)
+            await all_of(steps)
 
     async def _database(self, stack: StackState, kept: set[str]) -> None:
         dsn = stack.dsn
@@ -393,25 +392,6 @@ async def _stop_roles(
     if sweep and roles:
         killed += await processes.stop(marks, refs, None, grace=0.0)
     return killed
-
-
-async def _all(steps: list[Coroutine[Any, Any, None]]) -> None:
-    """Run ``steps`` at once; the first failure cancels the others and is the one that is raised."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            for step in steps:
-                group.create_task(step)
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-
-
-async def _uninterrupted(work: Coroutine[Any, Any, T]) -> T:
-    """Finish ``work`` even when we are cancelled meanwhile; half a clean-up is worse than a late one."""
-    task = asyncio.ensure_future(work)
-    while not task.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait([task])
-    return task.result()
 
 
 def _teller(progress: Progress) -> Callable[[str], None]:

@@ -26,7 +26,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound, PrefectException
 from pydantic import BaseModel
 
-from blocks.queue.models import LaneRow
+from blocks.queue.lane_models import LaneRow
 from flows.alerting.looks import DISPATCH
 
 BEGINS_WITHIN_S = 60.0

@@ -15,7 +15,7 @@ import asyncpg
 from blocks.errors import QueueUnavailable
 from blocks.queue import Queue
 from blocks.queue.connection import TRANSIENT_ERRORS, connect
-from blocks.queue.models import Asked
+from blocks.queue.lane_models import Asked
 
 RENEWALS_A_LEASE = 3
 RENEWAL_TIMEOUT_S = 3.0

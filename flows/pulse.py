@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from blocks.queue.models import LaneRow
+from blocks.queue.lane_models import LaneRow
 from flows.lease import RENEWALS_A_LEASE
 
 REGISTER_S = 120.0

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from prefect.client.orchestration import get_client
 
-from blocks.queue.models import LaneRow
+from blocks.queue.lane_models import LaneRow
 
 RELIEVE_AFTER_S = 3600.0
 """A run is relieved after so long: what leaks in its processes, and what they were started with, goes with

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from blocks.errors import OrganismError
 from blocks.queue import Queue
 from blocks.queue.connection import TRANSIENT_ERRORS, unavailable
-from blocks.queue.models import LaneRow
+from blocks.queue.lane_models import LaneRow
 from flows import relay
 from flows.lane_summary import LaneSummary
 from flows.lane_task import LaneEnd, LaneOptions, LaneRun

@@ -3,17 +3,16 @@
 It knows neither Prefect nor Ray. `Queue` is the whole of it; everything that travels is in `wire`.
 """
 
+from blocks.queue.lane_models import LaneRow, Reaped
 from blocks.queue.lines import Line, Lines
 from blocks.queue.migrate import migrate
 from blocks.queue.models import (
     FINISHED,
     Cancelled,
     Depth,
-    LaneRow,
     NewTask,
     Outlook,
     Pause,
-    Reaped,
     Redrivable,
     RedriveFilter,
     Redriven,

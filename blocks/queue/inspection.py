@@ -12,9 +12,9 @@ import asyncpg
 from blocks.errors import AmbiguousTask, ConfigurationError, TaskNotFound
 from blocks.jsonb import from_json
 from blocks.long_work import ARGUMENTS, LongWork
+from blocks.queue.lane_models import LaneRow
 from blocks.queue.models import (
     Depth,
-    LaneRow,
     Outlook,
     Pause,
     Status,

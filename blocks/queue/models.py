@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal, Self, TypeAlias
 from uuid import UUID
@@ -259,28 +259,6 @@ class TypePolicy(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Reaped:
-    """What a reap took back."""
-
-    lanes: int
-    retried: int
-    failed: int
-    """Tasks that have now lost as many leases as a task may lose."""
-    runs: dict[str, int] = field(default_factory=dict)
-    """Ids of the tasks taken back and the claims they were held under: their handlers may still run."""
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What the lanes table asks of a lane."""
-
-    stop: bool
-    """Claim nothing more, give calls in flight a grace period, and hand the rest back."""
-    leave: bool
-    """Claim nothing more, and wait for the calls in flight to end."""
-
-
-@dataclass(frozen=True, slots=True)
 class Outlook:
     """What is still to come."""
 
@@ -393,28 +371,3 @@ class TaskResult(BaseModel):
     created_at: Moment
     finished_at: datetime | None
     elapsed_ms: float | None
-
-
-class LaneRow(BaseModel):
-    """A lane as the table has it."""
-
-    id: str
-    run: str | None
-    number: int | None
-    host: str
-    pid: int
-    started_at: datetime
-    renewed_at: datetime
-    lease_until: datetime
-    settled: int
-    stop_requested: bool
-    live: bool
-    leave_requested: bool = False
-    leaving_at: datetime | None = None
-    relay: bool = False
-    run_started_at: datetime | None = None
-
-    @property
-    def claiming(self) -> bool:
-        """Whether it claims tasks."""
-        return self.live and not (self.stop_requested or self.leave_requested or self.leaving_at)

@@ -16,9 +16,10 @@ import orjson
 from blocks.errors import SchemaMismatch
 from blocks.queue.connection import CONNECT_ERRORS, open_pool, unavailable
 from blocks.queue.inspection import DEFAULT_MAX_ATTEMPTS
+from blocks.queue.lane_models import Asked, Reaped
 from blocks.queue.lines import Line, Lines, order
 from blocks.queue.listener import Listener
-from blocks.queue.models import Asked, Reaped, Settled, Status
+from blocks.queue.models import Settled, Status
 from blocks.queue.statements import statement
 from blocks.queue.upkeep import Upkeep
 from blocks.queue.wire import Batch, Outcomes, positions_of

@@ -12,7 +12,8 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from blocks.long_work import WAITS_LONG_S
-from blocks.queue.models import FINISHED, Attempt, LaneRow, Pause, Status, TaskRow
+from blocks.queue.lane_models import LaneRow
+from blocks.queue.models import FINISHED, Attempt, Pause, Status, TaskRow
 
 AHEAD_LIMIT = 1000
 """Beyond so many nobody counts."""

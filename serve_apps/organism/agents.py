@@ -130,7 +130,7 @@ class Agents:
         timeout_s: float,
         limit_bytes: int,
         progress: Callable[[float | None, str], None],
-        on_begin: Callable[[], None],
+        on_begin: Callable[[], object],
         unwanted: Callable[[], bool],
     ) -> Endings:
         """Have the handler called with ``tasks``, and wait for it.

@@ -18,6 +18,8 @@ from serve_apps.organism.runner import Rules
 
 logger = logging.getLogger("ray.serve.organism")
 
+DELIVERY_S = 0.05
+"""The word that a suspect begins on this replica needs the event loop, and time, to leave it."""
 PROCESSES = 16
 """Most suspects of one organ that run at once on one replica: each process imports the handler again."""
 KEPT_S = 60.0

@@ -88,7 +88,7 @@ class Run:
     """Where a plain one runs."""
     agents: Agents | None = None
     """The processes it is called in; None: this one."""
-    on_begin: Callable[[], None] = lambda: None
+    on_begin: Callable[[], object] = lambda: None
     """Called in its thread when a process has the tasks."""
     suspect: bool = False
     context: Context | None = None

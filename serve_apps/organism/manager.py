@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import aclosing
 from contextvars import copy_context
-from dataclasses import fields
 from typing import Any
 
 from blocks.errors import ConfigurationError
@@ -26,17 +25,17 @@ from serve_apps.organism.config import OrganismConfig, parse_config
 from serve_apps.organism.drift import Drift, Path
 from serve_apps.organism.endings import Ending
 from serve_apps.organism.environment import environment
-from serve_apps.organism.errors import describe
 from serve_apps.organism.introspection import ORGANISM
 from serve_apps.organism.jobs import Job
 from serve_apps.organism.loading import Handler, extend_import_path
 from serve_apps.organism.open_calls import OpenCalls, Work, any_runs, newly_begun
-from serve_apps.organism.organ import LINGER_S, Organ
+from serve_apps.organism.organ import Organ
+from serve_apps.organism.organ_status import load
 from serve_apps.organism.remote import Client, RemoteOrgan
 from serve_apps.organism.router import NoOrgan
-from serve_apps.organism.runner import CANCELLED, Rules, Runner
+from serve_apps.organism.runner import CANCELLED, LINGER_S, Rules, Runner
 from serve_apps.organism.stream import Call
-from serve_apps.organism.tasks import InvalidTask, parse_task, refused
+from serve_apps.organism.tasks import InvalidTask, open_wire, parse_task, refused
 from serve_apps.organism.valve import DriftValve, Valve
 
 logger = logging.getLogger("ray.serve.organism")
@@ -172,7 +171,7 @@ class OrganismManager:
             ConfigurationError: The batch is of another version, or its columns do not fit, or there is no
                 configuration yet; none of it ran.
         """
-        batch = _open_wire(wire)
+        batch = open_wire(wire)
         async with aclosing(self._run(batch)) as parts:
             async for outcomes in parts:
                 yield outcomes.to_wire()
@@ -368,27 +367,18 @@ class OrganismManager:
 
     def running(self) -> dict[str, Any]:
         """What runs on this replica, by organ: for whoever is about to replace it."""
-        organs = {}
         left_behind = Counter(run.organ_id for run in set(self._rules.lingering.values()))
-        for name, organ in (self._assembly.organs if self._assembly else {}).items():
-            if isinstance(organ, RemoteOrgan):
-                continue
-            figures = organ.status()
-            organs[name] = {
-                "in_flight": figures["in_flight"],
-                "waiting": figures["waiting"],
-                "suspects": figures["suspects"],
-                "lingering": left_behind[name],
-                "longest_s": max((one["seconds"] for one in figures["longest"]), default=None),
-                "drain_s": organ.config.drain_s,
-            }
+        here = [organ for organ in self._organs() if isinstance(organ, Organ)]
+        organs = {organ.config.id: load(organ.status(), left_behind[organ.config.id]) for organ in here}
         return {"replica": self._replica, "draining": self._calls.draining, "organs": organs}
+
+    def _organs(self) -> Collection[Organ | RemoteOrgan]:
+        return self._assembly.organs.values() if self._assembly else ()
 
     @property
     def apart(self) -> list[RemoteOrgan]:
         """The organs that are deployments of their own."""
-        organs = self._assembly.organs.values() if self._assembly else ()
-        return [organ for organ in organs if isinstance(organ, RemoteOrgan)]
+        return [organ for organ in self._organs() if isinstance(organ, RemoteOrgan)]
 
     async def health_apart(self) -> dict[str, dict[str, Any]]:
         """Health of the organs that are deployments of their own, by id; those that may have no replica are
@@ -417,17 +407,3 @@ class OrganismManager:
         if hung > ABANDONED_LIMIT:
             return f"{hung} handler calls hang and cannot be stopped, more than {ABANDONED_LIMIT}"
         return next((runner.problem for runner in runners if runner.problem), None)
-
-
-def _open_wire(wire: dict[str, Any]) -> Batch:
-    next_step = "run the same organism-flows version on lanes and replicas"
-    try:
-        batch = Batch.from_wire(wire)
-        lengths = {field.name: len(getattr(batch, field.name)) for field in fields(Batch)}
-    except ValueError as error:
-        raise ConfigurationError(str(error).partition(": run ")[0], next_step) from None
-    except Exception as error:
-        raise ConfigurationError(f"not a batch: {describe(error)}", next_step) from None
-    if len(set(lengths.values())) > 1:
-        raise ConfigurationError(f"the columns of the batch differ in length: {lengths}", next_step)
-    return batch

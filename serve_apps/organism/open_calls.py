@@ -15,8 +15,7 @@ from typing import TypeAlias
 from blocks.queue.wire import Batch
 from serve_apps.organism.endings import Ending
 from serve_apps.organism.jobs import Job, Run
-from serve_apps.organism.organ import CANCELLED_BEFORE, LINGER_S
-from serve_apps.organism.runner import RECALLED, Rules, Runner
+from serve_apps.organism.runner import CANCELLED_BEFORE, LINGER_S, RECALLED, Rules, Runner
 from serve_apps.organism.stream import Call
 
 logger = logging.getLogger("ray.serve.organism")

@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Awaitable, Coroutine, Iterable
 from contextvars import copy_context
+from functools import partial
 from typing import Any
 
 from serve_apps.organism.calling import Caller, Later, NotIsolated
@@ -20,20 +21,16 @@ from serve_apps.organism.config import OrganConfig
 from serve_apps.organism.deadlines import Deadlines
 from serve_apps.organism.endings import Ending, Endings
 from serve_apps.organism.errors import harmless
-from serve_apps.organism.isolation import Isolation
-from serve_apps.organism.jobs import Job, Run, longest
+from serve_apps.organism.isolation import DELIVERY_S, Isolation
+from serve_apps.organism.jobs import Job, Run
 from serve_apps.organism.loading import Handler
-from serve_apps.organism.runner import CANCELLED, RECALLED, Rules
+from serve_apps.organism.organ_status import organ_status
+from serve_apps.organism.runner import CANCELLED, CANCELLED_BEFORE, LINGER_S, RECALLED, Rules
 from serve_apps.organism.threads import Threads
 from serve_apps.organism.waiting import Waiting
 
 logger = logging.getLogger("ray.serve.organism")
 
-LINGER_S = 1.0
-"""How long a cancelled handler may clean up before it counts as abandoned."""
-CANCELLED_BEFORE = "cancelled before it started"
-DELIVERY_S = 0.05
-"""The word that a suspect begins on this replica needs the event loop, and time, to leave it."""
 TASKS_A_TURN = 8
 """Asyncio tasks started before it is seen whether their handlers wait."""
 STRETCH_S = 0.005
@@ -164,17 +161,8 @@ class Organ:
 
     def status(self) -> dict[str, Any]:
         """Its configuration and figures, as plain data."""
-        return {
-            **self.config.model_dump(mode="json"),
-            "form": "async" if self.handler.is_async else "sync",
-            "in_flight": sum(len(run.jobs) for run in (*self._runs, *self._first_steps)),
-            "waiting": self._waiting.count,
-            "suspects": self._isolation.running,
-            "abandoned": self.abandoned,
-            "longest": longest(self._runs),
-            "agents": self.handler.agents.status() if self.handler.agents else [],
-            **self.figures.report(),
-        }
+        runs = (*self._runs, *self._first_steps)
+        return organ_status(self, runs, self._waiting.count, self._isolation.running)
 
     # Starting
 
@@ -196,7 +184,7 @@ class Organ:
         """Call the handler."""
         if run.reported:  # stopped while it was announced
             self._release(run)
-            self._ended(run)
+            self._rules.ended(run)
             return
         loop = asyncio.get_running_loop()
         agents = run.agents = run.agents or self.handler.agents
@@ -213,11 +201,7 @@ class Organ:
             # A process may have to be started first, which is not the task's time.
             run.begun = False
             self._runs.add(run)
-
-            def on_begin() -> None:
-                loop.call_soon_threadsafe(self._begun_in_process, run)
-
-            run.on_begin = on_begin
+            run.on_begin = partial(loop.call_soon_threadsafe, self._begun_in_process, run)
         if agents is None and self._caller.on_loop:
             run.task = self._create_task(run, self._call_batch(run))
             return
@@ -312,14 +296,17 @@ class Organ:
     def _collect(self, run: Run, value: Endings | Later | NotIsolated) -> None:
         if isinstance(value, NotIsolated):
             self._isolation.give_up()
-            self._put_back(run)
+            self._waiting.again(run.open_jobs(), alone=False)
+            run.reported = True
+            self._release(run)
+            self._rules.ended(run)
         elif not isinstance(value, Later):
             self._end(run, value)
         elif run.reported:
             if inspect.iscoroutine(value.awaitable):
                 value.awaitable.close()
             self._release(run)
-            self._ended(run)
+            self._rules.ended(run)
         else:
             run.work = None
             run.task = self._create_task(run, self._await(run, value.awaitable))
@@ -333,7 +320,7 @@ class Organ:
         self._report_all(run, endings)
         self._release(run)
         if self._rules.lingering:
-            self._ended(run)
+            self._rules.ended(run)
 
     def _report_all(self, run: Run, endings: Endings) -> None:
         if run.reported:
@@ -365,8 +352,7 @@ class Organ:
 
         Its slot is free when it has ended, or has had time enough to.
         """
-        for task in run.tasks:
-            self._rules.lingering[task["task_id"]] = run
+        self._rules.lingering.update((task["task_id"], run) for task in run.tasks)
         if run.work is not None:
             self._caller.kill(run)
             self._release(run)
@@ -377,7 +363,7 @@ class Organ:
 
         def ended(_: object) -> None:
             self._release(run)
-            self._ended(run)
+            self._rules.ended(run)
 
         run.task.add_done_callback(ended)
         run.task.cancel()
@@ -390,31 +376,10 @@ class Organ:
             logger.warning("organ %s: a cancelled handler does not end", self.config.id)
             self._free(run)
 
-    def _ended(self, run: Run) -> None:
-        """The handler has ended, whether or not it was told to stop before."""
-        for task in run.tasks:
-            if self._rules.lingering.get(task["task_id"]) is run:
-                del self._rules.lingering[task["task_id"]]
-        waiters, run.waiters = run.waiters, []
-        for waiter in waiters:
-            waiter()
-
-    def _put_back(self, run: Run) -> None:
-        """Let the jobs of a call that did not come about wait again."""
-        for job in reversed(run.open_jobs()):
-            job.run = None
-            self._waiting.put_back(job)
-        run.reported = True
-        self._release(run)
-        self._ended(run)
-
     def _isolate(self, run: Run, what: str) -> None:
         """Try each member of a failed handler batch alone, so that only the culprit is charged."""
         logger.warning("organ %s: a batch of %d %s; trying each alone", self.config.id, len(run.jobs), what)
-        for job in reversed(run.open_jobs()):
-            job.run = None
-            job.alone = True
-            self._waiting.put_back(job)
+        self._waiting.again(run.open_jobs(), alone=True)
 
     def _report(self, job: Job, ending: Ending) -> None:
         if job.settled:

@@ -13,6 +13,10 @@ from serve_apps.organism.endings import Ending
 from serve_apps.organism.figures import Figures
 from serve_apps.organism.jobs import Job, Run
 
+LINGER_S = 1.0
+"""How long a cancelled handler may clean up before it counts as abandoned."""
+CANCELLED_BEFORE = "cancelled before it started"
+
 
 @dataclass(slots=True)
 class Rules:
@@ -27,6 +31,15 @@ class Rules:
     """Starts what may start now, in every organ."""
     figures: dict[str, Figures] = field(default_factory=dict)
     """By organ id."""
+
+    def ended(self, run: Run) -> None:
+        """A handler has ended, whether or not it was told to stop before."""
+        for task in run.tasks:
+            if self.lingering.get(task["task_id"]) is run:
+                del self.lingering[task["task_id"]]
+        waiters, run.waiters = run.waiters, []
+        for waiter in waiters:
+            waiter()
 
     def figures_of(self, organ_id: str) -> Figures:
         """Those of an organ, which may have been there before."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from blocks.errors import ConfigurationError
 from blocks.jsonb import NotJson, to_json
 from blocks.queue.wire import Batch
-from serve_apps.organism.errors import harmless
+from serve_apps.organism.errors import describe, harmless
 
 PARAMS_LIMIT_BYTES = 10_000_000
 
@@ -94,3 +96,22 @@ def refused(raw: Any, why: str) -> dict[str, Any]:
         "organ_id": None,
         "elapsed_ms": 0.0,
     }
+
+
+def open_wire(wire: dict[str, Any]) -> Batch:
+    """The batch that came over the wire.
+
+    Raises:
+        ConfigurationError: It is of another version, or its columns do not fit.
+    """
+    next_step = "run the same organism-flows version on lanes and replicas"
+    try:
+        batch = Batch.from_wire(wire)
+        lengths = {field.name: len(getattr(batch, field.name)) for field in fields(Batch)}
+    except ValueError as error:
+        raise ConfigurationError(str(error).partition(": run ")[0], next_step) from None
+    except Exception as error:
+        raise ConfigurationError(f"not a batch: {describe(error)}", next_step) from None
+    if len(set(lengths.values())) > 1:
+        raise ConfigurationError(f"the columns of the batch differ in length: {lengths}", next_step)
+    return batch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 from serve_apps.organism.config import OrganConfig
 from serve_apps.organism.jobs import Job
@@ -34,9 +35,16 @@ class Waiting:
         """Let ``job`` wait behind the others."""
         (self._suspects if job.suspect else self._others).append(job)
 
-    def put_back(self, job: Job) -> None:
-        """Let ``job``, which has been next already, wait before the others."""
-        (self._suspects if job.suspect else self._others).appendleft(job)
+    def again(self, jobs: Sequence[Job], *, alone: bool) -> None:
+        """Let ``jobs``, which have been next already, wait once more, before the others.
+
+        Args:
+            alone: Each is to have a handler call of its own.
+        """
+        for job in reversed(jobs):
+            job.run = None
+            job.alone |= alone
+            (self._suspects if job.suspect else self._others).appendleft(job)
 
     def learn(self, tasks: int, elapsed_ms: float) -> None:
         """A batch of so many tasks took so long: size the next ones to take ``target_ms``."""

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from blocks.queue.models import LaneRow
+from blocks.queue.lane_models import LaneRow
 from flows.pulse import ENDING_S, LEAVING_S, REGISTER_S, Pulse
 
 LEASE_S = 15.0

@@ -14,7 +14,7 @@ from uuid import uuid4
 import pytest
 
 from blocks.queue import NewTask, Queue
-from blocks.queue.models import LaneRow
+from blocks.queue.lane_models import LaneRow
 from flows import relay, states
 from flows import supervisor as module
 from flows.dispatch import dispatch

@@ -14,7 +14,7 @@ import pytest
 from pydantic import ValidationError
 
 from blocks.queue import NewTask, Queue, RedriveFilter
-from blocks.queue.models import Asked
+from blocks.queue.lane_models import Asked
 from blocks.queue.statements import statement
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.blocks.queue.sessions import blocked_on_a_row, open_transaction
