@@ -92,24 +92,19 @@ class Caller:
             for task, job in zip(run.tasks, run.jobs, strict=True)
         ]
         try:
-            return self._call_process(run, agents, tasks, context)
+            return agents.call(
+                run,
+                tasks,
+                timeout_s=run.timeout_s,
+                limit_bytes=self._rules.result_limit_bytes,
+                progress=context.progress,
+                on_begin=run.on_begin,
+                unwanted=lambda: run.reported,
+            )
         except StartFailed as failed:
             if agents is not self._handler.agents:
                 return NOT_ISOLATED
             raise failed.error from None
-
-    def _call_process(
-        self, run: Run, agents: Agents, tasks: list[dict[str, Any]], context: Context
-    ) -> Endings:
-        return agents.call(
-            run,
-            tasks,
-            timeout_s=run.timeout_s,
-            limit_bytes=self._rules.result_limit_bytes,
-            progress=context.progress,
-            on_begin=run.on_begin,
-            unwanted=lambda: run.reported,
-        )
 
     def kill(self, run: Run) -> None:
         """Kill the process of ``run``, which is reported already, if it runs in one."""

@@ -134,14 +134,14 @@ class OpenCalls:
         for call, work in self._work.items():
             batch = call.batch
             here = {
-                batch.claims[position]
-                for position, task in enumerate(batch.ids)
-                if task in runs and batch.claims[position] <= runs[task]
+                claim: task
+                for task, claim in zip(batch.ids, batch.claims, strict=True)
+                if task in runs and claim <= runs[task]
             }
             if not here:
                 continue
-            known.update(task for task, claim in zip(batch.ids, batch.claims, strict=True) if claim in here)
-            call.cancelled |= here
+            known.update(here.values())
+            call.cancelled.update(here)
             for organ, jobs in work.items():
                 organ.stop([job for job in jobs if job.claim in here], ending)
         return sorted(known)
