@@ -81,6 +81,13 @@ class Settings(BaseSettings):
     config: Path | None = Field(
         default=None, description="YAML file of the organism's configuration; unset means the demo organism."
     )
+    replicas: int = Field(
+        default=2,
+        ge=1,
+        le=1000,
+        description="Replicas of the organism that `organism up` starts; with two or more, short tasks go on "
+        "while one is replaced.",
+    )
     http_port: int | None = Field(
         default=None, ge=1, le=65535, description="Port of the /organism routes; unset: 8000, or a free one."
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ class App:
 
     config: Any
     python_path: list[Path]
+    replicas: int
 
 
 async def load(settings: Settings) -> App:
@@ -45,7 +45,7 @@ async def load(settings: Settings) -> App:
     from serve_apps.organism.config import load_config
 
     config = await asyncio.to_thread(load_config, settings.config)
-    return App(config, [*folders, Path.cwd()])
+    return App(config, [*folders, Path.cwd()], settings.replicas)
 
 
 async def deploy(
@@ -77,7 +77,7 @@ async def deploy(
         app.config,
         http_host=LOOPBACK,
         http_port=port_of(stack.organism_url) or 8000,
-        replicas=replicas(),
+        replicas=app.replicas,
         num_cpus=0.5,
         python_path=app.python_path,
     )
@@ -101,8 +101,3 @@ async def wait_until_healthy(client: httpx.AsyncClient, stack: StackState) -> No
                 f"the organism does not answer: {answer.detail}", f"read {stack.home / 'logs' / 'ray.log'}"
             )
         await asyncio.sleep(0.05)
-
-
-def replicas() -> int:
-    """Two where the machine has cores for them, so that one may die; else one."""
-    return 2 if (os.cpu_count() or 1) >= 4 else 1

@@ -38,6 +38,8 @@ class Stack:
             "ORGANISM_WORKER": "false",
             # Short, so that what a dead lane held comes back while somebody waits for it.
             "ORGANISM_LEASE_SECONDS": "3",
+            # What one replica holds, and what its death does, is then the same on every machine.
+            "ORGANISM_REPLICAS": "1",
             "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.2",
             "PREFECT_FLOWS": '{"heartbeat_frequency": null}',
         }

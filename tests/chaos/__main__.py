@@ -40,6 +40,7 @@ async def chaos(
     seconds: float = 900.0,
     lease: float = 15.0,
     lanes: int = 2,
+    replicas: int = 2,
     ray: bool = True,
     record: bool = False,
 ) -> int:
@@ -51,6 +52,7 @@ async def chaos(
         seconds: For how long things are killed.
         lease: Lease of a lane, in seconds.
         lanes: Lanes of a dispatch run.
+        replicas: Replicas of the organism.
         ray: Kill the Ray head too.
         record: Add the run to docs/reliability.json and its figures to docs/reliability.md.
     """
@@ -65,7 +67,7 @@ async def chaos(
     stack = Stack(home)
     for name in THEIRS:
         stack.env.pop(name, None)
-    stack.env["ORGANISM_LEASE_SECONDS"] = str(lease)
+    stack.env |= {"ORGANISM_LEASE_SECONDS": str(lease), "ORGANISM_REPLICAS": str(replicas)}
     make_project(stack, CONFIG.with_name("chaos.yaml").read_text())
     kept = True
     try:

@@ -71,21 +71,24 @@ def long_table(record: dict[str, Any]) -> str:
     completed = sum(long["status"] == "completed" for long in record["long"])
     lines = [
         f"{plan['longs']} tasks of {plan['long_minutes']:g} min and {plan['rate']:g} short ones a second "
-        f"for {plan['minutes']:g} min on {record['cores']} cores: **{len(record['violations'])} "
-        f"violations.** {completed} of {len(record['long'])} long tasks and {short['completed']:,} of "
-        f"{short['tasks']:,} short ones completed. From the submission of a short task until its handler "
-        f"began: median {_ms(short['p50_ms'])}, p99 {_ms(short['p99_ms'])}, slowest {_ms(short['max_ms'])}; "
+        f"for {plan['minutes']:g} min, {plan['replicas']} replicas on {record['cores']} cores: "
+        f"**{len(record['violations'])} violations.** {completed} of {len(record['long'])} long tasks and "
+        f"{short['completed']:,} of {short['tasks']:,} short ones completed. "
+        "From the submission of a short task until its handler began: "
+        f"median {_ms(short['p50_ms'])}, p99 {_ms(short['p99_ms'])}, slowest {_ms(short['max_ms'])}; "
         f"the p99 of {within} of {len(p99s)} minutes is at most 1 s. At most "
         f"{dispatch['peak_runs']} dispatch flows and {dispatch['peak_lanes']} lanes were there at once.",
         "",
         "| Event | Minute | Organism answers after, s | Longest time without a short task settled, s | "
-        "Allowed, s |",
-        "|---|---:|---:|---:|---:|",
+        "Allowed, s | Lowest rate in 5 s |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
     for event in record["events"]:
         back = "–" if event["back_s"] is None else f"{event['back_s']:.1f}"
+        kept = "–" if event["rate_kept"] is None else f"{event['rate_kept']:.0%}"
         lines.append(
-            f"| {event['what']} | {event['at_s'] / 60:.1f} | {back} | {event['gap_s']} | {event['limit_s']} |"
+            f"| {event['what']} | {event['at_s'] / 60:.1f} | {back} | {event['gap_s']} | {event['limit_s']} "
+            f"| {kept} |"
         )
     lines += [
         "",
@@ -98,7 +101,8 @@ def long_table(record: dict[str, Any]) -> str:
         charged = long["attempts"] - (long["status"] == "completed")
         lines.append(f"| {number} | {long['begun']} | {causes} | {charged} | {long['status']} |")
     command = f"--minutes {plan['minutes']:g} --long-minutes {plan['long_minutes']:g} --longs {plan['longs']}"
-    return "\n".join([*lines, "", f"`make long ARGS='{command} --rate {plan['rate']:g}'`"])
+    command += f" --rate {plan['rate']:g} --replicas {plan['replicas']}"
+    return "\n".join([*lines, "", f"`make long ARGS='{command}'`"])
 
 
 def _ms(value: float | None) -> str:

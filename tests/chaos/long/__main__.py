@@ -31,6 +31,7 @@ async def long(
     long_minutes: float = 20.0,
     longs: int = 8,
     rate: float = 50.0,
+    replicas: int = 2,
     record: bool = False,
 ) -> int:
     """Run long tasks beside short ones, through three kills and a redeploy.
@@ -40,13 +41,14 @@ async def long(
         long_minutes: What a long task takes.
         longs: How many long ones there are; they hold every slot of theirs.
         rate: Short tasks a second.
+        replicas: Replicas of the organism.
         record: Write docs/long-work.json, its picture and its part of docs/reliability.md.
     """
     # Its pool reports each try to connect while Postgres is away, with a traceback.
     logging.getLogger("asyncpg").setLevel(logging.CRITICAL)
-    plan = Plan(minutes, long_minutes, longs, rate)
+    plan = Plan(minutes, long_minutes, longs, rate, replicas)
     home = Path(tempfile.mkdtemp(prefix="organism-long-"))
-    stack = default_stack(home, longs=longs, long_s=long_minutes * 60)
+    stack = default_stack(home, longs=longs, long_s=long_minutes * 60, replicas=replicas)
     kept = True
     try:
         stack.run("up")

@@ -16,6 +16,13 @@ from tests.chaos.long.recorded import Event, Recorded
 from tests.chaos.report import OVERLAP_S
 from tests.history import Expected, History, read_history, violations
 
+AFTERMATH_S = 60.0
+"""For so long after an event the rate of short tasks is taken."""
+WINDOW_S = 5.0
+RATE_KEPT = 0.5
+"""Least share of the submitted rate in each window, while one of several replicas is replaced."""
+P99_MS = 1000.0
+"""Longest p99 of the pick-up in a minute in which one of several replicas is replaced."""
 SHORT = """
 SELECT extract(epoch FROM created_at)::float8 AS created, (result ->> 'began')::float8 AS began,
        extract(epoch FROM finished_at)::float8 AS finished, status::text, attempts
@@ -77,6 +84,11 @@ def _event(recorded: Recorded, number: int, settled: Sequence[float]) -> dict[st
     first = max(bisect_left(settled, event.at) - 1, 0)
     moments = [*settled[first : bisect_right(settled, end)], end]
     gap = max((later - earlier for earlier, later in pairwise(moments)), default=0.0)
+    windows = range(int(min(AFTERMATH_S, end - event.at) - WINDOW_S) + 1)
+    counts = [
+        bisect_left(settled, event.at + begin + WINDOW_S) - bisect_left(settled, event.at + begin)
+        for begin in windows
+    ]
     return {
         "kind": event.kind.name,
         "what": event.kind.what,
@@ -84,6 +96,7 @@ def _event(recorded: Recorded, number: int, settled: Sequence[float]) -> dict[st
         "back_s": event.back_s and round(event.back_s, 1),
         "gap_s": round(gap, 1),
         "limit_s": round(_limit(event), 1),
+        "rate_kept": round(min(counts) / WINDOW_S / recorded.plan.rate, 2) if counts else None,
     }
 
 
@@ -134,3 +147,18 @@ def _broken(recorded: Recorded, history: History, record: dict[str, Any]) -> Ite
                 f"after {event['kind']}, no short task was settled for {event['gap_s']} s; "
                 f"at most {event['limit_s']} s are allowed"
             )
+    if recorded.plan.replicas > 1:
+        yield from _slowed_by_one_replica(record)
+
+
+def _slowed_by_one_replica(record: dict[str, Any]) -> Iterator[str]:
+    """What the others should have made up for while one replica was away."""
+    p99_ms = {minute["minute"]: minute["p99_ms"] for minute in record["per_minute"]}
+    for event in record["events"]:
+        if event["kind"] not in ("replica", "redeploy"):
+            continue
+        if event["rate_kept"] is not None and event["rate_kept"] < RATE_KEPT:
+            yield f"after {event['kind']}, {event['rate_kept']:.0%} of the short tasks were settled in 5 s"
+        for minute in {int(event["at_s"] // 60), int((event["at_s"] + WINDOW_S) // 60)}:
+            if (p99 := p99_ms.get(minute) or 0.0) > P99_MS:
+                yield f"in minute {minute}, that of {event['kind']}, the p99 of the pick-up was {p99} ms"

@@ -20,7 +20,6 @@ import psutil
 from blocks.queue import NewTask, Queue
 from blocks.queue.connection import TRANSIENT_ERRORS
 from deployments.health import check_organism, local_client
-from deployments.organism_app import replicas
 from tests.chaos.project import edit_handlers, make_project
 from tests.chaos.victims import kill
 from tests.history import install_history, runs_in
@@ -66,6 +65,7 @@ class Plan:
     longs: int = 8
     rate: float = 50.0
     """Short tasks a second."""
+    replicas: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +118,8 @@ class Recorded:
     """What went wrong that is no broken promise of a task."""
 
 
-def default_stack(home: Path, *, longs: int, long_s: float) -> Stack:
-    """A stack with every setting at its default, and a project with two organs, `long` and `short`.
+def default_stack(home: Path, *, longs: int, long_s: float, replicas: int = 2) -> Stack:
+    """A stack with every other setting at its default, and a project with two organs, `long` and `short`.
 
     Args:
         longs: Slots of the long organ, over all replicas.
@@ -129,7 +129,8 @@ def default_stack(home: Path, *, longs: int, long_s: float) -> Stack:
     stack = Stack(home)
     stack.env = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
     stack.env["ORGANISM_HOME"] = str(home)
-    make_project(stack, PROJECT.format(slots=-(-longs // replicas()), timeout=2 * long_s + 60))
+    stack.env["ORGANISM_REPLICAS"] = str(replicas)
+    make_project(stack, PROJECT.format(slots=-(-longs // replicas), timeout=2 * long_s + 60))
     return stack
 
 
