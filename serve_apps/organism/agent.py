@@ -1,8 +1,8 @@
 """The process a handler runs in when its organ says ``processes``: one task, or one batch of them, at a time.
 
-Started by `serve_apps.organism.process`, and ended by killing it: so it may compute, crash or hang. It
-imports neither Ray nor Prefect nor the queue, and is ready 0.2 s after it was started, half of that for
-pydantic; then comes what the handler imports.
+Started by `serve_apps.organism.process` below a `serve_apps.organism.subreaper`, and ended by killing it:
+so it may compute, crash or hang. It imports neither Ray nor Prefect nor the queue, and is ready 0.2 s after
+it was started, half of that for pydantic; then comes what the handler imports.
 """
 
 from __future__ import annotations
@@ -11,21 +11,20 @@ import faulthandler
 import inspect
 import logging
 import os
-import select
 import signal
-import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blocks.errors import ConfigurationError
 from blocks.jsonb import from_json
 from serve_apps.organism.config import OrganConfig
 from serve_apps.organism.context import Context
 from serve_apps.organism.endings import Endings, of_error, of_value
+from serve_apps.organism.forked import end_if_forked
 from serve_apps.organism.loading import Handler, load_handler
 
 if TYPE_CHECKING:
@@ -33,12 +32,12 @@ if TYPE_CHECKING:
 
 PROGRESS_S = 0.25
 """Shortest time between two words on the progress of one task."""
-_F_SETSIG = 10  # Linux; not in `fcntl` before Python 3.12
 
 
 class Ready(NamedTuple):
     """The agent has its handler."""
 
+    pid: int
     is_async: bool
     wants_context: bool
 
@@ -164,6 +163,7 @@ class Agent:
             endings = copy_context().run(self._call, order)
         except BaseException as error:
             endings = of_error(error, len(order.tasks))
+        end_if_forked()
         self._voice.send(Done(order.number, endings))
 
     def _call(self, order: Order) -> Endings:
@@ -210,17 +210,8 @@ class Agent:
         return returned[0]
 
 
-def main() -> None:
-    """Serve until the replica closes the connection.
-
-    Started with two file descriptors, of the connection and of a pipe that nobody writes to, and the organ's
-    id for whoever looks at the processes.
-    """
-    connection_fd, lifeline_fd = map(int, sys.argv[1:3])
-    sys.argv[1:] = []
-    for fd in (connection_fd, lifeline_fd):
-        os.set_inheritable(fd, False)  # or what the handler starts would keep them open
-    end_with_parent(lifeline_fd)
+def serve(connection_fd: int) -> None:
+    """Call the handler of the organ that the replica sends first, until the replica closes the connection."""
     # Ctrl-C is for the stack to handle. Not SIG_IGN: programs that the handler starts would inherit that.
     signal.signal(signal.SIGINT, lambda *_: None)
     faulthandler.enable()
@@ -237,36 +228,9 @@ def main() -> None:
         except ConfigurationError as error:
             voice.send(Refused(error.what, error.next_step))
             return
-        voice.send(Ready(handler.is_async, handler.wants_context))
+        voice.send(Ready(os.getpid(), handler.is_async, handler.wants_context))
         agent = Agent(organ, handler, voice)
         while True:
             agent.obey(connection.recv())
     except (EOFError, ConnectionError):
         pass
-
-
-def end_with_parent(lifeline_fd: int) -> None:
-    """Have this process, and all that it starts, killed when the other end of the pipe closes."""
-    if sys.platform == "linux":
-        import fcntl
-
-        # By the kernel: a thread of ours could do nothing while a handler computes in C and holds the GIL.
-        fcntl.fcntl(lifeline_fd, fcntl.F_SETOWN, -os.getpgrp())
-        fcntl.fcntl(lifeline_fd, _F_SETSIG, signal.SIGKILL)
-        fcntl.fcntl(lifeline_fd, fcntl.F_SETFL, fcntl.fcntl(lifeline_fd, fcntl.F_GETFL) | os.O_ASYNC)
-        closed = select.poll()
-        closed.register(lifeline_fd, select.POLLIN)
-        if closed.poll(0):
-            _end()
-    else:
-
-        def watch() -> None:
-            os.read(lifeline_fd, 1)
-            _end()
-
-        threading.Thread(target=watch, daemon=True).start()
-
-
-def _end() -> NoReturn:
-    os.killpg(os.getpgrp(), signal.SIGKILL)
-    os._exit(1)

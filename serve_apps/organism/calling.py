@@ -17,6 +17,7 @@ from serve_apps.organism.config import OrganConfig
 from serve_apps.organism.context import Context
 from serve_apps.organism.endings import Endings, of_error, of_value
 from serve_apps.organism.errors import place_of_coroutine, place_of_frame
+from serve_apps.organism.forked import end_if_forked
 from serve_apps.organism.jobs import Run
 from serve_apps.organism.loading import Handler
 
@@ -60,10 +61,12 @@ class Caller:
 
     def endings(self, run: Run, value: Any) -> Endings:
         """The endings of the tasks of ``run``, which returned ``value``; raises what `of_value` raises."""
+        end_if_forked()
         return of_value(value, len(run.jobs), self._rules.result_limit_bytes, batch=self._batch)
 
     def failures(self, run: Run, error: BaseException) -> Endings:
         """The endings of the tasks of ``run``, which raised ``error``; none: a batch failed as a whole."""
+        end_if_forked()
         return of_error(error, len(run.jobs))
 
     async def wait(self, run: Run, awaitable: Awaitable[Any]) -> Endings:
@@ -79,6 +82,7 @@ class Caller:
             if run.agents is not None:
                 return self._in_process(run, run.agents)
             value = self.call(run)
+            end_if_forked()
             return Later(value) if inspect.isawaitable(value) else self.endings(run, value)
         except BaseException as error:
             return self.failures(run, error)

@@ -6,7 +6,6 @@ threads do not survive a fork.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import select
@@ -14,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -35,7 +35,7 @@ LOOK_S = 1.0
 connection open."""
 
 # All of its own path, which `python -m` would look for only in the folder the replica was started in.
-_MAIN = "import sys; sys.path[:] = sys.argv[4:]; from serve_apps.organism.agent import main; main()"
+_MAIN = "import sys; sys.path[:] = sys.argv[4:]; from serve_apps.organism.subreaper import main; main()"
 
 
 class AgentDied(Exception):
@@ -54,6 +54,8 @@ class Process:
 
     def __init__(self, organ: OrganConfig) -> None:
         self._number = 0
+        self._agent_pid = 0
+        self._closing = threading.Lock()
         ours, theirs = socket.socketpair()
         lifeline, self._lifeline = os.pipe()
         self._connection = Connection(ours.detach())
@@ -66,26 +68,31 @@ class Process:
                 ],
                 pass_fds=(theirs.fileno(), lifeline),
                 stdin=subprocess.DEVNULL,
-                # A group of its own, so that what the handler starts is killed along with it.
+                # A group of its own: Ctrl-C is for the stack to handle.
                 process_group=0,
             )
         except BaseException:
-            self._close()
+            self._connection.close()
+            os.close(self._lifeline)
             raise
         finally:
             theirs.close()
             os.close(lifeline)
         self._poll = select.poll()
         self._poll.register(self._connection.fileno(), select.POLLIN)
+        self._hung_up = select.poll()
+        self._hung_up.register(self._connection.fileno(), 0)
         self._organ = organ
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        """Of the process that runs the handler; before it is ready, of the one that was started."""
+        return self._agent_pid or self._process.pid
 
     @property
     def alive(self) -> bool:
-        return self._process.poll() is None
+        # A dead agent's connection is closed before its subreaper has killed what it left, and exits too.
+        return not self._hung_up.poll(0) and self._process.poll() is None
 
     @property
     def fresh(self) -> bool:
@@ -105,6 +112,7 @@ class Process:
             raise AgentDied(self.how_it_died()) from None
         match self._receive(within_s):
             case Ready() as ready:
+                self._agent_pid = ready.pid
                 return ready
             case Refused(what, next_step):
                 raise ConfigurationError(what, next_step)
@@ -169,22 +177,18 @@ class Process:
             return f"the agent process died: signal {-code}"
 
     def kill(self) -> None:
-        """Kill it and what it has started, at once."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        """Have its subreaper kill it and all that it has started, at once; from any thread."""
+        with self._closing:
+            if self._lifeline >= 0:
+                os.close(self._lifeline)
+                self._lifeline = -1
 
     def end(self) -> None:
         """Let it end, and make sure that it has. Nothing else may use it then."""
-        self._close()
+        self._connection.close()
         try:
             self._process.wait(END_S)
         except subprocess.TimeoutExpired:
             logger.warning("organ %s: an idle process did not end", self._organ.id)
         self.kill()
         self._process.wait()
-
-    def _close(self) -> None:
-        self._connection.close()
-        if self._lifeline >= 0:
-            os.close(self._lifeline)
-            self._lifeline = -1

@@ -189,6 +189,16 @@ def misbehave(task: dict[str, Any]) -> Any:
             sleeping = subprocess.Popen(["sleep", "600"])
             Path(task["params"]["child"]).write_text(str(sleeping.pid))
             sleeping.wait()
+        case "start another elsewhere":
+            # Out of its group and its session, and with a parent that ends at once.
+            script = f"setsid sleep 600 & echo $! > {task['params']['child']}"
+            subprocess.run(["setsid", "-w", "sh", "-c", script], check=True)
+            time.sleep(600)
+        case "fork and return":
+            return {"child": os.fork()}
+        case "fork and raise":
+            if not os.fork():
+                raise ValueError("in the child")
         case "outlived":
             # By something that holds every file of the agent open, and is not in its group.
             if os.fork() == 0:

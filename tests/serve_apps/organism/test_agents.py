@@ -255,12 +255,26 @@ async def test_a_handler_that_never_ends_is_killed_in_time(how: str, handler: st
     assert in_flight(manager) == 0
 
 
-async def test_what_it_has_started_is_killed_with_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["start another", "start another elsewhere"])
+async def test_what_it_has_started_is_killed_with_it(tmp_path: Path, how: str) -> None:
     manager = organism(apart("bad", "misbehave"))
     child = tmp_path / "child"
-    result = await run(manager, batch(("bad", {"how": "start another", "child": str(child)}, 1.0)))
+    result = await run(manager, batch(("bad", {"how": how, "child": str(child)}, 1.0)))
     assert result.causes[0] == "timed_out"
     await gone(int(child.read_text()))
+
+
+@pytest.mark.parametrize("how", ["fork and return", "fork and raise"])
+@pytest.mark.parametrize("processes", [True, False], ids=["in a process", "in a thread"])
+async def test_a_fork_that_returns_ends_and_is_not_the_next_tasks(how: str, processes: bool) -> None:
+    manager = organism(organ("bad", f"{MODULE}:misbehave", processes=processes, concurrency=1))
+    rows = [("bad", {"how": how})] * 3 + [("bad", {"how": "return"})] * 3
+    for _ in range(2):
+        result = await run(manager, batch(*rows))
+        assert set(result.causes.values()) == {"completed"}
+        for position in range(3):
+            if how == "fork and return":
+                await gone(result.results[position]["child"])
 
 
 @pytest.mark.parametrize("batched", [False, True])
@@ -353,23 +367,34 @@ from tests.serve_apps.organism.test_agents import apart, organism, processes
 async def main():
     manager = organism(apart("idle", "pid"), apart("bad", "misbehave"))
     print(*processes(manager, "idle"), *processes(manager, "bad"), flush=True)
-    await run(manager, batch(("bad", {"how": sys.argv[1], "says": sys.argv[2]})))
+    await run(manager, batch(("bad", {"how": sys.argv[1], "says": sys.argv[2], "child": sys.argv[3]})))
 
 asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("how", ["loop", "compute in C"])
-async def test_processes_end_with_their_parent(tmp_path: Path, how: str) -> None:
-    says = tmp_path / "says"
+@pytest.mark.parametrize("children_first", [False, True], ids=["", "as Ray does"])
+@pytest.mark.parametrize("how", ["loop", "compute in C", "start another elsewhere"])
+async def test_processes_end_with_their_parent(tmp_path: Path, how: str, children_first: bool) -> None:
+    says, child = tmp_path / "says", tmp_path / "child"
     parent = subprocess.Popen(  # noqa: ASYNC220
-        [sys.executable, "-c", PARENT, how, str(says)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", PARENT, how, str(says), str(child)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert parent.stdout is not None
     pids = [int(word) for word in (await anyio.to_thread.run_sync(parent.stdout.readline)).split()]
     assert len(pids) == 2
-    await until(says.exists)
+    if how == "start another elsewhere":
+        await until(lambda: child.exists() and child.read_text())
+        pids.append(int(child.read_text()))
+    else:
+        await until(says.exists)
     assert all(map(lives, pids))
+    if children_first:
+        for process in psutil.Process(parent.pid).children():
+            process.kill()
     parent.kill()
     parent.wait()
     await gone(*pids)
