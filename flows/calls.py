@@ -48,6 +48,9 @@ class OpenCall:
     """Positions of the tasks whose outcome is still to come."""
     begun: set[int] = field(default_factory=set)
     """Of those, the ones that a handler is known to have begun with."""
+    accepted: float = float("inf")
+    """When a replica first answered, by `time.monotonic`. Until then the call waits for a replica, and its tasks
+    say nothing of how much room there is."""
     recalled: float = float("-inf")
 
     @property
@@ -163,7 +166,7 @@ class Calls:
         for call in self._open:
             by_type.setdefault(call.record.type, []).append(call)
         for task_type, calls in by_type.items():
-            if late := [c for c in calls if c.waiting and now - c.record.started > WAITING_S]:
+            if late := [c for c in calls if c.waiting and now - c.accepted > WAITING_S]:
                 # While others of the type end, its window learns from those.
                 if self._pace.idle_s(task_type) > WAITING_S:
                     self._pace.shrink(task_type, sum(len(call.begun) for call in calls))
@@ -246,6 +249,7 @@ class Calls:
         patience_s: float | None = None
         last_report = loop.time()
         async for outcomes in stream:
+            call.accepted = min(call.accepted, time.monotonic())
             if outcomes.timeout_s is not None:
                 patience_s = 2 * outcomes.timeout_s + PATIENCE_S
             if outcomes.begun:

@@ -167,8 +167,9 @@ class Pace:
         self.in_flight -= tasks
 
     def ended(self, task_type: str) -> None:
-        """Tasks of a type have ended."""
-        self.window(task_type).ended_at = time.monotonic()
+        """Tasks of a type have ended: what they ran on is free."""
+        window = self.window(task_type)
+        window.ended_at, window.held_until = time.monotonic(), 0.0
 
     def idle_s(self, task_type: str) -> float:
         """Seconds since a task of the type ended."""

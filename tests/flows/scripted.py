@@ -26,11 +26,13 @@ class ScriptedOrganism:
     - ``silent``: it gives signs of life and nothing else.
     - ``bug``: a mistake of ours.
 
-    While ``away`` is set, no replica takes a call.
+    While ``away`` is set, calls are refused; while ``taking`` is not set, they wait for a replica.
     """
 
     def __init__(self) -> None:
         self.away = False
+        self.taking = asyncio.Event()
+        self.taking.set()
         self.let_go = asyncio.Event()
         self.started = asyncio.Event()
         self.refused = asyncio.Event()
@@ -62,6 +64,7 @@ class ScriptedOrganism:
         self.calls.append(batch)
         self.started.set()
         try:
+            await self.taking.wait()
             yield Outcomes()
             for position, task_type in enumerate(batch.types):
                 kind = batch.domains[position] or task_type

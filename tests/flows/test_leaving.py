@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from blocks.queue import Queue, TypePolicy
+from blocks.queue import NewTask, Queue, TypePolicy
 from flows import calls, lane
 from flows.lane import Lane
 from tests.flows.scripted import TIMEOUT, ScriptedOrganism, nothing_left_behind, running, submit
@@ -251,3 +251,21 @@ async def _status_is(queue: Queue, task_id: str, status: str) -> bool:
 
 async def _all_are(queue: Queue, ids: list[str], status: str) -> bool:
     return {(await queue.get(i)).status for i in ids} == {status}
+
+
+async def test_calls_that_wait_for_a_replica_to_start_do_not_narrow_the_window(
+    queue: Queue, organism: ScriptedOrganism, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "WAITING_S", 0.01)
+    organism.taking.clear()
+    await queue.submit([NewTask(type="ok")] * 200)
+    lane = Lane(queue, organism)
+    async with running(lane):
+        await until(lambda: len(organism.calls) >= 4)
+        held = sum(map(len, organism.calls))
+        await asyncio.sleep(0.05)  # longer than a task may wait on a replica
+        lane._calls.balance()
+        assert lane._pace.window("ok").size >= held, "no replica has said that it has no room"
+        assert not organism.recalled
+        organism.taking.set()
+        await until(lambda: lane.summary.completed == 200)

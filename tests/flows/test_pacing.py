@@ -196,6 +196,17 @@ def test_while_all_that_is_in_flight_runs_a_full_window_widens_and_what_waits_sh
     assert pace.window("t").size > 4 * slots, "with more replicas it grows"
 
 
+def test_a_type_is_held_back_until_a_task_of_it_ends() -> None:
+    pace = Pace(500, CAP)
+    pace.calls(tasks(["t"]))
+    for _ in range(10):
+        pace.shrink("t", 0)
+    pace.settled("t", 1)
+    assert pace.room("t") == 0, "it was handed back"
+    pace.ended("t")
+    assert pace.room("t") == 1
+
+
 measurements = st.tuples(
     st.integers(1, 5000), st.floats(1e-6, 1e4), st.floats(0, 1e4), st.floats(1, 1e4), st.booleans()
 )
