@@ -49,8 +49,8 @@ class OpenCall:
     begun: set[int] = field(default_factory=set)
     """Of those, the ones that a handler is known to have begun with."""
     accepted: float = float("inf")
-    """When a replica first answered, by `time.monotonic`. Until then the call waits for a replica, and its tasks
-    say nothing of how much room there is."""
+    """When a replica first answered, by `time.monotonic`. Until then the call waits for a replica, and its
+    tasks say nothing of how much room there is."""
     recalled: float = float("-inf")
 
     @property

@@ -174,6 +174,7 @@ class Lane:
         try:
             async with self._notified:
                 keepers.append(self._keeper(self._watch_cancellations()))
+                keepers.append(self._keeper(self._watch_requests()))
                 keepers.append(self._keeper(self._balance()))
                 if self.max_seconds is not None:
                     keepers.append(self._keeper(self._leave_after(self.max_seconds)))
@@ -336,6 +337,13 @@ class Lane:
                 told = set(requested)
             except TROUBLE as error:
                 self._logger.warning("cannot cancel tasks yet, trying again: %s", error)
+
+    async def _watch_requests(self) -> None:
+        """Learn at once that the lane is asked to stop or to leave; without notifications, by a renewal."""
+        while True:
+            await self._notified.asked.wait()
+            self._notified.asked.clear()
+            self._lease.renew_soon()
 
     async def _balance(self) -> None:
         """See to the tasks that run, or wait, for long."""

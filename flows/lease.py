@@ -107,6 +107,8 @@ class Lease:
         self._asked = Asked(stop=False, leave=False)
         self._trouble = "this process did not run"
         self._closing = threading.Event()
+        self._due = threading.Event()
+        """Set to renew before the interval is over, or to close."""
         self._thread: threading.Thread | None = None
         self._report: Callable[[], Report] | None = None
 
@@ -166,7 +168,11 @@ class Lease:
                 news.clear()
                 self._ticked = clock()
         finally:
-            self._closing.set()
+            self._end_thread()
+
+    def renew_soon(self) -> None:
+        """Renew now, because the lane may have been asked for something."""
+        self._due.set()
 
     async def write(self, write: Callable[[], Awaitable[T]]) -> T:
         """Make a write, again while Postgres is away and the lease may still be ours.
@@ -186,7 +192,7 @@ class Lease:
 
     async def close(self) -> None:
         """End the lease; if Postgres cannot be reached it will expire."""
-        self._closing.set()
+        self._end_thread()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
         deadline = clock() + CLOSE_S
@@ -208,6 +214,10 @@ class Lease:
             f"lane {self._lane} lost its lease: {self.lost}",
             "its tasks go to another lane; look at Postgres and at the load of this machine",
         )
+
+    def _end_thread(self) -> None:
+        self._closing.set()
+        self._due.set()
 
     def _is_past(self) -> bool:
         if self.lost is None:
@@ -242,7 +252,11 @@ class Lease:
 
         delay = self.interval
         with asyncio.Runner() as runner:
-            while not self._closing.wait(delay):
+            while True:
+                self._due.wait(delay)
+                self._due.clear()
+                if self._closing.is_set():
+                    break
                 sent = clock()
                 if sent > self._until:
                     # Postgres would still renew a lease that nobody has reaped yet, but the lane has

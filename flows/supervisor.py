@@ -22,6 +22,7 @@ from blocks.queue.lane_models import LaneRow
 from flows import relay
 from flows.lane_summary import LaneSummary
 from flows.lane_task import LaneEnd, LaneOptions, LaneRun
+from flows.lease import RENEWALS_A_LEASE
 from flows.pulse import Pulse
 from flows.run_page import FAILURES_SHOWN, Progress, report_failures
 from flows.states import show, wait_for_prefect
@@ -39,6 +40,8 @@ MARKS_WAIT_S = 10.0
 SCHEDULE_TIMEOUT_S = 5.0
 REPLACEMENTS_A_LANE = 5
 LONG_LIFE_S = 60.0
+HAND_BACK_S = 5.0
+"""Beyond its grace, a lane may take so long to stop its handlers and to hand their tasks back."""
 """A lane that lived for so long is replaced without counting: it is not its own start that fails."""
 
 
@@ -304,7 +307,8 @@ class Supervisor:
                 len(self.running),
                 grace_s,
             )
-        deadline = time.monotonic() + grace_s + 3
+        # A lane that hears of it by a renewal of its lease, as through a pooler, begins its grace then.
+        deadline = time.monotonic() + grace_s + self.queue.lease_s / RENEWALS_A_LEASE + HAND_BACK_S
         while self.running and time.monotonic() < deadline and not self.at_once.is_set():
             # Asked again and again: a lane that is only starting has no row to be asked in yet.
             with suppress(*TRANSIENT_ERRORS):

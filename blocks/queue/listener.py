@@ -27,13 +27,14 @@ logger = logging.getLogger("organism.queue")
 
 
 class Listener:
-    """Sets ``event`` when a task became ready or a stop was asked for, ``cancel`` when a running task is to
-    be cancelled, and both whenever notifications may have been missed."""
+    """Sets ``event`` when a task became ready, ``cancel`` when a running task is to be cancelled, ``asked``
+    when lanes are asked to stop or to leave, and all of them whenever notifications may have been missed."""
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
         self.event = asyncio.Event()
         self.cancel = asyncio.Event()
+        self.asked = asyncio.Event()
         self.listening = asyncio.Event()
         """Set while the connection stands."""
         self._task: asyncio.Task[None] | None = None
@@ -91,8 +92,9 @@ class Listener:
                 connection.terminate()
 
     def _hear(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
-        (self.cancel if payload == "cancel" else self.event).set()
+        events = {"cancel": self.cancel, "stop": self.asked}
+        events.get(str(payload), self.event).set()
 
     def _set_all(self) -> None:
-        self.event.set()
-        self.cancel.set()
+        for event in (self.event, self.cancel, self.asked):
+            event.set()

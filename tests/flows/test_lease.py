@@ -252,8 +252,11 @@ async def test_a_frozen_process_ends_when_it_thaws_and_writes_nothing(database: 
             lane.kill()
             lane.wait()
         assert lane_said.startswith("LaneLost")
-        assert await queue.get(str(task_id)) == before, "a frozen lane wrote after its lease"
-        assert before.result is None
+        after = await queue.get(str(task_id))
+        assert before.result is after.result is None
+        # A reap that was on its way when the process froze may reach a busy Postgres later.
+        if taken or [attempt.cause for attempt in after.history] != ["lease_lost"]:
+            assert after == before, "a frozen lane wrote after its lease"
 
 
 def start(arguments: list[str]) -> subprocess.Popen[str]:

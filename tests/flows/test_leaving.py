@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from typing import Any
 from uuid import UUID
 
 import pytest
 
 from blocks.queue import NewTask, Queue, TypePolicy
-from flows import calls, lane
+from flows import calls, lane, lease
 from flows.lane import Lane
 from tests.flows.scripted import TIMEOUT, ScriptedOrganism, nothing_left_behind, running, submit
 from tests.stack import until
@@ -107,6 +108,23 @@ async def test_a_lane_that_leaves_can_still_be_stopped(queue: Queue, organism: S
     assert [a.cause for a in task.history] == ["interrupted"]
     assert organism.closed == len(organism.calls), "its handler is stopped"
     await nothing_left_behind(queue)
+
+
+@pytest.mark.parametrize("ask", [Queue.request_stop, Queue.request_leave])
+async def test_a_lane_learns_at_once_what_it_is_asked(
+    queue: Queue, organism: ScriptedOrganism, monkeypatch: pytest.MonkeyPatch, ask: Any
+) -> None:
+    """Its grace is counted from then, and whoever stops it waits no longer than that."""
+    monkeypatch.setattr(lease, "RENEWALS_A_LEASE", 0.01)  # the next renewal would come too late for the lease
+    [task] = await submit(queue, "begin")
+    asked = Lane(queue, organism, run="a run", grace_s=0.0)
+    async with running(asked) as run:
+        await until(lambda: begun(queue, task))
+        await asked._notified.listening.wait()
+        await ask(queue, "a run")
+        await asyncio.wait_for(asked._leaving.wait(), TIMEOUT)
+        organism.let_go.set()
+        await asyncio.wait_for(run, TIMEOUT)
 
 
 async def test_a_process_that_ends_cancels_everything_and_the_history_says_so(
