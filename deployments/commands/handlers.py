@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
 from deployments.output import AsJson, show
+
+if TYPE_CHECKING:
+    from serve_apps.organism.config import OrganConfig
 
 handlers = App(name="handlers", help="Check the organism's configuration and its handlers.")
 
@@ -43,7 +46,8 @@ async def check(
             rows.append({**row, "handler": organ.handler, "ok": False, "problem": error.what})
         else:
             form = "async" if handler.is_async else "plain"
-            rows.append({**row, "handler": organ.handler, "ok": True, "form": form, "problem": None})
+            found = {"form": form, "runs": _runs(organ, is_async=handler.is_async), "batch": organ.batch}
+            rows.append({**row, "handler": organ.handler, "ok": True, **found, "problem": None})
     show({"config": settings.config, "handlers": rows}, as_json, "\n".join(map(_line, rows)))
     return 0 if all(row["ok"] for row in rows) else 1
 
@@ -63,4 +67,14 @@ def _line(row: dict[str, Any]) -> str:
     if not row["ok"]:
         return f"✗ {row['problem']}"
     domains = f" for {', '.join(row['domains'])}" if row["domains"] else ""
-    return f"✓ {row['organ']}: {', '.join(row['task_types'])}{domains} → {row['handler']} ({row['form']})"
+    batch = ", in batches" if row["batch"] else ""
+    how = f"{row['form']}, {row['runs']}{batch}"
+    return f"✓ {row['organ']}: {', '.join(row['task_types'])}{domains} → {row['handler']} ({how})"
+
+
+def _runs(organ: OrganConfig, *, is_async: bool) -> str:
+    """Return where calls of the organ's handler run, and how many at once on one replica."""
+    many = organ.concurrency
+    if organ.processes:
+        return f"in up to {many} processes"
+    return f"up to {many} at once on the event loop" if is_async else f"in up to {many} threads"

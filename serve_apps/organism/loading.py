@@ -75,7 +75,9 @@ def load_handler(organ: OrganConfig) -> Handler:
 def _fit(organ: OrganConfig, found: Callable[..., Any]) -> Handler:
     """Find out what the handler wants to be called with: parameters called ``params`` and ``context`` get
     just that, and the first of any other name gets the task."""
-    is_async = _is_async(found)
+    if _is(found, inspect.isgeneratorfunction) or _is(found, inspect.isasyncgenfunction):
+        raise refusal(organ, "a generator yields results one by one: return one value, for instance a list")
+    is_async = _is(found, inspect.iscoroutinefunction)
     try:
         signature = inspect.signature(found)
     except ValueError:  # a builtin that does not tell its signature
@@ -134,8 +136,9 @@ def _validator(organ: OrganConfig, found: Callable[..., Any]) -> Callable[[Any],
     return validate
 
 
-def _is_async(found: Any) -> bool:
-    return inspect.iscoroutinefunction(found) or inspect.iscoroutinefunction(getattr(found, "__call__", None))  # noqa: B004
+def _is(found: Any, kind: Callable[[Any], bool]) -> bool:
+    """Return True if ``found``, or what is called when it is an object, is a function of this kind."""
+    return kind(found) or kind(getattr(found, "__call__", None))  # noqa: B004
 
 
 def _attempt(organ: OrganConfig, action: Callable[[], Any]) -> Any:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
+from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -214,6 +215,19 @@ class Broken:
 
 instance = Counting()
 not_callable = 7
+
+
+def yields(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield task
+
+
+async def yields_async(task: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    yield task
+
+
+class Yielding:
+    async def __call__(self, task: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        yield task
 
 
 def takes_two(task: dict[str, Any], other: int) -> None: ...
