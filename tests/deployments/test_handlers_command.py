@@ -21,7 +21,8 @@ CONFIG = """\
 organs:
   - {id: plain, task_types: [a], handler: "checked_handlers:plain", concurrency: 3}
   - {id: waits, task_types: [b], handler: "checked_handlers:waits", domains: [x, y]}
-  - {id: apart, task_types: [c], handler: "checked_handlers:many", processes: true, batch: true, concurrency: 2}
+  - {id: apart, task_types: [c], handler: "checked_handlers:many", processes: true, batch: true,
+     concurrency: 2}
   - {id: wrong, task_types: [d], handler: "checked_handlers:yields"}
 """
 
