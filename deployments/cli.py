@@ -41,6 +41,7 @@ COMMANDS = {
     "handlers": "handlers:handlers",
     "drift": "drift:drift",
     "verify": "verify:verify",
+    "leftovers": "leftovers:leftovers",
     "deploy": "deploy:deploy",
     "schedule": "schedule:schedule",
     "alerts": "alerts:alerts",

@@ -12,7 +12,7 @@ import asyncpg
 from blocks.errors import AmbiguousTask, ConfigurationError, TaskNotFound
 from blocks.jsonb import from_json
 from blocks.long_work import ARGUMENTS, LongWork
-from blocks.queue.lane_models import LaneRow
+from blocks.queue.lane_models import LaneRow, Unheld
 from blocks.queue.models import (
     Depth,
     Outlook,
@@ -97,6 +97,11 @@ class Inspection:
         row = await self.pool.fetchrow(statement("long_work"), *ARGUMENTS, timeout=READ_TIMEOUT)
         assert row is not None
         return LongWork.of(dict(row))
+
+    async def unheld(self, *, limit: int) -> list[Unheld]:
+        """Return the running tasks that no lane holds, by the holder they name, most first."""
+        rows = await self.pool.fetch(statement("unheld"), limit, timeout=READ_TIMEOUT)
+        return [Unheld(**row) for row in rows]
 
     async def failures_since(self, moment: datetime, *, limit: int = 100) -> list[TaskLine]:
         """Tasks that became dead letters at or after ``moment``, the newest first."""

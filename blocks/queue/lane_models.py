@@ -21,6 +21,17 @@ class Reaped:
 
 
 @dataclass(frozen=True, slots=True)
+class Unheld:
+    """Running tasks whose holder is no lane."""
+
+    locked_by: str | None
+    """The holder they name."""
+    tasks: int
+    since: datetime | None
+    """When the first of them was taken."""
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
     """What the lanes table asks of a lane."""
 
