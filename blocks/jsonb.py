@@ -14,6 +14,7 @@ import json
 import math
 import re
 import uuid
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import orjson
@@ -23,6 +24,8 @@ DEPTH_LIMIT = 254
 """Deepest nesting, as in orjson."""
 INTEGER_BITS_LIMIT = 13_000
 """Largest integer; jsonb takes 131,072 digits, Python prints no more than 4,300 (about 14,280 bits)."""
+DIGITS_LIMIT = 4_300
+"""Most digits of an integer that Python reads or prints."""
 
 _LONG_NUMBER = re.compile("[0-9]{19}")
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS
@@ -76,15 +79,77 @@ def to_json(value: Any, *, limit_bytes: int) -> str:
 
 
 def from_json(text: str) -> Any:
-    """The value of JSON text as Postgres prints it, integers of any size kept exact.
+    """The value of JSON text as Postgres prints it, integers of up to 4,300 digits kept exact.
 
     Raises:
-        ValueError: It is not JSON.
+        ValueError: It is not JSON, or holds what Python cannot.
     """
     # orjson reads integers beyond 64 bits as floats. They have 19 digits at least, so a short text has none.
     if len(text) < 19 or _LONG_NUMBER.search(text) is None:
         return orjson.loads(text)
-    return json.loads(text)
+    try:
+        return json.loads(text, parse_int=_integer, parse_float=_fraction)
+    except RecursionError:
+        raise NotJson("$ is nested too deeply") from None
+
+
+def readable_json(text: str) -> Any:
+    """The value of JSON text as Postgres prints it, with words in place of what JSON readers refuse.
+
+    For whoever shows a task: jsonb is wider than JSON as others read it. Whatever is returned can be encoded
+    again. Words are a text such as ``"(not shown: an integer of 5,000 digits)"``.
+    """
+    try:
+        value = (
+            orjson.loads(text)
+            if len(text) < 19 or _LONG_NUMBER.search(text) is None
+            else json.loads(text, parse_int=_or_words(_integer), parse_float=_or_words(_fraction))
+        )
+    except (ValueError, RecursionError):
+        return _NESTED
+    # Whoever encodes it again walks it by recursion, with several frames a level.
+    return (
+        _NESTED if text.count("[") + text.count("{") > DEPTH_LIMIT and _depth(value) > DEPTH_LIMIT else value
+    )
+
+
+_NESTED = f"(not shown: nested deeper than {DEPTH_LIMIT} levels)"
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > DIGITS_LIMIT:
+        raise NotJson(f"an integer of {len(digits):,} digits, more than {DIGITS_LIMIT:,}")
+    return int(digits)
+
+
+def _fraction(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise NotJson("a number with a fraction beyond the range of a float")
+    return number
+
+
+def _or_words(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    def read_or_say(digits: str) -> Any:
+        try:
+            return read(digits)
+        except NotJson as error:
+            return f"(not shown: {error})"
+
+    return read_or_say
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level := [item for each in level for item in _items(each)]:
+        depth += 1
+    return depth
+
+
+def _items(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _same(encoded: bytes, value: Any) -> bool:

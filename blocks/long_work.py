@@ -214,7 +214,16 @@ class OrganismWork:
 
 def long_work_sql() -> str:
     """Text of the statement ``long_work``, for who does not import the queue."""
-    return (Path(__file__).parent / "queue" / "sql" / "long_work.sql").read_text(encoding="utf-8")
+    return _sql("long_work")
+
+
+def can_write_sql() -> str:
+    """Text of the statement ``can_write``, for who does not import the queue."""
+    return _sql("can_write")
+
+
+def _sql(name: str) -> str:
+    return (Path(__file__).parent / "queue" / "sql" / f"{name}.sql").read_text(encoding="utf-8")
 
 
 async def ask_organism(url: str | None, client: httpx.AsyncClient | None = None) -> OrganismWork | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blocks.long_work import ARGUMENTS, LongWork, long_work_sql
+from blocks.long_work import ARGUMENTS, LongWork, can_write_sql, long_work_sql
 from blocks.stack import StackState
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def local_client() -> httpx.AsyncClient:
 
 
 async def check_postgres(dsn: str) -> Check:
-    """Ask Postgres at ``dsn`` a question."""
+    """Have Postgres at ``dsn`` add a task and take it back: one that answers may be read only, or full."""
     # Not through `blocks.queue`, whose import takes longer than all the answers together.
     import asyncpg
 
@@ -45,7 +45,7 @@ async def check_postgres(dsn: str) -> Check:
         async with asyncio.timeout(CHECK_TIMEOUT):
             connection = await asyncpg.connect(dsn)
             try:
-                await connection.fetchval("SELECT 1")
+                await connection.execute(can_write_sql())
             finally:
                 with contextlib.suppress(Exception):
                     await connection.close(timeout=1)

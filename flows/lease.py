@@ -16,6 +16,7 @@ from blocks.errors import QueueUnavailable
 from blocks.queue import Queue
 from blocks.queue.connection import TRANSIENT_ERRORS, connect
 from blocks.queue.lane_models import Asked
+from blocks.queue.sqlstates import verdict
 
 RENEWALS_A_LEASE = 3
 RENEWAL_TIMEOUT_S = 3.0
@@ -186,7 +187,9 @@ class Lease:
                 raise self.error()
             try:
                 return await write()
-            except TRANSIENT_ERRORS as error:
+            except Exception as error:
+                if verdict(error) != "passes":
+                    raise
                 self._trouble = f"a write failed: {error}"
                 await asyncio.sleep(RETRY_S)
 

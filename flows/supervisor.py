@@ -204,6 +204,9 @@ class Supervisor:
         await self._take_back(rows)
         if self.leaving:
             self.missing.clear()
+        if self.missing:
+            # A database that can be read and not written would end each replacement at its start.
+            await self.queue.check_writes()
         for number in self.missing:
             self.logger.warning("replacing lane-%d", number)
             self._start()

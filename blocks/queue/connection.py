@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,9 +11,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import asyncpg
-from asyncpg.exceptions import InternalClientError
+from asyncpg.exceptions import TargetServerAttributeNotMatched
+from asyncpg.pool import PoolAcquireContext
 
-from blocks.errors import QueueUnavailable
+from blocks.errors import ConfigurationError, QueueUnavailable
+from blocks.queue.moments import read_any_moment
+from blocks.queue.sqlstates import TRANSIENT_ERRORS as TRANSIENT_ERRORS
+from blocks.queue.sqlstates import spoils_session
 
 if TYPE_CHECKING:
     _AnyPool = asyncpg.Pool[Any]
@@ -27,21 +32,8 @@ RELEASE_TIMEOUT = 1.0
 
 WAIT_POLL_S = 0.5
 
-TRANSIENT_ERRORS: tuple[type[BaseException], ...] = (
-    OSError,
-    TimeoutError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    # An administrator's doing: shutdown, crash, recovery, a cancelled statement.
-    asyncpg.OperatorInterventionError,
-    # No connection, memory or disk space left.
-    asyncpg.InsufficientResourcesError,
-    asyncpg.DeadlockDetectedError,
-    # A connection that the server closed at the wrong moment leaves asyncpg's state machine confused
-    # ("cannot switch to state 15; another operation (2) is in progress"); the pool discards it.
-    InternalClientError,
-)
-"""What a restarting, overloaded or unreachable Postgres raises: the call may be made again."""
+ISOLATION = "read committed"
+"""The level that the statements are written for: they judge a row anew that was locked when they came."""
 
 CONNECT_ERRORS: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, asyncpg.PostgresError, ValueError)
 """What trying to connect may raise."""
@@ -51,6 +43,8 @@ def describe(dsn: str) -> str:
     """``host:port/database`` of a connection URL: what may be shown of it."""
     try:
         url = urlsplit(dsn)
+        if "," in url.netloc:
+            return f"{url.netloc.rpartition('@')[2]}{url.path}"
         host = url.hostname or "local socket"
         port = f":{url.port}" if url.port else ""
     except ValueError:
@@ -76,6 +70,11 @@ def unavailable(dsn: str, error: BaseException) -> QueueUnavailable:
                 f"Postgres at {where} has no connection left: {error}",
                 "raise max_connections or run fewer lanes",
             )
+        case TargetServerAttributeNotMatched():
+            return QueueUnavailable(
+                f"no Postgres at {where} takes writes: each is a standby, or set to read only",
+                "wait for the fail-over, or name the new primary in ORGANISM_DSN",
+            )
         case TimeoutError():
             reason = f"no answer within {CONNECT_TIMEOUT:g} s"
         case _:
@@ -86,6 +85,18 @@ def unavailable(dsn: str, error: BaseException) -> QueueUnavailable:
     )
 
 
+def session_attributes(dsn: str) -> dict[str, Any]:
+    """Return the options with which one of several hosts is chosen that takes writes.
+
+    A single host is taken as it is: while it is read only, reading goes on.
+    """
+    url = urlsplit(dsn)
+    several = "," in url.netloc or re.search(r"(^|&)host=[^&]*(,|%2C)", url.query, re.IGNORECASE)
+    if not several or "target_session_attrs" in url.query:
+        return {}
+    return {"target_session_attrs": "read-write"}
+
+
 async def connect(dsn: str, **options: Any) -> asyncpg.Connection[Any]:
     """One connection.
 
@@ -93,7 +104,9 @@ async def connect(dsn: str, **options: Any) -> asyncpg.Connection[Any]:
         QueueUnavailable: It cannot be made; the message never holds the password.
     """
     try:
-        connection: asyncpg.Connection[Any] = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT, **options)
+        connection: asyncpg.Connection[Any] = await asyncpg.connect(
+            dsn, timeout=CONNECT_TIMEOUT, **session_attributes(dsn), **options
+        )
         return connection
     except CONNECT_ERRORS as error:
         raise unavailable(dsn, error) from None
@@ -114,7 +127,7 @@ async def wait_for_postgres(dsn: str, *, within_s: float, on_wait: Callable[[str
     waiting = False
     while True:
         try:
-            connection = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT)
+            connection = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT, **session_attributes(dsn))
         except TRANSIENT_ERRORS as error:
             trouble = unavailable(dsn, error)
             if time.monotonic() > deadline:
@@ -145,13 +158,28 @@ async def _nothing(_: object) -> None:
     pass
 
 
+class _Acquired(PoolAcquireContext):
+    """A connection of the pool for as long as the block lasts."""
+
+    async def __aexit__(self, kind: Any = None, error: Any = None, trace: Any = None) -> None:
+        if spoils_session(error):
+            self.connection.terminate()
+            # The other sessions are as old: after a fail-over they lead to the same standby.
+            await self.pool.expire_connections()
+        await super().__aexit__(kind, error, trace)
+
+
 class Pool(_AnyPool):
-    """A pool that gives a connection up on which Postgres has fallen silent.
+    """A pool that gives a connection up on which Postgres has fallen silent, or that can only read.
 
     Whoever stops waiting for a statement gives its connection back, and asyncpg first has Postgres confirm
     that the statement is cancelled, for as long as ``command_timeout``. One that says nothing confirms
     nothing, so whatever had just run into its timeout took ten seconds more.
     """
+
+    def acquire(self, *, timeout: float | None = None) -> Any:
+        """A connection for the length of a block; what made it useless is not left to the next."""
+        return _Acquired(self, timeout)
 
     async def release(self, connection: Any, *, timeout: float | None = None) -> None:
         """Give a connection back; when that takes longer than `RELEASE_TIMEOUT` it is closed instead."""
@@ -165,13 +193,21 @@ async def open_pool(dsn: str, *, connections: int, application_name: str) -> asy
     """A pool of up to ``connections`` connections, made again when they break.
 
     Raises:
+        ConfigurationError: A pooler stands between, and transactions are of another isolation level.
         What asyncpg raises; `unavailable` makes one line of it.
     """
     options: dict[str, Any] = {}
     settings = {"application_name": application_name}
-    first = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT, statement_cache_size=0)
+    options.update(session_attributes(dsn))
+    first = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT, statement_cache_size=0, **options)
     try:
         pooled = await behind_pooler(first)
+        if pooled and (level := await first.fetchval("SHOW default_transaction_isolation")) != ISOLATION:
+            # A pooler takes no settings of ours, and a statement cannot name its level without two more.
+            raise ConfigurationError(
+                f"transactions at {describe(dsn)} are {level} by default, and the queue needs {ISOLATION}",
+                f"ALTER ROLE ... SET default_transaction_isolation = '{ISOLATION}', or leave out the pooler",
+            )
     finally:
         first.terminate()
     if pooled:
@@ -182,6 +218,7 @@ async def open_pool(dsn: str, *, connections: int, application_name: str) -> asy
         # A plan made while the table was small would be kept when it is not: a settlement that scans it.
         # Planning each time costs 0.2 ms a claim.
         settings["plan_cache_mode"] = "force_custom_plan"
+        settings["default_transaction_isolation"] = ISOLATION
     return await Pool(
         dsn,
         min_size=1,
@@ -192,6 +229,7 @@ async def open_pool(dsn: str, *, connections: int, application_name: str) -> asy
         # Nothing of the queue leaves anything behind in a session, and the default spends a round trip after
         # every statement on cleaning up.
         reset=_nothing,
+        init=read_any_moment,
         # What `asyncpg.create_pool` would say.
         max_queries=50_000,
         max_inactive_connection_lifetime=300.0,

@@ -10,7 +10,7 @@ from uuid import UUID
 import asyncpg
 
 from blocks.errors import AmbiguousTask, ConfigurationError, TaskNotFound
-from blocks.jsonb import from_json
+from blocks.jsonb import readable_json
 from blocks.long_work import ARGUMENTS, LongWork
 from blocks.queue.lane_models import LaneRow, Unheld
 from blocks.queue.models import (
@@ -28,6 +28,7 @@ from blocks.queue.statements import statement
 from blocks.queue.why import OfType, Surroundings, Why, explain
 
 READ_TIMEOUT = 10.0
+WRITE_CHECK_TIMEOUT = 3.0
 DEFAULT_MAX_ATTEMPTS = 5
 """Where neither the task nor the policy of its type says."""
 STATUSES: tuple[Status, ...] = ("created", "queued", "running", "completed", "failed", "cancelled", "retry")
@@ -62,6 +63,15 @@ class Inspection:
         No figure ever falls. Of a lane that was lost, what it counted after its last heartbeat is missing.
         """
         return dict(await self.pool.fetch(statement("lane_figures"), timeout=READ_TIMEOUT))
+
+    async def check_writes(self) -> None:
+        """Return if tasks can be added now; nothing is left of the try.
+
+        Raises:
+            What keeps them from being added, such as `asyncpg.ReadOnlySQLTransactionError` or
+            `asyncpg.DiskFullError`.
+        """
+        await self.pool.execute(statement("can_write"), timeout=WRITE_CHECK_TIMEOUT)
 
     async def now(self) -> datetime:
         """The time that decides: the database's."""
@@ -237,7 +247,7 @@ class Inspection:
 
 
 def _decode(text: str | None) -> Any:
-    return None if text is None else from_json(text)
+    return None if text is None else readable_json(text)
 
 
 def _id_range(prefix: str) -> tuple[UUID, UUID]:

@@ -6,8 +6,11 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+import asyncpg
+
 from blocks.queue import Queue
 from blocks.queue.migrate import pending
+from blocks.queue.sqlstates import TRANSIENT_ERRORS
 from blocks.queue.statements import statement
 from flows.verification.finding import Finding, degraded, failed, ok
 
@@ -27,6 +30,7 @@ async def check(queue: Queue) -> list[Finding]:
     return [
         ok("postgres: reachable", f"{row['version']}, database {row['database']}"),
         await _migrated(queue),
+        await _takes_tasks(queue),
         _clock(row["now"], between),
         _snapshots(row),
         _dead_rows(row),
@@ -43,6 +47,18 @@ async def _migrated(queue: Queue) -> Finding:
             "run `organism migrate` or bootstrap",
         )
     return ok("postgres: migrated", "every migration of this version is applied")
+
+
+async def _takes_tasks(queue: Queue) -> Finding:
+    try:
+        await queue.check_writes()
+    except (asyncpg.PostgresError, *TRANSIENT_ERRORS) as error:
+        return failed(
+            "postgres: takes tasks",
+            " ".join((str(error) or type(error).__name__).split()),
+            "free disk space, end the lock, or wait for the fail-over: as the error says",
+        )
+    return ok("postgres: takes tasks", "a task was added and taken back")
 
 
 def _clock(there: datetime, here: float) -> Finding:

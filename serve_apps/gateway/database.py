@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 from typing import Self
 
@@ -18,6 +19,8 @@ OPEN_DELAYS_S = (0.2, 0.5, 1.0, 2.0)
 FIRST_TRY_S = 5.0
 """How long a start waits for the first of them."""
 READY_TIMEOUT_S = 3.0
+CHECK_PAUSE_S = 1.0
+"""A successful check stands for so long: each writes, and anybody may ask for one."""
 
 
 class Database:
@@ -34,6 +37,8 @@ class Database:
         self._queue: Queue | None = None
         self._reason: OrganismError = QueueUnavailable("the queue is still being opened", "try again")
         self._tried = asyncio.Event()
+        self._checking = asyncio.Lock()
+        self._checked_at = -CHECK_PAUSE_S
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -48,13 +53,16 @@ class Database:
         return self._queue
 
     async def check(self) -> None:
-        """Have Postgres answer.
+        """Return if tasks can be added now, or could be a moment ago.
 
         Raises:
-            OrganismError, or one of `TRANSIENT_ERRORS`: It does not.
+            OrganismError: The queue is not open yet.
+            Exception: Why they cannot: Postgres does not answer, is read only, has no disk space.
         """
-        async with asyncio.timeout(READY_TIMEOUT_S):
-            await self.queue.now()
+        async with asyncio.timeout(READY_TIMEOUT_S), self._checking:
+            if time.monotonic() - self._checked_at > CHECK_PAUSE_S:
+                await self.queue.check_writes()
+                self._checked_at = time.monotonic()
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._open(), name="gateway-database")

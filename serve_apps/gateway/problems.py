@@ -22,7 +22,7 @@ from blocks.errors import (
     TaskNotFound,
 )
 from blocks.gateway_api import PROBLEM_TYPE, FieldError, Problem
-from blocks.queue.connection import TRANSIENT_ERRORS
+from blocks.queue.sqlstates import TRANSIENT_ERRORS, verdict
 
 RETRY_AFTER_S = 2
 SHOWN = 100
@@ -48,6 +48,9 @@ TITLES = {
     "deadline": (504, "It took too long"),
 }
 """Status and title by kind."""
+OPERATORS_STATES = ("0P", "28", "3D", "3F", "42501", "42P01", "42703", "42883", "F0", "XX")
+"""SQLSTATEs, by their beginnings, of a database that is not as the gateway needs it: login, rights, schema.
+The others that stay are a mistake in our own statements."""
 KIND_BY_STATUS = {400: "bad-request", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
 
 
@@ -108,15 +111,28 @@ def refusal(error: Exception) -> Refused | None:
             return Refused("unavailable", error.what, next_step="try again later")
         case ConfigurationError():
             return Refused("invalid", error.what, next_step=error.next_step)
-        case asyncpg.PostgresError() if (error.sqlstate or "")[:2] == "22" or error.sqlstate == "54001":
-            return Refused("invalid", f"Postgres cannot store a value: {error.message}")
-        case asyncpg.InterfaceError() if isinstance(error, ValueError):
-            return Refused("invalid", f"Postgres cannot store a value: {error}")
         case TimeoutError():
             return Refused("unavailable", "the database took too long to answer", next_step="ask for less")
-        case _ if isinstance(error, TRANSIENT_ERRORS):
-            reason = f"Postgres does not answer ({type(error).__name__})"
-            return Refused("unavailable", reason, next_step="try again later")
+        case _:
+            return _of_postgres(error)
+
+
+def _of_postgres(error: Exception) -> Refused | None:
+    state = getattr(error, "sqlstate", None) or ""
+    said = _readable(str(getattr(error, "message", None) or error))
+    match verdict(error):
+        case "value" if not state.startswith("XX"):
+            return Refused("invalid", f"Postgres cannot take a value: {said}")
+        case "passes":
+            reason = f"{said} ({state})" if state else type(error).__name__
+            text = f"Postgres does not take this now: {reason}"
+            return Refused("unavailable", text, next_step="try again later")
+        case _ if state.startswith(OPERATORS_STATES):
+            return Refused(
+                "unavailable",
+                f"Postgres refuses this: {said} ({state})",
+                next_step="the operator of the gateway has to change the database or its login",
+            )
         case _:
             return None
 
