@@ -255,4 +255,11 @@ def _counted(number: int, one: str, many: str) -> str:
 
 
 def _moment(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text).astimezone(UTC)
+    """The moment in JSON of Postgres; one that Python has no date for is the first or last it has."""
+    if text is None:
+        return None
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        early = text.endswith("BC") or text.startswith("-")
+        return (datetime.min if early else datetime.max).replace(tzinfo=UTC)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,13 +79,29 @@ def show(result: BaseModel | dict[str, Any], as_json: bool, text: str) -> None:
         text: What is printed without it.
     """
     if not as_json:
-        print(text)
+        print(without_controls(text))
     elif isinstance(result, dict):
         import json
 
-        print(json.dumps(result, ensure_ascii=False, default=str))
+        print(_json(json.dumps(result, ensure_ascii=False, default=str)))
     else:
-        print(result.model_dump_json())
+        print(_json(result.model_dump_json()))
+
+
+def without_controls(text: str) -> str:
+    """``text`` with every character written out that would steer a terminal, but line ends and tabs."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def _json(text: str) -> str:
+    # Within strings only, where JSON has the same escape; the encoder leaves DEL and C1 as they are.
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+# C0 and C1, DEL, and what turns the direction of text or hides it.
+_CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
 
 
 class ProgressLines:

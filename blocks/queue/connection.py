@@ -161,12 +161,12 @@ async def _nothing(_: object) -> None:
 class _Acquired(PoolAcquireContext):
     """A connection of the pool for as long as the block lasts."""
 
-    async def __aexit__(self, kind: Any = None, error: Any = None, trace: Any = None) -> None:
-        if spoils_session(error):
+    async def __aexit__(self, *error: Any) -> None:
+        if self.connection is not None and spoils_session(error[1] if error else None):
             self.connection.terminate()
             # The other sessions are as old: after a fail-over they lead to the same standby.
             await self.pool.expire_connections()
-        await super().__aexit__(kind, error, trace)
+        await super().__aexit__(*error)
 
 
 class Pool(_AnyPool):

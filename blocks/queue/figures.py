@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping
+from contextlib import suppress
+from math import isnan
 
 BATCH_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 CALL_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
@@ -65,7 +67,9 @@ def buckets(
         kind, _, limit = key.partition(".le.")
         if kind == name and limit:
             # Lanes of another version may have other bounds.
-            counts[float(limit)] = counts.get(float(limit), 0.0) + number
+            with suppress(ValueError):
+                if not isnan(bound := float(limit)):
+                    counts[bound] = counts.get(bound, 0.0) + number
     reached, total = [], 0.0
     for bound in sorted(counts):
         total += counts[bound]

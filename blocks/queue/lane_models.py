@@ -19,6 +19,15 @@ class Reaped:
     runs: dict[str, int] = field(default_factory=dict)
     """Ids of the tasks taken back and the claims they were held under: their handlers may still run."""
 
+    def plus(self, other: Reaped) -> Reaped:
+        """Both together."""
+        return Reaped(
+            self.lanes + other.lanes,
+            self.retried + other.retried,
+            self.failed + other.failed,
+            self.runs | other.runs,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Unheld:

@@ -16,6 +16,8 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from blocks.queue.halving import logger, one_line
+from blocks.queue.sqlstates import verdict
 from blocks.queue.statements import statement
 from blocks.queue.wire import Batch
 
@@ -149,7 +151,13 @@ class Lines:
         self._found = False
         while wanted:
             news = [line for line, _ in wanted if not line.exhausted]
-            if len(batch := await self._take(limit, wanted)) or not news:
+            try:
+                batch = await self._take(limit, wanted)
+            except Exception as error:
+                if verdict(error) != "value":
+                    raise
+                batch = await self._take_singly(wanted)
+            if len(batch) or not news:
                 return batch
             # Lines believed to hold more were empty: the lower lines of their types have their turn.
             wanted = self._wanted(limit, room)
@@ -180,6 +188,37 @@ class Lines:
         batch = Batch(*columns)
         self._advance(wanted, batch, priorities, moments, cut=len(rows) >= limit)
         return batch
+
+    async def _take_singly(self, wanted: Sequence[tuple[Line, int]]) -> Batch:
+        """Claim one task of each line, and make way for the others where the first cannot be claimed."""
+        batch = Batch()
+        for line, _ in wanted:
+            try:
+                batch.extend(await self._take(1, [(line, 1)]))
+            except Exception as error:
+                if verdict(error) != "value":
+                    raise
+                await self._pass_over(line, error)
+            line.exhausted = False
+        return batch
+
+    async def _pass_over(self, line: Line, why: Exception) -> None:
+        """Make the first task of ``line`` a dead letter; if even that is refused, begin after it."""
+        pool = self._queue.pool
+        after, after_id = line.after or (None, None)
+        place = await pool.fetchrow(
+            statement("next_in_line"), line.type, line.priority, after, after_id, timeout=CLAIM_TIMEOUT
+        )
+        if place is None:
+            return
+        logger.error("task %s cannot be claimed: %s", place["id"], one_line(why))
+        try:
+            error = f"it cannot be claimed: {one_line(why)}"
+            await pool.execute(statement("reject"), place["id"], error, timeout=CLAIM_TIMEOUT)
+        except Exception as error:
+            if verdict(error) != "value":
+                raise
+        line.after = (place["run_after"], place["id"])
 
     def _wanted(self, limit: int, room: Callable[[str], int]) -> list[tuple[Line, int]]:
         """The lines to claim from, the highest priority first, each with the most tasks to take of it."""

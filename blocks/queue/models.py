@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from math import isfinite
 from typing import Annotated, Any, Literal, Self, TypeAlias
 from uuid import UUID
 
@@ -16,10 +17,12 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
+    model_validator,
 )
 
 from blocks.errors import ConfigurationError
 from blocks.jsonb import to_json
+from blocks.queue.moments import FIRST
 
 Status: TypeAlias = Literal["created", "queued", "running", "completed", "failed", "cancelled", "retry"]
 Finished: TypeAlias = Literal["completed", "failed", "cancelled"]
@@ -286,7 +289,36 @@ class Attempt(BaseModel):
     ended_at: Moment
 
 
-class TaskRow(BaseModel):
+IF_NULL: dict[str, Any] = {
+    "type": "",
+    "params": {},
+    "drift_score": 0.0,
+    "status": "created",
+    "attempts": 0,
+    "run_after": FIRST,
+    "created_at": FIRST,
+    "updated_at": FIRST,
+}
+"""What is read where an adopted table of the older system has NULL, and ours cannot."""
+
+
+class Row(BaseModel):
+    """A row of the table of tasks, which is read whatever it holds."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _readable(cls, row: dict[str, Any]) -> dict[str, Any]:
+        # JSON has no NaN and no infinity.
+        readable = {
+            name: None if isinstance(value, float) and not isfinite(value) else value
+            for name, value in row.items()
+        }
+        return readable | {
+            name: value for name, value in IF_NULL.items() if name in readable and readable[name] is None
+        }
+
+
+class TaskRow(Row):
     """A task as the table has it."""
 
     id: UUID
@@ -323,7 +355,7 @@ class TaskRow(BaseModel):
     history: list[Attempt] = []
 
 
-class TaskLine(BaseModel):
+class TaskLine(Row):
     """A task in a list."""
 
     id: UUID
@@ -359,7 +391,7 @@ class Depth:
     None: they have ended well."""
 
 
-class TaskResult(BaseModel):
+class TaskResult(Row):
     """What came of a task."""
 
     id: UUID

@@ -9,17 +9,20 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, Self, cast
+from uuid import UUID
 
 import asyncpg
 import orjson
 
 from blocks.errors import SchemaMismatch
 from blocks.queue.connection import CONNECT_ERRORS, open_pool, unavailable
+from blocks.queue.halving import in_halves, logger, one_line, storable
 from blocks.queue.inspection import DEFAULT_MAX_ATTEMPTS
 from blocks.queue.lane_models import Asked, Reaped
 from blocks.queue.lines import Line, Lines, order
 from blocks.queue.listener import Listener
 from blocks.queue.models import Settled, Status
+from blocks.queue.sqlstates import verdict
 from blocks.queue.statements import statement
 from blocks.queue.upkeep import Upkeep
 from blocks.queue.wire import Batch, Outcomes, positions_of
@@ -225,40 +228,51 @@ class Queue(Upkeep):
         """Settle outcomes that are all completed, or of which none is."""
         if not len(outcomes):
             return {}
+
+        async def write(rows: Sequence[int]) -> dict[str, Status]:
+            return await self._write_outcomes(lane, batch, outcomes.take(rows))
+
+        async def refused(row: int, error: Exception) -> dict[str, Status]:
+            told = outcomes.take([row])
+            try:
+                return await self._write_outcomes(lane, batch, _unstorable(told, error))
+            except Exception as again:
+                if verdict(again) != "value":
+                    raise
+                # Not of this outcome: it is the row itself that cannot be written.
+                logger.error("task %s cannot be settled: %s", batch.ids[told.positions[0]], one_line(again))
+                return {}
+
+        statuses: dict[str, Status] = {}
+        for part in await in_halves(range(len(outcomes)), write, refused):
+            statuses |= part
+        return statuses
+
+    async def _write_outcomes(self, lane: str, batch: Batch, outcomes: Outcomes) -> dict[str, Status]:
         ids = [batch.ids[p] for p in outcomes.positions]
         claims = [batch.claims[p] for p in outcomes.positions]
         where = (outcomes.paths, outcomes.organ_ids, outcomes.elapsed_ms)
-        try:
-            if outcomes.causes[0] == "completed":
-                rows = await self.pool.fetch(
-                    statement("complete"), ids, claims, outcomes.results, *where, timeout=SETTLE_TIMEOUT
-                )
-                return dict.fromkeys([row[0] for row in rows], "completed")
-            said = [outcomes.policies.get(organ or "", (None, None, None)) for organ in outcomes.organ_ids]
+        if outcomes.causes[0] == "completed":
             rows = await self.pool.fetch(
-                statement("settle"),
-                ids,
-                claims,
-                outcomes.causes,
-                outcomes.errors,
-                *where,
-                *([policy[n] for policy in said] for n in range(3)),
-                DEFAULT_MAX_ATTEMPTS,
-                self.backoff_base_s,
-                self.backoff_cap_s,
-                lane,
-                timeout=SETTLE_TIMEOUT,
+                statement("complete"), ids, claims, outcomes.results, *where, timeout=SETTLE_TIMEOUT
             )
-            return {row["id"]: row["status"] for row in rows}
-        except Exception as error:
-            if not _is_about_a_value(error):
-                raise
-            if len(outcomes) == 1:
-                return await self._settle(lane, batch, _unstorable(outcomes, error))
-        # One value cannot be stored, and Postgres does not say whose: halve until it stands alone.
-        middle = len(outcomes) // 2
-        first = await self._settle(lane, batch, outcomes.take(range(middle)))
-        return first | await self._settle(lane, batch, outcomes.take(range(middle, len(outcomes))))
+            return dict.fromkeys([row[0] for row in rows], "completed")
+        said = [outcomes.policies.get(organ or "", (None, None, None)) for organ in outcomes.organ_ids]
+        rows = await self.pool.fetch(
+            statement("settle"),
+            ids,
+            claims,
+            outcomes.causes,
+            outcomes.errors,
+            *where,
+            *([policy[n] for policy in said] for n in range(3)),
+            DEFAULT_MAX_ATTEMPTS,
+            self.backoff_base_s,
+            self.backoff_cap_s,
+            lane,
+            timeout=SETTLE_TIMEOUT,
+        )
+        return {row["id"]: row["status"] for row in rows}
 
     async def release(
         self, lane: str, batch: Batch, *, cause: str | None, error: str, suspicion: int = 0
@@ -275,17 +289,27 @@ class Queue(Upkeep):
             New status by id of those handed back: ``failed`` if a task has been interrupted as often as its
             type may be. The others were stale.
         """
-        rows = await self.pool.fetch(
-            statement("release"),
-            batch.ids,
-            batch.claims,
-            cause,
-            error,
-            suspicion,
-            lane,
-            timeout=SETTLE_TIMEOUT,
-        )
-        return {row["id"]: row["status"] for row in rows}
+
+        async def write(rows: Sequence[int]) -> dict[str, Status]:
+            found = await self.pool.fetch(
+                statement("release"),
+                [batch.ids[row] for row in rows],
+                [batch.claims[row] for row in rows],
+                cause,
+                storable(error),
+                suspicion,
+                lane,
+                timeout=SETTLE_TIMEOUT,
+            )
+            return {row["id"]: row["status"] for row in found}
+
+        async def refused(row: int, why: Exception) -> None:
+            logger.error("task %s cannot be handed back: %s", batch.ids[row], one_line(why))
+
+        released: dict[str, Status] = {}
+        for part in await in_halves(range(len(batch)), write, refused):
+            released |= part
+        return released
 
     async def abandon(self, lane: str, *, holding: Sequence[int]) -> list[str]:
         """Hand back what the table says ``lane`` holds beyond the claims in ``holding``.
@@ -307,8 +331,26 @@ class Queue(Upkeep):
         Args:
             strays: Also running tasks whose holder is no lane at all; only somebody's own SQL makes such.
         """
+        try:
+            return await self._reap(strays, None)
+        except Exception as error:
+            if verdict(error) != "value":
+                raise
+        rows = await self.pool.fetch(statement("reapable"), strays, timeout=REAP_TIMEOUT)
+
+        async def refused(task: UUID, why: Exception) -> None:
+            logger.error("task %s cannot be taken back from a lost lane: %s", task, one_line(why))
+
+        total = Reaped(0, 0, 0)
+        for part in await in_halves(
+            [row["id"] for row in rows], lambda ids: self._reap(strays, ids), refused
+        ):
+            total = total.plus(part)
+        return total
+
+    async def _reap(self, strays: bool, ids: Sequence[UUID] | None) -> Reaped:
         row = await self.pool.fetchrow(
-            statement("reap"), LEASES_A_TASK_MAY_LOSE, strays, timeout=REAP_TIMEOUT
+            statement("reap"), LEASES_A_TASK_MAY_LOSE, strays, ids, timeout=REAP_TIMEOUT
         )
         assert row is not None
         runs = dict(zip(row["ids"], row["claims"], strict=True))
@@ -325,15 +367,9 @@ class Queue(Upkeep):
             yield listener.event
 
 
-def _is_about_a_value(error: Exception) -> bool:
-    # Class 22: data exceptions. 54001: nested too deep. What asyncpg cannot encode is a DataError too.
-    code = getattr(error, "sqlstate", None) or ""
-    return isinstance(error, (asyncpg.DataError, UnicodeEncodeError)) or code[:2] == "22" or code == "54001"
-
-
 def _unstorable(outcomes: Outcomes, error: Exception) -> Outcomes:
     cause = outcomes.causes[0]
-    reason = str(error).encode("ascii", "backslashreplace").decode().replace("\x00", "\\x00")
+    reason = storable(error)
     replacement = Outcomes()
     if cause == "completed":
         replacement.add(

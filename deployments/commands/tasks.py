@@ -34,7 +34,9 @@ async def list_tasks(
     async with open_queue() as queue:
         lines = await queue.list_tasks(status=status, type=type, domain=domain, limit=limit)
         counts = await queue.counts()
-    text = [f"{line.id}  {line.status:9}  {line.type:20}  {_short(line.error)}".rstrip() for line in lines]
+    text = [
+        f"{line.id}  {line.status:9}  {_cell(line.type):20}  {_short(line.error)}".rstrip() for line in lines
+    ]
     text.append(", ".join(f"{count} {name}" for name, count in counts.items() if count) or "no tasks")
     result = {"counts": counts, "tasks": [line.model_dump(mode="json") for line in lines]}
     show(result, as_json, "\n".join(text))
@@ -87,12 +89,13 @@ def open_queue() -> Queue:
 
 
 def _describe(task: TaskRow) -> str:
-    import orjson
+    import json
 
     from blocks.queue.why import begun_at
 
     def text(value: Any) -> str:
-        return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() if value is not None else "-"
+        # Not orjson, which refuses integers beyond 64 bits.
+        return json.dumps(value, indent=2, ensure_ascii=False) if value is not None else "-"
 
     lines = [
         f"{task.type}  {task.id}",
@@ -113,7 +116,8 @@ def _describe(task: TaskRow) -> str:
     if task.cancel_requested:
         lines.append("cancel     requested; its handler has been or will be told")
     if task.locked_by:
-        lines.append(f"held by    {task.locked_by} since {task.locked_at:%H:%M:%S %Z}, claim {task.claim}")
+        since = f" since {task.locked_at:%H:%M:%S %Z}" if task.locked_at else ""
+        lines.append(f"held by    {task.locked_by}{since}, claim {task.claim}")
     if begun := begun_at(task):
         lines.append(f"runs since {begun:%Y-%m-%d %H:%M:%S %Z}")
     if task.error:
@@ -125,6 +129,10 @@ def _describe(task: TaskRow) -> str:
             f"{_short(attempt.error, 200)}"
         )
     return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("\n", "\\n").replace("\t", "\\t")
 
 
 def _short(error: str | None, length: int = 80) -> str:

@@ -20,6 +20,7 @@ OLD_SNAPSHOT_S = 300.0
 DEAD_SHARE = 0.5
 DEAD_ROWS = 1_000_000
 FEW_CONNECTIONS = 10
+ERRORS: tuple[type[BaseException], ...] = (asyncpg.PostgresError, *TRANSIENT_ERRORS)
 
 
 async def check(queue: Queue) -> list[Finding]:
@@ -52,7 +53,7 @@ async def _migrated(queue: Queue) -> Finding:
 async def _takes_tasks(queue: Queue) -> Finding:
     try:
         await queue.check_writes()
-    except (asyncpg.PostgresError, *TRANSIENT_ERRORS) as error:
+    except ERRORS as error:
         return failed(
             "postgres: takes tasks",
             " ".join((str(error) or type(error).__name__).split()),

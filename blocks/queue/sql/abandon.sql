@@ -5,7 +5,7 @@ SET status = (CASE
         WHEN t.cancel_requested THEN 'cancelled'
         WHEN t.attempts > 1 THEN 'retry'
         ELSE 'queued' END)::taskstatus,
-    attempts = t.attempts - 1,
+    attempts = greatest(t.attempts, 1) - 1,
     finished_at = CASE WHEN t.cancel_requested THEN queue_now() END,
     locked_by = NULL, locked_at = NULL, cancel_requested = false, updated_at = queue_now()
 WHERE t.locked_by = $1 AND t.status = 'running' AND t.claim <> ALL ($2::bigint[])

@@ -5,6 +5,6 @@ FROM tasks
 WHERE (cardinality($1::taskstatus[]) = 0 OR status = ANY ($1::taskstatus[]))
   AND ($2::text IS NULL OR type = $2) AND ($3::text IS NULL OR domain = $3)
   AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at < $5)
-  AND ($6::text IS NULL OR position(lower($6) IN lower(error)) > 0)
+  AND ($6::text IS NULL OR position(lower($6) IN lower(left(error, 1000000))) > 0)
   AND status IN ('created', 'queued', 'running', 'retry') AND NOT cancel_requested
 GROUP BY status

@@ -30,11 +30,14 @@ WITH lane AS MATERIALIZED (
     LIMIT $2
 )
 UPDATE tasks t
-SET status = 'running', claim = nextval('task_claims'), attempts = t.attempts + 1,
+-- A row that its owner wrote may hold the largest number there is, or NULL in a table of the older system.
+SET status = 'running', claim = nextval('task_claims'), attempts = least(coalesce(t.attempts, 0), 2147483646) + 1,
     locked_by = $1, locked_at = queue_now(), updated_at = queue_now()
 -- Not a join: of so many rows the planner may make a scan of the table.
 WHERE t.ctid = ANY (ARRAY(SELECT place FROM ready))
-RETURNING t.id::text, t.claim, t.attempts, t.type, t.params::text AS params, t.description, t.domain, t.drift_score,
-          coalesce(t.timeout_s, (SELECT timeout_s FROM task_types WHERE type = t.type)) AS timeout_s, t.suspicion,
+RETURNING t.id::text, t.claim, t.attempts, t.type, coalesce(t.params::text, '{}') AS params, t.description, t.domain,
+          coalesce(t.drift_score, 0) AS drift_score,
+          -- 30 years: what waits for longer than a clock can count is as good as endless.
+          least(coalesce(t.timeout_s, (SELECT timeout_s FROM task_types WHERE type = t.type)), 1e9) AS timeout_s, t.suspicion,
           (t.interrupted > 0 OR t.lease_lost > 0 OR t.suspicion > 0) AS reclaimed, t.priority,
           greatest(t.run_after, 'epoch') AS run_after

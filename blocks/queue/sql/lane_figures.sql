@@ -1,9 +1,11 @@
 -- What lanes have counted, those that are gone and those that are there, in one snapshot.
 SELECT name, sum(value) AS value
 FROM (
-    SELECT name, value FROM lane_totals
+    -- Bounded: beyond the range of a float a number and a sum are errors, and so is one that is all but zero.
+    SELECT name, least(greatest(value, -1e300), 1e300) AS value FROM lane_totals
     UNION ALL
-    SELECT figure.key, figure.value::float8
+    SELECT figure.key, CASE WHEN abs(figure.value::numeric) < 1e-300 THEN 0
+                       ELSE least(greatest(figure.value::numeric, -1e300), 1e300)::float8 END
     FROM lanes CROSS JOIN LATERAL jsonb_each(lanes.figures) figure
     WHERE jsonb_typeof(figure.value) = 'number'
 ) counted

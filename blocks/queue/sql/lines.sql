@@ -9,7 +9,9 @@ WITH RECURSIVE line AS (
         ORDER BY type, priority LIMIT 1
     ) following
 )
-SELECT line.type, line.priority, extract(epoch FROM head.run_after - queue_now())::float8 AS due_s
+SELECT line.type, line.priority,
+       -- Each by itself: before version 17 there is no difference to infinity.
+       (extract(epoch FROM head.run_after) - extract(epoch FROM queue_now()))::float8 AS due_s
 FROM line CROSS JOIN LATERAL (
     SELECT run_after FROM tasks
     WHERE status IN ('queued', 'retry') AND tasks.type = line.type AND tasks.priority = line.priority

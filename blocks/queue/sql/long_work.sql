@@ -15,7 +15,8 @@ WITH held AS MATERIALIZED (
            min(coalesce(held.begun_at, held.locked_at)) AS oldest_at,
            -- NULL if one of them has no timeout here: that of its organ is not known to the database.
            CASE WHEN bool_and(coalesce(held.timeout_s, policy.timeout_s) IS NOT NULL) THEN
-               max(coalesce(held.begun_at, held.locked_at)
+               -- No later than now: beyond the last year there is no sum.
+               max(least(coalesce(held.begun_at, held.locked_at), queue_now())
                    + make_interval(secs => least(coalesce(held.timeout_s, policy.timeout_s), 1e9)))
            END AS until
     FROM lanes lane

@@ -1,12 +1,12 @@
 -- $1 statuses, empty: any; or NULL: $2 type, $3 domain, $4 created since, $5 and before, $6 text in the error,
 -- $7 id of the last task of the page before; $8 limit. By id because there is an index, and no index on
 -- created_at: every claim and settlement would write it.
-SELECT id, type, status::text, attempts, domain, created_at, finished_at, error
+SELECT id, type, status::text, attempts, domain, created_at, finished_at, left(error, 10000) AS error
 FROM tasks
 WHERE (cardinality($1::taskstatus[]) = 0 OR status = ANY ($1::taskstatus[]))
   AND ($2::text IS NULL OR type = $2) AND ($3::text IS NULL OR domain = $3)
   AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at < $5)
-  AND ($6::text IS NULL OR position(lower($6) IN lower(error)) > 0)
+  AND ($6::text IS NULL OR position(lower($6) IN lower(left(error, 1000000))) > 0)
   AND ($7::uuid IS NULL OR id < $7)
 ORDER BY id DESC
 LIMIT $8

@@ -1,8 +1,8 @@
--- $1 status, $2 age in seconds, $3 finished_at from which on to look, or NULL, $4 limit. Attempts go with their task.
+-- $1 status, $2 age in seconds, $3 finished_at from which on to look, as text, or NULL, $4 limit. Attempts go with their task.
 -- What somebody else has locked, to redrive it, stays.
 WITH old AS MATERIALIZED (
     SELECT ctid AS place FROM tasks
-    WHERE status = $1::taskstatus AND finished_at >= coalesce($3::timestamptz, '-infinity')
+    WHERE status = $1::taskstatus AND finished_at >= coalesce($3::text::timestamptz, '-infinity')
       AND finished_at < queue_now() - make_interval(secs => $2)
     ORDER BY finished_at
     LIMIT $4
@@ -10,4 +10,4 @@ WITH old AS MATERIALIZED (
 ), pruned AS (
     DELETE FROM tasks WHERE ctid = ANY (ARRAY(SELECT place FROM old)) RETURNING finished_at
 )
-SELECT count(*) AS tasks, max(finished_at) AS newest FROM pruned
+SELECT count(*) AS tasks, max(finished_at)::text AS newest FROM pruned

@@ -5,7 +5,8 @@ SELECT line.type,
            SELECT FROM tasks WHERE status IN ('queued', 'retry') AND tasks.type = line.type
                AND tasks.priority = line.priority AND run_after <= queue_now() LIMIT $1
        ) counted))::bigint AS ready,
-       max(extract(epoch FROM queue_now() - greatest(head.run_after, head.created_at)))::float8 AS oldest_s
+       max(extract(epoch FROM queue_now())
+           - extract(epoch FROM greatest(head.run_after, least(head.created_at, queue_now()), 'epoch')))::float8 AS oldest_s
 FROM (
     WITH RECURSIVE line AS (
         (SELECT type, priority FROM tasks WHERE status IN ('queued', 'retry') ORDER BY type, priority LIMIT 1)

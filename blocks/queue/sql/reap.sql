@@ -1,5 +1,5 @@
--- $1 most leases a task may lose, $2 whether to look for tasks too whose holder is no lane at all. Takes the tasks
--- of lanes whose lease is past back into the queue with their attempt uncharged.
+-- $1 most leases a task may lose, $2 whether to look for tasks too whose holder is no lane at all, $3 ids of the only
+-- tasks to take, or NULL. Takes the tasks of lanes whose lease is past back into the queue with their attempt uncharged.
 WITH RECURSIVE lost AS MATERIALIZED (
     -- A lane that is claiming holds this row; skipping it leaves it to the next reap.
     SELECT id FROM lanes WHERE lease_until < queue_now() ORDER BY id FOR UPDATE SKIP LOCKED
@@ -21,21 +21,21 @@ WITH RECURSIVE lost AS MATERIALIZED (
     SELECT held.*
     FROM dead CROSS JOIN LATERAL (
         SELECT id, locked_by AS lane, locked_at AS started_at
-        FROM tasks WHERE locked_by = dead.id AND status = 'running'
+        FROM tasks WHERE locked_by = dead.id AND status = 'running' AND ($3::uuid[] IS NULL OR id = ANY ($3::uuid[]))
         FOR UPDATE SKIP LOCKED
     ) held
 ), reaped AS (
     UPDATE tasks t
     SET status = (CASE
             WHEN t.cancel_requested THEN 'cancelled'
-            WHEN t.lease_lost + 1 >= $1 THEN 'failed'
+            WHEN t.lease_lost >= $1 - 1 THEN 'failed'
             ELSE 'retry' END)::taskstatus,
-        lease_lost = t.lease_lost + 1,
-        attempts = greatest(t.attempts - 1, 0),
-        error = CASE WHEN t.lease_lost + 1 >= $1
-            THEN format('lease lost %s times: every lane that held this task died', t.lease_lost + 1)
+        lease_lost = least(t.lease_lost, 2147483646) + 1,
+        attempts = greatest(t.attempts, 1) - 1,
+        error = CASE WHEN t.lease_lost >= $1 - 1
+            THEN format('lease lost %s times: every lane that held this task died', least(t.lease_lost, 2147483646) + 1)
             ELSE t.error END,
-        finished_at = CASE WHEN t.cancel_requested OR t.lease_lost + 1 >= $1 THEN queue_now() END,
+        finished_at = CASE WHEN t.cancel_requested OR t.lease_lost >= $1 - 1 THEN queue_now() END,
         locked_by = NULL, locked_at = NULL, cancel_requested = false, updated_at = queue_now()
     FROM orphans held
     WHERE t.id = held.id
@@ -64,7 +64,7 @@ WITH RECURSIVE lost AS MATERIALIZED (
                  ('reaped.failed', (SELECT count(*) FROM reaped WHERE status = 'failed')))
         AS loss(name, number)
     WHERE loss.number > 0 ORDER BY loss.name
-    ON CONFLICT (name) DO UPDATE SET value = total.value + excluded.value
+    ON CONFLICT (name) DO UPDATE SET value = least(total.value, 1e300) + excluded.value
 )
 SELECT (SELECT count(*) FROM ended) AS lanes,
        count(*) FILTER (WHERE status <> 'failed') AS retried,

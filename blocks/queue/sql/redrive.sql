@@ -1,10 +1,10 @@
 -- $1 status, $2 type, $3 domain and $4 LIKE pattern of the error, each or NULL; finished from $5 on, or NULL, to $6;
--- $7 and $8 finished_at and id after which to begin, or NULL; $9 finished tasks to look at, $10 most to redrive;
+-- $7 and $8 finished_at, as the text of an earlier answer, and id after which to begin, or NULL; $9 finished tasks to look at, $10 most to redrive;
 -- $11 id in the audit, $12 who, $13 what was asked for. Whatever fits, it looks at no more than one page.
 WITH page AS MATERIALIZED (
     SELECT ctid AS place, id, finished_at, type, domain, error, dedup_key FROM tasks
     WHERE status = $1::text::taskstatus AND finished_at >= coalesce($5::timestamptz, '-infinity') AND finished_at <= $6
-      AND (finished_at, id) > (coalesce($7::timestamptz, '-infinity'),
+      AND (finished_at, id) > (coalesce($7::text::timestamptz, '-infinity'),
                                coalesce($8::uuid, '00000000-0000-0000-0000-000000000000'))
     ORDER BY finished_at, id
     LIMIT $9
@@ -34,15 +34,16 @@ WITH page AS MATERIALIZED (
 ), history AS (
     -- Under a token of its own, so that it comes after the attempt that ended the task and takes no other's place.
     INSERT INTO task_attempts (task_id, claim, attempt, cause, error, ended_at)
-    SELECT id, nextval('task_claims'), attempts, 'redriven', error, queue_now()
+    SELECT id, nextval('task_claims'), coalesce(attempts, 0), 'redriven', error, queue_now()
     FROM chosen JOIN redriven USING (id)
+    ON CONFLICT DO NOTHING
 ), audited AS (
     INSERT INTO task_audit (id, action, actor, details, tasks)
     SELECT $11, 'redrive', $12, $13::jsonb, count(*) FROM redriven
     ON CONFLICT (id) DO UPDATE SET tasks = task_audit.tasks + excluded.tasks
 )
 SELECT (SELECT count(*) FROM page) AS looked_at, (SELECT count(*) FROM redriven) AS redriven,
-       (SELECT count(*) FROM fitting WHERE kept_out) AS kept_out, last.finished_at, last.id
+       (SELECT count(*) FROM fitting WHERE kept_out) AS kept_out, last.finished_at::text, last.id
 FROM (VALUES (1)) one LEFT JOIN (
     SELECT finished_at, id FROM page ORDER BY finished_at DESC, id DESC LIMIT 1
 ) last ON true

@@ -9,14 +9,15 @@ WITH released AS (
                     WHEN t.attempts > 1 THEN 'retry'
                     ELSE 'queued' END)::taskstatus,
                 CASE WHEN spent.it AND NOT t.cancel_requested
-                    THEN format('interrupted %s times before it ended: %s', t.interrupted + 1, $4::text)
+                    THEN format('interrupted %s times before it ended: %s', spent.times, $4::text)
                     ELSE t.error END,
                 CASE WHEN spent.it OR t.cancel_requested THEN queue_now() END
-            FROM (SELECT $3::text IS NOT DISTINCT FROM 'interrupted' AND (t.interrupted + 1 >=
-                    (SELECT max_interruptions FROM task_types policy WHERE policy.type = t.type)) IS TRUE) spent(it)
+            FROM (SELECT $3::text IS NOT DISTINCT FROM 'interrupted' AND (counted.times >=
+                      (SELECT max_interruptions FROM task_types policy WHERE policy.type = t.type)) IS TRUE, counted.times
+                  FROM (SELECT least(t.interrupted, 2147483646) + 1) counted(times)) spent(it, times)
         ),
-        attempts = t.attempts - 1,
-        interrupted = t.interrupted + ($3::text IS NOT DISTINCT FROM 'interrupted')::int,
+        attempts = greatest(t.attempts, 1) - 1,
+        interrupted = least(t.interrupted, 2147483646) + ($3::text IS NOT DISTINCT FROM 'interrupted')::int,
         suspicion = least(t.suspicion + $5, 1000),
         locked_by = NULL, locked_at = NULL, cancel_requested = false, updated_at = queue_now()
     FROM unnest((SELECT $1::uuid[]), (SELECT $2::bigint[])) AS r(id, claim)
@@ -25,5 +26,6 @@ WITH released AS (
 ), history AS (
     INSERT INTO task_attempts (task_id, claim, attempt, lane, cause, error, ended_at)
     SELECT id, claim, attempts + 1, $6, $3, $4, queue_now() FROM released WHERE $3::text IS NOT NULL
+    ON CONFLICT DO NOTHING
 )
 SELECT id::text, status::text FROM released

@@ -9,10 +9,12 @@ WITH reported AS (
             ELSE 'retry'
         END::taskstatus AS status,
         -- Half the delay is fixed and half is chance, so that tasks that failed together come back apart.
-        -- The exponent is bounded because 2^1024 is an error, not infinity.
+        -- Everything is bounded because Postgres has errors where others have infinity and zero: 2^1024, 1e-320 / 2,
+        -- an interval of 1e15 s.
         make_interval(secs => (0.5 + random() / 2) * least(
-            coalesce(policy.backoff_cap_s, r.backoff_cap_s, $13),
-            coalesce(policy.backoff_base_s, r.backoff_base_s, $12) * 2.0 ^ least(t.attempts - 1, 60))) AS backoff
+            least(greatest(coalesce(policy.backoff_cap_s, r.backoff_cap_s, $13), 1e-6), 1e9),
+            least(greatest(coalesce(policy.backoff_base_s, r.backoff_base_s, $12), 1e-6), 1e9)
+                * 2.0 ^ least(greatest(t.attempts, 1) - 1, 60))) AS backoff
     FROM unnest((SELECT $1::uuid[]), (SELECT $2::bigint[]), (SELECT $3::text[]), (SELECT $4::text[]),
                 (SELECT $5::text[]), (SELECT $6::text[]), (SELECT $7::real[]), (SELECT $8::int[]),
                 (SELECT $9::float8[]), (SELECT $10::float8[]))
@@ -29,7 +31,7 @@ WITH reported AS (
     SET status = r.status,
         result = NULL,
         error = r.error,
-        timed_out = t.timed_out + (r.cause = 'timed_out')::int,
+        timed_out = least(t.timed_out, 2147483646) + (r.cause = 'timed_out')::int,
         suspicion = CASE WHEN r.cause = 'rejected' THEN 0 ELSE t.suspicion END,
         run_after = CASE WHEN r.status = 'retry' THEN queue_now() + r.backoff ELSE t.run_after END,
         finished_at = CASE WHEN r.status <> 'retry' THEN queue_now() END,
@@ -43,5 +45,6 @@ WITH reported AS (
     SELECT s.id, s.claim, s.attempts, $14, s.cause, s.error,
            queue_now() - make_interval(secs => s.elapsed_ms / 1000), queue_now()
     FROM settled s
+    ON CONFLICT DO NOTHING
 )
 SELECT id::text, status::text FROM settled

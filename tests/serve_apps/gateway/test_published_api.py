@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import hypothesis
 import pytest
 import schemathesis
@@ -21,6 +22,7 @@ from blocks.queue import Queue, TaskFilter
 from blocks.settings import Settings
 from serve_apps.gateway.app import create_app
 from tests.blocks.queue.helpers import claim, outcomes_of
+from tests.blocks.queue.hostile_rows import STATUSES, TYPES, WORST, insert, take_any_row
 from tests.conftest import Databases
 from tests.serve_apps.gateway.organism import ScriptedOrganism
 from tests.serve_apps.gateway.running import running, token_file
@@ -36,8 +38,8 @@ settings = hypothesis.settings(
 
 @pytest.fixture(scope="module")
 def url(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A gateway that asks for tokens, on a queue whose tasks all end before long."""
-    dsn = asyncio.run(databases.create())
+    """A gateway that asks for tokens, on a queue of hostile rows whose tasks all end before long."""
+    dsn = asyncio.run(hostile(databases))
     tokens = token_file(tmp_path_factory.mktemp("tokens"), operate=TOKEN)
     found: list[str] = []
     started, done = threading.Event(), threading.Event()
@@ -61,8 +63,21 @@ def url(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Itera
     thread.join(30)
 
 
+async def hostile(databases: Databases) -> str:
+    """A database with the worst rows that its table can hold."""
+    dsn = await databases.create()
+    connection = await asyncpg.connect(dsn)
+    await take_any_row(connection)
+    for status in STATUSES:
+        for type in TYPES:
+            await insert(connection, {**WORST, "status": status, "type": type})
+    await connection.close()
+    return dsn
+
+
 async def end_tasks(queue: Queue) -> None:
     """One fails, the others are cancelled: else an event stream of one would have no end."""
+    await queue.reap()
     batch = await claim(queue, limit=1)
     await queue.settle("lane", batch, outcomes_of(batch, "rejected", error="broken"))
     async for _ in queue.cancel_all(TaskFilter(status=["created", "queued", "retry"])):

@@ -1,0 +1,12 @@
+"""Rules for new rows, and tolerance for what older rows hold."""
+
+from __future__ import annotations
+
+from blocks.queue.migrate import run_script
+
+revision = "0007"
+down_revision = "0006"
+
+
+def upgrade() -> None:
+    run_script(__file__)

@@ -1,0 +1,190 @@
+"""Whatever row the table can hold, everything goes on for all others, and the row can be read."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from blocks.queue import NewTask, Outcomes, Queue, RedriveFilter, TaskFilter
+from blocks.queue.why import Why
+from deployments.commands.tasks import _describe
+from deployments.output import without_controls
+from flows.verification import queue as verification
+from flows.verification.limits import Limits
+from serve_apps.gateway.lane_metrics import lane_metrics
+from tests.blocks.queue.hostile_rows import ROWS, RULES, STATUSES, WORST, insert, take_any_row
+
+pytestmark = pytest.mark.anyio
+BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
+CAUSES = ("completed", "failed", "rejected", "timed_out", "cancelled")
+
+
+async def read_everything(queue: Queue, ids: list[UUID]) -> None:
+    """Call every reader there is."""
+    await queue.counts()
+    await queue.depths()
+    list(lane_metrics(await queue.lane_figures()))
+    await queue.remaining()
+    await queue.outlook()
+    await queue.long_running(1.0)
+    await queue.dead_letters(at_most=10)
+    await queue.most_interrupted(at_most=10)
+    _ = (await queue.long_work()).notes
+    await queue.failures_since(BEGINNING)
+    await queue.states(ids)
+    await queue.results("d")
+    await queue.policies()
+    await queue.pauses()
+    for lane in await queue.lanes():
+        lane.model_dump_json()
+    for line in (*await queue.list_tasks(limit=100), *await queue.page(TaskFilter(error="o"), limit=100)):
+        line.model_dump_json()
+    await queue.cancellable(TaskFilter(type="hostile"))
+    await queue.redrivable(RedriveFilter(cancelled=True))
+    await verification.check(queue, Limits())
+    for task in ids:
+        row = await queue.get(str(task))
+        row.model_dump_json()
+        assert "\x1b" not in without_controls(_describe(row))
+        assert isinstance(await queue.why(str(task), served=["hostile"]), Why)
+
+
+async def put_through(queue: Queue, lane: str, healthy: list[UUID]) -> None:
+    """Every operation of a lane and of an operator, until the healthy tasks are done."""
+    await queue.reap()
+    done: set[str] = set()
+    for turn in range(40):
+        batch = await queue.claim(lane, 3)
+        await queue.begun(batch)
+        await queue.renew(lane)
+        await queue.cancel_requests(lane)
+        outcomes = Outcomes()
+        left: list[int] = []
+        for position, task_type in enumerate(batch.types):
+            if task_type == "healthy":
+                outcomes.add(position, "completed", result="1")
+                done.add(batch.ids[position])
+            elif turn % 3 == 2:
+                left.append(position)
+            else:
+                outcomes.add(position, CAUSES[(turn + position) % len(CAUSES)], result="1", error="x")
+        await queue.settle(lane, batch, outcomes)
+        cause = "interrupted" if turn % 2 else "replica_lost"
+        await queue.release(lane, batch.take(left), cause=cause, error="x\x00", suspicion=1)
+        if len(done) == len(healthy) and turn > 5:
+            break
+    await queue.abandon(lane, holding=[])
+    for task in healthy:
+        assert (await queue.get(str(task))).status == "completed"
+
+
+@pytest.fixture(scope="module")
+async def any_rows(databases: Any) -> Any:
+    async with Queue(await databases.create(), backoff_base_s=0.001, backoff_cap_s=0.001) as queue:
+        yield queue
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(rows=st.lists(ROWS, min_size=1, max_size=4))
+@example(rows=[{**WORST, "status": status} for status in STATUSES])
+@example(rows=[{**WORST, "status": status, "attempts": -(2**31), "run_after": "now"} for status in STATUSES])
+async def test_whatever_the_table_holds_the_others_go_on(any_rows: Queue, rows: list[dict[str, Any]]) -> None:
+    queue = any_rows
+    async with queue.pool.acquire() as connection:
+        await connection.execute("TRUNCATE tasks, lanes, lane_totals, pauses, task_types CASCADE")
+        await take_any_row(connection)
+        hostile = [await insert(connection, row) for row in rows]
+    healthy = await queue.submit([NewTask(type="healthy") for _ in range(3)])
+    await queue.register("lane")
+    await read_everything(queue, [*hostile, *healthy])
+    await put_through(queue, "lane", healthy)
+    await read_everything(queue, [*hostile, *healthy])
+    await queue.cancel(hostile)
+    await queue.retry(hostile)
+    await queue.start(hostile)
+    await queue.redrive(RedriveFilter(cancelled=True), actor="test", page=2)
+    async for _ in queue.cancel_all(TaskFilter(type="hostile")):
+        pass
+    for status in ("completed", "failed", "cancelled"):
+        await queue.prune(status, older_than_s=1e6, page=2)
+    await queue.deregister("lane")
+    await queue.reap()
+    assert await queue.states(healthy)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "rule"),
+    [
+        ("attempts", 2**31 - 1, RULES[0]),
+        ("timed_out", -1, RULES[0]),
+        ("lease_lost", 2**31 - 1, RULES[0]),
+        ("claim", 2**63 - 1, RULES[0]),
+        ("created_at", "4713-01-01 BC", RULES[1]),
+        ("run_after", "294276-01-01", RULES[1]),
+        ("type", "x" * 1001, RULES[2]),
+        ("dedup_key", "x" * 1001, RULES[2]),
+    ],
+)
+async def test_a_new_row_is_refused_by_name(queue: Queue, column: str, value: Any, rule: str) -> None:
+    fine = {"type": "t", "created_at": "now", "run_after": "infinity"}
+    await insert(queue.pool, fine)
+    with pytest.raises(asyncpg.CheckViolationError, match=rule) as refused:
+        await insert(queue.pool, {**fine, column: value})
+    assert refused.value.constraint_name == rule
+    assert (await queue.counts())["queued"] == 1
+
+
+async def refuse_updates_of(queue: Queue, condition: str) -> None:
+    """As a trigger of the user's own does that has a mistake in it."""
+    await queue.pool.execute(
+        "CREATE FUNCTION own() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'no updates of %', OLD.type; END $$"
+    )
+    await queue.pool.execute(
+        f"CREATE TRIGGER own BEFORE UPDATE ON tasks FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION own()"
+    )
+
+
+async def test_a_row_that_cannot_be_claimed_is_a_dead_letter(queue: Queue) -> None:
+    await refuse_updates_of(queue, "NEW.status = 'running' AND OLD.type = 'odd'")
+    [odd, *_] = await queue.submit([NewTask(type=t) for t in ("odd", "t", "t", "odd")])
+    await queue.register("lane")
+    claimed: list[str] = []
+    while len(batch := await queue.claim("lane", 10)):
+        claimed += batch.types
+    assert claimed == ["t", "t"]
+    dead = await queue.get(str(odd))
+    assert dead.status == "failed"
+    assert dead.error == "it cannot be claimed: no updates of odd"
+    assert (await queue.counts())["failed"] == 2
+
+
+async def test_a_row_that_cannot_be_written_at_all_is_named_and_passed_over(
+    queue: Queue, caplog: pytest.LogCaptureFixture
+) -> None:
+    await queue.submit([NewTask(type=t) for t in ("odd", "t", "odd", "t", "t")])
+    await queue.register("lane")
+    batch = await queue.claim("lane", 10)
+    await refuse_updates_of(queue, "OLD.type = 'odd'")
+    outcomes = Outcomes()
+    for position in range(3):
+        outcomes.add(position, "completed", result="1")
+    with caplog.at_level(logging.ERROR):
+        settled = await queue.settle("lane", batch.take([0, 1, 2]), outcomes)
+    odd = [i for i, t in zip(batch.ids, batch.types, strict=True) if t == "odd"]
+    assert set(settled.stale) == set(odd) & set(batch.ids[:3])
+    assert all(f"task {task} cannot be settled" in caplog.text for task in settled.stale)
+    # What is left is taken back from the lane when it is gone, but for these.
+    await queue.deregister("lane")
+    reaped = await queue.reap()
+    assert reaped.retried == 5 - 2 - (3 - len(settled.stale))
+    assert "cannot be taken back from a lost lane" in caplog.text
+    await queue.register("other")
+    assert set((await queue.claim("other", 10)).types) == {"t"}
