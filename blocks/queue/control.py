@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import cast
+from typing import Any, cast
 from uuid import UUID
 
 import asyncpg
 
+from blocks.errors import ConfigurationError
+from blocks.queue.halving import in_halves, logger, one_line
 from blocks.queue.inspection import READ_TIMEOUT
 from blocks.queue.loading import Loading
 from blocks.queue.models import Cancelled, Pause, PausedKind, Retried, Status, TaskFilter, TypePolicy
 from blocks.queue.statements import statement
 
 CANCEL_TIMEOUT = 10.0
+RACES = 5
+"""A statement meets a submit with a key of its own tasks this often at most before it is an error."""
 CANCELLED_AT_ONCE = 1000
 """Tasks one statement cancels, so that none of them is locked for long."""
 
@@ -26,7 +30,7 @@ class Control(Loading):
 
         A running task whose handler ends first keeps what came of it, if it completed.
         """
-        rows = await self.pool.fetch(statement("cancel"), ids, timeout=CANCEL_TIMEOUT)
+        rows = await self._steer("cancel", ids)
         cancelled = [UUID(row["id"]) for row in rows if row["status"] == "cancelled"]
         requested = [UUID(row["id"]) for row in rows if row["status"] == "running"]
         touched = {*cancelled, *requested}
@@ -59,22 +63,40 @@ class Control(Loading):
         Returns:
             Ids of those that were, and are queued now.
         """
-        rows = await self.pool.fetch(statement("start"), ids, timeout=CANCEL_TIMEOUT)
+        rows = await self._steer("start", ids)
         return [row["id"] for row in rows]
 
     async def retry(self, ids: Sequence[UUID]) -> Retried:
         """Queue tasks again that failed or were cancelled, with fresh attempts; their history stays."""
-        while True:
-            try:
-                rows = await self.pool.fetch(statement("retry"), ids, timeout=CANCEL_TIMEOUT)
-                break
-            except asyncpg.UniqueViolationError:
-                # A task with the key of one of these was added at the same moment; now it can be seen.
-                continue
+        rows = await self._steer("retry", ids)
         retried = [row["id"] for row in rows if row["retried"]]
         duplicates = [row["id"] for row in rows if not row["retried"]]
         touched = {*retried, *duplicates}
         return Retried(retried, [task_id for task_id in ids if task_id not in touched], duplicates)
+
+    async def _steer(self, name: str, ids: Sequence[UUID]) -> list[Any]:
+        """Run a statement over tasks; one that Postgres refuses stays as it is, unless it is the only one."""
+
+        async def write(some: Sequence[UUID]) -> list[Any]:
+            for race in range(RACES):
+                try:
+                    return await self.pool.fetch(statement(name), some, timeout=CANCEL_TIMEOUT)
+                except (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError):
+                    # A task with the key of one of these was added at the same moment; now it can be seen.
+                    if race == RACES - 1:
+                        raise
+            raise AssertionError
+
+        async def refused(task: UUID, why: Exception) -> None:
+            if len(ids) == 1:
+                raise ConfigurationError(
+                    f"Postgres refuses to {name} task {task}: {one_line(why)}",
+                    "correct the row, or the constraint or trigger that the error names",
+                ) from None
+            logger.error("task %s: Postgres refuses to %s it: %s", task, name, one_line(why))
+
+        parts = await in_halves(list(ids), write, refused)
+        return [row for part in parts for row in part]
 
     async def pause(self, kind: PausedKind, name: str, *, reason: str | None = None) -> None:
         """Claim no further task of a type or domain, from now on; what runs goes on."""

@@ -332,26 +332,25 @@ class Queue(Upkeep):
             strays: Also running tasks whose holder is no lane at all; only somebody's own SQL makes such.
         """
         try:
-            return await self._reap(strays, None)
+            return await self._reap("reap", strays)
         except Exception as error:
             if verdict(error) != "value":
                 raise
         rows = await self.pool.fetch(statement("reapable"), strays, timeout=REAP_TIMEOUT)
 
+        async def write(ids: Sequence[UUID]) -> Reaped:
+            return await self._reap("reap_some", ids)
+
         async def refused(task: UUID, why: Exception) -> None:
             logger.error("task %s cannot be taken back from a lost lane: %s", task, one_line(why))
 
         total = Reaped(0, 0, 0)
-        for part in await in_halves(
-            [row["id"] for row in rows], lambda ids: self._reap(strays, ids), refused
-        ):
+        for part in await in_halves([row["id"] for row in rows], write, refused):
             total = total.plus(part)
         return total
 
-    async def _reap(self, strays: bool, ids: Sequence[UUID] | None) -> Reaped:
-        row = await self.pool.fetchrow(
-            statement("reap"), LEASES_A_TASK_MAY_LOSE, strays, ids, timeout=REAP_TIMEOUT
-        )
+    async def _reap(self, name: str, which: bool | Sequence[UUID]) -> Reaped:
+        row = await self.pool.fetchrow(statement(name), LEASES_A_TASK_MAY_LOSE, which, timeout=REAP_TIMEOUT)
         assert row is not None
         runs = dict(zip(row["ids"], row["claims"], strict=True))
         return Reaped(row["lanes"], row["retried"], row["failed"], runs)

@@ -18,6 +18,8 @@ from blocks.queue.statements import statement
 
 SUBMIT_TIMEOUT = 60.0
 LOAD_TIMEOUT = 3600.0
+RACES = 5
+"""A submission is the victim of a deadlock this often at most before it is an error."""
 LOADED_COLUMNS = (
     "id",
     "type",
@@ -94,11 +96,17 @@ class Submission(Inspection):
     async def _add(self, rows: Sequence[tuple[Any, ...]]) -> set[UUID]:
         """Ids of those that were not there already."""
         columns = [list(column) for column in zip(*rows, strict=True)]
-        try:
-            added = await self.pool.fetch(statement("submit"), *columns, timeout=SUBMIT_TIMEOUT)
-        except asyncpg.UniqueViolationError as error:
-            raise _already_there(error) from None
-        return {row["id"] for row in added}
+        for race in range(RACES):
+            try:
+                added = await self.pool.fetch(statement("submit"), *columns, timeout=SUBMIT_TIMEOUT)
+                return {row["id"] for row in added}
+            except asyncpg.UniqueViolationError as error:
+                raise _already_there(error) from None
+            except asyncpg.DeadlockDetectedError:
+                # With a producer that adds the same keys in another order, in SQL of its own.
+                if race == RACES - 1:
+                    raise
+        raise AssertionError
 
     async def _unfinished(self, tasks: Sequence[NewTask]) -> dict[tuple[str, str | None], UUID]:
         rows = await self.pool.fetch(

@@ -7,7 +7,7 @@ claims and settlements never wait for it, and cut short anywhere, it is simply n
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 from uuid import UUID
@@ -18,8 +18,10 @@ from uuid_utils.compat import uuid7
 
 from blocks.errors import ConfigurationError
 from blocks.queue.connection import behind_pooler, connect, describe
-from blocks.queue.control import Control
+from blocks.queue.control import RACES, Control
+from blocks.queue.halving import in_halves, logger, one_line
 from blocks.queue.models import Finished, Redrivable, RedriveFilter, Redriven, TaskLine
+from blocks.queue.sqlstates import verdict
 from blocks.queue.statements import statement
 
 REDRIVE_TIMEOUT = 30.0
@@ -30,8 +32,6 @@ LOCK_TIMEOUT = 5.0
 REDRIVE_PAGE = 2000
 """Finished tasks a statement looks at, be they redriven or not."""
 PRUNE_PAGE = 1000
-RACES = 5
-"""A page meets a submit with a key of its own tasks this often at most before it is an error."""
 
 
 class Upkeep(Control):
@@ -68,25 +68,37 @@ class Upkeep(Control):
         asked = orjson.dumps({**wanted.model_dump(mode="json"), "limit": limit}).decode()
         for status in wanted.statuses:
             after: tuple[Any, UUID | None] = (None, None)
-            looked_at = page
-            while looked_at == page and (limit is None or done.redriven < limit):
-                left = page if limit is None else min(page, limit - done.redriven)
-                row = await self._redrive_page(
-                    status,
-                    *_fields(wanted),
-                    wanted.since,
-                    until,
-                    *after,
-                    page,
-                    left,
-                    done.audit,
-                    actor,
-                    asked,
-                )
+            size = page
+            while limit is None or done.redriven < limit:
+                left = size if limit is None else min(size, limit - done.redriven)
+                told = (*_fields(wanted), wanted.since, until, *after, size, left, done.audit, actor, asked)
+                try:
+                    row = await self._redrive_page(status, *told)
+                except Exception as error:
+                    if verdict(error) != "value":
+                        raise
+                    if size == 1:
+                        after = await self._pass_over(status, wanted.since, until, after, error)
+                    size = page if size == 1 else size // 2
+                    continue
                 done.redriven += row["redriven"]
                 done.kept_out += row["kept_out"]
-                looked_at, after = row["looked_at"], (row["finished_at"], row["id"])
+                after = (row["finished_at"], row["id"])
+                if row["looked_at"] < size:
+                    break
         return done
+
+    async def _pass_over(
+        self, status: Finished, since: Any, until: Any, after: tuple[Any, UUID | None], why: Exception
+    ) -> tuple[Any, UUID | None]:
+        """Name the first task after ``after``, which cannot be redriven; returns its place."""
+        row = await self.pool.fetchrow(
+            statement("next_finished"), status, since, until, *after, timeout=REDRIVE_TIMEOUT
+        )
+        if row is None:
+            raise why
+        logger.error("task %s cannot be redriven: %s", row["id"], one_line(why))
+        return row["finished_at"], row["id"]
 
     async def _redrive_page(self, *arguments: Any, races: int = RACES) -> Any:
         try:
@@ -113,20 +125,40 @@ class Upkeep(Control):
         deleted, newest = 0, None
         deadline = time.monotonic() + within_s
         while True:
-            row = await self.pool.fetchrow(
-                # From where the last page ended: what is deleted stays in the index until it is vacuumed.
-                statement("prune"),
-                status,
-                older_than_s,
-                newest,
-                page,
-                timeout=PRUNE_TIMEOUT,
-            )
+            # From where the last page ended: what is deleted stays in the index until it is vacuumed.
+            arguments = (status, older_than_s, newest, page)
+            try:
+                row = await self.pool.fetchrow(statement("prune"), *arguments, timeout=PRUNE_TIMEOUT)
+            except Exception as error:
+                if verdict(error) != "value":
+                    raise
+                return deleted + await self._prune_some(status, older_than_s, deadline, page)
             assert row is not None
             deleted += cast("int", row["tasks"])
             newest = row["newest"] or newest
             if row["tasks"] < page or time.monotonic() >= deadline:
                 return deleted
+
+    async def _prune_some(self, status: Finished, older_than_s: float, deadline: float, page: int) -> int:
+        """Delete what Postgres lets go: a table of the user's own may refer to a task, say."""
+        deleted = 0
+        after: tuple[Any, UUID | None] = (None, None)
+
+        async def write(ids: Sequence[UUID]) -> int:
+            number = await self.pool.fetchval(statement("prune_some"), status, ids, timeout=PRUNE_TIMEOUT)
+            return cast("int", number)
+
+        async def refused(task: UUID, why: Exception) -> None:
+            logger.error("task %s cannot be deleted: %s", task, one_line(why))
+
+        while True:
+            rows = await self.pool.fetch(
+                statement("prunable"), status, older_than_s, *after, page, timeout=PRUNE_TIMEOUT
+            )
+            deleted += sum(await in_halves([row["id"] for row in rows], write, refused))
+            if len(rows) < page or time.monotonic() >= deadline:
+                return deleted
+            after = (rows[-1]["finished"], rows[-1]["id"])
 
     async def forget_lanes(self, *, dead_for_s: float) -> int:
         """Delete rows of lanes that ended and were last heard so many seconds ago; returns how many."""

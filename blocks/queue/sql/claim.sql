@@ -38,6 +38,7 @@ WHERE t.ctid = ANY (ARRAY(SELECT place FROM ready))
 RETURNING t.id::text, t.claim, t.attempts, t.type, coalesce(t.params::text, '{}') AS params, t.description, t.domain,
           coalesce(t.drift_score, 0) AS drift_score,
           -- 30 years: what waits for longer than a clock can count is as good as endless.
-          least(coalesce(t.timeout_s, (SELECT timeout_s FROM task_types WHERE type = t.type)), 1e9) AS timeout_s, t.suspicion,
+          (SELECT CASE WHEN said > 1e9 THEN 1e9 ELSE said END
+           FROM (SELECT coalesce(t.timeout_s, (SELECT timeout_s FROM task_types WHERE type = t.type))) own(said)) AS timeout_s, t.suspicion,
           (t.interrupted > 0 OR t.lease_lost > 0 OR t.suspicion > 0) AS reclaimed, t.priority,
           greatest(t.run_after, 'epoch') AS run_after

@@ -1,5 +1,5 @@
--- $1 most leases a task may lose, $2 whether to look for tasks too whose holder is no lane at all, $3 ids of the only
--- tasks to take, or NULL. Takes the tasks of lanes whose lease is past back into the queue with their attempt uncharged.
+-- $1 most leases a task may lose, $2 whether to look for tasks too whose holder is no lane at all. Takes the tasks
+-- of lanes whose lease is past back into the queue with their attempt uncharged.
 WITH RECURSIVE lost AS MATERIALIZED (
     -- A lane that is claiming holds this row; skipping it leaves it to the next reap.
     SELECT id FROM lanes WHERE lease_until < queue_now() ORDER BY id FOR UPDATE SKIP LOCKED
@@ -21,7 +21,7 @@ WITH RECURSIVE lost AS MATERIALIZED (
     SELECT held.*
     FROM dead CROSS JOIN LATERAL (
         SELECT id, locked_by AS lane, locked_at AS started_at
-        FROM tasks WHERE locked_by = dead.id AND status = 'running' AND ($3::uuid[] IS NULL OR id = ANY ($3::uuid[]))
+        FROM tasks WHERE locked_by = dead.id AND status = 'running'
         FOR UPDATE SKIP LOCKED
     ) held
 ), reaped AS (

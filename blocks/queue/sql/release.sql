@@ -18,7 +18,7 @@ WITH released AS (
         ),
         attempts = greatest(t.attempts, 1) - 1,
         interrupted = least(t.interrupted, 2147483646) + ($3::text IS NOT DISTINCT FROM 'interrupted')::int,
-        suspicion = least(t.suspicion + $5, 1000),
+        suspicion = least(t.suspicion::int + $5, 1000),
         locked_by = NULL, locked_at = NULL, cancel_requested = false, updated_at = queue_now()
     FROM unnest((SELECT $1::uuid[]), (SELECT $2::bigint[])) AS r(id, claim)
     WHERE t.id = r.id AND t.claim = r.claim AND t.status = 'running'

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from blocks.errors import ConfigurationError
 from blocks.queue import NewTask, Outcomes, Queue, RedriveFilter, TaskFilter
 from blocks.queue.why import Why
 from deployments.commands.tasks import _describe
@@ -97,6 +98,11 @@ async def any_rows(databases: Any) -> Any:
 @example(rows=[{**WORST, "status": status, "attempts": -(2**31), "run_after": "now"} for status in STATUSES])
 async def test_whatever_the_table_holds_the_others_go_on(any_rows: Queue, rows: list[dict[str, Any]]) -> None:
     queue = any_rows
+    refused: list[logging.LogRecord] = []
+    # Nothing is passed over: every one of these rows can be claimed, settled and taken back.
+    heard = logging.Handler()
+    heard.emit = refused.append  # type: ignore[method-assign]
+    logging.getLogger("organism.queue").addHandler(heard)
     async with queue.pool.acquire() as connection:
         await connection.execute("TRUNCATE tasks, lanes, lane_totals, pauses, task_types CASCADE")
         await take_any_row(connection)
@@ -117,6 +123,8 @@ async def test_whatever_the_table_holds_the_others_go_on(any_rows: Queue, rows: 
     await queue.deregister("lane")
     await queue.reap()
     assert await queue.states(healthy)
+    logging.getLogger("organism.queue").removeHandler(heard)
+    assert [record.getMessage() for record in refused] == []
 
 
 @pytest.mark.parametrize(
@@ -188,3 +196,29 @@ async def test_a_row_that_cannot_be_written_at_all_is_named_and_passed_over(
     assert "cannot be taken back from a lost lane" in caplog.text
     await queue.register("other")
     assert set((await queue.claim("other", 10)).types) == {"t"}
+
+
+async def test_upkeep_passes_over_a_row_that_cannot_be_written(
+    queue: Queue, caplog: pytest.LogCaptureFixture
+) -> None:
+    ids = await queue.submit([NewTask(type=t) for t in ("t", "odd", "t", "t", "odd", "t")])
+    await queue.register("lane")
+    for _ in range(2):
+        batch = await queue.claim("lane", 10)
+        outcomes = Outcomes()
+        for position in range(len(batch)):
+            outcomes.add(position, "rejected", error="x")
+        await queue.settle("lane", batch, outcomes)
+    await refuse_updates_of(queue, "OLD.type = 'odd'")
+    await queue.pool.execute("CREATE TABLE own_rows (task uuid REFERENCES tasks (id))")
+    await queue.pool.execute("INSERT INTO own_rows SELECT id FROM tasks WHERE type = 'odd'")
+    assert (await queue.redrive(RedriveFilter(), actor="test", page=3)).redriven == 4
+    assert caplog.text.count("cannot be redriven") == 2
+    assert len((await queue.cancel(ids)).cancelled) == 4
+    assert len((await queue.retry(ids)).retried) == 4
+    assert len((await queue.cancel(ids)).cancelled) == 4
+    with pytest.raises(ConfigurationError, match=f"refuses to retry task {ids[1]}: no updates of odd"):
+        await queue.retry([ids[1]])
+    assert await queue.prune("failed", older_than_s=-1, page=10) == 0
+    assert caplog.text.count("cannot be deleted") == 2
+    assert await queue.prune("cancelled", older_than_s=-1) == 4

@@ -12,6 +12,7 @@ import pytest
 from blocks.errors import ConfigurationError
 from blocks.queue import NewTask, Queue
 from tests.blocks.queue.helpers import claim, outcomes_of
+from tests.blocks.queue.sessions import blocked_on_a_row, open_transaction
 
 pytestmark = pytest.mark.anyio
 
@@ -186,3 +187,45 @@ async def test_ids_before_postgres_18_are_of_the_same_kind(queue: Queue) -> None
     assert len({i.int & (2**62 - 1) for i in ids}) == len(ids), "the rest is chance"
     for task_id, moment in zip(ids, moments, strict=True):
         assert abs((task_id.int >> 80) - moment) < 100
+
+
+async def deadlocks(dsn: str) -> int:
+    connection = await asyncpg.connect(dsn)
+    try:
+        return await connection.fetchval(
+            "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+        )
+    finally:
+        await connection.close()
+
+
+async def test_two_producers_of_the_same_keys_wait_for_one_another(database: str) -> None:
+    async with Queue(database) as queue, Queue(database) as one, Queue(database) as two:
+        async with open_transaction(queue) as holder:
+            await holder.execute("INSERT INTO tasks (type, dedup_key) VALUES ('t', 'm')")
+            producers = []
+            for number, (producer, keys) in enumerate(((one, "amz"), (two, "zma")), 1):
+                submission = producer.submit([keyed(key) for key in keys])
+                producers.append(asyncio.create_task(submission))
+                await blocked_on_a_row(queue, number)
+        [first, second] = await asyncio.wait_for(asyncio.gather(*producers), 60)
+        assert first == second[::-1]
+        assert (await queue.counts())["queued"] == 3
+    assert await deadlocks(database) == 0
+
+
+async def test_a_submission_that_is_the_victim_of_a_deadlock_is_made_again(database: str) -> None:
+    async with Queue(database) as queue:
+        name = await queue.pool.fetchval("SELECT current_database()")
+        await queue.pool.execute(f"ALTER DATABASE \"{name}\" SET deadlock_timeout = '2s'")
+    async with Queue(database) as queue, Queue(database) as producer:
+        async with open_transaction(queue) as holder:
+            # So that the other one is the victim.
+            await holder.execute("SET LOCAL deadlock_timeout = '100s'")
+            await holder.execute("INSERT INTO tasks (type, dedup_key) VALUES ('t', 'z')")
+            submission = asyncio.create_task(producer.submit([keyed("a"), keyed("z")]))
+            await blocked_on_a_row(queue)
+            await holder.execute("INSERT INTO tasks (type, dedup_key) VALUES ('t', 'a')")
+        await asyncio.wait_for(submission, 60)
+        assert (await queue.counts())["queued"] == 2
+    assert await deadlocks(database) == 1
