@@ -16,6 +16,8 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+import asyncpg
+
 from blocks.queue.halving import logger, one_line
 from blocks.queue.sqlstates import verdict
 from blocks.queue.statements import statement
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
     from blocks.queue.queue import Queue
 
 CLAIM_TIMEOUT = 10.0
+CLAIM_LIMIT = 10_000
+SLOW = (TimeoutError, asyncpg.QueryCanceledError)
+SLOWED_BY = 10
+"""After a claim that took too long the next is for so many times fewer tasks; success doubles them."""
 REWIND_S = 1.0
 """How often cursors go back to the heads of their lines, where tasks may have come back into line."""
 LOOK_PAUSE_S = 0.05
@@ -78,6 +84,8 @@ class Lines:
         self._from_heads_took_s = 0.0
         """The last claim that began at the head of a line."""
         self._found = False
+        self._most = CLAIM_LIMIT
+        """Most tasks of the next claim: fewer after one that took too long, as with enormous params."""
         self.stale = True
         """Something may have changed since the last look: tasks were claimed, or the lane was woken."""
 
@@ -143,6 +151,7 @@ class Lines:
         """
         if not self._lines or (self._found and self.age_s > max(REWIND_S, self._look_cost_s)):
             await self.look()
+        limit = min(limit, self._most)
         wanted = self._wanted(limit, room)
         if not wanted and self.stale and self.next_look_s <= 0:
             # There is room for none of the types known: perhaps there are others by now.
@@ -151,12 +160,20 @@ class Lines:
         self._found = False
         while wanted:
             news = [line for line, _ in wanted if not line.exhausted]
+            # One at a time, one line at a time: then it is known what takes so long.
+            wanted = wanted[:1] if self._most == 1 else wanted
             try:
                 batch = await self._take(limit, wanted)
+            except SLOW as error:
+                if limit == 1:
+                    await self._pass_over(wanted[0][0], error)
+                self._most = max(limit // SLOWED_BY, 1)
+                raise
             except Exception as error:
                 if verdict(error) != "value":
                     raise
                 batch = await self._take_singly(wanted)
+            self._most = min(self._most * 2, CLAIM_LIMIT)
             if len(batch) or not news:
                 return batch
             # Lines believed to hold more were empty: the lower lines of their types have their turn.
@@ -203,7 +220,7 @@ class Lines:
         return batch
 
     async def _pass_over(self, line: Line, why: Exception) -> None:
-        """Make the first task of ``line`` a dead letter; if even that is refused, begin after it."""
+        """Begin after the first task of ``line``; one that Postgres refuses is a dead letter."""
         pool = self._queue.pool
         after, after_id = line.after or (None, None)
         place = await pool.fetchrow(
@@ -212,12 +229,13 @@ class Lines:
         if place is None:
             return
         logger.error("task %s cannot be claimed: %s", place["id"], one_line(why))
-        try:
-            error = f"it cannot be claimed: {one_line(why)}"
-            await pool.execute(statement("reject"), place["id"], error, timeout=CLAIM_TIMEOUT)
-        except Exception as error:
-            if verdict(error) != "value":
-                raise
+        if verdict(why) == "value":
+            try:
+                error = f"it cannot be claimed: {one_line(why)}"
+                await pool.execute(statement("reject"), place["id"], error, timeout=CLAIM_TIMEOUT)
+            except Exception as again:
+                if verdict(again) != "value":
+                    raise
         line.after = (place["run_after"], place["id"])
 
     def _wanted(self, limit: int, room: Callable[[str], int]) -> list[tuple[Line, int]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from blocks.errors import ConfigurationError
+from blocks.errors import ConfigurationError, QueueUnavailable
 from blocks.queue.connection import behind_pooler, connect, describe
 
 if TYPE_CHECKING:
@@ -17,23 +18,28 @@ if TYPE_CHECKING:
 MIGRATIONS = Path(__file__).parent / "migrations"
 MIGRATION_LOCK = 0x6F7267616E69  # "organi": one migrator at a time in a database
 LOCK_POLL_S = 0.2
+LOCK_S = 600.0
+"""A migration of a large table builds indexes for minutes; one that takes longer may hang."""
 READ_TIMEOUT = 10.0
 
 
-async def migrate(dsn: str) -> None:
+async def migrate(dsn: str, *, lock_s: float = LOCK_S) -> None:
     """Migrate to the newest schema; safe to run at once from several places and under live lanes.
 
     Args:
         dsn: Postgres connection URL.
+        lock_s: Longest wait for another migrator, in seconds.
 
     Raises:
         ConfigurationError: ``dsn`` leads through a pooler.
-        QueueUnavailable: Postgres cannot be reached or refuses us.
+        QueueUnavailable: Postgres cannot be reached or refuses us, another migrator does not end, or a table
+            stays locked.
         SchemaMismatch: A foreign table called ``tasks`` is in the way.
     """
 
     # Half a second of imports that only a migration needs.
     from sqlalchemy import text
+    from sqlalchemy.exc import DBAPIError
     from sqlalchemy.ext.asyncio import create_async_engine
     from sqlalchemy.pool import NullPool
 
@@ -54,13 +60,27 @@ async def migrate(dsn: str) -> None:
         async with engine.connect() as connection:
             # Asked for again and again: a migrator that waits inside a statement has a snapshot, and the one
             # that builds an index concurrently would wait for it.
+            deadline = time.monotonic() + lock_s
             while not await connection.scalar(
                 text("SELECT pg_try_advisory_lock(:key)"), {"key": MIGRATION_LOCK}
             ):
                 await connection.commit()
+                if time.monotonic() > deadline:
+                    raise QueueUnavailable(
+                        f"another migration of {describe(dsn)} has not ended within {lock_s:g} s",
+                        "wait for it, or end its session: the pid in pg_locks where locktype is advisory",
+                    )
                 await asyncio.sleep(LOCK_POLL_S)
             await connection.commit()
-            await connection.run_sync(_upgrade)
+            try:
+                await connection.run_sync(_upgrade)
+            except DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) != "55P03":
+                    raise
+                raise QueueUnavailable(
+                    f"a table of {describe(dsn)} stays locked: {error.orig}",
+                    "end the transaction that holds it (pg_locks, pg_stat_activity), and migrate again",
+                ) from None
             await connection.commit()
     finally:
         await engine.dispose()

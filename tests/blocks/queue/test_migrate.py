@@ -10,6 +10,7 @@ import pytest
 
 from blocks.errors import QueueUnavailable, SchemaMismatch
 from blocks.queue import Queue, migrate
+from blocks.queue.migrate import MIGRATION_LOCK
 
 pytestmark = pytest.mark.anyio
 
@@ -119,3 +120,21 @@ async def test_a_foreign_table_is_left_alone(databases: Any, table: str, names: 
 async def test_migrating_an_unreachable_database_is_one_line() -> None:
     with pytest.raises(QueueUnavailable, match=r"127\.0\.0\.1:1"):
         await migrate("postgresql://me:secret@127.0.0.1:1/db")
+
+
+async def test_a_lock_is_not_waited_for_for_ever(databases: Any) -> None:
+    dsn = await databases.create(migrated=False)
+    holder = await asyncpg.connect(dsn)
+    try:
+        await holder.execute("SELECT pg_advisory_lock($1)", MIGRATION_LOCK)
+        with pytest.raises(QueueUnavailable, match=r"another migration of .* has not ended within 0.5 s"):
+            await asyncio.wait_for(migrate(dsn, lock_s=0.5), 60)
+        await holder.execute("SELECT pg_advisory_unlock($1)", MIGRATION_LOCK)
+        await holder.execute(OLDER_SCHEMA)
+        async with holder.transaction():
+            await holder.execute("LOCK TABLE tasks IN ROW EXCLUSIVE MODE")
+            with pytest.raises(QueueUnavailable, match=r"a table of .* stays locked"):
+                await asyncio.wait_for(migrate(dsn), 60)
+        await migrate(dsn)
+    finally:
+        await holder.close()

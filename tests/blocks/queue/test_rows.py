@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from blocks.errors import ConfigurationError
-from blocks.queue import NewTask, Outcomes, Queue, RedriveFilter, TaskFilter
+from blocks.queue import Lines, NewTask, Outcomes, Queue, RedriveFilter, TaskFilter, migrate
 from blocks.queue.why import Why
 from deployments.commands.tasks import _describe
 from deployments.output import without_controls
@@ -21,6 +22,7 @@ from flows.verification import queue as verification
 from flows.verification.limits import Limits
 from serve_apps.gateway.lane_metrics import lane_metrics
 from tests.blocks.queue.hostile_rows import ROWS, RULES, STATUSES, WORST, insert, take_any_row
+from tests.blocks.queue.test_migrate import OLDER_SCHEMA
 
 pytestmark = pytest.mark.anyio
 BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
@@ -222,3 +224,58 @@ async def test_upkeep_passes_over_a_row_that_cannot_be_written(
     assert await queue.prune("failed", older_than_s=-1, page=10) == 0
     assert caplog.text.count("cannot be deleted") == 2
     assert await queue.prune("cancelled", older_than_s=-1) == 4
+
+
+async def test_an_adopted_table_may_hold_null(databases: Any) -> None:
+    dsn = await databases.create(migrated=False)
+    connection = await asyncpg.connect(dsn)
+    # As the older system made it, but for its NOT NULLs.
+    await connection.execute(OLDER_SCHEMA.replace("NOT NULL", ""))
+    await connection.execute(
+        "INSERT INTO tasks (type, status, params, attempts, drift_score, created_at, updated_at) VALUES "
+        "('null', 'queued', NULL, NULL, NULL, NULL, NULL), (NULL, 'queued', '{}', 0, 0, now(), now()), "
+        "('null', 'failed', NULL, NULL, NULL, NULL, NULL), ('null', NULL, '{}', 0, 0, now(), now())"
+    )
+    await connection.close()
+    await migrate(dsn)
+    async with Queue(dsn) as queue:
+        ids = [line.id for line in await queue.list_tasks()]
+        assert len(ids) == 9
+        await read_everything(queue, ids)
+        await queue.register("lane")
+        batch = await queue.claim("lane", 10)
+        [position] = [p for p, t in enumerate(batch.types) if t == "null"]
+        assert (batch.params[position], batch.attempts[position], batch.drift_scores[position]) == (
+            "{}",
+            1,
+            0,
+        )
+        outcomes = Outcomes()
+        outcomes.add(position, "failed", error="x")
+        assert (await queue.settle("lane", batch, outcomes)).statuses == {batch.ids[position]: "retry"}
+        await read_everything(queue, ids)
+
+
+async def test_a_row_that_takes_too_long_to_claim_is_passed_over(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one whose params are a gigabyte of text."""
+    monkeypatch.setattr("blocks.queue.lines.CLAIM_TIMEOUT", 0.5)
+    await queue.pool.execute(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN PERFORM pg_sleep(60); RETURN NEW; END $$; "
+        "CREATE TRIGGER slow BEFORE UPDATE ON tasks FOR EACH ROW "
+        "WHEN (NEW.status = 'running' AND OLD.domain = 'slow') EXECUTE FUNCTION slow()"
+    )
+    await queue.submit([NewTask(type="t", domain="slow" if n == 1 else None) for n in range(5)])
+    await queue.submit([NewTask(type="u")])
+    await queue.register("lane")
+    lines, claimed = Lines(queue, "lane"), 0
+    for _ in range(100):
+        with suppress(TimeoutError):
+            claimed += len(await lines.claim(100, lambda _: 100))
+        if claimed == 5:
+            break
+    assert claimed == 5
+    assert "cannot be claimed: TimeoutError" in caplog.text
+    assert (await queue.counts())["queued"] == 1

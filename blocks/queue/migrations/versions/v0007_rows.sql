@@ -1,4 +1,4 @@
--- Runs in one transaction, under live lanes; it changes no row.
+-- Runs in one transaction, under live lanes.
 
 -- step: give up soon rather than queue every lane behind us
 SET LOCAL lock_timeout = '10s'
@@ -73,3 +73,6 @@ BEGIN
     FROM tasks t LEFT JOIN task_types policy USING (type)
     WHERE t.id BETWEEN lowest AND highest ORDER BY t.id LIMIT 6;
 END $$
+
+-- step: a task of the older system that had no time at all could never be due; found by the index of what waits
+UPDATE tasks SET run_after = queue_now() WHERE run_after IS NULL AND status IN ('queued', 'retry')
