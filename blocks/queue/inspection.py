@@ -14,6 +14,7 @@ from blocks.jsonb import readable_json
 from blocks.long_work import ARGUMENTS, LongWork
 from blocks.queue.lane_models import LaneRow, Unheld
 from blocks.queue.models import (
+    STATUSES,
     Depth,
     Outlook,
     Pause,
@@ -31,7 +32,6 @@ READ_TIMEOUT = 10.0
 WRITE_CHECK_TIMEOUT = 3.0
 DEFAULT_MAX_ATTEMPTS = 5
 """Where neither the task nor the policy of its type says."""
-STATUSES: tuple[Status, ...] = ("created", "queued", "running", "completed", "failed", "cancelled", "retry")
 
 
 class Inspection:
@@ -196,7 +196,16 @@ class Inspection:
     async def states(self, ids: Sequence[UUID]) -> dict[UUID, TaskState]:
         """How the tasks of these ids stand now, of those that exist."""
         rows = await self.pool.fetch(statement("states"), ids, timeout=READ_TIMEOUT)
-        return {row["id"]: TaskState(**row) for row in rows}
+        return {
+            row["id"]: TaskState(
+                row["id"],
+                row["status"] if row["status"] in STATUSES else "created",
+                row["attempts"] or 0,
+                row["cancel_requested"],
+                row["lane"],
+            )
+            for row in rows
+        }
 
     async def why(self, task_id: str, *, served: Collection[str] | None = None) -> Why:
         """What the task of this id or unique id prefix waits for, or how it ended.

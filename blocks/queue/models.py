@@ -26,6 +26,7 @@ from blocks.queue.moments import FIRST
 
 Status: TypeAlias = Literal["created", "queued", "running", "completed", "failed", "cancelled", "retry"]
 Finished: TypeAlias = Literal["completed", "failed", "cancelled"]
+STATUSES: tuple[Status, ...] = ("created", "queued", "running", "completed", "failed", "cancelled", "retry")
 FINISHED: tuple[Finished, ...] = ("completed", "failed", "cancelled")
 
 PARAMS_LIMIT_BYTES = 1_000_000
@@ -299,7 +300,7 @@ IF_NULL: dict[str, Any] = {
     "created_at": FIRST,
     "updated_at": FIRST,
 }
-"""What is read where an adopted table of the older system has NULL, and ours cannot."""
+"""What is read where an adopted table of the older system has NULL, or a status of its own."""
 
 
 class Row(BaseModel):
@@ -307,7 +308,12 @@ class Row(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _readable(cls, row: dict[str, Any]) -> dict[str, Any]:
+    def _readable(cls, row: Any) -> Any:
+        if not isinstance(row, dict):
+            return row
+        if row.get("status") not in (*STATUSES, None):
+            said = f"its status {row['status']!r} is none of the queue's: no lane takes it"
+            row = {**row, "status": IF_NULL["status"], "error": said}
         # JSON has no NaN and no infinity.
         readable = {
             name: None if isinstance(value, float) and not isfinite(value) else value

@@ -168,7 +168,15 @@ class Queue(Upkeep):
 
     async def begun(self, batch: Batch) -> None:
         """Note that handlers have begun with the tasks of ``batch``; stale claims change nothing."""
-        await self.pool.execute(statement("begun"), batch.ids, batch.claims, timeout=SETTLE_TIMEOUT)
+
+        async def write(rows: Sequence[int]) -> None:
+            some = batch.take(rows)
+            await self.pool.execute(statement("begun"), some.ids, some.claims, timeout=SETTLE_TIMEOUT)
+
+        async def refused(row: int, why: Exception) -> None:
+            logger.error("task %s: its beginning cannot be noted: %s", batch.ids[row], one_line(why))
+
+        await in_halves(range(len(batch)), write, refused)
 
     async def report(self, lane: str, *, settled: int, figures: Mapping[str, float]) -> None:
         """Say for the last time what ``lane`` has counted; its lease stays as it is."""
@@ -317,7 +325,14 @@ class Queue(Upkeep):
         A claim whose answer was lost with its connection would else wait for the lane to die. Call it only
         while no claim of the lane is under way.
         """
-        rows = await self.pool.fetch(statement("abandon"), lane, holding, timeout=SETTLE_TIMEOUT)
+        try:
+            rows = await self.pool.fetch(statement("abandon"), lane, holding, timeout=SETTLE_TIMEOUT)
+        except Exception as error:
+            if verdict(error) != "value":
+                raise
+            # Left to the reap that follows the end of the lane, which takes back what can be.
+            logger.error("lane %s cannot hand back what it does not know of: %s", lane, one_line(error))
+            return []
         return [row["id"] for row in rows]
 
     async def cancel_requests(self, lane: str) -> dict[int, str]:

@@ -25,7 +25,7 @@ async def list_tasks(
     as_json: AsJson = False,
 ) -> None:
     """List the newest tasks, and count all by status."""
-    from blocks.queue.inspection import STATUSES
+    from blocks.queue.models import STATUSES
 
     if status is not None and status not in STATUSES:
         raise ConfigurationError(f"there is no status {status!r}", f"one of {', '.join(STATUSES)}")

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from blocks.jsonb import DEPTH_LIMIT, NotJson, from_json, to_json
+from blocks.jsonb import DEPTH_LIMIT, NotJson, from_json, readable_json, to_json
 
 LIMIT = 1_000_000
 
@@ -172,3 +172,33 @@ def test_a_value_that_raises_when_read_is_refused() -> None:
 @given(st.integers())
 def test_integers_are_read_exactly(number: int) -> None:
     assert from_json(f'{{"n": {number}}}') == {"n": number}
+
+
+@given(json_values)
+def test_what_others_can_read_is_shown_as_it_is(value: Any) -> None:
+    assert readable_json(json.dumps(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("[" * 256 + "]" * 256, "(not shown: nested deeper than 254 levels)"),
+        ("[" * 5000 + "]" * 5000, "(not shown: nested deeper than 254 levels)"),
+        ('{"a": [' + "9" * 4301 + "]}", {"a": ["(not shown: an integer of 4,301 digits, more than 4,300)"]}),
+        ("9" * 400 + ".5", "(not shown: a number with a fraction beyond the range of a float)"),
+        ("602200000000000000000000", 602200000000000000000000),
+        ('"' + "[" * 5000 + '"', "[" * 5000),
+    ],
+    ids=["deep", "deeper", "digits", "fraction", "large", "text"],
+)
+def test_what_others_cannot_read_is_shown_in_words(text: str, shown: Any) -> None:
+    assert readable_json(text) == shown
+    assert json.loads(json.dumps(readable_json(text), allow_nan=False)) == shown
+
+
+@pytest.mark.parametrize(
+    "text", ["9" * 4301, "9" * 400 + ".5", '{"n": 1234567890123456789, "a":' + "[" * 5000]
+)
+def test_a_handler_gets_no_such_params(text: str) -> None:
+    with pytest.raises(ValueError, match=r"digits|float|deeply"):
+        from_json(text)

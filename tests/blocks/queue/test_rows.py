@@ -183,6 +183,8 @@ async def test_a_row_that_cannot_be_written_at_all_is_named_and_passed_over(
     await queue.register("lane")
     batch = await queue.claim("lane", 10)
     await refuse_updates_of(queue, "OLD.type = 'odd'")
+    await queue.begun(batch)
+    assert await queue.pool.fetchval("SELECT count(*) FROM tasks WHERE begun_at IS NOT NULL") == 3
     outcomes = Outcomes()
     for position in range(3):
         outcomes.add(position, "completed", result="1")
@@ -192,6 +194,7 @@ async def test_a_row_that_cannot_be_written_at_all_is_named_and_passed_over(
     assert set(settled.stale) == set(odd) & set(batch.ids[:3])
     assert all(f"task {task} cannot be settled" in caplog.text for task in settled.stale)
     # What is left is taken back from the lane when it is gone, but for these.
+    assert await queue.abandon("lane", holding=[]) == []
     await queue.deregister("lane")
     reaped = await queue.reap()
     assert reaped.retried == 5 - 2 - (3 - len(settled.stale))
@@ -226,22 +229,28 @@ async def test_upkeep_passes_over_a_row_that_cannot_be_written(
     assert await queue.prune("cancelled", older_than_s=-1) == 4
 
 
-async def test_an_adopted_table_may_hold_null(databases: Any) -> None:
+async def test_an_adopted_table_may_hold_null_and_a_status_of_its_own(databases: Any) -> None:
     dsn = await databases.create(migrated=False)
     connection = await asyncpg.connect(dsn)
     # As the older system made it, but for its NOT NULLs.
-    await connection.execute(OLDER_SCHEMA.replace("NOT NULL", ""))
+    await connection.execute(
+        OLDER_SCHEMA.replace("NOT NULL", "").replace("'retry')", "'retry', 'blocked')", 1)
+    )
     await connection.execute(
         "INSERT INTO tasks (type, status, params, attempts, drift_score, created_at, updated_at) VALUES "
         "('null', 'queued', NULL, NULL, NULL, NULL, NULL), (NULL, 'queued', '{}', 0, 0, now(), now()), "
-        "('null', 'failed', NULL, NULL, NULL, NULL, NULL), ('null', NULL, '{}', 0, 0, now(), now())"
+        "('null', 'failed', NULL, NULL, NULL, NULL, NULL), ('null', NULL, '{}', 0, 0, now(), now()), "
+        "('its own', 'blocked', '{}', 0, 0, now(), now())"
     )
     await connection.close()
     await migrate(dsn)
     async with Queue(dsn) as queue:
         ids = [line.id for line in await queue.list_tasks()]
-        assert len(ids) == 9
+        assert len(ids) == 10
         await read_everything(queue, ids)
+        [own] = await queue.list_tasks(type="its own")
+        assert own.error == "its status 'blocked' is none of the queue's: no lane takes it"
+        assert (await queue.states([own.id]))[own.id].status == "created"
         await queue.register("lane")
         batch = await queue.claim("lane", 10)
         [position] = [p for p, t in enumerate(batch.types) if t == "null"]
