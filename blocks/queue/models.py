@@ -315,13 +315,10 @@ class Row(BaseModel):
             said = f"its status {row['status']!r} is none of the queue's: no lane takes it"
             row = {**row, "status": IF_NULL["status"], "error": said}
         # JSON has no NaN and no infinity.
-        readable = {
-            name: None if isinstance(value, float) and not isfinite(value) else value
-            for name, value in row.items()
-        }
-        return readable | {
-            name: value for name, value in IF_NULL.items() if name in readable and readable[name] is None
-        }
+        for name, value in row.items():
+            if isinstance(value, float) and not isfinite(value):
+                row = {**row, name: None}
+        return row | {name: value for name, value in IF_NULL.items() if name in row and row[name] is None}
 
 
 class TaskRow(Row):

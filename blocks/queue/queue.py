@@ -170,8 +170,8 @@ class Queue(Upkeep):
         """Note that handlers have begun with the tasks of ``batch``; stale claims change nothing."""
 
         async def write(rows: Sequence[int]) -> None:
-            some = batch.take(rows)
-            await self.pool.execute(statement("begun"), some.ids, some.claims, timeout=SETTLE_TIMEOUT)
+            ids, claims = [batch.ids[row] for row in rows], [batch.claims[row] for row in rows]
+            await self.pool.execute(statement("begun"), ids, claims, timeout=SETTLE_TIMEOUT)
 
         async def refused(row: int, why: Exception) -> None:
             logger.error("task %s: its beginning cannot be noted: %s", batch.ids[row], one_line(why))

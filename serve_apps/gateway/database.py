@@ -19,8 +19,8 @@ OPEN_DELAYS_S = (0.2, 0.5, 1.0, 2.0)
 FIRST_TRY_S = 5.0
 """How long a start waits for the first of them."""
 READY_TIMEOUT_S = 3.0
-CHECK_PAUSE_S = 1.0
-"""A successful check stands for so long: each writes, and anybody may ask for one."""
+CHECK_PAUSE_S = 0.2
+"""A successful write stands for so long: anybody may ask for one."""
 
 
 class Database:
@@ -53,14 +53,16 @@ class Database:
         return self._queue
 
     async def check(self) -> None:
-        """Return if tasks can be added now, or could be a moment ago.
+        """Return if Postgres answers and tasks can be added now, or could be a moment ago.
 
         Raises:
             OrganismError: The queue is not open yet.
             Exception: Why they cannot: Postgres does not answer, is read only, has no disk space.
         """
         async with asyncio.timeout(READY_TIMEOUT_S), self._checking:
-            if time.monotonic() - self._checked_at > CHECK_PAUSE_S:
+            if time.monotonic() - self._checked_at <= CHECK_PAUSE_S:
+                await self.queue.now()
+            else:
                 await self.queue.check_writes()
                 self._checked_at = time.monotonic()
 
