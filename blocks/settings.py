@@ -130,7 +130,23 @@ class Settings(BaseSettings):
         description="Base of the organism's HTTP routes, such as http://serve.example:8000/organism; unset: "
         "the embedded stack's.",
     )
+    token: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="Token that the organism's HTTP routes and the gateway ask for; unset: that of the file "
+        "`token` in ORGANISM_HOME, which `organism up` and the gateway make on first use.",
+    )
+    hosts: str = Field(
+        default="",
+        description="Names, separated by commas, by which requests may address the organism's routes and the "
+        "gateway (`Host`). Unset: loopback's where they arrive over loopback, else any.",
+    )
     gateway: bool = Field(default=True, description="Whether `organism up` starts the gateway.")
+    gateway_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://",
+        description="Where clients find the gateway; unset: that of the stack in ORGANISM_HOME.",
+    )
     gateway_calls: int = Field(
         default=64,
         ge=1,
@@ -140,15 +156,37 @@ class Settings(BaseSettings):
     gateway_host: str = Field(
         default="127.0.0.1",
         min_length=1,
-        description="Address the gateway listens on; anything but loopback needs ORGANISM_GATEWAY_TOKENS.",
+        description="Address the gateway listens on; anything but loopback needs ORGANISM_GATEWAY_TOKENS or "
+        "ORGANISM_TOKEN.",
     )
     gateway_port: int | None = Field(
         default=None, ge=1, le=65535, description="Port of the gateway; unset: 8080, or a free neighbour."
     )
     gateway_tokens: Path | None = Field(
         default=None,
-        description="File of the tokens the gateway takes, one `scope:sha256hex` a line; unset: none is "
-        "asked for, and only this machine is answered.",
+        description="File of the tokens the gateway takes besides ORGANISM_TOKEN, one `scope:sha256hex` a "
+        "line.",
+    )
+    gateway_open: bool = Field(
+        default=False,
+        description="Ask for no token, and answer whoever is on this machine, its other users included.",
+    )
+    gateway_proxies: str | None = Field(
+        default=None,
+        description="Addresses of reverse proxies, separated by commas, whose X-Forwarded-For is believed; "
+        "unset: none.",
+    )
+    gateway_connections: int = Field(
+        default=2000,
+        ge=10,
+        le=100_000,
+        description="Most connections at once; the oldest without a request makes room for a new one.",
+    )
+    gateway_waits: int = Field(
+        default=1000,
+        ge=1,
+        le=100_000,
+        description="Most requests of one token at once that wait for tasks or watch them.",
     )
     gateway_rate: int | None = Field(
         default=None,

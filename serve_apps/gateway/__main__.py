@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import errno
 import logging
+import resource
 import socket
 import sys
 
 import uvicorn
+from starlette.types import ASGIApp
 
+from blocks.access import make_token
 from blocks.errors import ConfigurationError, OrganismError
 from blocks.garbage import collect_rarely
 from blocks.settings import Settings, load_settings
 from serve_apps.gateway.app import create_app
+from serve_apps.gateway.protocol import BoundedProtocol
 from serve_apps.gateway.tokens import check_binding
 
 DEFAULT_PORT = 8080
 NEIGHBOURS = 20
 """Ports tried after the default one."""
+OTHER_FILES = 200
+"""Open files besides the connections of clients."""
+BACKLOG = 2048
 STOP_TIMEOUT_S = 3
 """How long requests that wait for a task may delay a stop."""
 
@@ -28,25 +35,46 @@ def main() -> int:
     try:
         settings = load_settings()
         listener = listen(settings)
+        if not settings.gateway_open and settings.gateway_tokens is None:
+            make_token(settings)
         app = create_app(settings)
     except OrganismError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     host, port = listener.getsockname()[:2]
     print(f"gateway: http://{f'[{host}]' if ':' in host else host}:{port}", file=sys.stderr, flush=True)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=STOP_TIMEOUT_S,
-        )
-    )
+    server = uvicorn.Server(server_config(app, settings))
+    allow_files(settings.gateway_connections + OTHER_FILES)
     collect_rarely()
     with listener:
         server.run(sockets=[listener])
     return 0
+
+
+def server_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves the gateway."""
+    return uvicorn.Config(
+        app,
+        http=BoundedProtocol,
+        ws="none",
+        limit_concurrency=settings.gateway_connections,
+        # By default uvicorn believes whatever arrives over loopback.
+        proxy_headers=settings.gateway_proxies is not None,
+        forwarded_allow_ips=settings.gateway_proxies or "",
+        # Warnings are one for each request that cannot be read: anybody could fill the disk.
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=STOP_TIMEOUT_S,
+    )
+
+
+def allow_files(wanted: int) -> None:
+    """Raise the limit of open files towards ``wanted``, as far as this user may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -56,7 +84,7 @@ def listen(settings: Settings) -> socket.socket:
         ConfigurationError: It would be open to others without tokens, or cannot be bound.
     """
     host, port = settings.gateway_host, settings.gateway_port
-    check_binding(host, tokens=settings.gateway_tokens is not None)
+    check_binding(settings)
     ports = [port] if port else range(DEFAULT_PORT, DEFAULT_PORT + NEIGHBOURS)
     for candidate in ports:
         try:
@@ -72,7 +100,7 @@ def listen(settings: Settings) -> socket.socket:
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A socket bound to ``host`` and ``port``; 0: any.
+    """A socket that listens on ``host`` and ``port``; 0: any.
 
     Raises:
         OSError: It cannot be.
@@ -84,6 +112,8 @@ def bound(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host.strip("[]"), port))
+        # Not later: two that are bound and do not listen yet may have one port.
+        listener.listen(BACKLOG)
     except BaseException:
         listener.close()
         raise

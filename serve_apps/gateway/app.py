@@ -9,6 +9,7 @@ from functools import partial
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
+from blocks.access import own_headers
 from blocks.settings import Settings, load_settings
 from blocks.stack import organism_url, queue_dsn
 from serve_apps.gateway import coordinator as coordinator_routes
@@ -21,21 +22,22 @@ from serve_apps.gateway.organism import Coordinator, Organism, OrganismByHttp
 from serve_apps.gateway.organs import Organs
 from serve_apps.gateway.parts import Parts
 from serve_apps.gateway.rate import Rate
-from serve_apps.gateway.tokens import TokenFile
+from serve_apps.gateway.tokens import tokens_of
 from serve_apps.gateway.waiting import Waiting
+from serve_apps.http_access import host_names
 
 
 def create_app(settings: Settings | None = None, *, organism: Organism | None = None) -> FastAPI:
     """The gateway, for ``uvicorn --factory serve_apps.gateway.app:create_app`` too.
 
-    Without tokens it answers this machine only, wherever it is made to listen.
+    Open, without tokens, it answers this machine only, wherever it is made to listen.
 
     Args:
         settings: None: from the environment.
         organism: Who runs tasks; None: the organism's HTTP routes, where the settings or the stack say them.
 
     Raises:
-        ConfigurationError: No database is named, or the tokens cannot be read.
+        ConfigurationError: No database is named, there is no token to ask for, or the tokens cannot be read.
     """
     settings = settings or load_settings()
     registry = CollectorRegistry()
@@ -43,7 +45,7 @@ def create_app(settings: Settings | None = None, *, organism: Organism | None = 
     database = Database(
         queue_dsn(settings).get_secret_value(), direct_dsn=direct.get_secret_value() if direct else None
     )
-    organism = organism or OrganismByHttp(partial(organism_url, settings))
+    organism = organism or OrganismByHttp(partial(organism_url, settings), partial(own_headers, settings))
     coordinator = Coordinator(organism, settings.gateway_calls)
     waiting = Waiting(lambda ids: database.queue.states(ids))
 
@@ -71,7 +73,8 @@ def create_app(settings: Settings | None = None, *, organism: Organism | None = 
     problems.install(app)
     app.add_middleware(
         Guard,
-        tokens=TokenFile(settings.gateway_tokens) if settings.gateway_tokens else None,
+        tokens=tokens_of(settings),
+        hosts=host_names(settings),
         rate=Rate(settings.gateway_rate) if settings.gateway_rate else None,
         body_limit=settings.gateway_body_limit,
         requests=Requests(registry),

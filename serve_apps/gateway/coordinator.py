@@ -9,13 +9,14 @@ from blocks.gateway_api import DirectOutcome, DirectTask, OrganismHealth
 from serve_apps.gateway.organism import Busy
 from serve_apps.gateway.parts import TheParts, errors
 from serve_apps.gateway.problems import Refused
+from serve_apps.gateway.reading import Route
 
 UNHEALTHY: dict[int | str, dict[str, Any]] = {
     **{status: each for status, each in errors().items() if status in (401, 403)},
     503: {"model": OrganismHealth, "description": "It is unhealthy, or does not answer"},
 }
 
-router = APIRouter(prefix="/coordinator", tags=["coordinator"])
+router = APIRouter(prefix="/coordinator", tags=["coordinator"], route_class=Route)
 
 
 @router.get("/health", summary="How the organism is", responses=UNHEALTHY)
@@ -36,7 +37,7 @@ async def health(parts: TheParts, response: Response) -> OrganismHealth:
 @router.post(
     "/submit",
     summary="Run a task at once, past the queue",
-    responses=errors("bad-request", "too-large", "busy", "no-organism", "deadline"),
+    responses=errors("bad-request", "too-large", "not-json", "busy", "no-organism", "deadline"),
 )
 async def submit(task: DirectTask, parts: TheParts) -> DirectOutcome:
     """Have the organism run a task, and answer with its outcome, also when that is an error.

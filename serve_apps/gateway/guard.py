@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from urllib.parse import urlsplit
+from collections.abc import Collection
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -16,14 +16,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve_apps.gateway.metrics import Requests
 from serve_apps.gateway.problems import Refused, refusal
 from serve_apps.gateway.rate import Rate
+from serve_apps.gateway.tokens import OwnToken, TokenFile, Tokens, covers
 from serve_apps.gateway.tokens import Scope as TokenScope
-from serve_apps.gateway.tokens import TokenFile, Tokens, covers, is_loopback
+from serve_apps.http_access import (
+    bearer_token,
+    is_loopback,
+    route_path,
+    why_foreign,
+    why_not_json,
+)
 
 OPEN = frozenset({"/healthz", "/readyz", "/openapi.json"})
 """What may be read without a token."""
 PATIENT = ("/wait", "/events", "/api/tasks/cancel", "/api/tasks/redrive", "/coordinator/submit")
 """Ends of the paths of requests that may take their time."""
 SUBMITTING = frozenset({("POST", "/api/tasks"), ("POST", "/coordinator/submit")})
+READING = frozenset({("POST", "/api/tasks/wait")})
+QUERY_LIMIT = 100
+"""Most parameters of a query: each that is wrong makes an error."""
 REQUEST_TIMEOUT_S = 20.0
 """For those that meet a Postgres that has fallen silent, or wait for a connection to it."""
 SECURITY_HEADERS = {
@@ -45,6 +55,7 @@ class Guard:
 
     Args:
         tokens: Whom to let in; None: whoever is on this machine.
+        hosts: Names of this gateway besides those of loopback.
         rate: How often; None: as often as they like.
         body_limit: Longest body, in bytes.
         requests: Counts them.
@@ -53,13 +64,15 @@ class Guard:
     def __init__(
         self,
         app: ASGIApp,
-        tokens: TokenFile | None,
+        tokens: TokenFile | OwnToken | None,
+        hosts: Collection[str],
         rate: Rate | None,
         body_limit: int,
         requests: Requests,
     ) -> None:
         self._app = app
         self._tokens = tokens
+        self._hosts = hosts
         self._rate = rate
         self._body_limit = body_limit
         self._requests = requests
@@ -80,7 +93,7 @@ class Guard:
         try:
             who = self._admit(scope)
             scope.setdefault("state", {})["who"] = who
-            if self._rate is not None and _path(scope) not in OPEN:
+            if self._rate is not None and who is not None and route_path(scope) not in OPEN:
                 await self._rate.admit(who)
             patience = None if scope["path"].endswith(PATIENT) else REQUEST_TIMEOUT_S
             async with asyncio.timeout(patience):
@@ -96,35 +109,31 @@ class Guard:
         finally:
             self._requests.count(scope, status)
 
-    def _admit(self, scope: Scope) -> str:
-        """Let somebody in; who it is."""
-        headers = Headers(scope=scope)
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
-            # A page of another site in the browser of somebody who is let in.
-            raise Refused("forbidden", "this is not for pages of other sites")
+    def _admit(self, scope: Scope) -> str | None:
+        """Let a request in, or refuse it; whose it is, `None` for one without a token that needs none."""
+        if reason := why_foreign(scope, self._hosts, loopback_only=self._tokens is None):
+            raise Refused("forbidden", reason)
         if self._tokens is None:
-            return self._admit_locally(scope, headers)
-        if _path(scope) in OPEN:
-            return "anybody"
-        return self._admit_by_token(scope, headers, self._tokens.tokens)
+            who: str | None = self._admit_locally(scope)
+        else:
+            who = self._admit_by_token(scope, self._tokens.tokens)
+        if reason := why_not_json(scope):
+            raise Refused("not-json", reason)
+        if scope["query_string"].count(b"&") >= QUERY_LIMIT:
+            raise Refused("invalid", f"the query has more than {QUERY_LIMIT} parameters")
+        return who
 
-    def _admit_locally(self, scope: Scope, headers: Headers) -> str:
+    def _admit_locally(self, scope: Scope) -> str:
         client = scope.get("client")
         if client is not None and not is_loopback(client[0]):
             raise Refused("forbidden", "without tokens the gateway answers this machine only")
-        try:
-            host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
-        except ValueError:
-            host = ""
-        # A name that leads here is not enough: a page may have its own name lead here.
-        if not is_loopback(host):
-            raise Refused("forbidden", "without tokens the gateway answers to localhost only")
         return client[0] if client is not None else "localhost"
 
-    def _admit_by_token(self, scope: Scope, headers: Headers, tokens: Tokens) -> str:
-        kind, _, token = headers.get("authorization", "").partition(" ")
-        held = tokens.holder_of(token.strip()) if kind.lower() == "bearer" else None
+    def _admit_by_token(self, scope: Scope, tokens: Tokens) -> str | None:
+        token = bearer_token(scope)
+        held = tokens.holder_of(token) if token is not None else None
+        if held is None and route_path(scope) in OPEN:
+            return None
         if held is None:
             raise Refused(
                 "unauthenticated",
@@ -132,7 +141,7 @@ class Guard:
                 next_step="send Authorization: Bearer TOKEN",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        needed = scope_needed(scope["method"], _path(scope))
+        needed = scope_needed(scope["method"], route_path(scope))
         if not covers(held.scope, needed):
             raise Refused("forbidden", f"this needs a token of scope {needed}; this one has {held.scope}")
         return held.name
@@ -155,14 +164,8 @@ class Guard:
         return limited
 
 
-def _path(scope: Scope) -> str:
-    # As an ingress of Serve the app lies below a prefix, which ASGI has in both.
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
-
-
 def scope_needed(method: str, path: str) -> TokenScope:
     """What a token must be for, to make a request."""
-    if method in ("GET", "HEAD"):
+    if method in ("GET", "HEAD") or (method, path) in READING:
         return "read"
     return "submit" if (method, path) in SUBMITTING else "operate"

@@ -1,34 +1,47 @@
 """The routes for whoever runs the gateway: is it alive, is it of use, and what does it measure."""
 
-from fastapi import APIRouter, Response
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from blocks.errors import OrganismUnavailable
 from blocks.gateway_api import Health
+from serve_apps.gateway.database import OUTAGE
 from serve_apps.gateway.metrics import exposition
 from serve_apps.gateway.parts import TheParts, errors
-from serve_apps.gateway.problems import TITLES
+from serve_apps.gateway.problems import TITLES, Refused
 
 router = APIRouter(tags=["operation"])
 
 
-@router.get("/healthz", summary="Whether the gateway lives")
+FOREIGN: dict[int | str, dict[str, Any]] = {403: errors()[403]}
+
+
+@router.get("/healthz", summary="Whether the gateway lives", responses=FOREIGN)
 async def healthz() -> Health:
     """Answers as long as the process does anything, whatever Postgres does."""
     return Health(status="ok")
 
 
-@router.get("/readyz", summary="Whether the gateway is of use", responses={503: errors()[503]})
-async def readyz(parts: TheParts) -> Health:
-    """Whether Postgres answers; 503 with the reason while it does not.
+@router.get("/readyz", summary="Whether the gateway is of use", responses={**FOREIGN, 503: errors()[503]})
+async def readyz(parts: TheParts, request: Request) -> Health:
+    """Whether Postgres answers; 503 while it does not, with the reason for whoever has a token.
 
     Without the organism it is degraded and of use all the same: tasks are taken, and wait.
     """
-    await parts.database.check()
+    # Reasons name hosts, databases and users.
+    known = request.state.who is not None
+    try:
+        await parts.database.check()
+    except OUTAGE:
+        if known:
+            raise
+        raise Refused("unavailable", "Postgres does not answer", next_step="try again later") from None
     try:
         await parts.coordinator.health()
     except OrganismUnavailable as error:
-        return Health(status="degraded", reason=error.what)
+        return Health(status="degraded", reason=error.what if known else "the organism does not answer")
     return Health(status="ok")
 
 

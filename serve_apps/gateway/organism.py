@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, cast
 
@@ -54,10 +54,14 @@ class OrganismByHttp:
     Args:
         where: Their base, such as ``http://127.0.0.1:8000/organism``; None: it is not known. Asked anew each
             time: the organism may be started after us, and move.
+        headers: Those that carry its token; read anew each time for the same reason.
     """
 
-    def __init__(self, where: Callable[[], str | None]) -> None:
+    def __init__(
+        self, where: Callable[[], str | None], headers: Callable[[], Mapping[str, str]] = dict
+    ) -> None:
         self._where = where
+        self._headers = headers
         self._http = httpx.AsyncClient(trust_env=False, timeout=STATUS_TIMEOUT_S)
 
     async def health(self) -> dict[str, Any]:
@@ -85,7 +89,7 @@ class OrganismByHttp:
     ) -> dict[str, Any]:
         url = f"{self._base()}/{route}"
         try:
-            answer = await self._http.request(method, url, **request)
+            answer = await self._http.request(method, url, headers=dict(self._headers()), **request)
         except (httpx.HTTPError, OSError) as error:
             reason = str(error) or type(error).__name__
             raise OrganismUnavailable(f"the organism does not answer: {url}: {reason}", NEXT_STEP) from None

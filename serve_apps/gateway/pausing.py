@@ -4,10 +4,11 @@ from fastapi import APIRouter
 
 from blocks.gateway_api import PauseOrder, Pauses, Resumed, ResumeOrder
 from serve_apps.gateway.parts import TheQueue, errors
+from serve_apps.gateway.reading import Route
 
-WRITING = errors("bad-request", "too-large")
+WRITING = errors("bad-request", "too-large", "not-json")
 
-router = APIRouter(prefix="/api/pauses", tags=["steering"])
+router = APIRouter(prefix="/api/pauses", tags=["steering"], route_class=Route)
 
 
 @router.get("", summary="What is paused", responses=errors())

@@ -39,6 +39,7 @@ TITLES = {
     "already-submitted": (409, "The task is there already"),
     "conflict": (409, "The task is in no state for this"),
     "too-large": (413, "The body is too long"),
+    "not-json": (415, "The body is not JSON"),
     "invalid": (422, "A value is not acceptable"),
     "too-many": (429, "There are too many requests"),
     "defect": (500, "The gateway has a defect"),

@@ -7,17 +7,20 @@ from blocks.queue import RedriveFilter, TaskFilter, TaskRow
 from blocks.queue.models import Status
 from serve_apps.gateway.parts import OF_A_TASK, TheQueue, TheTask, errors
 from serve_apps.gateway.problems import Refused
+from serve_apps.gateway.reading import Route
 
 CANCELLED_AT_MOST = 100_000
 REDRIVEN_AT_MOST = 100_000
 """By one request; then it answers that there are more."""
-CONFLICT = {**OF_A_TASK, **errors("not-found", "ambiguous-id", "conflict")}
+CONFLICT = {**OF_A_TASK, **errors("not-found", "ambiguous-id", "conflict", "not-json")}
 
-router = APIRouter(prefix="/api/tasks", tags=["steering"])
+router = APIRouter(prefix="/api/tasks", tags=["steering"], route_class=Route)
 
 
 @router.post(
-    "/cancel", summary="Cancel the tasks that fit a filter", responses=errors("bad-request", "too-large")
+    "/cancel",
+    summary="Cancel the tasks that fit a filter",
+    responses=errors("bad-request", "too-large", "not-json"),
 )
 async def cancel_all(body: CancelAll, queue: TheQueue) -> CancelledAll:
     """Count the unfinished tasks that fit, and with `dry_run: false` cancel them.
@@ -45,7 +48,7 @@ async def cancel_all(body: CancelAll, queue: TheQueue) -> CancelledAll:
 @router.post(
     "/redrive",
     summary="Put back the dead letters that fit a filter",
-    responses=errors("bad-request", "too-large"),
+    responses=errors("bad-request", "too-large", "not-json"),
 )
 async def redrive_all(body: RedriveAll, queue: TheQueue, request: Request) -> RedrivenAll:
     """Count the dead letters that fit, and with `dry_run: false` queue them again, with fresh attempts.

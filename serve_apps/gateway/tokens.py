@@ -8,12 +8,15 @@ import logging
 import re
 import time
 from dataclasses import dataclass
-from functools import lru_cache
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
+from pydantic import SecretStr
+
+from blocks.access import own_token
 from blocks.errors import ConfigurationError
+from blocks.settings import Settings
+from serve_apps.http_access import is_loopback
 
 Scope: TypeAlias = Literal["read", "submit", "operate"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -57,15 +60,17 @@ class TokenFile:
 
     Args:
         path: The file, as `read_tokens` reads it.
+        own: A token that is taken besides, for everything.
 
     Raises:
-        ConfigurationError: It cannot be read or understood, or holds no token.
+        ConfigurationError: The file cannot be read or understood, or holds no token.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, own: SecretStr | None = None) -> None:
         self._path = path
+        self._own = own
         self._seen = self._look()
-        self._tokens = read_tokens(path)
+        self._tokens = with_own(read_tokens(path), own)
         self._due = time.monotonic() + LOOK_EVERY_S
 
     @property
@@ -76,7 +81,7 @@ class TokenFile:
             if (seen := self._look()) != self._seen:
                 self._seen = seen
                 try:
-                    self._tokens = read_tokens(self._path)
+                    self._tokens = with_own(read_tokens(self._path), self._own)
                     logger.info("%d tokens are taken now", len(self._tokens.holders))
                 except ConfigurationError as error:
                     logger.error("the tokens stay as they were: %s", error)
@@ -89,6 +94,45 @@ class TokenFile:
             return None
         # Not the time alone: an editor's new file may have that of the old one.
         return seen.st_mtime_ns, seen.st_size, seen.st_ino
+
+
+class OwnToken:
+    """The one token of this user's stack.
+
+    Args:
+        own: The token.
+    """
+
+    def __init__(self, own: SecretStr) -> None:
+        self.tokens = with_own(Tokens({}), own)
+
+
+def with_own(tokens: Tokens, own: SecretStr | None) -> Tokens:
+    """Return ``tokens`` and, for everything, that of the user whose gateway it is."""
+    if own is None:
+        return tokens
+    digest = hashlib.sha256(own.get_secret_value().encode()).digest()
+    return Tokens({**tokens.holders, digest: Holder("operate", "owner")})
+
+
+def tokens_of(settings: Settings) -> TokenFile | OwnToken | None:
+    """Return the tokens that the gateway takes; `None` if it is to ask for none.
+
+    Raises:
+        ConfigurationError: There is none to ask for, or the file of tokens cannot be read.
+    """
+    if settings.gateway_open:
+        return None
+    own = own_token(settings)
+    if settings.gateway_tokens is not None:
+        return TokenFile(settings.gateway_tokens, own)
+    if own is None:
+        raise ConfigurationError(
+            "the gateway has no token to ask for",
+            "set ORGANISM_TOKEN or ORGANISM_GATEWAY_TOKENS; ORGANISM_GATEWAY_OPEN=true lets in whoever is on "
+            "this machine",
+        )
+    return OwnToken(own)
 
 
 def covers(held: Scope, needed: Scope) -> bool:
@@ -128,26 +172,17 @@ def read_tokens(path: Path) -> Tokens:
     return Tokens(holders)
 
 
-@lru_cache(maxsize=1000)
-def is_loopback(host: str) -> bool:
-    """Whether nobody but this machine is at ``host``."""
-    try:
-        address = ip_address(host.strip("[]"))
-    except ValueError:
-        return host.lower() == "localhost"
-    return address.is_loopback or bool(
-        (mapped := getattr(address, "ipv4_mapped", None)) and mapped.is_loopback
-    )
-
-
-def check_binding(host: str, *, tokens: bool) -> None:
-    """Refuse to listen where others are without asking who they are.
+def check_binding(settings: Settings) -> None:
+    """Refuse to listen where other machines are without a token that was chosen for them.
 
     Raises:
-        ConfigurationError: ``host`` is not loopback, and no ``tokens`` are asked for.
+        ConfigurationError: The host is not loopback, and the settings name no token.
     """
-    if not tokens and not is_loopback(host):
-        raise ConfigurationError(
-            f"the gateway does not listen on {host} without tokens: anybody there could run tasks",
-            "set ORGANISM_GATEWAY_TOKENS to a file of tokens, or ORGANISM_GATEWAY_HOST=127.0.0.1",
-        )
+    host = settings.gateway_host
+    named = settings.gateway_tokens is not None or settings.token is not None
+    if is_loopback(host) or (named and not settings.gateway_open):
+        return
+    raise ConfigurationError(
+        f"the gateway does not listen on {host} without tokens: anybody there could run tasks",
+        "set ORGANISM_GATEWAY_TOKENS to a file of tokens, or ORGANISM_GATEWAY_HOST=127.0.0.1",
+    )

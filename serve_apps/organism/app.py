@@ -33,6 +33,7 @@ from serve_apps.organism.deployments import (
     organs_apart,
     wants_valve,
 )
+from serve_apps.organism.http_guard import PROVEN, HttpGuard
 from serve_apps.organism.manager import OrganismManager
 from serve_apps.organism.remote import Client
 from serve_apps.organism.tasks import InvalidTask, parse_task, refused
@@ -44,6 +45,7 @@ TAKEN_DOWN_CHECK_S = 0.5
 """Between two looks at whether Serve takes this replica down."""
 
 http = FastAPI(title="Organism", description="One task at a time; queued work goes through the gateway.")
+http.add_middleware(HttpGuard)
 
 
 class BuildArgs(BaseModel):
@@ -236,8 +238,11 @@ class OrganismDeployment(Replica):
         return await self.organism.drift.valve.reset(task_type, domain)
 
     @http.get("/health")
-    async def get_health(self) -> Response:
+    async def get_health(self, request: Request) -> Response:
+        """All that is known with the token; without one, for probes, no more than whether it serves."""
         health = self.organism.health()
+        if not getattr(request.state, PROVEN):
+            health = {name: health[name] for name in ("status", "organism_initialized")}
         return _json(health, 200 if health["status"] != "unhealthy" else 503)
 
     @http.get("/status")

@@ -14,7 +14,7 @@ import httpx
 import uvicorn
 
 from blocks.settings import Settings
-from serve_apps.gateway.__main__ import bound
+from serve_apps.gateway.__main__ import bound, server_config
 from serve_apps.gateway.app import create_app
 from serve_apps.gateway.organism import Organism
 from serve_apps.gateway.parts import Parts
@@ -48,12 +48,12 @@ class Gateway:
 async def running(
     dsn: str, *, organism: Organism | None = None, token: str | None = None, **settings: Any
 ) -> AsyncIterator[Gateway]:
-    """A gateway on the database ``dsn``; ``token`` is what its client sends."""
-    app = create_app(Settings(dsn=dsn, **settings), organism=organism)
+    """A gateway on the database ``dsn``, open without tokens; ``token`` is what its client sends."""
+    settings.setdefault("gateway_open", not {"token", "gateway_tokens"} & settings.keys())
+    chosen = Settings(dsn=dsn, **settings)
+    app = create_app(chosen, organism=organism)
     listener = bound("127.0.0.1", 0)
-    server = uvicorn.Server(
-        uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=1)
-    )
+    server = uvicorn.Server(server_config(app, chosen))
     loops: list[asyncio.AbstractEventLoop] = []
 
     async def serve() -> None:

@@ -15,12 +15,15 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
+from blocks.access import TOKEN_FILE
 from blocks.errors import ConfigurationError
 from blocks.settings import Settings
 from serve_apps.gateway.__main__ import bound
 from serve_apps.gateway.app import create_app
-from serve_apps.gateway.tokens import check_binding, is_loopback, read_tokens
+from serve_apps.gateway.tokens import check_binding, read_tokens
+from serve_apps.http_access import is_loopback
 from tests.serve_apps.gateway.running import Gateway, running, token_file
 from tests.serve_apps.gateway.test_errors import check_problem
 from tests.stack import until
@@ -98,6 +101,7 @@ async def test_pages_of_other_sites_are_refused(gateway: Gateway) -> None:
         {"host": "evil.example:8080"},
         {"host": "127.0.0.1.evil.example"},
         {"host": "["},
+        {"origin": "http://["},
     ):
         answer = await gateway.http.post("/api/tasks", json={"type": "t"}, headers=headers)
         assert check_problem(answer).status == 403, headers
@@ -108,8 +112,67 @@ async def test_pages_of_other_sites_are_refused(gateway: Gateway) -> None:
 
 
 @pytest.mark.anyio
+async def test_over_loopback_only_known_names_are_answered(database: str, tmp_path: Path) -> None:
+    tokens = token_file(tmp_path, **TOKENS)
+    async with running(
+        database, gateway_tokens=tokens, token="can-read", hosts="tasks.example, b"
+    ) as gateway:
+        for host, expected in (("localhost", 200), ("TASKS.example:80", 200), ("b", 200), ("c.b", 403)):
+            for path in ("/api/tasks", "/healthz"):
+                answer = await gateway.http.get(path, headers={"host": host, **bearer("can-read")})
+                assert answer.status_code == expected, (host, path)
+    for peer, hosts, expected in (("10.0.0.1", "", 200), ("10.0.0.1", "other", 403), ("127.0.0.1", "", 403)):
+        app = create_app(Settings(dsn=database, gateway_tokens=tokens, hosts=hosts))
+        scope_server = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=scope_server, base_url=f"http://{peer}") as http:
+            named = {"host": "gateway.example"}
+            assert (await http.get("/healthz", headers=named)).status_code == expected, (peer, hosts)
+
+
+@pytest.mark.anyio
+async def test_forms_and_compressed_bodies_are_refused_unread(gateway: Gateway) -> None:
+    for headers in (
+        {"content-type": "text/plain"},
+        {"content-type": "application/x-www-form-urlencoded"},
+        {"content-type": "multipart/form-data; boundary=x"},
+        {"content-type": ""},
+        {"content-type": "application/json", "content-encoding": "gzip"},
+    ):
+        for path in ("/api/tasks", "/api/tasks/cancel", "/api/pauses", "/api/tasks/00/cancel"):
+            answer = await gateway.http.post(path, content=b'{"type": "t"}', headers=headers)
+            assert check_problem(answer).status == 415, (headers, path)
+
+
+@pytest.mark.anyio
+async def test_no_token_learns_where_the_database_is(tmp_path: Path) -> None:
+    tokens = token_file(tmp_path, **TOKENS)
+    async with running("postgresql://me:hunter2@127.0.0.1:1/tasksdb", gateway_tokens=tokens) as gateway:
+        for headers in ({}, bearer("wrong")):
+            answer = await gateway.http.get("/readyz", headers=headers)
+            assert check_problem(answer).status == 503
+            assert not [word for word in ("127.0.0.1", "tasksdb", "me@") if word in answer.text]
+        known = await gateway.http.get("/readyz", headers=bearer("can-read"))
+        assert "127.0.0.1" in check_problem(known).detail
+
+
+@pytest.mark.anyio
+async def test_a_forwarded_address_evades_no_limit(database: str) -> None:
+    async with running(database, gateway_rate=5) as gateway:
+        async with asyncio.TaskGroup() as group:
+            asked = [
+                group.create_task(
+                    gateway.http.get("/api/tasks", headers={"x-forwarded-for": f"10.0.0.{number}"})
+                )
+                for number in range(20)
+            ]
+        statuses = [each.result().status_code for each in asked]
+        assert statuses.count(429) >= 10
+        assert set(statuses) == {200, 429}
+
+
+@pytest.mark.anyio
 async def test_without_tokens_other_machines_are_refused_however_it_listens(database: str) -> None:
-    app = create_app(Settings(dsn=database))
+    app = create_app(Settings(dsn=database, gateway_open=True))
     for peer, expected in (("10.0.0.1", 403), ("127.0.0.1", 200), ("::1", 200), ("::ffff:127.0.0.1", 200)):
         transport = httpx.ASGITransport(app, client=(peer, 1234))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
@@ -123,12 +186,20 @@ async def test_without_tokens_other_machines_are_refused_however_it_listens(data
 )  # fmt: skip
 def test_listening_wider_needs_tokens(host: str, alone: bool, tmp_path: Path) -> None:
     assert is_loopback(host) is alone
-    check_binding(host, tokens=True)
+
+    def check(**settings: Any) -> None:
+        check_binding(Settings.model_construct(gateway_host=host, **settings))
+
+    check(token=SecretStr("s" * 20))
+    check(gateway_tokens=tmp_path)
     if alone:
-        check_binding(host, tokens=False)
+        check()
+        check(gateway_open=True)
     else:
         with pytest.raises(ConfigurationError, match="without tokens"):
-            check_binding(host, tokens=False)
+            check()
+        with pytest.raises(ConfigurationError, match="without tokens"):
+            check(gateway_open=True, gateway_tokens=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -245,22 +316,30 @@ sys.exit(code or (f"imported {heavy}" if heavy else 0))
 """
 
 
-def test_the_process_serves_without_ray_or_prefect(databases: Any) -> None:
+def test_the_process_serves_without_ray_or_prefect(databases: Any, tmp_path: Path) -> None:
     dsn = asyncio.run(databases.create())
-    process = start(dsn)
+    home = tmp_path / "home"
+    process = start(dsn, ORGANISM_HOME=str(home))
     assert process.stderr is not None
     line = process.stderr.readline()
     match = re.fullmatch(r"gateway: (http://127\.0\.0\.1:80[89]\d)\n", line)
     assert match, line + process.stderr.read()
-    with httpx.Client(base_url=match[1], trust_env=False) as http:
-        # One more finds another port.
-        other = start(dsn)
+    path = home / TOKEN_FILE
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    token = path.read_text().strip()
+    with httpx.Client(base_url=match[1], trust_env=False) as stranger:
+        assert stranger.post("/api/tasks", json={"type": "t"}).status_code == 401
+    with httpx.Client(base_url=match[1], trust_env=False, headers=bearer(token)) as http:
+        # One more finds another port, and the same token.
+        other = start(dsn, ORGANISM_HOME=str(home))
         assert other.stderr is not None
         neighbour = other.stderr.readline()
         assert "gateway: http" in neighbour
         assert neighbour != line
         [task] = http.post("/api/tasks", json={"type": "t"}).json()["tasks"]
         assert http.get(f"/api/tasks/{task['id']}").json()["status"] == "queued"
+        assert path.read_text().strip() == token
         answer = http.get("/readyz")
         assert "uvicorn" not in answer.headers.get("server", "")
     for each in (process, other):
@@ -272,7 +351,6 @@ def test_the_process_serves_without_ray_or_prefect(databases: Any) -> None:
 
 def test_answers_do_not_wait_for_acknowledgements() -> None:
     with bound("127.0.0.1", 0) as listener:
-        listener.listen()
         with socket.create_connection(listener.getsockname()) as _, listener.accept()[0] as accepted:
             # What asyncio looks at before it turns Nagle's algorithm off.
             assert accepted.proto == socket.IPPROTO_TCP
