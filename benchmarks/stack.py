@@ -22,6 +22,8 @@ import httpx
 
 from benchmarks.figures import Unmeasured
 from benchmarks.peers.drained import PAYLOAD
+from blocks.access import own_headers
+from blocks.settings import Settings
 from blocks.stack import StackState, environment_of, read_stack
 
 HERE = Path(__file__).parent
@@ -128,7 +130,9 @@ class Stack:
 
     def replica_pid(self) -> int:
         """Process id of the only replica."""
-        health = httpx.get(f"{self.state.organism_url}/health", trust_env=False, timeout=10)
+        headers = dict(own_headers(Settings(home=self.home)))
+        url = f"{self.state.organism_url}/health"
+        health = httpx.get(url, headers=headers, trust_env=False, timeout=10)
         return int(health.json()["pid"])
 
     def join(self) -> None:

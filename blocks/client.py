@@ -1,89 +1,56 @@
 """A client of the gateway, for programs that know neither Prefect nor Ray nor Postgres.
 
 ```python
-async with Client("http://127.0.0.1:8080") as client:
+async with Client() as client:  # the stack of ORGANISM_HOME; or Client(url, token=...)
     task = await client.submit("echo", {"n": 1})
     print(await task.result(timeout=10))
 ```
+
+`SyncClient` is the same for programs without an event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 from uuid import UUID
 
 import httpx
-from pydantic import BaseModel, ValidationError
 
-from blocks.errors import OrganismError
+from blocks import gateway_calls as calls
+from blocks.client_connection import Patience, connection
 from blocks.gateway_api import (
-    PAGE_LIMIT,
-    CancelAll,
+    TASKS_LIMIT,
     CancelledAll,
-    Page,
-    PauseOrder,
-    Pauses,
-    Problem,
-    RedriveAll,
     RedrivenAll,
-    Resumed,
-    ResumeOrder,
     Steered,
-    Submission,
     TaskStatus,
     Waited,
 )
+from blocks.gateway_calls import (
+    Call,
+    GatewayError,
+    GatewayUnavailable,
+    Model,
+    TaskEnded,
+    result_of,
+    unreachable,
+)
 from blocks.queue.models import NewTask, Pause, PausedKind, RedriveFilter, TaskFilter, TaskLine, TaskRow
 from blocks.queue.why import Why
+from blocks.sync_client import SyncClient, SyncTask
 
-URL = "http://127.0.0.1:8080"
-WAIT_S = 30.0
-"""Of one request; a longer wait is several."""
-OUTAGE_PAUSE_S = 1.0
-
-Model = TypeVar("Model", bound=BaseModel)
-
-
-class GatewayError(OrganismError):
-    """The gateway refused a request.
-
-    Args:
-        problem: What it said.
-    """
-
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
-        super().__init__(problem.detail, problem.next_step or "")
-
-    def __reduce__(self) -> tuple[type[GatewayError], tuple[Problem]]:  # type: ignore[override]
-        return type(self), (self.problem,)
-
-
-class GatewayUnavailable(OrganismError):
-    """The gateway cannot be reached, or cannot reach the queue; the same request may be made again.
-
-    A submission whose answer was lost may have been stored all the same: with a ``dedup_key`` it is safe to
-    repeat while that task is unfinished.
-    """
-
-
-class TaskEnded(OrganismError):
-    """A task whose result was asked for has failed or was cancelled.
-
-    Args:
-        outcome: How it ended.
-    """
-
-    def __init__(self, outcome: Waited) -> None:
-        self.outcome = outcome
-        super().__init__(f"task {outcome.id} is {outcome.status}: {outcome.error or 'no error is told'}")
-
-    def __reduce__(self) -> tuple[type[TaskEnded], tuple[Waited]]:  # type: ignore[override]
-        return type(self), (self.outcome,)
+__all__ = [
+    "Client",
+    "GatewayError",
+    "GatewayUnavailable",
+    "SyncClient",
+    "SyncTask",
+    "Task",
+    "TaskEnded",
+]
 
 
 @dataclass(frozen=True)
@@ -107,12 +74,7 @@ class Task:
             GatewayError: It does not exist any more, or this token may not look.
             GatewayUnavailable: The gateway cannot be reached when the time is up.
         """
-        outcome = await self.client.wait(self.id, timeout)
-        if not outcome.finished:
-            raise TimeoutError(f"task {self.id} is {outcome.status} after {timeout:g} s")
-        if outcome.status != "completed":
-            raise TaskEnded(outcome)
-        return outcome.result
+        return result_of(await self.client.wait(self.id, timeout), timeout)
 
     async def status(self) -> TaskStatus:
         """How it stands."""
@@ -128,13 +90,20 @@ class Task:
 
 
 class Client:
-    """Talks to one gateway. Use as an async context manager.
+    """Talks to one gateway. Use as an async context manager, or as long as the process lives.
+
+    One client may be used from several event loops, one after the other or at once: each has its own
+    connections.
 
     Args:
-        url: Where the gateway is.
-        token: What it asks for, if it does.
+        url: Where the gateway is. None: as ORGANISM_GATEWAY_URL says, else the stack in ORGANISM_HOME, and
+            the token is that of the environment or the stack.
+        token: What it asks for. The environment's token is never sent to a ``url`` that is given here.
         timeout: Seconds for a request, beyond what it waits for a task.
         transport: Another way to the gateway, for tests.
+
+    Raises:
+        ConfigurationError: No gateway is known.
 
     Raises (from any method):
         GatewayError: The gateway refused; its `problem` says why.
@@ -143,26 +112,36 @@ class Client:
 
     def __init__(
         self,
-        url: str = URL,
+        url: str | None = None,
         *,
         token: str | None = None,
         timeout: float = 30.0,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._timeout = timeout
-        self._http = httpx.AsyncClient(
-            base_url=url,
-            headers={"Authorization": f"Bearer {token}"} if token else {},
-            timeout=timeout,
-            transport=transport,
-        )
+        self._options = {**connection(url, token, timeout), "transport": transport}
+        self._clients: dict[asyncio.AbstractEventLoop, httpx.AsyncClient] = {}
+
+    def _http(self) -> httpx.AsyncClient:
+        # The connections of a pool belong to the event loop that they were made in. In another one, or after
+        # its end, they fail with "Event loop is closed".
+        for loop in [loop for loop in self._clients if loop.is_closed()]:
+            self._clients.pop(loop, None)
+        loop = asyncio.get_running_loop()
+        if loop not in self._clients:
+            self._clients[loop] = httpx.AsyncClient(**self._options)
+        return self._clients[loop]
 
     async def __aenter__(self) -> Self:
-        await self._http.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._http.aclose()
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections of this event loop; the next request makes new ones."""
+        if (http := self._clients.pop(asyncio.get_running_loop(), None)) is not None:
+            await http.aclose()
 
     async def submit(self, type: str, params: dict[str, Any] | None = None, **fields: Any) -> Task:
         """Add a task.
@@ -178,8 +157,7 @@ class Client:
 
     async def submit_all(self, tasks: Sequence[NewTask]) -> list[Task]:
         """Add tasks, all or none; in their order."""
-        body = [task.model_dump(mode="json", exclude_unset=True) for task in tasks]
-        done = await self._ask(Submission, "POST", "/api/tasks", json=body)
+        done = await self._ask(calls.submit_all(tasks))
         return [Task(self, each.id, each.deduplicated) for each in done.tasks]
 
     def task(self, id: UUID) -> Task:
@@ -188,15 +166,15 @@ class Client:
 
     async def get(self, id: UUID | str) -> TaskRow:
         """The task of an id, or of a beginning that no other has."""
-        return await self._ask(TaskRow, "GET", f"/api/tasks/{id}")
+        return await self._ask(calls.get(id))
 
     async def status(self, id: UUID | str) -> TaskStatus:
         """How a task stands."""
-        return await self._ask(TaskStatus, "GET", f"/api/tasks/{id}/status")
+        return await self._ask(calls.status(id))
 
     async def why(self, id: UUID | str) -> Why:
         """What a task waits for, or how it ended."""
-        return await self._ask(Why, "GET", f"/api/tasks/{id}/why")
+        return await self._ask(calls.why(id))
 
     async def wait(self, id: UUID | str, timeout: float | None = None) -> Waited:
         """How a task ended, or how it stands when the time is up. Outages are waited out.
@@ -204,95 +182,108 @@ class Client:
         Args:
             timeout: Seconds; None: as long as it takes.
         """
-        deadline = float("inf") if timeout is None else time.monotonic() + timeout
+        patience = Patience(timeout)
         while True:
-            left = max(deadline - time.monotonic(), 0.0)
+            left = patience.left
             try:
-                waited = await self._ask(
-                    Waited,
-                    "GET",
-                    f"/api/tasks/{id}/wait",
-                    params={"timeout": min(left, WAIT_S)},
-                    timeout=self._timeout + WAIT_S,
-                )
+                waited = await self._ask(calls.wait(id, left, self._timeout))
             except GatewayUnavailable:
-                if time.monotonic() + OUTAGE_PAUSE_S > deadline:
-                    raise
-                await asyncio.sleep(OUTAGE_PAUSE_S)
+                await asyncio.sleep(patience.outage_pause())
                 continue
-            if waited.finished or left <= WAIT_S:
+            if waited.finished or left <= calls.WAIT_S:
                 return waited
+
+    async def wait_many(self, ids: Iterable[UUID], timeout: float | None = None) -> AsyncIterator[Waited]:
+        """Yield how each of many tasks ended, as it does, or how it stands when the time is up.
+
+        It takes one request, or one every 30 s. Outages are waited out.
+
+        Args:
+            timeout: Seconds; None: as long as it takes.
+
+        Raises:
+            GatewayError: One does not exist, or not any more; or this token may not look.
+        """
+        left = list(dict.fromkeys(ids))
+        patience = Patience(timeout)
+        while left:
+            some, seconds = left[:TASKS_LIMIT], patience.left
+            seen: set[UUID] = set()
+            try:
+                async for waited in self._lines(some, seconds):
+                    if waited.finished or seconds <= calls.WAIT_S:
+                        seen.add(waited.id)
+                        yield waited
+            except GatewayUnavailable:
+                await asyncio.sleep(patience.outage_pause())
+            left = [id for id in left if id not in seen]
 
     async def cancel(self, id: UUID | str) -> Steered:
         """Cancel a task."""
-        return await self._ask(Steered, "POST", f"/api/tasks/{id}/cancel")
+        return await self._ask(calls.steer(id, "cancel"))
 
     async def run(self, id: UUID | str) -> Steered:
         """Queue a task that is only created."""
-        return await self._ask(Steered, "POST", f"/api/tasks/{id}/run")
+        return await self._ask(calls.steer(id, "run"))
 
     async def retry(self, id: UUID | str) -> Steered:
         """Queue a failed or cancelled task again."""
-        return await self._ask(Steered, "POST", f"/api/tasks/{id}/retry")
+        return await self._ask(calls.steer(id, "retry"))
 
     async def cancel_all(self, filter: TaskFilter, *, dry_run: bool = True) -> CancelledAll:
         """Count the unfinished tasks that fit, or cancel them."""
-        body = CancelAll(**filter.model_dump(), dry_run=dry_run).model_dump(mode="json")
-        return await self._ask(CancelledAll, "POST", "/api/tasks/cancel", json=body)
+        return await self._ask(calls.cancel_all(filter, dry_run))
 
     async def redrive_all(
         self, filter: RedriveFilter, *, limit: int | None = None, dry_run: bool = True
     ) -> RedrivenAll:
         """Count the dead letters that fit, or queue them again."""
-        body = RedriveAll(**filter.model_dump(), limit=limit, dry_run=dry_run).model_dump(mode="json")
-        return await self._ask(RedrivenAll, "POST", "/api/tasks/redrive", json=body)
+        return await self._ask(calls.redrive_all(filter, limit, dry_run))
 
     async def pause(self, kind: PausedKind, name: str, *, reason: str | None = None) -> list[Pause]:
         """Claim no further task of a type or domain; what is paused now."""
-        body = PauseOrder(kind=kind, name=name, reason=reason).model_dump()
-        return (await self._ask(Pauses, "POST", "/api/pauses", json=body)).pauses
+        return (await self._ask(calls.pause(kind, name, reason))).pauses
 
     async def resume(self, kind: PausedKind, name: str) -> bool:
         """Claim its tasks again; whether it was paused."""
-        body = ResumeOrder(kind=kind, name=name).model_dump()
-        return (await self._ask(Resumed, "POST", "/api/pauses/resume", json=body)).resumed
+        return (await self._ask(calls.resume(kind, name))).resumed
 
     async def pauses(self) -> list[Pause]:
         """What is paused."""
-        return (await self._ask(Pauses, "GET", "/api/pauses")).pauses
+        return (await self._ask(calls.pauses())).pauses
 
     async def tasks(self, filter: TaskFilter | None = None) -> AsyncIterator[TaskLine]:
         """Every task that fits, page after page; see `blocks.queue.Queue.page` for the order."""
-        query = (filter or TaskFilter()).model_dump(mode="json", exclude_none=True)
         cursor: str | None = None
         while True:
-            params = {**query, "limit": PAGE_LIMIT, **({"cursor": cursor} if cursor else {})}
-            page = await self._ask(Page, "GET", "/api/tasks", params=params)
+            page = await self._ask(calls.page(filter, cursor))
             for line in page.tasks:
                 yield line
             if (cursor := page.next) is None:
                 return
 
-    async def _ask(self, model: type[Model], method: str, path: str, **options: Any) -> Model:
+    async def _ask(self, call: Call[Model]) -> Model:
+        http = self._http()
         try:
-            answer = await self._http.request(method, path, **options)
+            answer = await http.request(call.method, call.path, **call.options)
         except httpx.TransportError as error:
-            raise GatewayUnavailable(
-                f"cannot reach the gateway at {self._http.base_url}: {error or type(error).__name__}",
-                "start it: `python -m serve_apps.gateway`",
-            ) from None
-        if answer.is_success:
-            return model.model_validate_json(answer.content)
+            raise unreachable(http.base_url, error) from None
+        return call.parsed(answer)
+
+    async def _lines(self, ids: Sequence[UUID], left: float) -> AsyncIterator[Waited]:
+        """Yield what one request says; raise `GatewayUnavailable` if it is broken off."""
+        http = self._http()
+        missing = set(ids)
         try:
-            problem = Problem.model_validate_json(answer.content)
-        except ValidationError:
-            # Not the gateway's own: of a proxy between.
-            problem = Problem(
-                type="about:blank",
-                title=answer.reason_phrase,
-                status=answer.status_code,
-                detail=f"{method} {path} was answered {answer.status_code} {answer.reason_phrase}",
-            )
-        if problem.status in (502, 503, 504):
-            raise GatewayUnavailable(problem.detail, problem.next_step or "try again later")
-        raise GatewayError(problem)
+            async with http.stream(**calls.wait_many(ids, left, self._timeout)) as answer:
+                if not answer.is_success:
+                    await answer.aread()
+                    raise calls.refusal(answer)
+                async for line in answer.aiter_lines():
+                    if (waited := calls.wait_line(line)) is not None:
+                        missing.discard(waited.id)
+                        yield waited
+        except httpx.TransportError as error:
+            raise unreachable(http.base_url, error) from None
+        if missing:
+            raise GatewayUnavailable("the gateway broke off its answer", "ask again")

@@ -132,6 +132,24 @@ class Waited(BaseModel):
         return cls(**fields, result=task.result, finished=task.status in FINISHED)
 
 
+class WaitOrder(BaseModel):
+    """Tasks to wait for."""
+
+    model_config = JSON
+
+    ids: list[Annotated[UUID, Field(strict=False)]] = Field(
+        min_length=1, max_length=TASKS_LIMIT, fail_fast=True, description="Whole ids."
+    )
+    timeout: float = Field(default=30, ge=0, le=WAIT_LIMIT_S, description="Longest wait in seconds.")
+
+
+class Gone(BaseModel):
+    """A task that was waited for and does not exist, or not any more."""
+
+    id: UUID
+    gone: Literal[True]
+
+
 class Steered(BaseModel):
     """What cancel, run or retry did."""
 

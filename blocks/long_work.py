@@ -226,11 +226,14 @@ def _sql(name: str) -> str:
     return (Path(__file__).parent / "queue" / "sql" / f"{name}.sql").read_text(encoding="utf-8")
 
 
-async def ask_organism(url: str | None, client: httpx.AsyncClient | None = None) -> OrganismWork | None:
+async def ask_organism(
+    url: str | None, headers: Mapping[str, str], client: httpx.AsyncClient | None = None
+) -> OrganismWork | None:
     """Ask the organism what runs on all its replicas.
 
     Args:
         url: Base of its routes; None: not known.
+        headers: Those that carry its token.
         client: To ask with; None: one of its own.
 
     Returns:
@@ -243,8 +246,9 @@ async def ask_organism(url: str | None, client: httpx.AsyncClient | None = None)
     try:
         if client is None:
             async with httpx.AsyncClient(trust_env=False, timeout=RUNNING_TIMEOUT_S) as own:
-                return await ask_organism(url, own)
-        answer = await client.get(f"{url.rstrip('/')}/running", timeout=RUNNING_TIMEOUT_S)
+                return await ask_organism(url, headers, own)
+        address = f"{url.rstrip('/')}/running"
+        answer = await client.get(address, headers=dict(headers), timeout=RUNNING_TIMEOUT_S)
         return OrganismWork.of(answer.json()) if answer.status_code == 200 else None
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError):
         return None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel
 
+from blocks.access import make_token
 from blocks.errors import OrganismError, StackError
 from blocks.settings import Settings
 from blocks.stack import ProcessRef, StackState, read_stack
@@ -71,7 +72,7 @@ async def start(settings: Settings, *, when: When = "drain", progress: Progress 
     Raises:
         OrganismError: A component cannot be started; the message says which and why.
     """
-    home = prepare_home(settings.home)
+    home = prepare_home(settings)
     async with turn(home, "up", waiting=_teller(progress)):
         return await _Start(settings, home, when, progress).run()
 
@@ -97,15 +98,17 @@ async def stop(settings: Settings, *, progress: Progress = silent) -> Stopped:
     return Stopped(was_running=bool(there), stopped=sorted(there), killed=killed, seconds=seconds)
 
 
-def prepare_home(path: Path) -> Path:
-    """Make the stack's folders.
+def prepare_home(settings: Settings) -> Path:
+    """Make the stack's folders, and the token of its HTTP routes.
 
     Raises:
         StackError: They cannot be made or belong to somebody else.
+        ConfigurationError: The token cannot be written.
     """
     # Root's is open to pass, not to read: Postgres runs as another user below it.
-    home = private_folder(path.resolve(), mode=0o711 if os.geteuid() == 0 else 0o700)
+    home = private_folder(settings.home.resolve(), mode=0o711 if os.geteuid() == 0 else 0o700)
     private_folder(home / "logs")
+    make_token(settings.model_copy(update={"home": home}))
     private_folder(components.run_folder(home))
     return home
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel
 
+from blocks.access import own_headers
 from blocks.errors import StackError
 from blocks.long_work import ask_organism
 from blocks.settings import Settings
@@ -128,13 +129,16 @@ async def _ask(stack: StackState, settings: Settings) -> tuple[dict[str, Compone
             asked["worker"] = _one(stack, "worker", stack.prefect_ui_url, health.check_worker(client, stack))
         if "gateway" in stack.processes:
             asked["gateway"] = _one(stack, "gateway", stack.gateway_url, health.check_gateway(client, stack))
-        answers, work = await asyncio.gather(asyncio.gather(*asked.values()), _work(client, stack, dsn))
+        answers, work = await asyncio.gather(
+            asyncio.gather(*asked.values()), _work(client, stack, settings, dsn)
+        )
         return dict(zip(asked, answers, strict=True)), work
 
 
-async def _work(client: httpx.AsyncClient, stack: StackState, dsn: str) -> list[str]:
+async def _work(client: httpx.AsyncClient, stack: StackState, settings: Settings, dsn: str) -> list[str]:
     queue, organism = await asyncio.gather(
-        health.long_work(dsn) if dsn else _nothing(), ask_organism(stack.organism_url, client)
+        health.long_work(dsn) if dsn else _nothing(),
+        ask_organism(stack.organism_url, own_headers(settings), client),
     )
     return [*(queue.notes if queue else []), *(organism.notes if organism else [])]
 

@@ -17,6 +17,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 from pydantic import BaseModel, Field
 
+from blocks.access import own_headers
 from blocks.errors import StackError
 from blocks.long_work import ask_organism
 from blocks.queue import Queue
@@ -249,7 +250,7 @@ async def _note_long_work(queue: Queue, summary: WatchdogSummary) -> None:
     except StackError:
         # Of a broken state file others complain; what the queue says is said all the same.
         url = None
-    if (running := await ask_organism(url)) is not None:
+    if (running := await ask_organism(url, own_headers(load_settings()))) is not None:
         summary.copies = running.copies
         summary.notes += running.notes
 

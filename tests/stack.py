@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 
+from blocks.access import own_headers
 from blocks.queue import Queue
+from blocks.settings import Settings
 from blocks.stack import StackState, environment_of, read_stack
 from tests.history import install_history
 
@@ -49,6 +51,11 @@ class Stack:
         state = read_stack(self.home)
         assert state is not None
         return state
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Those that carry the token of the stack."""
+        return dict(own_headers(Settings(home=self.home)))
 
     def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
         """Start an `organism` command, with more in its environment."""

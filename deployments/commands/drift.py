@@ -17,27 +17,32 @@ async def drift(
     type: Annotated[str | None, Parameter(name="--type", help="With --reset: only of this type.")] = None,
     domain: Annotated[str | None, Parameter(name="--domain", help="With --reset: of this domain.")] = None,
     url: Annotated[
-        str | None, Parameter(help="Address of the organism's routes; unset: of the embedded stack.")
+        str | None,
+        Parameter(help="Address of the organism's routes, which gets ORGANISM_TOKEN; unset: of the stack."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the rules of escalation, the sums of drift by type and domain, and which way tasks went."""
     import httpx
 
+    from blocks.access import bearer, own_headers
     from blocks.errors import ConfigurationError, OrganismUnavailable
     from blocks.settings import load_settings
     from blocks.stack import read_stack
 
     if (type or domain) and not reset:
         raise ConfigurationError("--type and --domain choose what to reset", "add --reset")
+    settings = load_settings()
+    # The stack's own token is for the stack alone.
+    headers = bearer(settings.token) if url else own_headers(settings)
     if url is None:
-        stack = read_stack(load_settings().home)
+        stack = read_stack(settings.home)
         if stack is None:
             raise OrganismUnavailable("no embedded stack is up", "run `organism up`, or give --url")
         url = stack.organism_url
     chosen = {name: value for name, value in (("type", type), ("domain", domain)) if value is not None}
     try:
-        async with httpx.AsyncClient(trust_env=False, timeout=ASK_TIMEOUT_S) as client:
+        async with httpx.AsyncClient(trust_env=False, headers=dict(headers), timeout=ASK_TIMEOUT_S) as client:
             if reset:
                 (await client.post(f"{url}/drift/reset", params=chosen)).raise_for_status()
             answer = (await client.get(f"{url}/drift")).raise_for_status()

@@ -68,12 +68,16 @@ async def why_task(id: str, /, *, as_json: AsJson = False) -> None:
     from contextlib import aclosing
     from functools import partial
 
+    from blocks.access import own_headers
     from blocks.settings import load_settings
     from blocks.stack import organism_url
     from serve_apps.gateway.organism import Coordinator, OrganismByHttp
 
+    settings = load_settings()
     # As the gateway does, so that both say the same.
-    coordinator = Coordinator(OrganismByHttp(partial(organism_url, load_settings())), calls=1)
+    coordinator = Coordinator(
+        OrganismByHttp(partial(organism_url, settings), partial(own_headers, settings)), calls=1
+    )
     async with open_queue() as queue, aclosing(coordinator):
         why = await queue.why(id, served=await coordinator.types())
     show(why, as_json, "\n".join(filter(None, [why.sentence, why.next_step and f"→ {why.next_step}"])))

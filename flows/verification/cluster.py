@@ -8,10 +8,12 @@ from typing import Any
 
 import httpx
 
+from blocks.access import own_headers
 from blocks.errors import OrganismError
 from blocks.long_work import OrganismWork, ask_organism
 from blocks.organism import Organism
 from blocks.ray_cluster import RayCluster, last_line
+from blocks.settings import load_settings
 from blocks.versions import ONE_IMAGE, differences, installed
 from flows.verification.finding import Finding, degraded, failed, ok
 
@@ -84,7 +86,7 @@ async def check_serve(organism: Organism, organism_url: str | None) -> list[Find
         findings += await _answers(organism)
         if organism_url:
             findings.append(await _routes(organism_url))
-            findings += copies(await ask_organism(organism_url))
+            findings += copies(await ask_organism(organism_url, own_headers(load_settings())))
     return findings
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import httpx
 
+from blocks.access import own_headers
+from blocks.settings import load_settings
 from flows.verification.finding import Finding, failed, ok
 
 HTTP_TIMEOUT_S = 10.0
@@ -18,7 +20,8 @@ async def check(url: str) -> list[Finding]:
     name = "gateway: routes"
     try:
         async with httpx.AsyncClient(trust_env=False, timeout=HTTP_TIMEOUT_S) as client:
-            answer = await client.get(f"{url}/readyz")
+            # With the token it says why it is not ready.
+            answer = await client.get(f"{url}/readyz", headers=dict(own_headers(load_settings())))
     except httpx.HTTPError as error:
         why = f"{url} does not answer: {str(error) or type(error).__name__}"
         return [failed(name, why, "`organism up` starts it again; its log is gateway.log")]

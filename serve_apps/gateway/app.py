@@ -22,6 +22,7 @@ from serve_apps.gateway.organism import Coordinator, Organism, OrganismByHttp
 from serve_apps.gateway.organs import Organs
 from serve_apps.gateway.parts import Parts
 from serve_apps.gateway.rate import Rate
+from serve_apps.gateway.slots import WaitSlots
 from serve_apps.gateway.tokens import tokens_of
 from serve_apps.gateway.waiting import Waiting
 from serve_apps.http_access import host_names
@@ -65,7 +66,15 @@ def create_app(settings: Settings | None = None, *, organism: Organism | None = 
         redirect_slashes=False,
     )
     metrics = QueueMetrics(registry, database, Organs(organism))
-    app.state.parts = Parts(database, waiting, metrics, registry, coordinator)
+    app.state.parts = Parts(
+        database,
+        waiting,
+        metrics,
+        registry,
+        coordinator,
+        # A quarter of the connections is left to those that ask for something at once.
+        WaitSlots(settings.gateway_waits, max(1, settings.gateway_connections * 3 // 4)),
+    )
     for router in (tasks.router, steering.router, pausing.router, coordinator_routes.router, health.router):
         # Not included: a router within the router is asked anew for each request, and longer than its routes.
         app.router.routes.extend(router.routes)

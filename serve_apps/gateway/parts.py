@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from serve_apps.gateway.database import Database
 from serve_apps.gateway.metrics import QueueMetrics
 from serve_apps.gateway.organism import Coordinator
 from serve_apps.gateway.problems import TITLES
+from serve_apps.gateway.slots import WaitSlots
 from serve_apps.gateway.waiting import Waiting
 
 
@@ -26,6 +28,7 @@ class Parts:
     metrics: QueueMetrics
     registry: CollectorRegistry
     coordinator: Coordinator
+    slots: WaitSlots
 
 
 # Coroutines, all of them: FastAPI runs anything else in a thread, which takes longer than a statement;
@@ -44,8 +47,17 @@ async def queue(request: Request) -> Queue:
     return found.database.queue
 
 
+async def wait_slot(request: Request) -> AsyncIterator[None]:
+    """Count a request that waits, until it is answered; 429 if there are as many as may be."""
+    found: Parts = request.app.state.parts
+    with found.slots.taken(str(request.state.who)):
+        yield
+
+
 TheParts = Annotated[Parts, Depends(parts)]
 TheQueue = Annotated[Queue, Depends(queue)]
+WAITS = [Depends(wait_slot)]
+"""Of routes that keep a connection for long."""
 TaskId = Annotated[
     str,
     Path(

@@ -3,31 +3,50 @@
 import asyncio
 import base64
 import binascii
-from collections.abc import AsyncIterable
-from contextlib import aclosing
+import time
+from collections.abc import AsyncIterable, AsyncIterator
+from contextlib import aclosing, suppress
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Body, HTTPException, Query, Request, Response
+from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import Discriminator, Field, Tag
 from uuid_utils.compat import uuid7
 
+from blocks.errors import TaskNotFound
 from blocks.gateway_api import (
     PAGE_LIMIT,
     TASKS_LIMIT,
     WAIT_LIMIT_S,
     FieldError,
+    Gone,
     Page,
     Submission,
     TaskBody,
     TaskStatus,
     Waited,
+    WaitOrder,
 )
-from blocks.queue import TaskFilter, TaskRow, Why
-from serve_apps.gateway.parts import OF_A_TASK, TaskId, TheParts, TheQueue, TheTask, errors, task
+from blocks.queue import Queue, TaskFilter, TaskRow, Why
+from serve_apps.gateway.parts import (
+    OF_A_TASK,
+    WAITS,
+    Parts,
+    TaskId,
+    TheParts,
+    TheQueue,
+    TheTask,
+    errors,
+    task,
+)
 from serve_apps.gateway.problems import Refused
 from serve_apps.gateway.reading import Route
+
+LINES = "application/x-ndjson"
+SIGN_OF_LIFE_S = 10.0
+"""Between empty lines, by which both sides know that the other is there."""
 
 router = APIRouter(prefix="/api/tasks", tags=["tasks"], route_class=Route)
 
@@ -108,7 +127,58 @@ async def list_tasks(query: Annotated[ListQuery, Query()], queue: TheQueue) -> P
     return Page(tasks=lines, next=_cursor(lines[-1].id) if more else None)
 
 
+@router.post(
+    "/wait",
+    summary="Wait for many tasks",
+    response_class=Response,
+    responses={
+        200: {"description": "JSON lines", "content": {LINES: {"schema": {"type": "string"}}}},
+        **errors("bad-request", "too-large", "not-json"),
+    },
+    dependencies=WAITS,
+)
+async def wait_for_many(order: WaitOrder, queue: TheQueue, parts: TheParts) -> StreamingResponse:
+    """Answer with a line of JSON for each task as it ends, in the form of `GET /api/tasks/{task_id}/wait`.
+
+    When the time is up, the others follow with `finished: false`; then the answer ends. One that does not
+    exist, or not any more, is `{"id": ..., "gone": true}`. An empty line comes every 10 s and means nothing.
+    An answer that ends before each task has had its line was broken off: ask again for the missing ones.
+    """
+    return StreamingResponse(_lines(order, queue, parts), media_type=LINES)
+
+
+async def _lines(order: WaitOrder, queue: Queue, parts: Parts) -> AsyncIterator[bytes]:
+    left = dict.fromkeys(order.ids)
+    deadline = time.monotonic() + order.timeout
+    async with aclosing(parts.waiting.ends(left)) as ends:
+        following = asyncio.ensure_future(anext(ends, None))
+        try:
+            while left and (pause := min(deadline - time.monotonic(), SIGN_OF_LIFE_S)) > 0:
+                if not (await asyncio.wait({following}, timeout=pause))[0]:
+                    yield b"\n"
+                    continue
+                for task_id in following.result() or {}:
+                    del left[task_id]
+                    yield await _line(task_id, queue)
+                following = asyncio.ensure_future(anext(ends, None))
+        finally:
+            following.cancel()
+            with suppress(asyncio.CancelledError):
+                await following
+    for task_id in left:
+        yield await _line(task_id, queue)
+
+
+async def _line(task_id: UUID, queue: Queue) -> bytes:
+    try:
+        outcome: Waited | Gone = Waited.of(await queue.get(str(task_id)))
+    except TaskNotFound:
+        outcome = Gone(id=task_id, gone=True)
+    return outcome.model_dump_json().encode() + b"\n"
+
+
 @router.get("/cancel", include_in_schema=False)
+@router.get("/wait", include_in_schema=False)
 @router.get("/redrive", include_in_schema=False)
 async def only_posted() -> None:
     """Else these words would be taken for ids of tasks."""
@@ -133,7 +203,7 @@ async def why(task_id: TaskId, queue: TheQueue, parts: TheParts) -> Why:
     return await queue.why(task_id, served=await parts.coordinator.types())
 
 
-@router.get("/{task_id}/wait", summary="Wait for a task", responses=OF_A_TASK)
+@router.get("/{task_id}/wait", summary="Wait for a task", responses=OF_A_TASK, dependencies=WAITS)
 async def wait(
     task: TheTask,
     queue: TheQueue,
@@ -164,6 +234,7 @@ async def wait(
     summary="Watch a task",
     response_class=EventSourceResponse,
     responses=OF_A_TASK,
+    dependencies=WAITS,
 )
 async def events(task: TheTask, parts: TheParts) -> AsyncIterable[ServerSentEvent]:
     """Server-sent events `status`, one now and one for each change that is seen, until the task has ended.

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
-from typing import Self
+from typing import Protocol, Self
 from uuid import UUID
 
 from blocks.queue import FINISHED, TaskState
@@ -28,7 +28,13 @@ OUTAGE_PAUSE_S = 0.5
 logger = logging.getLogger("organism.gateway")
 
 
-class _Watcher:
+class _Watcher(Protocol):
+    """Somebody who waits, and is given how each task that they wait for stands."""
+
+    def tell(self, task_id: UUID, state: TaskState | None) -> None: ...
+
+
+class _OfOne:
     """What one waiter has been told, and has not yet looked at."""
 
     def __init__(self) -> None:
@@ -36,9 +42,22 @@ class _Watcher:
         self.known = False
         self.state: TaskState | None = None
 
-    def tell(self, state: TaskState | None) -> None:
+    def tell(self, task_id: UUID, state: TaskState | None) -> None:
         if not self.known or state != self.state:
             self.known, self.state = True, state
+            self.told.set()
+
+
+class _OfMany:
+    """Which of many tasks have ended, or are gone, since that was last asked."""
+
+    def __init__(self) -> None:
+        self.told = asyncio.Event()
+        self.ended: dict[UUID, TaskState | None] = {}
+
+    def tell(self, task_id: UUID, state: TaskState | None) -> None:
+        if state is None or state.status in FINISHED:
+            self.ended[task_id] = state
             self.told.set()
 
 
@@ -77,9 +96,8 @@ class Waiting:
         What changes twice between two looks is seen once. None: the task does not exist, or not any more.
         An outage is waited out.
         """
-        watcher = _Watcher()
-        self._watchers.setdefault(task_id, set()).add(watcher)
-        self._somebody.set()
+        watcher = _OfOne()
+        self._add(task_id, watcher)
         try:
             while True:
                 await watcher.told.wait()
@@ -88,9 +106,38 @@ class Waiting:
                 if watcher.state is None or watcher.state.status in FINISHED:
                     return
         finally:
-            self._watchers[task_id].discard(watcher)
-            if not self._watchers[task_id]:
-                del self._watchers[task_id]
+            self._remove(task_id, watcher)
+
+    async def ends(self, task_ids: Collection[UUID]) -> AsyncGenerator[dict[UUID, TaskState | None], None]:
+        """Yield those of many tasks that have ended since the last time, until all have; None: it is gone.
+
+        As for one, an outage is waited out.
+        """
+        left = set(task_ids)
+        watcher = _OfMany()
+        for task_id in left:
+            self._add(task_id, watcher)
+        try:
+            while left:
+                await watcher.told.wait()
+                watcher.told.clear()
+                ended, watcher.ended = watcher.ended, {}
+                for task_id in ended.keys() & left:
+                    self._remove(task_id, watcher)
+                    left.discard(task_id)
+                yield ended
+        finally:
+            for task_id in left:
+                self._remove(task_id, watcher)
+
+    def _add(self, task_id: UUID, watcher: _Watcher) -> None:
+        self._watchers.setdefault(task_id, set()).add(watcher)
+        self._somebody.set()
+
+    def _remove(self, task_id: UUID, watcher: _Watcher) -> None:
+        self._watchers[task_id].discard(watcher)
+        if not self._watchers[task_id]:
+            del self._watchers[task_id]
 
     async def _keep_polling(self) -> None:
         while True:
@@ -105,7 +152,7 @@ class Waiting:
                 states = await self._states(list(asked))
                 for task_id, watchers in asked.items():
                     for watcher in watchers:
-                        watcher.tell(states.get(task_id))
+                        watcher.tell(task_id, states.get(task_id))
                 took = time.monotonic() - started
                 pause = min(max(POLL_SHARE * took, POLL_PAUSE_S), POLL_PAUSE_LIMIT_S)
                 self.polls += 1

@@ -16,7 +16,9 @@ from uuid import uuid4
 
 import httpx
 
+from blocks.access import own_headers
 from blocks.errors import ConfigurationError, OrganismError, OrganismUnavailable
+from blocks.settings import load_settings
 from serve_apps.organism.config import OrganismConfig, parse_config
 from serve_apps.organism.deployments import APP, MANAGER, ROUTE_PREFIX
 
@@ -295,9 +297,10 @@ def routes_url(details: dict[str, Any], dashboard_url: str) -> str | None:
 
 
 def routes_client(url: str, *, timeout: float) -> httpx.AsyncClient:
-    """A client of the organism's HTTP routes at ``url``."""
+    """A client of the organism's HTTP routes at ``url``, with the token in effect."""
     local = urlsplit(url).hostname in _LOOPBACK
-    return httpx.AsyncClient(base_url=url, timeout=timeout, trust_env=not local)
+    headers = dict(own_headers(load_settings()))
+    return httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout, trust_env=not local)
 
 
 def useful_line(message: str) -> str:

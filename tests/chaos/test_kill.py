@@ -94,7 +94,8 @@ async def test_the_task_that_kills_its_replica_is_found_and_its_neighbours_compl
 
 
 def replica_pid(stack: Stack) -> int:
-    return int(httpx.get(f"{stack.state.organism_url}/health", trust_env=False).json()["pid"])
+    url = f"{stack.state.organism_url}/health"
+    return int(httpx.get(url, headers=stack.headers, trust_env=False).json()["pid"])
 
 
 async def test_terminated_is_not_failed(stack: Stack, stack_queue: Queue) -> None:

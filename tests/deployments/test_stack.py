@@ -22,6 +22,8 @@ import httpx
 import psutil
 import pytest
 
+from blocks.access import own_headers
+from blocks.settings import Settings
 from blocks.stack import StackState, read_stack
 from deployments import processes
 from deployments.components import ray_folder
@@ -61,6 +63,16 @@ class Home:
         stack = read_stack(self.path)
         assert stack is not None
         return stack
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Those that carry the token of the stack."""
+        return dict(own_headers(Settings(home=self.path)))
+
+    def ask(self, method: str, path: str, **request: Any) -> httpx.Response:
+        """What the organism's HTTP routes answer."""
+        url = f"{self.stack().organism_url}{path}"
+        return httpx.request(method, url, headers=self.headers, trust_env=False, **request)
 
     def members(self, *roles: str) -> list[psutil.Process]:
         return marks_of(self.path).members(known_processes(self.path), roles or None)
@@ -140,7 +152,7 @@ class TestLife:
 
     def test_the_organism_runs_a_task_over_http(self, home: Home) -> None:
         task = {"task_id": "a", "claim": 1, "attempt": 1, "type": "echo", "params": {"x": 1}}
-        answer = httpx.post(f"{home.stack().organism_url}/handle-task", json=task, trust_env=False)
+        answer = home.ask("POST", "/handle-task", json=task)
         assert answer.status_code == 200, answer.text
         assert answer.json()["success"] is True
 
@@ -171,12 +183,12 @@ class TestLife:
         assert home.sql("SELECT count(*) FROM tasks") == 0
 
     def test_joining_restarts_nothing_and_tells_what_has_no_effect(self, home: Home) -> None:
-        before = httpx.get(f"{home.stack().organism_url}/health", trust_env=False).json()
+        before = home.ask("GET", "/health").json()
         process = home.popen("up", ORGANISM_HTTP_PORT="4")
         _, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0
         assert "ORGANISM_HTTP_PORT=4 has no effect on the running stack" in err
-        after = httpx.get(f"{home.stack().organism_url}/health", trust_env=False).json()
+        after = home.ask("GET", "/health").json()
         assert after["pid"] == before["pid"]
 
     def test_a_changed_configuration_is_applied_by_joining(self, home: Home) -> None:
@@ -186,7 +198,7 @@ class TestLife:
         )
         assert home.organism("up", ORGANISM_CONFIG="mine.yaml")["joined"] is True
         task = {"task_id": "a", "claim": 1, "attempt": 1, "type": "greet", "params": {}}
-        answer = httpx.post(f"{home.stack().organism_url}/handle-task", json=task, trust_env=False)
+        answer = home.ask("POST", "/handle-task", json=task)
         assert answer.json()["result"] == "hello", answer.text
 
     def test_what_changed_is_said_and_its_replicas_replaced(self, home: Home) -> None:
@@ -194,7 +206,7 @@ class TestLife:
             return home.organism("up", *arguments, ORGANISM_CONFIG="mine.yaml")
 
         assert up()["changes"] == []
-        before = httpx.get(f"{home.stack().organism_url}/health", trust_env=False).json()
+        before = home.ask("GET", "/health").json()
         (home.path / "mine.py").write_text("import words\ndef greet(task):\n    return words.greeting\n")
         (home.path / "words.py").write_text("greeting = 'hello'\n")
         [change] = up("--now")["changes"]
@@ -207,9 +219,9 @@ class TestLife:
         )
         assert "organism: replicas are replaced: words.py changed; " in err
         task = {"task_id": "a", "claim": 1, "attempt": 1, "type": "greet", "params": {}}
-        answer = httpx.post(f"{home.stack().organism_url}/handle-task", json=task, trust_env=False)
+        answer = home.ask("POST", "/handle-task", json=task)
         assert answer.json()["result"] == "good day", answer.text
-        after = httpx.get(f"{home.stack().organism_url}/health", trust_env=False).json()
+        after = home.ask("GET", "/health").json()
         assert after["pid"] != before["pid"]
 
     def test_what_died_is_named_and_repaired_and_the_rest_left_alone(self, home: Home) -> None:
@@ -238,7 +250,7 @@ class TestLife:
         before = home.stack()
         for process in home.members("ray"):
             process.kill()
-        with httpx.Client(base_url=before.gateway_url, trust_env=False) as http:
+        with httpx.Client(base_url=before.gateway_url, headers=home.headers, trust_env=False) as http:
             assert http.post("/api/tasks", json={"type": "echo"}).status_code == 201
             ready = http.get("/readyz")
             assert (ready.status_code, ready.json()["status"]) == (200, "degraded")

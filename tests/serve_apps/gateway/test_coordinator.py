@@ -133,7 +133,7 @@ async def test_an_address_where_nobody_listens_is_named(database: str) -> None:
 
 @pytest.mark.stack
 async def test_the_real_organism(stack: Stack, database: str) -> None:
-    async with running(database, url=stack.state.organism_url) as gateway:
+    async with running(database, url=stack.state.organism_url, home=stack.home) as gateway:
         health = await gateway.http.get("/coordinator/health")
         assert (health.status_code, health.json()["status"]) == (200, "healthy"), health.text
         assert health.json()["organism"]["organism_initialized"]
@@ -156,7 +156,9 @@ async def test_the_gateway_as_an_ingress_of_serve(stack: Stack, stack_queue: Que
     url = f"{stack.state.organism_url.removesuffix('/organism')}/gateway"
     await asyncio.to_thread(serve.run, build(IngressArgs()), name="gateway", route_prefix="/gateway")
     try:
-        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as http:
+        async with httpx.AsyncClient(
+            base_url=url, headers=stack.headers, trust_env=False, timeout=30
+        ) as http:
             made = await http.post("/api/tasks", json={"type": "no.such.type"})
             assert made.status_code == 201, made.text
             [task] = made.json()["tasks"]

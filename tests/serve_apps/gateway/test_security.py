@@ -350,10 +350,13 @@ def test_the_process_serves_without_ray_or_prefect(databases: Any, tmp_path: Pat
 
 
 def test_answers_do_not_wait_for_acknowledgements() -> None:
-    with bound("127.0.0.1", 0) as listener:
-        with socket.create_connection(listener.getsockname()) as _, listener.accept()[0] as accepted:
-            # What asyncio looks at before it turns Nagle's algorithm off.
-            assert accepted.proto == socket.IPPROTO_TCP
+    with (
+        bound("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()) as _,
+        listener.accept()[0] as accepted,
+    ):
+        # What asyncio looks at before it turns Nagle's algorithm off.
+        assert accepted.proto == socket.IPPROTO_TCP
 
 
 @pytest.mark.parametrize(

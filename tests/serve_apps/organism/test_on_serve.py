@@ -147,7 +147,8 @@ async def test_a_task_is_cancelled_through_the_client_and_its_handler_sees_it(
 
 
 def test_the_http_routes(stack: Stack) -> None:
-    with httpx.Client(base_url=stack.state.organism_url, trust_env=False) as client:
+    url = stack.state.organism_url
+    with httpx.Client(base_url=url, headers=stack.headers, trust_env=False) as client:
         assert client.get("/health").json()["organism_initialized"] is True
         assert "echo" in client.get("/status").json()["task_types"]
         answer = client.post("/handle-task", json={"task_id": "t", "type": "echo", "params": {"n": 1}})
@@ -157,3 +158,21 @@ def test_the_http_routes(stack: Stack) -> None:
             answer = client.post("/handle-task", content=bad, headers={"content-type": "application/json"})
             assert answer.status_code == 422
             assert answer.json()["error"]
+
+
+def test_without_the_token_its_routes_are_closed(stack: Stack) -> None:
+    with httpx.Client(base_url=stack.state.organism_url, trust_env=False) as client:
+        assert client.get("/health").json() == {"status": "healthy", "organism_initialized": True}
+        task = {"type": "echo", "params": {}}
+        for headers in ({}, {"authorization": "Bearer wrong"}):
+            for path in ("/status", "/running", "/organs-apart", "/drift", "/openapi.json", "/docs", "/x"):
+                answer = client.get(path, headers=headers)
+                assert answer.status_code == 401, path
+                assert "ORGANISM_TOKEN" in answer.json()["error"]
+            for path in ("/handle-task", "/drain-limit?within_s=0", "/drift/reset", "/health"):
+                assert client.post(path, json=task, headers=headers).status_code == 401, path
+        for headers in ({"host": "evil.example"}, {"origin": "https://evil.example"}):
+            for token in ({}, stack.headers):
+                assert client.get("/health", headers={**headers, **token}).status_code == 403
+        form = {"content-type": "text/plain", **stack.headers}
+        assert client.post("/handle-task", content=b'{"type": "echo"}', headers=form).status_code == 415
