@@ -36,7 +36,9 @@ class TaskLinks:
             ours = queue_dsn(settings).get_secret_value() == dsn
         except ConfigurationError:
             ours = False
-        self._base = f"{stack.gateway_url}/api/tasks" if stack and stack.gateway_url and ours else None
+        # A browser has no token to send.
+        reachable = stack and stack.gateway_url and settings.gateway_open
+        self._base = f"{stack.gateway_url}/api/tasks" if stack and reachable and ours else None
 
     def to(self, task: UUID) -> str:
         """The task in markdown."""

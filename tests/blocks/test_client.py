@@ -228,21 +228,24 @@ async def test_a_wait_for_many_goes_through_an_outage(
 
 async def test_waits_of_one_token_are_bounded(database: str, tmp_path: Any) -> None:
     tokens = token_file(tmp_path, operate="one", read="two")
-    async with running(database, gateway_tokens=tokens, gateway_waits=2) as gateway:
-        async with Client(gateway.url, token="one") as one, Client(gateway.url, token="two") as two:
-            task = await one.submit("t")
-            waits = [asyncio.create_task(one.wait(task.id, 60)) for _ in range(2)]
-            await until(lambda: gateway.parts.waiting.waiters == 2)
-            for refused in (one.wait(task.id, 1), anext(aiter(one.wait_many([task.id], 1)))):
-                with pytest.raises(GatewayError, match="wait already") as error:
-                    await refused
-                assert error.value.problem.status == 429
-            head = {"authorization": "Bearer one"}
-            assert (await gateway.http.get(f"/api/tasks/{task.id}/events", headers=head)).status_code == 429
-            assert not (await two.wait(task.id, 0.1)).finished
-            await task.cancel()
-            assert {(await wait).status for wait in waits} == {"cancelled"}
-            assert (await one.wait(task.id, 1)).finished, "their places are free again"
+    async with (
+        running(database, gateway_tokens=tokens, gateway_waits=2) as gateway,
+        Client(gateway.url, token="one") as one,
+        Client(gateway.url, token="two") as two,
+    ):
+        task = await one.submit("t")
+        waits = [asyncio.create_task(one.wait(task.id, 60)) for _ in range(2)]
+        await until(lambda: gateway.parts.waiting.waiters == 2)
+        for refused in (one.wait(task.id, 1), anext(aiter(one.wait_many([task.id], 1)))):
+            with pytest.raises(GatewayError, match="wait already") as error:
+                await refused
+            assert error.value.problem.status == 429
+        head = {"authorization": "Bearer one"}
+        assert (await gateway.http.get(f"/api/tasks/{task.id}/events", headers=head)).status_code == 429
+        assert not (await two.wait(task.id, 0.1)).finished
+        await task.cancel()
+        assert {(await wait).status for wait in waits} == {"cancelled"}
+        assert (await one.wait(task.id, 1)).finished, "their places are free again"
 
 
 def test_one_client_in_many_event_loops(databases: Any) -> None:
@@ -323,8 +326,9 @@ async def test_a_client_finds_the_stack_of_its_home_and_its_token(
     make_token(Settings(home=tmp_path))
     async with running(database, gateway_open=False, home=tmp_path) as gateway:
         state = StackState(
-            home=tmp_path, stack_id="s", dsn="", ray_address="", ray_token_path=tmp_path, ray_dashboard_url="",
-            prefect_api_url="", prefect_ui_url="", organism_url="", gateway_url=gateway.url, processes={},
+            home=tmp_path, stack_id="s", dsn="", ray_address="", ray_token_path=tmp_path,
+            ray_dashboard_url="", prefect_api_url="", prefect_ui_url="", organism_url="",
+            gateway_url=gateway.url, processes={},
         )  # fmt: skip
         (tmp_path / STATE_FILE).write_text(state.model_dump_json())
         async with Client() as client:

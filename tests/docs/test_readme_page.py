@@ -34,8 +34,7 @@ async def test_its_clients_submit_and_wait(
     [on_the_table] = [code for code in blocks if "TaskQueue" in code]
     lanes = stack.start("dispatch", "--json")
     try:
-        code = over_http.replace("Client()", f'Client("{stack.state.gateway_url}")')
-        await run(code, {})
+        await run(over_http, {})
         assert "{'text': 'hello'}" in capsys.readouterr().out
     finally:
         lanes.send_signal(signal.SIGINT)

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.events.filters import EventFilter, EventNameFilter
@@ -47,11 +46,8 @@ async def test_progress_moves_and_failures_lead_to_their_tasks(
 
     artifacts = await artifacts_of((await newest_run()).id)
     [row] = json.loads(artifacts["dispatch-failures"].data)
-    link = f"{stack.state.gateway_url}/api/tasks/{bad}"
-    assert row["task"] == f"[{bad}]({link})"
+    assert row["task"] == str(bad), "a link to the gateway would answer 401 in a browser"
     assert row["type"] == r"no.such.\_\_type\_\_"
-    async with httpx.AsyncClient() as client:
-        assert (await client.get(link)).json()["status"] == "failed"
 
     async def told() -> Any:
         names = EventNameFilter(name=["organism.dispatch.dead-lettered"])

@@ -19,6 +19,7 @@ ROUTES = {
             "/api/tasks",
             "/api/tasks/cancel",
             "/api/tasks/redrive",
+            "/api/tasks/wait",
             "/api/pauses",
             "/api/pauses/resume",
         )
