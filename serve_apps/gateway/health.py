@@ -7,7 +7,6 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from blocks.errors import OrganismUnavailable
 from blocks.gateway_api import Health
-from serve_apps.gateway.database import OUTAGE
 from serve_apps.gateway.metrics import exposition
 from serve_apps.gateway.parts import TheParts, errors
 from serve_apps.gateway.problems import TITLES, Refused
@@ -26,7 +25,7 @@ async def healthz() -> Health:
 
 @router.get("/readyz", summary="Whether the gateway is of use", responses={**FOREIGN, 503: errors()[503]})
 async def readyz(parts: TheParts, request: Request) -> Health:
-    """Whether Postgres answers; 503 while it does not, with the reason for whoever has a token.
+    """Whether a task can be added; 503 while it cannot, with the reason for whoever has a token.
 
     Without the organism it is degraded and of use all the same: tasks are taken, and wait.
     """
@@ -34,10 +33,10 @@ async def readyz(parts: TheParts, request: Request) -> Health:
     known = request.state.who is not None
     try:
         await parts.database.check()
-    except OUTAGE:
+    except Exception:
         if known:
             raise
-        raise Refused("unavailable", "Postgres does not answer", next_step="try again later") from None
+        raise Refused("unavailable", "tasks cannot be added now", next_step="try again later") from None
     try:
         await parts.coordinator.health()
     except OrganismUnavailable as error:
