@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 from typing import Any
 
@@ -74,5 +75,5 @@ async def test_no_dependency_of_a_route_is_run_in_a_thread() -> None:
         for route in router.routes:
             for call in calls(route.dependant):  # type: ignore[attr-defined]
                 target = call if asyncio.iscoroutinefunction(call) else getattr(call, "__call__", call)  # noqa: B004
-                is_stream = getattr(call, "__name__", "") == "events"
-                assert asyncio.iscoroutinefunction(target) or is_stream, f"{call} is no coroutine"
+                is_async = asyncio.iscoroutinefunction(target) or inspect.isasyncgenfunction(call)
+                assert is_async, f"{call} is no coroutine"
