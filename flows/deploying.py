@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import orjson
 from pydantic import BaseModel
 
 from blocks.errors import ConfigurationError, OrganismError
@@ -27,6 +28,41 @@ if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
 
 POOL = "organism"
+POOL_TYPE = "process"
+JOB_TEMPLATE: dict[str, Any] = {
+    # No `command`, `env` or `working_dir`: with Prefect's own template a run may bring a command line, which
+    # the worker executes. `env` must not be here at all: a run's is merged into one that is (3.8.8).
+    "job_configuration": {
+        "name": "{{ name }}",
+        "labels": "{{ labels }}",
+        "stream_output": "{{ stream_output }}",
+    },
+    "variables": {
+        "type": "object",
+        # The server refuses a run that sets others, instead of ignoring them.
+        "additionalProperties": False,
+        "properties": {
+            "name": {
+                "type": "string",
+                "title": "Name",
+                "description": "Of the process, in the worker's log.",
+            },
+            "labels": {
+                "type": "object",
+                "title": "Labels",
+                "additionalProperties": {"type": "string"},
+                "description": "Of the process.",
+            },
+            "stream_output": {
+                "type": "boolean",
+                "title": "Stream Output",
+                "default": True,
+                "description": "Whether the worker's log shows what the process prints.",
+            },
+        },
+    },
+}
+"""What a run may decide of the process it runs in."""
 DEPLOY_TIMEOUT_S = 120.0
 DECIDED = {
     "entrypoint",
@@ -119,19 +155,23 @@ def reaching_prefect() -> Iterator[str]:
 
 
 async def _ensure_pool() -> bool:
+    """Make the work pool, or give the one that is there our template. Return True if it is new."""
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
     from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
     async with get_client() as client:
         try:
-            await client.read_work_pool(POOL)
-            return False
+            pool = await client.read_work_pool(POOL)
         except ObjectNotFound:
-            pass
-        with suppress(ObjectAlreadyExists):  # somebody else was quicker
-            await client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
-        return True
+            new = WorkPoolCreate(name=POOL, type=POOL_TYPE, base_job_template=JOB_TEMPLATE)
+            with suppress(ObjectAlreadyExists):  # somebody else was quicker
+                await client.create_work_pool(new)
+            return True
+        # A pool of another type runs flows elsewhere; its template is its operator's decision.
+        if pool.type == POOL_TYPE and pool.base_job_template != JOB_TEMPLATE:
+            await client.update_work_pool(POOL, WorkPoolUpdate(base_job_template=JOB_TEMPLATE))
+        return False
 
 
 async def _deploy(there: dict[str, DeploymentResponse]) -> None:
@@ -200,7 +240,8 @@ def _purpose(deployment: DeploymentResponse) -> dict[str, Any]:
 
 def digest() -> str:
     """Of what `apply` applies: it changes when applying again would change something."""
-    return hashlib.sha256(prefect_yaml().read_bytes() + version("organism-flows").encode()).hexdigest()
+    ours = (prefect_yaml().read_bytes(), orjson.dumps(JOB_TEMPLATE), version("organism-flows").encode())
+    return hashlib.sha256(b"".join(ours)).hexdigest()
 
 
 def main(mark: Path | None = None) -> int:
