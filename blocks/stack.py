@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, SecretStr, ValidationError
 
@@ -38,6 +40,9 @@ class StackState(BaseModel):
     ray_dashboard_url: str
     prefect_api_url: str
     prefect_ui_url: str
+    prefect_secret_path: Path | None = None
+    """File with the ``user:password`` that the Prefect server asks for. ``None``: an older version started
+    it, and it asks for nothing."""
     organism_url: str
     """Base of the organism's HTTP routes, ending in ``/organism``."""
     gateway_url: str = ""
@@ -62,10 +67,39 @@ def read_stack(home: Path) -> StackState | None:
         raise StackError(f"cannot read {path}: {reason}", "run `organism down`, which clears it") from None
 
 
-def environment_of(stack: StackState) -> dict[str, str]:
-    """The variables by which Prefect and Ray find ``stack``."""
+def prefect_environment_of(stack: StackState) -> dict[str, str]:
+    """Return the variables by which Prefect finds and enters the server of ``stack``."""
+    secret = read_secret(stack.prefect_secret_path)
     return {
         "PREFECT_API_URL": stack.prefect_api_url,
+        # Prefect reads it from nowhere but a variable or a profile: no setting names a file (3.8.8).
+        **({"PREFECT_API_AUTH_STRING": secret} if secret else {}),
+    }
+
+
+def read_secret(path: Path | None) -> str:
+    """Return the secret in the file ``path``, or an empty string if there is none that we may read."""
+    with contextlib.suppress(OSError):
+        return path.read_text().strip() if path else ""
+    return ""
+
+
+def running_stack(home: Path) -> StackState:
+    """Return the state of the embedded stack in ``home``.
+
+    Raises:
+        StackError: No stack is up there, or its state cannot be read.
+    """
+    stack = read_stack(home)
+    if stack is None:
+        raise StackError(f"no stack is up in {home}", "run `organism up`, or set ORGANISM_HOME")
+    return stack
+
+
+def environment_of(stack: StackState) -> dict[str, str]:
+    """The variables by which Prefect and Ray find ``stack``. One of them is a secret."""
+    return {
+        **prefect_environment_of(stack),
         "RAY_ADDRESS": stack.ray_address,
         # An explicit address never turns token authentication on by itself (Ray 2.60); without these a
         # driver waits 20 s and fails with "Failed to connect".
@@ -81,16 +115,27 @@ def join_stack(home: Path) -> StackState | None:
     """Point this process's Prefect and Ray at the embedded stack in ``home``, where it names no others.
 
     Call it before importing Prefect or Ray: both read their settings at import. Variables that are already
-    set win, so a process with an external server or cluster keeps it.
+    set win, so a process with an external server or cluster keeps it, and sends it none of our secrets.
     """
     stack = read_stack(home)
     if stack is not None:
         wanted = environment_of(stack)
         if os.environ.get("RAY_ADDRESS", stack.ray_address) != stack.ray_address:
-            wanted = {"PREFECT_API_URL": wanted["PREFECT_API_URL"]}
+            wanted = prefect_environment_of(stack)
+        if not same_server(os.environ.get("PREFECT_API_URL"), stack.prefect_api_url):
+            wanted.pop("PREFECT_API_AUTH_STRING", None)
         for name, value in wanted.items():
             os.environ.setdefault(name, value)
     return stack
+
+
+def same_server(named: str | None, own: str) -> bool:
+    """Return True if the URL ``named`` is missing or leads to the server of the URL ``own``."""
+    if not named:
+        return True
+    one, other = urlsplit(named), urlsplit(own)
+    # Both names of loopback are in use, in documentation of Prefect too.
+    return (one.scheme, one.netloc.replace("localhost", "127.0.0.1")) == (other.scheme, other.netloc)
 
 
 def queue_dsn(settings: Settings) -> SecretStr:

@@ -32,6 +32,8 @@ COMMANDS = {
     "up": "up:up",
     "down": "down:down",
     "status": "status:status",
+    "ui": "ui:ui",
+    "env": "env:env",
     "demo": "demo:demo",
     "bootstrap": "bootstrap:bootstrap",
     "submit": "submit:submit",

@@ -95,8 +95,7 @@ def start_ray(settings: Settings, stack: StackState) -> Child:
 def start_prefect(settings: Settings, stack: StackState) -> Child:
     """Start the Prefect server on loopback, with its SQLite database in the stack's home."""
     home = private_folder(stack.home / "prefect")
-    command = [sys.executable, "-P", "-m", "prefect", "server", "start"]
-    command += ["--host", LOOPBACK, "--port", _port(stack.prefect_api_url)]
+    command = [sys.executable, "-P", "-m", "deployments.prefect_server", _port(stack.prefect_api_url)]
     return spawn(
         "prefect",
         command,

@@ -7,11 +7,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from blocks.settings import OLDER_NAMES, Settings
-from blocks.stack import StackState, environment_of
+from blocks.stack import StackState, environment_of, read_secret
 from deployments.ports import LOOPBACK
+from deployments.prefect_server import HOSTS
 from deployments.processes import STACK_ID
 
 # Each of these would point a process of the stack at somebody else's server, cluster or database.
+# The two secrets of Prefect come back from the stack's file if they are meant for it (`own_prefect_secret`).
 FOREIGN = {
     "RAY_ADDRESS",
     "RAY_AUTH_TOKEN",
@@ -112,6 +114,9 @@ def prefect_environment(settings: Settings, stack: StackState, home: Path) -> di
     return {
         **base_environment(settings, stack),
         "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_API_AUTH_STRING": read_secret(stack.prefect_secret_path),
+        # The UI, under both names of loopback; any page of any site by default.
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(ui_origins(stack)),
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
         # The default copies the UI into site-packages, which may be read-only.
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(home / "ui"),
@@ -123,6 +128,12 @@ def prefect_environment(settings: Settings, stack: StackState, home: Path) -> di
         "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(30 * 24 * 3600),
         "PREFECT_CLI_COLORS": "false",
     }
+
+
+def ui_origins(stack: StackState) -> list[str]:
+    """Return the origins that the Prefect UI may be opened at: those of `prefect_server.HOSTS`."""
+    port = urlsplit(stack.prefect_ui_url).port
+    return [f"http://{host}:{port}" for host in HOSTS]
 
 
 def gateway_environment(settings: Settings, stack: StackState) -> dict[str, str]:

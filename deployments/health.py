@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 from collections.abc import Awaitable
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blocks.long_work import ARGUMENTS, LongWork, can_write_sql, long_work_sql
-from blocks.stack import StackState
+from blocks.stack import StackState, read_secret
 
 if TYPE_CHECKING:
     import httpx
@@ -83,15 +84,18 @@ async def check_ray(client: httpx.AsyncClient, stack: StackState) -> Check:
 
 
 async def check_prefect(client: httpx.AsyncClient, stack: StackState) -> Check:
-    """Ask the Prefect server."""
-    return await _get(client, f"{stack.prefect_api_url}/health", {})
+    """Ask the Prefect server whether it reaches its database, and whether it knows the stack's secret."""
+    return await _first_problem(
+        _get(client, f"{stack.prefect_api_url}/ready", {}),
+        _get(client, f"{stack.prefect_api_url}/version", basic(stack.prefect_secret_path)),
+    )
 
 
 async def check_worker(client: httpx.AsyncClient, stack: StackState) -> Check:
     """Ask the Prefect server whether the stack's worker reports to it."""
     url = f"{stack.prefect_api_url}/work_pools/{WORK_POOL}/workers/filter"
     try:
-        response = await client.post(url, json={})
+        response = await client.post(url, json={}, headers=basic(stack.prefect_secret_path))
         if response.status_code != 200:
             return Check(False, f"{url} answers {response.status_code}")
         workers = [worker for worker in response.json() if worker["name"] == stack.stack_id]
@@ -119,6 +123,12 @@ def bearer(token_path: Path) -> dict[str, str]:
     with contextlib.suppress(OSError):
         return {"Authorization": f"Bearer {token_path.read_text().strip()}"}
     return {}
+
+
+def basic(secret_path: Path | None) -> dict[str, str]:
+    """Return the header that opens the Prefect API, empty when the secret cannot be read."""
+    secret = read_secret(secret_path)
+    return {"Authorization": f"Basic {base64.b64encode(secret.encode()).decode()}"} if secret else {}
 
 
 async def _first_problem(*checks: Awaitable[Check]) -> Check:

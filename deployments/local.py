@@ -17,13 +17,14 @@ from pydantic import BaseModel
 from blocks.access import make_token
 from blocks.errors import OrganismError, StackError
 from blocks.settings import Settings
-from blocks.stack import ProcessRef, StackState, read_stack
+from blocks.stack import ProcessRef, StackState, read_secret, read_stack
 from deployments import components, health, organism_app, processes
 from deployments.environment import postgres_environment
 from deployments.folders import private_folder, short_folder
 from deployments.planning import dsn_mark, ignored_ports, plan
 from deployments.postgres import STOP_SIGNAL, EmbeddedPostgres
-from deployments.progress import Event, Phase, Progress, silent
+from deployments.progress import Event, Progress, Timed, silent
+from deployments.secret_files import own_prefect_secret
 from deployments.state import forget_stack, stack_id_of, turn, write_stack
 from deployments.together import all_of, uninterrupted
 
@@ -187,6 +188,9 @@ class _Start:
         if previous.dsn_mark != dsn_mark(self.home, self.settings):
             self._note("stack", "the stack runs with another database than ORGANISM_DSN says; restarting it")
             return set()
+        if not self._knows_secret(previous):
+            self._note("stack", "the stack runs without the secret that Prefect is to ask for; restarting it")
+            return set()
         alive = {role for role, ref in previous.processes.items() if processes.find(ref)}
         if not alive:
             return set()
@@ -204,6 +208,12 @@ class _Start:
                 checks["postgres"] = health.check_postgres(previous.dsn)
             answers = dict(zip(checks, await asyncio.gather(*checks.values()), strict=True))
         return {role for role, answer in answers.items() if answer.ok and role in alive | {"organism"}}
+
+    def _knows_secret(self, previous: StackState) -> bool:
+        """Return True if the processes of ``previous`` have the secret that Prefect is to ask for."""
+        known = read_secret(previous.prefect_secret_path)
+        own = own_prefect_secret(previous.prefect_api_url)
+        return bool(known) and own in (None, known)
 
     async def _clear(self, previous: StackState | None, kept: set[str]) -> StackState:
         """Stop what is broken or left over, then decide the addresses; ``kept`` loses what must restart."""
@@ -333,32 +343,8 @@ class _Start:
     def _note(self, component: str, line: str) -> None:
         self.progress(Event(component, "note", detail=line))
 
-    def _timed(self, component: str) -> _Timed:
-        return _Timed(component, self.progress)
-
-
-class _Timed:
-    """Reports a component's start and end; within it, calling it reports what the component is doing."""
-
-    def __init__(self, component: str, progress: Progress) -> None:
-        self.component = component
-        self.progress = progress
-        self.started = time.monotonic()
-
-    def __call__(self, detail: str, phase: Phase = "starting") -> None:
-        self.progress(Event(self.component, phase, time.monotonic() - self.started, detail))
-
-    async def __aenter__(self) -> _Timed:
-        self("")
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: object
-    ) -> None:
-        if error is None:
-            self("", "ready")
-        elif not isinstance(error, asyncio.CancelledError):
-            self(error.what if isinstance(error, OrganismError) else str(error), "failed")
+    def _timed(self, component: str) -> Timed:
+        return Timed(component, self.progress)
 
 
 def _misled(stack: StackState, previous: StackState) -> set[str]:

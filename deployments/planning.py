@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 from blocks.settings import Settings
 from blocks.stack import StackState
 from deployments import ports
-from deployments.state import ray_token, stack_id_of
+from deployments.secret_files import own_prefect_secret, prefect_secret, ray_token
+from deployments.state import stack_id_of
 
 
 def plan(
@@ -83,6 +84,7 @@ def plan(
             port_of(old.gateway_url) if old else None,
         )
     stack_id = stack_id_of(home)
+    prefect_ui_url = f"http://{ports.LOOPBACK}:{prefect}"
     ray_address = old.ray_address if old is not None and "ray" in kept else ""
     return StackState(
         home=home,
@@ -92,8 +94,9 @@ def plan(
         ray_address=ray_address or f"{ports.LOOPBACK}:{ports.steady(stack_id, taken=taken)}",
         ray_token_path=ray_token(home),
         ray_dashboard_url=f"http://{ports.LOOPBACK}:{dashboard}",
-        prefect_api_url=f"http://{ports.LOOPBACK}:{prefect}/api",
-        prefect_ui_url=f"http://{ports.LOOPBACK}:{prefect}",
+        prefect_api_url=f"{prefect_ui_url}/api",
+        prefect_ui_url=prefect_ui_url,
+        prefect_secret_path=prefect_secret(home, own_prefect_secret(prefect_ui_url)),
         organism_url=f"http://{ports.LOOPBACK}:{http}/organism",
         gateway_url=f"http://{ports.LOOPBACK}:{gateway}" if gateway else "",
         processes={role: ref for role, ref in (old.processes if old else {}).items() if role in kept},

@@ -1,4 +1,4 @@
-"""The stack's own files: the state others read, the lock by which `up` and `down` take turns, the token."""
+"""The stack's own files: the state others read, the lock by which `up` and `down` take turns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import json
 import os
-import secrets
 import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -18,7 +17,6 @@ from blocks.stack import STATE_FILE, ProcessRef, StackState
 from deployments.processes import find, reference
 
 LOCK_FILE = "stack.lock"
-TOKEN_FILE = "ray-token"  # noqa: S105 - a file's name
 
 
 def stack_id_of(home: Path) -> str:
@@ -54,15 +52,6 @@ def write_stack(stack: StackState) -> None:
 def forget_stack(home: Path) -> None:
     """Remove the state file."""
     (home / STATE_FILE).unlink(missing_ok=True)
-
-
-def ray_token(home: Path) -> Path:
-    """The file with the cluster's token, made on first use; mode 0600."""
-    path = home / TOKEN_FILE
-    if not path.exists() or path.stat().st_size < 32:
-        write_atomically(path, secrets.token_hex(32) + "\n")
-    path.chmod(0o600)
-    return path
 
 
 @contextlib.asynccontextmanager

@@ -15,7 +15,7 @@ from blocks.access import own_headers
 from blocks.errors import StackError
 from blocks.long_work import ask_organism
 from blocks.settings import Settings
-from blocks.stack import StackState, read_stack
+from blocks.stack import StackState, read_secret, read_stack, same_server
 from deployments import health, processes
 from deployments.local import marks_of
 from deployments.state import stack_id_of
@@ -94,6 +94,12 @@ async def status(settings: Settings) -> StackStatus:
             notes.append(
                 f"{variable} is set to {_without_login(other)}: commands here use that, not this stack"
             )
+    secret = os.environ.get("PREFECT_API_AUTH_STRING") or read_secret(stack.prefect_secret_path)
+    ours = same_server(os.environ.get("PREFECT_API_URL"), stack.prefect_api_url)
+    if ours and secret != read_secret(stack.prefect_secret_path):
+        notes.append(
+            "PREFECT_API_AUTH_STRING is not this stack's: unset it, or run `organism up`, which takes it over"
+        )
     states = {part.state for part in parts.values()}
     overall: State = "unhealthy"
     if states == {"healthy"}:
