@@ -10,10 +10,8 @@ verify is run where it has not been.
 from __future__ import annotations
 
 import asyncio
-import shutil
-import subprocess
+import base64
 import sys
-import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -33,45 +31,31 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStartTime,
 )
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.settings import PREFECT_UI_URL
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_UI_URL
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from docs.chromium import Page, find_chromium, open_page
 
 IMAGES = Path(__file__).parent / "images"
 WIDTH = 1400
-FLAGS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--hide-scrollbars",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    # The UI loads its data after its scripts; virtual time runs until nothing is pending.
-    "--virtual-time-budget=20000",
-]
 STARTED = FlowRunFilter(start_time=FlowRunFilterStartTime(is_null_=False))
 Address = Callable[[PrefectClient], Awaitable[str]]
 
 
-def take(path: str, name: str, height: int) -> None:
+async def take(page: Page, path: str, name: str, height: int) -> None:
     """Write the page at ``path`` of the UI to ``docs/images/<name>.png``."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        sys.exit("error: no chromium on the PATH → install it, for example `apt install chromium`")
-    with tempfile.TemporaryDirectory() as profile:
-        subprocess.run(
-            [
-                chromium,
-                *FLAGS,
-                f"--user-data-dir={profile}",
-                f"--window-size={WIDTH},{height}",
-                f"--screenshot={IMAGES / name}.png",
-                f"{PREFECT_UI_URL.value()}{path}",
-            ],
-            check=True,
-            stderr=subprocess.DEVNULL,
-        )
+    await page.resize(WIDTH, height)
+    await page.go(f"{PREFECT_UI_URL.value()}{path}")
+    await page.settled()
+    await page.picture(IMAGES / f"{name}.png")
     print(IMAGES / f"{name}.png")
+
+
+async def sign_in(page: Page) -> None:
+    """Have every page find the password where the UI keeps it."""
+    if secret := PREFECT_API_AUTH_STRING.value():
+        password = base64.b64encode(secret.encode()).decode()
+        await page.run_at_load(f"localStorage.setItem('prefect-password', {password!r})")
 
 
 async def newest_run(client: PrefectClient, flow: str) -> Any:
@@ -150,8 +134,12 @@ async def main() -> None:
             sys.exit(f"error: no picture is called {name} → one of {', '.join(PICTURES)}")
     async with get_client() as client:
         addresses = {name: await PICTURES[name][0](client) for name in names}
-    for name, path in addresses.items():
-        take(path, name, PICTURES[name][1])
+    if (chromium := find_chromium()) is None:
+        sys.exit("error: no chromium on the PATH → install it, for example `apt install chromium`")
+    async with open_page(chromium) as page:
+        await sign_in(page)
+        for name, path in addresses.items():
+            await take(page, path, name, PICTURES[name][1])
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from typing import Any
 for name in (
     "PREFECT_API_URL",
     "PREFECT_API_KEY",
+    "PREFECT_API_AUTH_STRING",
+    "PREFECT_SERVER_API_AUTH_STRING",
     "RAY_ADDRESS",
     "ORGANISM_DSN",
     "ORGANISM_DIRECT_DSN",

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pytest
 from blocks.access import own_headers
 from blocks.queue import Queue
 from blocks.settings import Settings
-from blocks.stack import StackState, environment_of, read_stack
+from blocks.stack import StackState, environment_of, read_secret, read_stack
 from tests.history import install_history
 
 PATIENCE = 180
@@ -57,6 +58,11 @@ class Stack:
         """Those that carry the token of the stack."""
         return dict(own_headers(Settings(home=self.home)))
 
+    @property
+    def prefect_api(self) -> str:
+        """URL of the Prefect API, with the login in it."""
+        return prefect_api(self.state)
+
     def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
         """Start an `organism` command, with more in its environment."""
         return subprocess.Popen(
@@ -82,6 +88,21 @@ class Stack:
             raise AssertionError(f"not JSON: {out!r}\n{err}") from None
 
 
+def prefect_api(state: StackState) -> str:
+    """URL of the Prefect API of a stack, with the login in it, for httpx."""
+    return state.prefect_api_url.replace("://", f"://{read_secret(state.prefect_secret_path)}@")
+
+
+@contextmanager
+def prefect_of(state: StackState) -> Iterator[None]:
+    """Point this process's Prefect at a stack, whatever it read from the environment when it was imported."""
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+    secret = read_secret(state.prefect_secret_path)
+    with temporary_settings({PREFECT_API_URL: state.prefect_api_url, PREFECT_API_AUTH_STRING: secret}):
+        yield
+
+
 @pytest.fixture(scope="session")
 def running_stack() -> Iterator[Stack]:
     """A real Postgres, Ray with the tests' organism, and Prefect server."""
@@ -99,14 +120,12 @@ def running_stack() -> Iterator[Stack]:
 @pytest.fixture
 def stack(running_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
     """The running stack, with this process pointed at it for the length of a test."""
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
     state = running_stack.state
     for name, value in environment_of(state).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("ORGANISM_HOME", str(running_stack.home))
     monkeypatch.setenv("ORGANISM_LEASE_SECONDS", "3")
-    with temporary_settings({PREFECT_API_URL: state.prefect_api_url}):
+    with prefect_of(state):
         yield running_stack
 
 

@@ -27,7 +27,10 @@ DECK: tuple[Kind, ...] = (
     *("controller", "proxy", "postgres", "prefect", "ray", "poison", "redeploy", "relief"),
 )
 """Each round of kills; what more tasks depend on comes twice."""
-THEIRS = ("PREFECT_API_URL", "PREFECT_API_KEY", "RAY_ADDRESS", "ORGANISM_DSN", "PG_DSN", "SEEDCORE_PG_DSN")
+THEIRS = (
+    *("PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"),
+    *("RAY_ADDRESS", "ORGANISM_DSN", "PG_DSN", "SEEDCORE_PG_DSN"),
+)
 """Nothing of the user's own servers may be touched."""
 app = App(name="chaos", help=__doc__, version_flags=[])
 

@@ -21,6 +21,7 @@ import pytest
 
 from blocks.queue import Queue
 from blocks.queue.migrate import MIGRATIONS
+from blocks.stack import prefect_environment_of
 from tests.deployments.test_prefect_yaml import OURS
 from tests.flows.test_cancel_run import Tasks
 from tests.stack import PATIENCE, Stack, until
@@ -55,7 +56,7 @@ def prefect(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The `prefect` command as a user types it."""
     return subprocess.run(
         [sys.executable, "-m", "prefect", *arguments],
-        env={**stack.env, "PREFECT_API_URL": stack.state.prefect_api_url},
+        env={**stack.env, **prefect_environment_of(stack.state)},
         cwd=stack.home,
         capture_output=True,
         text=True,
@@ -83,7 +84,7 @@ def runs(stack: Stack, flow: str, *states: str) -> list[dict[str, Any]]:
         "flows": {"name": {"any_": [flow]}},
         "flow_runs": {"state": {"type": {"any_": wanted}}},
     }
-    found: list[dict[str, Any]] = ask("POST", f"{stack.state.prefect_api_url}/flow_runs/filter", body).json()
+    found: list[dict[str, Any]] = ask("POST", f"{stack.prefect_api}/flow_runs/filter", body).json()
     return found
 
 
@@ -143,7 +144,7 @@ def turn_on(api: str, deployment: str, schedule: str) -> None:
 
 
 async def test_what_somebody_turned_on_stays_on(operated: Stack) -> None:
-    api = operated.state.prefect_api_url
+    api = operated.prefect_api
     [dispatch] = [d for d in deployments(api) if d["entrypoint"] == "flows.dispatch.dispatch"]
     [schedule] = dispatch["schedules"]
     turn_on(api, dispatch["id"], schedule["id"])
@@ -188,7 +189,7 @@ async def test_one_command_has_the_queue_worked_off_for_good(operated: Stack) ->
 @contextmanager
 def own_schedule(stack: Stack, flow: str, *, seconds: float) -> Iterator[Callable[[], str]]:
     """A schedule that somebody adds in the UI, without a slug as there; gives its URL."""
-    api = stack.state.prefect_api_url
+    api = stack.prefect_api
     [deployment] = [d for d in deployments(api) if d["entrypoint"].endswith(f".{flow}")]
     url = f"{api}/deployments/{deployment['id']}/schedules"
     body = [{"active": True, "schedule": {"interval": seconds}}]
@@ -225,7 +226,7 @@ async def test_a_schedule_is_paused_and_resumed(operated: Stack) -> None:
 
 def start_run(stack: Stack, flow: str, **parameters: Any) -> str:
     """Start a run of our deployment, as the UI does, and return its id."""
-    api = stack.state.prefect_api_url
+    api = stack.prefect_api
     [deployment] = [d for d in deployments(api) if d["entrypoint"].endswith(f".{flow}")]
     url = f"{api}/deployments/{deployment['id']}/create_flow_run"
     answer = ask("POST", url, {"state": {"type": "SCHEDULED"}, "parameters": parameters})
@@ -234,13 +235,13 @@ def start_run(stack: Stack, flow: str, **parameters: Any) -> str:
 
 def press(stack: Stack, run: str, state: dict[str, str], *, force: bool = False) -> None:
     """Set a run's state, as the buttons of the UI do."""
-    url = f"{stack.state.prefect_api_url}/flow_runs/{run}/set_state"
+    url = f"{stack.prefect_api}/flow_runs/{run}/set_state"
     answer = ask("POST", url, {"state": state, "force": force})
     assert answer.json()["status"] == "ACCEPT", answer.text
 
 
 async def final_state(stack: Stack, run: str) -> dict[str, Any]:
-    url = f"{stack.state.prefect_api_url}/flow_runs/{run}"
+    url = f"{stack.prefect_api}/flow_runs/{run}"
     final = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
     def state() -> dict[str, Any] | None:

@@ -28,6 +28,7 @@ from blocks.stack import StackState, read_stack
 from deployments import processes
 from deployments.components import ray_folder
 from deployments.local import known_processes, marks_of
+from tests.stack import prefect_api
 
 pytestmark = pytest.mark.stack
 ORGANISM = [sys.executable, "-m", "deployments.cli"]
@@ -226,7 +227,7 @@ class TestLife:
 
     def test_what_died_is_named_and_repaired_and_the_rest_left_alone(self, home: Home) -> None:
         home.sql("INSERT INTO tasks (type, params) VALUES ('kept', '{}')")
-        url = f"{home.stack().prefect_api_url}/variables/"
+        url = f"{prefect_api(home.stack())}/variables/"
         httpx.post(url, json={"name": "kept", "value": 1}, trust_env=False).raise_for_status()
         before = home.stack()
         for process in home.members("prefect", "gateway"):
@@ -278,7 +279,7 @@ class TestLife:
     def test_data_survives(self, home: Home) -> None:
         assert home.organism("up")["joined"] is False
         assert home.sql("SELECT count(*) FROM tasks WHERE type = 'kept'") == 1
-        url = f"{home.stack().prefect_api_url}/variables/name/kept"
+        url = f"{prefect_api(home.stack())}/variables/name/kept"
         assert httpx.get(url, trust_env=False).json()["value"] == 1
         members = home.members()
         home.organism("down")

@@ -18,6 +18,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.states import Cancelling
 
 from blocks.queue import NewTask, Queue
+from blocks.stack import prefect_environment_of
 from flows.dispatch import dispatch
 from tests.stack import PATIENCE, Stack, until
 
@@ -36,7 +37,7 @@ def worker(stack: Stack) -> Iterator[subprocess.Popen[bytes]]:
             [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"],
             env={
                 **stack.env,
-                "PREFECT_API_URL": stack.state.prefect_api_url,
+                **prefect_environment_of(stack.state),
                 "PREFECT_WORKER_QUERY_SECONDS": "1",
                 # As in `deployments.environment.worker_environment`.
                 "TMPDIR": str(stack.home),

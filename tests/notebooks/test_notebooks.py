@@ -21,7 +21,13 @@ NAMES = ["operate", "quickstart"]
 
 def env_of(stack: Stack) -> dict[str, str]:
     """Of a kernel, which has to find the stack by itself."""
-    unset = ("PREFECT_API_URL", "RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")
+    unset = (
+        "PREFECT_API_URL",
+        "PREFECT_API_AUTH_STRING",
+        "RAY_ADDRESS",
+        "RAY_AUTH_MODE",
+        "RAY_AUTH_TOKEN_PATH",
+    )
     env = {name: value for name, value in stack.env.items() if name not in unset}
     return env | {"PYTHONPATH": str(FOLDER.parent)}
 

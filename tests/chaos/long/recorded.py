@@ -300,5 +300,5 @@ class LongRun:
 
     def _ask(self, path: str) -> Any:
         """What Prefect's server has there."""
-        url = f"{self.stack.state.prefect_api_url}/{path}"
+        url = f"{self.stack.prefect_api}/{path}"
         return httpx.get(url, trust_env=False, timeout=10).raise_for_status().json()

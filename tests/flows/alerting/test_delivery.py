@@ -95,7 +95,7 @@ async def test_applying_again_changes_nothing_and_what_was_switched_off_stays_of
 
     async def stamps() -> dict[str, Any]:
         async with httpx.AsyncClient(trust_env=False) as client:
-            answer = await client.post(f"{stack.state.prefect_api_url}/automations/filter", json={})
+            answer = await client.post(f"{stack.prefect_api}/automations/filter", json={})
         return {automation["name"]: automation["updated"] for automation in answer.json()}
 
     before = await stamps()

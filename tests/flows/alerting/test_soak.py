@@ -18,12 +18,11 @@ from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.client.schemas.sorting import ArtifactSort
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.alerting import automations
 from tests.deployments.test_operations import prefect
 from tests.flows.alerting.receiver import TO, Receiver
-from tests.stack import Stack, until
+from tests.stack import Stack, prefect_of, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack, pytest.mark.soak]
 MISSING = 150.0 + 60.0
@@ -45,7 +44,7 @@ def operated() -> Iterator[Stack]:
     stack.env |= {"ORGANISM_WORKER": "true", "ORGANISM_ALERTS": TO}
     try:
         stack.run("up")
-        with temporary_settings({PREFECT_API_URL: stack.state.prefect_api_url}):
+        with prefect_of(stack.state):
             yield stack
     finally:
         stack.run("down")
