@@ -7,6 +7,7 @@ So a page of a web site whose name is made to lead to 127.0.0.1 (DNS rebinding) 
 
 from __future__ import annotations
 
+import socket
 import sys
 from functools import cache
 
@@ -17,6 +18,9 @@ HOSTS = [LOOPBACK, "localhost"]
 
 def main(port: int) -> None:
     """Serve Prefect on loopback until a signal ends it."""
+    # First of all: uvicorn takes its port when Prefect has migrated its database, up to half a minute later,
+    # and by then another stack may have it. Who connects meanwhile waits.
+    listener = socket.create_server((LOOPBACK, port), backlog=2048)
     import uvicorn
     from prefect.server.api.server import create_app
     from prefect.settings import get_current_settings
@@ -28,15 +32,14 @@ def main(port: int) -> None:
     prefect.openapi = cache(prefect.openapi)  # type: ignore[method-assign]
     # Around the application, not in it: Prefect's own services call it under a host of their own.
     app = TrustedHostMiddleware(prefect, allowed_hosts=HOSTS, www_redirect=False)
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
-        host=LOOPBACK,
-        port=port,
         timeout_keep_alive=server.api.keepalive_timeout,
         ws_ping_interval=server.api.websocket_ping_interval,
         ws_ping_timeout=server.api.websocket_ping_timeout,
         log_level=server.logging_level.lower(),
     )
+    uvicorn.Server(config).run(sockets=[listener])
 
 
 if __name__ == "__main__":
