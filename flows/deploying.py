@@ -23,6 +23,7 @@ from pydantic import BaseModel
 
 from blocks.errors import ConfigurationError, OrganismError
 from blocks.registration import register_blocks
+from flows import carried_over
 
 if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
@@ -244,17 +245,24 @@ def digest() -> str:
     return hashlib.sha256(b"".join(ours)).hexdigest()
 
 
-def main(mark: Path | None = None) -> int:
+def main(mark: Path | None = None, older: Path | None = None) -> int:
     """Apply, and say on one line what there is or what is wrong.
 
     Args:
         mark: File that says what was applied last; the same is not applied again, which saves some seconds.
+        older: SQLite file of the Prefect server that was used before; its schedules are carried over once.
     """
     try:
         if mark is not None and mark.is_file() and mark.read_text() == digest():
             print("applied before")
             return 0
+        first = mark is None or not mark.exists()
         applied = asyncio.run(apply())
+        if first and older is not None and older.exists():
+            with reaching_prefect():
+                print(
+                    f"carried over from {older}: {', '.join(asyncio.run(carried_over.apply(older))) or '-'}"
+                )
         if mark is not None:
             mark.write_text(digest())
     except (OrganismError, OSError) as error:
