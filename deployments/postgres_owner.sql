@@ -22,7 +22,8 @@ BEGIN
           -- Sequences of a column follow its table; what an extension made is the extension's.
           AND NOT EXISTS (
               SELECT FROM pg_depend
-              WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid AND deptype IN ('a', 'i', 'e')
+              WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid
+                AND (deptype = 'e' OR relkind = 'S' AND deptype IN ('a', 'i'))
           )
         UNION ALL
         SELECT format('ALTER TYPE %s OWNER TO organism', pg_type.oid::regtype)

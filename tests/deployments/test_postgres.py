@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pwd
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import asyncpg
@@ -15,7 +17,8 @@ import psutil
 import pytest
 
 from blocks.errors import StackError
-from deployments import folders, postgres
+from blocks.queue import NewTask, Queue, migrate
+from deployments import accounts, folders, postgres, postgres_roles
 from deployments.postgres import EmbeddedPostgres
 from deployments.processes import STACK_ID, Account, Child
 
@@ -101,13 +104,43 @@ def test_committed_data_survives_kill_and_a_pid_file_that_names_another_process(
 def test_other_users_cannot_enter(server: Server) -> None:
     server.start()
     psql = server.postgres._binaries() / "psql"
-    for user in ("daemon", "nobody"):  # The second owns the server and the socket folder.
-        command = [psql, server.postgres.dsn(), "-c", "SELECT 1"]
-        shown = subprocess.run(
-            command, user=user, group=user if user == "daemon" else None, capture_output=True
-        )
-        assert shown.returncode != 0, user
+    assert server.postgres.account is not None
+    own = server.postgres.account.user  # It owns the server and the socket folder.
+    for user in ("daemon", "nobody", own):
+        for role in ("organism", "prefect", "postgres"):
+            command = [psql, server.postgres.dsn("postgres", role), "-c", "SELECT 1"]
+            shown = subprocess.run(
+                command, user=user, group=user if user == "daemon" else None, capture_output=True
+            )
+            assert shown.returncode != 0, (user, role)
     assert server.sql("SELECT 1") == 1
+
+
+@AS_ROOT
+def test_its_user_is_its_own(server: Server) -> None:
+    server.start()
+    account = server.postgres.account
+    assert account is not None
+    with pytest.raises(KeyError):
+        pwd.getpwuid(account.user)
+    assert server.child is not None
+    assert psutil.Process(server.child.ref.pid).uids().real == account.user
+    other = accounts.service_account(server.postgres._stack_id, Path("/none"))
+    assert other.user != account.user, "a process of somebody else's has it"
+
+
+@AS_ROOT
+def test_what_ran_as_nobody_is_taken_over(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as before:
+        before.setattr(postgres, "service_account", lambda *_: accounts.unprivileged_account())
+        server.start()
+    server.sql("CREATE TABLE kept AS SELECT 1 AS n")
+    server.kill()
+    server.postgres = EmbeddedPostgres(server.postgres.home, server.postgres._stack_id)
+    server.start()
+    assert server.sql("SELECT n FROM kept") == 1
+    nobody = accounts.unprivileged_account()
+    assert [path for path in server.postgres.base.rglob("*") if path.lstat().st_uid == nobody.user] == []
 
 
 def test_a_long_home_gets_a_short_socket_folder(home: Path) -> None:
@@ -133,7 +166,7 @@ def test_a_home_below_a_closed_folder_is_named(home: Path) -> None:
     (inner / "logs").mkdir(parents=True)
     with pytest.raises(StackError) as caught:
         Server(inner).start()
-    assert f"below {closed}, which is closed to the user `nobody`" in caught.value.what
+    assert f"below {closed}, which is closed to other users" in caught.value.what
     assert "ORGANISM_HOME" in caught.value.next_step
 
 
@@ -144,7 +177,7 @@ def test_binaries_nobody_can_reach_are_copied_once(server: Server, monkeypatch: 
 
     monkeypatch.setattr(postgres, "first_closed_folder", closed_outside_home)
     server.start()
-    copy = server.postgres.home / f"postgres-{max(postgres.INSTALLS)}"
+    copy = server.postgres.home / f"postgres-{version(postgres.WHEEL)}"
     assert str(copy) in " ".join(psutil.Process(server.child.ref.pid).cmdline())  # type: ignore[union-attr]
     made = copy.stat().st_mtime
     server.kill()
@@ -199,3 +232,117 @@ def test_a_full_disk_is_named(home: Path) -> None:
         assert "free some space" in caught.value.next_step
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_the_services_role_is_no_superuser(server: Server) -> None:
+    server.start()
+    assert server.sql("SELECT rolsuper FROM pg_roles WHERE rolname = current_user") is False
+    for statement in ("COPY (SELECT 1) TO PROGRAM 'id'", "SELECT pg_read_file('/etc/passwd')"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            server.sql(statement)
+
+
+def test_prefects_role_enters_its_own_database_alone(server: Server) -> None:
+    server.start()
+    own = asyncio.run(ask(server.postgres.dsn("prefect", "prefect"), EXTENSION))
+    assert own == "pg_trgm"
+    for database in ("organism", "postgres", "template1"):
+        with pytest.raises(asyncpg.InvalidAuthorizationSpecificationError, match="rejects"):
+            asyncio.run(ask(server.postgres.dsn(database, "prefect"), "SELECT 1"))
+
+
+EXTENSION = "SELECT extname FROM pg_extension WHERE extname = 'pg_trgm'"
+NOT_HANDED_OVER = """
+SELECT array_agg(what) FROM (
+    SELECT relname::text AS what, relowner AS owner, relnamespace AS schema FROM pg_class
+    UNION ALL SELECT proname, proowner, pronamespace FROM pg_proc
+    UNION ALL SELECT typname, typowner, typnamespace FROM pg_type
+    UNION ALL SELECT nspname, nspowner, oid FROM pg_namespace WHERE nspname = 'mine'
+    UNION ALL SELECT datname, datdba, 'public'::regnamespace FROM pg_database WHERE datname = 'other'
+) owned
+WHERE schema IN ('public'::regnamespace, 'mine'::regnamespace) AND owner <> 'organism'::regrole
+"""
+OWN = """
+CREATE SCHEMA mine;
+CREATE TABLE mine.rows (id serial PRIMARY KEY, n int GENERATED ALWAYS AS IDENTITY, status taskstatus);
+CREATE TABLE mine.parts (n int) PARTITION BY RANGE (n);
+CREATE VIEW mine.view AS SELECT * FROM mine.rows;
+CREATE MATERIALIZED VIEW mine.kept AS SELECT 1 AS one;
+CREATE SEQUENCE mine.numbers;
+CREATE DOMAIN mine.positive AS int CHECK (VALUE > 0);
+CREATE TYPE mine.pair AS (a int, b int);
+CREATE PROCEDURE mine.nothing() LANGUAGE sql AS 'SELECT 1';
+CREATE AGGREGATE mine.total(int) (sfunc = int4pl, stype = int);
+"""
+
+
+async def ask(dsn: str, statement: str) -> object:
+    connection = await asyncpg.connect(dsn)
+    try:
+        return await connection.fetchval(statement)
+    finally:
+        await connection.close()
+
+
+async def as_before_there_were_roles(dsn: postgres_roles.Dsn) -> None:
+    """What was made on a new server when its superuser was called `organism`."""
+    await ask(dsn("postgres", "organism"), "CREATE DATABASE organism")
+
+
+@pytest.mark.parametrize("killed_at", ["", "CREATE ROLE organism_stand_in", "ALTER ROLE organism RENAME"])
+def test_a_folder_of_before_keeps_its_tasks_and_loses_its_superuser(
+    server: Server, killed_at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as before:
+        before.setattr(postgres, "SUPERUSER", "organism")
+        before.setattr(postgres, "prepare", as_before_there_were_roles)
+        server.start()
+    dsn = server.postgres.dsn()
+
+    async def fill() -> None:
+        await migrate(dsn)
+        async with Queue(dsn) as queue:
+            await queue.submit([NewTask(type="kept", params={"n": n}) for n in range(10)])
+            await queue.pool.execute(OWN)
+            await queue.pool.execute("CREATE DATABASE other")
+
+    asyncio.run(fill())
+    assert server.sql("SELECT rolsuper FROM pg_roles WHERE rolname = current_user") is True
+    server.kill()
+    if killed_at:
+        killed_after(killed_at, server, monkeypatch)
+    server.start()
+    assert server.sql("SELECT count(*) FROM tasks WHERE type = 'kept'") == 10
+    assert server.sql("SELECT rolsuper FROM pg_roles WHERE rolname = current_user") is False
+    assert server.sql(NOT_HANDED_OVER) is None
+    assert server.sql("SELECT array_agg(rolname::text ORDER BY 1) FROM pg_roles WHERE rolsuper") == [
+        "postgres"
+    ]
+
+    async def go_on() -> None:
+        await migrate(dsn)
+        async with Queue(dsn) as queue:
+            await queue.submit([NewTask(type="kept")])
+
+    asyncio.run(go_on())
+
+
+class Killed(Exception):
+    """Stands for the end of `organism up`."""
+
+
+def killed_after(statement: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start the server, and end right after it has done ``statement``."""
+    execute = asyncpg.Connection.execute
+
+    async def dying(self: asyncpg.Connection, query: str, *args: object, **kwargs: object) -> str:
+        done = await execute(self, query, *args, **kwargs)
+        if query.startswith(statement):
+            raise Killed
+        return done
+
+    monkeypatch.setattr(asyncpg.Connection, "execute", dying)
+    with pytest.raises(Killed):
+        server.start()
+    monkeypatch.undo()
+    server.kill()

@@ -71,7 +71,10 @@ async def session(request: pytest.FixtureRequest, queue: Queue) -> AsyncIterator
     """A session of a queue whose transaction is rolled back."""
     async with rolled_back(queue) as connection:
         if request.param == "no statistics":
-            await connection.execute("DELETE FROM pg_statistic WHERE starelid = 'tasks'::regclass")
+            await connection.execute(
+                "SELECT pg_clear_attribute_stats('public', 'tasks', attname::text, false) FROM pg_attribute "
+                "WHERE attrelid = 'tasks'::regclass AND attnum > 0"
+            )
         await connection.execute(
             "INSERT INTO lanes (id, host, pid, lease_until) VALUES ('lane', '', 0, now() + interval '1 hour')"
         )
