@@ -2,20 +2,55 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from contextlib import redirect_stdout
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from blocks.errors import ConfigurationError, OrganismError
 
 T = TypeVar("T")
+BEGIN_S = 60.0
+"""Seconds a run may take to begin; 1 to 3 when Prefect's server is well."""
+GIVE_UP_S = 5.0
+"""Seconds for a run that is given up to notice."""
 INTERRUPTED = 130
 """Exit code of a command whose flow was stopped."""
 
 
 class Stopped(OrganismError):
     """The run was stopped in good order, by a signal or from the Prefect UI."""
+
+
+async def begun_within(run: Coroutine[Any, Any, T], begun: asyncio.Event, seconds: float) -> T:
+    """Return what ``run`` returns, if it begins in time.
+
+    To record one run takes Prefect's client a few requests, each of 60 s and tried six times (3.8.8).
+
+    Args:
+        run: The call of a flow.
+        begun: What the flow sets when it has begun.
+        seconds: How long that may take.
+
+    Raises:
+        OrganismError: It has not begun in time, and was given up.
+    """
+    task = asyncio.ensure_future(run)
+    beginning = asyncio.ensure_future(begun.wait())
+    try:
+        await asyncio.wait({task, beginning}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if task.done() or begun.is_set():
+            return await task
+    finally:
+        beginning.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=GIVE_UP_S)
+    raise OrganismError(
+        f"Prefect's server is too slow: the run has not begun within {seconds:g} s",
+        "see `organism status` and its log, then run this again; no task was touched",
+    )
 
 
 async def outcome(run: Awaitable[T]) -> T:

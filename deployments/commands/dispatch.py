@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,7 +51,7 @@ async def dispatch(
         from prefect.settings import PREFECT_API_URL
 
         from blocks.errors import ConfigurationError
-        from deployments.flow_runs import INTERRUPTED, Stopped, outcome
+        from deployments.flow_runs import BEGIN_S, INTERRUPTED, Stopped, begun_within, outcome
 
         if not PREFECT_API_URL.value():
             # Before the flow is called: Prefect would start a server of its own to record that it fails.
@@ -60,11 +61,12 @@ async def dispatch(
             )
         stopped = ""
         try:
-            summary = await outcome(
-                flow.dispatch(
-                    lanes=lanes, until_empty=until_empty, max_seconds=max_seconds, batch_size=batch_size
-                )
+            begun = asyncio.Event()
+            flow.BEGUN.set(begun)
+            run = flow.dispatch(
+                lanes=lanes, until_empty=until_empty, max_seconds=max_seconds, batch_size=batch_size
             )
+            summary = await outcome(begun_within(run, begun, BEGIN_S))
         except Stopped as error:
             stopped = error.what
         left = None
