@@ -33,6 +33,7 @@ async def apply(database: Path) -> list[str]:
     from flows.schedules import scheduled, turn
 
     now = {one.deployment.partition("/")[0]: one.on for one in await scheduled() if one.schedules}
+    # One that is not here any more is left out.
     changed = [(flow, on) for flow, on in schedules(database).items() if now.get(flow, on) != on]
     for flow, on in changed:
         await turn(flow, on=on)

@@ -11,7 +11,13 @@ import pytest
 from blocks.errors import ConfigurationError
 from blocks.settings import Settings
 from blocks.stack import StackState, environment_of, join_stack, read_secret
-from deployments.environment import base_environment, postgres_environment, prefect_environment
+from deployments.environment import (
+    base_environment,
+    postgres_environment,
+    prefect_database,
+    prefect_environment,
+)
+from deployments.postgres import EmbeddedPostgres
 from deployments.secret_files import own_prefect_secret, prefect_secret, ray_token
 from deployments.state import write_stack
 
@@ -150,6 +156,18 @@ def test_the_servers_side_of_the_secret_is_the_servers_alone(
     assert others["PREFECT_API_AUTH_STRING"] == secret
     assert "PREFECT_SERVER_API_AUTH_STRING" not in others
     assert secret not in postgres_environment(stack).values()
+
+
+def test_prefects_data_is_in_the_embedded_postgres(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = "postgresql+asyncpg://u@db.example/prefect"
+    monkeypatch.setenv("PREFECT_SERVER_DATABASE_CONNECTION_URL", theirs)
+    stack = a_stack(tmp_path)
+    assert prefect_database(stack) == theirs, "next to a database of the operator's own"
+    monkeypatch.delenv("PREFECT_SERVER_DATABASE_CONNECTION_URL")
+    assert prefect_database(stack) == f"sqlite+aiosqlite:///{tmp_path}/prefect/prefect.db"
+    stack.dsn = EmbeddedPostgres(tmp_path, "s").dsn()
+    monkeypatch.setenv("PREFECT_SERVER_DATABASE_CONNECTION_URL", theirs)
+    assert prefect_database(stack).startswith("postgresql+asyncpg://prefect@/prefect?host=")
 
 
 def test_the_state_file_and_what_is_shown_of_it_hold_no_secret(tmp_path: Path) -> None:
