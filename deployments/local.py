@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import BaseModel
 
 from blocks.access import make_token
-from blocks.errors import OrganismError, StackError
+from blocks.errors import StackError
 from blocks.settings import Settings
 from blocks.stack import ProcessRef, StackState, read_secret, read_stack
 from deployments import components, health, organism_app, processes
