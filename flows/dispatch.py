@@ -7,7 +7,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from datetime import datetime
 from typing import Annotated
 from uuid import UUID
@@ -28,7 +27,7 @@ from blocks.task_queue import TaskQueue
 from blocks.versions import refuse_other_wire
 from flows.lane_task import LaneOptions, LaneRun
 from flows.relay import RELIEVE_AFTER_S, Turn, turn
-from flows.states import OURS
+from flows.states import OURS, note_begun
 from flows.supervisor import DispatchSummary, Supervisor
 
 GRACE_S = 20.0
@@ -36,9 +35,6 @@ GRACE_S = 20.0
 LANE_OVERTIME_S = 8 * 86_400.0
 """A lane that is leaving for so long is stuck: the watchdog timeout of its task run. A task may take seven
 days."""
-
-BEGUN: ContextVar[asyncio.Event | None] = ContextVar("begun", default=None)
-"""Set by a run once Prefect's server has let it begin; for callers that wait for that."""
 
 
 def _run_name() -> str:
@@ -109,8 +105,7 @@ async def dispatch(
         queue_block = (await TaskQueue.named(queue)).pinned()
         organism_block = await Organism.named(organism)
         ray_block = await RayCluster.named(cluster)
-        if begun := BEGUN.get():
-            begun.set()
+        note_begun()
         async with queue_block.open(application_name="organism-dispatch", connections=2) as open_queue:
             since = await _now(open_queue)
             relay = relay and not until_empty and max_seconds is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable
+from contextvars import ContextVar
 from typing import Any
 
 from httpx import HTTPError
@@ -25,6 +26,19 @@ PAGE_TIMEOUT_S = 10.0
 SERVER_POLL_S = 1.0
 EXPECTED: tuple[type[BaseException], ...] = (OrganismError, *TRANSIENT_ERRORS)
 """What a flow ends with in good order, in a line and without a traceback."""
+
+BEGUN: ContextVar[asyncio.Event | None] = ContextVar("begun", default=None)
+"""Set when a flow that is called in this process begins, for whoever waits for it with a deadline."""
+
+
+def note_begun() -> None:
+    """Say that the flow has begun.
+
+    A function, because a lane's task carries its flow, and what the flow's own module holds, to Ray: a
+    `ContextVar` cannot be pickled.
+    """
+    if begun := BEGUN.get():
+        begun.set()
 
 
 def failed(error: BaseException) -> State[Any]:

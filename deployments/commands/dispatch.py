@@ -52,6 +52,7 @@ async def dispatch(
 
         from blocks.errors import ConfigurationError
         from deployments.flow_runs import BEGIN_S, INTERRUPTED, Stopped, begun_within, outcome
+        from flows.states import BEGUN
 
         if not PREFECT_API_URL.value():
             # Before the flow is called: Prefect would start a server of its own to record that it fails.
@@ -62,7 +63,7 @@ async def dispatch(
         stopped = ""
         try:
             begun = asyncio.Event()
-            flow.BEGUN.set(begun)
+            BEGUN.set(begun)
             run = flow.dispatch(
                 lanes=lanes, until_empty=until_empty, max_seconds=max_seconds, batch_size=batch_size
             )
