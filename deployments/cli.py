@@ -44,6 +44,7 @@ COMMANDS = {
     "drift": "drift:drift",
     "verify": "verify:verify",
     "leftovers": "leftovers:leftovers",
+    "serve-config": "serve_config:serve_config",
     "deploy": "deploy:deploy",
     "schedule": "schedule:schedule",
     "alerts": "alerts:alerts",
