@@ -77,8 +77,8 @@ def server() -> Iterator[Stack]:
     """The stack's Prefect server alone, started as `organism up` starts it."""
     home = Path(tempfile.mkdtemp(prefix="organism-prefect-"))
     home.chmod(0o711)  # as a home of root's is: the files in it are what is closed
-    stack = Stack(prepare_home(home))
     settings = Settings(home=home)
+    stack = Stack(prepare_home(settings))
     state = plan(settings, home, dsn="", previous=None, kept=(), tell=lambda _role, _line: None)
     child = components.start_prefect(settings, state)
     state.processes["prefect"] = child.ref
