@@ -12,6 +12,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 from pydantic import BaseModel, Field
 
+from blocks.queue.columns import Columns
 from blocks.queue.files import BadLine, BadLines, matching
 from blocks.queue.loading import Loaded
 from blocks.task_queue import TaskQueue
@@ -48,12 +49,21 @@ async def submit(
         Field(
             min_length=1,
             max_length=4000,
-            description="A JSON lines, CSV or Parquet file, or a pattern such as /data/**/*.jsonl.",
+            description="A JSON lines, CSV or Parquet file, or a pattern such as /data/**/*.jsonl.gz.",
         ),
     ],
     strict: Annotated[bool, Field(description="Load nothing if any line of any file is bad.")] = True,
     again: Annotated[bool, Field(description="Load the whole of files that have been loaded.")] = False,
     queue: Annotated[str, Field(description="Name of the Task Queue block.")] = "default",
+    type: Annotated[
+        str | None, Field(description="Type of the tasks, whose params the columns of the files then are.")
+    ] = None,
+    columns: Annotated[
+        dict[str, str],
+        Field(
+            description="By column: the field of a task that it is, or params.NAME; empty: it is left out."
+        ),
+    ] = {},  # noqa: B006
 ) -> SubmitSummary:
     """Load files of tasks into the queue. Stopped in the middle, run it again: it goes on where it was.
 
@@ -62,6 +72,8 @@ async def submit(
         strict: Load nothing if any line of any file is bad; else load the others and name the bad ones.
         again: Load the whole of files that have been loaded, once more.
         queue: Name of the Task Queue block.
+        type: Type of the tasks, whose params the columns of the files then are. None: the files say it.
+        columns: By column: the field of a task that it is, or params.NAME; empty: it is left out.
 
     Returns:
         What was done.
@@ -80,10 +92,13 @@ async def submit(
             logger.info("%d of %d tasks are in", done.earlier + done.added, done.checked.tasks)
 
     try:
+        as_tasks = Columns(type, columns)
         paths = matching(files)
         block = await TaskQueue.named(queue)
         async with block.open(application_name="organism-submit", connections=1) as open_queue:
-            done = await open_queue.load_files(paths, strict=strict, again=again, on_part=progress)
+            done = await open_queue.load_files(
+                paths, strict=strict, again=again, columns=as_tasks, on_part=progress
+            )
     except EXPECTED as error:
         if isinstance(error, BadLines):
             await show_page(_page("nothing was submitted", error.first), key=PAGE)

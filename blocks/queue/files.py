@@ -6,28 +6,25 @@ whether lines end in ``\\n`` or ``\\r\\n``, and whether the last one ends at all
 
 from __future__ import annotations
 
-import csv
 import glob
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
-
-from pydantic import ValidationError
+from typing import BinaryIO
 
 from blocks.errors import ConfigurationError
-from blocks.jsonb import from_json
+from blocks.queue.byte_streams import COMPRESSED, broken, text_stream
+from blocks.queue.columns import PARAM, TASKS, Columns, parse, task_of
+from blocks.queue.csv_rows import Line, Record, delimiter_of, is_blank, named_delimiter, records, split, utf8
 from blocks.queue.models import NewTask
 
 LINE_LIMIT_BYTES = 4_000_000
 """Longest line; the params of a task may have a quarter of that."""
 BAD_LINES_KEPT = 20
-PARAM = "params."
-"""What the name of a column begins with whose values are one of the params."""
-COLUMNS = {*NewTask.model_fields}
 PARQUET = (".parquet", ".pq")
-csv.field_size_limit(LINE_LIMIT_BYTES)
+CSV = (".csv", ".tsv")
+_BOM = "\ufeff"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +33,7 @@ class BadLine:
 
     file: str
     line: int
-    """Counted from 1; of a CSV row over several lines, the last."""
+    """Counted from 1; of a CSV row over several lines, the first."""
     why: str
 
     @property
@@ -57,16 +54,21 @@ class BadLines(ConfigurationError):
 
 
 class TaskLines:
-    """The tasks of one file, in order; iterate over it once. Empty lines are passed over.
+    """The tasks of one file, in order; iterate over it once. Empty lines and rows are passed over.
 
     Args:
-        source: Its bytes: text in UTF-8, or Parquet, whose rows then count as lines.
+        source: Its bytes: text in UTF-8, which may be compressed, or Parquet, whose rows then count as lines.
         name: What the file is called in messages; ``.csv`` and ``.parquet`` at its end say what it is, and
-            anything else is JSON lines.
+            anything else is JSON lines. ``.gz`` or ``.zst`` may follow.
         mark: A number of lines whose digest is wanted as `marked`.
+        columns: How its columns become fields of tasks.
+
+    Raises:
+        ConfigurationError: While iterating, where the file cannot be read as a whole, or has columns that no
+            task has.
     """
 
-    def __init__(self, source: BinaryIO, name: str, *, mark: int = 0) -> None:
+    def __init__(self, source: BinaryIO, name: str, *, mark: int = 0, columns: Columns = TASKS) -> None:
         self.name = name
         self.lines = 0
         """Lines read so far, those of the task just given included."""
@@ -75,6 +77,7 @@ class TaskLines:
         """Digest of the first ``mark`` lines; None: there are not so many."""
         self._source = source
         self._mark = mark
+        self._columns = columns
         self._digest = hashlib.sha256()
 
     def digest(self) -> bytes:
@@ -82,72 +85,102 @@ class TaskLines:
         return self._digest.digest()
 
     def __iter__(self) -> Iterator[NewTask | BadLine]:
-        if is_parquet(self.name):
-            return self._parquet()
-        return self._csv() if Path(self.name).suffix.lower() == ".csv" else self._json_lines()
+        match _format(self.name):
+            case "parquet":
+                return self._parquet()
+            case "csv":
+                return self._csv()
+        return self._json_lines()
 
     def _json_lines(self) -> Iterator[NewTask | BadLine]:
-        for line in self._lines():
+        objects, seen = False, set[str]()
+        for line, _ in self._lines():
             if line is None:
                 yield self._bad(f"longer than {LINE_LIMIT_BYTES:,} bytes")
-            elif line.strip():
-                try:
-                    yield task_of(parse(line.decode()))
-                except ValueError as error:
-                    yield self._bad(str(error))
+                continue
+            try:
+                # Files that begin with a byte order mark may have been joined to one.
+                if text := utf8(line).strip().removeprefix(_BOM):
+                    value = parse(text)
+                    if isinstance(value, dict):
+                        objects, seen = True, seen | (value.keys() & self._columns.to.keys())
+                    yield task_of(self._columns.fields_of(value))
+            except ValueError as error:
+                yield self._bad(str(error))
+        if objects:
+            self._columns.refuse_missing(seen, self.name)
 
     def _csv(self) -> Iterator[NewTask | BadLine]:
-        too_long = False
-
-        def texts() -> Iterator[str]:
-            nonlocal too_long
-            for line in self._lines():
-                too_long = too_long or line is None
-                # Bytes that are not UTF-8 become half surrogate pairs, which no text of a task may hold.
-                yield (line or b"\n").decode("utf-8-sig", "surrogateescape")
-
-        rows = csv.reader(texts())
-        columns: list[str] | None = None
-        while True:
+        rows = records(self._lines(), LINE_LIMIT_BYTES)
+        header, delimiter = self._header(rows)
+        if not header:
+            return
+        targets = self._columns.targets([column for column in header if column], self.name)
+        named = iter(targets)
+        # A first column without a name is the index that pandas writes.
+        places = [next(named) if column else None for column in header]
+        for record in rows:
+            first = self.lines - record.lines + 1
             try:
-                row = next(rows, None)
-                if too_long:
-                    too_long = False
-                    raise csv.Error(f"longer than {LINE_LIMIT_BYTES:,} bytes")
-                if row is None:
-                    return
-                if columns is None:
-                    columns = columns_of([column.strip() for column in row], self.name)
-                elif row:
-                    yield task_of(fields_of(columns, _cells(columns, row)))
-            except (csv.Error, ValueError) as error:
-                yield self._bad(str(error))
+                if cells := record.cells(first, delimiter):
+                    if [cell.strip() for cell in cells] == header:
+                        raise ValueError("is the header once more")
+                    row = _values(header, places, cells)
+                    yield task_of(self._columns.fields(places, row))
+            except ValueError as error:
+                yield BadLine(self.name, first, str(error))
+
+    def _header(self, rows: Iterator[Record]) -> tuple[list[str], str]:
+        """The names of the columns, and what separates cells; no names in an empty file."""
+        delimiter: str | None = None
+        for record in rows:
+            try:
+                text = record.text(self.lines - record.lines + 1).removeprefix(_BOM)
+                if delimiter is None and (delimiter := named_delimiter(text)):
+                    continue
+                delimiter = delimiter or delimiter_of(text)
+                if not is_blank(text, delimiter):
+                    header = [cell.strip() for cell in split(text, delimiter)]
+                    while not header[-1]:
+                        header.pop()
+                    return header, delimiter
+            except ValueError as error:
+                raise ConfigurationError(
+                    f"the header of {self.name} cannot be read: {error}", "write its columns' names"
+                ) from None
+        return [], ","
 
     def _parquet(self) -> Iterator[NewTask | BadLine]:
         from blocks.queue.parquet import rows  # pyarrow takes a while to import
 
-        for content, columns, row in rows(self._source, self.name):
+        for content, targets, row in rows(self._source, self.name, self._columns):
             self._digest.update(content + b"\n")
             self._count(len(content))
             try:
                 if len(content) > LINE_LIMIT_BYTES:
                     raise ValueError(f"longer than {LINE_LIMIT_BYTES:,} bytes")
-                yield task_of(fields_of(columns, row))
+                yield task_of(self._columns.fields(targets, row))
             except ValueError as error:
                 yield self._bad(str(error))
 
-    def _lines(self) -> Iterator[bytes | None]:
-        """Lines as they are; None for one that is too long."""
-        while line := self._source.readline(LINE_LIMIT_BYTES):
-            size, whole = len(line), line
-            # Never the whole of it in memory.
-            while not line.endswith(b"\n") and len(line) == LINE_LIMIT_BYTES:
-                self._digest.update(line)
-                line = self._source.readline(LINE_LIMIT_BYTES)
-                size += len(line)
-            self._digest.update(line.rstrip(b"\r\n") + b"\n")
-            self._count(size)
-            yield whole if size <= LINE_LIMIT_BYTES else None
+    def _lines(self) -> Iterator[Line]:
+        """Lines as they are."""
+        try:
+            source = text_stream(self._source, self.name)
+            while line := source.readline(LINE_LIMIT_BYTES):
+                size, whole, quotes = len(line), line, line.count(b'"')
+                # Never the whole of it in memory.
+                while not line.endswith(b"\n") and len(line) == LINE_LIMIT_BYTES:
+                    self._digest.update(line)
+                    line = source.readline(LINE_LIMIT_BYTES)
+                    size += len(line)
+                    quotes += line.count(b'"')
+                self._digest.update(line.rstrip(b"\r\n") + b"\n")
+                self._count(size)
+                yield whole if size <= LINE_LIMIT_BYTES else None, quotes % 2 == 1
+        except OSError as error:
+            # A compressed file that is cut off, too.
+            raise broken(self.name, error, self.lines) from None
 
     def _count(self, size: int) -> None:
         self.lines += 1
@@ -161,82 +194,34 @@ class TaskLines:
 
 def is_parquet(name: str) -> bool:
     """Whether a file of this name is a Parquet file."""
-    return Path(name).suffix.lower() in PARQUET
+    return _format(name) == "parquet"
 
 
-def parse(text: str, complaint: str = "not JSON") -> Any:
-    """The value of JSON text.
-
-    Raises:
-        ValueError: It is none; one line that begins with ``complaint``.
-    """
-    try:
-        return from_json(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{complaint}: {error}") from None
-
-
-def task_of(fields: Any) -> NewTask:
-    """The task that ``fields`` describe.
-
-    Raises:
-        ValueError: They describe none; one line that names the first field that is wrong.
-    """
-    try:
-        return NewTask.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "task"
-        raise ValueError(f"{place}: {first['msg'].removeprefix('Value error, ')}") from None
-
-
-def columns_of(columns: list[str], name: str) -> list[str]:
-    """The columns of a file, if they are those of tasks.
-
-    Raises:
-        ConfigurationError: One is none, or is there twice, or there is no ``type``.
-    """
-    wrong = [c for c in columns if c not in COLUMNS and not (c.startswith(PARAM) and len(c) > len(PARAM))]
-    if wrong or len({*columns}) < len(columns) or "type" not in columns:
-        what = f"has an unknown column {wrong[0][:80]!r}" if wrong else "needs each column once, and `type`"
+def _format(name: str) -> str:
+    path = Path(name)
+    compressed = path.suffix.lower() in COMPRESSED
+    suffix = Path(path.stem).suffix.lower() if compressed else path.suffix.lower()
+    if suffix in PARQUET and compressed:
         raise ConfigurationError(
-            f"the header of {name} {what}",
-            f"name columns {', '.join(sorted(COLUMNS))} or {PARAM}<name>",
+            f"{name} is Parquet inside a compressed file", "decompress it: Parquet is compressed by itself"
         )
-    return columns
+    return "parquet" if suffix in PARQUET else "csv" if suffix in CSV else "json"
 
 
-def _cells(columns: list[str], row: list[str]) -> list[str | None]:
-    if len(row) != len(columns):
-        raise ValueError(f"has {len(row)} values for {len(columns)} columns")
-    # An empty cell says nothing, unless it is one of the params.
-    pairs = zip(columns, row, strict=True)
-    return [value if value or column.startswith(PARAM) else None for column, value in pairs]
-
-
-def fields_of(columns: list[str], row: Sequence[Any]) -> dict[str, Any]:
-    """The fields of a task in the cells of a row; None says nothing, but of one of the params.
+def _values(header: list[str], targets: list[str | None], cells: list[str]) -> list[str | None]:
+    """The cells as what they say: an empty one nothing, unless it is one of the params.
 
     Raises:
-        ValueError: A cell is one, or they describe no params.
+        ValueError: There are too few, or some without a column.
     """
-    fields: dict[str, Any] = {}
-    more: dict[str, Any] = {}
-    for column, value in zip(columns, row, strict=True):
-        if isinstance(value, ValueError):
-            raise ValueError(f"{column}: {value}")
-        if column.startswith(PARAM):
-            more[column.removeprefix(PARAM)] = value
-        elif value is not None:
-            fields[column] = value
-    if isinstance(fields.get("params"), str):
-        fields["params"] = parse(fields["params"], "params: not JSON")
-    if more:
-        params = fields.setdefault("params", {})
-        if not isinstance(params, dict):
-            raise ValueError("params: not an object")
-        params.update(more)
-    return fields
+    if len(cells) < len(header) or any(cells[len(header) :]):
+        raise ValueError(f"has {len(cells)} values for {len(header)} columns")
+    values: list[str | None] = []
+    for number, (column, target, cell) in enumerate(zip(header, targets, cells, strict=False)):
+        if cell and not column and number:
+            raise ValueError(f"has a value in column {number + 1}, which has no name")
+        values.append(cell if cell or (target or "").startswith(PARAM) else None)
+    return values
 
 
 @dataclass(slots=True)

@@ -12,7 +12,8 @@ from typing import Any
 import asyncpg
 
 from blocks.errors import ConfigurationError
-from blocks.queue.files import Checked, TaskLines, open_file, unreadable
+from blocks.queue.columns import TASKS, Columns
+from blocks.queue.files import Checked, TaskLines, open_file
 from blocks.queue.inspection import READ_TIMEOUT
 from blocks.queue.models import NewTask
 from blocks.queue.statements import statement
@@ -64,6 +65,7 @@ class Loading(Submission):
         *,
         strict: bool = True,
         again: bool = False,
+        columns: Columns = TASKS,
         part: int = PART_TASKS,
         on_part: Callable[[Loaded], Any] | None = None,
     ) -> Loaded:
@@ -77,6 +79,7 @@ class Loading(Submission):
             paths: The files.
             strict: Load nothing if a line of any file is bad; else load the others.
             again: Load the whole of each file, whatever was loaded of it before.
+            columns: How columns become fields of tasks. A file is loaded once for each type that they name.
             part: Most tasks a transaction adds.
             on_part: Called after each part with what has been done so far.
 
@@ -85,15 +88,18 @@ class Loading(Submission):
                 since, or somebody else loads the same file now. Parts loaded by then stay.
         """
         done = Loaded()
-        files = [await self._check(name, path, again, done) for name, path in _by_name(paths).items()]
+        files = [
+            await self._check(name, path, again, columns, done)
+            for name, path in _by_name(paths, columns).items()
+        ]
         if strict:
             names = str(paths[0]) if len(paths) == 1 else f"{len(paths)} files"
             done.checked.refuse_bad(names)
         for file in files:
-            await self._load_file(file, part, on_part, done)
+            await self._load_file(file, columns, part, on_part, done)
         return done
 
-    async def _check(self, name: str, path: Path, again: bool, done: Loaded) -> _File:
+    async def _check(self, name: str, path: Path, again: bool, columns: Columns, done: Loaded) -> _File:
         """Read the whole of a file: what is bad in it, and whether it still begins as it was loaded."""
         known = await self.pool.fetchrow(statement("loaded"), name, timeout=READ_TIMEOUT)
         loaded: int = known["lines"] if known else 0
@@ -101,13 +107,10 @@ class Loading(Submission):
 
         def read() -> tuple[bytes, bytes | None]:
             with open_file(path) as source:
-                lines = TaskLines(source, str(path), mark=begin)
-                try:
-                    for found in lines:
-                        done.checked.count(found)
-                        done.earlier += lines.lines <= begin and isinstance(found, NewTask)
-                except OSError as error:
-                    raise unreadable(path, error) from None
+                lines = TaskLines(source, str(path), mark=begin, columns=columns)
+                for found in lines:
+                    done.checked.count(found)
+                    done.earlier += lines.lines <= begin and isinstance(found, NewTask)
                 return lines.digest(), lines.marked
 
         digest, marked = await asyncio.to_thread(read)
@@ -119,10 +122,15 @@ class Loading(Submission):
         return _File(path, name, loaded, begin, digest)
 
     async def _load_file(
-        self, file: _File, part: int, on_part: Callable[[Loaded], Any] | None, done: Loaded
+        self,
+        file: _File,
+        columns: Columns,
+        part: int,
+        on_part: Callable[[Loaded], Any] | None,
+        done: Loaded,
     ) -> None:
         with open_file(file.path) as source:
-            lines = TaskLines(source, str(file.path))
+            lines = TaskLines(source, str(file.path), columns=columns)
             parts = _parts(lines, file.begin, part)
             loaded = file.loaded
             # Reading and checking a part takes a while, and the loop has a flow's signals to listen to.
@@ -162,9 +170,10 @@ class Loading(Submission):
                 return len(added)
 
 
-def _by_name(paths: Sequence[Path]) -> dict[str, Path]:
-    # One file may be there twice.
-    return {os.path.realpath(path): path for path in paths}
+def _by_name(paths: Sequence[Path], columns: Columns) -> dict[str, Path]:
+    # One file may be there twice, and may be loaded as tasks of several types.
+    of_type = f" as {columns.type}" if columns.type is not None else ""
+    return {os.path.realpath(path) + of_type: path for path in paths}
 
 
 async def _note(connection: Any, name: str, loaded: int, lines: int, digest: bytes) -> None:

@@ -66,7 +66,10 @@ def _written_out(moment: Any) -> Any:
     number = re.fullmatch(r"\s*[-+]?[\d.]+\s*", moment) if isinstance(moment, str) else None
     if number or not isinstance(moment, (str, date)):
         raise ValueError("is not a moment such as 2030-01-01T00:00:00Z")
-    return moment
+    # Postgres prints a zone of whole hours without minutes: 2030-01-01 00:00:00+00.
+    return (
+        re.sub(r"(:\d\d(?:\.\d+)?\s?[-+]\d\d)\s*$", r"\1:00", moment) if isinstance(moment, str) else moment
+    )
 
 
 Moment = Annotated[datetime, Field(strict=False), BeforeValidator(_written_out), AfterValidator(_utc)]

@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from blocks.errors import ConfigurationError
-from blocks.queue.files import columns_of
+from blocks.queue.columns import Columns
 
 BATCH_ROWS = 1000
 BATCH_BYTES = 8_000_000
@@ -25,20 +26,29 @@ BUFFER_BYTES = 1 << 20
 """Of each column, read ahead: without it a column's whole part of a row group is."""
 
 
-def rows(source: BinaryIO, name: str) -> Iterator[tuple[bytes, list[str], tuple[Any, ...]]]:
-    """Every row of a file: what identifies its content, its columns and its cells, as `fields_of` takes them.
+def rows(
+    source: BinaryIO, name: str, columns: Columns
+) -> Iterator[tuple[bytes, list[str | None], tuple[Any, ...]]]:
+    """Every row of a file: what identifies its content, and its targets and cells for `Columns.fields`.
 
     Raises:
         ConfigurationError: It is no Parquet file, is broken, or has columns that no task has.
     """
     try:
         # The source is the caller's to close.
-        file = pq.ParquetFile(source, buffer_size=BUFFER_BYTES, pre_buffer=False)
-        columns = columns_of(file.schema_arrow.names, name)
+        file = pq.ParquetFile(
+            source,
+            buffer_size=BUFFER_BYTES,
+            pre_buffer=False,
+            # In nanoseconds, which is the default, years after 2262 come out as other years.
+            coerce_int96_timestamp_unit="us",
+            page_checksum_verification=True,
+        )
+        targets = columns.targets(file.schema_arrow.names, name)
         for batch in file.iter_batches(batch_size=_batch_rows(file.metadata), use_threads=False):
             cells = [_cells(column) for column in batch.columns]
             for row in zip(*cells, strict=True):
-                yield repr(row).encode("utf-8", "surrogatepass"), columns, row
+                yield repr(row).encode("utf-8", "surrogatepass"), targets, row
     except (pa.ArrowException, OSError) as error:
         why = " ".join(str(error).split())[:200]
         raise ConfigurationError(f"cannot read {name} as Parquet: {why}", "write the file again") from None
@@ -51,7 +61,9 @@ def _batch_rows(metadata: Any) -> int:
 
 
 def _cells(column: Any) -> list[Any]:
-    """Plain values, and a `ValueError` for each that is none."""
+    """Plain values, and a `ValueError` for each that is none. NaN is None: pandas and others write it so."""
+    if pa.types.is_floating(column.type):
+        column = pc.if_else(pc.is_nan(column), None, column)
     try:
         return [_plain(value) for value in column.to_pylist(maps_as_pydicts="strict")]
     except (ValueError, OverflowError, KeyError, pa.ArrowException):
@@ -66,7 +78,7 @@ def _cell(scalar: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """``value`` as JSON would have it. NaN is left to whoever knows the field's name.
+    """``value`` as JSON would have it. NaN in a list is left to whoever knows the field's name.
 
     Raises:
         ValueError: JSON has nothing that says the same.

@@ -15,22 +15,34 @@ from deployments.output import AsJson, show
 
 if TYPE_CHECKING:
     from blocks.queue import NewTask
+    from blocks.queue.columns import Columns
 
 
 async def submit(
-    type: Annotated[str | None, Parameter(help="Task type; leave it out with --file.")] = None,
+    type: Annotated[
+        str | None,
+        Parameter(help="Task type; with --file, that of its tasks, and its columns are their params."),
+    ] = None,
     *,
     params: Annotated[str, Parameter(help="Parameters, a JSON object.")] = "{}",
     file: Annotated[
         str | None,
         Parameter(
-            help="JSON lines (a task {type, params, ...} each), CSV or Parquet; - for standard input.",
+            help="JSON lines (a task {type, params, ...} each), CSV or Parquet, .gz or .zst too; "
+            "- for standard input.",
             allow_leading_hyphen=True,
         ),
     ] = None,
     once: Annotated[
         bool, Parameter(negative="", help="Of the files that --file fits, only lines not loaded so before.")
     ] = False,
+    map: Annotated[
+        tuple[str, ...],
+        Parameter(
+            negative="",
+            help="COLUMN=FIELD: a column of --file is that field, or params.NAME; COLUMN= leaves it out.",
+        ),
+    ] = (),
     domain: str | None = None,
     description: str | None = None,
     priority: Annotated[int, Parameter(help="Higher runs first.")] = 0,
@@ -46,36 +58,47 @@ async def submit(
     """Add a task, or a file of them, to the table.
 
     Of a file either every line is added or, when one is bad, none: the bad ones are named by their numbers.
-    With --once a file is loaded in parts, and run again it goes on where it was.
+    With --once a file is loaded in parts, and run again it goes on where it was. The other options hold for
+    each task of a file that does not say otherwise.
     """
-    if (type is None) == (file is None):
+    if type is None and file is None:
         raise ConfigurationError("name a task type, or a file with --file", "see `organism submit --help`")
-    if once:
-        if file is None or file == "-":
-            raise ConfigurationError("--once needs a file to remember", "name it with --file")
-        await _load(file, as_json)
-        return
-    if file is not None:
-        tasks = read_tasks(file)
+    if once and (file is None or file == "-"):
+        raise ConfigurationError("--once needs a file to remember", "name it with --file")
+    if map and file is None:
+        raise ConfigurationError("--map needs a file that has the columns", "name it with --file")
+    if dedup_key and file is not None:
+        raise ConfigurationError(
+            "--dedup-key is of one task", "map a column of the file: --map column=dedup_key"
+        )
+    said = {
+        "domain": domain,
+        "description": description,
+        "priority": priority,
+        "max_attempts": max_attempts,
+        "dedup_key": dedup_key,
+        "timeout_s": timeout,
+    }
+    fields = {"params": _json(params, "--params")} | {name: v for name, v in said.items() if v is not None}
+    if file is None:
+        tasks = [_task({"type": type, **fields})]
     else:
-        fields = {
-            "type": type,
-            "params": _json(params, "--params"),
-            "domain": domain,
-            "description": description,
-            "priority": priority,
-            "max_attempts": max_attempts,
-            "dedup_key": dedup_key,
-            "timeout_s": timeout,
-        }
-        tasks = [_task(fields)]
+        from blocks.queue.columns import Columns
+
+        # Before any of its lines is: they would all be bad.
+        _task({"type": "any" if type is None else type, **fields})
+        columns = Columns.of(type, map, fields)
+        if once:
+            await _load(file, columns, as_json)
+            return
+        tasks = read_tasks(file, columns)
     async with open_queue() as queue:
         ids = [str(task_id) for task_id in await queue.submit(tasks)]
     text = ids[0] if file is None else f"{len(ids)} tasks submitted"
     show({"submitted": len(ids), "ids": ids}, as_json, text)
 
 
-def read_tasks(file: str) -> list[NewTask]:
+def read_tasks(file: str, columns: Columns) -> list[NewTask]:
     """The tasks of a file, or of standard input; empty lines are skipped.
 
     Raises:
@@ -83,29 +106,26 @@ def read_tasks(file: str) -> list[NewTask]:
             first of them by number.
     """
     from blocks.queue import NewTask
-    from blocks.queue.files import Checked, TaskLines, open_file, unreadable
+    from blocks.queue.files import Checked, TaskLines, open_file
 
     tasks, checked = [], Checked()
     with nullcontext(sys.stdin.buffer) if file == "-" else open_file(Path(file)) as source:
-        try:
-            for found in TaskLines(source, file):
-                checked.count(found)
-                if isinstance(found, NewTask):
-                    tasks.append(found)
-        except OSError as error:
-            raise unreadable(file, error) from None
+        for found in TaskLines(source, file, columns=columns):
+            checked.count(found)
+            if isinstance(found, NewTask):
+                tasks.append(found)
     checked.refuse_bad(file, (f"{bad.place}: {bad.why}" for bad in checked.first_bad))
     if not tasks:
         raise ConfigurationError(f"{file} holds no task", 'write one a line: {"type": "echo", "params": {}}')
     return tasks
 
 
-async def _load(pattern: str, as_json: bool) -> None:
+async def _load(pattern: str, columns: Columns, as_json: bool) -> None:
     from blocks.queue.files import matching
 
     paths = matching(pattern)
     async with open_queue() as queue:
-        done = await queue.load_files(paths)
+        done = await queue.load_files(paths, columns=columns)
     text = f"{done.added} tasks submitted"
     if done.earlier:
         text += f", {done.earlier} had been before"
@@ -121,7 +141,7 @@ async def _load(pattern: str, as_json: bool) -> None:
 
 
 def _task(fields: Any) -> NewTask:
-    from blocks.queue.files import task_of
+    from blocks.queue.columns import task_of
 
     try:
         return task_of(fields)
@@ -130,7 +150,7 @@ def _task(fields: Any) -> NewTask:
 
 
 def _json(text: str, place: str) -> Any:
-    from blocks.queue.files import parse
+    from blocks.queue.columns import parse
 
     try:
         return parse(text, f"{place}: not JSON")

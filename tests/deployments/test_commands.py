@@ -170,6 +170,35 @@ def test_parquet_files_are_submitted_once_and_a_bad_row_is_named(organism: Any, 
     assert count(organism) == 2
 
 
+def test_a_file_with_columns_of_its_own_is_tasks_of_one_type(organism: Any, tmp_path: Path) -> None:
+    file = tmp_path / "raw.parquet"
+    parquet.write_table(pyarrow.table({"id": [1, 2], "text": ["one", "two"], "rank": [5, 6]}), file)
+    options = (
+        "--map",
+        "rank=priority",
+        "--map",
+        "text=params.input",
+        "--params",
+        '{"m": 1}',
+        "--domain",
+        "d",
+    )
+    for once in ((), ("--once",)):
+        code, answer, _ = organism("submit", "embed", "--file", str(file), *options, *once)
+        assert (code, answer["submitted"]) == (0, 2)
+    tasks = organism("tasks", "list", "--type", "embed", "--domain", "d")[1]["tasks"]
+    shown = [organism("tasks", "show", task["id"])[1] for task in tasks[:2]]
+    assert sorted((task["params"]["id"], task["params"]["input"], task["priority"]) for task in shown) == [
+        (1, "one", 5),
+        (2, "two", 6),
+    ]
+    assert all(task["params"]["m"] == 1 for task in shown)
+    code, answer, _ = organism("submit", "embed", "--file", str(file), "--map", "txet=params.input")
+    assert (code, "no column 'txet'" in answer["error"]) == (1, True)
+    code, answer, _ = organism("submit", "--file", str(file))
+    assert (code, "organism submit TYPE --file" in answer["next_step"]) == (1, True)
+
+
 def test_standard_input_is_submitted(organism: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'{"type": "a"}\n{"type": "b"}')))
     code, submitted, _ = organism("submit", "--file", "-")
@@ -223,7 +252,12 @@ def test_redrive_shows_first_and_then_does(organism: Any, capsys: pytest.Capture
         (["redrive", "--limit", "0"], "--limit 0"),
         (["redrive", "--type", "x" * 201], "at most 200"),
         (["submit"], "name a task type, or a file"),
-        (["submit", "a", "--file", "x"], "name a task type, or a file"),
+        (["submit", "a", "--file", "/does/not/exist"], "cannot read /does/not/exist"),
+        (["submit", "a", "--map", "x=params.y"], "--map needs a file"),
+        (["submit", "a", "--file", "x", "--map", "text"], "'text' maps no column"),
+        (["submit", "a", "--file", "x", "--map", "text=colour"], "'colour', which no task has"),
+        (["submit", "a", "--file", "x", "--dedup-key", "k"], "--dedup-key is of one task"),
+        (["submit", "a", "--file", "x", "--max-attempts", "0"], "max_attempts:"),
         (["submit", "--file", "/does/not/exist"], "cannot read /does/not/exist: No such file"),
         (["submit", "--file", "/"], "cannot read /"),
         (["submit", "--file", "/dev/null"], "holds no task"),

@@ -115,6 +115,20 @@ async def test_submit_loads_a_pattern_of_files_once(queue: Queue, tmp_path: Path
     assert run.state.message == "0 tasks submitted of 3 files, 7 had been before"
 
 
+async def test_submit_makes_columns_of_files_the_params_of_one_type(queue: Queue, tmp_path: Path) -> None:
+    file = tmp_path / "raw.csv"
+    file.write_text("id;text;note\n1;one;x\n2;two;y\n")
+    done = await submit(str(file), type="embed", columns={"text": "params.input", "note": ""})
+    assert done.added == 2
+    rows = await queue.pool.fetch("SELECT type, params::text FROM tasks ORDER BY params->>'id'")
+    assert [tuple(row) for row in rows] == [
+        ("embed", '{"id": "1", "input": "one"}'),
+        ("embed", '{"id": "2", "input": "two"}'),
+    ]
+    with pytest.raises(ConfigurationError, match="no task has"):
+        await submit(str(file), type="embed", columns={"text": "colour"})
+
+
 async def test_submit_names_bad_lines_and_loads_nothing_or_the_others(queue: Queue, tmp_path: Path) -> None:
     file = tmp_path / "f.jsonl"
     file.write_text('{"type": "t", "params": {"password": "hunter2"}}\n{"type": "t", "parms": "hunter2"}\n')

@@ -1,0 +1,157 @@
+"""Rows of CSV files, strictly by RFC 4180: where quotes are wrong the row is an error, never another row.
+
+Quotes in a file that keeps to the RFC stand in pairs. So a row ends with the first line after which their
+number is even, and a quote too many or too few cannot end a row elsewhere without an error.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+Line: TypeAlias = "tuple[bytes | None, bool]"
+"""A line, None if it is too long; and whether the number of its quotes is odd."""
+
+DELIMITERS = (",", ";", "\t")
+# The limit of a row is that of its cells; the library's own is 131,072.
+csv.field_size_limit(2**31 - 1)
+_SEP = re.compile(r"sep=(.)\s*", re.IGNORECASE)
+"""How Excel names its delimiter, in a line before the header."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The lines of one row."""
+
+    content: bytes | None
+    """None: it is longer than the limit."""
+    lines: int
+    closed: bool
+    """False: the file ends within quotes."""
+    limit: int
+
+    def text(self, first: int) -> str:
+        """Return it as text.
+
+        Args:
+            first: The number of its first line.
+
+        Raises:
+            ValueError: It is too long, ends within quotes, or is not UTF-8.
+        """
+        last = first + self.lines - 1
+        among = f"; lines {first} to {last} are one row by its quotes" if self.lines > 1 else ""
+        if not self.closed:
+            raise ValueError(f"a quote is opened and not closed before the end of the file{among}")
+        if self.content is None:
+            raise ValueError(f"longer than {self.limit:,} bytes{among}")
+        return utf8(self.content)
+
+    def cells(self, first: int, delimiter: str) -> list[str]:
+        """Return its cells; none for a row in which nothing is said.
+
+        Args:
+            first: The number of its first line.
+            delimiter: What separates them.
+
+        Raises:
+            ValueError: As `text`, or quotes or line ends are wrong.
+        """
+        text = self.text(first)
+        # Excel's rows of empty cells.
+        if is_blank(text, delimiter):
+            return []
+        return split(text, delimiter)
+
+
+def records(lines: Iterable[Line], limit: int) -> Iterator[Record]:
+    """Yield the rows of a file.
+
+    Args:
+        lines: Its lines, with their ends.
+        limit: Longest row, in bytes; what is longer is never in memory.
+    """
+    parts: list[bytes] = []
+    count = size = 0
+    fits, within_quotes = True, False
+    for line, odd in lines:
+        count += 1
+        within_quotes ^= odd
+        size += len(line or b"")
+        fits = fits and line is not None and size <= limit
+        if fits and line is not None:
+            parts.append(line)
+        else:
+            parts.clear()
+        if not within_quotes:
+            yield Record(b"".join(parts) if fits else None, count, True, limit)
+            parts.clear()
+            count = size = 0
+            fits = True
+    if count:
+        yield Record(None, count, False, limit)
+
+
+def is_blank(text: str, delimiter: str) -> bool:
+    """Return True if a row says nothing: it is empty, or its cells are and have no quotes."""
+    return not text.rstrip("\r\n").strip(f"{delimiter} \t")
+
+
+def utf8(content: bytes) -> str:
+    """Return text.
+
+    Raises:
+        ValueError: It is not UTF-8; names the first byte that is not.
+    """
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        byte = content[error.start]
+        raise ValueError(
+            f"not UTF-8: byte 0x{byte:02x} at position {error.start + 1}; save it as UTF-8"
+        ) from None
+
+
+def split(text: str, delimiter: str) -> list[str]:
+    """Return the cells of one row.
+
+    Raises:
+        ValueError: It is none: quotes or line ends are wrong.
+    """
+    bare = text.removesuffix("\n").removesuffix("\r")
+    if '"' not in bare:
+        if "\r" in bare:
+            raise ValueError("a carriage return outside quotes: end lines with LF or CRLF")
+        return bare.split(delimiter)
+    # `csv` takes a quote within a cell that does not begin with one as text, strict or not.
+    if not _ROW[delimiter].fullmatch(bare):
+        raise ValueError("quotes are wrong: put the whole cell in quotes, and double each quote in it")
+    try:
+        [cells] = csv.reader([bare], strict=True, delimiter=delimiter)
+    except (csv.Error, ValueError) as error:
+        raise ValueError(f"not a row of CSV: {error}") from None
+    return cells
+
+
+def delimiter_of(header: str) -> str:
+    """Return what separates the cells of a file: the comma, if not the header has none and another."""
+    outside = re.sub(r'"[^"]*"', "", header)
+    return next((delimiter for delimiter in DELIMITERS if delimiter in outside), ",")
+
+
+def named_delimiter(header: str) -> str | None:
+    """Return the delimiter that Excel's line ``sep=;`` names; None: it is another line."""
+    found = _SEP.fullmatch(header.strip("\r\n"))
+    return found[1] if found and found[1] in DELIMITERS else None
+
+
+def _row(delimiter: str) -> re.Pattern[str]:
+    # Possessive, so that it takes linear time.
+    cell = rf'(?:"(?:[^"]++|"")*+"|[^"\r\n{delimiter}]*+)'
+    return re.compile(rf"{cell}(?:{delimiter}{cell})*+")
+
+
+_ROW = {delimiter: _row(delimiter) for delimiter in DELIMITERS}
