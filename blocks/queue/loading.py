@@ -13,6 +13,7 @@ import asyncpg
 
 from blocks.errors import ConfigurationError
 from blocks.queue.columns import TASKS, Columns
+from blocks.queue.export import Export
 from blocks.queue.files import Checked, TaskLines, open_file
 from blocks.queue.inspection import READ_TIMEOUT
 from blocks.queue.models import NewTask
@@ -56,7 +57,7 @@ class _Part:
     digest: bytes
 
 
-class Loading(Submission):
+class Loading(Submission, Export):
     """The half of `blocks.queue.Queue` that loads files."""
 
     async def load_files(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -10,36 +10,117 @@ from blocks.errors import ConfigurationError
 from deployments.output import AsJson, show
 
 if TYPE_CHECKING:
-    from blocks.queue import Queue, TaskRow
+    from blocks.queue import Queue, TaskFilter, TaskRow
 
 tasks = App(name="tasks", help="Look at tasks and steer them.")
+
+
+Statuses = Annotated[
+    tuple[str, ...],
+    Parameter(name="--status", negative="", help="Only of this status; give it several times."),
+]
+OfType = Annotated[str | None, Parameter(name="--type", help="Only of this type.")]
+OfDomain = Annotated[str | None, Parameter(name="--domain", help="Only of this domain.")]
+Since = Annotated[str | None, Parameter(name="--since", help="Created at this moment or later, ISO 8601.")]
+Until = Annotated[str | None, Parameter(name="--until", help="Created before this moment.")]
+InError = Annotated[str | None, Parameter(name="--error", help="With this text in the error, in any case.")]
 
 
 @tasks.command(name="list")
 async def list_tasks(
     *,
-    status: Annotated[str | None, Parameter(help="Only of this status.")] = None,
-    type: Annotated[str | None, Parameter(help="Only of this type.")] = None,
-    domain: Annotated[str | None, Parameter(help="Only of this domain.")] = None,
+    status: Statuses = (),
+    type: OfType = None,
+    domain: OfDomain = None,
+    since: Since = None,
+    until: Until = None,
+    error: InError = None,
     limit: Annotated[int, Parameter(help="Most tasks shown, newest first.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """List the newest tasks, and count all by status."""
-    from blocks.queue.models import STATUSES
-
-    if status is not None and status not in STATUSES:
-        raise ConfigurationError(f"there is no status {status!r}", f"one of {', '.join(STATUSES)}")
+    """List the newest tasks that fit every option, and count all that do by status."""
     if not 1 <= limit <= 10_000:
         raise ConfigurationError(f"--limit {limit} is not between 1 and 10000", "choose another")
+    chosen = _filter(status, type, domain, since, until, error)
     async with open_queue() as queue:
-        lines = await queue.list_tasks(status=status, type=type, domain=domain, limit=limit)
-        counts = await queue.counts()
+        lines = await queue.page(chosen, limit=limit)
+        counts = await queue.counts_of(chosen)
     text = [
         f"{line.id}  {line.status:9}  {_cell(line.type):20}  {_short(line.error)}".rstrip() for line in lines
     ]
     text.append(", ".join(f"{count} {name}" for name, count in counts.items() if count) or "no tasks")
     result = {"counts": counts, "tasks": [line.model_dump(mode="json") for line in lines]}
     show(result, as_json, "\n".join(text))
+
+
+@tasks.command(name="export")
+async def export_tasks(
+    *,
+    status: Statuses = (),
+    type: OfType = None,
+    domain: OfDomain = None,
+    since: Since = None,
+    until: Until = None,
+    error: InError = None,
+    format: Annotated[
+        Literal["jsonl", "csv", "parquet"] | None,
+        Parameter(help="Unset: as the name of the file ends, else JSON lines."),
+    ] = None,
+    output: Annotated[
+        str, Parameter(help="A file, or - for standard output.", allow_leading_hyphen=True)
+    ] = "-",
+    as_json: AsJson = False,
+) -> None:
+    """Write the tasks that fit every option, with their params and results, newest first.
+
+    A file has its name once it is whole. What is done and submitted meanwhile may be in it or not; no task is
+    in it twice.
+    """
+    from deployments.commands.export import export, format_of
+
+    if as_json and output == "-":
+        raise ConfigurationError("--json is about a file, and there is none", "name one with --output")
+    chosen = _filter(status, type, domain, since, until, error)
+    written_as = format_of(output, format)
+    async with open_queue() as queue:
+        count = await export(queue, chosen, written_as, output)
+    if output != "-":
+        result = {"exported": count, "format": written_as, "output": output}
+        show(result, as_json, f"{count} tasks exported to {output}")
+
+
+def _filter(
+    status: tuple[str, ...],
+    type: str | None,
+    domain: str | None,
+    since: str | None,
+    until: str | None,
+    error: str | None,
+) -> TaskFilter:
+    from pydantic import ValidationError
+
+    from blocks.queue import TaskFilter
+    from blocks.queue.models import STATUSES
+
+    if wrong := [name for name in status if name not in STATUSES]:
+        raise ConfigurationError(f"there is no status {wrong[0]!r}", f"one of {', '.join(STATUSES)}")
+    fields = {
+        "status": list(status),
+        "type": type,
+        "domain": domain,
+        "created_since": since,
+        "created_until": until,
+        "error": error,
+    }
+    try:
+        return TaskFilter.model_validate(fields)
+    except ValidationError as invalid:
+        first = invalid.errors(include_url=False, include_context=False)[0]
+        option = {"created_since": "since", "created_until": "until"}.get(
+            str(first["loc"][0]), first["loc"][0]
+        )
+        what = first["msg"].removeprefix("Value error, ")
+        raise ConfigurationError(f"--{option}: {what}", "choose another value") from None
 
 
 @tasks.command(name="show")

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import csv
+import errno
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,8 @@ import pytest
 from pyarrow import parquet
 
 from deployments import cli
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -199,6 +205,68 @@ def test_a_file_with_columns_of_its_own_is_tasks_of_one_type(organism: Any, tmp_
     assert (code, "organism submit TYPE --file" in answer["next_step"]) == (1, True)
 
 
+def test_a_list_counts_what_fits(organism: Any) -> None:
+    for kind in ("a", "a", "b"):
+        organism("submit", kind)
+    code, listed, _ = organism("tasks", "list", "--type", "a", "--status", "queued", "--status", "failed")
+    assert (code, len(listed["tasks"]), listed["counts"]["queued"]) == (0, 2, 2)
+    assert organism("tasks", "list", "--until", "2020-01-01")[1]["tasks"] == []
+
+
+@pytest.mark.parametrize("format", ["jsonl", "csv", "parquet"])
+def test_tasks_are_exported_to_a_file(organism: Any, tmp_path: Path, format: str) -> None:
+    ids = [organism("submit", kind, "--params", '{"n": 1}')[1]["ids"][0] for kind in ("a", "b", "a")]
+    file = tmp_path / f"out.{format}"
+    code, done, _ = organism("tasks", "export", "--type", "a", "--output", str(file))
+    assert (code, done) == (0, {"exported": 2, "format": format, "output": str(file)})
+    if format == "parquet":
+        rows = parquet.read_table(file).to_pylist()
+    elif format == "csv":
+        rows = [*csv.DictReader(io.StringIO(file.read_text()))]
+    else:
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [row["id"] for row in rows] == [ids[2], ids[0]]
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_what_is_not_whole_never_has_the_name(
+    organism: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "out.csv"
+    file.write_text("before")
+    organism("submit", "a")
+    code, answer, _ = organism("tasks", "export", "--format", "csv", "--output", "/dev/full")
+    assert (code, "no space left" in answer["error"]) == (1, True)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("blocks.queue.task_writers.CsvWriter.write", full)
+    code, answer, _ = organism("tasks", "export", "--output", str(file))
+    assert (code, "no space left" in answer["error"]) == (1, True)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_tasks_are_exported_to_a_pipe_that_may_break(organism: Any, format: str) -> None:
+    organism("submit", "a", "--params", json.dumps({"text": "".join(chr(0x4E00 + n) for n in range(20_000))}))
+    organism("submit", "a", "--params", json.dumps({"text": "".join(chr(0x4E00 + n) for n in range(20_000))}))
+    command = [sys.executable, "-m", "deployments.cli", "tasks", "export", "--format", format]
+    done = subprocess.run(command, capture_output=True, timeout=120, cwd=ROOT, check=True)
+    if format == "parquet":
+        assert parquet.read_table(io.BytesIO(done.stdout)).num_rows == 2
+    else:
+        assert done.stdout.count(b"\n") == 2
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        error = process.stderr.read().decode()
+    assert process.returncode == 1
+    assert error.startswith("error: the reader of the output left after")
+    assert error.count("\n") == 1
+
+
 def test_standard_input_is_submitted(organism: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'{"type": "a"}\n{"type": "b"}')))
     code, submitted, _ = organism("submit", "--file", "-")
@@ -258,6 +326,15 @@ def test_redrive_shows_first_and_then_does(organism: Any, capsys: pytest.Capture
         (["submit", "a", "--file", "x", "--map", "text=colour"], "'colour', which no task has"),
         (["submit", "a", "--file", "x", "--dedup-key", "k"], "--dedup-key is of one task"),
         (["submit", "a", "--file", "x", "--max-attempts", "0"], "max_attempts:"),
+        (["tasks", "export", "--status", "lost", "--output", "x"], "there is no status 'lost'"),
+        (["tasks", "export", "--since", "yesterday", "--output", "x"], "--since: "),
+        (
+            ["tasks", "export", "--output", "/does/not/exist/x"],
+            "cannot write /does/not/exist/x: No such file",
+        ),
+        (["tasks", "export", "--output", "x.jsonl.gz"], "x.jsonl.gz would not be compressed"),
+        (["tasks", "export"], "--json is about a file"),
+        (["tasks", "list", "--error", ""], "--error: "),
         (["submit", "--file", "/does/not/exist"], "cannot read /does/not/exist: No such file"),
         (["submit", "--file", "/"], "cannot read /"),
         (["submit", "--file", "/dev/null"], "holds no task"),

@@ -1,0 +1,8 @@
+-- $1 statuses, empty: any; or NULL: $2 type, $3 domain, $4 created since, $5 and before, $6 text in the error
+SELECT status::text, count(*) AS tasks
+FROM tasks
+WHERE (cardinality($1::taskstatus[]) = 0 OR status = ANY ($1::taskstatus[]))
+  AND ($2::text IS NULL OR type = $2) AND ($3::text IS NULL OR domain = $3)
+  AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at < $5)
+  AND ($6::text IS NULL OR position(lower($6) IN lower(left(error, 1000000))) > 0)
+GROUP BY status

@@ -1,0 +1,27 @@
+-- $1 statuses, empty: any; or NULL: $2 type, $3 domain, $4 created since, $5 and before, $6 text in the error,
+-- $7 id of the last task of the page before; $8 most rows, $9 bytes after which a page ends. By id, as page.sql.
+-- Sizes are those in storage, which are known without reading the values. Moments are text, because Postgres
+-- holds some that Python does not.
+SELECT id::text, type, status::text, description, domain, drift_score, priority, attempts, max_attempts,
+       dedup_key, timeout_s, to_json(run_after) #>> '{}' AS run_after, params::text, result::text, error,
+       organ_id, path, elapsed_ms, timed_out, lease_lost, interrupted, to_json(created_at) #>> '{}' AS created_at,
+       to_json(updated_at) #>> '{}' AS updated_at, to_json(finished_at) #>> '{}' AS finished_at
+FROM (
+    SELECT *, sum(
+        coalesce(pg_column_size(params), 0) + coalesce(pg_column_size(result), 0)
+        + coalesce(pg_column_size(error), 0) + coalesce(pg_column_size(description), 0)
+    ) OVER (ORDER BY id DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before
+    FROM (
+        SELECT *
+        FROM tasks
+        WHERE (cardinality($1::taskstatus[]) = 0 OR status = ANY ($1::taskstatus[]))
+          AND ($2::text IS NULL OR type = $2) AND ($3::text IS NULL OR domain = $3)
+          AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at < $5)
+          AND ($6::text IS NULL OR position(lower($6) IN lower(left(error, 1000000))) > 0)
+          AND ($7::uuid IS NULL OR id < $7)
+        ORDER BY id DESC
+        LIMIT $8
+    ) fitting
+) sized
+WHERE coalesce(bytes_before, 0) < $9
+ORDER BY sized.id DESC
