@@ -8,9 +8,9 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from blocks.queue.fields import WHOLE, TaskParams, TaskType, Text
 from blocks.queue.models import (
     FINISHED,
-    WHOLE,
     NewTask,
     Pause,
     PausedKind,
@@ -18,11 +18,8 @@ from blocks.queue.models import (
     Status,
     TaskFilter,
     TaskLine,
-    TaskParams,
     TaskRow,
     TaskState,
-    TaskType,
-    Text,
 )
 
 TASKS_LIMIT = 10_000

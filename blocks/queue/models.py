@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import datetime
 from math import isfinite
 from typing import Annotated, Any, Literal, Self, TypeAlias
 from uuid import UUID
@@ -12,7 +11,6 @@ from uuid import UUID
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     TypeAdapter,
@@ -21,68 +19,13 @@ from pydantic import (
 )
 
 from blocks.errors import ConfigurationError
-from blocks.jsonb import to_json
+from blocks.queue.fields import WHOLE, Moment, TaskParams, TaskType, Text
 from blocks.queue.moments import FIRST
 
 Status: TypeAlias = Literal["created", "queued", "running", "completed", "failed", "cancelled", "retry"]
 Finished: TypeAlias = Literal["completed", "failed", "cancelled"]
 STATUSES: tuple[Status, ...] = ("created", "queued", "running", "completed", "failed", "cancelled", "retry")
 FINISHED: tuple[Finished, ...] = ("completed", "failed", "cancelled")
-
-PARAMS_LIMIT_BYTES = 1_000_000
-"""Largest params of a task; bigger inputs belong in a store, with their address in the params."""
-
-
-def _storable(text: str) -> str:
-    if "\x00" in text:
-        raise ValueError("holds a NUL character, which Postgres cannot store")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("holds half of a surrogate pair, which is not text") from None
-    return text
-
-
-Text = Annotated[str, AfterValidator(_storable)]
-
-
-def _whole(number: Any) -> Any:
-    # JSON knows no integers: 5.0 is one, and some languages write it so.
-    return int(number) if isinstance(number, float) and number.is_integer() else number
-
-
-WHOLE = BeforeValidator(_whole)
-
-
-def _utc(moment: datetime) -> datetime:
-    try:
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-    except OverflowError:
-        raise ValueError("is outside the years 1 to 9999") from None
-
-
-def _written_out(moment: Any) -> Any:
-    # Else a number would be seconds since 1970, or milliseconds, by its size.
-    number = re.fullmatch(r"\s*[-+]?[\d.]+\s*", moment) if isinstance(moment, str) else None
-    if number or not isinstance(moment, (str, date)):
-        raise ValueError("is not a moment such as 2030-01-01T00:00:00Z")
-    # Postgres prints a zone of whole hours without minutes: 2030-01-01 00:00:00+00.
-    return (
-        re.sub(r"(:\d\d(?:\.\d+)?\s?[-+]\d\d)\s*$", r"\1:00", moment) if isinstance(moment, str) else moment
-    )
-
-
-Moment = Annotated[datetime, Field(strict=False), BeforeValidator(_written_out), AfterValidator(_utc)]
-"""In UTC, which is also what a moment without a zone is taken to be in: asyncpg has none for infinity."""
-
-
-def _json_text(params: dict[str, Any]) -> dict[str, Any]:
-    to_json(params, limit_bytes=PARAMS_LIMIT_BYTES)
-    return params
-
-
-TaskType = Annotated[Text, Field(min_length=1, max_length=200, pattern=r"\S")]
-TaskParams = Annotated[dict[str, Any], AfterValidator(_json_text)]
 
 
 class NewTask(BaseModel):

@@ -12,8 +12,9 @@ from uuid_utils.compat import uuid7
 
 from blocks.errors import AlreadySubmitted
 from blocks.jsonb import to_json
+from blocks.queue.fields import PARAMS_LIMIT_BYTES
 from blocks.queue.inspection import Inspection
-from blocks.queue.models import PARAMS_LIMIT_BYTES, NewTask
+from blocks.queue.models import NewTask
 from blocks.queue.statements import statement
 
 SUBMIT_TIMEOUT = 60.0
