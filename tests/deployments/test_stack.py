@@ -42,6 +42,7 @@ class Home:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.env = {**os.environ, "ORGANISM_HOME": str(path), "ORGANISM_WORKER": "false"}
+        self.env["ORGANISM_REPLICAS"] = "1"  # so that each answer is of the same one
 
     def popen(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
         return subprocess.Popen(

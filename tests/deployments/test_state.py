@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from blocks.errors import StackError
 from blocks.settings import Settings
 from blocks.stack import ProcessRef, StackState, read_stack
-from deployments import state
+from deployments import secret_files, state
 from deployments.planning import dsn_mark, ignored_ports, plan
 
 HOLD = """
@@ -70,11 +70,11 @@ def test_a_broken_state_file_says_what_to_do(tmp_path: Path, text: str) -> None:
 
 
 def test_the_token_is_made_once_and_closed_to_others(tmp_path: Path) -> None:
-    path = state.ray_token(tmp_path)
+    path = secret_files.ray_token(tmp_path)
     token = path.read_text()
     assert len(token.strip()) == 64
     path.chmod(0o644)
-    assert state.ray_token(tmp_path).read_text() == token
+    assert secret_files.ray_token(tmp_path).read_text() == token
     assert path.stat().st_mode & 0o777 == 0o600
 
 

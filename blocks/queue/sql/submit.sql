@@ -7,9 +7,9 @@ SELECT t.id, t.type, t.params::jsonb, t.description, t.domain, t.drift_score, t.
        t.max_attempts, t.timeout_s, t.dedup_key, t.status::taskstatus
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[],
             $6::float8[], $7::int[], $8::timestamptz[], $9::int[], $10::float8[], $11::text[], $12::text[])
-    AS t(id, type, params, description, domain, drift_score, priority, run_after, max_attempts, timeout_s, dedup_key, status)
+    WITH ORDINALITY AS t(id, type, params, description, domain, drift_score, priority, run_after, max_attempts, timeout_s, dedup_key, status, place)
 -- Everybody in one order: two who add the same keys in different orders would each wait for the other.
-ORDER BY t.type COLLATE "C", t.dedup_key COLLATE "C" NULLS FIRST, t.id
+ORDER BY t.type COLLATE "C", t.dedup_key COLLATE "C" NULLS FIRST, t.place
 ON CONFLICT (type, dedup_key)
     WHERE dedup_key IS NOT NULL AND status IN ('created', 'queued', 'running', 'retry')
     DO NOTHING

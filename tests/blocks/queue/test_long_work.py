@@ -146,7 +146,7 @@ async def organism(status: int, body: bytes) -> AsyncIterator[str]:
 
 async def test_copies_and_draining_replicas_are_counted() -> None:
     async with organism(200, json.dumps(RUNNING).encode()) as url:
-        work = await ask_organism(url)
+        work = await ask_organism(url, {})
     assert work is not None
     assert (work.copies, work.draining) == (2, 1)
     assert work.notes == [
@@ -168,10 +168,10 @@ async def test_copies_and_draining_replicas_are_counted() -> None:
 )
 async def test_an_organism_without_the_route_says_nothing(status: int, body: bytes) -> None:
     async with organism(status, body) as url:
-        assert await ask_organism(url) is None
+        assert await ask_organism(url, {}) is None
 
 
 async def test_an_organism_that_is_away_says_nothing() -> None:
     away: Any
     for away in (None, "http://127.0.0.1:1/organism", "nonsense"):
-        assert await ask_organism(away) is None
+        assert await ask_organism(away, {}) is None

@@ -215,10 +215,11 @@ async def test_two_producers_of_the_same_keys_wait_for_one_another(database: str
 
 
 async def test_a_submission_that_is_the_victim_of_a_deadlock_is_made_again(database: str) -> None:
-    async with Queue(database) as queue:
+    superuser = database.replace("//organism@", "//postgres@")  # as who that timeout may be set
+    async with Queue(superuser) as queue:
         name = await queue.pool.fetchval("SELECT current_database()")
         await queue.pool.execute(f"ALTER DATABASE \"{name}\" SET deadlock_timeout = '2s'")
-    async with Queue(database) as queue, Queue(database) as producer:
+    async with Queue(superuser) as queue, Queue(database) as producer:
         async with open_transaction(queue) as holder:
             # So that the other one is the victim.
             await holder.execute("SET LOCAL deadlock_timeout = '100s'")
