@@ -29,9 +29,11 @@ PROBE = 1.25
 BYTES_IN_FLIGHT = 64_000_000
 """Most params of one type in flight, in characters."""
 BYTES_A_CALL = 8_000_000
-HOLD_S = (2.0, 120.0)
+HOLD_S = (2.0, 10.0)
 """After tasks waited for too long, no more of their type are tried for this many seconds; doubled each time,
-up to the second figure."""
+up to the second figure. Serve chooses the replica, and only one may have a free slot: with 120 s, one of
+eight tasks of 20 min waited for 12 min while a slot was free. A try that fails costs a claim and its
+return."""
 
 
 @dataclass(slots=True)

@@ -184,7 +184,7 @@ def test_while_all_that_is_in_flight_runs_a_full_window_widens_and_what_waits_sh
             pace.calls(tasks(["t"]))
             pace.shrink("t", slots)
             pace.settled("t", 1)
-    assert 3 <= tried <= 10, "now and then one more, ever more seldom"
+    assert 30 <= tried <= 70, "one more every ten seconds: which replica has room is a matter of luck"
     pace.settled("t", slots)
     now[0] += 200
     assert pace.room("t") == slots
