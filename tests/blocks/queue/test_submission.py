@@ -229,4 +229,5 @@ async def test_a_submission_that_is_the_victim_of_a_deadlock_is_made_again(datab
             await holder.execute("INSERT INTO tasks (type, dedup_key) VALUES ('t', 'a')")
         await asyncio.wait_for(submission, 60)
         assert (await queue.counts())["queued"] == 2
-    assert await deadlocks(database) == 1
+    # More than one if it tries again before the other has been woken.
+    assert await deadlocks(database) >= 1
