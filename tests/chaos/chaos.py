@@ -342,10 +342,11 @@ class Chaos:
                 self._settled = settled
                 if not self._more and settled == len(self.run.expected):
                     self._done.set()
-            if time.monotonic() - self._settled_at > STALLED_S:
+            left = len(self.run.expected) - self._settled
+            quiet_s = time.monotonic() - self._settled_at
+            if quiet_s > STALLED_S and (left > (await self._ask(STILL_LONG) or 0) or quiet_s > REST_S):
                 since = time.time() - self.run.started
-                left = len(self.run.expected) - self._settled
-                self.run.incidents.append(f"{since:.0f} s: nothing was settled for {STALLED_S:g} s")
+                self.run.incidents.append(f"{since:.0f} s: nothing was settled for {quiet_s:.0f} s")
                 self._tell(f"{since:6.1f} s  stalled with {left} left: `organism up`")
                 await self._up()
                 self._settled_at = time.monotonic()
