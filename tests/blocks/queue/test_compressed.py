@@ -65,8 +65,8 @@ def test_damaged_or_followed_by_something_else_it_is_refused() -> None:
     ("name", "content", "what"),
     [
         ("f.jsonl.gz", LINES, "not compressed with gzip"),
-        ("f.jsonl.zst", gzip.compress(LINES), "not compressed with zstd"),
-        ("f.parquet.gz", gzip.compress(b"PAR1"), "Parquet inside a compressed file"),
+        ("f.jsonl.zst", gzip.compress(LINES, mtime=0), "not compressed with zstd"),
+        ("f.parquet.gz", gzip.compress(b"PAR1", mtime=0), "Parquet inside a compressed file"),
         ("f.jsonl", b"PAR1", "is Parquet"),
         ("f.jsonl.bz2", b"BZh91AY", "compressed with bzip2"),
     ],
