@@ -30,22 +30,29 @@ FIRST_ANSWER = 15.0
 class App:
     """A configuration that was read and found right."""
 
+    path: Path | None
+    """Of the configuration; None: the demo organism."""
     config: Any
     python_path: list[Path]
     replicas: int
 
 
-async def load(settings: Settings) -> App:
+async def load(settings: Settings, path: Path | None = None) -> App:
     """Read the organism's configuration, before anything is started.
+
+    Args:
+        settings: Settings in effect.
+        path: Of the configuration, in place of the setting.
 
     Raises:
         ConfigurationError: It is wrong; the message says where.
     """
-    folders = [settings.config.parent] if settings.config else []
+    path = Path.cwd() / path if path else settings.config
+    folders = [path.parent] if path else []
     from serve_apps.organism.config import load_config
 
-    config = await asyncio.to_thread(load_config, settings.config)
-    return App(config, [*folders, Path.cwd()], settings.replicas)
+    config = await asyncio.to_thread(load_config, path)
+    return App(path, config, [*folders, Path.cwd()], settings.replicas)
 
 
 async def deploy(

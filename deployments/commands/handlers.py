@@ -32,10 +32,7 @@ async def check(
     from deployments.organism_app import load
     from serve_apps.organism.loading import extend_import_path, load_handler
 
-    settings = load_settings()
-    if config:
-        settings = settings.model_copy(update={"config": config.absolute()})
-    app = await load(settings)
+    app = await load(load_settings(), config)
     extend_import_path([*app.config.python_path, *app.python_path])
     rows: list[dict[str, Any]] = []
     for organ in app.config.organs:
@@ -48,7 +45,7 @@ async def check(
             form = "async" if handler.is_async else "plain"
             found = {"form": form, "runs": _runs(organ, is_async=handler.is_async), "batch": organ.batch}
             rows.append({**row, "handler": organ.handler, "ok": True, **found, "problem": None})
-    show({"config": settings.config, "handlers": rows}, as_json, "\n".join(map(_line, rows)))
+    show({"config": app.path, "handlers": rows}, as_json, "\n".join(map(_line, rows)))
     return 0 if all(row["ok"] for row in rows) else 1
 
 

@@ -30,10 +30,8 @@ async def leftovers(
     # Importing flows points Ray at the embedded stack.
     import flows.dispatch  # noqa: F401  # isort: skip
     from blocks.errors import ConfigurationError
-    from blocks.queue import Queue
     from blocks.ray_cluster import RayCluster
-    from blocks.settings import load_settings
-    from blocks.stack import queue_dsn
+    from deployments.commands.tasks import open_queue
 
     await (await RayCluster.named("default")).connect()
     actors = _actors()
@@ -44,7 +42,7 @@ async def leftovers(
     for name in kill or []:
         _kill(name)
     actors = [name for name in actors if name not in (kill or [])]
-    async with Queue(queue_dsn(load_settings()).get_secret_value()) as queue:
+    async with open_queue() as queue:
         held = await queue.unheld(limit=HOLDERS_SHOWN)
     lines = [f"killed {name}" for name in kill or []]
     lines += [f"actor {name}: end it by `organism leftovers --kill {name}`" for name in actors]

@@ -34,10 +34,7 @@ async def serve_config(
     from serve_apps.organism.config import OrganismConfig
     from serve_apps.organism.deployments import serve_config as what_to_serve
 
-    settings = load_settings()
-    if config:
-        settings = settings.model_copy(update={"config": config.absolute()})
-    organism = (await load(settings)).config
+    organism = (await load(load_settings(), config)).config
     # Pods have addresses of their own, and Kubernetes probes each.
     found = what_to_serve(organism, http_host="0.0.0.0", replicas=replicas)  # noqa: S104
     found["proxy_location"] = "EveryNode"
