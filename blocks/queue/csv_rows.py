@@ -97,7 +97,7 @@ def records(lines: Iterable[Line], limit: int) -> Iterator[Record]:
 
 def is_blank(text: str, delimiter: str) -> bool:
     """Return True if a row says nothing: it is empty, or its cells are and have no quotes."""
-    return not text.rstrip("\r\n").strip(f"{delimiter} \t")
+    return not _without_end(text).strip(f"{delimiter} \t")
 
 
 def utf8(content: bytes) -> str:
@@ -121,7 +121,7 @@ def split(text: str, delimiter: str) -> list[str]:
     Raises:
         ValueError: It is none: quotes or line ends are wrong.
     """
-    bare = text.removesuffix("\n").removesuffix("\r")
+    bare = _without_end(text)
     if '"' not in bare:
         if "\r" in bare:
             raise ValueError("a carriage return outside quotes: end lines with LF or CRLF")
@@ -146,6 +146,10 @@ def named_delimiter(header: str) -> str | None:
     """Return the delimiter that Excel's line ``sep=;`` names; None: it is another line."""
     found = _SEP.fullmatch(header.strip("\r\n"))
     return found[1] if found and found[1] in DELIMITERS else None
+
+
+def _without_end(text: str) -> str:
+    return text.removesuffix("\n").removesuffix("\r")
 
 
 def _row(delimiter: str) -> re.Pattern[str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import httpx
@@ -120,6 +120,15 @@ async def remove() -> list[str]:
         return sorted(there)
 
 
+async def changed_at(client: PrefectClient) -> dict[Alert, datetime]:
+    """Return when the automation of each alert that has one, and is on, was made or last changed."""
+    there = await _ours(client)
+    found = {alert: there.get(_name_for(alert)) for alert in ALERTS}
+    return {
+        alert: automation.updated for alert, automation in found.items() if automation and automation.enabled
+    }
+
+
 async def state() -> list[AlertState]:
     """Our automations on the server.
 
@@ -224,6 +233,10 @@ def _automation(
     )
 
 
+class _Found(Automation):
+    updated: datetime
+
+
 def _name_for(alert: Alert) -> str:
     return f"organism: {alert.replace('-', ' ')}"
 
@@ -234,11 +247,14 @@ def _alike(found: Automation, wanted: AutomationCore) -> bool:
     )
 
 
-async def _ours(client: PrefectClient) -> dict[str, Automation]:
+async def _ours(client: PrefectClient) -> dict[str, _Found]:
     """By name, those that have a name of ours."""
     names = {wanted.name for wanted in wanted_automations(UUID(int=0))}
     tagged = AutomationFilter(tags=AutomationFilterTags(all_=[OURS]))
-    found = await client.read_automations(automations=tagged, limit=200)
+    # Not `read_automations`, which drops when they were changed (Prefect 3.8.8).
+    wanted = {"automations": tagged.model_dump(mode="json"), "limit": 200}
+    answer = await client.request("POST", "/automations/filter", json=wanted)
+    found = [_Found.model_validate(automation) for automation in answer.json()]
     return {automation.name: automation for automation in found if automation.name in names}
 
 
@@ -284,7 +300,7 @@ async def _named(client: PrefectClient, to: str) -> BlockDocument:
     return document
 
 
-async def _in_use(client: PrefectClient, there: dict[str, Automation]) -> BlockDocument:
+async def _in_use(client: PrefectClient, there: Mapping[str, Automation]) -> BlockDocument:
     for block in {_block_of(automation) for automation in there.values()} - {None}:
         try:
             return await client.read_block_document(block, include_secrets=False)  # type: ignore[arg-type]

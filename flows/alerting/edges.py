@@ -7,7 +7,8 @@ Prefect's default) is said again if it is still so.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypeAlias, get_args
@@ -25,6 +26,8 @@ LOOKED = "organism.looked"
 """Said at every look at the queue, so that its absence can be told."""
 SKEW = timedelta(days=1)
 """Whoever spoke last may have a clock that is ahead of ours."""
+HEARD_AFTER_S = 10.0
+"""Prefect's server looks for new automations every 5 s (3.8.8); an event before that is delivered to nobody."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class Said:
     since: datetime
     """When it began to be wrong."""
     text: str
+    received: datetime
+    """When the server had it, by the server's clock."""
 
 
 def next_step(look: Look, last: Said | None, now: datetime) -> Step | None:
@@ -77,19 +82,28 @@ async def last_said(client: PrefectClient, alert: Alert, queue: str) -> Said | N
         return None
     [event] = events
     said: Any = event.event.rpartition(".")[2]
-    return Said(said, datetime.fromisoformat(event.payload["since"]), event.payload["text"])
+    since = datetime.fromisoformat(event.payload["since"])
+    return Said(said, since, event.payload["text"], event.received)
 
 
 async def tell(
-    client: PrefectClient, queue: str, looks: Sequence[Look], now: datetime | None = None
+    client: PrefectClient,
+    queue: str,
+    looks: Sequence[Look],
+    now: datetime | None = None,
+    changed: Mapping[Alert, datetime] | None = None,
 ) -> list[str]:
     """Say in events what has begun or ended, for automations to deliver.
+
+    What is wrong is said again if the automation that delivers it is newer than what was said: alerts that
+    are switched on, or go elsewhere from now on, begin with what is wrong already.
 
     Args:
         client: Of the Prefect server the events go to.
         queue: Name of the Task Queue block the looks are about.
         looks: What was found now, at most one of each alert.
         now: The time by the clock that measures; None: this machine's.
+        changed: When the automation of an alert was made or last changed, by the server's clock.
 
     Returns:
         What was said: ``dead letters raised: 1,234 tasks have failed for good``.
@@ -98,9 +112,14 @@ async def tell(
     lines = []
     for look in looks:
         last = await last_said(client, look.alert, queue)
-        step = next_step(look, last, now)
+        since_change = (changed or {}).get(look.alert)
+        unheard = last and last.step == "raised" and since_change and last.received < since_change
+        step = "raised" if unheard and look.wrong else next_step(look, last, now)
         if step is None:
             continue
+        if since_change:
+            age = (datetime.now(UTC) - since_change).total_seconds()
+            await asyncio.sleep(min(max(HEARD_AFTER_S - age, 0), HEARD_AFTER_S))
         since = last.since if last is not None and last.step in ("pending", "raised") else now
         name = look.alert.replace("-", " ")
         over = step in ("cleared", "passed")

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from blocks.queue import Queue
 from blocks.settings import load_settings
 from flows.alerting import looks
+from flows.alerting.automations import changed_at
 from flows.alerting.edges import say_looked, tell
 from flows.verification.finding import Verification
 
@@ -57,7 +58,8 @@ async def tell_of_queue(
 
     async def say(client: PrefectClient) -> list[str]:
         due = await looks.dispatch_is_due(client, name)
-        said = await tell(client, name, [*found, looks.dispatch(lanes, due, missing_s)], now)
+        all_of_it = [*found, looks.dispatch(lanes, due, missing_s)]
+        said = await tell(client, name, all_of_it, now, await changed_at(client))
         say_looked(name)
         return said
 
@@ -72,7 +74,7 @@ async def tell_of_verification(found: Verification, name: str) -> Told:
     """
 
     async def say(client: PrefectClient) -> list[str]:
-        return await tell(client, name, [looks.verification(found)])
+        return await tell(client, name, [looks.verification(found)], changed=await changed_at(client))
 
     return await _told(say)
 

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from blocks.errors import ConfigurationError
@@ -153,6 +153,7 @@ def test_a_quote_too_many_or_too_few_is_always_an_error(
 
 
 @given(st.text(st.sampled_from('a,"\n\r;é\0'), max_size=20))
+@example("\r\r")
 def test_no_text_is_read_that_a_strict_reader_refuses(text: str) -> None:
     content = f"type,params.city\nt,x\n{text}"
     found = rows_or_error(content)

@@ -189,6 +189,21 @@ async def test_what_the_watchdog_finds_is_delivered_once_and_that_it_is_over(
         await client.delete_deployment(run)
 
 
+async def test_what_was_wrong_before_alerts_were_switched_on_is_delivered(
+    stack_queue: Queue, block: str, receiver: Receiver
+) -> None:
+    await TaskQueue(dsn=SecretStr(stack_queue.dsn)).asave("before", overwrite=True)
+    await dead_letters(stack_queue, 3)
+    assert (await watchdog(queue="before", dead_letters=2)).alerts
+    await until(lambda: events("dead-letters.raised"))
+    # Prefect's server hears of new automations a moment later, and what is said at once would be lost.
+    await automations.apply(block)
+    first = await watchdog(queue="before", dead_letters=2)
+    assert first.alerts == ["dead letters raised: 3 tasks have failed for good, the limit is 2"]
+    await receiver.next("queue before: dead letters")
+    assert (await watchdog(queue="before", dead_letters=2)).alerts == []
+
+
 async def test_crashes_a_silent_watchdog_and_a_failed_verify_are_delivered(
     stack_queue: Queue, block: str, receiver: Receiver
 ) -> None:

@@ -41,7 +41,7 @@ def test_an_alert_is_raised_once_and_cleared_once(
         step = next_step(Look("verify", wrong, "", "", patience_s=patience_s), last, now)
         if step is not None:
             keeps = last is not None and last.step in ("pending", "raised")
-            last = Said(step, last.since if keeps and last else now, "")
+            last = Said(step, last.since if keeps and last else now, "", now)
         if wrong is False:
             assert step == ("cleared" if raised else "passed" if wrong_since else None)
             raised, wrong_since = False, None
