@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 CLAIM_TIMEOUT = 10.0
 CLAIM_LIMIT = 10_000
+LINES_LIMIT = 64
+"""Most lines one claim asks: each costs it about 3 µs, and there may be thousands of types and priorities."""
 SLOW = (TimeoutError, asyncpg.QueryCanceledError)
 SLOWED_BY = 10
 """After a claim that took too long the next is for so many times fewer tasks; success doubles them."""
@@ -246,7 +248,7 @@ class Lines:
         rooms: dict[str, int] = {}
         for _, group in groupby(self, attrgetter("priority")):
             lines = list(group)
-            shift = self._turn % len(lines)
+            shift = self._turn * (LINES_LIMIT if len(lines) > LINES_LIMIT else 1) % len(lines)
             for line in (*lines[shift:], *lines[:shift]):
                 if line.type in served:
                     continue
@@ -257,6 +259,10 @@ class Lines:
                 # it is the limit of the claim that keeps their sum within the room.
                 if not line.exhausted and quota < limit:
                     served.add(line.type)
+        if len(wanted) > LINES_LIMIT:
+            # Those that held nothing make way: the next look finds what has come to them.
+            chosen = sorted(range(len(wanted)), key=lambda place: (wanted[place][0].exhausted, place))
+            wanted = [wanted[place] for place in sorted(chosen[:LINES_LIMIT])]
         return wanted
 
     def _advance(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import asyncpg
 import pytest
 from pydantic import ValidationError
 
 from blocks.errors import ConfigurationError, QueueUnavailable, SchemaMismatch
-from blocks.queue import NewTask, Queue
+from blocks.queue import Lines, NewTask, Queue
 from blocks.queue.connection import describe
+from blocks.queue.statements import statement
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.clock import START, advance, set_clock
 
@@ -81,6 +83,33 @@ async def test_a_lower_line_of_a_type_comes_before_lower_lines_of_others(queue: 
     await queue.submit([NewTask(type="t", priority=p) for p in (1, 0)])
     await queue.submit([NewTask(type="u", priority=-1) for _ in range(3)])
     assert sorted((await claim(queue, limit=3)).types) == ["t", "t", "u"]
+
+
+async def test_a_claim_asks_few_lines_however_many_types_and_priorities_there_are(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    async def fetch(pool: asyncpg.Pool[Any], query: str, *arguments: Any, **options: Any) -> Any:
+        if query == statement("claim"):
+            asked.append(len(arguments[2]))
+        return await whole(pool, query, *arguments, **options)
+
+    whole = asyncpg.Pool.fetch
+    monkeypatch.setattr(asyncpg.Pool, "fetch", fetch)
+    await queue.submit([NewTask(type=f"t{number}", priority=number % 3) for number in range(1500)])
+    await queue.register("lane")
+    lines = Lines(queue, "lane")
+    priorities: list[int] = []
+    while batch := await lines.claim(10, lambda _: 10):
+        priorities += sorted((int(kind[1:]) % 3 for kind in batch.types), reverse=True)
+    assert priorities == sorted(priorities, reverse=True)
+    assert len(priorities) == 1500, "none is forgotten"
+    await queue.submit([NewTask(type="t7")])
+    lines.stale = True
+    await lines.look()
+    assert (await lines.claim(10, lambda _: 10)).types == ["t7"], "what comes to one that was empty is found"
+    assert max(asked) == 64
 
 
 async def test_submitting_an_id_twice_says_so_and_adds_nothing(queue: Queue) -> None:
