@@ -27,7 +27,7 @@ LOOKED = "organism.looked"
 SKEW = timedelta(days=1)
 """Whoever spoke last may have a clock that is ahead of ours."""
 HEARD_AFTER_S = 10.0
-"""Prefect's server looks for new automations every 5 s (3.8.8); an event before that is delivered to nobody."""
+"""Prefect's server looks for new automations every 5 s (3.8.8); until then it delivers nothing to them."""
 
 
 @dataclass(frozen=True)
