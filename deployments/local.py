@@ -18,7 +18,7 @@ from blocks.access import make_token
 from blocks.errors import StackError
 from blocks.settings import Settings
 from blocks.stack import ProcessRef, StackState, read_secret, read_stack
-from deployments import components, health, organism_app, processes
+from deployments import components, health, organism_app, ports, processes
 from deployments.environment import postgres_environment
 from deployments.folders import private_folder, short_folder
 from deployments.planning import dsn_mark, ignored_ports, plan
@@ -75,7 +75,10 @@ async def start(settings: Settings, *, when: When = "drain", progress: Progress 
     """
     home = prepare_home(settings)
     async with turn(home, "up", waiting=_teller(progress)):
-        return await _Start(settings, home, when, progress).run()
+        try:
+            return await _Start(settings, home, when, progress).run()
+        finally:
+            ports.release()
 
 
 async def stop(settings: Settings, *, progress: Progress = silent) -> Stopped:

@@ -14,6 +14,7 @@ from blocks.errors import StackError
 LOOPBACK = "127.0.0.1"
 SCAN = 200
 """How many ports after the wanted one are tried."""
+_reserved: dict[int, socket.socket] = {}
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,34 @@ def is_free(port: int) -> bool:
     return True
 
 
+def reserve(port: int) -> bool:
+    """Reserve ``port`` against other stacks that start on this machine; return False if it is not free.
+
+    Between the choice of a port and the moment its server listens lie seconds, in which another stack would
+    find it free. A reservation is an abstract Unix socket: its name is known to all users of the machine, and
+    the kernel frees it when this process ends.
+    """
+    if port in _reserved:
+        return is_free(port)
+    reservation = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        reservation.bind(f"\0organism-flows-port-{port}")
+    except OSError:
+        reservation.close()
+        return False
+    if not is_free(port):
+        reservation.close()
+        return False
+    _reserved[port] = reservation
+    return True
+
+
+def release() -> None:
+    """End the reservations of this process."""
+    while _reserved:
+        _reserved.popitem()[1].close()
+
+
 def holder(port: int) -> str:
     """Who listens on ``port``: ``pid 123 (python)``, or what can be said without the right to look."""
     with contextlib.suppress(psutil.Error, OSError):
@@ -46,7 +75,7 @@ def holder(port: int) -> str:
                     return f"pid {connection.pid} ({psutil.Process(connection.pid).name()})"
                 except psutil.Error:
                     return f"pid {connection.pid}"
-    return "a process of another user"
+    return "another stack that is starting, or a process of another user"
 
 
 def choose(
@@ -74,18 +103,18 @@ def choose(
     if wanted is not None:
         if wanted in taken:
             raise StackError(f"port {wanted} is asked for twice", f"set {variable} to another port")
-        if not is_free(wanted):
+        if not reserve(wanted):
             raise StackError(
                 f"port {wanted} for the {what} ({variable}) is taken by {holder(wanted)}",
                 f"stop it, or set {variable} to another port, or unset it to get a free one",
             )
         return PortChoice(wanted)
-    if keep is not None and keep not in taken and is_free(keep):
+    if keep is not None and keep not in taken and reserve(keep):
         return PortChoice(keep)
-    if default not in taken and is_free(default):
+    if default not in taken and reserve(default):
         return PortChoice(default)
     for port in range(default + 1, default + SCAN):
-        if port not in taken and is_free(port):
+        if port not in taken and reserve(port):
             return PortChoice(port, f"port {default} is taken by {holder(default)}; {what} on {port}")
     raise StackError(f"no free port between {default} and {default + SCAN}", f"set {variable} to a free port")
 
@@ -99,6 +128,6 @@ def steady(seed: str, *, taken: Collection[int] = ()) -> int:
     start = sum(seed.encode()) * 7919 % 10_000
     for offset in range(10_000):
         port = 20_000 + (start + offset) % 10_000
-        if port not in taken and is_free(port):
+        if port not in taken and reserve(port):
             return port
     raise StackError("no free port between 20000 and 29999", "stop some of the servers on this machine")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -71,3 +73,26 @@ def test_steady_ports_are_the_same_each_time_and_outside_the_ranges_of_others() 
     assert first == ports.steady("some stack")
     assert 20_000 <= first < 30_000
     assert ports.steady("some stack", taken={first}) != first
+
+
+def test_two_stacks_that_start_at_once_get_different_ports(listener: int) -> None:
+    choose = (
+        "import sys; from deployments import ports; "
+        f"print(ports.choose('x', 'V', None, {listener}).port, flush=True); sys.stdin.read()"
+    )
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", choose], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    try:
+        chosen = [int(process.stdout.readline()) for process in both if process.stdout]
+        assert len({listener, *chosen}) == 3
+        with pytest.raises(StackError, match="another stack that is starting"):
+            ports.choose("x", "V", chosen[0], listener)
+    finally:
+        for process in both:
+            process.communicate()
+    assert ports.choose("x", "V", chosen[0], listener) == ports.PortChoice(chosen[0]), "free when it ended"
+    ports.release()
