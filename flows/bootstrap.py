@@ -26,6 +26,7 @@ from blocks.organism import Organism
 from blocks.queue import Queue
 from blocks.queue.connection import TRANSIENT_ERRORS, wait_for_postgres
 from blocks.queue.migrate import migrate, pending
+from blocks.queue.roles import how_to_make
 from blocks.ray_cluster import RayCluster
 from blocks.settings import load_settings
 from blocks.stack import read_stack
@@ -107,7 +108,8 @@ async def prepare_postgres(queue: str, within_s: float) -> Step:
     await wait_for_postgres(dsn.get_secret_value(), within_s=within_s, on_wait=waiting)
     missing = await pending(dsn.get_secret_value())
     if missing:
-        await migrate(dsn.get_secret_value())
+        if roles := await migrate(dsn.get_secret_value()):
+            logger.warning(how_to_make(roles))
         return Step(step="postgres", changed=True, found=f"migrated: {', '.join(missing)}")
     return Step(step="postgres", changed=False, found="every migration is applied")
 

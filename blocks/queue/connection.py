@@ -16,6 +16,7 @@ from asyncpg.pool import PoolAcquireContext
 
 from blocks.errors import ConfigurationError, QueueUnavailable
 from blocks.queue.moments import read_any_moment
+from blocks.queue.roles import PrivilegeMissing, privilege_missing
 from blocks.queue.sqlstates import TRANSIENT_ERRORS as TRANSIENT_ERRORS
 from blocks.queue.sqlstates import spoils_session
 
@@ -60,6 +61,11 @@ def unavailable(dsn: str, error: BaseException) -> QueueUnavailable:
             return QueueUnavailable(
                 f"Postgres at {where} refuses this login: {error}",
                 "correct user and password in ORGANISM_DSN",
+            )
+        case asyncpg.InsufficientPrivilegeError():
+            return QueueUnavailable(
+                f"Postgres at {where} refuses this login: {error.args[0]}",
+                "have an administrator GRANT CONNECT ON DATABASE … TO this login; see docs/roles.md",
             )
         case asyncpg.InvalidCatalogNameError():
             return QueueUnavailable(
@@ -159,14 +165,19 @@ async def _nothing(_: object) -> None:
 
 
 class _Acquired(PoolAcquireContext):
-    """A connection of the pool for as long as the block lasts."""
+    """A connection of the pool for as long as the block lasts; a missing privilege is named with its role."""
 
     async def __aexit__(self, *error: Any) -> None:
-        if self.connection is not None and spoils_session(error[1] if error else None):
+        cause = error[1] if error else None
+        if self.connection is not None and spoils_session(cause):
             self.connection.terminate()
             # The other sessions are as old: after a fail-over they lead to the same standby.
             await self.pool.expire_connections()
+        if isinstance(cause, asyncpg.InsufficientPrivilegeError) and self.connection is not None:
+            cause = privilege_missing(cause, self.connection.get_settings().session_authorization)
         await super().__aexit__(*error)
+        if isinstance(cause, PrivilegeMissing):
+            raise cause from None
 
 
 class Pool(_AnyPool):

@@ -11,9 +11,11 @@ import asyncpg
 
 from blocks.errors import ConfigurationError, QueueUnavailable
 from blocks.queue.connection import behind_pooler, connect, describe
+from blocks.queue.roles import MIGRATOR, ROLES, PrivilegeMissing
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
+    from sqlalchemy.exc import DBAPIError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 MIGRATION_LOCK = 0x6F7267616E69  # "organi": one migrator at a time in a database
@@ -21,17 +23,28 @@ LOCK_POLL_S = 0.2
 LOCK_S = 600.0
 """A migration of a large table builds indexes for minutes; one that takes longer may hang."""
 READ_TIMEOUT = 10.0
+OWNER = f"""
+    SELECT session_user, coalesce(
+        (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = to_regclass('tasks')), '{MIGRATOR}')
+"""  # noqa: S608
+"""Who asks, and the role that may migrate: the owner of the tables, or of those to come."""
 
 
-async def migrate(dsn: str, *, lock_s: float = LOCK_S) -> None:
+async def migrate(dsn: str, *, lock_s: float = LOCK_S) -> list[str]:
     """Migrate to the newest schema; safe to run at once from several places and under live lanes.
+
+    The group roles of `blocks.queue.roles` are made, if this login may make roles, and get their privileges.
 
     Args:
         dsn: Postgres connection URL.
         lock_s: Longest wait for another migrator, in seconds.
 
+    Returns:
+        The group roles that are missing, which this login may not make. None of them has any privileges then.
+
     Raises:
         ConfigurationError: ``dsn`` leads through a pooler.
+        PrivilegeMissing: The login does not own the tables, or may make none.
         QueueUnavailable: Postgres cannot be reached or refuses us, another migrator does not end, or a table
             stays locked.
         SchemaMismatch: A foreign table called ``tasks`` is in the way.
@@ -74,14 +87,25 @@ async def migrate(dsn: str, *, lock_s: float = LOCK_S) -> None:
             await connection.commit()
             try:
                 await connection.run_sync(_upgrade)
+                missing = await connection.run_sync(_set_privileges)
             except DBAPIError as error:
-                if getattr(error.orig, "sqlstate", None) != "55P03":
+                await connection.rollback()
+                state = getattr(error.orig, "sqlstate", None)
+                if state == "42501":
+                    login, owner = (await connection.execute(text(OWNER))).one()
+                    raise PrivilegeMissing(
+                        f"Postgres does not let {login} migrate {describe(dsn)}: {_cause(error)}",
+                        f'migrate as their owner, or have an administrator GRANT "{owner}" TO "{login}"; '
+                        "see docs/roles.md",
+                    ) from None
+                if state != "55P03":
                     raise
                 raise QueueUnavailable(
                     f"a table of {describe(dsn)} stays locked: {error.orig}",
                     "end the transaction that holds it (pg_locks, pg_stat_activity), and migrate again",
                 ) from None
             await connection.commit()
+            return missing
     finally:
         await engine.dispose()
 
@@ -115,11 +139,29 @@ def run_script(migration: str) -> None:
     """
     from alembic import op
 
-    script = Path(migration).with_suffix(".sql").read_text(encoding="utf-8")
+    _run_steps(op.get_bind(), Path(migration).with_suffix(".sql"))
+
+
+def _cause(error: DBAPIError) -> object:
+    # SQLAlchemy wraps what asyncpg raised, and repeats the class in the text.
+    return (error.orig and error.orig.__cause__) or error.orig
+
+
+def _run_steps(connection: Connection, script: Path) -> None:
     # asyncpg prepares what it runs, and Postgres prepares one statement at a time.
-    for statement in script.split("\n-- step: ")[1:]:
+    for statement in script.read_text(encoding="utf-8").split("\n-- step: ")[1:]:
         _name, _, sql = statement.partition("\n")
-        op.get_bind().exec_driver_sql(sql)
+        connection.exec_driver_sql(sql)
+
+
+def _set_privileges(connection: Connection) -> list[str]:
+    """Make the group roles and set their privileges; return the roles that are missing."""
+    _run_steps(connection, MIGRATIONS / "roles.sql")
+    known = set(connection.exec_driver_sql("SELECT rolname FROM pg_roles").scalars())
+    missing = [role for role in ROLES if role not in known]
+    if not missing:
+        _run_steps(connection, MIGRATIONS / "grants.sql")
+    return missing
 
 
 def _upgrade(connection: Connection) -> None:

@@ -22,6 +22,7 @@ from blocks.errors import (
     TaskNotFound,
 )
 from blocks.gateway_api import PROBLEM_TYPE, FieldError, Problem
+from blocks.queue.roles import PrivilegeMissing
 from blocks.queue.sqlstates import TRANSIENT_ERRORS, verdict
 
 RETRY_AFTER_S = 2
@@ -108,6 +109,8 @@ def refusal(error: Exception) -> Refused | None:
             )
         case AlreadySubmitted():
             return Refused("already-submitted", error.what, next_step=error.next_step)
+        case PrivilegeMissing():
+            return Refused("unavailable", error.what, next_step=error.next_step)
         case QueueUnavailable() | SchemaMismatch():
             return Refused("unavailable", error.what, next_step="try again later")
         case ConfigurationError():

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -34,6 +35,18 @@ def _one_colon(path: str) -> str:
     if not all(part.isidentifier() for part in parts):
         raise ValueError(f"{path!r} is not of the form package.module:function")
     return path
+
+
+def _not_over_plain_http(uri: str) -> str:
+    if uri.startswith("http://"):
+        from serve_apps.http_access import is_loopback  # imports Starlette, which a configuration does not need
+
+        if not is_loopback(urlsplit(uri).hostname or ""):
+            raise ValueError(
+                "over plain http whoever is on the way can replace the code, and Ray checks no digest; "
+                "use https, s3, gs, azure, or a file:// or local:// that is on every node"
+            )
+    return uri
 
 
 class Section(BaseModel):
@@ -224,11 +237,12 @@ class OrganismConfig(Section):
         default_factory=list,
         description="Folders on the machines of the replicas to import handlers from; in a file: relative.",
     )
-    working_dir: str | None = Field(
+    working_dir: Annotated[str, AfterValidator(_not_over_plain_http)] | None = Field(
         default=None,
         pattern=r"^(https?|s3|gs|azure|abfss|file|local)://.+",
         description="URI of the handlers' code, which every node fetches by itself: a zip (https, s3, gs, "
-        "azure, file) or a folder that is on each (local). New code needs a new URI. Unset: it is installed.",
+        "azure, file) or a folder that is on each (local). http only from loopback: nothing checks what "
+        "arrives. New code needs a new URI. Unset: it is installed.",
     )
     result_limit_bytes: int = Field(
         default=1_000_000, ge=100, le=100_000_000, description="Longest result, in bytes of JSON text."
@@ -370,7 +384,9 @@ def first_problem(error: ValidationError) -> str:
             return f"{place} is missing{more}"
         case _:
             message = first["msg"].removeprefix("Value error, ")
-            return f"{place}: {message}, got {first['input']!r:.100}{more}"
+            # A URI may hold a password.
+            value = re.sub(r"://[^/@]*@", "://***@", repr(first["input"]))
+            return f"{place}: {message}, got {value:.100}{more}"
 
 
 def _kind(value: Any) -> str:

@@ -86,3 +86,25 @@ def test_a_working_dir_is_what_serve_takes() -> None:
         parse_config({"working_dir": "./handlers"})
     [app] = serve_config(parse_config({}))["applications"]
     assert "runtime_env" not in app
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://code.example/handlers-1.zip",
+        "http://me:secret@10.0.0.7:8000/handlers-1.zip#sha256=6af2af29",
+        "http://127.0.0.1.code.example/handlers-1.zip",
+        "http://localhost@code.example/handlers-1.zip",
+    ],
+)
+def test_code_over_plain_http_is_refused_on_one_line(uri: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"working_dir: .*plain http.*; use https") as refused:
+        parse_config({"working_dir": uri})
+    assert "\n" not in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8099", "localhost", "[::1]:8099"])
+def test_code_over_plain_http_comes_from_loopback_only(host: str) -> None:
+    uri = f"http://{host}/handlers-1.zip"
+    assert parse_config({"working_dir": uri}).working_dir == uri

@@ -66,19 +66,12 @@ async def queue(made: Cluster) -> AsyncIterator[Queue]:
 
 
 def share_handlers(made: Cluster) -> None:
-    """A zip of the handlers on a web server, and the configuration that names it where flows run."""
-    web = made.folder / "web"
-    web.mkdir()
-    with zipfile.ZipFile(web / "handlers-1.zip", "w") as file:
+    """A zip of the handlers on a disk that all share, and the configuration that names it where flows run."""
+    archive = made.folder / "handlers-1.zip"
+    with zipfile.ZipFile(archive, "w") as file:
         # In a folder, as GitHub and `git archive` make them: Ray takes the only folder for the root.
         file.writestr("handlers/elsewhere.py", HANDLER)
-    port = "8099"
-    made.services.start(
-        *(sys.executable, "-m", "http.server", port, "--bind", made.services.address, "-d", str(web)),
-        log=made.log("web"),
-    )
-    uri = f"http://{made.services.address}:{port}/handlers-1.zip"
-    made.flows.write(CONFIG, ORGANISM.format(uri=uri))
+    made.flows.write(CONFIG, ORGANISM.format(uri=archive.as_uri()))
 
 
 async def submit(queue: Queue, count: int, seconds: float) -> list[str]:

@@ -1,0 +1,12 @@
+"""Whoever may only insert tasks adds none that has ended."""
+
+from __future__ import annotations
+
+from blocks.queue.migrate import run_script
+
+revision = "0008"
+down_revision = "0007"
+
+
+def upgrade() -> None:
+    run_script(__file__)
