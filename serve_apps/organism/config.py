@@ -39,7 +39,8 @@ def _one_colon(path: str) -> str:
 
 def _not_over_plain_http(uri: str) -> str:
     if uri.startswith("http://"):
-        from serve_apps.http_access import is_loopback  # imports Starlette, which a configuration does not need
+        # It imports Starlette, which a configuration does not need.
+        from serve_apps.http_access import is_loopback
 
         if not is_loopback(urlsplit(uri).hostname or ""):
             raise ValueError(

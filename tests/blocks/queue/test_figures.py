@@ -164,7 +164,7 @@ async def test_lanes_of_version_3_go_on_under_version_4(
     with monkeypatch.context() as patch:
         upgrade = command.upgrade
         patch.setattr(command, "upgrade", lambda config, _: upgrade(config, "0003"))
-        patch.setattr("blocks.queue.migrate._set_privileges", lambda _: [])
+        patch.setitem(migrate.__globals__, "_set_privileges", lambda _: [])  # of tables to come
         await migrate(dsn)
     older = await asyncpg.connect(dsn)
     try:

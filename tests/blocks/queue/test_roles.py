@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import signal
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +21,22 @@ from blocks.queue.roles import (
     STATEMENTS,
     SUBMITTER,
     PrivilegeMissing,
-    how_to_make,
 )
 from blocks.queue.statements import statement
+from deployments import cli
 from deployments.postgres import EmbeddedPostgres
-from deployments.processes import STACK_ID
 from flows.verification import postgres as verified_postgres
 from flows.verification import queue as verified_queue
 from flows.verification.finding import Finding
 from flows.verification.limits import Limits
+from tests.blocks.queue.bare_server import bare_server
 from tests.blocks.queue.helpers import claim, outcomes_of
+from tests.blocks.queue.logins import execute, new_login
 from tests.clock import START, advance, set_clock
 from tests.stack import until
 
 pytestmark = pytest.mark.anyio
 
-Login = Callable[[str], Awaitable[str]]
 NAMES = {path.stem for path in Path("blocks/queue/sql").glob("*.sql")}
 ALSO = {
     SUBMITTER: "counts database_health",
@@ -53,27 +48,6 @@ ALSO = {
     OPERATOR: "abandon cancel_requests complete next_in_line reapable reject release settle",
 }
 """Statements that a role is not for and can run all the same, because it reads or writes the same columns."""
-NUMBERS = count(1)
-
-
-async def execute(dsn: str, sql: str) -> None:
-    connection = await asyncpg.connect(dsn)
-    try:
-        await connection.execute(sql)
-    finally:
-        await connection.close()
-
-
-def as_user(dsn: str, user: str) -> str:
-    return dsn.replace("//organism@", f"//{user}@")
-
-
-async def new_login(dsn: str, *roles: str) -> str:
-    """URL of the same database, as a login that is in ``roles`` and may do nothing else."""
-    user = f"login_{next(NUMBERS)}"
-    member = f"IN ROLE {', '.join(roles)}" if roles else ""
-    await execute(dsn, f"CREATE ROLE {user} LOGIN {member}")
-    return as_user(dsn, user)
 
 
 @asynccontextmanager
@@ -421,64 +395,51 @@ async def test_what_a_version_does_not_grant_is_taken_away(database: str) -> Non
 
 @pytest.fixture
 def bare() -> Iterator[EmbeddedPostgres]:
-    """A server without the group roles, and with a superuser of ours."""
-    home = Path(tempfile.mkdtemp(prefix="organism-"))
-    home.chmod(0o711)
-    (home / "logs").mkdir()
-    server = EmbeddedPostgres(home, "roles")
-
-    async def start() -> None:
-        child = await server.start({**os.environ, STACK_ID: "roles"})
-        started.append(child)
-        await server.wait_ready(child)
-
-    started: list[Any] = []
-    try:
-        asyncio.run(start())
+    """A server without the group roles."""
+    with bare_server() as server:
         yield server
-    finally:
-        for child in started:
-            child.process.send_signal(signal.SIGQUIT)  # nothing of it is kept
-            child.process.wait(20)
-        shutil.rmtree(home, ignore_errors=True)
 
 
-def test_who_may_make_no_roles_migrates_all_the_same(bare: EmbeddedPostgres) -> None:
-    async def scenario() -> None:
-        await execute(bare.dsn(user="postgres"), "CREATE ROLE app LOGIN")
-        await execute(bare.dsn(user="postgres"), "CREATE DATABASE apps OWNER app")
-        dsn = bare.dsn("apps", "app")
-        missing = await migrate(dsn)
-        assert missing == list(ROLES)
-        line = how_to_make(missing)
-        assert "\n" not in line
-        async with Queue(dsn) as queue:
-            await queue.submit([NewTask(type="t")])
-        # What the line says can be pasted.
-        sql = line.partition("administrator: ")[2].rpartition(";")[0]
-        await execute(bare.dsn(user="postgres"), sql)
-        assert await migrate(dsn) == []
-        # Members of a role may use what it may; whoever is none, nothing.
-        await execute(bare.dsn(user="postgres"), f"CREATE ROLE producer LOGIN IN ROLE {SUBMITTER}")
-        async with Queue(bare.dsn("apps", "producer")) as queue:
+def test_who_may_make_no_roles_migrates_all_the_same(
+    bare: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    admin, dsn = bare.dsn(user="postgres"), bare.dsn("apps", "app")
+    monkeypatch.setenv("ORGANISM_DSN", dsn)
+
+    async def submit(user: str) -> None:
+        async with Queue(bare.dsn("apps", user)) as queue:
             await queue.submit([NewTask(type="t")])
 
-    asyncio.run(scenario())
+    asyncio.run(execute(admin, "CREATE ROLE app LOGIN"))
+    asyncio.run(execute(admin, "CREATE DATABASE apps OWNER app"))
+    assert cli.run(["migrate"]) == 0
+    done, line, *rest = capsys.readouterr().out.splitlines()
+    assert (done, rest) == ("the tables in local socket/apps are up to date", [])
+    asyncio.run(submit("app"))
+    # What the line says can be pasted.
+    sql = line.partition("administrator: ")[2].rpartition(";")[0]
+    asyncio.run(execute(admin, sql))
+    assert cli.run(["migrate"]) == 0
+    assert capsys.readouterr().out.splitlines() == [done]
+    asyncio.run(execute(admin, f"CREATE ROLE producer LOGIN IN ROLE {SUBMITTER}"))
+    asyncio.run(submit("producer"))
 
 
 def test_databases_of_one_server_share_the_roles_and_each_can_be_closed(bare: EmbeddedPostgres) -> None:
     async def scenario() -> None:
         for name in ("one", "two"):
             await execute(bare.dsn(), f"CREATE DATABASE {name}")
-        other = await asyncpg.connect(bare.dsn("one"))
+        # Two: within a transaction the view of other sessions stays as it was.
+        other, watching = [await asyncpg.connect(bare.dsn("one")) for _ in range(2)]
         async with other.transaction():
             # A migration of another database makes the roles at the same moment.
             await other.execute(f"CREATE ROLE {LANE}")
             migrating = asyncio.create_task(migrate(bare.dsn("two")))
             blocked = "SELECT pid FROM pg_stat_activity WHERE $1 = ANY (pg_blocking_pids(pid))"
-            await until(lambda: other.fetchval(blocked, other.get_server_pid()))
+            await until(lambda: watching.fetchval(blocked, other.get_server_pid()))
         assert await migrating == []
         await other.close()
+        await watching.close()
         assert await migrate(bare.dsn("one")) == []
         await execute(bare.dsn(user="postgres"), f"CREATE ROLE producer LOGIN IN ROLE {SUBMITTER}")
         await execute(bare.dsn(user="postgres"), "REVOKE CONNECT ON DATABASE two FROM PUBLIC")

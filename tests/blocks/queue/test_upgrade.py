@@ -71,7 +71,7 @@ async def dsn(databases: Any, monkeypatch: pytest.MonkeyPatch) -> str:
     with monkeypatch.context() as patch:
         upgrade = command.upgrade
         patch.setattr(command, "upgrade", lambda config, _: upgrade(config, "0001"))
-        patch.setattr("blocks.queue.migrate._set_privileges", lambda _: [])
+        patch.setitem(migrate.__globals__, "_set_privileges", lambda _: [])  # of tables to come
         await migrate(dsn)
     connection = await asyncpg.connect(dsn)
     await connection.execute(VERSION_1_ROWS)

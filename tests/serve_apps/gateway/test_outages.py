@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
+from blocks.queue.roles import OPERATOR, SUBMITTER
 from deployments.health import check_postgres
+from tests.blocks.queue.logins import new_login
 from tests.blocks.queue.test_passing_errors import refusing_writes, set_read_only
 from tests.serve_apps.gateway.running import Gateway, running
 
@@ -61,3 +63,13 @@ async def test_a_database_that_turns_read_only_and_back(gateway: Gateway, databa
         answer = await gateway.http.post("/api/tasks", json={"type": "t"})
     assert answer.status_code == 201, answer.text
     assert (await gateway.http.get("/readyz")).status_code == 200
+
+
+async def test_a_login_that_may_only_submit(database: str) -> None:
+    async with running(await new_login(database, SUBMITTER)) as gateway:
+        assert (await gateway.http.get("/readyz")).status_code == 200
+        await gateway.submit({"type": "t", "dedup_key": "k"}, {"type": "t", "dedup_key": "k"})
+        answer = await gateway.http.get("/api/tasks")
+        assert (answer.status_code, answer.json()["type"]) == (503, "urn:organism:unavailable")
+        assert "permission denied for table tasks" in answer.json()["detail"]
+        assert f"GRANT {OPERATOR} TO" in answer.json()["next_step"]
