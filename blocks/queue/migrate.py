@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from blocks.errors import ConfigurationError, QueueUnavailable
+from blocks.errors import ConfigurationError, OrganismError, QueueUnavailable, SchemaMismatch
 from blocks.queue.connection import behind_pooler, connect, describe
+from blocks.queue.models import Status
 from blocks.queue.roles import MIGRATOR, ROLES, PrivilegeMissing
+from blocks.queue.sqlstates import verdict
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -23,6 +26,8 @@ LOCK_POLL_S = 0.2
 LOCK_S = 600.0
 """A migration of a large table builds indexes for minutes; one that takes longer may hang."""
 READ_TIMEOUT = 10.0
+MEANINGS = "meanings"
+"""The attribute of Alembic's configuration that holds what labels of an older table mean."""
 OWNER = f"""
     SELECT session_user, coalesce(
         (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = to_regclass('tasks')), '{MIGRATOR}')
@@ -30,13 +35,16 @@ OWNER = f"""
 """Who asks, and the role that may migrate: the owner of the tables, or of those to come."""
 
 
-async def migrate(dsn: str, *, lock_s: float = LOCK_S) -> list[str]:
+async def migrate(
+    dsn: str, *, meanings: Mapping[str, Status] | None = None, lock_s: float = LOCK_S
+) -> list[str]:
     """Migrate to the newest schema; safe to run at once from several places and under live lanes.
 
     The group roles of `blocks.queue.roles` are made, if this login may make roles, and get their privileges.
 
     Args:
         dsn: Postgres connection URL.
+        meanings: Status by label, for labels of an older table that are none of ours in any case.
         lock_s: Longest wait for another migrator, in seconds.
 
     Returns:
@@ -47,7 +55,7 @@ async def migrate(dsn: str, *, lock_s: float = LOCK_S) -> list[str]:
         PrivilegeMissing: The login does not own the tables, or may make none.
         QueueUnavailable: Postgres cannot be reached or refuses us, another migrator does not end, or a table
             stays locked.
-        SchemaMismatch: A foreign table called ``tasks`` is in the way.
+        SchemaMismatch: A table called ``tasks`` cannot be adopted, or Postgres refuses a change.
     """
 
     # Half a second of imports that only a migration needs.
@@ -86,23 +94,17 @@ async def migrate(dsn: str, *, lock_s: float = LOCK_S) -> list[str]:
                 await asyncio.sleep(LOCK_POLL_S)
             await connection.commit()
             try:
-                await connection.run_sync(_upgrade)
+                await connection.run_sync(_upgrade, meanings or {})
                 missing = await connection.run_sync(_set_privileges)
             except DBAPIError as error:
                 await connection.rollback()
-                state = getattr(error.orig, "sqlstate", None)
-                if state == "42501":
-                    login, owner = (await connection.execute(text(OWNER))).one()
-                    raise PrivilegeMissing(
-                        f"Postgres does not let {login} migrate {describe(dsn)}: {_cause(error)}",
-                        f'migrate as their owner, or have an administrator GRANT "{owner}" TO "{login}"; '
-                        "see docs/roles.md",
-                    ) from None
-                if state != "55P03":
-                    raise
-                raise QueueUnavailable(
-                    f"a table of {describe(dsn)} stays locked: {error.orig}",
-                    "end the transaction that holds it (pg_locks, pg_stat_activity), and migrate again",
+                if getattr(error.orig, "sqlstate", None) != "42501":
+                    raise _broken_off(dsn, error) from error
+                login, owner = (await connection.execute(text(OWNER))).one()
+                raise PrivilegeMissing(
+                    f"Postgres does not let {login} migrate {describe(dsn)}: {_cause(error)}",
+                    f'migrate as their owner, or have an administrator GRANT "{owner}" TO "{login}"; '
+                    "see docs/roles.md",
                 ) from None
             await connection.commit()
             return missing
@@ -142,9 +144,9 @@ def run_script(migration: str) -> None:
     _run_steps(op.get_bind(), Path(migration).with_suffix(".sql"))
 
 
-def _cause(error: DBAPIError) -> object:
+def _cause(error: DBAPIError) -> BaseException:
     # SQLAlchemy wraps what asyncpg raised, and repeats the class in the text.
-    return (error.orig and error.orig.__cause__) or error.orig
+    return (error.orig and error.orig.__cause__) or error.orig or error
 
 
 def _run_steps(connection: Connection, script: Path) -> None:
@@ -164,11 +166,32 @@ def _set_privileges(connection: Connection) -> list[str]:
     return missing
 
 
-def _upgrade(connection: Connection) -> None:
+def _broken_off(dsn: str, error: DBAPIError) -> OrganismError:
+    """Return the one line for a migration that Postgres ended."""
+    cause = _cause(error)
+    state = getattr(cause, "sqlstate", None)
+    if state == "55P03":
+        return QueueUnavailable(
+            f"a table of {describe(dsn)} stays locked: {cause}",
+            "end the transaction that holds it (pg_locks, pg_stat_activity), and migrate again",
+        )
+    if verdict(cause) == "passes":
+        return QueueUnavailable(
+            f"a migration of {describe(dsn)} broke off: {cause}",
+            "free disk space, or wait until Postgres is back, and migrate again: it goes on where it stopped",
+        )
+    return SchemaMismatch(
+        f"Postgres refuses a migration of {describe(dsn)}: {cause}",
+        "mend what it names, and migrate again: it goes on where it stopped",
+    )
+
+
+def _upgrade(connection: Connection, meanings: Mapping[str, Status]) -> None:
     from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection
+    config.attributes[MEANINGS] = meanings
     command.upgrade(config, "head")
