@@ -326,6 +326,7 @@ async def test_a_migration_that_postgres_ends_is_one_line(dsn: str, connection: 
     with pytest.raises(SchemaMismatch, match=r"u0000.* → mend what it names, and migrate again"):
         await migrate(dsn)
     assert [row for row in await schema(connection) if row[1] != "organism_migrations"] == before
+    name = await connection.fetchval("SELECT current_database()")
     await connection.execute(
         f"""
         UPDATE tasks SET params = '{{}}';
@@ -336,16 +337,14 @@ async def test_a_migration_that_postgres_ends_is_one_line(dsn: str, connection: 
             RETURN $1;
         END $$;
         CREATE INDEX ON tasks (indexed(type));
-        ALTER DATABASE {await connection.fetchval("SELECT current_database()")} SET application_name = 'no space';
+        ALTER DATABASE {name} SET application_name = 'no space';
         """
     )
     before = await schema(connection)
     with pytest.raises(QueueUnavailable, match=r"no space left on device.* → free disk space"):
         await migrate(dsn)
     assert [row for row in await schema(connection) if row[1] != "organism_migrations"] == before
-    await connection.execute(
-        f"ALTER DATABASE {await connection.fetchval('SELECT current_database()')} RESET ALL"
-    )
+    await connection.execute(f"ALTER DATABASE {name} RESET ALL")
     await migrate(dsn)
 
 
