@@ -12,7 +12,7 @@ async with Client() as client:  # the stack of ORGANISM_HOME; or Client(url, tok
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 from uuid import UUID
@@ -31,6 +31,7 @@ from blocks.gateway_api import (
 )
 from blocks.gateway_calls import (
     Call,
+    ExportFormat,
     GatewayError,
     GatewayUnavailable,
     Model,
@@ -261,6 +262,27 @@ class Client:
                 yield line
             if (cursor := page.next) is None:
                 return
+
+    async def export(
+        self, filter: TaskFilter | None = None, format: ExportFormat = "jsonl"
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield every task that fits, with params and result, in pieces of a file.
+
+        It is whole when the iteration ends without an error.
+
+        Args:
+            format: JSON lines, CSV or Parquet.
+        """
+        http = self._http()
+        try:
+            async with http.stream(**calls.export(filter, format, self._timeout)) as answer:
+                if not answer.is_success:
+                    await answer.aread()
+                    raise calls.refusal(answer)
+                async for piece in answer.aiter_bytes():
+                    yield piece
+        except httpx.TransportError as error:
+            raise unreachable(http.base_url, error) from None
 
     async def _ask(self, call: Call[Model]) -> Model:
         http = self._http()

@@ -26,6 +26,12 @@ TASKS_LIMIT = 10_000
 """Most tasks of one submission."""
 PAGE_LIMIT = 500
 WAIT_LIMIT_S = 300.0
+EXPORT_TYPES = {
+    "jsonl": "application/x-ndjson",
+    "csv": "text/csv",
+    "parquet": "application/vnd.apache.parquet",
+}
+"""Media type of an export by format."""
 DEADLINE_LIMIT_S = 300.0
 PROBLEM_TYPE = "application/problem+json"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 from uuid import UUID
 
 import httpx
@@ -33,6 +33,9 @@ from blocks.queue.models import NewTask, PausedKind, RedriveFilter, TaskFilter, 
 from blocks.queue.why import Why
 
 WAIT_S = 30.0
+EXPORT_PAGE_S = 300.0
+"""Longest time for a page of an export."""
+ExportFormat: TypeAlias = Literal["jsonl", "csv", "parquet"]
 """Of one request; a longer wait is several."""
 TASK_PATH = "/api/tasks"
 
@@ -185,6 +188,18 @@ def wait_many(ids: Sequence[UUID], left: float, timeout: float) -> dict[str, Any
     """Return the options of a streamed request, whose lines `wait_line` reads."""
     body = {"ids": [str(id) for id in ids], "timeout": min(left, WAIT_S)}
     return {"method": "POST", "url": f"{TASK_PATH}/wait", "json": body, "timeout": timeout + WAIT_S}
+
+
+def export(filter: TaskFilter | None, format: ExportFormat, timeout: float) -> dict[str, Any]:
+    """Return the options of a streamed request; a filter that few tasks fit is long in reading."""
+    query = (filter or TaskFilter()).model_dump(mode="json", exclude_none=True)
+    params = {**query, "format": format}
+    return {
+        "method": "GET",
+        "url": f"{TASK_PATH}/export",
+        "params": params,
+        "timeout": timeout + EXPORT_PAGE_S,
+    }
 
 
 def steer(id: UUID | str, how: str) -> Call[Steered]:

@@ -188,6 +188,12 @@ class Settings(BaseSettings):
         le=100_000,
         description="Most requests of one token at once that wait for tasks or watch them.",
     )
+    gateway_exports: int = Field(
+        default=2,
+        ge=1,
+        le=100,
+        description="Most exports of one token at once; all together, twice as many.",
+    )
     gateway_rate: int | None = Field(
         default=None,
         ge=1,

@@ -28,6 +28,7 @@ from blocks.gateway_api import (
 )
 from blocks.gateway_calls import (
     Call,
+    ExportFormat,
     GatewayUnavailable,
     Model,
     result_of,
@@ -229,6 +230,24 @@ class SyncClient:
             yield from page.tasks
             if (cursor := page.next) is None:
                 return
+
+    def export(self, filter: TaskFilter | None = None, format: ExportFormat = "jsonl") -> Iterator[bytes]:
+        """Yield every task that fits, with params and result, in pieces of a file.
+
+        It is whole when the iteration ends without an error.
+
+        Args:
+            format: JSON lines, CSV or Parquet.
+        """
+        http = self._http
+        try:
+            with http.stream(**calls.export(filter, format, self._timeout)) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    raise calls.refusal(answer)
+                yield from answer.iter_bytes()
+        except httpx.TransportError as error:
+            raise unreachable(http.base_url, error) from None
 
     def _ask(self, call: Call[Model]) -> Model:
         http = self._http

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -23,7 +23,9 @@ Exported: TypeAlias = "dict[str, Any]"
 class Export(Inspection):
     """The half of `blocks.queue.Queue` that exports tasks."""
 
-    async def export(self, filter: TaskFilter, *, page: int = PAGE_TASKS) -> AsyncIterator[list[Exported]]:
+    async def export(
+        self, filter: TaskFilter, *, page: int = PAGE_TASKS, page_bytes: int = PAGE_BYTES
+    ) -> AsyncGenerator[list[Exported], None]:
         """Yield the tasks that fit ``filter`` in pages, by falling id.
 
         No page shows a task twice, and a task that fits all the while is in one. Each page is as the table
@@ -31,10 +33,11 @@ class Export(Inspection):
 
         Args:
             page: Most tasks of a page.
+            page_bytes: Bytes of params and results, as stored, after which a page ends.
         """
         last: UUID | None = None
         while rows := await self.pool.fetch(
-            statement("export"), *filter.columns(), last, page, PAGE_BYTES, timeout=EXPORT_TIMEOUT
+            statement("export"), *filter.columns(), last, page, page_bytes, timeout=EXPORT_TIMEOUT
         ):
             yield [dict(row) for row in rows]
             last = UUID(rows[-1]["id"])

@@ -13,8 +13,8 @@ from blocks.access import own_headers
 from blocks.settings import Settings, load_settings
 from blocks.stack import organism_url, queue_dsn
 from serve_apps.gateway import coordinator as coordinator_routes
-from serve_apps.gateway import health, pausing, problems, steering, tasks
-from serve_apps.gateway.database import Database
+from serve_apps.gateway import exporting, health, pausing, problems, steering, tasks
+from serve_apps.gateway.database import CONNECTIONS, Database
 from serve_apps.gateway.description import DESCRIPTION, describe_problems
 from serve_apps.gateway.guard import Guard
 from serve_apps.gateway.metrics import QueueMetrics, Requests
@@ -22,7 +22,7 @@ from serve_apps.gateway.organism import Coordinator, Organism, OrganismByHttp
 from serve_apps.gateway.organs import Organs
 from serve_apps.gateway.parts import Parts
 from serve_apps.gateway.rate import Rate
-from serve_apps.gateway.slots import WaitSlots
+from serve_apps.gateway.slots import Slots
 from serve_apps.gateway.tokens import tokens_of
 from serve_apps.gateway.waiting import Waiting
 from serve_apps.http_access import host_names
@@ -43,8 +43,12 @@ def create_app(settings: Settings | None = None, *, organism: Organism | None = 
     settings = settings or load_settings()
     registry = CollectorRegistry()
     direct = settings.direct_dsn
+    exports = 2 * settings.gateway_exports
     database = Database(
-        queue_dsn(settings).get_secret_value(), direct_dsn=direct.get_secret_value() if direct else None
+        queue_dsn(settings).get_secret_value(),
+        direct_dsn=direct.get_secret_value() if direct else None,
+        # A page of an export may read the whole table; none of the others waits for its connection.
+        connections=CONNECTIONS + exports,
     )
     organism = organism or OrganismByHttp(partial(organism_url, settings), partial(own_headers, settings))
     coordinator = Coordinator(organism, settings.gateway_calls)
@@ -73,9 +77,22 @@ def create_app(settings: Settings | None = None, *, organism: Organism | None = 
         registry,
         coordinator,
         # A quarter of the connections is left to those that ask for something at once.
-        WaitSlots(settings.gateway_waits, max(1, settings.gateway_connections * 3 // 4)),
+        Slots(
+            settings.gateway_waits,
+            max(1, settings.gateway_connections * 3 // 4),
+            "wait",
+            "wait for many tasks in one request, POST /api/tasks/wait",
+        ),
+        Slots(settings.gateway_exports, exports, "export", "wait until one of them has ended"),
     )
-    for router in (tasks.router, steering.router, pausing.router, coordinator_routes.router, health.router):
+    for router in (
+        exporting.router,
+        tasks.router,
+        steering.router,
+        pausing.router,
+        coordinator_routes.router,
+        health.router,
+    ):
         # Not included: a router within the router is asked anew for each request, and longer than its routes.
         app.router.routes.extend(router.routes)
     describe_problems(app)

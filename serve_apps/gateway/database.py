@@ -29,11 +29,13 @@ class Database:
     Args:
         dsn: Postgres connection URL.
         direct_dsn: The same past a pooler.
+        connections: Most to Postgres.
     """
 
-    def __init__(self, dsn: str, *, direct_dsn: str | None = None) -> None:
+    def __init__(self, dsn: str, *, direct_dsn: str | None = None, connections: int = CONNECTIONS) -> None:
         self._dsn = dsn
         self._direct_dsn = direct_dsn
+        self._connections = connections
         self._queue: Queue | None = None
         self._reason: OrganismError = QueueUnavailable("the queue is still being opened", "try again")
         self._tried = asyncio.Event()
@@ -86,7 +88,7 @@ class Database:
             queue = Queue(
                 self._dsn,
                 direct_dsn=self._direct_dsn,
-                connections=CONNECTIONS,
+                connections=self._connections,
                 application_name="organism-gateway",
             )
             try:

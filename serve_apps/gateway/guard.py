@@ -28,7 +28,7 @@ from serve_apps.http_access import (
 
 OPEN = frozenset({"/healthz", "/readyz", "/openapi.json"})
 """What may be read without a token."""
-PATIENT = ("/wait", "/events", "/api/tasks/cancel", "/api/tasks/redrive", "/coordinator/submit")
+PATIENT = ("/wait", "/events", "/export", "/api/tasks/cancel", "/api/tasks/redrive", "/coordinator/submit")
 """Ends of the paths of requests that may take their time."""
 SUBMITTING = frozenset({("POST", "/api/tasks"), ("POST", "/coordinator/submit")})
 READING = frozenset({("POST", "/api/tasks/wait")})
@@ -99,12 +99,17 @@ class Guard:
             async with asyncio.timeout(patience):
                 await self._app(scope, self._limited(scope, receive), answer)
         except Exception as error:
+            # Of an answer that had begun, Starlette says only that, and what was wrong is its cause.
+            if status and isinstance(error.__cause__, Exception):
+                error = error.__cause__
             refused = refusal(error)
             if refused is None:
                 logger.exception("a request failed: %s %s", scope["method"], scope["path"])
                 refused = Refused("defect", "it is in the gateway's log")
-            if status:  # The answer has begun; all that is left is to end it badly.
-                raise
+            if status:
+                # The answer has begun. All that is left is to end it badly: uvicorn closes the connection.
+                logger.warning("an answer was broken off: %s %s: %s", scope["method"], scope["path"], error)
+                return
             await refused.response()(scope, receive, answer)
         finally:
             self._requests.count(scope, status)

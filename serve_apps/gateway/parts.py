@@ -15,7 +15,7 @@ from serve_apps.gateway.database import Database
 from serve_apps.gateway.metrics import QueueMetrics
 from serve_apps.gateway.organism import Coordinator
 from serve_apps.gateway.problems import TITLES
-from serve_apps.gateway.slots import WaitSlots
+from serve_apps.gateway.slots import Slots
 from serve_apps.gateway.waiting import Waiting
 
 
@@ -28,7 +28,8 @@ class Parts:
     metrics: QueueMetrics
     registry: CollectorRegistry
     coordinator: Coordinator
-    slots: WaitSlots
+    waits: Slots
+    exports: Slots
 
 
 # Coroutines, all of them: FastAPI runs anything else in a thread, which takes longer than a statement;
@@ -50,8 +51,14 @@ async def queue(request: Request) -> Queue:
 async def wait_slot(request: Request) -> AsyncIterator[None]:
     """Count a request that waits, until it is answered; 429 if there are as many as may be."""
     found: Parts = request.app.state.parts
-    with found.slots.taken(str(request.state.who)):
+    with found.waits.taken(str(request.state.who)):
         yield
+
+
+async def gone(request: Request) -> None:
+    """Return when the client has left."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 TheParts = Annotated[Parts, Depends(parts)]

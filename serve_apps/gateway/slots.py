@@ -1,4 +1,4 @@
-"""How many requests may wait at once."""
+"""How many requests of a kind may be under way at once."""
 
 from __future__ import annotations
 
@@ -9,18 +9,27 @@ from contextlib import contextmanager
 from serve_apps.gateway.problems import Refused
 
 
-class WaitSlots:
-    """Counts the requests that wait for tasks, each of which keeps a connection.
+class Slots:
+    """Counts requests that take long, each of which keeps a connection.
 
     Args:
         per_holder: Most of one token.
         overall: Most of all together.
+        doing: What they do: "... requests of this token ``doing`` already".
+        next_step: What to do when there are as many as may be.
     """
 
-    def __init__(self, per_holder: int, overall: int) -> None:
+    def __init__(self, per_holder: int, overall: int, doing: str, next_step: str) -> None:
         self._per_holder = per_holder
         self._overall = overall
+        self._doing = doing
+        self._next_step = next_step
         self._held: Counter[str] = Counter()
+
+    @property
+    def total(self) -> int:
+        """How many are under way."""
+        return self._held.total()
 
     @contextmanager
     def taken(self, holder: str) -> Iterator[None]:
@@ -32,8 +41,9 @@ class WaitSlots:
         if self._held[holder] >= self._per_holder or self._held.total() >= self._overall:
             raise Refused(
                 "too-many",
-                f"{self._held[holder]:,} requests of this token wait already, {self._held.total():,} of all",
-                next_step="wait for many tasks in one request, POST /api/tasks/wait",
+                f"{self._held[holder]:,} requests of this token {self._doing} already, "
+                f"{self._held.total():,} of all",
+                next_step=self._next_step,
                 headers={"Retry-After": "1"},
             )
         self._held[holder] += 1

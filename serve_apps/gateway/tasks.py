@@ -39,6 +39,7 @@ from serve_apps.gateway.parts import (
     TheQueue,
     TheTask,
     errors,
+    gone,
     task,
 )
 from serve_apps.gateway.problems import Refused
@@ -220,7 +221,7 @@ async def wait(
             async for _ in changes:
                 pass
 
-    waiters = {asyncio.create_task(end()), asyncio.create_task(_gone(request))}
+    waiters = {asyncio.create_task(end()), asyncio.create_task(gone(request))}
     try:
         await asyncio.wait(waiters, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -248,12 +249,6 @@ async def events(task: TheTask, parts: TheParts) -> AsyncIterable[ServerSentEven
                 yield ServerSentEvent(event="gone", data={"id": str(task.id)})
             else:
                 yield ServerSentEvent(event="status", data=TaskStatus.of(state))
-
-
-async def _gone(request: Request) -> None:
-    """Returns when the client has left."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _cursor(place: UUID) -> str:

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from blocks.queue import NewTask, Queue, TaskFilter
-from blocks.queue import export as module
 from blocks.queue.task_writers import COLUMNS, FORMATS, task_writer
 from tests.blocks.queue.helpers import claim, outcomes_of
 
@@ -68,12 +67,11 @@ async def test_every_task_is_exported_once_whatever_the_pages(queue: Queue, form
         assert (results[0] if format == "jsonl" else json.loads(results[0])) == {"y": [1]}
 
 
-async def test_large_values_make_small_pages(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PAGE_BYTES", 1000)
+async def test_large_values_make_small_pages(queue: Queue) -> None:
     # Few bytes in storage would say nothing: Postgres compresses what repeats.
     text = "".join(chr(0x4E00 + n * 7919 % 20000) for n in range(300))
     await queue.submit([NewTask(type="t", params={"text": text}) for _ in range(10)])
-    sizes = [len(page) async for page in queue.export(TaskFilter())]
+    sizes = [len(page) async for page in queue.export(TaskFilter(), page_bytes=1000)]
     assert sum(sizes) == 10
     assert max(sizes) <= 2
 

@@ -34,7 +34,7 @@ class Description:
         assert documented, f"{answer.request.method} {path} answered {answer.status_code}: not described"
         kind = answer.headers["content-type"].partition(";")[0]
         assert kind in documented["content"], f"{path}: {kind} is not described"
-        if kind.endswith("json"):
+        if kind.endswith(("/json", "+json")):
             await answer.aread()
             schema = {**documented["content"][kind]["schema"], "components": self._document["components"]}
             jsonschema.validate(answer.json(), schema)

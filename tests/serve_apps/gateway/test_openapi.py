@@ -24,7 +24,10 @@ ROUTES = {
             "/api/pauses/resume",
         )
     ),
-    *(("get", path) for path in ("/api/tasks", "/api/pauses", "/healthz", "/readyz", "/metrics")),
+    *(
+        ("get", path)
+        for path in ("/api/tasks", "/api/tasks/export", "/api/pauses", "/healthz", "/readyz", "/metrics")
+    ),
     ("get", "/coordinator/health"),
     ("post", "/coordinator/submit"),
     *(("get", f"{TASK}{path}") for path in ("", "/status", "/why", "/wait", "/events")),

@@ -142,7 +142,8 @@ async def test_a_thousand_polls_and_streams_share_a_few_connections(gateway: Gat
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
             "AND application_name LIKE 'organism-%'"
         )
-        assert connections <= 5
+        # Four of them, or as many more as exports may take, and the one that listens.
+        assert connections <= 9
         started = time.monotonic()
         ended = await complete(queue, limit=number // 2)
         await asyncio.wait_for(asyncio.gather(*(waiters[i] for i in ended)), TIMEOUT)
