@@ -98,6 +98,8 @@ def run(arguments: Sequence[str]) -> int:
         _show_traceback()
         if no_space := _no_space(error):
             return _fail(no_space, "free some space, then run this again", as_json, 1)
+        if passing := _of_postgres(error):
+            return _fail(passing, "wait until Postgres is as it should be, then run this again", as_json, 1)
         log = _write_traceback()
         where = f"report it with {log}" if log else "set ORGANISM_DEBUG=1 to see where"
         return _fail(f"a defect: {type(error).__name__}: {_one_line(str(error))}", where, as_json, DEFECT)
@@ -153,7 +155,18 @@ def _no_space(error: BaseException) -> str:
 
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"no space left on the disk{f' of {error.filename}' if error.filename else ''}"
+    if getattr(error, "sqlstate", None) == "53100":
+        return f"the disk of Postgres is full: {error}"
     return ""
+
+
+def _of_postgres(error: BaseException) -> str:
+    """Return the line for an error of a statement that would succeed later; nothing for any other."""
+    if not hasattr(error, "sqlstate") and type(error).__module__.partition(".")[0] != "asyncpg":
+        return ""
+    from blocks.queue.sqlstates import verdict
+
+    return f"Postgres does not take this now: {error}" if verdict(error) == "passes" else ""
 
 
 def _show_traceback() -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import BaseModel
 
 from blocks.access import make_token
+from blocks.disk_space import full_disks
 from blocks.errors import StackError
 from blocks.settings import Settings
 from blocks.stack import ProcessRef, StackState, read_secret, read_stack
@@ -74,6 +75,12 @@ async def start(settings: Settings, *, when: When = "drain", progress: Progress 
         OrganismError: A component cannot be started; the message says which and why.
     """
     home = prepare_home(settings)
+    if full := full_disks(home):
+        # A Postgres without room answers no new connection. It is not to be restarted for that: it goes on
+        # when there is room, and could not start without.
+        raise StackError(
+            f"{full[0]}; nothing was started or stopped", "free some space, then run `organism up`"
+        )
     async with turn(home, "up", waiting=_teller(progress)):
         try:
             return await _Start(settings, home, when, progress).run()

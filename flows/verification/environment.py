@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 from pydantic import AliasChoices, SecretStr
 
+from blocks.disk_space import HELP, full_disks
 from blocks.settings import OLDER_NAMES, Settings, load_settings
 from flows.verification.finding import Finding, failed, ok
 
@@ -20,10 +21,19 @@ async def check() -> list[Finding]:
     """All findings about this process's settings and packages."""
     settings = load_settings()
     return [
+        disks(settings),
         ok("environment: settings", "; ".join(_setting(settings, name) for name in Settings.model_fields)),
         ok("environment: servers", "; ".join(f"{name}={os.environ.get(name) or 'unset'}" for name in THEIRS)),
         versions(version("prefect"), version("fastapi"), version("sqlalchemy")),
     ]
+
+
+def disks(settings: Settings) -> Finding:
+    """Return whether the stack has room to write, on the disks of this machine."""
+    full = full_disks(settings.home)
+    if full:
+        return failed("environment: disks", "; ".join(full), HELP)
+    return ok("environment: disks", "there is room where the stack writes")
 
 
 THEIRS = ("RAY_ADDRESS", "PREFECT_API_URL")

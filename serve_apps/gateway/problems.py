@@ -23,7 +23,7 @@ from blocks.errors import (
 )
 from blocks.gateway_api import PROBLEM_TYPE, FieldError, Problem
 from blocks.queue.roles import PrivilegeMissing
-from blocks.queue.sqlstates import TRANSIENT_ERRORS, verdict
+from blocks.queue.sqlstates import DISK_FULL, TRANSIENT_ERRORS, verdict
 
 RETRY_AFTER_S = 2
 SHOWN = 100
@@ -130,7 +130,9 @@ def _of_postgres(error: Exception) -> Refused | None:
         case "passes":
             reason = f"{said} ({state})" if state else type(error).__name__
             text = f"Postgres does not take this now: {reason}"
-            return Refused("unavailable", text, next_step="try again later")
+            full = state == DISK_FULL
+            step = "free some space on the disk of Postgres, and try again" if full else "try again later"
+            return Refused("unavailable", text, next_step=step)
         case _ if state.startswith(OPERATORS_STATES):
             return Refused(
                 "unavailable",
