@@ -69,7 +69,7 @@ class Settings(BaseSettings):
         ge=1,
         le=3600,
         validation_alias=AliasChoices("ORGANISM_WATCHDOG_INTERVAL", "WATCHDOG_INTERVAL"),
-        description="Seconds between runs of the watchdog.",
+        description="Seconds between two checks of the watchdog.",
     )
     batch_size: int = Field(
         default=1000,

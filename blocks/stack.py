@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -114,8 +115,9 @@ def environment_of(stack: StackState) -> dict[str, str]:
 def join_stack(home: Path) -> StackState | None:
     """Point this process's Prefect and Ray at the embedded stack in ``home``, where it names no others.
 
-    Call it before importing Prefect or Ray: both read their settings at import. Variables that are already
-    set win, so a process with an external server or cluster keeps it, and sends it none of our secrets.
+    Call it before importing Ray, which reads its settings at import. Prefect does so as well, and reads them
+    again here if it has been imported. Variables that are already set win, so a process with an external
+    server or cluster keeps it, and sends it none of our secrets.
     """
     stack = read_stack(home)
     if stack is not None:
@@ -124,8 +126,11 @@ def join_stack(home: Path) -> StackState | None:
             wanted = prefect_environment_of(stack)
         if not same_server(os.environ.get("PREFECT_API_URL"), stack.prefect_api_url):
             wanted.pop("PREFECT_API_AUTH_STRING", None)
-        for name, value in wanted.items():
-            os.environ.setdefault(name, value)
+        missing = {name: value for name, value in wanted.items() if name not in os.environ}
+        os.environ.update(missing)
+        if missing and (prefect := sys.modules.get("prefect.context")):
+            # Else flows in a program that imports Prefect first would start a server of their own.
+            prefect.refresh_global_settings_context()
     return stack
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from cyclopts import App, CycloptsError, UnusedCliTokensError, ValidationError
 
 from blocks.errors import OrganismError
+from deployments.output import show_error
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,10 +87,12 @@ def run(arguments: Sequence[str]) -> int:
             what = f"unexpected argument {error.unused_tokens[0]!r}"
         elif isinstance(error, ValidationError) and error.exception_message:
             what = error.exception_message
-        return _fail(what.rstrip("."), f"see `{_help_command(arguments)}`", as_json, USAGE_ERROR)
+        show_error(what.rstrip("."), f"see `{_help_command(arguments)}`", as_json)
+        return USAGE_ERROR
     except OrganismError as error:
         _show_traceback()
-        return _fail(error.what, error.next_step, as_json, 1)
+        show_error(error.what, error.next_step, as_json)
+        return 1
     except BrokenPipeError:
         # The reader of our output left, as `organism tasks list | head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -97,12 +100,15 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         _show_traceback()
         if no_space := _no_space(error):
-            return _fail(no_space, "free some space, then run this again", as_json, 1)
+            show_error(no_space, "free some space, then run this again", as_json)
+            return 1
         if passing := _of_postgres(error):
-            return _fail(passing, "wait until Postgres is as it should be, then run this again", as_json, 1)
+            show_error(passing, "wait until Postgres is as it should be, then run this again", as_json)
+            return 1
         log = _write_traceback()
         where = f"report it with {log}" if log else "set ORGANISM_DEBUG=1 to see where"
-        return _fail(f"a defect: {type(error).__name__}: {_one_line(str(error))}", where, as_json, DEFECT)
+        show_error(f"a defect: {type(error).__name__}: {error}", where, as_json)
+        return DEFECT
 
 
 def _execute(arguments: Sequence[str]) -> int:
@@ -117,37 +123,15 @@ def _execute(arguments: Sequence[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _fail(what: str, next_step: str, as_json: bool, code: int) -> int:
-    # Whatever reads standard error as a terminal does must not be moved about by a name in a message.
-    what, next_step = _printable(what), _printable(next_step)
-    with contextlib.suppress(OSError):
-        if as_json:
-            import json
-
-            print(json.dumps({"error": what, "next_step": next_step}, ensure_ascii=False), flush=True)
-        else:
-            arrow = f" → {next_step}" if next_step else ""
-            print(f"error: {what}{arrow}", file=sys.stderr, flush=True)
-    return code
-
-
 def _help_command(arguments: Sequence[str]) -> str:
     command = [arguments[0]] if arguments and arguments[0] in COMMANDS else []
     return " ".join(["organism", *command, "--help"])
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "�" for character in _one_line(text))
-
-
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
     # Deprecation notes to users are one line; those among libraries are not for them.
     if issubclass(category, FutureWarning) or os.environ.get("ORGANISM_DEBUG"):
-        print(f"note: {_one_line(str(message))}", file=sys.stderr)
+        print(f"note: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _no_space(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import shutil
@@ -11,6 +12,9 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import httpx
+
+from blocks.errors import StackError
 from blocks.settings import Settings
 from blocks.stack import StackState
 from deployments.environment import (
@@ -23,7 +27,7 @@ from deployments.environment import (
     worker_environment,
 )
 from deployments.folders import private_folder, short_folder
-from deployments.health import WORK_POOL, Check
+from deployments.health import WORK_POOL, Check, basic
 from deployments.planning import port_of
 from deployments.ports import LOOPBACK
 from deployments.postgres import SOCKET_LIMIT
@@ -37,6 +41,9 @@ GATEWAY_TIMEOUT = 60.0
 """Seconds; a first start without compiled bytecode on a slow disk takes tens of them."""
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
 """Batches travel over handle calls, not through the object store."""
+WATCHDOG = "watchdog/organism"
+WATCHDOG_LONGEST_S = 3600.0
+"""As in `flows.watchdog_relay`, which takes a second to import."""
 KEPT_SESSIONS = 3
 """Ray's logs of so many earlier starts are kept."""
 # What Ray puts below its folder: /session_2026-11-23_23-13-14_708374_1234567/sockets/ and a name.
@@ -56,6 +63,24 @@ def ray_folder(home: Path, stack_id: str) -> Path:
     if too_long or not re.fullmatch(r"[\w./+-]+", str(folder), re.ASCII):
         folder = short_folder(stack_id) / "ray" / "t"
     return folder
+
+
+def refuse_long_sockets(home: Path, stack_id: str) -> None:
+    """Refuse folders that leave no room for the paths of Unix sockets.
+
+    A long home has its sockets in a short folder below the temporary one, which may be long as well.
+
+    Raises:
+        StackError: They would be too long.
+    """
+    folder = ray_folder(home, stack_id)
+    excess = len(os.fsencode(folder)) + RAY_SOCKET_SUFFIX - SOCKET_LIMIT
+    if excess > 0:
+        raise StackError(
+            f"Ray's sockets below {folder} would have paths {excess} bytes longer than the {SOCKET_LIMIT} "
+            "that Unix allows",
+            "set a shorter ORGANISM_HOME, or a shorter TMPDIR",
+        )
 
 
 def start_ray(settings: Settings, stack: StackState) -> Child:
@@ -194,6 +219,23 @@ def applied_mark(stack: StackState) -> Path:
     """Return the file that says which deployments the Prefect server has. It lies with the server's data."""
     folder = stack.home / ("postgres" if stack.dsn else "prefect")
     return folder / "deployments-applied"
+
+
+async def start_watchdog(client: httpx.AsyncClient, stack: StackState) -> None:
+    """Have the worker start a watchdog, if its schedule is on: the next of the schedule may be minutes away.
+
+    Without Prefect's own client, which takes a second to import. If it fails, the schedule starts the next.
+    """
+    api, headers = stack.prefect_api_url, basic(stack.prefect_secret_path)
+    with contextlib.suppress(httpx.HTTPError):
+        found = await client.get(f"{api}/deployments/name/{WATCHDOG}", headers=headers)
+        if not found.is_success:
+            return
+        deployment = found.json()
+        if not deployment["paused"] and any(schedule["active"] for schedule in deployment["schedules"]):
+            body = {"parameters": {"for_seconds": WATCHDOG_LONGEST_S}}
+            url = f"{api}/deployments/{deployment['id']}/create_flow_run"
+            await client.post(url, json=body, headers=headers)
 
 
 async def wait_for(child: Child, check: Callable[[], Awaitable[Check]], timeout: float) -> None:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
+import threading
+import time
 from collections.abc import Awaitable, Coroutine
 from contextlib import redirect_stdout
 from typing import Any, TypeVar
 
-from blocks.errors import ConfigurationError, OrganismError
+from blocks.errors import ConfigurationError, OrganismError, StackError
+from blocks.stack import StackState, read_stack
+from deployments.output import show_error
 
 T = TypeVar("T")
+STACK_POLL_S = 1.0
+SHOW_CURSOR = "\r\x1b[K\x1b[?25h"
+"""The line that shows progress hides it."""
 BEGIN_S = 60.0
 """Seconds a run may take to begin; 1 to 3 when Prefect's server is well."""
 GIVE_UP_S = 5.0
@@ -21,6 +29,38 @@ INTERRUPTED = 130
 
 class Stopped(OrganismError):
     """The run was stopped in good order, by a signal or from the Prefect UI."""
+
+
+def leave_with(stack: StackState, as_json: bool) -> None:
+    """End this process with one line and exit code 1 as soon as `organism down` has stopped ``stack``.
+
+    From a thread, and without cleaning up: by then the flow's loop is blocked in a call of Ray's, which ends
+    the process after 60 s with a message of its own (2.60). Everybody who would be told is gone.
+    """
+
+    def watch() -> None:
+        while _is_there(stack):
+            time.sleep(STACK_POLL_S)
+        # The flow has it turned elsewhere.
+        sys.stdout = sys.__stdout__
+        if sys.stderr.isatty():
+            print(SHOW_CURSOR, end="", file=sys.stderr)
+        show_error(
+            f"`organism down` has stopped the stack in {stack.home}, and this run with it",
+            "`organism up`, then run this again; nothing is lost: what ran begins again",
+            as_json,
+        )
+        os._exit(1)
+
+    threading.Thread(target=watch, name="stack-watch", daemon=True).start()
+
+
+def _is_there(stack: StackState) -> bool:
+    try:
+        found = read_stack(stack.home)
+    except StackError:
+        return True  # being written
+    return found is not None and found.ray_address == stack.ray_address
 
 
 async def begun_within(run: Coroutine[Any, Any, T], begun: asyncio.Event, seconds: float) -> T:

@@ -113,9 +113,10 @@ def prepare_home(settings: Settings) -> Path:
     """Make the stack's folders, and the token of its HTTP routes.
 
     Raises:
-        StackError: They cannot be made or belong to somebody else.
+        StackError: They cannot be made, belong to somebody else, or have too long a path.
         ConfigurationError: The token cannot be written.
     """
+    components.refuse_long_sockets(settings.home.resolve(), stack_id_of(settings.home))
     # Root's is open to pass, not to read: Postgres runs as another user below it.
     home = private_folder(settings.home.resolve(), mode=0o711 if os.geteuid() == 0 else 0o700)
     private_folder(home / "logs")
@@ -299,6 +300,7 @@ class _Start:
                 await components.wait_for(
                     child, lambda: health.check_worker(client, stack), components.WORKER_TIMEOUT
                 )
+            await components.start_watchdog(client, stack)
 
     async def _prefect_server(self, stack: StackState, client: Any) -> None:
         for line in components.about_prefects_data(stack):

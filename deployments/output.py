@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -176,3 +177,22 @@ def progress_display(as_json: bool) -> ProgressTable | ProgressLines:
     if sys.stderr.isatty() and not as_json:
         return ProgressTable()
     return ProgressLines()
+
+
+def show_error(what: str, next_step: str, as_json: bool) -> None:
+    """Show on one line what went wrong, and what to do."""
+    # Whatever reads standard error as a terminal does must not be moved about by a name in a message.
+    what, next_step = _printable(what), _printable(next_step)
+    with contextlib.suppress(OSError):
+        if as_json:
+            import json
+
+            print(json.dumps({"error": what, "next_step": next_step}, ensure_ascii=False), flush=True)
+        else:
+            arrow = f" → {next_step}" if next_step else ""
+            print(f"error: {what}{arrow}", file=sys.stderr, flush=True)
+
+
+def _printable(text: str) -> str:
+    one_line = " ".join(text.split())
+    return "".join(character if character.isprintable() else "�" for character in one_line)

@@ -28,6 +28,7 @@ from flows import carried_over
 if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
 
+WATCHDOG = "watchdog/organism"
 POOL = "organism"
 POOL_TYPE = "process"
 JOB_TEMPLATE: dict[str, Any] = {
@@ -99,23 +100,30 @@ def prefect_yaml() -> Path:
     return Path(str(resources.files("deployments").joinpath("prefect.yaml")))
 
 
-async def apply() -> Applied:
+async def apply(*, start: bool = True) -> Applied:
     """Register blocks, make the work pool if it is missing, apply every deployment; safe to repeat.
 
     Afterwards deployments are as prefect.yaml has them, whatever was changed in the UI. Only schedules stay
     as people left them: on or off, and those they added themselves.
+
+    Args:
+        start: Start a watchdog if its deployment is new or not what it was.
 
     Raises:
         ConfigurationError: No Prefect server is configured.
         OrganismError: It cannot be reached, or refuses.
     """
     with reaching_prefect() as api:
+        from flows.watchdog_relay import start_watchdog
+
         await register_blocks()
         new_pool = await _ensure_pool()
         before = await _ours()
         await _deploy(before)
         after = await _ours()
-    changed = sorted(name for name in after if name not in before or _differ(before[name], after[name]))
+        changed = sorted(name for name in after if name not in before or _differ(before[name], after[name]))
+        if start and WATCHDOG in changed:
+            await start_watchdog()
     return Applied(api=api, deployments=sorted(after), new_pool=new_pool, changed=changed)
 
 
@@ -178,12 +186,14 @@ async def _ensure_pool() -> bool:
 async def _deploy(there: dict[str, DeploymentResponse]) -> None:
     from ruamel.yaml import YAML
 
-    from flows.schedules import as_left
+    from flows.schedules import as_left, delete_retired
 
+    wanted = YAML(typ="safe").load(prefect_yaml().read_text())
     with tempfile.TemporaryDirectory(prefix="organism-deploy-") as folder:
         file = Path(folder) / prefect_yaml().name
-        file.write_text(as_left(YAML(typ="safe").load(prefect_yaml().read_text()), there))
+        file.write_text(as_left(wanted, there))
         await _run_deploy(file)
+    await delete_retired(wanted, there)
 
 
 async def _run_deploy(file: Path) -> None:
@@ -257,7 +267,7 @@ def main(mark: Path | None = None, older: Path | None = None) -> int:
             print("applied before")
             return 0
         first = mark is None or not mark.exists()
-        applied = asyncio.run(apply())
+        applied = asyncio.run(apply(start=False))  # whoever starts the worker does
         if first and older is not None and older.exists():
             with reaching_prefect():
                 print(

@@ -14,6 +14,8 @@ from pydantic import BaseModel
 from blocks.errors import ConfigurationError
 from flows.states import OURS
 
+RENAMED = {"every-10-minutes": "every-30-seconds"}
+"""Slugs that schedules of the file had before: the one that was turned off stays off."""
 MOST = 200
 """The server's own limit on what it lists at once."""
 
@@ -75,8 +77,9 @@ async def ours(client: PrefectClient) -> dict[str, DeploymentResponse]:
 def as_left(file: dict[str, Any], there: dict[str, DeploymentResponse]) -> str:
     """``file``, the contents of a prefect.yaml, with schedules on and off as they are on the server.
 
-    Prefect's own `deploy` deletes all schedules and makes those of the file. So what somebody turned on or
-    off keeps its state, and schedules that are not the file's, which have no slug, are taken along.
+    Prefect's own `deploy` deletes schedules without a slug, and turns the others on and off as the file has
+    them. So what somebody turned on or off keeps its state, and schedules that are not the file's, which have
+    no slug, are taken along.
     """
     deployments = []
     for deployment in file["deployments"]:
@@ -85,14 +88,28 @@ def as_left(file: dict[str, Any], there: dict[str, DeploymentResponse]) -> str:
         if before is not None:
             active = {schedule.slug: schedule.active for schedule in before.schedules}
             schedules = [
-                {**schedule, "active": active.get(schedule["slug"], schedule["active"])}
+                {**schedule, "active": active.get(schedule["slug"], before_it)}
                 for schedule in deployment.get("schedules", [])
+                for before_it in [active.get(RENAMED.get(schedule["slug"]), schedule["active"])]
             ]
             schedules += [_in_words_of_the_file(s) for s in before.schedules if not s.slug]
             deployment = {**deployment, "schedules": schedules, "paused": before.paused}
         deployments.append(deployment)
     # Every JSON document is a YAML one.
     return json.dumps({**file, "deployments": deployments})
+
+
+async def delete_retired(file: dict[str, Any], there: dict[str, DeploymentResponse]) -> None:
+    """Delete the schedules ``there`` that ``file`` had once, and has no more: Prefect's `deploy` keeps them.
+
+    Those that people added have no slug, and stay.
+    """
+    kept = {schedule["slug"] for d in file["deployments"] for schedule in d.get("schedules", [])}
+    async with get_client() as client:
+        for deployment in there.values():
+            for schedule in deployment.schedules:
+                if schedule.slug and schedule.slug not in kept:
+                    await client.delete_deployment_schedule(deployment.id, schedule.id)
 
 
 def _in_words_of_the_file(schedule: Any) -> dict[str, Any]:

@@ -6,88 +6,59 @@ short and a transaction of its own, so that killed anywhere it leaves nothing ha
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import re
 import time
-from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
-from uuid import UUID
+from datetime import datetime
+from typing import Annotated
 
-from prefect import flow, runtime
-from prefect.events import emit_event
+from prefect import flow
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 from prefect.states import Completed
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from blocks.access import own_headers
-from blocks.errors import StackError
-from blocks.long_work import ask_organism
-from blocks.queue import Queue
-from blocks.queue.models import Finished
+from blocks.errors import ConfigurationError, OrganismError
 from blocks.settings import load_settings
-from blocks.stack import organism_url
-from blocks.task_queue import TaskQueue
-from flows.alerting.telling import tell_of_queue
-from flows.debris import clear_debris
-from flows.dispatch_restart import start_missing_dispatch
 from flows.states import EXPECTED, OURS, failed, show_page
+from flows.watchdog_check import WatchdogOptions, WatchdogSummary, check, line_of, page_of
+from flows.watchdog_relay import LONGEST_S, Relay, replace_crashed, seconds_to_go_on
 
-WATCHDOG_LOCK = 0x776174636864  # "watchd": one at a time in a database
-DAY_S = 86_400.0
-REPORTED_LATE_S = 120.0
-"""So long after its flow run a task run that lives has reported its end."""
-LANE_KEPT_S = 3600.0
-"""For so long a row of a dead lane that no reap could delete is kept, for whoever wants to look at it."""
-
-
-class WatchdogSummary(BaseModel):
-    """What one run of the watchdog did."""
-
-    exclusive: bool = True
-    """False: another was at work, and this one did nothing."""
-    lanes_ended: int = 0
-    tasks_taken_back: int = 0
-    tasks_given_up: int = 0
-    """Dead letters now: as many of their lanes have died as may."""
-    lanes_forgotten: int = 0
-    completed_pruned: int = 0
-    cancelled_pruned: int = 0
-    failed_pruned: int = 0
-    flow_runs_crashed: int = 0
-    task_runs_crashed: int = 0
-    late_runs_cancelled: int = 0
-    """Late beside a later run of the same deployment."""
-    notes_pruned: int = 0
-    """Of redrives, in ``task_audit``, and of files that were loaded, in ``task_files``."""
-    suspects: int = 0
-    """Run in processes of their own, because replicas died with them."""
-    interrupted: int = 0
-    """Unfinished tasks that were interrupted more than twice."""
-    handed_over: int = 0
-    """Tasks that have waited on replicas for a handler for more than a minute."""
-    lanes_leaving: int = 0
-    copies: int | None = None
-    """Handlers that were asked to stop and still run; None: the organism did not say."""
-    notes: list[str] = []
-    """What should be known of the work that runs, with its numbers."""
-    dispatch_started: str | None = None
-    """Name of the run of dispatch that was started because no lane claimed tasks."""
-    alerts: list[str] = []
-    """What it had to say of the queue, when something began to be wrong or was well again."""
-    prefect_trouble: str | None = None
-    """Why Prefect's part was not done, or not all of it."""
-    seconds: float = 0.0
-
-    @property
-    def pruned(self) -> int:
-        """Tasks deleted."""
-        return self.completed_pruned + self.cancelled_pruned + self.failed_pruned
+RUN_TIMEOUT_S = 5 * 3600.0
+"""More than a run may ask for, with the longest check at its end."""
+CHECK_TIMEOUT_S = 300.0
+"""For a check, beside the time it is given for deleting and for Prefect."""
+RETENTION_STEPS = 3
+"""Statuses that ``prune_seconds`` holds for."""
+EVENT_INTERVAL_S = 120.0
+"""Between two events that say that the queue was checked. Their absence is an alert after five minutes."""
 
 
 def _run_name() -> str:
     return f"watchdog · {datetime.now():%H:%M}"
 
 
-@flow(name="watchdog", version=OURS, flow_run_name=_run_name, persist_result=False, retries=0)
+@flow(
+    name="watchdog",
+    version=OURS,
+    flow_run_name=_run_name,
+    persist_result=False,
+    retries=0,
+    timeout_seconds=RUN_TIMEOUT_S,
+    on_crashed=[replace_crashed],
+)
 async def watchdog(
+    for_seconds: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            le=LONGEST_S,
+            description="Check again and again for so long, or until another run takes over; empty: once, or "
+            "where the schedule has started the run, until the next one has begun.",
+        ),
+    ] = None,
     keep_completed_days: Annotated[
         float | None,
         Field(gt=0, le=36_500, description="Delete completed and cancelled tasks after it; empty: keep."),
@@ -109,7 +80,7 @@ async def watchdog(
         ),
     ] = None,
     prune_seconds: Annotated[
-        float, Field(gt=0, le=3600, description="Longest time to delete tasks of one status in one run.")
+        float, Field(gt=0, le=3600, description="Longest time to delete tasks of one status in one check.")
     ] = 60.0,
     pending_minutes: Annotated[
         float,
@@ -146,12 +117,15 @@ async def watchdog(
     (``relay: true``), and no lane claims tasks.
 
     Args:
+        for_seconds: Check again and again for so long, every ``ORGANISM_WATCHDOG_INTERVAL`` seconds, or until
+            another run of the deployment that goes on takes over, or its schedule is turned off. Empty: once;
+            a run that a schedule has started goes on until the next one has begun.
         keep_completed_days: Delete completed and cancelled tasks so many days after; empty: keep them.
         keep_failed_days: Delete dead letters so many days after; empty: keep them.
         keep_audit_days: Delete notes on redrives so many days after; empty: keep them.
         keep_files_days: Forget files so many days after something was loaded of them; empty: never. A file
             that is forgotten and still there is loaded once more by the next submit that finds it.
-        prune_seconds: Longest time to delete tasks of one status in one run; the next goes on.
+        prune_seconds: Longest time to delete tasks of one status in one check; the next goes on.
         pending_minutes: A flow run of ours that is Pending for so long has crashed.
         prefect_seconds: Longest time for tidying up in Prefect.
         dead_letters: Alert above so many dead letters; empty: the setting's.
@@ -161,154 +135,125 @@ async def watchdog(
         queue: Name of the Task Queue block.
 
     Returns:
-        What was done. While another watchdog is at work on the same database, nothing.
+        What was done in all checks. While another watchdog is at work on the same database, nothing.
 
     Raises:
         ConfigurationError: The block is wrong, or its database can only be reached through a pooler.
-        QueueUnavailable: Postgres cannot be reached.
+        QueueUnavailable: Postgres could not be reached in the last check.
     """
-    logger = get_run_logger()
-    began = time.monotonic()
-    summary = WatchdogSummary()
-    try:
-        block = await TaskQueue.named(queue)
-        async with (
-            block.open(application_name="organism-watchdog", connections=1) as open_queue,
-            open_queue.exclusive(WATCHDOG_LOCK) as alone,
-        ):
-            if not alone:
-                line = "another watchdog is at work"
-                logger.info(line)
-                return Completed(message=line, data=WatchdogSummary(exclusive=False))  # type: ignore[return-value]
-            await _look_after_lanes(open_queue, summary)
-            told = await tell_of_queue(
-                open_queue,
-                queue,
-                dead_letters=dead_letters,
-                oldest_ready_s=oldest_ready_seconds,
-                interrupted=interrupted,
-                missing_s=missing_seconds,
-            )
-            if keep_completed_days is not None:
-                older = (keep_completed_days * DAY_S, prune_seconds)
-                summary.completed_pruned = await _prune(open_queue, "completed", *older)
-                summary.cancelled_pruned = await _prune(open_queue, "cancelled", *older)
-            if keep_failed_days is not None:
-                older = (keep_failed_days * DAY_S, prune_seconds)
-                summary.failed_pruned = await _prune(open_queue, "failed", *older)
-            if keep_audit_days is not None:
-                summary.notes_pruned += await open_queue.prune_audit(older_than_s=keep_audit_days * DAY_S)
-            if keep_files_days is not None:
-                summary.notes_pruned += await open_queue.forget_files(older_than_s=keep_files_days * DAY_S)
-            await _note_long_work(open_queue, summary)
-            lanes = await open_queue.lanes()
-            live = {lane.run for lane in lanes if lane.live and lane.run}
-            run: Any = runtime.flow_run.id
-            now = datetime.now(UTC)
-            debris = await clear_debris(
-                pending_before=now - timedelta(minutes=pending_minutes),
-                ended_before=now - timedelta(seconds=REPORTED_LATE_S),
-                within_s=prefect_seconds,
-                own_run=UUID(run) if run else None,
-                live=live,
-            )
-            restart = await start_missing_dispatch(await open_queue.lanes(), queue)
-    except EXPECTED as error:
-        return failed(error)  # type: ignore[return-value]
-    summary.flow_runs_crashed, summary.task_runs_crashed = debris.flow_runs, debris.task_runs
-    summary.late_runs_cancelled = debris.late
-    summary.alerts = told.said
-    summary.dispatch_started = restart.run
-    summary.prefect_trouble = debris.trouble or told.trouble or restart.trouble
-    summary.seconds = round(time.monotonic() - began, 3)
-    line = _line(summary)
-    logger.info(line)
-    if summary.prefect_trouble:
-        logger.warning(summary.prefect_trouble)
-    _tell(queue, summary)
-    await show_page(_page(line, summary), key="watchdog-summary")
-    return Completed(message=line, data=summary)  # type: ignore[return-value]
-
-
-async def _look_after_lanes(queue: Queue, summary: WatchdogSummary) -> None:
-    # The first ends the leases that are past, the second deletes the rows of lanes that hold nothing more.
-    for _ in range(2):
-        reaped = await queue.reap(strays=True)
-        summary.lanes_ended += reaped.lanes
-        summary.tasks_taken_back += reaped.retried
-        summary.tasks_given_up += reaped.failed
-    summary.lanes_forgotten = await queue.forget_lanes(dead_for_s=LANE_KEPT_S)
-
-
-async def _note_long_work(queue: Queue, summary: WatchdogSummary) -> None:
-    work = await queue.long_work()
-    summary.suspects, summary.interrupted = work.suspects, work.interrupted
-    summary.handed_over, summary.lanes_leaving = work.handed_over, len(work.leaving)
-    summary.notes = work.notes
-    try:
-        url = organism_url(load_settings())
-    except StackError:
-        # Of a broken state file others complain; what the queue says is said all the same.
-        url = None
-    if (running := await ask_organism(url, own_headers(load_settings()))) is not None:
-        summary.copies = running.copies
-        summary.notes += running.notes
-
-
-async def _prune(queue: Queue, status: Finished, older_than_s: float, within_s: float) -> int:
-    return await queue.prune(status, older_than_s=older_than_s, within_s=within_s)
-
-
-def _line(summary: WatchdogSummary) -> str:
-    said = [
-        f"{count} {what}"
-        for count, what in (
-            (summary.tasks_taken_back, "tasks taken back"),
-            (summary.tasks_given_up, "tasks given up"),
-            (summary.lanes_ended, "lanes ended"),
-            (summary.lanes_forgotten, "lanes forgotten"),
-            (summary.pruned, "tasks deleted"),
-            (summary.notes_pruned, "notes deleted"),
-            (summary.flow_runs_crashed, "flow runs crashed"),
-            (summary.task_runs_crashed, "task runs crashed"),
-            (summary.late_runs_cancelled, "late runs cancelled"),
-        )
-        if count
-    ] + summary.alerts
-    if summary.dispatch_started:
-        said.append(f"no lane claimed tasks: started {summary.dispatch_started}")
-    line = ", ".join(said) or ("nothing to do" if summary.notes else "all is well")
-    line = "; ".join([line, *summary.notes])
-    return f"{line}; Prefect's part was not finished" if summary.prefect_trouble else line
-
-
-def _tell(queue: str, summary: WatchdogSummary) -> None:
-    """Emit an event for each kind of thing that was done, for automations to act on."""
-    resource = {"prefect.resource.id": f"organism.queue.{queue}", "prefect.resource.name": queue}
-    kinds = {
-        "reaped": ("lanes_ended", "tasks_taken_back", "tasks_given_up", "lanes_forgotten"),
-        "pruned": ("completed_pruned", "cancelled_pruned", "failed_pruned", "notes_pruned"),
-        "crashed": ("flow_runs_crashed", "task_runs_crashed", "late_runs_cancelled"),
-    }
-    for kind, names in kinds.items():
-        counts = {name: getattr(summary, name) for name in names}
-        if any(counts.values()):
-            emit_event(f"organism.watchdog.{kind}", resource=resource, payload=counts)
-
-
-def _page(line: str, summary: WatchdogSummary) -> str:
-    counts = summary.model_dump(
-        exclude={"exclusive", "alerts", "notes", "dispatch_started", "prefect_trouble", "seconds"}
+    options = WatchdogOptions(
+        keep_completed_days=keep_completed_days,
+        keep_failed_days=keep_failed_days,
+        keep_audit_days=keep_audit_days,
+        keep_files_days=keep_files_days,
+        prune_seconds=prune_seconds,
+        pending_minutes=pending_minutes,
+        prefect_seconds=prefect_seconds,
+        dead_letters=dead_letters,
+        oldest_ready_seconds=oldest_ready_seconds,
+        interrupted=interrupted,
+        missing_seconds=missing_seconds,
+        queue=queue,
     )
-    lines = [f"**{line}** in {summary.seconds:g} s", "", "| | |", "|---|---|"]
-    lines += [
-        f"| {name.replace('_', ' ')} | {'not known' if count is None else count} |"
-        for name, count in counts.items()
-    ]
-    lines += ["", *(f"- {said}" for said in summary.alerts)]
-    if summary.dispatch_started:
-        lines.append(f"- no lane claimed tasks, so a run of dispatch was started: {summary.dispatch_started}")
-    lines += [f"- {note}" for note in summary.notes]
-    if summary.prefect_trouble:
-        lines += ["", summary.prefect_trouble]
-    return "\n".join(lines)
+    context = FlowRunContext.get()
+    run = context.flow_run if context else None
+    scheduled = bool(run and run.auto_scheduled)
+    going_on_s = seconds_to_go_on({"for_seconds": for_seconds}, auto_scheduled=scheduled)
+    return await _Run(options, run, going_on_s).until_its_end()  # type: ignore[return-value]
+
+
+class _Run:
+    """One run: its checks, and what it says of them.
+
+    Args:
+        options: What each check is to do.
+        run: The flow run, as it was when it began.
+        seconds: For how long it checks; 0: once.
+    """
+
+    def __init__(self, options: WatchdogOptions, run: FlowRun | None, seconds: float) -> None:
+        self.options = options
+        self.run = run
+        self.seconds = seconds
+        self.logger = get_run_logger()
+        self.began = time.monotonic()
+        self.summary = WatchdogSummary(exclusive=False)
+        self.error: BaseException | None = None
+        """Why the last check failed."""
+        self.said = ""
+        self.event_due = self.began
+
+    async def until_its_end(self) -> State[WatchdogSummary]:
+        """Check once, or until the time is over or another run takes over."""
+        interval_s = load_settings().watchdog_interval
+        relay = Relay(self.run)
+        why = None
+        while why is None:
+            due = time.monotonic() + interval_s
+            await self._check()
+            if isinstance(self.error, ConfigurationError) or due - self.began > self.seconds:
+                break
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            why = await relay.reason_to_leave()
+        return await self._end(why)
+
+    async def _check(self) -> None:
+        now = time.monotonic()
+        options = self.options
+        longest_s = CHECK_TIMEOUT_S + options.prefect_seconds + RETENTION_STEPS * options.prune_seconds
+        self.error = None
+        try:
+            async with asyncio.timeout(longest_s):
+                own_run = self.run.id if self.run else None
+                found = await check(options, own_run, say_checked=now >= self.event_due)
+        except EXPECTED as error:
+            self.error = error
+        except Exception as error:
+            if not self.seconds:
+                raise
+            # The next check may well succeed, and no other run would make it.
+            self.logger.debug("a check ended unforeseen", exc_info=True)
+            reason = " ".join(str(error).split())[:200]
+            self.error = OrganismError(
+                f"a check ended unforeseen: {type(error).__name__}: {reason}", "run `organism verify`"
+            )
+        if self.error:
+            self.summary.checks_failed += 1
+            if self.seconds:
+                await self._say((logging.WARNING, f"a check failed: {failed(self.error).message}"))
+            return
+        if not found.exclusive:
+            return
+        if now >= self.event_due:
+            self.event_due = now + EVENT_INTERVAL_S
+        self.summary.add(found)
+        trouble = [(logging.WARNING, found.prefect_trouble)] if found.prefect_trouble else []
+        await self._say((logging.INFO, line_of(found)), *trouble, always=found.did)
+
+    async def _say(self, *lines: tuple[int, str], always: bool = False) -> None:
+        """Log what a check found, unless the one before found the same but for figures."""
+        shape = re.sub(r"\d[\d.,:]*", "0", str(lines))
+        if always or shape != self.said:
+            for level, line in lines:
+                self.logger.log(level, line)
+            if self.seconds:
+                await self._show_page(lines[0][1])
+        self.said = shape
+
+    async def _end(self, why: str | None) -> State[WatchdogSummary]:
+        self.summary.seconds = round(time.monotonic() - self.began, 3)
+        checks = self.summary.checks
+        line = line_of(self.summary) if checks else "another watchdog is at work"
+        if checks + self.summary.checks_failed > 1:
+            line = f"{line}; {checks} checks" + (f", {why}" if why else "")
+        if self.seconds or not checks:
+            self.logger.info(line)
+        if self.error:
+            return failed(self.error)
+        if checks:
+            await self._show_page(line)
+        return Completed(message=line, data=self.summary)
+
+    async def _show_page(self, line: str) -> None:
+        self.summary.seconds = round(time.monotonic() - self.began, 3)
+        await show_page(page_of(line, self.summary), key="watchdog-summary")

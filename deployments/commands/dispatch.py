@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,13 +30,15 @@ async def dispatch(
 
     Without --until-empty and --max-seconds it goes on until Ctrl-C. That stops claiming, lets what is in
     flight finish for 20 s, and hands the rest back, uncharged; a second Ctrl-C hands it back at once. With
-    --until-empty, exit code 1 says that --max-seconds was over before the queue was empty.
+    --until-empty, exit code 1 says that --max-seconds was over before the queue was empty. If `organism down`
+    stops the stack meanwhile, it ends at once with exit code 1.
     """
     from blocks.queue import Queue
     from blocks.settings import load_settings
-    from blocks.stack import queue_dsn
+    from blocks.stack import queue_dsn, read_stack
 
-    dsn = queue_dsn(load_settings()).get_secret_value()
+    settings = load_settings()
+    dsn = queue_dsn(settings).get_secret_value()
     async with AsyncExitStack() as open_parts:
         queue = await open_parts.enter_async_context(
             Queue(dsn, connections=1, application_name="organism-progress")
@@ -51,7 +54,7 @@ async def dispatch(
         from prefect.settings import PREFECT_API_URL
 
         from blocks.errors import ConfigurationError
-        from deployments.flow_runs import BEGIN_S, INTERRUPTED, Stopped, begun_within, outcome
+        from deployments.flow_runs import BEGIN_S, INTERRUPTED, Stopped, begun_within, leave_with, outcome
         from flows.states import BEGUN
 
         if not PREFECT_API_URL.value():
@@ -60,6 +63,8 @@ async def dispatch(
                 "no Prefect server is configured and no embedded stack is up",
                 "run `organism up`, or set PREFECT_API_URL",
             )
+        if (stack := read_stack(settings.home)) and os.environ.get("RAY_ADDRESS") == stack.ray_address:
+            leave_with(stack, as_json)
         stopped = ""
         try:
             begun = asyncio.Event()

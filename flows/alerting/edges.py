@@ -23,7 +23,7 @@ Step: TypeAlias = Literal["pending", "passed", "raised", "cleared"]
 """Wrong, and not for long enough; well before it was raised; wrong; well again."""
 PREFIX = "organism.alert"
 LOOKED = "organism.looked"
-"""Said at every look at the queue, so that its absence can be told."""
+"""Said every two minutes while the queue is looked at, so that its absence can be told."""
 SKEW = timedelta(days=1)
 """Whoever spoke last may have a clock that is ahead of ours."""
 HEARD_AFTER_S = 10.0

@@ -35,6 +35,7 @@ async def tell_of_queue(
     oldest_ready_s: float | None = None,
     interrupted: int | None = None,
     missing_s: float,
+    looked: bool = True,
 ) -> Told:
     """Look at the queue and its lanes, and say what has begun to be wrong or is well again.
 
@@ -44,6 +45,7 @@ async def tell_of_queue(
         oldest_ready_s: A task that is ready for longer is too old; None: the setting's.
         interrupted: More unfinished tasks interrupted more than twice are too many; None: the setting's.
         missing_s: So long no lane may claim, while dispatch is scheduled.
+        looked: Say that the queue was looked at, so that its absence can be told.
     """
     settings = load_settings()
     now = await queue.now()
@@ -60,7 +62,8 @@ async def tell_of_queue(
         due = await looks.dispatch_is_due(client, name)
         all_of_it = [*found, looks.dispatch(lanes, due, missing_s)]
         said = await tell(client, name, all_of_it, now, await changed_at(client))
-        say_looked(name)
+        if looked:
+            say_looked(name)
         return said
 
     return await _told(say)

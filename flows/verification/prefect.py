@@ -33,6 +33,8 @@ async def check() -> list[Finding]:
             )
             return findings
         findings.append(_deployments(deployments))
+        if (unable := _schedules(deployments)) is not None:
+            findings.append(unable)
         for pool in sorted({d.work_pool_name for d in deployments if d.work_pool_name}):
             findings.append(_workers(pool, await client.read_workers_for_work_pool(pool, limit=MOST)))
         return findings
@@ -58,6 +60,29 @@ def _deployments(deployments: list[Any]) -> Finding:
             "prefect: deployments", seen, "dispatch is not scheduled: `organism schedule dispatch on`"
         )
     return ok("prefect: deployments", seen)
+
+
+def _schedules(deployments: list[Any]) -> Finding | None:
+    """Name the schedules that are on and give no value to a parameter that needs one.
+
+    Prefect 3.8.8 checks the values that a schedule gives, and not that one is missing.
+    """
+    wrong = {}
+    for deployment in deployments:
+        flow = deployment.entrypoint.rpartition(".")[2] if deployment.entrypoint else deployment.name
+        required = set((deployment.parameter_openapi_schema or {}).get("required", []))
+        for schedule in deployment.schedules:
+            missing = required - set(deployment.parameters or {}) - set(schedule.parameters or {})
+            if missing and schedule.active and not deployment.paused:
+                wrong[flow] = f"{flow} ({every(schedule.schedule)}) gives no {', '.join(sorted(missing))}"
+    if not wrong:
+        return None
+    return degraded(
+        "prefect: schedules",
+        f"every run of a schedule fails: {'; '.join(wrong.values())}",
+        "give it under the schedule's parameters in the Prefect UI, or turn it off: "
+        + ", ".join(f"`organism schedule {flow} off`" for flow in wrong),
+    )
 
 
 def _workers(pool: str, workers: list[Any]) -> Finding:

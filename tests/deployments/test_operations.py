@@ -11,12 +11,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import httpx
+import psutil
 import pytest
 
 from blocks.queue import Queue
@@ -164,10 +165,35 @@ async def test_what_somebody_turned_on_stays_on(operated: Stack) -> None:
     operated.run("schedule", "dispatch", "off")
 
 
-async def test_the_watchdogs_schedule_fires(operated: Stack) -> None:
-    """Which it does not with a SQLAlchemy that Prefect's scheduler does not work with."""
-    done = await until(lambda: completed(operated, "watchdog"), patience=150)
-    assert done[0]["name"].startswith("watchdog · ")
+async def test_a_watchdog_goes_on_from_the_start_and_a_killed_one_is_replaced(operated: Stack) -> None:
+    [first] = await until(lambda: runs(operated, "watchdog", "RUNNING"), patience=150)
+
+    def process() -> psutil.Process | None:
+        worker = psutil.Process(operated.state.processes["worker"].pid)
+        for child in worker.children(recursive=True):
+            with suppress(psutil.Error):
+                if child.environ().get("PREFECT__FLOW_RUN_ID", "").endswith(first["id"]):
+                    return child
+        return None
+
+    (await until(process)).kill()
+
+    def others() -> list[dict[str, Any]]:
+        return [run for run in runs(operated, "watchdog", "RUNNING") if run["id"] != first["id"]]
+
+    [second] = await until(others, patience=150)
+    assert not second["auto_scheduled"], "it did not wait for the schedule"
+    assert (await final_state(operated, first["id"]))["type"] == "CRASHED"
+
+
+async def test_a_run_of_the_watchdogs_schedule_relieves_the_one_before(operated: Stack) -> None:
+    """A schedule fires, which it does not with a SQLAlchemy that Prefect's scheduler does not work with."""
+    [before] = await until(lambda: runs(operated, "watchdog", "RUNNING"), patience=150)
+    with own_schedule(operated, "watchdog", seconds=60):
+        relieved = await final_state(operated, before["id"])
+    assert relieved["type"] == "COMPLETED"
+    assert "relieved by watchdog · " in relieved["message"]
+    assert any(run["auto_scheduled"] for run in runs(operated, "watchdog", "RUNNING"))
 
 
 async def test_one_command_has_the_queue_worked_off_for_good(operated: Stack) -> None:
@@ -277,10 +303,6 @@ async def test_a_failed_verify_is_retried_from_the_ui(operated: Stack) -> None:
     press(operated, run, retry, force=True)
     state = await final_state(operated, run)
     assert state["type"] == "COMPLETED", state
-
-
-def completed(stack: Stack, flow: str) -> list[dict[str, Any]]:
-    return [run for run in runs(stack, flow) if run["state_type"] == "COMPLETED"]
 
 
 def deployments(api: str) -> list[dict[str, Any]]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,11 +29,15 @@ NAMES = ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in (*NAMES, "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
         # Set first, so that what a test's code sets is undone too.
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
+    yield
+    monkeypatch.undo()
+    if prefect := sys.modules.get("prefect.context"):
+        prefect.refresh_global_settings_context()
 
 
 def a_stack(home: Path) -> StackState:
@@ -127,6 +134,27 @@ def test_a_process_that_joins_gets_the_secret(tmp_path: Path) -> None:
     stack = a_stack(tmp_path)
     join_stack(tmp_path)
     assert os.environ["PREFECT_API_AUTH_STRING"] == read_secret(stack.prefect_secret_path)
+
+
+def test_a_program_that_imports_prefect_first_joins_as_well(tmp_path: Path) -> None:
+    stack = a_stack(tmp_path)
+    program = """
+from prefect import flow
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
+
+before = PREFECT_API_URL.value()
+from flows.submit import submit
+
+print(before, PREFECT_API_URL.value(), PREFECT_API_AUTH_STRING.value())
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "ORGANISM_HOME": str(stack.home), "PREFECT_HOME": str(tmp_path / "p")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert said.stdout.split() == ["None", API, read_secret(stack.prefect_secret_path)], said.stderr
 
 
 @pytest.mark.parametrize(

@@ -84,9 +84,9 @@ async def test_a_run_is_started_at_once_with_the_parameters_of_the_schedule(queu
     assert await deployed.runs() == []
     done = await watchdog()
     [run] = await deployed.runs()
-    assert done.dispatch_started == run.name
+    assert done.dispatch_started == [run.name]
     assert run.parameters == {"relay": True, "lanes": 3, "batch_size": 7}
-    assert (await watchdog()).dispatch_started is None, "it waits for a worker"
+    assert (await watchdog()).dispatch_started == [], "it waits for a worker"
     assert len(await deployed.runs()) == 1
 
 
@@ -119,10 +119,10 @@ async def test_when_its_process_was_killed_the_dead_lane_and_run_are_not_waited_
     await claim(queue, "dead")
     await deployed.run(Running())
     monkeypatch.setattr("flows.dispatch_restart.BEGINS_WITHIN_S", 0.0)
-    assert (await watchdog()).dispatch_started is None, "its lease has not passed"
+    assert (await watchdog()).dispatch_started == [], "its lease has not passed"
     await queue.pool.execute("UPDATE lanes SET lease_until = queue_now() - interval '1 s'")
     done = await watchdog()
-    assert (done.tasks_taken_back, done.dispatch_started is not None) == (1, True)
+    assert (done.tasks_taken_back, len(done.dispatch_started)) == (1, 1)
 
 
 @pytest.mark.parametrize("state", ["pending", "running", "due", "late"])

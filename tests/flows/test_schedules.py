@@ -94,3 +94,10 @@ def test_schedules_that_people_added_stay() -> None:
 
 def test_a_deployment_that_is_paused_stays_so() -> None:
     assert of("redrive", as_left(FILE, there("redrive", paused=True)))["paused"] is True
+
+
+def test_one_that_has_another_name_now_stays_off() -> None:
+    every = IntervalSchedule(interval=timedelta(seconds=30))
+    before = there("watchdog", DeploymentSchedule(schedule=every, active=False, slug="every-30-seconds"))
+    [schedule] = of("watchdog", as_left(FILE, before))["schedules"]
+    assert (schedule["slug"], schedule["active"]) == ("every-10-minutes", False)

@@ -44,7 +44,8 @@ from flows.redrive import redrive
 from flows.states import OURS
 from flows.submit import submit
 from flows.verify import verify
-from flows.watchdog import WATCHDOG_LOCK, watchdog
+from flows.watchdog import watchdog
+from flows.watchdog_check import WATCHDOG_LOCK
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.clock import START, advance, set_clock
 

@@ -10,8 +10,12 @@ import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from prefect.client.schemas.objects import DeploymentSchedule
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.schedules import CronSchedule
 
 from blocks.errors import QueueUnavailable
 from blocks.long_work import OrganismWork, OrganWork
@@ -20,6 +24,7 @@ from blocks.queue.migrate import pending
 from flows.lane import Lane
 from flows.verification import canary, cluster, environment, finding, postgres
 from flows.verification import gateway as gateway_check
+from flows.verification import prefect as prefect_check
 from flows.verification import queue as queue_checks
 from flows.verification.finding import EXIT_CODES, Finding, Verification, markdown
 from flows.verification.limits import Limits
@@ -314,3 +319,26 @@ async def test_submitted_work_is_told_by_type(queue: Queue) -> None:
     found = named(await queue_checks.check(queue, Limits()))["queue: waiting"]
     assert "a: 2 ready" in found.evidence
     assert "b: 1 ready" in found.evidence
+
+
+def test_a_schedule_that_lacks_a_parameter_is_named() -> None:
+    schema = {"required": ["files"], "properties": {"files": {"type": "string"}}}
+    nightly = CronSchedule(cron="0 3 * * *")
+
+    def deployed(**gives: Any) -> DeploymentResponse:
+        schedule = DeploymentSchedule(schedule=nightly, active=gives.pop("active", True), parameters=gives)
+        return DeploymentResponse(
+            id=uuid4(),
+            flow_id=uuid4(),
+            name="organism",
+            entrypoint="flows.submit.submit",
+            parameter_openapi_schema=schema,
+            schedules=[schedule],
+        )
+
+    assert prefect_check._schedules([deployed(files="/data/*.csv"), deployed(active=False)]) is None
+    found = prefect_check._schedules([deployed(strict=False)])
+    assert found is not None
+    assert (found.check, found.status) == ("prefect: schedules", "degraded")
+    assert "submit (0 3 * * *) gives no files" in found.evidence
+    assert "`organism schedule submit off`" in found.action

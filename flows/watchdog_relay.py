@@ -1,0 +1,133 @@
+"""Which run of the watchdog goes on checking, how it is relieved, and how one that died is replaced."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from httpx import HTTPError
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.flows import Flow
+
+WATCHDOG = "watchdog/organism"
+LONGEST_S = 3600.0
+"""A run that no other relieves ends after so long; the schedule starts one every ten minutes."""
+TIMEOUT_S = 5.0
+"""Seconds for Prefect's server to answer; without an answer the run goes on."""
+UNREACHABLE = (HTTPError, PrefectException, OSError)  # TimeoutError is an OSError
+
+
+def seconds_to_go_on(parameters: Mapping[str, Any], *, auto_scheduled: bool) -> float:
+    """How long a run checks again and again; 0: it checks once."""
+    asked: float | None = parameters.get("for_seconds")
+    if asked is not None:
+        return asked
+    return LONGEST_S if auto_scheduled else 0.0
+
+
+class Relay:
+    """Whether ``run`` is to leave, because another run goes on or its schedule was turned off.
+
+    Args:
+        run: The flow run that checks. One that belongs to no deployment is never relieved.
+    """
+
+    def __init__(self, run: FlowRun | None) -> None:
+        self._run = run
+        self._schedule_was_on = False
+
+    async def reason_to_leave(self) -> str | None:
+        """Ask Prefect's server; `None`: go on, also when the server does not answer."""
+        run = self._run
+        if run is None or run.deployment_id is None:
+            return None
+        try:
+            async with asyncio.timeout(TIMEOUT_S), get_client() as client:
+                if younger := await _younger_run(client, run.id, run.deployment_id):
+                    return f"relieved by {younger.name}"
+                on = _schedule_is_on(await client.read_deployment(run.deployment_id))
+        except UNREACHABLE:
+            return None
+        if self._schedule_was_on and not on:
+            return "its schedule was turned off"
+        self._schedule_was_on = on
+        return None
+
+
+async def _younger_run(client: PrefectClient, run: UUID, deployment: UUID) -> FlowRun | None:
+    """Return a run of the deployment that began after ``run``, and goes on as well."""
+    began = (await client.read_flow_run(run)).start_time
+    others = await client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(
+            deployment_id=FlowRunFilterDeploymentId(any_=[deployment]),
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING])),
+            start_time=FlowRunFilterStartTime(after_=began),
+        )
+    )
+    for other in others:
+        if other.id != run and seconds_to_go_on(other.parameters, auto_scheduled=bool(other.auto_scheduled)):
+            return other
+    return None
+
+
+def _schedule_is_on(deployment: DeploymentResponse) -> bool:
+    return not deployment.paused and any(schedule.active for schedule in deployment.schedules)
+
+
+async def start_watchdog() -> str | None:
+    """Start a run that goes on, if the schedule is on: the next of the schedule may be ten minutes away.
+
+    Returns:
+        Its name; `None`: the schedule is off, or there is no such deployment.
+
+    Raises:
+        Exception: Whatever Prefect's client raises.
+    """
+    async with get_client() as client:
+        try:
+            deployment = await client.read_deployment_by_name(WATCHDOG)
+        except ObjectNotFound:
+            return None
+        return await _start(client, deployment, {})
+
+
+async def replace_crashed(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Start another run at once in place of one that died while it went on; not of one that was cancelled.
+
+    A hook of the flow. After a ``kill -9`` of its process, the worker calls it.
+    """
+    if flow_run.deployment_id is None:
+        return
+    if not seconds_to_go_on(flow_run.parameters, auto_scheduled=bool(flow_run.auto_scheduled)):
+        return
+    try:
+        async with asyncio.timeout(TIMEOUT_S), get_client() as client:
+            states = await client.read_flow_run_states(flow_run.id)
+            if any(s.type in (StateType.CANCELLING, StateType.CANCELLED) for s in states):
+                return
+            await _start(client, await client.read_deployment(flow_run.deployment_id), flow_run.parameters)
+    except UNREACHABLE:
+        return  # The schedule starts the next.
+
+
+async def _start(
+    client: PrefectClient, deployment: DeploymentResponse, parameters: Mapping[str, Any]
+) -> str | None:
+    if not _schedule_is_on(deployment):
+        return None
+    run = await client.create_flow_run_from_deployment(
+        deployment.id, parameters={**parameters, "for_seconds": parameters.get("for_seconds") or LONGEST_S}
+    )
+    return run.name
