@@ -162,7 +162,7 @@ async def test_it_checks_again_and_again_until_a_younger_run_that_goes_on_has_be
     done = await state.result()
     assert state.type == StateType.COMPLETED
     assert done.lanes_ended == 3, "what it found in all its checks"
-    assert done.checks >= 7
+    assert done.checks >= 4
     assert str(state.message).endswith(f"; {done.checks} checks, relieved by {younger.name}")
     assert str(state.message).startswith("3 lanes ended")
     found = [line for line in logged if line in ("all is well", "1 lanes ended")]

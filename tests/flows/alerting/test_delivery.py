@@ -201,6 +201,14 @@ async def test_what_was_wrong_before_alerts_were_switched_on_is_delivered(
     first = await watchdog(queue="before", dead_letters=2)
     assert first.alerts == ["dead letters raised: 3 tasks have failed for good, the limit is 2"]
     await receiver.next("queue before: dead letters")
+    # The feed is written a moment after automations have seen the event.
+    resource = "organism.queue.before"
+
+    async def said_twice() -> bool:
+        found = await events("dead-letters.raised")
+        return len([event for event in found if event.resource.id == resource]) == 2
+
+    await until(said_twice)
     assert (await watchdog(queue="before", dead_letters=2)).alerts == []
 
 
