@@ -19,7 +19,7 @@ from uuid import uuid4
 import asyncpg
 
 from benchmarks.figures import Unmeasured
-from blocks.garbage import collect_rarely
+from organism_flows.blocks.gc_tuning import collect_rarely
 
 PATIENCE_S = 90.0
 """After the last task was sent."""

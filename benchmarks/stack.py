@@ -22,9 +22,9 @@ import httpx
 
 from benchmarks.figures import Unmeasured
 from benchmarks.peers.drained import PAYLOAD
-from blocks.access import own_headers
-from blocks.settings import Settings
-from blocks.stack import StackState, environment_of, read_stack
+from organism_flows.blocks.access_token import own_headers
+from organism_flows.blocks.settings import Settings
+from organism_flows.blocks.stack_state import StackState, environment_of, read_stack
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -70,7 +70,7 @@ class Stack:
         log = (self.home / f"{arguments[0]}.log").open("a")
         with log:
             return subprocess.Popen(
-                [sys.executable, "-m", "deployments.cli", *arguments],
+                [sys.executable, "-m", "organism_flows.deployments.cli.main", *arguments],
                 env=self.env,
                 cwd=ROOT,
                 stdout=subprocess.PIPE,

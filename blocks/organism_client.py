@@ -13,8 +13,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
-from blocks.errors import OrganismError, OrganismUnavailable, ReplicaLost
-from blocks.queue.wire import Batch, Outcomes
+from organism_flows.blocks.errors import OrganismError, OrganismUnavailable, ReplicaLost
+from organism_flows.blocks.queue.wire import Batch, Outcomes
 
 GRPC_LIMIT_CHARS = 500_000
 """Params up to this size go straight to the replica by gRPC, which takes messages of 4 MB; larger ones by way

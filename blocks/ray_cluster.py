@@ -11,15 +11,15 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, SecretStr
 
-from blocks.errors import ConfigurationError
+from organism_flows.blocks.errors import ConfigurationError
 
-from blocks.named import NamedBlock  # isort: skip  # first: it points Prefect at the stack
+from organism_flows.blocks.block_base import NamedBlock  # isort: skip  # first: it points Prefect at the stack
 from prefect.task_runners import TaskRunner
 from prefect_ray import RayTaskRunner
 
-from blocks.settings import load_settings
-from blocks.stack import join_stack
-from blocks.versions import ONE_IMAGE
+from organism_flows.blocks.settings import load_settings
+from organism_flows.blocks.stack_state import join_stack
+from organism_flows.blocks.versions import ONE_IMAGE
 
 REACH_TIMEOUT = 2.0
 """Seconds: `ray.init` against a closed port was still retrying after three minutes."""
@@ -39,7 +39,7 @@ class RayCluster(NamedBlock):
 
     Example:
         ```python
-        from blocks.ray_cluster import RayCluster
+        from organism_flows.blocks.ray_cluster import RayCluster
 
         await (await RayCluster.named("default")).connect()
         ```

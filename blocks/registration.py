@@ -1,12 +1,12 @@
-"""Making the blocks known to a Prefect server: `python -m blocks.registration`, or `register_blocks`."""
+"""Make the blocks known to a Prefect server: `register_blocks`, or run this module."""
 
 from __future__ import annotations
 
 import asyncio
 
-from blocks.organism import Organism
-from blocks.ray_cluster import RayCluster
-from blocks.task_queue import TaskQueue
+from organism_flows.blocks.organism import Organism
+from organism_flows.blocks.ray_cluster import RayCluster
+from organism_flows.blocks.task_queue import TaskQueue
 
 
 async def register_blocks() -> None:

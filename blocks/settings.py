@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from blocks.errors import ConfigurationError
+from organism_flows.blocks.errors import ConfigurationError
 
 OLDER_NAMES = {
     "PG_DSN": "ORGANISM_DSN",

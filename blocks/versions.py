@@ -9,8 +9,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from blocks.errors import ConfigurationError
-from blocks.queue.wire import WIRE_VERSION
+from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.queue.wire import WIRE_VERSION
 
 PACKAGE = "organism-flows"
 SAME_PACKAGES = (PACKAGE, "ray", "prefect", "pydantic")

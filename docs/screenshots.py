@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 # Before Prefect: it points it at the stack.
-import flows  # noqa: F401
+import organism_flows.flows  # noqa: F401
 
 # isort: split
 
@@ -100,7 +100,7 @@ async def verification(client: PrefectClient) -> str:
     """Where the page of a verification is; of one made now, if there is none."""
     flow = FlowFilter(name=FlowFilterName(any_=["verify"]))
     if not await client.read_flow_runs(flow_filter=flow, flow_run_filter=STARTED, limit=1):
-        from flows.verify import verify
+        from organism_flows.flows.verify import verify
 
         await verify(return_state=True)
     return await artifact_of("verify", "verification")(client)

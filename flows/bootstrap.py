@@ -21,27 +21,32 @@ from prefect.states import Completed
 from prefect.tasks import Task
 from pydantic import BaseModel, Field
 
-from blocks.errors import ConfigurationError, OrganismError, OrganismUnavailable, QueueUnavailable
-from blocks.organism import Organism
-from blocks.queue import Queue
-from blocks.queue.connection import TRANSIENT_ERRORS, wait_for_postgres
-from blocks.queue.migrate import migrate, pending
-from blocks.queue.roles import how_to_make
-from blocks.ray_cluster import RayCluster
-from blocks.settings import load_settings
-from blocks.stack import read_stack
-from blocks.task_queue import TaskQueue
-from flows import deploying
-from flows.alerting import automations
-from flows.dispatch import GRACE_S, dispatch
-from flows.states import EXPECTED, OURS, cell, failed, show_page
-from flows.verification import canary as canary_check
-from flows.verification.limits import Limits
-from serve_apps.organism import replacement
-from serve_apps.organism.config import OrganismConfig, load_config
-from serve_apps.organism.deploy import running_config
-from serve_apps.organism.deployments import serve_config
-from serve_apps.organism.replacement import Replaced, When
+from organism_flows.blocks.errors import (
+    ConfigurationError,
+    OrganismError,
+    OrganismUnavailable,
+    QueueUnavailable,
+)
+from organism_flows.blocks.organism import Organism
+from organism_flows.blocks.queue import Queue
+from organism_flows.blocks.queue.db.connection import TRANSIENT_ERRORS, wait_for_postgres
+from organism_flows.blocks.queue.db.migrate import migrate, pending
+from organism_flows.blocks.queue.db.roles import how_to_make
+from organism_flows.blocks.ray_cluster import RayCluster
+from organism_flows.blocks.settings import load_settings
+from organism_flows.blocks.stack_state import read_stack
+from organism_flows.blocks.task_queue import TaskQueue
+from organism_flows.flows.alerting import automations
+from organism_flows.flows.dispatch import GRACE_S, dispatch
+from organism_flows.flows.prefect_support import deployments
+from organism_flows.flows.prefect_support.states import EXPECTED, OURS, cell, failed, show_page
+from organism_flows.flows.verification import canary as canary_check
+from organism_flows.flows.verification.thresholds import Limits
+from organism_flows.serve_apps.organism.config import OrganismConfig, load_config
+from organism_flows.serve_apps.organism.release import replacement
+from organism_flows.serve_apps.organism.release.replacement import Replaced, When
+from organism_flows.serve_apps.organism.release.serve_api import running_config
+from organism_flows.serve_apps.organism.release.serve_config import serve_config
 
 STEPS = ("postgres", "organism", "deployments", "alerts", "canary")
 STEP_TIMEOUT_S = 180.0
@@ -159,7 +164,7 @@ async def deploy_organism(
 @_step("deployments")
 async def apply_deployments() -> Step:
     """Register blocks, make the work pool, apply deployments and schedules."""
-    applied = await deploying.apply()
+    applied = await deployments.apply()
     done = ["made the work pool"] if applied.new_pool else []
     if applied.changed:
         done.append(f"applied {', '.join(applied.changed)}")
@@ -321,7 +326,7 @@ async def bootstrap(
     """
     done = Bootstrapped(steps=[])
     try:
-        deploying.prefect_api()
+        deployments.prefect_api()
         done.steps.append(await prepare_postgres(queue, postgres_seconds))
         # Waiting for tasks of hours has no timeout.
         step = deploy_organism.with_options(timeout_seconds=None) if when == "idle" else deploy_organism

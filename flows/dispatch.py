@@ -17,18 +17,18 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed, Failed
 from pydantic import Field
 
-from blocks.errors import ConfigurationError, OrganismError, OrganismUnavailable
-from blocks.organism import Organism
-from blocks.queue import Queue
-from blocks.queue.connection import TRANSIENT_ERRORS, unavailable
-from blocks.ray_cluster import LaneTaskRunner, RayCluster
-from blocks.settings import load_settings
-from blocks.task_queue import TaskQueue
-from blocks.versions import refuse_other_wire
-from flows.lane_task import LaneOptions, LaneRun
-from flows.relay import RELIEVE_AFTER_S, Turn, turn
-from flows.states import OURS, note_begun
-from flows.supervisor import DispatchSummary, Supervisor
+from organism_flows.blocks.errors import ConfigurationError, OrganismError, OrganismUnavailable
+from organism_flows.blocks.organism import Organism
+from organism_flows.blocks.queue import Queue
+from organism_flows.blocks.queue.db.connection import TRANSIENT_ERRORS, unavailable
+from organism_flows.blocks.ray_cluster import LaneTaskRunner, RayCluster
+from organism_flows.blocks.settings import load_settings
+from organism_flows.blocks.task_queue import TaskQueue
+from organism_flows.blocks.versions import refuse_other_wire
+from organism_flows.flows.prefect_support.states import OURS, note_begun
+from organism_flows.flows.supervision.handover import RELIEVE_AFTER_S, Turn, turn
+from organism_flows.flows.supervision.lane_task import LaneOptions, LaneRun
+from organism_flows.flows.supervision.supervisor import DispatchSummary, Supervisor
 
 GRACE_S = 20.0
 """For calls in flight on stop; below the 30 s after which Prefect's runner kills a flow process."""

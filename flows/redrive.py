@@ -11,10 +11,10 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 from pydantic import BaseModel, Field
 
-from blocks.queue import RedriveFilter, TaskLine
-from blocks.task_queue import TaskQueue
-from flows.markdown import TaskLinks, plain
-from flows.states import EXPECTED, OURS, cell, failed, show_page
+from organism_flows.blocks.queue import RedriveFilter, TaskLine
+from organism_flows.blocks.task_queue import TaskQueue
+from organism_flows.flows.prefect_support.markdown import TaskLinks, plain
+from organism_flows.flows.prefect_support.states import EXPECTED, OURS, cell, failed, show_page
 
 SHOWN = 20
 """Tasks that a dry run shows."""

@@ -12,11 +12,11 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 from pydantic import BaseModel, Field
 
-from blocks.queue.columns import Columns
-from blocks.queue.files import BadLine, BadLines, matching
-from blocks.queue.loading import Loaded
-from blocks.task_queue import TaskQueue
-from flows.states import EXPECTED, OURS, cell, failed, show_page
+from organism_flows.blocks.queue.files.columns import Columns
+from organism_flows.blocks.queue.files.reader import BadLine, BadLines, matching
+from organism_flows.blocks.queue.stores.loading import Loaded
+from organism_flows.blocks.task_queue import TaskQueue
+from organism_flows.flows.prefect_support.states import EXPECTED, OURS, cell, failed, show_page
 
 PAGE = "submit-summary"
 PROGRESS_LOG_S = 5.0

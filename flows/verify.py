@@ -9,12 +9,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
-from flows.alerting.telling import tell_of_verification
-from flows.states import OURS, show_page
-from flows.verification import finding
-from flows.verification.finding import Check, Finding, Verification, markdown
-from flows.verification.limits import Limits
-from flows.verification.run import verify_all
+from organism_flows.flows.alerting.notify import tell_of_verification
+from organism_flows.flows.prefect_support.states import OURS, show_page
+from organism_flows.flows.verification import finding
+from organism_flows.flows.verification.finding import Check, Finding, Verification, markdown
+from organism_flows.flows.verification.runner import verify_all
+from organism_flows.flows.verification.thresholds import Limits
 
 USUAL = Limits()
 

@@ -20,11 +20,22 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 from pydantic import Field
 
-from blocks.errors import ConfigurationError, OrganismError
-from blocks.settings import load_settings
-from flows.states import EXPECTED, OURS, failed, show_page
-from flows.watchdog_check import WatchdogOptions, WatchdogSummary, check, line_of, page_of
-from flows.watchdog_relay import LONGEST_S, Relay, replace_crashed, seconds_to_go_on
+from organism_flows.blocks.errors import ConfigurationError, OrganismError
+from organism_flows.blocks.settings import load_settings
+from organism_flows.flows.prefect_support.states import EXPECTED, OURS, failed, show_page
+from organism_flows.flows.prefect_support.watchdog_relay import (
+    LONGEST_S,
+    Relay,
+    replace_crashed,
+    seconds_to_go_on,
+)
+from organism_flows.flows.supervision.watchdog_check import (
+    WatchdogOptions,
+    WatchdogSummary,
+    check,
+    line_of,
+    page_of,
+)
 
 RUN_TIMEOUT_S = 5 * 3600.0
 """More than a run may ask for, with the longest check at its end."""

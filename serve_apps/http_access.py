@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from blocks.settings import Settings
+from organism_flows.blocks.settings import Settings
 
 
 def route_path(scope: Scope) -> str:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from deployments.accounts import unprivileged_account
+from organism_flows.deployments.stack.postgres.accounts import unprivileged_account
 from tests.proxy import proxied
 from tests.stack import until
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from blocks.queue import Queue
+from organism_flows.blocks.queue import Queue
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 

@@ -32,16 +32,16 @@ os.environ["DO_NOT_TRACK"] = "1"
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 os.environ["RAY_AUTH_MODE"] = "token"  # read when Ray is imported, too
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
-# As blocks.organism_client does; here some tests import Serve before it.
+# As organism_flows.blocks.organism_client does; here some tests import Serve before it.
 os.environ["RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"] = str(2**31 - 1)
 
 import asyncpg
 import pytest
 from hypothesis import settings
 
-from blocks.queue import Queue, migrate
-from deployments.postgres import EmbeddedPostgres
-from deployments.processes import STACK_ID
+from organism_flows.blocks.queue import Queue, migrate
+from organism_flows.deployments.stack.postgres.server import EmbeddedPostgres
+from organism_flows.deployments.stack.system.processes import STACK_ID
 
 pytest_plugins = ["tests.stack"]
 

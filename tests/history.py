@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from blocks.queue import FINISHED, Queue
-from blocks.queue.inspection import DEFAULT_MAX_ATTEMPTS
+from organism_flows.blocks.queue import FINISHED, Queue
+from organism_flows.blocks.queue.stores.reads import DEFAULT_MAX_ATTEMPTS
 
 INSTALL = """
 DROP TABLE IF EXISTS test_history;

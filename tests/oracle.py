@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from blocks.queue import NewTask
+from organism_flows.blocks.queue import NewTask
 
 LEASES_A_TASK_MAY_LOSE = 10
 FINISHED = ("completed", "failed", "cancelled")

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from blocks.access import own_headers
-from blocks.queue import Queue
-from blocks.settings import Settings
-from blocks.stack import StackState, environment_of, read_secret, read_stack
+from organism_flows.blocks.access_token import own_headers
+from organism_flows.blocks.queue import Queue
+from organism_flows.blocks.settings import Settings
+from organism_flows.blocks.stack_state import StackState, environment_of, read_secret, read_stack
 from tests.history import install_history
 
 PATIENCE = 180
@@ -66,7 +66,7 @@ class Stack:
     def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
         """Start an `organism` command, with more in its environment."""
         return subprocess.Popen(
-            [sys.executable, "-m", "deployments.cli", *arguments],
+            [sys.executable, "-m", "organism_flows.deployments.cli.main", *arguments],
             env={**self.env, **env},
             cwd=self.home,
             stdout=subprocess.PIPE,

@@ -24,11 +24,11 @@ def test_the_import_contracts_hold() -> None:
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
-        ("blocks.queue", ("prefect", "ray", "alembic", "sqlalchemy")),
-        ("flows.lane", ("prefect", "ray")),
-        ("blocks.client", ("prefect", "ray", "alembic", "sqlalchemy", "fastapi")),
-        ("serve_apps.gateway.__main__", ("prefect", "ray", "alembic", "sqlalchemy")),
-        ("deployments.cli", ("prefect", "ray", "asyncpg")),
+        ("organism_flows.blocks.queue", ("prefect", "ray", "alembic", "sqlalchemy")),
+        ("organism_flows.flows.lanes.lane", ("prefect", "ray")),
+        ("organism_flows.blocks.client.async_client", ("prefect", "ray", "alembic", "sqlalchemy", "fastapi")),
+        ("organism_flows.serve_apps.gateway.__main__", ("prefect", "ray", "alembic", "sqlalchemy")),
+        ("organism_flows.deployments.cli.main", ("prefect", "ray", "asyncpg")),
     ],
 )
 def test_what_must_load_fast_loads_nothing_heavy(module: str, unwanted: tuple[str, ...]) -> None:

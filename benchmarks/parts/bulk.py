@@ -12,7 +12,7 @@ from benchmarks.figures import Figure, Result, median, spread
 from benchmarks.options import Options
 from benchmarks.peers.drained import PAYLOAD
 from benchmarks.stack import LOAD_TIMEOUT_S, Stack
-from blocks.queue import NewTask, Queue
+from organism_flows.blocks.queue import NewTask, Queue
 
 TASKS = 200_000
 SUBMITTED_AT_ONCE = 5000

@@ -48,7 +48,7 @@ async def measure(stack: Stack, options: Options) -> Result:
     rates: dict[str, dict[str, list[float]]] = {}
     busy: dict[str, list[float]] = {"gateway": [], "bare": [], "load": []}
     async with (
-        running(stack, "gateway", "serve_apps.gateway") as ours,
+        running(stack, "gateway", "organism_flows.serve_apps.gateway") as ours,
         running(
             stack,
             "bare",

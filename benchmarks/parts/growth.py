@@ -16,7 +16,7 @@ from benchmarks.figures import Figure, Result, Unmeasured, median, spread
 from benchmarks.options import Options
 from benchmarks.peers.floor import completed
 from benchmarks.stack import LOAD_TIMEOUT_S, Stack
-from blocks.queue import Lines, Queue, migrate
+from organism_flows.blocks.queue import Lines, Queue, migrate
 
 CLAIM_SIZE = 100
 ROUNDS = 60

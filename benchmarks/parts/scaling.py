@@ -11,8 +11,8 @@ import httpx
 from benchmarks.figures import Figure, Result, Unmeasured
 from benchmarks.options import Options
 from benchmarks.stack import PATIENCE_S, Stack
-from deployments.health import bearer
-from serve_apps.organism.deployments import organ_deployment
+from organism_flows.deployments.stack.health import bearer
+from organism_flows.serve_apps.organism.release.serve_config import organ_deployment
 
 ORGAN = "scaled"
 CONCURRENCY = 4

@@ -18,7 +18,7 @@ from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel
 from uuid_utils.compat import uuid7
 
-from blocks.queue.statements import statement
+from organism_flows.blocks.queue.db.statements import statement
 
 CONNECTIONS = 4
 """As many as the gateway has."""

@@ -10,7 +10,7 @@ import time
 from uuid import uuid4
 
 from benchmarks.peers.drained import arguments, report
-from blocks.queue import Batch, Lines, Outcomes, Queue
+from organism_flows.blocks.queue import Batch, Lines, Outcomes, Queue
 
 
 def completed(batch: Batch) -> Outcomes:

@@ -3,10 +3,10 @@
 It knows neither Prefect nor Ray. `Queue` is the whole of it; everything that travels is in `wire`.
 """
 
-from blocks.queue.lane_models import LaneRow, Reaped
-from blocks.queue.lines import Line, Lines
-from blocks.queue.migrate import migrate
-from blocks.queue.models import (
+from organism_flows.blocks.queue.db.migrate import migrate
+from organism_flows.blocks.queue.explain import Why
+from organism_flows.blocks.queue.lane_models import LaneRow, Reaped
+from organism_flows.blocks.queue.models import (
     FINISHED,
     Cancelled,
     Depth,
@@ -26,9 +26,9 @@ from blocks.queue.models import (
     TaskState,
     TypePolicy,
 )
-from blocks.queue.queue import Queue
-from blocks.queue.why import Why
-from blocks.queue.wire import Batch, Cause, Outcomes
+from organism_flows.blocks.queue.queue import Queue
+from organism_flows.blocks.queue.stores.claim_lines import Line, Lines
+from organism_flows.blocks.queue.wire import Batch, Cause, Outcomes
 
 __all__ = [
     "FINISHED",

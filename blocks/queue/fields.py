@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from blocks.jsonb import to_json
+from organism_flows.blocks.json_text import to_json
 
 PARAMS_LIMIT_BYTES = 1_000_000
 """Largest params of a task; bigger inputs belong in a store, with their address in the params."""

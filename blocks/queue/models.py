@@ -18,9 +18,9 @@ from pydantic import (
     model_validator,
 )
 
-from blocks.errors import ConfigurationError
-from blocks.queue.fields import WHOLE, Moment, TaskParams, TaskType, Text
-from blocks.queue.moments import FIRST
+from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.queue.fields import WHOLE, Moment, TaskParams, TaskType, Text
+from organism_flows.blocks.queue.timestamps import FIRST
 
 Status: TypeAlias = Literal["created", "queued", "running", "completed", "failed", "cancelled", "retry"]
 Finished: TypeAlias = Literal["completed", "failed", "cancelled"]

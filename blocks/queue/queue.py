@@ -14,18 +14,18 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from blocks.errors import SchemaMismatch
-from blocks.queue.connection import CONNECT_ERRORS, open_pool, unavailable
-from blocks.queue.halving import in_halves, logger, one_line, storable
-from blocks.queue.inspection import DEFAULT_MAX_ATTEMPTS
-from blocks.queue.lane_models import Asked, Reaped
-from blocks.queue.lines import Line, Lines, order
-from blocks.queue.listener import Listener
-from blocks.queue.models import Settled, Status
-from blocks.queue.sqlstates import verdict
-from blocks.queue.statements import statement
-from blocks.queue.upkeep import Upkeep
-from blocks.queue.wire import Batch, Outcomes, positions_of
+from organism_flows.blocks.errors import SchemaMismatch
+from organism_flows.blocks.queue.db.bisection import in_halves, logger, one_line, storable
+from organism_flows.blocks.queue.db.connection import CONNECT_ERRORS, open_pool, unavailable
+from organism_flows.blocks.queue.db.listener import Listener
+from organism_flows.blocks.queue.db.sqlstates import verdict
+from organism_flows.blocks.queue.db.statements import statement
+from organism_flows.blocks.queue.lane_models import Asked, Reaped
+from organism_flows.blocks.queue.models import Settled, Status
+from organism_flows.blocks.queue.stores.claim_lines import Line, Lines, order
+from organism_flows.blocks.queue.stores.maintenance import Upkeep
+from organism_flows.blocks.queue.stores.reads import DEFAULT_MAX_ATTEMPTS
+from organism_flows.blocks.queue.wire import Batch, Outcomes, positions_of
 
 # Named timeouts, in seconds: a statement that takes longer is waiting for something that is not coming.
 SETTLE_TIMEOUT = 10.0
@@ -50,7 +50,7 @@ class Queue(Upkeep):
 
     Raises (from any method):
         QueueUnavailable: Only from entering; a method whose connection breaks raises asyncpg's own error,
-            one of `blocks.queue.connection.TRANSIENT_ERRORS`, and may be called again.
+            one of `blocks.queue.db.connection.TRANSIENT_ERRORS`, and may be called again.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class Queue(Upkeep):
 
         Args:
             settled: Tasks the lane has settled so far.
-            figures: What it has counted so far, as `blocks.queue.figures` has it; None: as last said.
+            figures: What it has counted so far, as `blocks.queue.counters` has it; None: as last said.
             leaving: It claims nothing any more and waits for its calls to end.
             connection: To be used instead of the pool's, which belong to the event loop that opened them.
 

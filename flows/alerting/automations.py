@@ -25,10 +25,10 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 from pydantic import BaseModel
 
-from blocks.errors import ConfigurationError, OrganismError
-from blocks.named import DEFAULT
-from flows.alerting.edges import ALERTS, LOOKED, PREFIX, Alert, last_said
-from flows.states import OURS
+from organism_flows.blocks.block_base import DEFAULT
+from organism_flows.blocks.errors import ConfigurationError, OrganismError
+from organism_flows.flows.alerting.transitions import ALERTS, LOOKED, PREFIX, Alert, last_said
+from organism_flows.flows.prefect_support.states import OURS
 
 TO_BE_NAMED = "name a notification block of your Prefect server: `organism alerts on --to slack-webhook/ops`"
 QUIET = timedelta(minutes=30)

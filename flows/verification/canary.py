@@ -8,10 +8,10 @@ from contextlib import suppress
 
 import anyio
 
-from blocks.queue import FINISHED, NewTask, Queue
-from blocks.queue.connection import TRANSIENT_ERRORS
-from flows.verification.finding import Finding, degraded, failed, ok
-from flows.verification.limits import Limits
+from organism_flows.blocks.queue import FINISHED, NewTask, Queue
+from organism_flows.blocks.queue.db.connection import TRANSIENT_ERRORS
+from organism_flows.flows.verification.finding import Finding, degraded, failed, ok
+from organism_flows.flows.verification.thresholds import Limits
 
 POLL_S = 0.1
 TYPE = "health_check"

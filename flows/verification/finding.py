@@ -9,8 +9,8 @@ from typing import Literal, TypeAlias
 
 from pydantic import BaseModel
 
-from blocks.errors import OrganismError
-from flows.markdown import plain
+from organism_flows.blocks.errors import OrganismError
+from organism_flows.flows.prefect_support.markdown import plain
 
 Status: TypeAlias = Literal["ok", "degraded", "failed"]
 EXIT_CODES: dict[Status, int] = {"ok": 0, "degraded": 1, "failed": 2}

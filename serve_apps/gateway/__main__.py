@@ -1,4 +1,4 @@
-"""``python -m serve_apps.gateway``: the gateway under uvicorn, as the settings have it."""
+"""``python -m organism_flows.serve_apps.gateway``: the gateway under uvicorn, as the settings have it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import sys
 import uvicorn
 from starlette.types import ASGIApp
 
-from blocks.access import make_token
-from blocks.errors import ConfigurationError, OrganismError
-from blocks.garbage import collect_rarely
-from blocks.settings import Settings, load_settings
-from serve_apps.gateway.app import create_app
-from serve_apps.gateway.protocol import BoundedProtocol
-from serve_apps.gateway.tokens import check_binding
+from organism_flows.blocks.access_token import make_token
+from organism_flows.blocks.errors import ConfigurationError, OrganismError
+from organism_flows.blocks.gc_tuning import collect_rarely
+from organism_flows.blocks.settings import Settings, load_settings
+from organism_flows.serve_apps.gateway.app import create_app
+from organism_flows.serve_apps.gateway.http.connection_limits import BoundedProtocol
+from organism_flows.serve_apps.gateway.http.tokens import check_binding
 
 DEFAULT_PORT = 8080
 NEIGHBOURS = 20

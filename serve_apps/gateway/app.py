@@ -9,27 +9,28 @@ from functools import partial
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from blocks.access import own_headers
-from blocks.settings import Settings, load_settings
-from blocks.stack import organism_url, queue_dsn
-from serve_apps.gateway import coordinator as coordinator_routes
-from serve_apps.gateway import exporting, health, pausing, problems, steering, tasks
-from serve_apps.gateway.database import CONNECTIONS, Database
-from serve_apps.gateway.description import DESCRIPTION, describe_problems
-from serve_apps.gateway.guard import Guard
-from serve_apps.gateway.metrics import QueueMetrics, Requests
-from serve_apps.gateway.organism import Coordinator, Organism, OrganismByHttp
-from serve_apps.gateway.organs import Organs
-from serve_apps.gateway.parts import Parts
-from serve_apps.gateway.rate import Rate
-from serve_apps.gateway.slots import Slots
-from serve_apps.gateway.tokens import tokens_of
-from serve_apps.gateway.waiting import Waiting
-from serve_apps.http_access import host_names
+from organism_flows.blocks.access_token import own_headers
+from organism_flows.blocks.settings import Settings, load_settings
+from organism_flows.blocks.stack_state import organism_url, queue_dsn
+from organism_flows.serve_apps.gateway.database import CONNECTIONS, Database
+from organism_flows.serve_apps.gateway.dependencies import Parts
+from organism_flows.serve_apps.gateway.http import problems
+from organism_flows.serve_apps.gateway.http.auth import Guard
+from organism_flows.serve_apps.gateway.http.concurrency_limit import Slots
+from organism_flows.serve_apps.gateway.http.openapi import DESCRIPTION, describe_problems
+from organism_flows.serve_apps.gateway.http.rate_limit import Rate
+from organism_flows.serve_apps.gateway.http.tokens import tokens_of
+from organism_flows.serve_apps.gateway.metrics.metrics import QueueMetrics, Requests
+from organism_flows.serve_apps.gateway.metrics.organ_metrics import Organs
+from organism_flows.serve_apps.gateway.organism_link import Coordinator, Organism, OrganismByHttp
+from organism_flows.serve_apps.gateway.routes import coordinator as coordinator_routes
+from organism_flows.serve_apps.gateway.routes import export_stream, health, pauses, task_actions, tasks
+from organism_flows.serve_apps.gateway.task_watcher import Waiting
+from organism_flows.serve_apps.http_access import host_names
 
 
 def create_app(settings: Settings | None = None, *, organism: Organism | None = None) -> FastAPI:
-    """The gateway, for ``uvicorn --factory serve_apps.gateway.app:create_app`` too.
+    """The gateway, for ``uvicorn --factory organism_flows.serve_apps.gateway.app:create_app`` too.
 
     Open, without tokens, it answers this machine only, wherever it is made to listen.
 
@@ -86,10 +87,10 @@ def create_app(settings: Settings | None = None, *, organism: Organism | None = 
         Slots(settings.gateway_exports, exports, "export", "wait until one of them has ended"),
     )
     for router in (
-        exporting.router,
+        export_stream.router,
         tasks.router,
-        steering.router,
-        pausing.router,
+        task_actions.router,
+        pauses.router,
         coordinator_routes.router,
         health.router,
     ):

@@ -7,9 +7,9 @@ import time
 from contextlib import suppress
 from typing import Self
 
-from blocks.errors import OrganismError, QueueUnavailable
-from blocks.queue import Queue
-from blocks.queue.connection import TRANSIENT_ERRORS
+from organism_flows.blocks.errors import OrganismError, QueueUnavailable
+from organism_flows.blocks.queue import Queue
+from organism_flows.blocks.queue.db.connection import TRANSIENT_ERRORS
 
 OUTAGE: tuple[type[BaseException], ...] = (OrganismError, *TRANSIENT_ERRORS)
 """What any use of the queue raises while Postgres is away."""

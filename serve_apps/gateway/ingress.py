@@ -1,7 +1,7 @@
-"""The gateway as an ingress deployment of Ray Serve: ``serve_apps.gateway.ingress:build``.
+"""The gateway as an ingress deployment of Ray Serve: ``organism_flows.serve_apps.gateway.ingress:build``.
 
-For those whose traffic comes through Serve's proxies anyway. It ends with Ray, which the gateway of
-``python -m serve_apps.gateway`` does not. Settings and tokens are those of the replica's environment.
+For those whose traffic comes through Serve's proxies anyway. It ends with Ray, which the gateway under
+uvicorn does not. Settings and tokens are those of the replica's environment.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve import Application
 
-from blocks.errors import OrganismUnavailable
-from blocks.organism_client import OrganismClient
-from serve_apps.gateway.app import create_app
+from organism_flows.blocks.errors import OrganismUnavailable
+from organism_flows.blocks.organism_client import OrganismClient
+from organism_flows.serve_apps.gateway.app import create_app
 
 
 class IngressArgs(BaseModel):
@@ -27,7 +27,7 @@ class IngressArgs(BaseModel):
 
 
 class OrganismByHandle:
-    """The organism by the handle of its deployment. See `serve_apps.gateway.organism.Organism`.
+    """The organism by the handle of its deployment. See `serve_apps.gateway.organism_link.Organism`.
 
     Args:
         app_name: Name of its Serve application.

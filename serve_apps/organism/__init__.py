@@ -3,6 +3,6 @@
 Importing this package imports neither Ray nor Serve, so handlers may import `PermanentError` at no cost.
 """
 
-from serve_apps.organism.errors import PermanentError
+from organism_flows.serve_apps.organism.handler_api.errors import PermanentError
 
 __all__ = ["PermanentError"]

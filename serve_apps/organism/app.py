@@ -19,13 +19,18 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve import Application
 
-from blocks.errors import ConfigurationError, OrganismError
-from blocks.garbage import collect_rarely
-from blocks.organism_client import OrganismClient
-from blocks.queue.wire import Cause
-from serve_apps.organism.assembly import nowhere
-from serve_apps.organism.config import Cusum, load_config
-from serve_apps.organism.deployments import (
+from organism_flows.blocks.errors import ConfigurationError, OrganismError
+from organism_flows.blocks.gc_tuning import collect_rarely
+from organism_flows.blocks.organism_client import OrganismClient
+from organism_flows.blocks.queue.wire import Cause
+from organism_flows.serve_apps.organism.assembly import nowhere
+from organism_flows.serve_apps.organism.config import Cusum, load_config
+from organism_flows.serve_apps.organism.escalation.cusum import DriftValve, Key
+from organism_flows.serve_apps.organism.execution.remote_organ import Client
+from organism_flows.serve_apps.organism.http_auth import PROVEN, HttpGuard
+from organism_flows.serve_apps.organism.manager import OrganismManager
+from organism_flows.serve_apps.organism.ray_metrics import Telemetry
+from organism_flows.serve_apps.organism.release.serve_config import (
     MANAGER,
     VALVE,
     organ_deployment,
@@ -33,12 +38,7 @@ from serve_apps.organism.deployments import (
     organs_apart,
     wants_valve,
 )
-from serve_apps.organism.http_guard import PROVEN, HttpGuard
-from serve_apps.organism.manager import OrganismManager
-from serve_apps.organism.remote import Client
-from serve_apps.organism.tasks import InvalidTask, parse_task, refused
-from serve_apps.organism.telemetry import Telemetry
-from serve_apps.organism.valve import DriftValve, Key
+from organism_flows.serve_apps.organism.request import InvalidTask, parse_task, refused
 
 CAUSES: tuple[str, ...] = get_args(Cause)
 TAKEN_DOWN_CHECK_S = 0.5
@@ -311,7 +311,7 @@ class ValveDeployment(DriftValve):
 
 
 def build(args: BuildArgs) -> Application:
-    """The application, for ``import_path: serve_apps.organism.app:build`` in a Serve config file.
+    """The application, for ``import_path`` in a Serve config file.
 
     Raises:
         ConfigurationError: The configuration file is wrong.

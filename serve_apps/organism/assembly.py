@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from blocks.errors import ConfigurationError
-from blocks.queue.wire import Outcomes, Policy
-from serve_apps.organism.agents import closed_on_error, load
-from serve_apps.organism.config import OrganConfig, OrganismConfig
-from serve_apps.organism.escalation import Escalation
-from serve_apps.organism.loading import Handler
-from serve_apps.organism.organ import Organ
-from serve_apps.organism.remote import Client, RemoteOrgan
-from serve_apps.organism.router import Router
-from serve_apps.organism.runner import Rules, Runner
+from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.queue.wire import Outcomes, Policy
+from organism_flows.serve_apps.organism.config import OrganConfig, OrganismConfig
+from organism_flows.serve_apps.organism.escalation.steps import Escalation
+from organism_flows.serve_apps.organism.execution.local_organ import Organ
+from organism_flows.serve_apps.organism.execution.protocol import Rules, Runner
+from organism_flows.serve_apps.organism.execution.remote_organ import Client, RemoteOrgan
+from organism_flows.serve_apps.organism.handler_api.loading import Handler
+from organism_flows.serve_apps.organism.processes.pool import closed_on_error, load
+from organism_flows.serve_apps.organism.router import Router
 
 Connect: TypeAlias = "Callable[[str], Client]"
 """Gives the client of the deployment of an organ, by the organ's id."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
@@ -21,7 +20,7 @@ from pydantic import (
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from blocks.errors import ConfigurationError
+from organism_flows.blocks.errors import ConfigurationError
 
 Name: TypeAlias = Annotated[
     str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\s\x00-\x1f]+$")
@@ -40,7 +39,7 @@ def _one_colon(path: str) -> str:
 def _not_over_plain_http(uri: str) -> str:
     if uri.startswith("http://"):
         # It imports Starlette, which a configuration does not need.
-        from serve_apps.http_access import is_loopback
+        from organism_flows.serve_apps.http_access import is_loopback
 
         if not is_loopback(urlsplit(uri).hostname or ""):
             raise ValueError(
@@ -357,7 +356,7 @@ def _with_builtin(config: OrganismConfig) -> OrganismConfig:
 
 
 def _packaged(name: str) -> Any:
-    return _yaml(resources.files("serve_apps.organism").joinpath(name).read_text(encoding="utf-8"), name)
+    return _yaml((Path(__file__).parent / name).read_text(encoding="utf-8"), name)
 
 
 def _yaml(text: str, source: str) -> Any:

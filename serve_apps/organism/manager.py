@@ -16,27 +16,27 @@ from contextlib import aclosing
 from contextvars import copy_context
 from typing import Any
 
-from blocks.errors import ConfigurationError
-from blocks.jsonb import from_json
-from blocks.queue.wire import HANDED_BACK, WIRE_VERSION, Batch, Outcomes
-from blocks.versions import package_version
-from serve_apps.organism.assembly import Assembly, assemble, load_missing, nowhere
-from serve_apps.organism.config import OrganismConfig, parse_config
-from serve_apps.organism.drift import Drift, Path
-from serve_apps.organism.endings import Ending
-from serve_apps.organism.environment import environment
-from serve_apps.organism.introspection import ORGANISM
-from serve_apps.organism.jobs import Job
-from serve_apps.organism.loading import Handler, extend_import_path
-from serve_apps.organism.open_calls import OpenCalls, Work, any_runs, newly_begun
-from serve_apps.organism.organ import Organ
-from serve_apps.organism.organ_status import load
-from serve_apps.organism.remote import Client, RemoteOrgan
-from serve_apps.organism.router import NoOrgan
-from serve_apps.organism.runner import CANCELLED, LINGER_S, Rules, Runner
-from serve_apps.organism.stream import Call
-from serve_apps.organism.tasks import InvalidTask, open_wire, parse_task, refused
-from serve_apps.organism.valve import DriftValve, Valve
+from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.json_text import from_json
+from organism_flows.blocks.queue.wire import HANDED_BACK, WIRE_VERSION, Batch, Outcomes
+from organism_flows.blocks.versions import package_version
+from organism_flows.serve_apps.organism.assembly import Assembly, assemble, load_missing, nowhere
+from organism_flows.serve_apps.organism.config import OrganismConfig, parse_config
+from organism_flows.serve_apps.organism.escalation.cusum import DriftValve, Valve
+from organism_flows.serve_apps.organism.escalation.drift import Drift, Path
+from organism_flows.serve_apps.organism.execution.jobs import Job
+from organism_flows.serve_apps.organism.execution.local_organ import Organ
+from organism_flows.serve_apps.organism.execution.organ_status import load
+from organism_flows.serve_apps.organism.execution.outcome_stream import Call
+from organism_flows.serve_apps.organism.execution.protocol import CANCELLED, LINGER_S, Rules, Runner
+from organism_flows.serve_apps.organism.execution.remote_organ import Client, RemoteOrgan
+from organism_flows.serve_apps.organism.handler_api.introspection import ORGANISM
+from organism_flows.serve_apps.organism.handler_api.loading import Handler, extend_import_path
+from organism_flows.serve_apps.organism.handler_api.results import Ending
+from organism_flows.serve_apps.organism.open_calls import OpenCalls, Work, any_runs, newly_begun
+from organism_flows.serve_apps.organism.replica_environment import environment
+from organism_flows.serve_apps.organism.request import InvalidTask, open_wire, parse_task, refused
+from organism_flows.serve_apps.organism.router import NoOrgan
 
 logger = logging.getLogger("ray.serve.organism")
 
@@ -129,7 +129,7 @@ class OrganismManager:
         """Run one task.
 
         Args:
-            task: Its fields; see `serve_apps.organism.tasks.Task`.
+            task: Its fields; see `serve_apps.organism.request.Task`.
 
         Returns:
             Its outcome: task_id, success, result, error, retryable, path, organ_id, elapsed_ms. A bad task

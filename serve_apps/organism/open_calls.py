@@ -12,11 +12,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import TypeAlias
 
-from blocks.queue.wire import Batch
-from serve_apps.organism.endings import Ending
-from serve_apps.organism.jobs import Job, Run
-from serve_apps.organism.runner import CANCELLED_BEFORE, LINGER_S, RECALLED, Rules, Runner
-from serve_apps.organism.stream import Call
+from organism_flows.blocks.queue.wire import Batch
+from organism_flows.serve_apps.organism.execution.jobs import Job, Run
+from organism_flows.serve_apps.organism.execution.outcome_stream import Call
+from organism_flows.serve_apps.organism.execution.protocol import (
+    CANCELLED_BEFORE,
+    LINGER_S,
+    RECALLED,
+    Rules,
+    Runner,
+)
+from organism_flows.serve_apps.organism.handler_api.results import Ending
 
 logger = logging.getLogger("ray.serve.organism")
 

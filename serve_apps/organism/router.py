@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 
-from serve_apps.organism.config import OrganismConfig
-from serve_apps.organism.runner import OrganRunner
+from organism_flows.serve_apps.organism.config import OrganismConfig
+from organism_flows.serve_apps.organism.execution.protocol import OrganRunner
 
 
 class NoOrgan(Exception):

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import record
 from benchmarks.__main__ import PARTS
 from benchmarks.figures import Figure, Result, Unmeasured, median, percentile
-from serve_apps.organism.config import load_config
+from organism_flows.serve_apps.organism.config import load_config
 
 ROOT = Path(record.__file__).parent.parent
 

@@ -14,8 +14,8 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from blocks.access import make_token
-from blocks.client import (
+from organism_flows.blocks.access_token import make_token
+from organism_flows.blocks.client.async_client import (
     Client,
     GatewayError,
     GatewayUnavailable,
@@ -24,11 +24,11 @@ from blocks.client import (
     Task,
     TaskEnded,
 )
-from blocks.errors import ConfigurationError
-from blocks.gateway_api import Waited
-from blocks.queue import NewTask, Queue, TaskFilter
-from blocks.settings import Settings
-from blocks.stack import STATE_FILE, StackState
+from organism_flows.blocks.client.messages import Waited
+from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.queue import NewTask, Queue, TaskFilter
+from organism_flows.blocks.settings import Settings
+from organism_flows.blocks.stack_state import STATE_FILE, StackState
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.proxy import proxied
 from tests.serve_apps.gateway.running import running, token_file
@@ -73,7 +73,7 @@ async def test_a_result_that_never_comes(client: Client, queue: Queue) -> None:
 async def test_a_wait_longer_than_one_request(
     client: Client, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blocks.gateway_calls.WAIT_S", 0.2)
+    monkeypatch.setattr("organism_flows.blocks.client.requests.WAIT_S", 0.2)
     task = await client.submit("echo")
     result = asyncio.create_task(task.result())
     await asyncio.sleep(0.5)
@@ -98,7 +98,7 @@ async def test_steering(client: Client) -> None:
 
 
 async def test_pages_are_followed(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blocks.gateway_calls.PAGE_LIMIT", 3)
+    monkeypatch.setattr("organism_flows.blocks.client.requests.PAGE_LIMIT", 3)
     many = await client.submit_all([NewTask(type="t")] * 10)
     assert [line.id async for line in client.tasks()] == [t.id for t in many][::-1]
 
@@ -128,8 +128,8 @@ async def test_a_token(database: str, tmp_path: Any) -> None:
 async def test_a_result_is_waited_for_through_an_outage(
     database: str, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blocks.client_connection.OUTAGE_PAUSE_S", 0.1)
-    monkeypatch.setattr("blocks.gateway_calls.WAIT_S", 0.5)
+    monkeypatch.setattr("organism_flows.blocks.client.connection.OUTAGE_PAUSE_S", 0.1)
+    monkeypatch.setattr("organism_flows.blocks.client.requests.WAIT_S", 0.5)
     async with proxied(database) as proxy, running(proxy.dsn) as gateway, Client(gateway.url) as client:
         task = await client.submit("t")
         result = asyncio.create_task(task.result(timeout=60))
@@ -209,8 +209,8 @@ async def test_a_wait_for_many_ends_with_the_time_and_names_the_missing(client: 
 async def test_a_wait_for_many_goes_through_an_outage(
     database: str, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blocks.client_connection.OUTAGE_PAUSE_S", 0.1)
-    monkeypatch.setattr("blocks.gateway_calls.WAIT_S", 0.5)
+    monkeypatch.setattr("organism_flows.blocks.client.connection.OUTAGE_PAUSE_S", 0.1)
+    monkeypatch.setattr("organism_flows.blocks.client.requests.WAIT_S", 0.5)
     async with proxied(database) as proxy, running(proxy.dsn) as gateway, Client(gateway.url) as client:
         tasks = await client.submit_all([NewTask(type="t")] * 3)
 

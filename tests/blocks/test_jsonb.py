@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from blocks.jsonb import DEPTH_LIMIT, NotJson, from_json, readable_json, to_json
+from organism_flows.blocks.json_text import DEPTH_LIMIT, NotJson, from_json, readable_json, to_json
 
 LIMIT = 1_000_000
 

@@ -7,19 +7,19 @@ import asyncio
 import pytest
 import ray
 
-from blocks.errors import ConfigurationError
-from blocks.queue.wire import WIRE_VERSION
-from blocks.ray_cluster import RayCluster, _refused
-from blocks.versions import (
+from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.queue.wire import WIRE_VERSION
+from organism_flows.blocks.ray_cluster import RayCluster, _refused
+from organism_flows.blocks.versions import (
     differences,
     installed,
     package_version,
     refuse_other_flow,
     refuse_other_wire,
 )
-from serve_apps.organism.config import parse_config
-from serve_apps.organism.deployments import serve_config
-from serve_apps.organism.manager import OrganismManager
+from organism_flows.serve_apps.organism.config import parse_config
+from organism_flows.serve_apps.organism.manager import OrganismManager
+from organism_flows.serve_apps.organism.release.serve_config import serve_config
 
 
 def test_replicas_of_this_version_are_taken() -> None:
@@ -70,7 +70,7 @@ async def test_without_a_node_on_this_machine_it_is_refused(monkeypatch: pytest.
     from ray._private import services
 
     monkeypatch.setattr(services, "find_node_ids", set)
-    monkeypatch.setattr("blocks.ray_cluster.OWN_NODE_TIMEOUT", 0.0)
+    monkeypatch.setattr("organism_flows.blocks.ray_cluster.OWN_NODE_TIMEOUT", 0.0)
     listening = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1")
     async with listening:
         port = listening.sockets[0].getsockname()[1]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cyclopts import App
 
-from blocks.queue import Queue
+from organism_flows.blocks.queue import Queue
 from tests.chaos.chaos import Chaos, Plan
 from tests.chaos.page import table, write_down
 from tests.chaos.project import make_project

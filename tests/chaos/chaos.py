@@ -14,10 +14,10 @@ from itertools import islice
 from pathlib import Path
 from uuid import UUID
 
-from blocks.queue import Queue
-from blocks.queue.connection import TRANSIENT_ERRORS
-from deployments.cli import DEFECT
-from deployments.health import check_organism, local_client
+from organism_flows.blocks.queue import Queue
+from organism_flows.blocks.queue.db.connection import TRANSIENT_ERRORS
+from organism_flows.deployments.cli.main import DEFECT
+from organism_flows.deployments.stack.health import check_organism, local_client
 from tests.chaos import workload
 from tests.chaos.dispatches import Dispatches
 from tests.chaos.victims import VICTIMS, Kind, kill
@@ -307,7 +307,7 @@ class Chaos:
         return process.returncode, out.decode(errors="replace").strip()
 
     def _organism(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "deployments.cli", *arguments]
+        return [sys.executable, "-m", "organism_flows.deployments.cli.main", *arguments]
 
     # Feeding
 

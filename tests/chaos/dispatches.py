@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from blocks.queue import Queue
-from blocks.queue.connection import TRANSIENT_ERRORS
+from organism_flows.blocks.queue import Queue
+from organism_flows.blocks.queue.db.connection import TRANSIENT_ERRORS
 from tests.stack import Stack
 
 START_S = 60.0
@@ -88,7 +88,7 @@ class Dispatches:
         command = ("dispatch", "--until-empty", "--lanes", str(self._lanes))
         with (self._stack.home / "chaos-dispatch.log").open("ab") as log:
             self.newest = subprocess.Popen(
-                [sys.executable, "-m", "deployments.cli", *command],
+                [sys.executable, "-m", "organism_flows.deployments.cli.main", *command],
                 env=self._stack.env,
                 cwd=self._stack.home,
                 stdout=log,

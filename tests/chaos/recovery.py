@@ -9,7 +9,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import pairwise
 
-from blocks.queue import FINISHED
+from organism_flows.blocks.queue import FINISHED
 from tests.history import History
 
 WINDOW_S = 3.0

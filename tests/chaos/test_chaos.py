@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from blocks.queue import Queue
-from deployments.health import check_organism, local_client
+from organism_flows.blocks.queue import Queue
+from organism_flows.deployments.stack.health import check_organism, local_client
 from tests.chaos.chaos import Chaos, Plan
 from tests.chaos.page import table
 from tests.chaos.project import make_project

@@ -15,10 +15,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from blocks.queue import Batch, NewTask, Outcomes, Queue, Reaped, Settled
-from blocks.queue.statements import statement
-from flows.lane import Lane
-from flows.lease import Lease
+from organism_flows.blocks.queue import Batch, NewTask, Outcomes, Queue, Reaped, Settled
+from organism_flows.blocks.queue.db.statements import statement
+from organism_flows.flows.lanes.lane import Lane
+from organism_flows.flows.lanes.lease import Lease
 from tests.chaos.witness import Witness
 from tests.history import (
     Change,
@@ -156,7 +156,7 @@ def no_token_check(patch: pytest.MonkeyPatch) -> None:
         assert "t.claim = r.claim AND t.status = 'running'" in sql
         return sql.replace("t.claim = r.claim AND t.status = 'running'", "t.status = 'running'")
 
-    patch.setattr("blocks.queue.queue.statement", unfenced)
+    patch.setattr("organism_flows.blocks.queue.queue.statement", unfenced)
 
 
 def no_lease_watchdog(patch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from blocks.queue import NewTask, Queue
+from organism_flows.blocks.queue import NewTask, Queue
 from tests.chaos.long.recorded import default_stack
 from tests.deployments.test_operations import start_run
 from tests.history import Expected, install_history, read_history, violations

@@ -10,7 +10,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from blocks.queue import NewTask, Queue
+from organism_flows.blocks.queue import NewTask, Queue
 from tests.history import check_history
 from tests.stack import Stack, until
 

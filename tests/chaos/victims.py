@@ -10,8 +10,8 @@ from typing import Literal, TypeAlias
 
 import psutil
 
-from deployments.local import marks_of
-from deployments.processes import find
+from organism_flows.deployments.stack.local import marks_of
+from organism_flows.deployments.stack.system.processes import find
 from tests.chaos.project import edit_handlers
 from tests.stack import Stack
 

@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from uuid import UUID
 
-from blocks.errors import ReplicaLost
-from blocks.queue import Batch, Outcomes
+from organism_flows.blocks.errors import ReplicaLost
+from organism_flows.blocks.queue import Batch, Outcomes
 from tests.history import Run
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
 
-from blocks.errors import ConfigurationError
-from blocks.queue import NewTask, Queue
-from blocks.queue.connection import TRANSIENT_ERRORS
+from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.queue import NewTask, Queue
+from organism_flows.blocks.queue.db.connection import TRANSIENT_ERRORS
 from tests.history import Expected
 
 SHARES = {"quick": 0.84, "slow": 0.06, "flaky": 0.06, "hopeless": 0.02, "refused": 0.02}

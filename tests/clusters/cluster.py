@@ -117,7 +117,7 @@ class Cluster:
 
     def organism(self, *arguments: str, code: int | None = 0, **env: str) -> Any:
         """Give an `organism` command on the machine of the flows; what it prints as JSON."""
-        command = [sys.executable, "-m", "deployments.cli", *arguments, "--json"]
+        command = [sys.executable, "-m", "organism_flows.deployments.cli.main", *arguments, "--json"]
         got, out, err = self.flows.run(*command, patience=240, **{**self.env, **env})
         assert code is None or got == code, f"{arguments}: code {got}\n{out[-3000:]}\n{err[-3000:]}"
         return json.loads(out) if out.strip() else {"error": err}

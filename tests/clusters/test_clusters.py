@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from blocks.queue import Queue
+from organism_flows.blocks.queue import Queue
 from tests.clusters.cluster import Cluster, cluster
 from tests.clusters.machines import Machine, possible
 from tests.history import check_history, install_history
@@ -102,7 +102,7 @@ async def counted(queue: Queue, status: str) -> int:
 
 
 def dispatching(made: Cluster, *arguments: str, **env: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "deployments.cli", "dispatch", *arguments, "--json"]
+    command = [sys.executable, "-m", "organism_flows.deployments.cli.main", "dispatch", *arguments, "--json"]
     return made.flows.start(*command, **{**made.env, **env})
 
 
@@ -141,7 +141,8 @@ async def test_verify_finds_nothing_failed(made: Cluster, queue: Queue) -> None:
 
 def refusal(made: Cluster, *before: str, on: Machine | None = None, **env: str) -> str:
     """What `organism dispatch` says when it is refused, after ``before`` has been executed in its process."""
-    script = "; ".join([*before, "import sys", "from deployments.cli import main", "sys.exit(main())"])
+    command_line = "from organism_flows.deployments.cli.main import main"
+    script = "; ".join([*before, "import sys", command_line, "sys.exit(main())"])
     command = [sys.executable, "-c", script, "dispatch", "--until-empty"]
     code, out, err = (on or made.flows).run(*command, **{**made.env, **env})
     assert code != 0, out
@@ -158,7 +159,7 @@ def test_another_version_of_ray_is_refused(made: Cluster) -> None:
 
 def test_another_wire_version_is_refused_before_anything_is_claimed(made: Cluster) -> None:
     # Faked in the flow's process; the replicas speak their own.
-    said = refusal(made, "import blocks.queue.wire as wire", "wire.WIRE_VERSION = 5")
+    said = refusal(made, "import organism_flows.blocks.queue.wire as wire", "wire.WIRE_VERSION = 5")
     assert "replicas speak wire version 4" in said, said
     assert "would speak 5" in said, said
 
@@ -167,7 +168,7 @@ async def test_a_lane_of_another_version_refuses_its_flow(made: Cluster, queue: 
     # Faked in the flow's process, which says it is another; the nodes are what they are.
     await submit(queue, 1, 0)
     said = await asyncio.to_thread(
-        refusal, made, "import blocks.versions as v", "v.package_version = lambda: '9.9.9'"
+        refusal, made, "import organism_flows.blocks.versions as v", "v.package_version = lambda: '9.9.9'"
     )
     assert "9.9.9 where the flow runs" in said, said
     assert await counted(queue, "queued") == 1, "nothing was claimed"

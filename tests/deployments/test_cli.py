@@ -16,12 +16,12 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from cyclopts import App
 
-from blocks.errors import StackError
-from deployments import cli
-from deployments.output import AsJson, ProgressLines, show
-from deployments.progress import Event
+from organism_flows.blocks.errors import StackError
+from organism_flows.deployments.cli import main as cli
+from organism_flows.deployments.cli.output import AsJson, ProgressLines, show
+from organism_flows.deployments.stack.progress import Event
 
-ORGANISM = [sys.executable, "-m", "deployments.cli"]
+ORGANISM = [sys.executable, "-m", "organism_flows.deployments.cli.main"]
 
 
 @pytest.fixture
@@ -40,9 +40,9 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         await asyncio.sleep(0)
         return box.then()
 
-    module = ModuleType("deployments.commands.fake")
+    module = ModuleType("organism_flows.deployments.cli.commands.fake")
     module.fake = fake  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "deployments.commands.fake", module)
+    monkeypatch.setitem(sys.modules, "organism_flows.deployments.cli.commands.fake", module)
     monkeypatch.setitem(cli.COMMANDS, "fake", "fake:fake")
     return box
 
@@ -56,7 +56,7 @@ def raising(error: BaseException) -> object:
 
 def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
     code = (
-        "import sys; from deployments.cli import run; run(['--help']); "
+        "import sys; from organism_flows.deployments.cli.main import run; run(['--help']); "
         "heavy = ('prefect', 'ray', 'sqlalchemy', 'alembic', 'asyncpg', 'httpx'); "
         "print([name for name in heavy if name in sys.modules])"
     )
@@ -204,7 +204,7 @@ def test_interrupted_is_one_line_and_128_plus_the_signal(
             await asyncio.sleep(0.05)
             cleaned.append("done")
 
-    sys.modules["deployments.commands.fake"].fake = lambda *, as_json=False: wait()
+    sys.modules["organism_flows.deployments.cli.commands.fake"].fake = lambda *, as_json=False: wait()
     assert cli.run(["fake"]) == code
     assert cleaned == ["done"]
     assert capsys.readouterr().err == f"still cleaning up\ninterrupted by {number.name}\n"

@@ -17,7 +17,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from deployments import cli
+from organism_flows.deployments.cli import main as cli
 
 ROOT = Path(__file__).parents[2]
 
@@ -241,7 +241,7 @@ def test_what_is_not_whole_never_has_the_name(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("blocks.queue.task_writers.CsvWriter.write", full)
+    monkeypatch.setattr("organism_flows.blocks.queue.files.writers.CsvWriter.write", full)
     code, answer, _ = organism("tasks", "export", "--output", str(file))
     assert (code, "no space left" in answer["error"]) == (1, True)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
@@ -251,7 +251,8 @@ def test_what_is_not_whole_never_has_the_name(
 def test_tasks_are_exported_to_a_pipe_that_may_break(organism: Any, format: str) -> None:
     organism("submit", "a", "--params", json.dumps({"text": "".join(chr(0x4E00 + n) for n in range(20_000))}))
     organism("submit", "a", "--params", json.dumps({"text": "".join(chr(0x4E00 + n) for n in range(20_000))}))
-    command = [sys.executable, "-m", "deployments.cli", "tasks", "export", "--format", format]
+    command = [sys.executable, "-m", "organism_flows.deployments.cli.main", "tasks", "export"]
+    command += ["--format", format]
     done = subprocess.run(command, capture_output=True, timeout=120, cwd=ROOT, check=True)
     if format == "parquet":
         assert parquet.read_table(io.BytesIO(done.stdout)).num_rows == 2

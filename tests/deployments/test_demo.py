@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from deployments.demo import EXPECTED_FAILURES, standard_library
-from deployments.local import known_processes, marks_of
+from organism_flows.deployments.cli.demo import EXPECTED_FAILURES, standard_library
+from organism_flows.deployments.stack.local import known_processes, marks_of
 from tests.stack import PATIENCE
 
 pytestmark = pytest.mark.stack
@@ -36,7 +36,7 @@ def home() -> Iterator[Path]:
 
 def demo(home: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "deployments.cli", "demo", "--json"],
+        [sys.executable, "-m", "organism_flows.deployments.cli.main", "demo", "--json"],
         env={**os.environ, "ORGANISM_HOME": str(home)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

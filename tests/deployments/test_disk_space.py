@@ -7,14 +7,14 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from blocks import disk_space
-from blocks.disk_space import full_disks
-from blocks.errors import StackError
-from blocks.queue.connection import unavailable
-from blocks.settings import Settings
-from deployments import local
-from deployments.cli import _no_space, _of_postgres
-from flows.verification.environment import disks
+from organism_flows.blocks import disk_space
+from organism_flows.blocks.disk_space import full_disks
+from organism_flows.blocks.errors import StackError
+from organism_flows.blocks.queue.db.connection import unavailable
+from organism_flows.blocks.settings import Settings
+from organism_flows.deployments.cli.main import _no_space, _of_postgres
+from organism_flows.deployments.stack import local
+from organism_flows.flows.verification.settings_checks import disks
 
 pytestmark = pytest.mark.anyio
 

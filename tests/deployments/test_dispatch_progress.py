@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from blocks.queue import NewTask, Queue
-from deployments import dispatch_progress
-from deployments.commands.dispatch import _report
-from deployments.dispatch_progress import QueueWatch, Snapshot, shown
-from flows.supervisor import DispatchSummary
+from organism_flows.blocks.queue import NewTask, Queue
+from organism_flows.deployments.cli import dispatch_progress
+from organism_flows.deployments.cli.commands.dispatch import _report
+from organism_flows.deployments.cli.dispatch_progress import QueueWatch, Snapshot, shown
+from organism_flows.flows.supervision.supervisor import DispatchSummary
 from tests.proxy import proxied
 from tests.stack import until
 

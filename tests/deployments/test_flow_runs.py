@@ -10,8 +10,8 @@ import pytest
 from prefect import flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from blocks.errors import OrganismError
-from deployments.flow_runs import begun_within, outcome
+from organism_flows.blocks.errors import OrganismError
+from organism_flows.deployments.cli.flow_runs import begun_within, outcome
 
 pytestmark = pytest.mark.anyio
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.commands.handlers import check
+from organism_flows.deployments.cli.commands.handlers import check
 
 pytestmark = pytest.mark.anyio
 

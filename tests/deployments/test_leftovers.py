@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import ray
 
-from blocks.queue import Queue
-from blocks.ray_cluster import RayCluster
+from organism_flows.blocks.queue import Queue
+from organism_flows.blocks.ray_cluster import RayCluster
 from tests.stack import Stack
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from blocks.errors import StackError
-from blocks.settings import Settings
-from deployments.local import prepare_home
-from deployments.postgres import SOCKET_LIMIT
+from organism_flows.blocks.errors import StackError
+from organism_flows.blocks.settings import Settings
+from organism_flows.deployments.stack.local import prepare_home
+from organism_flows.deployments.stack.postgres.server import SOCKET_LIMIT
 
 LONG = "x" * SOCKET_LIMIT
 

@@ -17,11 +17,11 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from blocks.queue import Queue
-from deployments import __file__ as deployments
-from flows.lane import Lane
-from serve_apps.gateway.organism import OrganismByHttp
-from serve_apps.gateway.organs import Organs
+from organism_flows.blocks.queue import Queue
+from organism_flows.deployments import __file__ as deployments
+from organism_flows.flows.lanes.lane import Lane
+from organism_flows.serve_apps.gateway.metrics.organ_metrics import Organs
+from organism_flows.serve_apps.gateway.organism_link import OrganismByHttp
 from tests.flows.scripted import ScriptedOrganism, running, submit, until_settled
 from tests.serve_apps.gateway.running import Gateway
 from tests.serve_apps.gateway.running import running as gateway_running

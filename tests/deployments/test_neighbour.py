@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from blocks.access import TOKEN_FILE
-from deployments.components import ray_folder
-from deployments.local import known_processes, marks_of
+from organism_flows.blocks.access_token import TOKEN_FILE
+from organism_flows.deployments.stack.components import ray_folder
+from organism_flows.deployments.stack.local import known_processes, marks_of
 from tests.stack import Stack
 
 pytestmark = [

@@ -20,9 +20,9 @@ import httpx
 import psutil
 import pytest
 
-from blocks.queue import Queue
-from blocks.queue.migrate import MIGRATIONS
-from blocks.stack import prefect_environment_of
+from organism_flows.blocks.queue import Queue
+from organism_flows.blocks.queue.db.migrate import MIGRATIONS
+from organism_flows.blocks.stack_state import prefect_environment_of
 from tests.deployments.test_prefect_yaml import OURS
 from tests.flows.test_cancel_run import Tasks
 from tests.stack import PATIENCE, Stack, until
@@ -146,7 +146,7 @@ def turn_on(api: str, deployment: str, schedule: str) -> None:
 
 async def test_what_somebody_turned_on_stays_on(operated: Stack) -> None:
     api = operated.prefect_api
-    [dispatch] = [d for d in deployments(api) if d["entrypoint"] == "flows.dispatch.dispatch"]
+    [dispatch] = [d for d in deployments(api) if d["entrypoint"] == "organism_flows.flows.dispatch.dispatch"]
     [schedule] = dispatch["schedules"]
     turn_on(api, dispatch["id"], schedule["id"])
     worker = operated.state.processes["worker"].pid
@@ -156,11 +156,11 @@ async def test_what_somebody_turned_on_stays_on(operated: Stack) -> None:
     operated.run("up")
     assert operated.run("status")["components"]["worker"]["state"] == "healthy"
     assert operated.state.processes["worker"].pid != worker
-    [dispatch] = [d for d in deployments(api) if d["entrypoint"] == "flows.dispatch.dispatch"]
+    [dispatch] = [d for d in deployments(api) if d["entrypoint"] == "organism_flows.flows.dispatch.dispatch"]
     assert dispatch["schedules"][0]["active"] is True
     # So does applying, which leaves alone what people decided.
     assert set(operated.run("deploy")["deployments"]) == OURS
-    [dispatch] = [d for d in deployments(api) if d["entrypoint"] == "flows.dispatch.dispatch"]
+    [dispatch] = [d for d in deployments(api) if d["entrypoint"] == "organism_flows.flows.dispatch.dispatch"]
     assert dispatch["schedules"][0]["active"] is True
     operated.run("schedule", "dispatch", "off")
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from deployments.output import show, without_controls
+from organism_flows.deployments.cli.output import show, without_controls
 
 STEERING = ["\x1b[31m", "\x9b2J", "\x07", "\r", "\x7f", "\x08", "\u202e", "\u2066", "\x00", "\ud800"]
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from blocks.errors import StackError
-from deployments import ports
+from organism_flows.blocks.errors import StackError
+from organism_flows.deployments.stack.system import ports
 
 
 @pytest.fixture(params=["127.0.0.1", "0.0.0.0", "::"])

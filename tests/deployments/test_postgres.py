@@ -16,11 +16,13 @@ import asyncpg
 import psutil
 import pytest
 
-from blocks.errors import StackError
-from blocks.queue import NewTask, Queue, migrate
-from deployments import accounts, folders, postgres, postgres_roles
-from deployments.postgres import EmbeddedPostgres
-from deployments.processes import STACK_ID, Account, Child
+from organism_flows.blocks.errors import StackError
+from organism_flows.blocks.queue import NewTask, Queue, migrate
+from organism_flows.deployments.stack.postgres import accounts, roles
+from organism_flows.deployments.stack.postgres import server as postgres
+from organism_flows.deployments.stack.postgres.server import EmbeddedPostgres
+from organism_flows.deployments.stack.system import folders
+from organism_flows.deployments.stack.system.processes import STACK_ID, Account, Child
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -284,7 +286,7 @@ async def ask(dsn: str, statement: str) -> object:
         await connection.close()
 
 
-async def as_before_there_were_roles(dsn: postgres_roles.Dsn) -> None:
+async def as_before_there_were_roles(dsn: roles.Dsn) -> None:
     """What was made on a new server when its superuser was called `organism`."""
     await ask(dsn("postgres", "organism"), "CREATE DATABASE organism")
 

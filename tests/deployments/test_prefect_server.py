@@ -25,14 +25,14 @@ from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from blocks.settings import Settings
-from blocks.stack import read_secret
-from deployments import components, health
-from deployments.local import prepare_home
-from deployments.planning import plan
-from deployments.state import write_stack
 from docs.chromium import find_chromium, open_page
-from flows.deploying import JOB_TEMPLATE, POOL, _ensure_pool
+from organism_flows.blocks.settings import Settings
+from organism_flows.blocks.stack_state import read_secret
+from organism_flows.deployments.stack import components, health
+from organism_flows.deployments.stack.addresses import plan
+from organism_flows.deployments.stack.local import prepare_home
+from organism_flows.deployments.stack.state import write_stack
+from organism_flows.flows.prefect_support.deployments import JOB_TEMPLATE, POOL, _ensure_pool
 from tests.stack import Stack, prefect_of
 
 pytestmark = pytest.mark.anyio

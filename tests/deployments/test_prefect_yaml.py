@@ -6,7 +6,7 @@ from prefect.cli.deploy._models import PrefectYamlModel
 from prefect.flows import load_flow_from_entrypoint
 from ruamel.yaml import YAML
 
-from flows.deploying import prefect_yaml
+from organism_flows.flows.prefect_support.deployments import prefect_yaml
 
 OURS = {f"{flow}/organism" for flow in ("bootstrap", "dispatch", "redrive", "submit", "verify", "watchdog")}
 

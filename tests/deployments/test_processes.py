@@ -14,10 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from blocks.errors import StackError
-from blocks.stack import ProcessRef
-from deployments import processes
-from deployments.processes import STACK_ID, Child, Marks
+from organism_flows.blocks.errors import StackError
+from organism_flows.blocks.stack_state import ProcessRef
+from organism_flows.deployments.stack.system import processes
+from organism_flows.deployments.stack.system.processes import STACK_ID, Child, Marks
 
 SLEEP = "import time; print('up', flush=True); time.sleep(600)"
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SLEEP
@@ -103,7 +103,8 @@ def test_other_roles_are_left_alone(marks: Marks) -> None:
 
 def test_we_and_our_parents_are_never_members(marks: Marks, monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
-        "import sys; from pathlib import Path; from deployments.processes import Marks; "
+        "import sys; from pathlib import Path; "
+        "from organism_flows.deployments.stack.system.processes import Marks; "
         f"sys.exit(len(Marks({marks.stack_id!r}, Path('/r'), Path('/d')).members()))"
     )
     monkeypatch.setenv(STACK_ID, marks.stack_id)

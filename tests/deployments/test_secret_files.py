@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from blocks.errors import ConfigurationError
-from blocks.settings import Settings
-from blocks.stack import StackState, environment_of, join_stack, read_secret
-from deployments.environment import (
+from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.settings import Settings
+from organism_flows.blocks.stack_state import StackState, environment_of, join_stack, read_secret
+from organism_flows.deployments.stack.child_environment import (
     base_environment,
     postgres_environment,
     prefect_database,
     prefect_environment,
 )
-from deployments.postgres import EmbeddedPostgres
-from deployments.secret_files import own_prefect_secret, prefect_secret, ray_token
-from deployments.state import write_stack
+from organism_flows.deployments.stack.postgres.server import EmbeddedPostgres
+from organism_flows.deployments.stack.secret_files import own_prefect_secret, prefect_secret, ray_token
+from organism_flows.deployments.stack.state import write_stack
 
 API = "http://127.0.0.1:4200/api"
 NAMES = ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING", "RAY_ADDRESS")
@@ -143,7 +143,7 @@ from prefect import flow
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
 
 before = PREFECT_API_URL.value()
-from flows.submit import submit
+from organism_flows.flows.submit import submit
 
 print(before, PREFECT_API_URL.value(), PREFECT_API_AUTH_STRING.value())
 """

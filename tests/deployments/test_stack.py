@@ -22,16 +22,16 @@ import httpx
 import psutil
 import pytest
 
-from blocks.access import own_headers
-from blocks.settings import Settings
-from blocks.stack import StackState, read_stack
-from deployments import processes
-from deployments.components import ray_folder
-from deployments.local import known_processes, marks_of
+from organism_flows.blocks.access_token import own_headers
+from organism_flows.blocks.settings import Settings
+from organism_flows.blocks.stack_state import StackState, read_stack
+from organism_flows.deployments.stack.components import ray_folder
+from organism_flows.deployments.stack.local import known_processes, marks_of
+from organism_flows.deployments.stack.system import processes
 from tests.stack import prefect_api
 
 pytestmark = pytest.mark.stack
-ORGANISM = [sys.executable, "-m", "deployments.cli"]
+ORGANISM = [sys.executable, "-m", "organism_flows.deployments.cli.main"]
 PATIENCE = 180
 """Seconds; only a deadline for a machine that hangs."""
 

@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from blocks.errors import StackError
-from blocks.settings import Settings
-from blocks.stack import ProcessRef, StackState, read_stack
-from deployments import secret_files, state
-from deployments.planning import dsn_mark, ignored_ports, plan
+from organism_flows.blocks.errors import StackError
+from organism_flows.blocks.settings import Settings
+from organism_flows.blocks.stack_state import ProcessRef, StackState, read_stack
+from organism_flows.deployments.stack import secret_files, state
+from organism_flows.deployments.stack.addresses import dsn_mark, ignored_ports, plan
 
 HOLD = """
 import asyncio, sys
 from pathlib import Path
-from deployments.state import turn
+from organism_flows.deployments.stack.state import turn
 async def main():
     async with turn(Path(sys.argv[1]), "up", waiting=print):
         print("held", flush=True)

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from blocks.queue import NewTask, Queue
+from organism_flows.blocks.queue import NewTask, Queue
 from tests.blocks.queue.helpers import claim
 from tests.stack import Stack
 

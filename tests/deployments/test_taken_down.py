@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from blocks.queue import Queue
+from organism_flows.blocks.queue import Queue
 from tests.stack import Stack, until
 
 # A stack of its own, a minute in all: run with `make soak`.

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from serve_apps.organism.config import load_config
-from serve_apps.organism.manager import OrganismManager
+from organism_flows.serve_apps.organism.config import load_config
+from organism_flows.serve_apps.organism.manager import OrganismManager
 from tests.docs.page import Page
 from tests.serve_apps.organism.helpers import batch, run
 

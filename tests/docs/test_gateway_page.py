@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from serve_apps.gateway.guard import scope_needed
+from organism_flows.serve_apps.gateway.http.auth import scope_needed
 from tests.docs.page import DOCS
 from tests.serve_apps.gateway.organism import ScriptedOrganism
 from tests.serve_apps.gateway.running import Gateway, running

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
-from blocks.queue import Queue
-from serve_apps.organism.config import load_config
+from organism_flows.blocks.queue import Queue
+from organism_flows.serve_apps.organism.config import load_config
 from tests.docs.page import DOCS, Page
 from tests.serve_apps.gateway.running import running
 
@@ -60,7 +60,8 @@ def test_the_wheel_runs_in_a_project_of_its_own(tmp_path: Path) -> None:
     for language, name in (("python", "handlers.py"), ("yaml", "organism.yaml")):
         (project / name).write_text(indented("install.md", language)[0])
     said = run(
-        "python -c 'import blocks; print(blocks.__file__)'; python -m deployments.cli handlers check",
+        "python -c 'import organism_flows; print(organism_flows.__file__)'; "
+        "python -m organism_flows.deployments.cli.main handlers check",
         tmp_path,
         PYTHONPATH=str(installed),
         ORGANISM_CONFIG=str(project / "organism.yaml"),

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from ray.serve.schema import ServeDeploySchema
 
-from serve_apps.organism.config import load_config
-from serve_apps.organism.deployments import serve_config
-from serve_apps.organism.manager import OrganismManager
+from organism_flows.serve_apps.organism.config import load_config
+from organism_flows.serve_apps.organism.manager import OrganismManager
+from organism_flows.serve_apps.organism.release.serve_config import serve_config
 from tests.docs.page import Page
 from tests.serve_apps.organism.helpers import batch, run
 

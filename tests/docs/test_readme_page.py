@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from blocks.queue import Queue
+from organism_flows.blocks.queue import Queue
 from tests.stack import Stack
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack]

@@ -12,7 +12,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from blocks.queue.roles import ROLES
+from organism_flows.blocks.queue.db.roles import ROLES
 from tests.blocks.queue.bare_server import bare_server
 from tests.docs.page import DOCS
 

@@ -8,7 +8,7 @@ import pytest
 from prefect.events.worker import EventsWorker
 from prefect.testing.utilities import prefect_test_harness
 
-from blocks.queue import Queue
+from organism_flows.blocks.queue import Queue
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from blocks.errors import OrganismError
-from blocks.queue import Queue
-from flows.lane import Lane
+from organism_flows.blocks.errors import OrganismError
+from organism_flows.blocks.queue import Queue
+from organism_flows.flows.lanes.lane import Lane
 from tests.flows.scripted import ScriptedOrganism
 
 

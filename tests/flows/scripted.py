@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
-from blocks.errors import OrganismUnavailable, ReplicaLost
-from blocks.queue import Batch, NewTask, Outcomes, Queue
-from flows.lane import Lane
+from organism_flows.blocks.errors import OrganismUnavailable, ReplicaLost
+from organism_flows.blocks.queue import Batch, NewTask, Outcomes, Queue
+from organism_flows.flows.lanes.lane import Lane
 
 TIMEOUT = 30
 

@@ -20,13 +20,13 @@ import psutil
 import pytest
 from prefect.client.orchestration import get_client
 
-from blocks.errors import QueueUnavailable
-from blocks.queue import Queue
-from blocks.queue.connection import wait_for_postgres
-from blocks.queue.migrate import MIGRATION_LOCK
-from flows.bootstrap import STEPS, some_lane
-from flows.lane import Lane
-from flows.schedules import ours
+from organism_flows.blocks.errors import QueueUnavailable
+from organism_flows.blocks.queue import Queue
+from organism_flows.blocks.queue.db.connection import wait_for_postgres
+from organism_flows.blocks.queue.db.migrate import MIGRATION_LOCK
+from organism_flows.flows.bootstrap import STEPS, some_lane
+from organism_flows.flows.lanes.lane import Lane
+from organism_flows.flows.prefect_support.schedules import ours
 from tests.deployments.test_prefect_yaml import OURS
 from tests.flows.test_verification import Healthy
 from tests.proxy import proxied

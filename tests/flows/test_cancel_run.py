@@ -17,9 +17,9 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.states import Cancelling
 
-from blocks.queue import NewTask, Queue
-from blocks.stack import prefect_environment_of
-from flows.dispatch import dispatch
+from organism_flows.blocks.queue import NewTask, Queue
+from organism_flows.blocks.stack_state import prefect_environment_of
+from organism_flows.flows.dispatch import dispatch
 from tests.stack import PATIENCE, Stack, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack]
@@ -39,7 +39,7 @@ def worker(stack: Stack) -> Iterator[subprocess.Popen[bytes]]:
                 **stack.env,
                 **prefect_environment_of(stack.state),
                 "PREFECT_WORKER_QUERY_SECONDS": "1",
-                # As in `deployments.environment.worker_environment`.
+                # As in `deployments.stack.child_environment.worker_environment`.
                 "TMPDIR": str(stack.home),
             },
             cwd=stack.home,
@@ -63,7 +63,7 @@ async def start_run(**parameters: Any) -> UUID:
             flow_id=await client.create_flow(dispatch),
             name="tests",
             work_pool_name=POOL,
-            entrypoint="flows.dispatch.dispatch",
+            entrypoint="organism_flows.flows.dispatch.dispatch",
             pull_steps=[],
         )
         run = await client.create_flow_run_from_deployment(deployment, parameters=parameters)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import carried_over
-from flows.schedules import scheduled, turn
+from organism_flows.flows.prefect_support import carry_over
+from organism_flows.flows.prefect_support.schedules import scheduled, turn
 from tests.stack import Stack
 
 TABLES = """
@@ -40,7 +40,7 @@ def test_schedules_of_ours_are_read(tmp_path: Path) -> None:
         ("watchdog", "organism", True, True),
         ("mine", "nightly", False, True),
     )
-    assert carried_over.schedules(file) == {"dispatch": True, "verify": False, "watchdog": False}
+    assert carry_over.schedules(file) == {"dispatch": True, "verify": False, "watchdog": False}
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no database"])
@@ -48,7 +48,7 @@ def test_a_file_that_says_nothing_carries_nothing(tmp_path: Path, content: bytes
     file = tmp_path / "prefect.db"
     if content is not None:
         file.write_bytes(content)
-    assert carried_over.schedules(file) == {}
+    assert carry_over.schedules(file) == {}
 
 
 @pytest.mark.anyio
@@ -62,14 +62,14 @@ async def test_they_are_turned_on_and_off_on_the_server(stack: Stack, tmp_path: 
         ("gone", "organism", False, True),
     )
     try:
-        assert sorted(await carried_over.apply(file)) == ["dispatch on", "verify off"]
+        assert sorted(await carry_over.apply(file)) == ["dispatch on", "verify off"]
         on = {one.deployment: one.on for one in await scheduled()}
         assert (on["dispatch/organism"], on["verify/organism"], on["watchdog/organism"]) == (
             True,
             False,
             True,
         )
-        assert await carried_over.apply(file) == []
+        assert await carry_over.apply(file) == []
     finally:
         await turn("dispatch", on=False)
         await turn("verify", on=True)

@@ -20,14 +20,14 @@ from prefect.client.schemas.objects import StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Failed
 
-from blocks.errors import ConfigurationError, OrganismUnavailable
-from blocks.organism import Organism
-from blocks.queue import NewTask, Queue
-from blocks.ray_cluster import RayCluster
-from blocks.task_queue import TaskQueue
-from flows.dispatch import DispatchSummary, dispatch
-from flows.lane_task import _may_succeed_next_time, run_lane
-from flows.lease import LaneLost
+from organism_flows.blocks.errors import ConfigurationError, OrganismUnavailable
+from organism_flows.blocks.organism import Organism
+from organism_flows.blocks.queue import NewTask, Queue
+from organism_flows.blocks.ray_cluster import RayCluster
+from organism_flows.blocks.task_queue import TaskQueue
+from organism_flows.flows.dispatch import DispatchSummary, dispatch
+from organism_flows.flows.lanes.lease import LaneLost
+from organism_flows.flows.supervision.lane_task import _may_succeed_next_time, run_lane
 from tests.history import check_history
 from tests.stack import Stack
 
@@ -206,7 +206,7 @@ async def test_the_watchdog_ends_a_stuck_lane_and_its_tasks_come_back(
 ) -> None:
     [task_id] = await stack_queue.submit([NewTask(type="slow", params={"until": str(stack.home / "never")})])
     # The lane would wait for its task; the timeout of its task run comes first.
-    monkeypatch.setattr("flows.dispatch.LANE_OVERTIME_S", 2.0)
+    monkeypatch.setattr("organism_flows.flows.dispatch.LANE_OVERTIME_S", 2.0)
     from prefect.exceptions import FailedRun
 
     with pytest.raises(FailedRun, match="lane-1"):

@@ -16,11 +16,11 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 from prefect.states import Pending, Running, Scheduled
 from pydantic import SecretStr
 
-from blocks.queue import NewTask, Queue
-from blocks.task_queue import TaskQueue
-from flows.dispatch import dispatch
-from flows.dispatch_restart import Restart, start_missing_dispatch
-from flows.watchdog import watchdog
+from organism_flows.blocks.queue import NewTask, Queue
+from organism_flows.blocks.task_queue import TaskQueue
+from organism_flows.flows.dispatch import dispatch
+from organism_flows.flows.supervision.dispatch_restart import Restart, start_missing_dispatch
+from organism_flows.flows.watchdog import watchdog
 from tests.blocks.queue.helpers import claim
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("own_prefect")]
@@ -118,7 +118,7 @@ async def test_when_its_process_was_killed_the_dead_lane_and_run_are_not_waited_
     await queue.submit([NewTask(type="t")])
     await claim(queue, "dead")
     await deployed.run(Running())
-    monkeypatch.setattr("flows.dispatch_restart.BEGINS_WITHIN_S", 0.0)
+    monkeypatch.setattr("organism_flows.flows.supervision.dispatch_restart.BEGINS_WITHIN_S", 0.0)
     assert (await watchdog()).dispatch_started == [], "its lease has not passed"
     await queue.pool.execute("UPDATE lanes SET lease_until = queue_now() - interval '1 s'")
     done = await watchdog()
@@ -139,7 +139,7 @@ async def test_a_run_that_is_about_to_begin_is_waited_for(
     }
     await deployed.run(states[state])
     assert await start_missing_dispatch([], "default") == Restart()
-    monkeypatch.setattr("flows.dispatch_restart.BEGINS_WITHIN_S", 0.0)
+    monkeypatch.setattr("organism_flows.flows.supervision.dispatch_restart.BEGINS_WITHIN_S", 0.0)
     restart = await start_missing_dispatch([], "default")
     assert (restart.run is not None) is (state in ("pending", "running"))
 

@@ -9,10 +9,10 @@ from uuid import UUID
 
 import pytest
 
-from blocks.queue import NewTask, Queue
-from flows.calls import SUSPICION_LIMIT
-from flows.lane import POLL_S, Lane
-from flows.lease import LaneLost
+from organism_flows.blocks.queue import NewTask, Queue
+from organism_flows.flows.lanes.calls import SUSPICION_LIMIT
+from organism_flows.flows.lanes.lane import POLL_S, Lane
+from organism_flows.flows.lanes.lease import LaneLost
 from tests.flows.scripted import TIMEOUT, ScriptedOrganism, nothing_left_behind, running, submit
 
 pytestmark = pytest.mark.anyio
@@ -281,7 +281,7 @@ async def test_what_a_stopping_replica_hands_back_is_not_charged(
 async def test_a_replica_that_lives_and_reports_nothing_is_given_up(
     queue: Queue, organism: ScriptedOrganism, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.calls.PATIENCE_S", 0.1)
+    monkeypatch.setattr("organism_flows.flows.lanes.calls.PATIENCE_S", 0.1)
     silent, ok = await submit(queue, "silent", "ok", max_attempts=1)
     summary = await asyncio.wait_for(Lane(queue, organism, until_empty=True).run(), TIMEOUT)
     assert (summary.completed, summary.failed) == (1, 1)

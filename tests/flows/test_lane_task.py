@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import ray
 
-from blocks.errors import OrganismUnavailable
-from blocks.organism import Organism
-from blocks.ray_cluster import RayCluster
-from blocks.task_queue import TaskQueue
-from flows import lane_task
-from flows.lane_task import LaneOptions, LaneRun
+from organism_flows.blocks.errors import OrganismUnavailable
+from organism_flows.blocks.organism import Organism
+from organism_flows.blocks.ray_cluster import RayCluster
+from organism_flows.blocks.task_queue import TaskQueue
+from organism_flows.flows.supervision import lane_task
+from organism_flows.flows.supervision.lane_task import LaneOptions, LaneRun
 
 
 @pytest.mark.parametrize(

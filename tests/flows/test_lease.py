@@ -13,10 +13,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-import flows.lease
-from blocks.queue import NewTask, Queue
-from flows.lane import Lane
-from flows.lease import LaneLost, Lease, Report
+from organism_flows.blocks.queue import NewTask, Queue
+from organism_flows.flows.lanes import lease
+from organism_flows.flows.lanes.lane import Lane
+from organism_flows.flows.lanes.lease import LaneLost, Lease, Report
 from tests.flows.scripted import ScriptedOrganism
 from tests.proxy import proxied
 from tests.stack import until
@@ -115,7 +115,7 @@ async def test_a_lane_with_a_blocked_loop_keeps_its_tasks(database: str) -> None
 
 REAPER = """
 import asyncio, sys, time
-from blocks.queue import Queue
+from organism_flows.blocks.queue import Queue
 async def main():
     until = time.monotonic() + float(sys.argv[2])
     async with Queue(sys.argv[1]) as queue:
@@ -130,7 +130,7 @@ asyncio.run(main())
 async def test_a_loop_that_is_stuck_for_good_loses_its_lease(
     holder: Holder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flows.lease, "LOOP_STUCK_S", 0.5)
+    monkeypatch.setattr(lease, "LOOP_STUCK_S", 0.5)
     async with holder.keeping():
         block_the_loop(0.5 + LEASE_S + holder.lease.interval + 0.3)
         with pytest.raises(LaneLost, match=r"event loop did not run for 0\.5 s"):
@@ -157,7 +157,7 @@ async def test_a_heartbeat_that_comes_too_late_is_not_sent(
 ) -> None:
     """Postgres would still renew a lease that nobody has reaped; whoever slept past it must not ask."""
     slept = 0.0
-    monkeypatch.setattr(flows.lease, "clock", lambda real=flows.lease.clock: real() + slept)
+    monkeypatch.setattr(lease, "clock", lambda real=lease.clock: real() + slept)
     async with holder.keeping():
         slept = 2 * LEASE_S
         block_the_loop(2 * holder.lease.interval)  # the heartbeat's thread runs, and nothing else

@@ -10,9 +10,9 @@ from uuid import UUID
 
 import pytest
 
-from blocks.queue import NewTask, Queue, TypePolicy
-from flows import calls, lane, lease
-from flows.lane import Lane
+from organism_flows.blocks.queue import NewTask, Queue, TypePolicy
+from organism_flows.flows.lanes import calls, lane, lease
+from organism_flows.flows.lanes.lane import Lane
 from tests.flows.scripted import TIMEOUT, ScriptedOrganism, nothing_left_behind, running, submit
 from tests.stack import until
 

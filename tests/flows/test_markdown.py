@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from flows.markdown import TaskLinks, plain
+from organism_flows.flows.prefect_support.markdown import TaskLinks, plain
 
 MARKDOWN = MarkdownIt("commonmark").enable("strikethrough")
 

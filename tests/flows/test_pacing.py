@@ -11,8 +11,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from blocks.queue import Batch
-from flows.pacing import (
+from organism_flows.blocks.queue import Batch
+from organism_flows.flows.lanes.windows import (
     BYTES_A_CALL,
     BYTES_IN_FLIGHT,
     CALLS_A_WINDOW,
@@ -167,7 +167,7 @@ def test_while_all_that_is_in_flight_runs_a_full_window_widens_and_what_waits_sh
 ) -> None:
     """Tasks of hours: none ends from which a window could learn."""
     now = [1000.0]
-    monkeypatch.setattr("flows.pacing.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("organism_flows.flows.lanes.windows.time.monotonic", lambda: now[0])
     pace = Pace(500, CAP)
     slots = 5
     pace.calls(tasks(["t"] * 32))

@@ -13,7 +13,7 @@ from uuid import uuid4
 import psutil
 import pytest
 
-from blocks.queue import NewTask, Queue
+from organism_flows.blocks.queue import NewTask, Queue
 from tests.flows.test_supervision import dispatch_runs, lane_runs
 from tests.history import check_history
 from tests.stack import Stack, until

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from blocks.queue.lane_models import LaneRow
-from flows.pulse import ENDING_S, LEAVING_S, REGISTER_S, Pulse
+from organism_flows.blocks.queue.lane_models import LaneRow
+from organism_flows.flows.supervision.lane_liveness import ENDING_S, LEAVING_S, REGISTER_S, Pulse
 
 LEASE_S = 15.0
 

@@ -13,15 +13,16 @@ from uuid import uuid4
 
 import pytest
 
-from blocks.queue import NewTask, Queue
-from blocks.queue.lane_models import LaneRow
-from flows import relay, states
-from flows import supervisor as module
-from flows.dispatch import dispatch
-from flows.lane_summary import LaneSummary
-from flows.lane_task import LaneEnd, LaneOptions
-from flows.relay import Turn, superfluous, turn
-from flows.supervisor import Supervisor
+from organism_flows.blocks.queue import NewTask, Queue
+from organism_flows.blocks.queue.lane_models import LaneRow
+from organism_flows.flows.dispatch import dispatch
+from organism_flows.flows.lanes.summary import LaneSummary
+from organism_flows.flows.prefect_support import states
+from organism_flows.flows.supervision import handover
+from organism_flows.flows.supervision import supervisor as module
+from organism_flows.flows.supervision.handover import Turn, superfluous, turn
+from organism_flows.flows.supervision.lane_task import LaneEnd, LaneOptions
+from organism_flows.flows.supervision.supervisor import Supervisor
 from tests.history import check_history
 from tests.stack import Stack, until
 
@@ -126,7 +127,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(states, "get_run_logger", lambda: logging.getLogger("test"))
     monkeypatch.setattr(module, "LOOK_INTERVAL_S", 0.02)
     monkeypatch.setattr(module, "PREFECT_WAIT_S", 0.0)
-    monkeypatch.setattr(relay, "SCHEDULE_CHECK_S", 0.05)
+    monkeypatch.setattr(handover, "SCHEDULE_CHECK_S", 0.05)
 
     async def shown(*pages: Any, **_: object) -> bool:
         for page in pages:
@@ -192,7 +193,7 @@ async def test_a_schedule_that_is_turned_off_ends_the_run_it_started(
             raise ConnectionError("Prefect's server is away")
         return on[0]
 
-    monkeypatch.setattr(relay, "schedule_is_on", schedule_is_on)
+    monkeypatch.setattr(handover, "schedule_is_on", schedule_is_on)
     run = asyncio.create_task(supervised(queue, "a", [], deployment_id=uuid4()).run())
     await until(lambda: len(looks) > 3)
     assert not run.done()

@@ -11,9 +11,9 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.events.filters import EventFilter, EventNameFilter
 
-from blocks.queue import NewTask, Queue
-from flows import supervisor
-from flows.dispatch import dispatch
+from organism_flows.blocks.queue import NewTask, Queue
+from organism_flows.flows.dispatch import dispatch
+from organism_flows.flows.supervision import supervisor
 from tests.flows.test_dispatch import artifacts_of, newest_run
 from tests.stack import Stack, until
 

@@ -13,8 +13,8 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule, RRuleSchedule
 from ruamel.yaml import YAML
 
-from flows.deploying import prefect_yaml
-from flows.schedules import as_left, every
+from organism_flows.flows.prefect_support.deployments import prefect_yaml
+from organism_flows.flows.prefect_support.schedules import as_left, every
 
 FILE: dict[str, Any] = YAML(typ="safe").load(prefect_yaml().read_text())
 
@@ -61,7 +61,11 @@ def test_a_run_of_the_schedule_gets_the_parameters_of_the_file() -> None:
     schedule = {"slug": "continuous", "interval": 60, "active": False, "parameters": {"relay": True}}
     file = {
         "deployments": [
-            {"name": "organism", "entrypoint": "flows.dispatch.dispatch", "schedules": [schedule]}
+            {
+                "name": "organism",
+                "entrypoint": "organism_flows.flows.dispatch.dispatch",
+                "schedules": [schedule],
+            }
         ]
     }
     # As an older version left it, turned on.

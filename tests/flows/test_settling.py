@@ -8,8 +8,8 @@ from random import Random
 
 import pytest
 
-from blocks.queue import Batch, NewTask, Outcomes, Queue, Settled
-from flows.settling import STATEMENTS_AT_ONCE, TASKS_A_STATEMENT, Settler
+from organism_flows.blocks.queue import Batch, NewTask, Outcomes, Queue, Settled
+from organism_flows.flows.lanes.settle_batcher import STATEMENTS_AT_ONCE, TASKS_A_STATEMENT, Settler
 
 pytestmark = pytest.mark.anyio
 TIMEOUT = 30

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from blocks.errors import QueueUnavailable
-from blocks.queue import Queue
-from flows import states
-from flows import supervisor as module
-from flows.lane_summary import LaneSummary
-from flows.lane_task import LaneEnd, LaneOptions, LaneRun
-from flows.supervisor import Supervisor
+from organism_flows.blocks.errors import QueueUnavailable
+from organism_flows.blocks.queue import Queue
+from organism_flows.flows.lanes.summary import LaneSummary
+from organism_flows.flows.prefect_support import states
+from organism_flows.flows.supervision import supervisor as module
+from organism_flows.flows.supervision.lane_task import LaneEnd, LaneOptions, LaneRun
+from organism_flows.flows.supervision.supervisor import Supervisor
 from tests.proxy import proxied
 
 pytestmark = pytest.mark.anyio

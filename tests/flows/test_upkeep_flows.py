@@ -35,17 +35,17 @@ from prefect.settings import (
 )
 from prefect.states import Completed, Pending, Running, Scheduled
 
-from blocks.errors import ConfigurationError, OrganismError, QueueUnavailable
-from blocks.queue import NewTask, Queue
-from flows.bootstrap import bootstrap
-from flows.debris import FLOWS, HEARTBEAT, Debris, _patience, clear_debris
-from flows.dispatch import dispatch
-from flows.redrive import redrive
-from flows.states import OURS
-from flows.submit import submit
-from flows.verify import verify
-from flows.watchdog import watchdog
-from flows.watchdog_check import WATCHDOG_LOCK
+from organism_flows.blocks.errors import ConfigurationError, OrganismError, QueueUnavailable
+from organism_flows.blocks.queue import NewTask, Queue
+from organism_flows.flows.bootstrap import bootstrap
+from organism_flows.flows.dispatch import dispatch
+from organism_flows.flows.prefect_support.stale_runs import FLOWS, HEARTBEAT, Debris, _patience, clear_debris
+from organism_flows.flows.prefect_support.states import OURS
+from organism_flows.flows.redrive import redrive
+from organism_flows.flows.submit import submit
+from organism_flows.flows.supervision.watchdog_check import WATCHDOG_LOCK
+from organism_flows.flows.verify import verify
+from organism_flows.flows.watchdog import watchdog
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.clock import START, advance, set_clock
 
@@ -305,8 +305,8 @@ async def test_a_run_whose_process_died_has_crashed_when_its_heartbeats_have_sto
     await queue.register("lane", run=str(laned), number=1)
     await watchdog()
     assert {await state_of(run) for run in (dead, deaf, laned)} == {"Running"}, "it was heard just now"
-    monkeypatch.setattr("flows.debris.SILENT", timedelta(0))
-    monkeypatch.setattr("flows.debris.SILENT_BEATS", 0)
+    monkeypatch.setattr("organism_flows.flows.prefect_support.stale_runs.SILENT", timedelta(0))
+    monkeypatch.setattr("organism_flows.flows.prefect_support.stale_runs.SILENT_BEATS", 0)
     done = await watchdog()
     assert (done.flow_runs_crashed, await state_of(dead)) == (1, "Crashed")
     assert await state_of(laned) == "Running", "its lane lives"

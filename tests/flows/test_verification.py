@@ -17,17 +17,23 @@ from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 
-from blocks.errors import QueueUnavailable
-from blocks.long_work import OrganismWork, OrganWork
-from blocks.queue import Batch, NewTask, Outcomes, Queue
-from blocks.queue.migrate import pending
-from flows.lane import Lane
-from flows.verification import canary, cluster, environment, finding, postgres
-from flows.verification import gateway as gateway_check
-from flows.verification import prefect as prefect_check
-from flows.verification import queue as queue_checks
-from flows.verification.finding import EXIT_CODES, Finding, Verification, markdown
-from flows.verification.limits import Limits
+from organism_flows.blocks.errors import QueueUnavailable
+from organism_flows.blocks.long_work import OrganismWork, OrganWork
+from organism_flows.blocks.queue import Batch, NewTask, Outcomes, Queue
+from organism_flows.blocks.queue.db.migrate import pending
+from organism_flows.flows.lanes.lane import Lane
+from organism_flows.flows.verification import (
+    canary,
+    cluster_checks,
+    finding,
+    postgres_checks,
+    queue_checks,
+    settings_checks,
+)
+from organism_flows.flows.verification import gateway_checks as gateway_check
+from organism_flows.flows.verification import prefect_checks as prefect_check
+from organism_flows.flows.verification.finding import EXIT_CODES, Finding, Verification, markdown
+from organism_flows.flows.verification.thresholds import Limits
 from tests.flows.scripted import ScriptedOrganism, running, submit
 from tests.proxy import proxied
 from tests.serve_apps.gateway.running import running as running_gateway
@@ -50,7 +56,7 @@ def named(findings: list[Finding]) -> dict[str, Finding]:
 
 
 async def test_an_idle_queue_is_well(queue: Queue) -> None:
-    found = named(await postgres.check(queue) + await queue_checks.check(queue, Limits()))
+    found = named(await postgres_checks.check(queue) + await queue_checks.check(queue, Limits()))
     assert {f.status for f in found.values()} == {"ok"}
     assert "PostgreSQL 1" in found["postgres: reachable"].evidence
 
@@ -58,7 +64,7 @@ async def test_an_idle_queue_is_well(queue: Queue) -> None:
 async def test_migrations_that_are_missing_are_named(queue: Queue) -> None:
     newest = (await pending_after(queue, "0001"))[-1]
     await queue.pool.execute("UPDATE organism_migrations SET version_num = '0001'")
-    found = named(await postgres.check(queue))["postgres: migrated"]
+    found = named(await postgres_checks.check(queue))["postgres: migrated"]
     assert (found.status, newest in found.evidence) == ("failed", True)
 
 
@@ -68,20 +74,20 @@ async def pending_after(queue: Queue, version: str) -> list[str]:
 
 
 async def test_a_transaction_left_open_is_named(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres, "OLD_SNAPSHOT_S", 0.0)
+    monkeypatch.setattr(postgres_checks, "OLD_SNAPSHOT_S", 0.0)
     async with queue.pool.acquire() as session, session.transaction():
         await session.execute("SET LOCAL application_name = 'a report'")
         await session.fetchval("SELECT count(*) FROM tasks")
-        found = named(await postgres.check(queue))["postgres: oldest transaction"]
+        found = named(await postgres_checks.check(queue))["postgres: oldest transaction"]
     assert (found.status, "a report" in found.evidence) == ("degraded", True)
 
 
 async def test_connections_that_run_out_and_clocks_that_differ_are_named(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres, "FEW_CONNECTIONS", 1000)
-    monkeypatch.setattr(postgres, "SKEW_S", -1.0)
-    found = named(await postgres.check(queue))
+    monkeypatch.setattr(postgres_checks, "FEW_CONNECTIONS", 1000)
+    monkeypatch.setattr(postgres_checks, "SKEW_S", -1.0)
+    found = named(await postgres_checks.check(queue))
     assert found["postgres: connections"].status == found["postgres: clock"].status == "degraded"
 
 
@@ -214,10 +220,10 @@ async def test_suspects_and_tasks_that_are_interrupted_again_and_again_are_named
 
 
 def test_copies_are_named_and_an_organism_that_does_not_tell_is_not() -> None:
-    assert cluster.copies(None) == []
-    [found] = cluster.copies(OrganismWork())
+    assert cluster_checks.copies(None) == []
+    [found] = cluster_checks.copies(OrganismWork())
     assert found.status == "ok"
-    [found] = cluster.copies(OrganismWork((OrganWork("r", "train", True, 0, 2),), draining=1))
+    [found] = cluster_checks.copies(OrganismWork((OrganWork("r", "train", True, 0, 2),), draining=1))
     assert (found.status, found.evidence) == (
         "degraded",
         "2 handlers that were asked to stop still run (train: 2); "
@@ -237,7 +243,7 @@ def test_copies_are_named_and_an_organism_that_does_not_tell_is_not() -> None:
     ],
 )
 def test_versions_known_not_to_go_together(prefect: str, fastapi: str, sqlalchemy: str, status: str) -> None:
-    found = environment.versions(prefect, fastapi, sqlalchemy)
+    found = settings_checks.versions(prefect, fastapi, sqlalchemy)
     assert found.status == status
     for number in (prefect, fastapi, sqlalchemy):
         assert number in found.evidence
@@ -249,7 +255,7 @@ async def test_settings_are_told_with_where_they_come_from_and_without_secrets(
     monkeypatch.setenv("ORGANISM_DSN", "postgresql://me:hush@nowhere/x")
     monkeypatch.setenv("LEASE_SECONDS", "7")
     with pytest.warns(FutureWarning, match="LEASE_SECONDS"):
-        found = named(await environment.check())["environment: settings"].evidence
+        found = named(await settings_checks.check())["environment: settings"].evidence
     assert "dsn=*** (ORGANISM_DSN)" in found
     assert "lease_seconds=7.0 (LEASE_SECONDS, deprecated)" in found
     assert "batch_size=1000 (default)" in found
@@ -281,7 +287,7 @@ def test_with_nothing_there_every_part_says_so(tmp_path: Path) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "RAY_"))}
     env |= {"ORGANISM_HOME": str(tmp_path), "ORGANISM_DSN": "postgresql://127.0.0.1:9/none"}
     ran = subprocess.run(
-        [sys.executable, "-m", "deployments.cli", "verify", "--json"],
+        [sys.executable, "-m", "organism_flows.deployments.cli.main", "verify", "--json"],
         env=env,
         capture_output=True,
         text=True,
@@ -331,7 +337,7 @@ def test_a_schedule_that_lacks_a_parameter_is_named() -> None:
             id=uuid4(),
             flow_id=uuid4(),
             name="organism",
-            entrypoint="flows.submit.submit",
+            entrypoint="organism_flows.flows.submit.submit",
             parameter_openapi_schema=schema,
             schedules=[schedule],
         )

@@ -13,8 +13,8 @@ import httpx
 import psutil
 import pytest
 
-from blocks.queue import NewTask, Queue
-from deployments.health import bearer
+from organism_flows.blocks.queue import NewTask, Queue
+from organism_flows.deployments.stack.health import bearer
 from tests.stack import Stack, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack, pytest.mark.soak]

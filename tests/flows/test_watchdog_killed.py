@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_API_URL
 
-from blocks.queue import NewTask, Queue
-from flows.watchdog import watchdog
+from organism_flows.blocks.queue import NewTask, Queue
+from organism_flows.flows.watchdog import watchdog
 from tests.blocks.queue.helpers import claim
 from tests.blocks.queue.sessions import open_transaction
 from tests.clock import START, advance, set_clock
@@ -19,7 +19,7 @@ from tests.clock import START, advance, set_clock
 pytestmark = [pytest.mark.anyio, pytest.mark.soak, pytest.mark.usefixtures("own_prefect")]
 ROOT = Path(__file__).parents[2]
 KEEP = {"keep_completed_days": 1, "keep_audit_days": 1}
-RUN = f"import asyncio; from flows.watchdog import watchdog; asyncio.run(watchdog(**{KEEP}))"
+RUN = f"import asyncio; from organism_flows.flows.watchdog import watchdog; asyncio.run(watchdog(**{KEEP}))"
 
 
 async def waits_for_a_lock(queue: Queue, process: asyncio.subprocess.Process) -> None:

@@ -19,14 +19,19 @@ from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.flow_engine import run_flow
 from prefect.states import Cancelling, Crashed, Pending, Running
 
-from blocks.queue import Queue
-from deployments import components
-from flows.alerting.automations import SILENCE
-from flows.alerting.edges import LOOKED
-from flows.deploying import prefect_yaml
-from flows.watchdog import EVENT_INTERVAL_S, watchdog
-from flows.watchdog_check import WatchdogSummary, check
-from flows.watchdog_relay import LONGEST_S, WATCHDOG, replace_crashed, seconds_to_go_on
+from organism_flows.blocks.queue import Queue
+from organism_flows.deployments.stack import components
+from organism_flows.flows.alerting.automations import SILENCE
+from organism_flows.flows.alerting.transitions import LOOKED
+from organism_flows.flows.prefect_support.deployments import prefect_yaml
+from organism_flows.flows.prefect_support.watchdog_relay import (
+    LONGEST_S,
+    WATCHDOG,
+    replace_crashed,
+    seconds_to_go_on,
+)
+from organism_flows.flows.supervision.watchdog_check import WatchdogSummary, check
+from organism_flows.flows.watchdog import EVENT_INTERVAL_S, watchdog
 from tests.stack import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("own_prefect", "sender")]
@@ -140,7 +145,7 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Awaitable[None]]:
         for _ in range(more):
             await asyncio.wait_for(ended.acquire(), 60)
 
-    monkeypatch.setattr("flows.watchdog.check", counted)
+    monkeypatch.setattr("organism_flows.flows.watchdog.check", counted)
     return wait
 
 
@@ -235,7 +240,7 @@ def test_no_gap_is_between_two_runs_of_the_schedule_and_none_is_taken_for_silenc
     from ruamel.yaml import YAML
 
     file = YAML(typ="safe").load(prefect_yaml().read_text())
-    [mine] = [d for d in file["deployments"] if d["entrypoint"] == "flows.watchdog.watchdog"]
+    [mine] = [d for d in file["deployments"] if d["entrypoint"] == "organism_flows.flows.watchdog.watchdog"]
     assert mine["schedules"][0]["interval"] * 2 <= LONGEST_S
     assert mine["concurrency_limit"]["limit"] > 1, "the next begins while the one before goes on"
     assert SILENCE.total_seconds() > EVENT_INTERVAL_S * 2

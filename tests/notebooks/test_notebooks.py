@@ -12,8 +12,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell
 
-from blocks.queue import NewTask, Queue
 from notebooks.execute import FOLDER, client_of, execute, names, printed
+from organism_flows.blocks.queue import NewTask, Queue
 from tests.stack import Stack, until
 
 NAMES = ["operate", "quickstart"]

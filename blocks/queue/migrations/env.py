@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the migrations on the connection `blocks.queue.migrate` hands over."""
+"""Alembic's entry: runs the migrations on the connection `blocks.queue.db.migrate` hands over."""
 
 from alembic import context
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from serve_apps.organism.errors import PermanentError
-from serve_apps.organism.handlers.inputs import params_of, seconds
-from serve_apps.organism.introspection import current_organism
+from organism_flows.serve_apps.organism.handler_api.errors import PermanentError
+from organism_flows.serve_apps.organism.handler_api.introspection import current_organism
+from organism_flows.serve_apps.organism.handlers.inputs import params_of, seconds
 
 
 async def handle(task: dict[str, Any]) -> Any:

@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 
 from radon.visitors import ComplexityVisitor
 
-from serve_apps.organism.errors import PermanentError, harmless
-from serve_apps.organism.handlers.inputs import text
+from organism_flows.serve_apps.organism.handler_api.errors import PermanentError, harmless
+from organism_flows.serve_apps.organism.handlers.inputs import text
 
 SIZE_LIMIT_BYTES = 5_000_000
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef

@@ -7,8 +7,8 @@ import os
 import threading
 from typing import Any
 
-from serve_apps.organism.errors import PermanentError
-from serve_apps.organism.handlers.inputs import params_of
+from organism_flows.serve_apps.organism.handler_api.errors import PermanentError
+from organism_flows.serve_apps.organism.handlers.inputs import params_of
 
 
 def fail(task: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from serve_apps.organism.errors import PermanentError
+from organism_flows.serve_apps.organism.handler_api.errors import PermanentError
 
 
 def params_of(task: dict[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from deployments.postgres import EmbeddedPostgres
-from deployments.processes import STACK_ID
+from organism_flows.deployments.stack.postgres.server import EmbeddedPostgres
+from organism_flows.deployments.stack.system.processes import STACK_ID
 
 
 @contextmanager

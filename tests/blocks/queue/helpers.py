@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from blocks.queue import Batch, Outcomes, Queue
+from organism_flows.blocks.queue import Batch, Outcomes, Queue
 
 
 async def claim(queue: Queue, lane: str = "lane", limit: int = 100) -> Batch:

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from blocks.queue import Queue
+from organism_flows.blocks.queue import Queue
 
 
 async def main(dsn: str, file: str) -> None:

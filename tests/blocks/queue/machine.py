@@ -26,7 +26,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from blocks.queue import Batch, Lines, NewTask, Outcomes, Queue, RedriveFilter, TypePolicy
+from organism_flows.blocks.queue import Batch, Lines, NewTask, Outcomes, Queue, RedriveFilter, TypePolicy
 from tests.clock import START, set_clock
 from tests.oracle import FINISHED, Oracle, Task
 

@@ -10,8 +10,8 @@ from uuid import UUID
 
 import asyncpg
 
-from blocks.queue import Batch, NewTask, Outcomes, Queue
-from blocks.queue.statements import statement
+from organism_flows.blocks.queue import Batch, NewTask, Outcomes, Queue
+from organism_flows.blocks.queue.db.statements import statement
 from tests.clock import START, advance, set_clock
 
 

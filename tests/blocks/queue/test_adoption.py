@@ -12,11 +12,11 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from blocks.errors import QueueUnavailable, SchemaMismatch
-from blocks.queue import NewTask, Queue, TaskFilter, migrate
-from blocks.queue.adoption import COLUMNS
-from blocks.queue.attached import left_in_place
-from deployments.commands.migrate import migrate as migrate_command
+from organism_flows.blocks.errors import QueueUnavailable, SchemaMismatch
+from organism_flows.blocks.queue import NewTask, Queue, TaskFilter, migrate
+from organism_flows.blocks.queue.db.adoption import COLUMNS
+from organism_flows.blocks.queue.db.attached_objects import left_in_place
+from organism_flows.deployments.cli.commands.migrate import migrate as migrate_command
 
 pytestmark = pytest.mark.anyio
 

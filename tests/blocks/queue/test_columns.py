@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from blocks.errors import ConfigurationError
-from blocks.queue import NewTask, Queue
-from blocks.queue.columns import Columns
-from blocks.queue.files import BadLine, TaskLines
+from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.queue import NewTask, Queue
+from organism_flows.blocks.queue.files.columns import Columns
+from organism_flows.blocks.queue.files.reader import BadLine, TaskLines
 
 ROWS = [{"id": 1, "text": "one"}, {"id": 2, "text": "zwei"}]
 

@@ -10,9 +10,9 @@ from random import Random
 import pyarrow as pa
 import pytest
 
-from blocks.errors import ConfigurationError
-from blocks.queue import NewTask, Queue
-from blocks.queue.files import BadLine, TaskLines
+from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.queue import NewTask, Queue
+from organism_flows.blocks.queue.files.reader import BadLine, TaskLines
 
 RANDOM = Random(0)
 LINES = b"".join(

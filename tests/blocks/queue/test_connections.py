@@ -13,12 +13,12 @@ from typing import Any
 import asyncpg
 import pytest
 
-import blocks.queue.connection
-from blocks.errors import ConfigurationError, QueueUnavailable
-from blocks.queue import NewTask, Queue, migrate
-from blocks.queue.connection import RELEASE_TIMEOUT, TRANSIENT_ERRORS, behind_pooler
-from blocks.queue.listener import PROBE_INTERVAL, PROBE_TIMEOUT, Listener
-from flows.lane import Lane
+import organism_flows.blocks.queue.db.connection
+from organism_flows.blocks.errors import ConfigurationError, QueueUnavailable
+from organism_flows.blocks.queue import NewTask, Queue, migrate
+from organism_flows.blocks.queue.db.connection import RELEASE_TIMEOUT, TRANSIENT_ERRORS, behind_pooler
+from organism_flows.blocks.queue.db.listener import PROBE_INTERVAL, PROBE_TIMEOUT, Listener
+from organism_flows.flows.lanes.lane import Lane
 from tests.bouncer import bounced
 from tests.conftest import Databases
 from tests.flows.scripted import ScriptedOrganism
@@ -74,7 +74,7 @@ async def test_without_care_for_the_pooler_it_would_fail(
         return False
 
     # What must be red: a client that does not know of the pooler keeps prepared statements, among others.
-    monkeypatch.setattr(blocks.queue.connection, "behind_pooler", unaware)
+    monkeypatch.setattr(organism_flows.blocks.queue.db.connection, "behind_pooler", unaware)
     with pytest.raises(QueueUnavailable, match="plan_cache_mode"):
         await Queue(pooled).__aenter__()
     async with AsyncExitStack() as stack:
@@ -97,7 +97,7 @@ async def test_without_care_for_the_pooler_it_would_fail(
 async def test_through_a_pooler_lanes_poll_and_say_so_once(
     pooled: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.lane.POLL_S", 0.5)
+    monkeypatch.setattr("organism_flows.flows.lanes.lane.POLL_S", 0.5)
     async with Queue(pooled) as queue:
         lane = Lane(queue, ScriptedOrganism())
         with caplog.at_level(logging.WARNING):

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from blocks.queue import Batch, Cancelled, NewTask, Outcomes, Queue, Reaped, TypePolicy
+from organism_flows.blocks.queue import Batch, Cancelled, NewTask, Outcomes, Queue, Reaped, TypePolicy
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.clock import START, advance, set_clock
 

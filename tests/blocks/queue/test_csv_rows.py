@@ -11,10 +11,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from blocks.errors import ConfigurationError
-from blocks.queue import NewTask
-from blocks.queue import files as module
-from blocks.queue.files import BadLine, TaskLines
+from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.queue import NewTask
+from organism_flows.blocks.queue.files import reader as module
+from organism_flows.blocks.queue.files.reader import BadLine, TaskLines
 
 
 def read(content: str | bytes, name: str = "f.csv") -> list[NewTask | BadLine]:

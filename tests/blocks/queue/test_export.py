@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from blocks.queue import NewTask, Queue, TaskFilter
-from blocks.queue.task_writers import COLUMNS, FORMATS, task_writer
+from organism_flows.blocks.queue import NewTask, Queue, TaskFilter
+from organism_flows.blocks.queue.files.writers import COLUMNS, FORMATS, task_writer
 from tests.blocks.queue.helpers import claim, outcomes_of
 
 pytestmark = pytest.mark.anyio

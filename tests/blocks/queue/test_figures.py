@@ -13,8 +13,8 @@ from alembic import command
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blocks.queue import NewTask, Queue, migrate
-from blocks.queue.figures import Histogram, buckets
+from organism_flows.blocks.queue import NewTask, Queue, migrate
+from organism_flows.blocks.queue.counters import Histogram, buckets
 from tests.clock import START, advance, set_clock
 
 pytestmark = pytest.mark.anyio
@@ -100,7 +100,7 @@ async def test_a_lane_that_leaves_while_it_holds_tasks_is_not_lost(queue: Queue)
 async def test_tasks_that_end_with_their_lane_are_counted(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blocks.queue.queue.LEASES_A_TASK_MAY_LOSE", 1)
+    monkeypatch.setattr("organism_flows.blocks.queue.queue.LEASES_A_TASK_MAY_LOSE", 1)
     await set_clock(queue, START)
     await queue.register("lane")
     [_, cancelled] = await queue.submit([NewTask(type="t"), NewTask(type="t")])

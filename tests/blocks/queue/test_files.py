@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blocks.errors import ConfigurationError
-from blocks.queue import NewTask
-from blocks.queue import files as module
-from blocks.queue.files import BadLine, Checked, TaskLines, matching
+from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.queue import NewTask
+from organism_flows.blocks.queue.files import reader as module
+from organism_flows.blocks.queue.files.reader import BadLine, Checked, TaskLines, matching
 
 
 def read(text: str | bytes, name: str = "f.jsonl", **options: Any) -> list[NewTask | BadLine]:

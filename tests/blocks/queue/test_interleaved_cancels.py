@@ -9,8 +9,8 @@ from uuid import UUID
 
 import pytest
 
-from blocks.queue import Batch, NewTask, Queue, Reaped
-from blocks.queue.statements import statement
+from organism_flows.blocks.queue import Batch, NewTask, Queue, Reaped
+from organism_flows.blocks.queue.db.statements import statement
 from tests.blocks.queue.sessions import (
     blocked_on_a_row,
     claim_in,

@@ -8,9 +8,9 @@ from uuid import uuid4
 
 import pytest
 
-from blocks.queue import Lines, NewTask, Queue
-from blocks.queue.lines import REWIND_S
-from blocks.queue.statements import statement
+from organism_flows.blocks.queue import Lines, NewTask, Queue
+from organism_flows.blocks.queue.db.statements import statement
+from organism_flows.blocks.queue.stores.claim_lines import REWIND_S
 from tests.blocks.queue.sessions import (
     blocked_on_a_row,
     claim_in,

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from blocks.errors import ConfigurationError
-from blocks.queue import NewTask, Queue
+from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.queue import NewTask, Queue
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.blocks.queue.sessions import blocked_on_a_row, open_transaction
 

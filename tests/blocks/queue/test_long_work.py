@@ -11,8 +11,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from blocks.long_work import ARGUMENTS, LongWork, OrganismWork, ask_organism, long_work_sql
-from blocks.queue import NewTask, Queue, TypePolicy
+from organism_flows.blocks.long_work import ARGUMENTS, LongWork, OrganismWork, ask_organism, long_work_sql
+from organism_flows.blocks.queue import NewTask, Queue, TypePolicy
 from tests.blocks.queue.helpers import claim
 from tests.clock import START, advance, set_clock
 

@@ -11,8 +11,9 @@ import asyncpg
 import pytest
 from hypothesis import Phase
 
-from blocks.queue import Lines, lines
-from blocks.queue.statements import statement
+from organism_flows.blocks.queue import Lines
+from organism_flows.blocks.queue.db.statements import statement
+from organism_flows.blocks.queue.stores import claim_lines
 from tests.blocks.queue.machine import run_machine
 
 
@@ -91,14 +92,14 @@ def test_a_broken_statement_is_noticed(dsn: str, monkeypatch: pytest.MonkeyPatch
     assert right in text, "the statement has changed: break it in another way"
     for module in ("queue", "lines", "control", "submission", "upkeep"):
         monkeypatch.setattr(
-            f"blocks.queue.{module}.statement",
+            f"organism_flows.blocks.queue.{module}.statement",
             lambda n: text.replace(right, wrong) if n == name else statement(n),
         )
     assert_noticed(dsn)
 
 
 def cursors_never_go_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "REWIND_S", 1e9)
+    monkeypatch.setattr(claim_lines, "REWIND_S", 1e9)
 
 
 def cursors_go_too_far(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +115,7 @@ def cursors_go_too_far(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def cursors_leave_no_time_to_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "LATE_S", 0)
+    monkeypatch.setattr(claim_lines, "LATE_S", 0)
 
 
 LOST = [cursors_never_go_back, cursors_go_too_far, cursors_leave_no_time_to_commit]

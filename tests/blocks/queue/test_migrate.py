@@ -8,9 +8,9 @@ from typing import Any
 import asyncpg
 import pytest
 
-from blocks.errors import QueueUnavailable, SchemaMismatch
-from blocks.queue import Queue, migrate
-from blocks.queue.migrate import MIGRATION_LOCK
+from organism_flows.blocks.errors import QueueUnavailable, SchemaMismatch
+from organism_flows.blocks.queue import Queue, migrate
+from organism_flows.blocks.queue.db.migrate import MIGRATION_LOCK
 
 pytestmark = pytest.mark.anyio
 

@@ -19,9 +19,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blocks.errors import ConfigurationError
-from blocks.queue import NewTask, Queue
-from blocks.queue.files import BadLine, TaskLines
+from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.queue import NewTask, Queue
+from organism_flows.blocks.queue.files.reader import BadLine, TaskLines
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 ROOT = Path(__file__).parents[3]
@@ -269,7 +269,8 @@ async def test_rows_are_loaded_once_from_where_a_load_was_killed_and_as_they_are
 
 
 def test_pyarrow_is_not_imported_before_a_file_asks_for_it() -> None:
-    said = "import sys, blocks.queue, flows.submit, deployments.cli; print('pyarrow' in sys.modules)"
+    modules = ("blocks.queue", "flows.submit", "deployments.cli.main")
+    said = f"import sys, {', '.join(f'organism_flows.{m}' for m in modules)}; print('pyarrow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert done.stdout.strip().endswith("False"), done.stderr
 
@@ -281,7 +282,8 @@ def test_a_million_rows_are_read_in_little_memory(tmp_path: Path) -> None:
     with pq.ParquetWriter(file, part.schema) as writer:
         writer.write_table(pa.concat_tables([part] * 10), row_group_size=1_000_000)
     said = (
-        "import re, sys\nfrom blocks.queue.files import TaskLines\nimport blocks.queue.parquet\n"
+        "import re, sys\nfrom organism_flows.blocks.queue.files.reader import TaskLines\n"
+        "import organism_flows.blocks.queue.files.parquet\n"
         "status = lambda: open('/proc/self/status').read()\n"
         "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', status())[1])\nbefore = peak()\n"
         "lines = TaskLines(open(sys.argv[1], 'rb'), sys.argv[1])\nfor _ in lines: pass\n"

@@ -10,11 +10,18 @@ from typing import Any
 import asyncpg
 import pytest
 
-from blocks.errors import ConfigurationError, QueueUnavailable
-from blocks.queue import NewTask, Queue
-from blocks.queue.connection import session_attributes
-from blocks.queue.sqlstates import CLASSES, STATES, TRANSIENT_ERRORS, of_state, raised_states, verdict
-from flows.lane import Lane
+from organism_flows.blocks.errors import ConfigurationError, QueueUnavailable
+from organism_flows.blocks.queue import NewTask, Queue
+from organism_flows.blocks.queue.db.connection import session_attributes
+from organism_flows.blocks.queue.db.sqlstates import (
+    CLASSES,
+    STATES,
+    TRANSIENT_ERRORS,
+    of_state,
+    raised_states,
+    verdict,
+)
+from organism_flows.flows.lanes.lane import Lane
 from tests.bouncer import bounced
 from tests.flows.scripted import ScriptedOrganism, nothing_left_behind, running, submit, until_settled
 from tests.stack import until

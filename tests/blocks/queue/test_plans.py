@@ -14,8 +14,8 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from blocks.queue import Batch, Lines, NewTask, Queue, TaskFilter
-from blocks.queue.statements import statement
+from organism_flows.blocks.queue import Batch, Lines, NewTask, Queue, TaskFilter
+from organism_flows.blocks.queue.db.statements import statement
 
 pytestmark = pytest.mark.anyio
 

@@ -10,10 +10,10 @@ import asyncpg
 import pytest
 from pydantic import ValidationError
 
-from blocks.errors import ConfigurationError, QueueUnavailable, SchemaMismatch
-from blocks.queue import Lines, NewTask, Queue
-from blocks.queue.connection import describe
-from blocks.queue.statements import statement
+from organism_flows.blocks.errors import ConfigurationError, QueueUnavailable, SchemaMismatch
+from organism_flows.blocks.queue import Lines, NewTask, Queue
+from organism_flows.blocks.queue.db.connection import describe
+from organism_flows.blocks.queue.db.statements import statement
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.clock import START, advance, set_clock
 

@@ -11,9 +11,9 @@ from typing import Any
 import asyncpg
 import pytest
 
-from blocks.errors import QueueUnavailable
-from blocks.queue import NewTask, Queue, RedriveFilter, TaskFilter, TypePolicy, migrate
-from blocks.queue.roles import (
+from organism_flows.blocks.errors import QueueUnavailable
+from organism_flows.blocks.queue import NewTask, Queue, RedriveFilter, TaskFilter, TypePolicy, migrate
+from organism_flows.blocks.queue.db.roles import (
     LANE,
     MIGRATOR,
     OPERATOR,
@@ -22,13 +22,13 @@ from blocks.queue.roles import (
     SUBMITTER,
     PrivilegeMissing,
 )
-from blocks.queue.statements import statement
-from deployments import cli
-from deployments.postgres import EmbeddedPostgres
-from flows.verification import postgres as verified_postgres
-from flows.verification import queue as verified_queue
-from flows.verification.finding import Finding
-from flows.verification.limits import Limits
+from organism_flows.blocks.queue.db.statements import statement
+from organism_flows.deployments.cli import main as cli
+from organism_flows.deployments.stack.postgres.server import EmbeddedPostgres
+from organism_flows.flows.verification import postgres_checks as verified_postgres
+from organism_flows.flows.verification import queue_checks as verified_queue
+from organism_flows.flows.verification.finding import Finding
+from organism_flows.flows.verification.thresholds import Limits
 from tests.blocks.queue.bare_server import bare_server
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.blocks.queue.logins import execute, new_login

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from blocks.errors import ConfigurationError
-from blocks.queue import Lines, NewTask, Outcomes, Queue, RedriveFilter, TaskFilter, migrate
-from blocks.queue.why import Why
-from deployments.commands.tasks import _describe
-from deployments.output import without_controls
-from flows.verification import queue as verification
-from flows.verification.limits import Limits
-from serve_apps.gateway.lane_metrics import lane_metrics
+from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.queue import Lines, NewTask, Outcomes, Queue, RedriveFilter, TaskFilter, migrate
+from organism_flows.blocks.queue.explain import Why
+from organism_flows.deployments.cli.commands.tasks import _describe
+from organism_flows.deployments.cli.output import without_controls
+from organism_flows.flows.verification import queue_checks as verification
+from organism_flows.flows.verification.thresholds import Limits
+from organism_flows.serve_apps.gateway.metrics.lane_metrics import lane_metrics
 from tests.blocks.queue.hostile_rows import ROWS, RULES, STATUSES, WORST, insert, take_any_row
 from tests.blocks.queue.test_migrate import OLDER_SCHEMA
 
@@ -269,7 +269,7 @@ async def test_a_row_that_takes_too_long_to_claim_is_passed_over(
     queue: Queue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As one whose params are a gigabyte of text."""
-    monkeypatch.setattr("blocks.queue.lines.CLAIM_TIMEOUT", 0.5)
+    monkeypatch.setattr("organism_flows.blocks.queue.stores.claim_lines.CLAIM_TIMEOUT", 0.5)
     await queue.pool.execute(
         "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS "
         "$$ BEGIN PERFORM pg_sleep(60); RETURN NEW; END $$; "

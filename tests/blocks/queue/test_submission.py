@@ -9,8 +9,8 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from blocks.errors import ConfigurationError
-from blocks.queue import NewTask, Queue
+from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.queue import NewTask, Queue
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.blocks.queue.sessions import blocked_on_a_row, open_transaction
 
@@ -169,7 +169,7 @@ async def test_ids_grow_with_time_from_python_and_from_sql(queue: Queue) -> None
 
 
 async def test_ids_before_postgres_18_are_of_the_same_kind(queue: Queue) -> None:
-    from blocks.queue.migrations.versions import v0002_engine
+    from organism_flows.blocks.queue.migrations.versions import v0002_engine
 
     script = v0002_engine.__file__.replace(".py", ".sql")
     with open(script, encoding="utf-8") as file:

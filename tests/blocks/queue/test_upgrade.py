@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 from alembic import command
 
-from blocks.queue import Queue, migrate
+from organism_flows.blocks.queue import Queue, migrate
 
 pytestmark = pytest.mark.anyio
 

@@ -13,9 +13,9 @@ import asyncpg
 import pytest
 from pydantic import ValidationError
 
-from blocks.queue import NewTask, Queue, RedriveFilter
-from blocks.queue.lane_models import Asked
-from blocks.queue.statements import statement
+from organism_flows.blocks.queue import NewTask, Queue, RedriveFilter
+from organism_flows.blocks.queue.db.statements import statement
+from organism_flows.blocks.queue.lane_models import Asked
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.blocks.queue.sessions import blocked_on_a_row, open_transaction
 from tests.clock import START, advance, set_clock
@@ -316,7 +316,7 @@ async def test_a_lane_that_may_still_renew_is_never_forgotten(queue: Queue) -> N
 
 HOLD = """
 import asyncio, sys
-from blocks.queue import Queue
+from organism_flows.blocks.queue import Queue
 
 async def main():
     async with Queue(sys.argv[1]) as queue, queue.exclusive(1) as mine:
@@ -353,7 +353,7 @@ async def test_a_lock_is_had_by_one_and_ends_with_its_process(queue: Queue, data
 
 
 async def test_what_finished_in_the_older_system_can_be_redriven(databases: object) -> None:
-    from blocks.queue import migrate
+    from organism_flows.blocks.queue import migrate
     from tests.blocks.queue.test_migrate import OLDER_SCHEMA
 
     dsn = await databases.create(migrated=False)  # type: ignore[attr-defined]

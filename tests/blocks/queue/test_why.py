@@ -6,8 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from blocks.errors import AmbiguousTask, TaskNotFound
-from blocks.queue import NewTask, Queue, Why
+from organism_flows.blocks.errors import AmbiguousTask, TaskNotFound
+from organism_flows.blocks.queue import NewTask, Queue, Why
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.clock import START, advance, set_clock
 

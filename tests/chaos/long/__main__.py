@@ -13,7 +13,7 @@ from typing import Any
 
 from cyclopts import App
 
-from blocks.queue import Queue
+from organism_flows.blocks.queue import Queue
 from tests.chaos.long.measure import measure
 from tests.chaos.long.picture import draw
 from tests.chaos.long.recorded import LongRun, Plan, default_stack

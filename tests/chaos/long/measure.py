@@ -11,7 +11,7 @@ from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
-from blocks.queue import Queue
+from organism_flows.blocks.queue import Queue
 from tests.chaos.long.recorded import Event, Recorded
 from tests.chaos.report import OVERLAP_S
 from tests.history import Expected, History, read_history, violations

@@ -17,9 +17,9 @@ from uuid import UUID
 import httpx
 import psutil
 
-from blocks.queue import NewTask, Queue
-from blocks.queue.connection import TRANSIENT_ERRORS
-from deployments.health import check_organism, local_client
+from organism_flows.blocks.queue import NewTask, Queue
+from organism_flows.blocks.queue.db.connection import TRANSIENT_ERRORS
+from organism_flows.deployments.stack.health import check_organism, local_client
 from tests.chaos.project import edit_handlers, make_project
 from tests.chaos.victims import kill
 from tests.history import install_history, runs_in

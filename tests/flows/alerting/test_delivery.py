@@ -18,14 +18,14 @@ from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.states import Crashed, Failed, Scheduled
 from pydantic import SecretStr
 
-from blocks.errors import ConfigurationError
-from blocks.queue import NewTask, Queue
-from blocks.task_queue import TaskQueue
-from flows.alerting import automations, looks
-from flows.dispatch import dispatch
-from flows.redrive import redrive
-from flows.verify import verify
-from flows.watchdog import watchdog
+from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.queue import NewTask, Queue
+from organism_flows.blocks.task_queue import TaskQueue
+from organism_flows.flows.alerting import automations, checks
+from organism_flows.flows.dispatch import dispatch
+from organism_flows.flows.redrive import redrive
+from organism_flows.flows.verify import verify
+from organism_flows.flows.watchdog import watchdog
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.flows.alerting.receiver import TO, Receiver
 from tests.stack import Stack, until
@@ -151,7 +151,7 @@ async def test_what_the_watchdog_finds_is_delivered_once_and_that_it_is_over(
         for was_due, ago in ((False, timedelta(hours=1)), (True, timedelta())):
             due = Scheduled(scheduled_time=datetime.now(UTC) - ago)
             await client.create_flow_run_from_deployment(run, state=due)
-            assert await looks.dispatch_is_due(client, "default") is was_due, "not since it was switched on"
+            assert await checks.dispatch_is_due(client, "default") is was_due, "not since it was switched on"
     assert (await watchdog(**patient)).alerts[0].startswith("dispatch missing pending")
     [pending] = await until(lambda: events("dispatch-missing.pending"))
     assert pending.resource.id == "organism.queue.default"

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from blocks.errors import ConfigurationError, OrganismError
-from blocks.queue import NewTask, Queue
-from flows.alerting import automations, looks
-from flows.alerting.edges import Look, Said, next_step
-from flows.alerting.telling import tell_of_verification
-from flows.verification.finding import Finding, Verification
+from organism_flows.blocks.errors import ConfigurationError, OrganismError
+from organism_flows.blocks.queue import NewTask, Queue
+from organism_flows.flows.alerting import automations, checks
+from organism_flows.flows.alerting.notify import tell_of_verification
+from organism_flows.flows.alerting.transitions import Look, Said, next_step
+from organism_flows.flows.verification.finding import Finding, Verification
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.clock import START, advance, set_clock
 
@@ -62,24 +62,24 @@ def test_an_alert_is_raised_once_and_cleared_once(
 async def test_dead_letters_are_too_many_above_the_limit_and_well_again_below_it(queue: Queue) -> None:
     add = "INSERT INTO tasks (type, status, finished_at) VALUES ('t', 'failed', now())"
     for count in range(11):
-        look = await looks.dead_letters(queue, 10)
+        look = await checks.dead_letters(queue, 10)
         assert (look.wrong, look.figures["dead_letters"]) == (False if count <= 9 else None, count)
         await queue.pool.execute(add)
-    look = await looks.dead_letters(queue, 10)
+    look = await checks.dead_letters(queue, 10)
     assert look.wrong is True
     assert look.text == "11 tasks have failed for good, the limit is 10"
-    assert (await looks.dead_letters(queue, 0)).wrong is True
+    assert (await checks.dead_letters(queue, 0)).wrong is True
 
 
 async def test_a_task_is_old_by_how_long_it_has_been_ready(queue: Queue) -> None:
     await set_clock(queue, START)
-    assert (await looks.oldest_ready(queue, 60)).wrong is False
+    assert (await checks.oldest_ready(queue, 60)).wrong is False
     await queue.submit([NewTask(type="t", run_after=START + timedelta(seconds=1000))])
     await advance(queue, 1050)
-    assert (await looks.oldest_ready(queue, 60)).wrong is False
+    assert (await checks.oldest_ready(queue, 60)).wrong is False
     await queue.pause("type", "t", reason="x")
     await advance(queue, 11)
-    look = await looks.oldest_ready(queue, 60)
+    look = await checks.oldest_ready(queue, 60)
     assert look.wrong is True
     assert look.text == (
         "the oldest ready task has waited for 61 s, the limit is 60 s (t: 1 ready); paused: type t"
@@ -91,30 +91,30 @@ async def test_tasks_are_interrupted_too_often_from_the_third_time_on(queue: Que
     for wrong in (False, False, True):
         batch = await claim(queue)
         await queue.release("lane", batch, cause="interrupted", error="the lane stopped")
-        assert (await looks.interrupted(queue, 0)).wrong is wrong
-    look = await looks.interrupted(queue, 0)
+        assert (await checks.interrupted(queue, 0)).wrong is wrong
+    look = await checks.interrupted(queue, 0)
     assert look.text.startswith(
         "unfinished tasks that were interrupted more than twice: 2, the limit is 0 (t "
     )
     assert look.text.count(": 3 times") == 2
     assert look.figures == {"interrupted": 2, "limit": 0}
     assert "--max-interruptions" in look.todo
-    assert [(await looks.interrupted(queue, limit)).wrong for limit in (1, 2, 3)] == [True, None, False]
+    assert [(await checks.interrupted(queue, limit)).wrong for limit in (1, 2, 3)] == [True, None, False]
     batch = await claim(queue)
     await queue.settle("lane", batch, outcomes_of(batch, "completed", result="1"))
-    assert (await looks.interrupted(queue, 0)).wrong is False, "they have ended"
+    assert (await checks.interrupted(queue, 0)).wrong is False, "they have ended"
 
 
 def test_only_a_failed_check_is_an_alert() -> None:
     well = Finding(check="a", status="degraded", evidence="slow", action="wait")
-    assert looks.verification(Verification(findings=[well])).wrong is False
+    assert checks.verification(Verification(findings=[well])).wrong is False
     broken = Finding(check="ray", status="failed", evidence="no\nanswer", action="start it")
-    look = looks.verification(Verification(findings=[well, broken]))
+    look = checks.verification(Verification(findings=[well, broken]))
     assert (look.wrong, look.text, look.todo) == (True, "ray: no answer", "start it")
 
 
 def test_dispatch_is_missing_only_when_it_is_due() -> None:
-    assert [looks.dispatch(lanes, due, 120).wrong for lanes in (0, 1) for due in (False, True)] == [
+    assert [checks.dispatch(lanes, due, 120).wrong for lanes in (0, 1) for due in (False, True)] == [
         False,
         True,
         False,

@@ -19,7 +19,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.client.schemas.sorting import ArtifactSort
 
-from flows.alerting import automations
+from organism_flows.flows.alerting import automations
 from tests.deployments.test_operations import prefect
 from tests.flows.alerting.receiver import TO, Receiver
 from tests.stack import Stack, prefect_of, until

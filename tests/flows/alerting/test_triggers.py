@@ -16,7 +16,7 @@ from prefect.server.events.schemas.automations import Automation, EventTrigger
 from prefect.server.events.schemas.events import ReceivedEvent
 from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL, temporary_settings
 
-from flows.alerting.automations import SILENCE, wanted_automations
+from organism_flows.flows.alerting.automations import SILENCE, wanted_automations
 
 pytestmark = pytest.mark.anyio
 START = datetime.now(UTC)

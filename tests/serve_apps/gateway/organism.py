@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from blocks.errors import OrganismUnavailable
-from serve_apps.gateway.organism import Busy
+from organism_flows.blocks.errors import OrganismUnavailable
+from organism_flows.serve_apps.gateway.organism_link import Busy
 
 
 class ScriptedOrganism:

@@ -13,11 +13,11 @@ from typing import Any
 import httpx
 import uvicorn
 
-from blocks.settings import Settings
-from serve_apps.gateway.__main__ import bound, server_config
-from serve_apps.gateway.app import create_app
-from serve_apps.gateway.organism import Organism
-from serve_apps.gateway.parts import Parts
+from organism_flows.blocks.settings import Settings
+from organism_flows.serve_apps.gateway.__main__ import bound, server_config
+from organism_flows.serve_apps.gateway.app import create_app
+from organism_flows.serve_apps.gateway.dependencies import Parts
+from organism_flows.serve_apps.gateway.organism_link import Organism
 from tests.serve_apps.gateway.described import Description
 from tests.stack import until
 

@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from serve_apps.gateway import protocol
-from serve_apps.gateway.problems import ERRORS_SHOWN
-from serve_apps.gateway.protocol import HEAD_LIMIT, HEADERS_LIMIT, PIPELINE_LIMIT
+from organism_flows.serve_apps.gateway.http import connection_limits
+from organism_flows.serve_apps.gateway.http.connection_limits import HEAD_LIMIT, HEADERS_LIMIT, PIPELINE_LIMIT
+from organism_flows.serve_apps.gateway.http.problems import ERRORS_SHOWN
 from tests.serve_apps.gateway.running import Gateway, running, token_file
 from tests.serve_apps.gateway.test_errors import check_problem
 from tests.stack import until
@@ -124,7 +124,7 @@ async def test_requests_in_advance_are_bounded(closed: Gateway) -> None:
 async def test_half_a_request_is_not_waited_for(
     closed: Gateway, part: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "READ_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(connection_limits, "READ_TIMEOUT_S", 0.2)
     _, answer = await send(closed, part)  # it ends, as the gateway closes the connection
     assert answer[9:12] in (b"408", b"401", b""), answer
 

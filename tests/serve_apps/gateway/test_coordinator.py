@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
-from blocks.queue import Queue
-from blocks.ray_cluster import RayCluster
-from blocks.stack import STATE_FILE, StackState
-from serve_apps.gateway import organism as module
+from organism_flows.blocks.queue import Queue
+from organism_flows.blocks.ray_cluster import RayCluster
+from organism_flows.blocks.stack_state import STATE_FILE, StackState
+from organism_flows.serve_apps.gateway import organism_link as module
 from tests.serve_apps.gateway.organism import ScriptedOrganism
 from tests.serve_apps.gateway.running import Gateway, running
 from tests.serve_apps.gateway.test_errors import check_problem
@@ -150,7 +150,7 @@ async def test_the_real_organism(stack: Stack, database: str) -> None:
 async def test_the_gateway_as_an_ingress_of_serve(stack: Stack, stack_queue: Queue) -> None:
     from ray import serve
 
-    from serve_apps.gateway.ingress import IngressArgs, build
+    from organism_flows.serve_apps.gateway.ingress import IngressArgs, build
 
     await RayCluster().connect()
     url = f"{stack.state.organism_url.removesuffix('/organism')}/gateway"

@@ -13,10 +13,10 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 
-from blocks.gateway_api import PROBLEM_TYPE, Problem
-from blocks.queue import Queue
-from blocks.settings import Settings
-from serve_apps.gateway.app import create_app
+from organism_flows.blocks.client.messages import PROBLEM_TYPE, Problem
+from organism_flows.blocks.queue import Queue
+from organism_flows.blocks.settings import Settings
+from organism_flows.serve_apps.gateway.app import create_app
 from tests.serve_apps.gateway.described import Description
 from tests.serve_apps.gateway.running import Gateway, running
 

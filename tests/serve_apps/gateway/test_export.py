@@ -17,9 +17,9 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
-from blocks.client import Client, SyncClient
-from blocks.gateway_calls import GatewayError, GatewayUnavailable
-from blocks.queue import Queue, TaskFilter
+from organism_flows.blocks.client.async_client import Client, SyncClient
+from organism_flows.blocks.client.requests import GatewayError, GatewayUnavailable
+from organism_flows.blocks.queue import Queue, TaskFilter
 from tests.blocks.queue.hostile_rows import JSON, STATUSES, TYPES, WORST, insert, take_any_row
 from tests.proxy import proxied
 from tests.serve_apps.gateway.running import Gateway, running, token_file
@@ -186,7 +186,7 @@ async def test_200_000_tasks_take_the_memory_of_a_page(queue: Queue) -> None:
     gateway = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "serve_apps.gateway",
+        "organism_flows.serve_apps.gateway",
         env={
             **os.environ,
             "ORGANISM_DSN": queue.dsn,

@@ -13,11 +13,11 @@ from itertools import cycle, pairwise
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from blocks.queue import NewTask, Queue
-from flows.lane import Lane
-from serve_apps.gateway.lane_metrics import lane_metrics
-from serve_apps.gateway.organism import OrganismByHttp
-from serve_apps.gateway.organs import Organs
+from organism_flows.blocks.queue import NewTask, Queue
+from organism_flows.flows.lanes.lane import Lane
+from organism_flows.serve_apps.gateway.metrics.lane_metrics import lane_metrics
+from organism_flows.serve_apps.gateway.metrics.organ_metrics import Organs
+from organism_flows.serve_apps.gateway.organism_link import OrganismByHttp
 from tests.flows.scripted import TIMEOUT, ScriptedOrganism, running, submit, until_settled
 from tests.flows.test_lease import start
 from tests.serve_apps.gateway.running import Gateway
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(autouse=True)
 def _counted_at_every_scrape(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve_apps.gateway.metrics.READ_SHARE", 0)
+    monkeypatch.setattr("organism_flows.serve_apps.gateway.metrics.metrics.READ_SHARE", 0)
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ async def test_organs_of_replicas_that_answered_are_told(monkeypatch: pytest.Mon
             ("organism_organ_in_flight", "a", "r2"): 3, ("organism_organ_waiting", "a", "r2"): 0,
             ("organism_organ_in_flight", "b", "r2"): 0, ("organism_organ_waiting", "b", "r2"): 9,
         }  # fmt: skip
-        monkeypatch.setattr("serve_apps.gateway.organs.KEPT_S", 0)
+        monkeypatch.setattr("organism_flows.serve_apps.gateway.metrics.organ_metrics.KEPT_S", 0)
         await organs.look()
         assert found_in(organs).keys() == {("organism_up",)}
     await organs.look()

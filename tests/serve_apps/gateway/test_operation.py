@@ -9,9 +9,9 @@ from datetime import timedelta
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from blocks.queue import Batch, NewTask, Queue, migrate
-from blocks.queue.inspection import READ_TIMEOUT
-from serve_apps.gateway import metrics
+from organism_flows.blocks.queue import Batch, NewTask, Queue, migrate
+from organism_flows.blocks.queue.stores.reads import READ_TIMEOUT
+from organism_flows.serve_apps.gateway.metrics import metrics
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.bouncer import bounced
 from tests.clock import START, advance, set_clock
@@ -157,8 +157,8 @@ async def test_postgres_goes_away_and_comes_back(database: str, queue: Queue) ->
 
 
 async def test_a_silent_postgres_is_told_in_time(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve_apps.gateway.guard.REQUEST_TIMEOUT_S", 1)
-    monkeypatch.setattr("serve_apps.gateway.database.READY_TIMEOUT_S", 1)
+    monkeypatch.setattr("organism_flows.serve_apps.gateway.http.auth.REQUEST_TIMEOUT_S", 1)
+    monkeypatch.setattr("organism_flows.serve_apps.gateway.database.READY_TIMEOUT_S", 1)
     async with proxied(database) as proxy, running(proxy.dsn) as gateway:
         assert await ready(gateway)
         proxy.fall_silent()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
-from blocks.queue.roles import OPERATOR, SUBMITTER
-from deployments.health import check_postgres
+from organism_flows.blocks.queue.db.roles import OPERATOR, SUBMITTER
+from organism_flows.deployments.stack.health import check_postgres
 from tests.blocks.queue.logins import new_login
 from tests.blocks.queue.test_passing_errors import refusing_writes, set_read_only
 from tests.serve_apps.gateway.running import Gateway, running
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(autouse=True)
 def every_check_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve_apps.gateway.database.CHECK_PAUSE_S", 0.0)
+    monkeypatch.setattr("organism_flows.serve_apps.gateway.database.CHECK_PAUSE_S", 0.0)
 
 
 @pytest.mark.parametrize("state", ["53100", "55P03", "42501", "XX000"])

@@ -18,9 +18,9 @@ import pytest
 import schemathesis
 from schemathesis.config import SchemathesisConfig
 
-from blocks.queue import Queue, TaskFilter
-from blocks.settings import Settings
-from serve_apps.gateway.app import create_app
+from organism_flows.blocks.queue import Queue, TaskFilter
+from organism_flows.blocks.settings import Settings
+from organism_flows.serve_apps.gateway.app import create_app
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.blocks.queue.hostile_rows import STATUSES, TYPES, WORST, insert, take_any_row
 from tests.conftest import Databases

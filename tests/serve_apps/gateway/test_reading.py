@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from starlette.types import Message
 
-from serve_apps.gateway.reading import JsonRequest
+from organism_flows.serve_apps.gateway.http.json_body import JsonRequest
 from tests.serve_apps.gateway.running import Gateway
 
 pytestmark = pytest.mark.anyio
@@ -66,12 +66,12 @@ async def test_no_dependency_of_a_route_is_run_in_a_thread() -> None:
     """Each would take longer than the statement of the route."""
     from fastapi.dependencies.models import Dependant
 
-    from serve_apps.gateway import coordinator, health, pausing, steering, tasks
+    from organism_flows.serve_apps.gateway.routes import coordinator, health, pauses, task_actions, tasks
 
     def calls(dependant: Dependant) -> list[Any]:
         return [dependant.call, *(call for inner in dependant.dependencies for call in calls(inner))]
 
-    for router in (m.router for m in (coordinator, health, pausing, steering, tasks)):
+    for router in (m.router for m in (coordinator, health, pauses, task_actions, tasks)):
         for route in router.routes:
             for call in calls(route.dependant):  # type: ignore[attr-defined]
                 target = call if asyncio.iscoroutinefunction(call) else getattr(call, "__call__", call)  # noqa: B004

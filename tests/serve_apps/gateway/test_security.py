@@ -17,13 +17,13 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from blocks.access import TOKEN_FILE
-from blocks.errors import ConfigurationError
-from blocks.settings import Settings
-from serve_apps.gateway.__main__ import bound
-from serve_apps.gateway.app import create_app
-from serve_apps.gateway.tokens import check_binding, read_tokens
-from serve_apps.http_access import is_loopback
+from organism_flows.blocks.access_token import TOKEN_FILE
+from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.settings import Settings
+from organism_flows.serve_apps.gateway.__main__ import bound
+from organism_flows.serve_apps.gateway.app import create_app
+from organism_flows.serve_apps.gateway.http.tokens import check_binding, read_tokens
+from organism_flows.serve_apps.http_access import is_loopback
 from tests.serve_apps.gateway.running import Gateway, running, token_file
 from tests.serve_apps.gateway.test_errors import check_problem
 from tests.stack import until
@@ -234,7 +234,7 @@ def test_tokens_are_compared_whole(tmp_path: Path) -> None:
 async def test_a_changed_file_of_tokens_is_read_anew_and_a_broken_one_is_not(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("serve_apps.gateway.tokens.LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr("organism_flows.serve_apps.gateway.http.tokens.LOOK_EVERY_S", 0.0)
     path = token_file(tmp_path, read="first")
     async with running(database, gateway_tokens=path) as gateway:
 
@@ -309,7 +309,7 @@ def start(database: str, **environment: str) -> subprocess.Popen[str]:
 
 PROGRAM = """
 import sys
-from serve_apps.gateway.__main__ import main
+from organism_flows.serve_apps.gateway.__main__ import main
 code = main()
 heavy = [m for m in ("ray", "prefect", "alembic", "deployments") if m in sys.modules]
 sys.exit(code or (f"imported {heavy}" if heavy else 0))

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from blocks.queue import NewTask, Queue
+from organism_flows.blocks.queue import NewTask, Queue
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.serve_apps.gateway.running import Gateway, running, token_file
 
@@ -141,9 +141,9 @@ async def test_cancelling_by_filter_counts_first(gateway: Gateway, queue: Queue)
 async def test_more_than_one_statement_cancels_are_cancelled(
     gateway: Gateway, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blocks.queue.control.CANCELLED_AT_ONCE", 10)
+    monkeypatch.setattr("organism_flows.blocks.queue.stores.control.CANCELLED_AT_ONCE", 10)
     await queue.submit([NewTask(type="t") for _ in range(95)])
-    monkeypatch.setattr("serve_apps.gateway.steering.CANCELLED_AT_MOST", 50)
+    monkeypatch.setattr("organism_flows.serve_apps.gateway.routes.task_actions.CANCELLED_AT_MOST", 50)
     answer = await gateway.http.post("/api/tasks/cancel", json={"status": ["queued"], "dry_run": False})
     assert (answer.json()["cancelled"], answer.json()["complete"]) == (50, False)
     answer = await gateway.http.post("/api/tasks/cancel", json={"status": ["queued"], "dry_run": False})
@@ -189,7 +189,7 @@ async def test_redriving_by_filter_counts_first_and_is_written_down(
 async def test_more_than_one_request_redrives_are_redriven(
     gateway: Gateway, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve_apps.gateway.steering.REDRIVEN_AT_MOST", 3)
+    monkeypatch.setattr("organism_flows.serve_apps.gateway.routes.task_actions.REDRIVEN_AT_MOST", 3)
     await queue.submit([NewTask(type="t") for _ in range(5)])
     batch = await claim(queue)
     await queue.settle("lane", batch, outcomes_of(batch, "rejected", error="broken"))

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from blocks.queue import NewTask, Queue
+from organism_flows.blocks.queue import NewTask, Queue
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.serve_apps.gateway.organism import ScriptedOrganism
 from tests.serve_apps.gateway.running import Gateway, running

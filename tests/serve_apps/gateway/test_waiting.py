@@ -12,8 +12,8 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from blocks.queue import NewTask, Queue, TaskState
-from serve_apps.gateway.waiting import POLL_PAUSE_S, Waiting
+from organism_flows.blocks.queue import NewTask, Queue, TaskState
+from organism_flows.serve_apps.gateway.task_watcher import POLL_PAUSE_S, Waiting
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.serve_apps.gateway.running import Gateway
 from tests.stack import until

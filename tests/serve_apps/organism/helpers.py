@@ -7,9 +7,9 @@ from typing import Any
 
 import orjson
 
-from blocks.queue.wire import OUTCOME_COLUMNS, Batch, Outcomes
-from serve_apps.organism.config import OrganismConfig
-from serve_apps.organism.manager import OrganismManager
+from organism_flows.blocks.queue.wire import OUTCOME_COLUMNS, Batch, Outcomes
+from organism_flows.serve_apps.organism.config import OrganismConfig
+from organism_flows.serve_apps.organism.manager import OrganismManager
 
 MODULE = "tests.serve_apps.organism.misbehaviour"
 

@@ -16,9 +16,9 @@ import anyio.to_thread
 import psutil
 import pytest
 
-from blocks.errors import ConfigurationError
-from serve_apps.organism import agents as agents_module
-from serve_apps.organism.manager import OrganismManager
+from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.serve_apps.organism.manager import OrganismManager
+from organism_flows.serve_apps.organism.processes import pool as agents_module
 from tests.serve_apps.organism.helpers import Result, batch, cancel_claims, in_flight, organ, organism, run
 from tests.stack import until
 
@@ -354,7 +354,7 @@ async def test_a_process_that_dies_as_it_is_given_a_task_is_replaced_unnoticed(
     os.kill(first, signal.SIGKILL)
     await gone(first)
     # As if it had died right after the look.
-    monkeypatch.setattr("serve_apps.organism.process.Process.alive", True)
+    monkeypatch.setattr("organism_flows.serve_apps.organism.processes.worker_process.Process.alive", True)
     result = await run(manager, batch(("h", {})))
     assert result.results[0] not in (first, None)
 
@@ -589,7 +589,7 @@ async def test_fewer_processes_are_kept_when_fewer_are_allowed(tmp_path: Path) -
 
 def test_an_agent_imports_nothing_heavy() -> None:
     code = (
-        "import sys, serve_apps.organism.agent; "
+        "import sys, organism_flows.serve_apps.organism.processes.worker_main; "
         "print([m for m in ('ray', 'prefect', 'asyncpg', 'asyncio', 'sqlalchemy') if m in sys.modules])"
     )
     loaded = subprocess.run(

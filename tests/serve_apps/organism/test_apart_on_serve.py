@@ -13,12 +13,12 @@ import ray
 from ray import serve
 from ray.serve.api import _run
 
-from blocks.organism_client import OrganismClient
-from blocks.queue import Batch, Outcomes, Queue
-from blocks.queue.models import NewTask
-from blocks.ray_cluster import RayCluster
-from flows.lane import Lane
-from serve_apps.organism.app import BuildArgs, build
+from organism_flows.blocks.organism_client import OrganismClient
+from organism_flows.blocks.queue import Batch, Outcomes, Queue
+from organism_flows.blocks.queue.models import NewTask
+from organism_flows.blocks.ray_cluster import RayCluster
+from organism_flows.flows.lanes.lane import Lane
+from organism_flows.serve_apps.organism.app import BuildArgs, build
 from tests.stack import Stack, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack]

@@ -6,7 +6,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from serve_apps.organism import stream
+from organism_flows.serve_apps.organism.execution import outcome_stream
 from tests.serve_apps.organism import misbehaviour
 from tests.serve_apps.organism.helpers import Result, batch, in_flight, organ, organism, run, suspected
 
@@ -38,12 +38,12 @@ async def test_outcomes_come_as_they_end_and_in_chunks() -> None:
     rows = [("s", {"name": "last"}), *[("echo", {"n": n}) for n in range(600)]]
     result = await run(manager, batch(*rows), on_chunk=release)
     assert result.order[-1] == 0
-    assert max(result.chunks) <= stream.CHUNK
+    assert max(result.chunks) <= outcome_stream.CHUNK
     assert len(result.chunks) <= 5
 
 
 async def test_an_empty_chunk_is_a_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "SIGN_OF_LIFE_S", 0.01)
+    monkeypatch.setattr(outcome_stream, "SIGN_OF_LIFE_S", 0.01)
     manager = organism(organ("s", "step"))
 
     def release(result: Result) -> None:
@@ -140,7 +140,7 @@ async def test_a_suspect_that_is_given_up_makes_room_for_the_next() -> None:
 
 
 async def test_outcomes_wait_for_each_other_but_not_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "COALESCE_S", 60)
+    monkeypatch.setattr(outcome_stream, "COALESCE_S", 60)
     manager = organism(organ("s", "step"))
     with anyio.fail_after(10):
         async with anyio.create_task_group() as group:

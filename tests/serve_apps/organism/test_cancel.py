@@ -9,9 +9,9 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from blocks.queue.wire import Outcomes
-from serve_apps.organism import stream
-from serve_apps.organism.manager import OrganismManager
+from organism_flows.blocks.queue.wire import Outcomes
+from organism_flows.serve_apps.organism.execution import outcome_stream
+from organism_flows.serve_apps.organism.manager import OrganismManager
 from tests.serve_apps.organism import misbehaviour
 from tests.serve_apps.organism.helpers import (
     Result,
@@ -91,7 +91,7 @@ async def test_a_plain_function_is_left_behind_and_counted() -> None:
 async def test_a_handler_that_ignores_cancellation_does_not_keep_its_slot(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("serve_apps.organism.organ.LINGER_S", 0.02)
+    monkeypatch.setattr("organism_flows.serve_apps.organism.execution.local_organ.LINGER_S", 0.02)
     manager = organism(organ("stubborn", "stubborn", concurrency=1))
 
     async def cancel() -> None:
@@ -156,7 +156,7 @@ async def test_a_suspect_is_cancelled_between_the_word_that_it_begins_and_its_st
 
 
 async def test_the_first_word_says_the_longest_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "SIGN_OF_LIFE_S", 0.01)
+    monkeypatch.setattr(outcome_stream, "SIGN_OF_LIFE_S", 0.01)
     manager = organism(organ("s", "step", timeout_s=7), organ("t", "step"), default_timeout_s=50)
 
     async def longest(*rows: Any) -> float | None:

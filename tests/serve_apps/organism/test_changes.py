@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from ray.serve.schema import ServeDeploySchema
 
-from serve_apps.organism.changes import Effect, compare
-from serve_apps.organism.config import parse_config
-from serve_apps.organism.deployments import serve_config
+from organism_flows.serve_apps.organism.config import parse_config
+from organism_flows.serve_apps.organism.release.changes import Effect, compare
+from organism_flows.serve_apps.organism.release.serve_config import serve_config
 
 
 def organ(name: str, **more: Any) -> dict[str, Any]:

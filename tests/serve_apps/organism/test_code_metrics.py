@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from serve_apps.organism import PermanentError
-from serve_apps.organism.handlers.code_metrics import handle
+from organism_flows.serve_apps.organism import PermanentError
+from organism_flows.serve_apps.organism.handlers.code_metrics import handle
 
 SOURCE = '''"""Doc
 string."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from blocks.errors import ConfigurationError
-from serve_apps.organism.config import OrganismConfig, load_config, parse_config
-from serve_apps.organism.loading import load_handler
+from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.serve_apps.organism.config import OrganismConfig, load_config, parse_config
+from organism_flows.serve_apps.organism.handler_api.loading import load_handler
 from tests.serve_apps.organism.helpers import MODULE, organ
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import anyio
 import pytest
 
-from serve_apps.organism.deadlines import Deadlines
-from serve_apps.organism.organ import Organ
+from organism_flows.serve_apps.organism.execution.local_organ import Organ
+from organism_flows.serve_apps.organism.execution.timeouts import Deadlines
 from tests.serve_apps.organism import misbehaviour
 from tests.serve_apps.organism.helpers import batch, organ, organism, run
 

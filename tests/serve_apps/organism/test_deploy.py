@@ -11,11 +11,11 @@ import httpx
 import pytest
 from ray.serve.schema import ServeDeploySchema
 
-from blocks.errors import ConfigurationError, OrganismUnavailable
-from serve_apps.organism import deploy as deploy_module
-from serve_apps.organism.config import load_config, parse_config
-from serve_apps.organism.deploy import deploy, replace, wait_until_running
-from serve_apps.organism.deployments import serve_config
+from organism_flows.blocks.errors import ConfigurationError, OrganismUnavailable
+from organism_flows.serve_apps.organism.config import load_config, parse_config
+from organism_flows.serve_apps.organism.release import serve_api as deploy_module
+from organism_flows.serve_apps.organism.release.serve_api import deploy, replace, wait_until_running
+from organism_flows.serve_apps.organism.release.serve_config import serve_config
 from tests.serve_apps.organism.helpers import organ
 
 pytestmark = pytest.mark.anyio

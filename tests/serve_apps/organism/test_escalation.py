@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serve_apps.organism.manager import OrganismManager
+from organism_flows.serve_apps.organism.manager import OrganismManager
 from tests.serve_apps.organism import misbehaviour
 from tests.serve_apps.organism.helpers import (
     Result,

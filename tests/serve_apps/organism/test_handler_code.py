@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from serve_apps.organism import handler_code
-from serve_apps.organism.config import OrganismConfig, parse_config
-from serve_apps.organism.handler_code import TRUNCATED, code_digests, imported
+from organism_flows.serve_apps.organism.config import OrganismConfig, parse_config
+from organism_flows.serve_apps.organism.release import handler_code
+from organism_flows.serve_apps.organism.release.handler_code import TRUNCATED, code_digests, imported
 from tests.serve_apps.organism.helpers import organ
 
 

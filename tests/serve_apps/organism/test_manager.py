@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blocks.errors import ConfigurationError
-from serve_apps.organism import manager as manager_module
-from serve_apps.organism.manager import OrganismManager
+from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.serve_apps.organism import manager as manager_module
+from organism_flows.serve_apps.organism.manager import OrganismManager
 from tests.serve_apps.organism import misbehaviour
 from tests.serve_apps.organism.helpers import Result, batch, in_flight, organ, organism, run
 
@@ -137,7 +137,7 @@ async def test_hanging_threads_are_counted_and_end_the_replica(monkeypatch: pyte
 async def test_a_handler_that_ignores_cancellation_loses_its_slot_not_its_neighbours(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("serve_apps.organism.organ.LINGER_S", 0.02)
+    monkeypatch.setattr("organism_flows.serve_apps.organism.execution.local_organ.LINGER_S", 0.02)
     manager = organism(organ("stubborn", "stubborn", concurrency=1, timeout_s=0.02))
     result = await run(manager, with_neighbours(("stubborn", {}), ("stubborn", {})))
     check_neighbours(result, 2)

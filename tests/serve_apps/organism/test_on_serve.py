@@ -14,10 +14,10 @@ import ray
 from ray import serve
 from ray.serve.api import _run
 
-from blocks.errors import OrganismUnavailable, ReplicaLost
-from blocks.organism import Organism
-from blocks.queue import Batch
-from blocks.ray_cluster import RayCluster
+from organism_flows.blocks.errors import OrganismUnavailable, ReplicaLost
+from organism_flows.blocks.organism import Organism
+from organism_flows.blocks.queue import Batch
+from organism_flows.blocks.ray_cluster import RayCluster
 from tests.stack import Stack, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack]

@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 from ruamel.yaml import YAML
 
-from blocks.queue import NewTask, Queue
+from organism_flows.blocks.queue import NewTask, Queue
 from tests.history import check_history
 from tests.stack import CONFIG, Stack, until
 

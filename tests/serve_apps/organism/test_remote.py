@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from blocks.errors import ConfigurationError, OrganismUnavailable, ReplicaLost
-from blocks.jsonb import from_json
-from blocks.queue import Batch, Outcomes
-from serve_apps.organism import remote
-from serve_apps.organism.config import parse_config
-from serve_apps.organism.manager import OrganismManager
+from organism_flows.blocks.errors import ConfigurationError, OrganismUnavailable, ReplicaLost
+from organism_flows.blocks.json_text import from_json
+from organism_flows.blocks.queue import Batch, Outcomes
+from organism_flows.serve_apps.organism.config import parse_config
+from organism_flows.serve_apps.organism.execution import remote_organ
+from organism_flows.serve_apps.organism.manager import OrganismManager
 from tests.serve_apps.organism import misbehaviour
 from tests.serve_apps.organism.helpers import batch, cancel_claims, in_flight, organ, run, suspected
 from tests.stack import until
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> None:
     misbehaviour.reset()
-    monkeypatch.setattr(remote, "PAUSES_S", (0.0, 0.01))
+    monkeypatch.setattr(remote_organ, "PAUSES_S", (0.0, 0.01))
 
 
 class Elsewhere:
@@ -132,7 +132,7 @@ async def test_tasks_wait_for_a_replica_and_say_that_they_wait() -> None:
 
 
 async def test_waiting_for_a_replica_is_told_as_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve_apps.organism.stream.SIGN_OF_LIFE_S", 0.01)
+    monkeypatch.setattr("organism_flows.serve_apps.organism.execution.outcome_stream.SIGN_OF_LIFE_S", 0.01)
     manager, elsewhere = apart("step")
     elsewhere.away = 10**9
     signs = []

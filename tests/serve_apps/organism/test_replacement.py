@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from blocks.errors import OrganismUnavailable
-from serve_apps.organism import replacement
-from serve_apps.organism.config import parse_config
-from serve_apps.organism.deployments import serve_config
-from serve_apps.organism.replacement import When, carry_out, plan, summary
+from organism_flows.blocks.errors import OrganismUnavailable
+from organism_flows.serve_apps.organism.config import parse_config
+from organism_flows.serve_apps.organism.release import replacement
+from organism_flows.serve_apps.organism.release.replacement import When, carry_out, plan, summary
+from organism_flows.serve_apps.organism.release.serve_config import serve_config
 
 pytestmark = pytest.mark.anyio
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blocks.errors import ConfigurationError
-from serve_apps.organism.config import parse_config
-from serve_apps.organism.loading import Handler
-from serve_apps.organism.organ import Organ
-from serve_apps.organism.router import NoOrgan, Router
-from serve_apps.organism.runner import Rules
+from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.serve_apps.organism.config import parse_config
+from organism_flows.serve_apps.organism.execution.local_organ import Organ
+from organism_flows.serve_apps.organism.execution.protocol import Rules
+from organism_flows.serve_apps.organism.handler_api.loading import Handler
+from organism_flows.serve_apps.organism.router import NoOrgan, Router
 from tests.serve_apps.organism.helpers import organ, organism
 
 TYPES = "tuv"

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from blocks.queue.wire import Outcomes
-from serve_apps.organism import open_calls
-from serve_apps.organism.manager import OrganismManager
+from organism_flows.blocks.queue.wire import Outcomes
+from organism_flows.serve_apps.organism import open_calls
+from organism_flows.serve_apps.organism.manager import OrganismManager
 from tests.serve_apps.organism import misbehaviour
 from tests.serve_apps.organism.helpers import batch, in_flight, organ, organism, run
 from tests.stack import until
@@ -125,7 +125,7 @@ async def test_recalled_is_what_no_handler_has_begun_with() -> None:
 
 
 async def test_a_call_tells_which_of_its_tasks_have_begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve_apps.organism.stream.SIGN_OF_LIFE_S", 0.01)
+    monkeypatch.setattr("organism_flows.serve_apps.organism.execution.outcome_stream.SIGN_OF_LIFE_S", 0.01)
     manager = organism(organ("s", "step", concurrency=1))
     told: list[int] = []
     async for wire in manager.handle_tasks(batch(("s", {"name": "a"}), ("s", {"name": "b"}))):

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from serve_apps.organism import agents as agents_module
-from serve_apps.organism import isolation
-from serve_apps.organism.manager import OrganismManager
+from organism_flows.serve_apps.organism.execution import isolation
+from organism_flows.serve_apps.organism.manager import OrganismManager
+from organism_flows.serve_apps.organism.processes import pool as agents_module
 from tests.serve_apps.organism import misbehaviour
 from tests.serve_apps.organism.helpers import batch, in_flight, organ, organism, run, suspected
 from tests.stack import until

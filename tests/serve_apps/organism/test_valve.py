@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blocks.queue import Batch
-from serve_apps.organism import drift as drift_module
-from serve_apps.organism.config import Cusum, Escalation
-from serve_apps.organism.drift import Drift
-from serve_apps.organism.valve import CEILING, KEPT, DriftValve
+from organism_flows.blocks.queue import Batch
+from organism_flows.serve_apps.organism.config import Cusum, Escalation
+from organism_flows.serve_apps.organism.escalation import drift as drift_module
+from organism_flows.serve_apps.organism.escalation.cusum import CEILING, KEPT, DriftValve
+from organism_flows.serve_apps.organism.escalation.drift import Drift
 from tests.serve_apps.organism.helpers import batch
 
 pytestmark = pytest.mark.anyio

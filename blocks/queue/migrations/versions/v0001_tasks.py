@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from alembic import op
 
-from blocks.queue import adoption
-from blocks.queue.migrate import MEANINGS, run_script
+from organism_flows.blocks.queue.db import adoption
+from organism_flows.blocks.queue.db.migrate import MEANINGS, run_script
 
 revision = "0001"
 down_revision = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import op
 
-from blocks.queue.migrate import run_script
+from organism_flows.blocks.queue.db.migrate import run_script
 
 revision = "0006"
 down_revision = "0005"

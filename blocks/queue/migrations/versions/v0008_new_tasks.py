@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from blocks.queue.migrate import run_script
+from organism_flows.blocks.queue.db.migrate import run_script
 
 revision = "0008"
 down_revision = "0007"

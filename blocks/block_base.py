@@ -1,0 +1,59 @@
+"""Finding a block by name, with or without a Prefect server."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.settings import load_settings
+from organism_flows.blocks.stack_state import join_stack
+
+# Before Prefect, which reads its settings when it is imported.
+join_stack(load_settings().home)
+
+from prefect.blocks.core import Block  # noqa: E402
+from prefect.settings import PREFECT_API_URL  # noqa: E402
+
+DEFAULT = "default"
+
+
+class NamedBlock(Block):
+    """A block that people refer to by name and that works without a server.
+
+    The document called ``default`` need not exist: its fields then have their defaults, which means the
+    environment and after it the embedded stack.
+    """
+
+    @classmethod
+    async def named(cls, name: str = DEFAULT) -> Self:
+        """The block document ``name``.
+
+        Raises:
+            ConfigurationError: There is no such document, or it cannot be read.
+        """
+        # Without an address Prefect would start a server of its own just to look the name up.
+        if not PREFECT_API_URL.value():
+            if name == DEFAULT:
+                return cls()
+            raise ConfigurationError(
+                f"cannot look up {cls.get_block_type_slug()}/{name}: no Prefect server is configured",
+                "set PREFECT_API_URL, or run `organism up`",
+            )
+        try:
+            return await cls.aload(name)
+        except ValueError as error:
+            if name == DEFAULT and "Unable to find block document" in str(error):
+                return cls()
+            raise ConfigurationError(
+                f"cannot load the block {cls.get_block_type_slug()}/{name}: {error}",
+                "create or correct it under Blocks in the Prefect UI",
+            ) from None
+
+    @classmethod
+    async def ensure_registered(cls) -> None:
+        """Make the type known to the server, and a ``default`` document if there is none; edits are kept."""
+        await cls.aregister_type_and_schema()
+        try:
+            await cls.aload(DEFAULT)
+        except ValueError:
+            await cls().asave(DEFAULT)

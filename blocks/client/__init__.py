@@ -1,0 +1,1 @@
+"""Clients of the gateway, for programs that know neither Prefect nor Ray nor Postgres."""

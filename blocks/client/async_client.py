@@ -1,0 +1,319 @@
+"""A client of the gateway, for programs that know neither Prefect nor Ray nor Postgres.
+
+```python
+async with Client() as client:  # the stack of ORGANISM_HOME; or Client(url, token=...)
+    task = await client.submit("echo", {"n": 1})
+    print(await task.result(timeout=10))
+```
+
+`SyncClient` is the same for programs without an event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+from uuid import UUID
+
+import httpx
+
+from organism_flows.blocks.client import requests as calls
+from organism_flows.blocks.client.connection import Patience, connection
+from organism_flows.blocks.client.messages import (
+    TASKS_LIMIT,
+    CancelledAll,
+    RedrivenAll,
+    Steered,
+    TaskStatus,
+    Waited,
+)
+from organism_flows.blocks.client.requests import (
+    Call,
+    ExportFormat,
+    GatewayError,
+    GatewayUnavailable,
+    Model,
+    TaskEnded,
+    result_of,
+    unreachable,
+)
+from organism_flows.blocks.client.sync_client import SyncClient, SyncTask
+from organism_flows.blocks.queue.explain import Why
+from organism_flows.blocks.queue.models import (
+    NewTask,
+    Pause,
+    PausedKind,
+    RedriveFilter,
+    TaskFilter,
+    TaskLine,
+    TaskRow,
+)
+
+__all__ = [
+    "Client",
+    "GatewayError",
+    "GatewayUnavailable",
+    "SyncClient",
+    "SyncTask",
+    "Task",
+    "TaskEnded",
+]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of the gateway."""
+
+    client: Client
+    id: UUID
+    deduplicated: bool = False
+    """It is an older, unfinished task that has the ``dedup_key`` of the one submitted."""
+
+    async def result(self, timeout: float | None = None) -> Any:
+        """What its handler returned, as soon as it has.
+
+        Args:
+            timeout: Longest wait in seconds, outages included; None: as long as it takes.
+
+        Raises:
+            TaskEnded: It failed or was cancelled.
+            TimeoutError: The time is up; the task goes on.
+            GatewayError: It does not exist any more, or this token may not look.
+            GatewayUnavailable: The gateway cannot be reached when the time is up.
+        """
+        return result_of(await self.client.wait(self.id, timeout), timeout)
+
+    async def status(self) -> TaskStatus:
+        """How it stands."""
+        return await self.client.status(self.id)
+
+    async def why(self) -> Why:
+        """What it waits for, or how it ended."""
+        return await self.client.why(self.id)
+
+    async def cancel(self) -> Steered:
+        """Cancel it: at once while it waits, else as soon as its handler has been told."""
+        return await self.client.cancel(self.id)
+
+
+class Client:
+    """Talks to one gateway. Use as an async context manager, or as long as the process lives.
+
+    One client may be used from several event loops, one after the other or at once: each has its own
+    connections.
+
+    Args:
+        url: Where the gateway is. None: as ORGANISM_GATEWAY_URL says, else the stack in ORGANISM_HOME, and
+            the token is that of the environment or the stack.
+        token: What it asks for. The environment's token is never sent to a ``url`` that is given here.
+        timeout: Seconds for a request, beyond what it waits for a task.
+        transport: Another way to the gateway, for tests.
+
+    Raises:
+        ConfigurationError: No gateway is known.
+
+    Raises (from any method):
+        GatewayError: The gateway refused; its `problem` says why.
+        GatewayUnavailable: It cannot be reached, or cannot reach the queue.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        token: str | None = None,
+        timeout: float = 30.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._timeout = timeout
+        self._options = {**connection(url, token, timeout), "transport": transport}
+        self._clients: dict[asyncio.AbstractEventLoop, httpx.AsyncClient] = {}
+
+    def _http(self) -> httpx.AsyncClient:
+        # The connections of a pool belong to the event loop that they were made in. In another one, or after
+        # its end, they fail with "Event loop is closed".
+        for loop in [loop for loop in self._clients if loop.is_closed()]:
+            self._clients.pop(loop, None)
+        loop = asyncio.get_running_loop()
+        if loop not in self._clients:
+            self._clients[loop] = httpx.AsyncClient(**self._options)
+        return self._clients[loop]
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections of this event loop; the next request makes new ones."""
+        if (http := self._clients.pop(asyncio.get_running_loop(), None)) is not None:
+            await http.aclose()
+
+    async def submit(self, type: str, params: dict[str, Any] | None = None, **fields: Any) -> Task:
+        """Add a task.
+
+        Args:
+            fields: The others of `blocks.queue.NewTask`, such as ``priority`` or ``dedup_key``.
+
+        Raises:
+            pydantic.ValidationError: A field is not acceptable.
+        """
+        [task] = await self.submit_all([NewTask(type=type, params=params or {}, **fields)])
+        return task
+
+    async def submit_all(self, tasks: Sequence[NewTask]) -> list[Task]:
+        """Add tasks, all or none; in their order."""
+        done = await self._ask(calls.submit_all(tasks))
+        return [Task(self, each.id, each.deduplicated) for each in done.tasks]
+
+    def task(self, id: UUID) -> Task:
+        """The task of an id; it is not looked for."""
+        return Task(self, id)
+
+    async def get(self, id: UUID | str) -> TaskRow:
+        """The task of an id, or of a beginning that no other has."""
+        return await self._ask(calls.get(id))
+
+    async def status(self, id: UUID | str) -> TaskStatus:
+        """How a task stands."""
+        return await self._ask(calls.status(id))
+
+    async def why(self, id: UUID | str) -> Why:
+        """What a task waits for, or how it ended."""
+        return await self._ask(calls.why(id))
+
+    async def wait(self, id: UUID | str, timeout: float | None = None) -> Waited:
+        """How a task ended, or how it stands when the time is up. Outages are waited out.
+
+        Args:
+            timeout: Seconds; None: as long as it takes.
+        """
+        patience = Patience(timeout)
+        while True:
+            left = patience.left
+            try:
+                waited = await self._ask(calls.wait(id, left, self._timeout))
+            except GatewayUnavailable:
+                await asyncio.sleep(patience.outage_pause())
+                continue
+            if waited.finished or left <= calls.WAIT_S:
+                return waited
+
+    async def wait_many(self, ids: Iterable[UUID], timeout: float | None = None) -> AsyncIterator[Waited]:
+        """Yield how each of many tasks ended, as it does, or how it stands when the time is up.
+
+        It takes one request, or one every 30 s. Outages are waited out.
+
+        Args:
+            timeout: Seconds; None: as long as it takes.
+
+        Raises:
+            GatewayError: One does not exist, or not any more; or this token may not look.
+        """
+        left = list(dict.fromkeys(ids))
+        patience = Patience(timeout)
+        while left:
+            some, seconds = left[:TASKS_LIMIT], patience.left
+            seen: set[UUID] = set()
+            try:
+                async for waited in self._lines(some, seconds):
+                    if waited.finished or seconds <= calls.WAIT_S:
+                        seen.add(waited.id)
+                        yield waited
+            except GatewayUnavailable:
+                await asyncio.sleep(patience.outage_pause())
+            left = [id for id in left if id not in seen]
+
+    async def cancel(self, id: UUID | str) -> Steered:
+        """Cancel a task."""
+        return await self._ask(calls.steer(id, "cancel"))
+
+    async def run(self, id: UUID | str) -> Steered:
+        """Queue a task that is only created."""
+        return await self._ask(calls.steer(id, "run"))
+
+    async def retry(self, id: UUID | str) -> Steered:
+        """Queue a failed or cancelled task again."""
+        return await self._ask(calls.steer(id, "retry"))
+
+    async def cancel_all(self, filter: TaskFilter, *, dry_run: bool = True) -> CancelledAll:
+        """Count the unfinished tasks that fit, or cancel them."""
+        return await self._ask(calls.cancel_all(filter, dry_run))
+
+    async def redrive_all(
+        self, filter: RedriveFilter, *, limit: int | None = None, dry_run: bool = True
+    ) -> RedrivenAll:
+        """Count the dead letters that fit, or queue them again."""
+        return await self._ask(calls.redrive_all(filter, limit, dry_run))
+
+    async def pause(self, kind: PausedKind, name: str, *, reason: str | None = None) -> list[Pause]:
+        """Claim no further task of a type or domain; what is paused now."""
+        return (await self._ask(calls.pause(kind, name, reason))).pauses
+
+    async def resume(self, kind: PausedKind, name: str) -> bool:
+        """Claim its tasks again; whether it was paused."""
+        return (await self._ask(calls.resume(kind, name))).resumed
+
+    async def pauses(self) -> list[Pause]:
+        """What is paused."""
+        return (await self._ask(calls.pauses())).pauses
+
+    async def tasks(self, filter: TaskFilter | None = None) -> AsyncIterator[TaskLine]:
+        """Every task that fits, page after page; see `blocks.queue.Queue.page` for the order."""
+        cursor: str | None = None
+        while True:
+            page = await self._ask(calls.page(filter, cursor))
+            for line in page.tasks:
+                yield line
+            if (cursor := page.next) is None:
+                return
+
+    async def export(
+        self, filter: TaskFilter | None = None, format: ExportFormat = "jsonl"
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield every task that fits, with params and result, in pieces of a file.
+
+        It is whole when the iteration ends without an error.
+
+        Args:
+            format: JSON lines, CSV or Parquet.
+        """
+        http = self._http()
+        try:
+            async with http.stream(**calls.export(filter, format, self._timeout)) as answer:
+                if not answer.is_success:
+                    await answer.aread()
+                    raise calls.refusal(answer)
+                async for piece in answer.aiter_bytes():
+                    yield piece
+        except httpx.TransportError as error:
+            raise unreachable(http.base_url, error) from None
+
+    async def _ask(self, call: Call[Model]) -> Model:
+        http = self._http()
+        try:
+            answer = await http.request(call.method, call.path, **call.options)
+        except httpx.TransportError as error:
+            raise unreachable(http.base_url, error) from None
+        return call.parsed(answer)
+
+    async def _lines(self, ids: Sequence[UUID], left: float) -> AsyncIterator[Waited]:
+        """Yield what one request says; raise `GatewayUnavailable` if it is broken off."""
+        http = self._http()
+        missing = set(ids)
+        try:
+            async with http.stream(**calls.wait_many(ids, left, self._timeout)) as answer:
+                if not answer.is_success:
+                    await answer.aread()
+                    raise calls.refusal(answer)
+                async for line in answer.aiter_lines():
+                    if (waited := calls.wait_line(line)) is not None:
+                        missing.discard(waited.id)
+                        yield waited
+        except httpx.TransportError as error:
+            raise unreachable(http.base_url, error) from None
+        if missing:
+            raise GatewayUnavailable("the gateway broke off its answer", "ask again")

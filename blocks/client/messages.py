@@ -1,0 +1,317 @@
+"""What travels between the gateway and its clients, beside the queue's own models."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from organism_flows.blocks.queue.fields import WHOLE, TaskParams, TaskType, Text
+from organism_flows.blocks.queue.models import (
+    FINISHED,
+    NewTask,
+    Pause,
+    PausedKind,
+    RedriveFilter,
+    Status,
+    TaskFilter,
+    TaskLine,
+    TaskRow,
+    TaskState,
+)
+
+TASKS_LIMIT = 10_000
+"""Most tasks of one submission."""
+PAGE_LIMIT = 500
+WAIT_LIMIT_S = 300.0
+EXPORT_TYPES = {
+    "jsonl": "application/x-ndjson",
+    "csv": "text/csv",
+    "parquet": "application/vnd.apache.parquet",
+}
+"""Media type of an export by format."""
+DEADLINE_LIMIT_S = 300.0
+PROBLEM_TYPE = "application/problem+json"
+
+
+PROBLEM_EXAMPLE: dict[str, Any] = {
+    "type": "urn:organism:invalid",
+    "title": "A value is not acceptable",
+    "status": 422,
+    "detail": "body.priority: Input should be a valid integer",
+    "next_step": None,
+    "errors": [
+        {
+            "field": "body.priority",
+            "message": "Input should be a valid integer",
+            "value": "high",
+        }
+    ],
+    "candidates": [],
+}
+
+
+JSON = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+"""Of what comes as JSON, which has types of its own: `0` is not false, `"5"` is not 5, and false is not 0."""
+
+
+def _one_of(*conditions: str, **others: dict[str, Any]) -> dict[str, Any]:
+    """Has a schema say that one of these must be given."""
+    given = {**{name: {"type": "string"} for name in conditions}, **others}
+    return {"anyOf": [{"required": [name], "properties": {name: how}} for name, how in given.items()]}
+
+
+class TaskBody(NewTask):
+    """A task to submit."""
+
+    model_config = JSON
+
+
+class Submitted(BaseModel):
+    """What became of one task of a submission."""
+
+    id: UUID
+    deduplicated: bool = Field(
+        description="True: it was not added, because the unfinished task of this id has its dedup_key."
+    )
+
+
+class Submission(BaseModel):
+    """What became of the tasks of a submission, in their order."""
+
+    added: int
+    tasks: list[Submitted]
+
+
+class Page(BaseModel):
+    """Some tasks of a list."""
+
+    tasks: list[TaskLine]
+    next: str | None = Field(description="Cursor of the next page; null: this is the last.")
+
+
+class TaskStatus(BaseModel):
+    """How a task stands."""
+
+    id: UUID
+    status: Status
+    finished: bool = Field(description="It is completed, failed or cancelled.")
+    attempts: int
+    cancel_requested: bool
+    lane: str | None = Field(description="Lane that holds it.")
+
+    @classmethod
+    def of(cls, task: TaskRow | TaskState) -> TaskStatus:
+        """The status in a task."""
+        return cls(
+            id=task.id,
+            status=task.status,
+            finished=task.status in FINISHED,
+            attempts=task.attempts,
+            cancel_requested=task.cancel_requested,
+            lane=task.locked_by if isinstance(task, TaskRow) else task.lane,
+        )
+
+
+class Waited(BaseModel):
+    """A task that was waited for: its outcome, or how it stands when the time was up."""
+
+    id: UUID
+    type: str
+    status: Status
+    finished: bool = Field(description="False: the time was up before the task had ended.")
+    result: Any = None
+    error: str | None
+    attempts: int
+    finished_at: datetime | None
+    elapsed_ms: float | None
+
+    @classmethod
+    def of(cls, task: TaskRow) -> Waited:
+        """The outcome in a task."""
+        fields = task.model_dump(include=set(cls.model_fields), exclude={"result"})
+        return cls(**fields, result=task.result, finished=task.status in FINISHED)
+
+
+class WaitOrder(BaseModel):
+    """Tasks to wait for."""
+
+    model_config = JSON
+
+    ids: list[Annotated[UUID, Field(strict=False)]] = Field(
+        min_length=1, max_length=TASKS_LIMIT, fail_fast=True, description="Whole ids."
+    )
+    timeout: float = Field(default=30, ge=0, le=WAIT_LIMIT_S, description="Longest wait in seconds.")
+
+
+class Gone(BaseModel):
+    """A task that was waited for and does not exist, or not any more."""
+
+    id: UUID
+    gone: Literal[True]
+
+
+class Steered(BaseModel):
+    """What cancel, run or retry did."""
+
+    id: UUID
+    outcome: Literal["cancelled", "requested", "queued", "unchanged"] = Field(
+        description="requested: it runs, and its handler is told to stop; unchanged: it was so already."
+    )
+    status: Status = Field(description="Its status now.")
+
+
+class CancelAll(TaskFilter):
+    """Which tasks to cancel; at least one condition."""
+
+    model_config = ConfigDict(
+        **JSON,
+        json_schema_extra=_one_of(
+            "type",
+            "domain",
+            "error",
+            "created_since",
+            "created_until",
+            status={"type": "array", "minItems": 1},
+        ),
+    )
+
+    dry_run: bool = Field(default=True, description="Only count them.")
+
+
+class CancelledAll(BaseModel):
+    """What was, or would be, cancelled."""
+
+    dry_run: bool
+    matched: dict[Status, int] = Field(description="Unfinished tasks that fitted when it began, by status.")
+    cancelled: int = Field(description="Waited, and never will run.")
+    requested: int = Field(description="Run, and their handlers are told to stop.")
+    complete: bool = Field(description="False: there are more; ask again.")
+
+
+class RedriveAll(RedriveFilter):
+    """Which dead letters to put back; at least one condition."""
+
+    model_config = ConfigDict(**JSON, json_schema_extra=_one_of("type", "domain", "error", "since", "until"))
+
+    limit: Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE] | None = Field(
+        default=None, description="Most tasks, those that finished first; null: all."
+    )
+    dry_run: bool = Field(default=True, description="Only count them, and show some.")
+
+
+class RedrivenAll(BaseModel):
+    """What was, or would be, put back into the queue."""
+
+    dry_run: bool
+    found: int | None = Field(description="Of a dry run: tasks that fit.")
+    sample: list[TaskLine] = Field(description="Of a dry run: those that finished first.")
+    redriven: int
+    kept_out: int = Field(description="Left, since an unfinished task of their type has their dedup_key.")
+    complete: bool = Field(description="False: there may be more; ask again.")
+    audit: UUID | None = Field(description="Id of the row in the table task_audit.")
+
+
+class PauseOrder(BaseModel):
+    """A type or domain of which no further task is to be claimed."""
+
+    model_config = JSON
+
+    kind: PausedKind
+    name: Text = Field(min_length=1, max_length=200)
+    reason: Text | None = Field(
+        default=None, max_length=1000, description="Shown to whoever asks why tasks wait."
+    )
+
+
+class ResumeOrder(BaseModel):
+    """A type or domain whose tasks are to be claimed again."""
+
+    model_config = JSON
+
+    kind: PausedKind
+    name: Text = Field(min_length=1, max_length=200)
+
+
+class Pauses(BaseModel):
+    """What is paused."""
+
+    pauses: list[Pause]
+
+
+class Resumed(BaseModel):
+    """What resume did."""
+
+    resumed: bool = Field(description="False: it was not paused.")
+
+
+class FieldError(BaseModel):
+    """What is wrong with one value."""
+
+    field: str = Field(description="Where it is, such as `body.params` or `query.limit`.")
+    message: str
+    value: Any = Field(default=None, description="The value, shortened.")
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 has it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [PROBLEM_EXAMPLE]})
+
+    type: str = Field(description="Which kind of problem; a URN that does not change.")
+    title: str
+    status: int
+    detail: str
+    next_step: str | None = Field(default=None, description="What to do now.")
+    errors: list[FieldError] = []
+    candidates: list[str] = Field(default=[], description="Ids that an ambiguous prefix fits.")
+
+
+class Health(BaseModel):
+    """How the gateway is."""
+
+    status: Literal["ok", "degraded"] = Field(
+        description="degraded: tasks are taken and told of, and nobody runs them at present."
+    )
+    reason: str | None = Field(default=None, description="Why it is degraded.")
+
+
+class OrganismHealth(BaseModel):
+    """How the organism is."""
+
+    status: Literal["healthy", "degraded", "unhealthy"]
+    reason: str | None = Field(default=None, description="Why it is not healthy.")
+    organism: dict[str, Any] | None = Field(description="Its own answer; null: there was none.")
+
+
+class DirectTask(BaseModel):
+    """A task for the organism itself, past the queue."""
+
+    model_config = JSON
+
+    type: TaskType
+    params: TaskParams = Field(default_factory=dict)
+    description: Text | None = None
+    domain: Text | None = Field(default=None, max_length=200)
+    drift_score: float = 0.0
+    timeout_s: float | None = Field(
+        default=None, gt=0, le=604_800, description="Of the handler; None: the organ's own."
+    )
+    deadline_s: float = Field(
+        default=30.0, gt=0, le=DEADLINE_LIMIT_S, description="Longest wait for the outcome, in seconds."
+    )
+
+
+class DirectOutcome(BaseModel):
+    """What became of a task that went past the queue."""
+
+    task_id: str
+    success: bool
+    result: Any = None
+    error: str | None
+    retryable: bool = Field(description="It failed in a way that another try may not.")
+    path: str = Field(description="fast: its organ; planner: the planner.")
+    organ_id: str | None
+    elapsed_ms: float | None

@@ -1,0 +1,236 @@
+"""Requests to the gateway and what their answers mean, for the clients in `blocks.client.async_client`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from uuid import UUID
+
+import httpx
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from organism_flows.blocks.client.messages import (
+    PAGE_LIMIT,
+    CancelAll,
+    CancelledAll,
+    Gone,
+    Page,
+    PauseOrder,
+    Pauses,
+    Problem,
+    RedriveAll,
+    RedrivenAll,
+    Resumed,
+    ResumeOrder,
+    Steered,
+    Submission,
+    TaskStatus,
+    Waited,
+)
+from organism_flows.blocks.errors import OrganismError
+from organism_flows.blocks.queue.explain import Why
+from organism_flows.blocks.queue.models import NewTask, PausedKind, RedriveFilter, TaskFilter, TaskRow
+
+WAIT_S = 30.0
+EXPORT_PAGE_S = 300.0
+"""Longest time for a page of an export."""
+ExportFormat: TypeAlias = Literal["jsonl", "csv", "parquet"]
+"""Of one request; a longer wait is several."""
+TASK_PATH = "/api/tasks"
+
+Model = TypeVar("Model", bound=BaseModel)
+_LINE: TypeAdapter[Waited | Gone] = TypeAdapter(Waited | Gone)
+
+
+class GatewayError(OrganismError):
+    """The gateway refused a request.
+
+    Args:
+        problem: What it said.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        super().__init__(problem.detail, problem.next_step or "")
+
+    def __reduce__(self) -> tuple[type[GatewayError], tuple[Problem]]:  # type: ignore[override]
+        return type(self), (self.problem,)
+
+
+class GatewayUnavailable(OrganismError):
+    """The gateway cannot be reached, or cannot reach the queue; the same request may be made again.
+
+    A submission whose answer was lost may have been stored all the same: with a ``dedup_key`` it is safe to
+    repeat while that task is unfinished.
+    """
+
+
+class TaskEnded(OrganismError):
+    """A task whose result was asked for has failed or was cancelled.
+
+    Args:
+        outcome: How it ended.
+    """
+
+    def __init__(self, outcome: Waited) -> None:
+        self.outcome = outcome
+        super().__init__(f"task {outcome.id} is {outcome.status}: {outcome.error or 'no error is told'}")
+
+    def __reduce__(self) -> tuple[type[TaskEnded], tuple[Waited]]:  # type: ignore[override]
+        return type(self), (self.outcome,)
+
+
+@dataclass(frozen=True)
+class Call(Generic[Model]):
+    """A request, and what its answer holds."""
+
+    model: type[Model]
+    method: str
+    path: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def parsed(self, answer: httpx.Response) -> Model:
+        """Return what ``answer`` holds.
+
+        Raises:
+            GatewayError: The gateway refused.
+            GatewayUnavailable: It cannot reach the queue, or something between cannot reach it.
+        """
+        if answer.is_success:
+            return self.model.model_validate_json(answer.content)
+        raise refusal(answer)
+
+
+def refusal(answer: httpx.Response) -> GatewayError | GatewayUnavailable:
+    """Return the error that an answer without success is; its content must have been read."""
+    try:
+        problem = Problem.model_validate_json(answer.content)
+    except ValidationError:
+        # Not the gateway's own: of a proxy between.
+        asked = f"{answer.request.method} {answer.request.url.path}"
+        problem = Problem(
+            type="about:blank",
+            title=answer.reason_phrase,
+            status=answer.status_code,
+            detail=f"{asked} was answered {answer.status_code} {answer.reason_phrase}",
+        )
+    if problem.status in (502, 503, 504):
+        return GatewayUnavailable(problem.detail, problem.next_step or "try again later")
+    return GatewayError(problem)
+
+
+def unreachable(base_url: httpx.URL, error: httpx.TransportError) -> GatewayUnavailable:
+    """Return the error for a gateway that cannot be reached."""
+    return GatewayUnavailable(
+        f"cannot reach the gateway at {base_url}: {error or type(error).__name__}",
+        "start it: `organism up`, or `python -m organism_flows.serve_apps.gateway`",
+    )
+
+
+def result_of(outcome: Waited, timeout: float | None) -> Any:
+    """Return the result in ``outcome``.
+
+    Raises:
+        TaskEnded: The task failed or was cancelled.
+        TimeoutError: It has not ended.
+    """
+    if not outcome.finished:
+        raise TimeoutError(f"task {outcome.id} is {outcome.status} after {timeout:g} s")
+    if outcome.status != "completed":
+        raise TaskEnded(outcome)
+    return outcome.result
+
+
+def wait_line(line: str) -> Waited | None:
+    """Return the outcome in a line of the answer to a wait for many tasks; `None` for a sign of life.
+
+    Raises:
+        GatewayError: The task does not exist, or not any more.
+    """
+    if not line.strip():
+        return None
+    found = _LINE.validate_json(line)
+    if isinstance(found, Gone):
+        detail = f"there is no task {found.id} any more"
+        raise GatewayError(
+            Problem(type="urn:organism:not-found", title="There is no such thing", status=404, detail=detail)
+        )
+    return found
+
+
+# Each returns the request of the method of a client that has its name.
+
+
+def submit_all(tasks: Sequence[NewTask]) -> Call[Submission]:
+    body = [task.model_dump(mode="json", exclude_unset=True) for task in tasks]
+    return Call(Submission, "POST", TASK_PATH, {"json": body})
+
+
+def get(id: UUID | str) -> Call[TaskRow]:
+    return Call(TaskRow, "GET", f"{TASK_PATH}/{id}")
+
+
+def status(id: UUID | str) -> Call[TaskStatus]:
+    return Call(TaskStatus, "GET", f"{TASK_PATH}/{id}/status")
+
+
+def why(id: UUID | str) -> Call[Why]:
+    return Call(Why, "GET", f"{TASK_PATH}/{id}/why")
+
+
+def wait(id: UUID | str, left: float, timeout: float) -> Call[Waited]:
+    options = {"params": {"timeout": min(left, WAIT_S)}, "timeout": timeout + WAIT_S}
+    return Call(Waited, "GET", f"{TASK_PATH}/{id}/wait", options)
+
+
+def wait_many(ids: Sequence[UUID], left: float, timeout: float) -> dict[str, Any]:
+    """Return the options of a streamed request, whose lines `wait_line` reads."""
+    body = {"ids": [str(id) for id in ids], "timeout": min(left, WAIT_S)}
+    return {"method": "POST", "url": f"{TASK_PATH}/wait", "json": body, "timeout": timeout + WAIT_S}
+
+
+def export(filter: TaskFilter | None, format: ExportFormat, timeout: float) -> dict[str, Any]:
+    """Return the options of a streamed request; a filter that few tasks fit is long in reading."""
+    query = (filter or TaskFilter()).model_dump(mode="json", exclude_none=True)
+    params = {**query, "format": format}
+    return {
+        "method": "GET",
+        "url": f"{TASK_PATH}/export",
+        "params": params,
+        "timeout": timeout + EXPORT_PAGE_S,
+    }
+
+
+def steer(id: UUID | str, how: str) -> Call[Steered]:
+    return Call(Steered, "POST", f"{TASK_PATH}/{id}/{how}")
+
+
+def cancel_all(filter: TaskFilter, dry_run: bool) -> Call[CancelledAll]:
+    body = CancelAll(**filter.model_dump(), dry_run=dry_run).model_dump(mode="json")
+    return Call(CancelledAll, "POST", f"{TASK_PATH}/cancel", {"json": body})
+
+
+def redrive_all(filter: RedriveFilter, limit: int | None, dry_run: bool) -> Call[RedrivenAll]:
+    body = RedriveAll(**filter.model_dump(), limit=limit, dry_run=dry_run).model_dump(mode="json")
+    return Call(RedrivenAll, "POST", f"{TASK_PATH}/redrive", {"json": body})
+
+
+def pause(kind: PausedKind, name: str, reason: str | None) -> Call[Pauses]:
+    body = PauseOrder(kind=kind, name=name, reason=reason).model_dump()
+    return Call(Pauses, "POST", "/api/pauses", {"json": body})
+
+
+def resume(kind: PausedKind, name: str) -> Call[Resumed]:
+    body = ResumeOrder(kind=kind, name=name).model_dump()
+    return Call(Resumed, "POST", "/api/pauses/resume", {"json": body})
+
+
+def pauses() -> Call[Pauses]:
+    return Call(Pauses, "GET", "/api/pauses")
+
+
+def page(filter: TaskFilter | None, cursor: str | None) -> Call[Page]:
+    query = (filter or TaskFilter()).model_dump(mode="json", exclude_none=True)
+    params = {**query, "limit": PAGE_LIMIT, **({"cursor": cursor} if cursor else {})}
+    return Call(Page, "GET", TASK_PATH, {"params": params})

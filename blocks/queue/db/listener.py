@@ -1,0 +1,100 @@
+"""Wake-ups by LISTEN on a connection of their own.
+
+A probe that only asks for an answer is enough: on a connection to Postgres itself, one that answers also
+hears its notifications, and a pooler that takes LISTEN without keeping it is known when connecting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import Any, Self
+
+import asyncpg
+
+from organism_flows.blocks.errors import QueueUnavailable
+from organism_flows.blocks.queue.db.connection import CONNECT_ERRORS, behind_pooler, connect, describe
+
+CHANNEL = "organism_tasks"
+RECONNECT_DELAYS = (0.1, 0.3, 1.0, 3.0)
+"""Seconds, by failures in a row."""
+PROBE_INTERVAL = 5.0
+"""Seconds between round trips on the idle connection: one that broke silently never says so by itself."""
+PROBE_TIMEOUT = 3.0
+
+logger = logging.getLogger("organism.queue")
+
+
+class Listener:
+    """Sets ``event`` when a task became ready, ``cancel`` when a running task is to be cancelled, ``asked``
+    when lanes are asked to stop or to leave, and all of them whenever notifications may have been missed."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self.event = asyncio.Event()
+        self.cancel = asyncio.Event()
+        self.asked = asyncio.Event()
+        self.listening = asyncio.Event()
+        """Set while the connection stands."""
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._keep_listening(), name="organism-listener")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _keep_listening(self) -> None:
+        failures = 0
+        while True:
+            with suppress(QueueUnavailable, *CONNECT_ERRORS):
+                if not await self._listen_until_broken():
+                    return
+            failures = 0 if self.listening.is_set() else failures + 1
+            self.listening.clear()
+            self._set_all()
+            await asyncio.sleep(RECONNECT_DELAYS[min(failures, len(RECONNECT_DELAYS) - 1)])
+
+    async def _listen_until_broken(self) -> bool:
+        """Listen. False: there is no listening on this connection."""
+        connection: asyncpg.Connection[Any] = await connect(
+            self._dsn, server_settings={"application_name": "organism-listener"}
+        )
+        broken = asyncio.Event()
+        try:
+            if await behind_pooler(connection):
+                logger.warning(
+                    "no LISTEN through the pooler at %s: lanes find new tasks by polling → "
+                    "set ORGANISM_DIRECT_DSN to Postgres itself",
+                    describe(self._dsn),
+                )
+                return False
+            connection.add_termination_listener(lambda _: broken.set())
+            await connection.add_listener(CHANNEL, self._hear)
+            self.listening.set()
+            self._set_all()
+            while not broken.is_set():
+                # Not asyncio.wait_for: until Python 3.12 it may swallow a cancellation, and then whoever left
+                # would wait for this loop for ever (bpo-37658).
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(PROBE_INTERVAL):
+                        await broken.wait()
+                    break
+                await connection.execute("SELECT 1", timeout=PROBE_TIMEOUT)
+            return True
+        finally:
+            if not connection.is_closed():
+                connection.terminate()
+
+    def _hear(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+        events = {"cancel": self.cancel, "stop": self.asked}
+        events.get(str(payload), self.event).set()
+
+    def _set_all(self) -> None:
+        for event in (self.event, self.cancel, self.asked):
+            event.set()

@@ -1,0 +1,77 @@
+"""Group roles of Postgres that may do one thing each, and what to grant a login that lacks one.
+
+``migrations/grants.sql`` has their privileges. Whoever runs the server makes the logins, and grants each of
+them one of these roles or several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+
+import asyncpg
+
+from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.queue.db.statements import statement
+
+SUBMITTER = "organism_submitter"
+LANE = "organism_lane"
+OPERATOR = "organism_operator"
+MIGRATOR = "organism_migrator"
+ROLES = (SUBMITTER, LANE, OPERATOR, MIGRATOR)
+
+STATEMENTS: dict[tuple[str, ...], str] = {
+    (SUBMITTER, LANE, OPERATOR): "can_write exclusive now schema_is_here",
+    (SUBMITTER, OPERATOR): "duplicates load_missing load_part loaded submit",
+    (LANE, OPERATOR): """
+        dead_letters failures_since forget_files interrupted lane_figures lanes lines long_running long_work
+        most_interrupted outlook pauses prunable prune prune_audit prune_some queue_health remaining
+        request_leave request_stop
+    """,
+    (LANE,): """
+        abandon begun cancel_requests claim complete deregister forget_lanes next_in_line reap reap_some
+        reapable register reject release renew report settle
+    """,
+    (OPERATOR,): """
+        ahead cancel cancellable counts counts_of database_health depths export finished get list_tasks
+        next_finished of_type page pause policies redrivable redrivable_sample redrive results resume retry
+        set_policy start states stuck to_cancel unheld
+    """,
+}
+"""Names of statements, by the roles they are for. Every statement is for one at least."""
+
+
+class PrivilegeMissing(ConfigurationError, asyncpg.InsufficientPrivilegeError):
+    """The login may not do this; the next step names the role to grant.
+
+    It is an `asyncpg.InsufficientPrivilegeError` too, with its SQLSTATE.
+    """
+
+    __str__ = Exception.__str__  # asyncpg's adds Postgres's detail on lines of their own
+
+
+def privilege_missing(error: asyncpg.InsufficientPrivilegeError, login: str) -> PrivilegeMissing:
+    """Return the one line for a statement that ``login`` may not run."""
+    if isinstance(error, PrivilegeMissing):
+        return error
+    roles = " or ".join(_roles_for(getattr(error, "query", None)))
+    return PrivilegeMissing(
+        f"Postgres does not let {login} do this: {error.args[0]}",
+        f'have an administrator GRANT {roles} TO "{login}"; docs/roles.md says which is for what',
+    )
+
+
+def how_to_make(missing: Iterable[str]) -> str:
+    """Return the one line for group roles that the migrating login may not make."""
+    sql = " ".join(f"CREATE ROLE {role};" for role in missing)
+    return f"this login may not make the group roles → as an administrator: {sql} then migrate again"
+
+
+def _roles_for(sql: str | None) -> tuple[str, ...]:
+    # asyncpg does not say the text of a COPY, which only producers run.
+    return (SUBMITTER, OPERATOR) if sql is None else _by_text().get(sql, (SUBMITTER, LANE, OPERATOR))
+
+
+@cache
+def _by_text() -> dict[str, tuple[str, ...]]:
+    return {statement(name): roles for roles, names in STATEMENTS.items() for name in names.split()}

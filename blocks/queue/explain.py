@@ -1,0 +1,324 @@
+"""Why a task is where it is: what it waits for, who holds it, or how it ended; as data and in one line."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, TypeAlias, assert_never
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from organism_flows.blocks.long_work import WAITS_LONG_S
+from organism_flows.blocks.queue.lane_models import LaneRow
+from organism_flows.blocks.queue.models import FINISHED, Attempt, Pause, Status, TaskRow
+
+AHEAD_LIMIT = 1000
+"""Beyond so many nobody counts."""
+BEGUN_KNOWN_S = 3.0
+"""A lane writes down that a handler has begun with a task when that was about 2 s ago, and not before."""
+INTERRUPTED_OFTEN = 3
+"""From so many interruptions on, somebody should find out why."""
+
+Reason: TypeAlias = Literal[
+    "created",
+    "paused",
+    "scheduled",
+    "backing_off",
+    "no_organ",
+    "no_lane",
+    "in_line",
+    "claimed",
+    "handed_over",
+    "running",
+    "cancelling",
+    "lease_past",
+    "completed",
+    "dead_letter",
+    "cancelled",
+]
+"""Why a task is where it is.
+
+- ``created``: nobody has said yet that it is to run.
+- ``paused``: its type or domain is.
+- ``scheduled``: it is not to run before a moment that is still to come.
+- ``backing_off``: an attempt has failed, and the next one is later.
+- ``no_organ``: the organism has no organ for its type.
+- ``no_lane``: no lane that claims is alive.
+- ``in_line``: it is due and will be claimed.
+- ``claimed``: a lane has claimed it a moment ago; whether a handler has begun with it is not known yet.
+- ``handed_over``: a lane holds it, and it waits on a replica for a handler.
+- ``running``: a handler has begun with it.
+- ``cancelling``: a lane holds it and has been told to stop it.
+- ``lease_past``: the lane that held it has fallen silent; the next reap takes it back.
+- ``completed``, ``dead_letter``, ``cancelled``: it has ended.
+"""
+
+
+class Why(BaseModel):
+    """Why a task is where it is."""
+
+    id: UUID
+    type: str
+    status: Status
+    reason: Reason
+    """The first thing in its way."""
+    sentence: str
+    """The answer for a reader, with everything that is in its way."""
+    next_step: str | None
+    """What would change it, if somebody has to do something."""
+    until: datetime | None
+    """When it is due, or when the lease ends of the lane that holds it."""
+    attempts: int
+    max_attempts: int
+    lane: str | None
+    """Which holds it."""
+    lanes_alive: int
+    """Lanes that claim tasks now."""
+    pauses: list[Pause]
+    """Those in its way."""
+    ahead: int | None
+    """Tasks of its type and priority that are claimed before it, up to 1000; None: it does not wait."""
+    of_type_running: int | None
+    """Other tasks of its type that lanes hold now; None: it has ended, or is not to run yet."""
+    of_type_since: datetime | None
+    """When the first of them began, or was claimed where that is not known."""
+    begun_at: datetime | None
+    """When a handler began with it, if one that runs now is known to have."""
+    interrupted: int
+    """How often a handler that had begun with it was stopped for no fault of the task."""
+    suspicion: int
+    """Replicas that died with it on them; above 0 it runs in a process of its own."""
+    lane_leaving_at: datetime | None
+    """Since when the lane that holds it claims nothing any more and waits for its tasks to end."""
+    cancel_requested: bool
+    error: str | None
+    """Of the last attempt."""
+    history: list[Attempt]
+
+
+@dataclass(frozen=True, slots=True)
+class OfType:
+    """Other tasks of the same type that live lanes hold."""
+
+    held: int
+    held_since: datetime | None
+    begun: int
+    """Handlers are known to have begun with so many of them."""
+    begun_since: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What else there is, in the snapshot the task was read in."""
+
+    now: datetime
+    pauses: Sequence[Pause]
+    lanes: Sequence[LaneRow]
+    ahead: int | None
+    served: Collection[str] | None
+    """Types there are organs for; None: not known."""
+    of_type: OfType | None = None
+    """None: the task has ended, or is not to run yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    reason: Reason
+    text: str
+    next_step: str | None = None
+    until: datetime | None = None
+
+
+def explain(task: TaskRow, around: Surroundings) -> Why:
+    """Why ``task`` is where it is."""
+    pauses = [p for p in around.pauses if p.name == (task.type if p.kind == "type" else task.domain)]
+    alive = sum(lane.claiming for lane in around.lanes)
+    holder = next((lane for lane in around.lanes if lane.id == task.locked_by and lane.live), None)
+    match task.status:
+        case "created":
+            said = [_Said("created", "is created and not to run yet", "`run` it")]
+        case "queued" | "retry":
+            said = list(_in_the_way(task, around, pauses, alive)) or [_in_line(around, alive)]
+        case "running":
+            said = [_held(task, around, holder)]
+        case "completed":
+            said = [_Said("completed", f"completed{_at(task.finished_at)} in attempt {task.attempts}")]
+        case "failed":
+            said = [_Said("dead_letter", _dead_letter(task), "`retry` it once the cause is gone")]
+        case "cancelled":
+            said = [
+                _Said("cancelled", f"was cancelled{_at(task.finished_at)}", "`retry` it to run it after all")
+            ]
+        case _:
+            assert_never(task.status)
+    noted = [] if task.status in FINISHED else list(_noted(task, holder))
+    sentence = "; ".join(["; and ".join(each.text for each in said), *(note.text for note in noted)])
+    steps = [each.next_step for each in (*said, *noted) if each.next_step]
+    return Why(
+        id=task.id,
+        type=task.type,
+        status=task.status,
+        reason=said[0].reason,
+        sentence=f"task {task.id} {sentence}.",
+        next_step="; ".join(steps) or None,
+        until=max((each.until for each in said if each.until), default=None),
+        attempts=task.attempts,
+        max_attempts=task.max_attempts,
+        lane=task.locked_by,
+        lanes_alive=alive,
+        pauses=pauses if task.status in ("queued", "retry") else [],
+        ahead=around.ahead,
+        of_type_running=around.of_type.held if around.of_type else None,
+        of_type_since=around.of_type.held_since if around.of_type else None,
+        begun_at=begun_at(task),
+        interrupted=task.interrupted,
+        suspicion=task.suspicion,
+        lane_leaving_at=_leaving_at(holder) if holder else None,
+        cancel_requested=task.cancel_requested,
+        error=task.error,
+        history=task.history,
+    )
+
+
+def begun_at(task: TaskRow) -> datetime | None:
+    """When a handler began with the claim that holds ``task``; None: none has, or not for long enough."""
+    if task.status != "running" or task.begun_at is None or task.locked_at is None:
+        return None
+    # One before the claim is of an earlier claim.
+    return task.begun_at if task.begun_at >= task.locked_at else None
+
+
+def _in_the_way(task: TaskRow, around: Surroundings, pauses: Sequence[Pause], alive: int) -> Iterator[_Said]:
+    for pause in pauses:
+        because = f" ({pause.reason})" if pause.reason else ""
+        yield _Said(
+            "paused",
+            f"waits because {pause.kind} {pause.name} is paused since {_time(pause.paused_at)}{because}",
+            f"resume it: `organism tasks resume --{pause.kind} {pause.name}`",
+        )
+    if task.run_after > around.now:
+        if task.status == "retry" and task.error:
+            last = f"attempt {task.attempts} of {task.max_attempts} failed ({_short(task.error)})"
+            text = f"backs off: {last}, the next one is at {_time(task.run_after)}"
+            yield _Said("backing_off", text, until=task.run_after)
+        else:
+            text = f"is scheduled: not before {_time(task.run_after)}"
+            yield _Said("scheduled", text, until=task.run_after)
+    if around.served is not None and task.type not in around.served:
+        text = f"is of a type the organism has no organ for: {task.type}"
+        yield _Said("no_organ", text, "add an organ for it to the configuration, or cancel the task")
+    if not alive:
+        leaving = sum(lane.live for lane in around.lanes)
+        text = "waits for a lane: none is alive that claims tasks"
+        if leaving:
+            text += f" ({_number(leaving, 'lane is', 'lanes are')} leaving)"
+        yield _Said("no_lane", text, "start one: `organism dispatch`")
+
+
+def _in_line(around: Surroundings, alive: int) -> _Said:
+    ahead = around.ahead or 0
+    before = (
+        "it is the first" if not ahead else f"{ahead}{'+' if ahead >= AHEAD_LIMIT else ''} come before it"
+    )
+    lanes = "1 lane claims" if alive == 1 else f"{alive} lanes claim"
+    text = f"is due and in line: {before} of its type and priority, and {lanes} tasks"
+    if around.of_type and around.of_type.held:
+        text += f"; {_number(around.of_type.held, 'other of its type runs', 'others of its type run')} now, "
+        text += f"{_oldest(around.of_type.held)}since {_time(around.of_type.held_since)}"
+    return _Said("in_line", text)
+
+
+def _held(task: TaskRow, around: Surroundings, holder: LaneRow | None) -> _Said:
+    if holder is None:
+        lane = next((lane for lane in around.lanes if lane.id == task.locked_by), None)
+        until = lane.lease_until if lane else None
+        # A lane whose lease was ended for good has the epoch there.
+        when = f" at {_time(until)}" if until and until.timestamp() > 0 else ""
+        text = f"was held by lane {task.locked_by}, whose lease ended{when}; the next reap takes it back"
+        return _Said("lease_past", text, "any lane reaps: `organism dispatch`")
+    place = _place(task, around)
+    asked = ", and is to be cancelled: its handler has been or will be told" if task.cancel_requested else ""
+    return _Said(
+        "cancelling" if task.cancel_requested else place.reason,
+        f"{place.text}, attempt {task.attempts} of {task.max_attempts}, leased by lane "
+        f"{holder.id} until {_time(holder.lease_until)}{asked}",
+        place.next_step,
+        until=holder.lease_until,
+    )
+
+
+def _place(task: TaskRow, around: Surroundings) -> _Said:
+    """Whether a handler has begun with a task that a live lane holds."""
+    begun = begun_at(task)
+    held_s = (around.now - task.locked_at).total_seconds() if task.locked_at else 0.0
+    if begun is not None:
+        return _Said("running", f"runs since {_time(begun)}")
+    if held_s < BEGUN_KNOWN_S:
+        return _Said("claimed", f"was claimed {max(held_s, 0.0):.0f} s ago")
+    text = f"was handed to a replica {held_s:.0f} s ago and waits there for a handler"
+    if around.of_type and around.of_type.begun:
+        behind = _number(around.of_type.begun, "other of its type that runs", "others of its type that run")
+        text += f" behind {behind}, {_oldest(around.of_type.begun)}since {_time(around.of_type.begun_since)}"
+    step = "more replicas, or more `concurrency` of its organ, let it begin sooner"
+    return _Said("handed_over", text, step if held_s > WAITS_LONG_S else None)
+
+
+def _noted(task: TaskRow, holder: LaneRow | None) -> Iterator[_Said]:
+    """What else there is to know of an unfinished task; none of it is in its way."""
+    if task.suspicion > 0:
+        died = _number(task.suspicion, "replica has", "replicas have")
+        runs = "runs" if begun_at(task) else "is to run"
+        yield _Said("running", f"it {runs} in a process of its own because {died} died with it")
+    if task.interrupted:
+        last = next((each for each in reversed(task.history) if each.cause == "interrupted"), None)
+        text = f"it was interrupted {_times(task.interrupted)}"
+        if last is not None:
+            text += f", {'' if task.interrupted == 1 else 'the last time '}at {_time(last.ended_at)}"
+            text += f" ({_short(last.error)})" if last.error else ""
+        bound = f"bound it with `organism tasks policy {task.type} --max-interruptions N`"
+        often = task.interrupted >= INTERRUPTED_OFTEN
+        yield _Said("running", text, f"find out what interrupts it, or {bound}" if often else None)
+    if holder is not None and (since := _leaving_at(holder)):
+        leaving = f"lane {holder.id} is leaving since {_time(since)}"
+        yield _Said("running", f"{leaving}: it claims nothing more and waits for its tasks to end")
+
+
+def _leaving_at(lane: LaneRow) -> datetime | None:
+    """Since when it leaves; one that was asked to and has not answered yet, since its last heartbeat."""
+    return lane.leaving_at or (lane.renewed_at if lane.leave_requested else None)
+
+
+def _dead_letter(task: TaskRow) -> str:
+    causes = Counter(attempt.cause for attempt in task.history)
+    counted = ", ".join(f"{number} {cause}" for cause, number in causes.items())
+    history = f"; attempts that did not complete it: {counted}" if counted else ""
+    because = f" because {_short(task.error)}" if task.error else ""
+    return f"is a dead letter since {_time(task.finished_at)}{because}{history}"
+
+
+def _time(moment: datetime | None) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S %Z}" if moment else "an unknown time"
+
+
+def _at(moment: datetime | None) -> str:
+    return f" at {_time(moment)}" if moment else ""
+
+
+def _number(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
+def _times(number: int) -> str:
+    return {1: "once", 2: "twice"}.get(number, f"{number} times")
+
+
+def _oldest(number: int) -> str:
+    return "" if number == 1 else "the oldest "
+
+
+def _short(text: str, length: int = 200) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= length else f"{line[: length - 1]}…"

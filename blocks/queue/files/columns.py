@@ -1,0 +1,190 @@
+"""Columns of files as fields of tasks: by their names, or as the params of tasks of one type."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from pydantic import ValidationError
+
+from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.json_text import from_json
+from organism_flows.blocks.queue.models import NewTask
+
+PARAM = "params."
+"""What the name of a column begins with whose values are one of the params."""
+FIELDS = frozenset(NewTask.model_fields)
+_PANDAS_INDEX = re.compile(r"__index_level_\d+__")
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """How the columns of a file, or the keys of its JSON objects, become fields of tasks."""
+
+    type: str | None = None
+    """Type of tasks that do not say theirs; their columns are params. None: columns are named as fields."""
+    to: Mapping[str, str] = field(default_factory=dict)
+    """By column, where its name does not say so: a field, ``params.<name>``, or nothing to leave it out."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of each task that its row does not give; params are merged."""
+
+    def __post_init__(self) -> None:
+        for column, target in self.to.items():
+            if target and not _is_target(target):
+                raise ConfigurationError(
+                    f"the column {column[:80]!r} is mapped to {target[:80]!r}, which no task has",
+                    f"map it to {', '.join(sorted(FIELDS))} or {PARAM}<name>",
+                )
+
+    @classmethod
+    def of(cls, type: str | None, mapped: Iterable[str], defaults: Mapping[str, Any] | None = None) -> Self:
+        """Return the columns that options say.
+
+        Args:
+            type: The type of the tasks; None: the file says it.
+            mapped: Texts such as ``text=params.input``; nothing after the sign leaves the column out.
+            defaults: Fields of each task that its row does not give.
+
+        Raises:
+            ConfigurationError: One of them is wrong.
+        """
+        to: dict[str, str] = {}
+        for text in mapped:
+            # A column may have the sign in its name, a field has not.
+            column, sign, target = text.rpartition("=")
+            if not sign or not column or column in to:
+                raise ConfigurationError(
+                    f"{text[:80]!r} maps no column", "write each column once: --map column=params.name"
+                )
+            to[column] = target
+        return cls(type, to, defaults or {})
+
+    def target(self, column: str) -> str | None:
+        """Return what a column is in a task; None: nothing."""
+        if column in self.to:
+            return self.to[column] or None
+        if _PANDAS_INDEX.fullmatch(column):
+            return None
+        return column if self.type is None or column.startswith(PARAM) else PARAM + column
+
+    def targets(self, header: Sequence[str], name: str) -> list[str | None]:
+        """Return what each column of a file is in a task; None: nothing.
+
+        Args:
+            header: The names of the columns.
+            name: What the file is called.
+
+        Raises:
+            ConfigurationError: No tasks have these columns.
+        """
+        targets = [self.target(column) for column in header]
+        used = [target for target in targets if target]
+        fields = f"name columns {', '.join(sorted(FIELDS))} or {PARAM}<name>"
+        if twice := [target for target in used if used.count(target) > 1]:
+            raise ConfigurationError(
+                f"the header of {name} has {twice[0][:80]!r} twice", "name each column once"
+            )
+        if unknown := [target for target in used if not _is_target(target)]:
+            raise ConfigurationError(
+                f"the header of {name} has an unknown column {unknown[0][:80]!r}",
+                f"{fields}, or give a type whose params they are: `organism submit TYPE --file …`",
+            )
+        if self.type is None and "type" not in used:
+            raise ConfigurationError(f"the header of {name} has no column 'type'", fields)
+        if self.type is not None and (taken := {"type", "params"}.intersection(header) - self.to.keys()):
+            column = min(taken)
+            raise ConfigurationError(
+                f"{name} has a column {column!r}, and the type is given",
+                f"leave out the type, or say what the column is: --map {column}={PARAM}{column}",
+            )
+        self.refuse_missing(header, name)
+        return targets
+
+    def refuse_missing(self, found: Iterable[str], name: str) -> None:
+        """Refuse a mapping of columns that a file does not have.
+
+        Raises:
+            ConfigurationError: It names the first of them.
+        """
+        if missing := sorted(self.to.keys() - {*found}):
+            raise ConfigurationError(
+                f"{name} has no column {missing[0][:80]!r}, which is mapped", "map one of its columns"
+            )
+
+    def fields(self, targets: Sequence[str | None], row: Sequence[Any]) -> dict[str, Any]:
+        """Return the fields of a task in the cells of a row; None says nothing, except in one of the params.
+
+        Raises:
+            ValueError: A cell is one, or they describe no params.
+        """
+        fields = {**self.defaults} if self.type is None else {"type": self.type, **self.defaults}
+        base, more = fields.pop("params", {}), {}
+        for target, value in zip(targets, row, strict=True):
+            if target is None:
+                continue
+            if isinstance(value, ValueError):
+                raise ValueError(f"{target}: {value}")
+            if target.startswith(PARAM):
+                more[target.removeprefix(PARAM)] = value
+            elif value is not None or target not in FIELDS:
+                fields[target] = value
+        params = fields.get("params", {})
+        if isinstance(params, str):
+            params = parse(params, "params: not JSON")
+        if base or more:
+            if not isinstance(params, dict):
+                raise ValueError("params: not an object")
+            params = {**base, **params, **more}
+        return {**fields, "params": params}
+
+    def fields_of(self, value: Any) -> Any:
+        """Return the fields of a task in a JSON object.
+
+        Raises:
+            ValueError: It is none, or two of its keys are the same field.
+        """
+        if not isinstance(value, dict):
+            raise ValueError("not an object")
+        targets = [self.target(key) for key in value]
+        used = [target for target in targets if target]
+        if len({*used}) < len(used):
+            raise ValueError("two keys are the same field of a task")
+        if self.type is not None and {"type", "params"}.intersection(value) - self.to.keys():
+            raise ValueError("has a type or params of its own, and the type is given: leave out the type")
+        return self.fields(targets, [*value.values()])
+
+
+TASKS = Columns()
+"""A file whose columns are named as the fields of tasks are."""
+
+
+def parse(text: str, complaint: str = "not JSON") -> Any:
+    """The value of JSON text.
+
+    Raises:
+        ValueError: It is none; one line that begins with ``complaint``.
+    """
+    try:
+        return from_json(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{complaint}: {error}") from None
+
+
+def task_of(fields: Any) -> NewTask:
+    """The task that ``fields`` describe.
+
+    Raises:
+        ValueError: They describe none; one line that names the first field that is wrong.
+    """
+    try:
+        return NewTask.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "task"
+        raise ValueError(f"{place}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def _is_target(name: str) -> bool:
+    return name in FIELDS or (name.startswith(PARAM) and len(name) > len(PARAM))

@@ -1,0 +1,164 @@
+"""Exported tasks as JSON lines, CSV and Parquet, page by page."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, BinaryIO, Literal, Protocol, TypeAlias
+
+import orjson
+
+from organism_flows.blocks.queue.stores.export import Exported
+
+Format: TypeAlias = Literal["jsonl", "csv", "parquet"]
+FORMATS: tuple[Format, ...] = ("jsonl", "csv", "parquet")
+COLUMNS = {
+    "id": "text",
+    "type": "text",
+    "status": "text",
+    "description": "text",
+    "domain": "text",
+    "drift_score": "real",
+    "priority": "integer",
+    "attempts": "integer",
+    "max_attempts": "integer",
+    "dedup_key": "text",
+    "timeout_s": "real",
+    "run_after": "moment",
+    "params": "json",
+    "result": "json",
+    "error": "text",
+    "organ_id": "text",
+    "path": "text",
+    "elapsed_ms": "real",
+    "timed_out": "integer",
+    "lease_lost": "integer",
+    "interrupted": "integer",
+    "created_at": "moment",
+    "updated_at": "moment",
+    "finished_at": "moment",
+}
+"""The columns of an export, in order, with what they hold."""
+
+
+class TaskWriter(Protocol):
+    """Writes tasks to a stream of bytes, which stays open."""
+
+    def write(self, page: Sequence[Exported]) -> None:
+        """Write some tasks."""
+
+    def close(self) -> None:
+        """Write what has to be at the end; without it the output is not whole."""
+
+
+def task_writer(format: Format, sink: BinaryIO) -> TaskWriter:
+    """Return a writer of ``format`` to ``sink``, which need not be seekable."""
+    if format == "parquet":
+        return ParquetWriter(sink)
+    return CsvWriter(sink) if format == "csv" else JsonLinesWriter(sink)
+
+
+class JsonLinesWriter:
+    """An object a line; params and results as the JSON they are."""
+
+    def __init__(self, sink: BinaryIO) -> None:
+        self._sink = sink
+
+    def write(self, page: Sequence[Exported]) -> None:
+        for task in page:
+            # Not parsed, so that numbers of any size and nesting of any depth come out as they are.
+            self._sink.write(orjson.dumps({name: _json(name, task[name]) for name in COLUMNS}) + b"\n")
+
+    def close(self) -> None:
+        """Nothing is missing at any time."""
+
+
+def _json(name: str, value: Any) -> Any:
+    return orjson.Fragment(value) if COLUMNS[name] == "json" and value is not None else value
+
+
+class CsvWriter:
+    """A header and a row each, in UTF-8; params and results as JSON text, null as an empty cell."""
+
+    def __init__(self, sink: BinaryIO) -> None:
+        self._sink = sink
+        self._put([[*COLUMNS]])
+
+    def write(self, page: Sequence[Exported]) -> None:
+        self._put([[task[name] for name in COLUMNS] for task in page])
+
+    def _put(self, rows: list[list[Any]]) -> None:
+        text = io.StringIO()
+        # Ends lines with CRLF, as RFC 4180 has it: with LF, Python 3.11 leaves a CR within a cell unquoted.
+        csv.writer(text).writerows(rows)
+        self._sink.write(text.getvalue().encode())
+
+    def close(self) -> None:
+        """Nothing is missing at any time."""
+
+
+class ParquetWriter:
+    """A row group a page; params and results as JSON text, moments as timestamps in UTC.
+
+    A moment outside the years 1 to 9999 is null: no reader in Python could hold it.
+    """
+
+    def __init__(self, sink: BinaryIO) -> None:
+        import pyarrow as pa  # takes a while to import
+        import pyarrow.parquet as pq
+
+        kinds = {
+            "text": pa.string(),
+            "json": pa.string(),
+            "integer": pa.int64(),
+            "real": pa.float64(),
+            "moment": pa.timestamp("us", "UTC"),
+        }
+        self._schema = pa.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
+        self._table = pa.Table
+        self._writer = pq.ParquetWriter(_Positioned(sink), self._schema, compression="zstd")
+
+    def write(self, page: Sequence[Exported]) -> None:
+        rows = [{name: _value(name, task[name]) for name in COLUMNS} for task in page]
+        self._writer.write_table(self._table.from_pylist(rows, self._schema))
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Positioned:
+    """A sink that knows how much was written to it, which pyarrow asks of pipes, too."""
+
+    closed = False
+
+    def __init__(self, sink: BinaryIO) -> None:
+        self._sink = sink
+        self._position = 0
+
+    def write(self, data: Any) -> int:
+        self._position += len(data)
+        # pyarrow closes a file that was given up, with its end, when it frees the writer.
+        if not self._sink.closed:
+            self._sink.write(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self._position
+
+    def flush(self) -> None:
+        if not self._sink.closed:
+            self._sink.flush()
+
+    def close(self) -> None:
+        self.flush()
+
+
+def _value(name: str, value: Any) -> Any:
+    if COLUMNS[name] != "moment" or value is None:
+        return value
+    try:
+        return datetime.fromisoformat(value)
+    except ValueError:
+        return None

@@ -1,0 +1,268 @@
+"""Looking at the queue: everything that changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Any, cast
+from uuid import UUID
+
+import asyncpg
+
+from organism_flows.blocks.errors import AmbiguousTask, ConfigurationError, TaskNotFound
+from organism_flows.blocks.json_text import readable_json
+from organism_flows.blocks.long_work import ARGUMENTS, LongWork
+from organism_flows.blocks.queue.db.statements import statement
+from organism_flows.blocks.queue.explain import OfType, Surroundings, Why, explain
+from organism_flows.blocks.queue.lane_models import LaneRow, Unheld
+from organism_flows.blocks.queue.models import (
+    STATUSES,
+    Depth,
+    Outlook,
+    Pause,
+    Status,
+    TaskFilter,
+    TaskLine,
+    TaskResult,
+    TaskRow,
+    TaskState,
+)
+
+READ_TIMEOUT = 10.0
+WRITE_CHECK_TIMEOUT = 3.0
+DEFAULT_MAX_ATTEMPTS = 5
+"""Where neither the task nor the policy of its type says."""
+
+
+class Inspection:
+    """The reading half of `blocks.queue.Queue`."""
+
+    def __init__(self) -> None:
+        self._pool: asyncpg.Pool[Any] | None = None
+
+    @property
+    def pool(self) -> asyncpg.Pool[Any]:
+        """The connections; asyncpg replaces broken ones when they are next needed."""
+        if self._pool is None:
+            raise RuntimeError("the queue is not open: use `async with Queue(dsn) as queue`")
+        return self._pool
+
+    async def counts(self) -> dict[Status, int]:
+        """Tasks by status; every status is present."""
+        rows = await self.pool.fetch(statement("counts"), timeout=READ_TIMEOUT)
+        return dict.fromkeys(STATUSES, 0) | {row["status"]: row["tasks"] for row in rows}
+
+    async def depths(self) -> list[Depth]:
+        """Tasks by type and status, with the age of the oldest; reads the whole table."""
+        rows = await self.pool.fetch(statement("depths"), timeout=READ_TIMEOUT)
+        return [Depth(**row) for row in rows]
+
+    async def lane_figures(self) -> dict[str, float]:
+        """What all lanes have counted that there ever were, as `blocks.queue.counters` has it.
+
+        No figure ever falls. Of a lane that was lost, what it counted after its last heartbeat is missing.
+        """
+        return dict(await self.pool.fetch(statement("lane_figures"), timeout=READ_TIMEOUT))
+
+    async def check_writes(self) -> None:
+        """Return if tasks can be added now; nothing is left of the try.
+
+        Raises:
+            What keeps them from being added, such as `asyncpg.ReadOnlySQLTransactionError` or
+            `asyncpg.DiskFullError`.
+        """
+        await self.pool.execute(statement("can_write"), timeout=WRITE_CHECK_TIMEOUT)
+
+    async def now(self) -> datetime:
+        """The time that decides: the database's."""
+        return cast("datetime", await self.pool.fetchval(statement("now"), timeout=READ_TIMEOUT))
+
+    async def remaining(self) -> int:
+        """Tasks that run, are due or wait for another attempt."""
+        return cast("int", await self.pool.fetchval(statement("remaining"), timeout=READ_TIMEOUT))
+
+    async def long_running(self, longer_than_s: float) -> tuple[int, float]:
+        """How many handlers have run for longer than that, and for how many seconds the longest has."""
+        row = await self.pool.fetchrow(statement("long_running"), longer_than_s, timeout=READ_TIMEOUT)
+        assert row is not None
+        return row["tasks"], row["longest_s"]
+
+    async def dead_letters(self, *, at_most: int) -> int:
+        """Tasks that have failed for good; counted up to ``at_most``, by an index alone."""
+        count = await self.pool.fetchval(statement("dead_letters"), at_most, timeout=READ_TIMEOUT)
+        return cast("int", count)
+
+    async def interrupted(self, *, at_most: int) -> int:
+        """Unfinished tasks that were interrupted more than twice; counted up to ``at_most``, by an index."""
+        count = await self.pool.fetchval(statement("interrupted"), at_most, timeout=READ_TIMEOUT)
+        return cast("int", count)
+
+    async def most_interrupted(self, *, at_most: int) -> list[tuple[UUID, str, int]]:
+        """Id, type and interruptions of those that were interrupted most, first the most."""
+        rows = await self.pool.fetch(statement("most_interrupted"), at_most, timeout=READ_TIMEOUT)
+        return [(row["id"], row["type"], row["interrupted"]) for row in rows]
+
+    async def long_work(self) -> LongWork:
+        """What an operator should know of the work that lanes hold; reads nothing but that."""
+        row = await self.pool.fetchrow(statement("long_work"), *ARGUMENTS, timeout=READ_TIMEOUT)
+        assert row is not None
+        return LongWork.of(dict(row))
+
+    async def unheld(self, *, limit: int) -> list[Unheld]:
+        """Return the running tasks that no lane holds, by the holder they name, most first."""
+        rows = await self.pool.fetch(statement("unheld"), limit, timeout=READ_TIMEOUT)
+        return [Unheld(**row) for row in rows]
+
+    async def failures_since(self, moment: datetime, *, limit: int = 100) -> list[TaskLine]:
+        """Tasks that became dead letters at or after ``moment``, the newest first."""
+        rows = await self.pool.fetch(statement("failures_since"), moment, limit, timeout=READ_TIMEOUT)
+        return [TaskLine.model_validate(dict(row)) for row in rows]
+
+    async def outlook(self) -> Outlook:
+        """What is still to come."""
+        row = await self.pool.fetchrow(statement("outlook"), timeout=READ_TIMEOUT)
+        assert row is not None
+        waits = [line["due_s"] for line in await self.pool.fetch(statement("lines"), timeout=READ_TIMEOUT)]
+        return Outlook(
+            running=row["running"],
+            ready=any(due_s <= 0 for due_s in waits),
+            backing_off=row["backing_off"],
+            next_due_s=min(waits, default=None),
+        )
+
+    async def get(self, task_id: str) -> TaskRow:
+        """The task of this id or unique id prefix, with its history.
+
+        Raises:
+            TaskNotFound: No task has it.
+            AmbiguousTask: More than one has it.
+            ConfigurationError: It is no id.
+        """
+        return await self._get(self.pool, task_id)
+
+    async def _get(self, session: Any, task_id: str) -> TaskRow:
+        """`get`, by the pool or one of its connections."""
+        low, high = _id_range(task_id)
+        rows = await session.fetch(statement("get"), low, high, DEFAULT_MAX_ATTEMPTS, timeout=READ_TIMEOUT)
+        if not rows:
+            raise TaskNotFound(f"no task has the id {task_id}", "list them with `organism tasks list`")
+        if len(rows) > 1:
+            candidates = tuple(str(row["id"]) for row in rows[:5])
+            raise AmbiguousTask(
+                f"the id prefix {task_id} fits {', '.join(candidates)}{' and more' if len(rows) > 5 else ''}",
+                "give more of the id",
+                candidates,
+            )
+        return TaskRow.model_validate(
+            {
+                **rows[0],
+                "max_attempts": rows[0]["attempts_allowed"],
+                "params": _decode(rows[0]["params"]),
+                "result": _decode(rows[0]["result"]),
+                "history": _decode(rows[0]["attempts_made"]) or [],
+            }
+        )
+
+    async def list_tasks(
+        self,
+        *,
+        status: Status | None = None,
+        type: str | None = None,
+        domain: str | None = None,
+        limit: int = 50,
+    ) -> list[TaskLine]:
+        """The newest tasks that fit every filter given."""
+        rows = await self.pool.fetch(
+            statement("list_tasks"), status, type, domain, limit, timeout=READ_TIMEOUT
+        )
+        return [TaskLine.model_validate(dict(row)) for row in rows]
+
+    async def page(
+        self, filter: TaskFilter, *, before: UUID | None = None, limit: int = 50
+    ) -> list[TaskLine]:
+        """Tasks that fit ``filter``, by falling id: the newest first, as far as ids grow with time.
+
+        Whatever is added or settled meanwhile, page after page shows no task twice, and leaves out none that
+        fits all the while.
+
+        Args:
+            before: Id of the last task of the page before; None: the first page.
+        """
+        rows = await self.pool.fetch(
+            statement("page"), *filter.columns(), before, limit, timeout=READ_TIMEOUT
+        )
+        return [TaskLine.model_validate(dict(row)) for row in rows]
+
+    async def states(self, ids: Sequence[UUID]) -> dict[UUID, TaskState]:
+        """How the tasks of these ids stand now, of those that exist."""
+        rows = await self.pool.fetch(statement("states"), ids, timeout=READ_TIMEOUT)
+        return {
+            row["id"]: TaskState(
+                row["id"],
+                row["status"] if row["status"] in STATUSES else "created",
+                row["attempts"] or 0,
+                row["cancel_requested"],
+                row["lane"],
+            )
+            for row in rows
+        }
+
+    async def why(self, task_id: str, *, served: Collection[str] | None = None) -> Why:
+        """What the task of this id or unique id prefix waits for, or how it ended.
+
+        Args:
+            served: Types there are organs for; None: not known, and nothing is said of it.
+
+        Raises:
+            As `get`.
+        """
+        async with (
+            self.pool.acquire(timeout=READ_TIMEOUT) as session,
+            # One snapshot: else a task that is claimed meanwhile would be held by nobody.
+            session.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            task = await self._get(session, task_id)
+            ahead = of_type = None
+            if task.status in ("queued", "retry"):
+                place = (task.type, task.priority, task.run_after, task.id)
+                ahead = await session.fetchval(statement("ahead"), *place, timeout=READ_TIMEOUT)
+            if task.status in ("queued", "retry", "running"):
+                row = await session.fetchrow(statement("of_type"), task.type, task.id, timeout=READ_TIMEOUT)
+                assert row is not None
+                of_type = OfType(**row)
+            now = await session.fetchval(statement("now"), timeout=READ_TIMEOUT)
+            pauses = await session.fetch(statement("pauses"), timeout=READ_TIMEOUT)
+            lanes = await session.fetch(statement("lanes"), timeout=READ_TIMEOUT)
+        around = Surroundings(
+            now, [Pause(**row) for row in pauses], [LaneRow(**row) for row in lanes], ahead, served, of_type
+        )
+        return explain(task, around)
+
+    async def lanes(self) -> list[LaneRow]:
+        """Every lane that holds a lease, or held one that nobody has reaped yet."""
+        return [
+            LaneRow.model_validate(dict(row))
+            for row in await self.pool.fetch(statement("lanes"), timeout=READ_TIMEOUT)
+        ]
+
+    async def finished(self, domain: str) -> int:
+        """Tasks of a domain that are completed, failed or cancelled."""
+        return cast("int", await self.pool.fetchval(statement("finished"), domain, timeout=READ_TIMEOUT))
+
+    async def results(self, domain: str) -> list[TaskResult]:
+        """Every task of a domain with what came of it; meant for thousands, not millions."""
+        rows = await self.pool.fetch(statement("results"), domain, timeout=READ_TIMEOUT)
+        return [TaskResult.model_validate({**row, "result": _decode(row["result"])}) for row in rows]
+
+
+def _decode(text: str | None) -> Any:
+    return None if text is None else readable_json(text)
+
+
+def _id_range(prefix: str) -> tuple[UUID, UUID]:
+    digits = prefix.replace("-", "").lower()
+    if not 1 <= len(digits) <= 32 or set(digits) - set("0123456789abcdef"):
+        raise ConfigurationError(
+            f"{prefix!r} is not a task id or the beginning of one", "ids are 32 hexadecimal digits"
+        )
+    return UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))

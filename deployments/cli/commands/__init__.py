@@ -1,0 +1,1 @@
+"""The commands of `organism`, one module each; `deployments.cli.main.COMMANDS` lists them."""

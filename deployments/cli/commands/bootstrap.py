@@ -1,0 +1,52 @@
+"""`organism bootstrap`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from organism_flows.deployments.cli.output import AsJson, Now, WhenIdle, show, when_replaced
+
+
+async def bootstrap(
+    *,
+    config: Annotated[Path | None, Parameter(help="The organism's configuration file.")] = None,
+    replicas: Annotated[int, Parameter(help="Replicas of the organism.")] = 1,
+    canary: Annotated[bool, Parameter(help="Send a task through everything.")] = True,
+    postgres_seconds: Annotated[float, Parameter(help="How long Postgres may take to come up.")] = 120.0,
+    when_idle: WhenIdle = False,
+    now: Now = False,
+    as_json: AsJson = False,
+) -> int:
+    """Run the bootstrap flow here: bring Postgres, the organism and Prefect to where they should be.
+
+    For services of your own, which it does not start; `organism up` starts all of them on this machine. Safe
+    to run again at any time, and twice at once: what is right is left alone. Before the organism is replaced,
+    it is said why, what runs there and what it costs.
+    """
+    # Importing flows points Prefect and Ray at the embedded stack, so it comes before Prefect.
+    import organism_flows.flows.bootstrap as flow  # isort: skip
+
+    from organism_flows.deployments.cli.flow_runs import INTERRUPTED, Stopped, outcome
+    from organism_flows.flows.prefect_support.deployments import prefect_api
+
+    # Before the flow is called: Prefect would start a server of its own to record that it fails.
+    prefect_api()
+    try:
+        done = await outcome(
+            flow.bootstrap(
+                config=str(config) if config else None,
+                replicas=replicas,
+                canary=canary,
+                postgres_seconds=postgres_seconds,
+                when=when_replaced(when_idle, now),
+            )
+        )
+    except Stopped as stopped:
+        show({"stopped": stopped.what}, as_json, stopped.what)
+        return INTERRUPTED
+    lines = [f"{'changed' if step.changed else 'right':7}  {step.step}: {step.found}" for step in done.steps]
+    show(done, as_json, "\n".join(lines))
+    return 0

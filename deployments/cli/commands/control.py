@@ -1,0 +1,179 @@
+"""`organism tasks cancel`, `run`, `retry`, `pause`, `resume` and `policy`: steer tasks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID
+
+from cyclopts import Parameter
+
+from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.deployments.cli.commands.tasks import open_queue, tasks
+from organism_flows.deployments.cli.output import AsJson, show
+
+if TYPE_CHECKING:
+    from organism_flows.blocks.queue import Queue
+
+TypeOption = Annotated[str | None, Parameter(name="--type", help="The tasks of this type.")]
+DomainOption = Annotated[str | None, Parameter(name="--domain", help="The tasks of this domain.")]
+
+
+@tasks.command(name="cancel")
+async def cancel(*ids: str, as_json: AsJson = False) -> int:
+    """Cancel tasks: at once those that wait; those that run, as soon as their handlers have been told.
+
+    Exits with 1 when one of them had ended already.
+
+    Parameters
+    ----------
+    ids
+        Their ids, or the beginnings of them.
+    """
+    async with open_queue() as queue:
+        found = await _found(queue, ids)
+        done = await queue.cancel(found)
+    _tell(
+        {"cancelled": done.cancelled, "requested": done.requested, "unchanged": done.unchanged},
+        as_json,
+        requested="running, asked to stop",
+        unchanged="had ended already",
+    )
+    return 1 if done.unchanged else 0
+
+
+@tasks.command(name="run")
+async def run(*ids: str, as_json: AsJson = False) -> int:
+    """Queue tasks that were submitted to be run later, and are only ``created``.
+
+    Exits with 1 when one of them was not.
+
+    Parameters
+    ----------
+    ids
+        Their ids, or the beginnings of them.
+    """
+    async with open_queue() as queue:
+        found = await _found(queue, ids)
+        started = await queue.start(found)
+    unchanged = [task_id for task_id in found if task_id not in started]
+    _tell({"queued": started, "unchanged": unchanged}, as_json)
+    return 1 if unchanged else 0
+
+
+@tasks.command(name="retry")
+async def retry(*ids: str, as_json: AsJson = False) -> int:
+    """Queue failed or cancelled tasks again, with fresh attempts; their history stays.
+
+    Exits with 1 when one of them was neither, or an unfinished task has its dedup key.
+
+    Parameters
+    ----------
+    ids
+        Their ids, or the beginnings of them.
+    """
+    async with open_queue() as queue:
+        found = await _found(queue, ids)
+        done = await queue.retry(found)
+    _tell({"queued": done.retried, "unchanged": done.unchanged, "duplicates": done.duplicates}, as_json)
+    return 1 if done.unchanged or done.duplicates else 0
+
+
+@tasks.command(name="pause")
+async def pause(
+    *,
+    type: TypeOption = None,
+    domain: DomainOption = None,
+    reason: Annotated[str | None, Parameter(help="Shown to whoever asks why tasks wait.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Claim no further task of a type or domain; what runs goes on. Without either: list what is paused."""
+    async with open_queue() as queue:
+        if type is None and domain is None:
+            pauses = await queue.pauses()
+            lines = [
+                f"{p.kind} {p.name}, since {p.paused_at:%Y-%m-%d %H:%M:%S %Z}"
+                + (f": {p.reason}" if p.reason else "")
+                for p in pauses
+            ]
+            shown = {"pauses": [p.model_dump(mode="json") for p in pauses]}
+            show(shown, as_json, "\n".join(lines) or "nothing is paused")
+            return
+        kind, name = _one_of(type, domain)
+        await queue.pause(kind, name, reason=reason)
+    show({"paused": {kind: name}}, as_json, f"{kind} {name} is paused; `organism tasks resume` ends it")
+
+
+@tasks.command(name="resume")
+async def resume(*, type: TypeOption = None, domain: DomainOption = None, as_json: AsJson = False) -> None:
+    """Claim the tasks of a paused type or domain again, from now on."""
+    kind, name = _one_of(type, domain)
+    async with open_queue() as queue:
+        if not await queue.resume(kind, name):
+            raise ConfigurationError(f"{kind} {name} is not paused", "`organism tasks pause` lists what is")
+    show({"resumed": {kind: name}}, as_json, f"{kind} {name} is claimed again")
+
+
+@tasks.command(name="policy")
+async def policy(
+    type: str | None = None,
+    /,
+    *,
+    max_attempts: Annotated[int | None, Parameter(help="Attempts before a task is a dead letter.")] = None,
+    timeout: Annotated[float | None, Parameter(help="Seconds an attempt may take.")] = None,
+    backoff_base: Annotated[float | None, Parameter(help="Seconds before the second attempt.")] = None,
+    backoff_cap: Annotated[float | None, Parameter(help="Longest seconds between attempts.")] = None,
+    max_interruptions: Annotated[
+        int | None,
+        Parameter(help="Interruptions after which a task is a dead letter; unset: none is too many."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Set how the tasks of a type are retried, where they do not say so themselves. Without a type: list.
+
+    It is in effect at once, for waiting tasks too; what is not given goes back to its default.
+    """
+    from pydantic import ValidationError
+
+    from organism_flows.blocks.queue import TypePolicy
+
+    async with open_queue() as queue:
+        if type is not None:
+            fields: dict[str, Any] = {
+                "max_attempts": max_attempts,
+                "timeout_s": timeout,
+                "backoff_base_s": backoff_base,
+                "backoff_cap_s": backoff_cap,
+                "max_interruptions": max_interruptions,
+            }
+            try:
+                await queue.set_policy(TypePolicy(type=type, **fields))
+            except ValidationError as error:
+                first = error.errors(include_url=False)[0]
+                raise ConfigurationError(
+                    f"{first['loc'][0]}: {first['msg']}, got {first['input']!r}", "choose another value"
+                ) from None
+        policies = await queue.policies()
+    lines = [
+        f"{p.type}: " + (", ".join(f"{k} {v:g}" for k, v in p if k != "type" and v is not None) or "defaults")
+        for p in policies
+    ]
+    shown = {"policies": [p.model_dump(mode="json") for p in policies]}
+    show(shown, as_json, "\n".join(lines) or "no type has a policy of its own")
+
+
+async def _found(queue: Queue, ids: tuple[str, ...]) -> list[UUID]:
+    if not ids:
+        raise ConfigurationError("no task was named", "give at least one id: `organism tasks list` has them")
+    return [(await queue.get(task_id)).id for task_id in ids]
+
+
+def _tell(groups: dict[str, list[UUID]], as_json: bool, **words: str) -> None:
+    usual = {"unchanged": "left as it is", "duplicates": "an unfinished task has its dedup key"} | words
+    lines = [f"{i}  {usual.get(kind, kind)}" for kind, group in groups.items() for i in group]
+    show({kind: [str(i) for i in group] for kind, group in groups.items()}, as_json, "\n".join(lines))
+
+
+def _one_of(type: str | None, domain: str | None) -> tuple[Any, str]:
+    if (type is None) == (domain is None):
+        raise ConfigurationError("name either a type or a domain", "add --type or --domain")
+    return ("type", type) if type is not None else ("domain", domain)  # type: ignore[return-value]

@@ -1,0 +1,106 @@
+"""`organism dispatch`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from organism_flows.deployments.cli.output import AsJson, show
+
+if TYPE_CHECKING:
+    from organism_flows.flows.supervision.supervisor import DispatchSummary
+
+
+async def dispatch(
+    *,
+    lanes: Annotated[int, Parameter(help="Lanes side by side.")] = 1,
+    until_empty: Annotated[bool, Parameter(negative="", help="Stop when the queue is empty.")] = False,
+    max_seconds: Annotated[
+        float | None, Parameter(help="Stop claiming after so many seconds; without it: never.")
+    ] = None,
+    batch_size: Annotated[int | None, Parameter(help="Most tasks a claim takes.")] = None,
+    quiet: Annotated[bool, Parameter(negative="", help="Show no progress.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Run the dispatch flow here: lanes on Ray work the queue off.
+
+    Without --until-empty and --max-seconds it goes on until Ctrl-C. That stops claiming, lets what is in
+    flight finish for 20 s, and hands the rest back, uncharged; a second Ctrl-C hands it back at once. With
+    --until-empty, exit code 1 says that --max-seconds was over before the queue was empty. If `organism down`
+    stops the stack meanwhile, it ends at once with exit code 1.
+    """
+    from organism_flows.blocks.queue import Queue
+    from organism_flows.blocks.settings import load_settings
+    from organism_flows.blocks.stack_state import queue_dsn, read_stack
+
+    settings = load_settings()
+    dsn = queue_dsn(settings).get_secret_value()
+    async with AsyncExitStack() as open_parts:
+        queue = await open_parts.enter_async_context(
+            Queue(dsn, connections=1, application_name="organism-progress")
+        )
+        if not quiet:
+            from organism_flows.deployments.cli.dispatch_progress import shown
+
+            # Before Prefect is imported, which writes its log to what standard error is by then.
+            await open_parts.enter_async_context(shown(queue))
+        # Importing flows points Prefect and Ray at the embedded stack, so it comes before Prefect.
+        import organism_flows.flows.dispatch as flow  # isort: skip
+
+        from prefect.settings import PREFECT_API_URL
+
+        from organism_flows.blocks.errors import ConfigurationError
+        from organism_flows.deployments.cli.flow_runs import (
+            BEGIN_S,
+            INTERRUPTED,
+            Stopped,
+            begun_within,
+            leave_with,
+            outcome,
+        )
+        from organism_flows.flows.prefect_support.states import BEGUN
+
+        if not PREFECT_API_URL.value():
+            # Before the flow is called: Prefect would start a server of its own to record that it fails.
+            raise ConfigurationError(
+                "no Prefect server is configured and no embedded stack is up",
+                "run `organism up`, or set PREFECT_API_URL",
+            )
+        if (stack := read_stack(settings.home)) and os.environ.get("RAY_ADDRESS") == stack.ray_address:
+            leave_with(stack, as_json)
+        stopped = ""
+        try:
+            begun = asyncio.Event()
+            BEGUN.set(begun)
+            run = flow.dispatch(
+                lanes=lanes, until_empty=until_empty, max_seconds=max_seconds, batch_size=batch_size
+            )
+            summary = await outcome(begun_within(run, begun, BEGIN_S))
+        except Stopped as error:
+            stopped = error.what
+        left = None
+        if not stopped and until_empty and max_seconds is not None and summary.seconds >= max_seconds:
+            left = await queue.remaining()
+    if stopped:
+        show({"stopped": stopped}, as_json, stopped)
+        return INTERRUPTED
+    return _report(summary, left, as_json)
+
+
+def _report(summary: DispatchSummary, left: int | None, as_json: bool) -> int:
+    """Show what was done; ``left`` tasks, if any, were not reached in the time that was given."""
+    text = (
+        f"{summary.completed} completed, {summary.failed} dead letters, {summary.retried} retried, "
+        f"{summary.released} handed back in {summary.seconds:.1f} s ({summary.tasks_per_second:g} tasks/s)"
+    )
+    result: dict[str, Any] = summary.model_dump(mode="json")
+    if left:
+        stopped = f"stopped after {summary.seconds:.0f} s with about {left:,} tasks left"
+        text += f"\n{stopped}: --max-seconds was over before the queue was empty"
+        result |= {"stopped_early": stopped, "left": left}
+    show(result, as_json, text)
+    return 1 if left else 0

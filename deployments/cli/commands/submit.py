@@ -1,0 +1,158 @@
+"""`organism submit`."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.deployments.cli.commands.tasks import open_queue
+from organism_flows.deployments.cli.output import AsJson, show
+
+if TYPE_CHECKING:
+    from organism_flows.blocks.queue import NewTask
+    from organism_flows.blocks.queue.files.columns import Columns
+
+
+async def submit(
+    type: Annotated[
+        str | None,
+        Parameter(help="Task type; with --file, that of its tasks, and its columns are their params."),
+    ] = None,
+    *,
+    params: Annotated[str, Parameter(help="Parameters, a JSON object.")] = "{}",
+    file: Annotated[
+        str | None,
+        Parameter(
+            help="JSON lines (a task {type, params, ...} each), CSV or Parquet, .gz or .zst too; "
+            "- for standard input.",
+            allow_leading_hyphen=True,
+        ),
+    ] = None,
+    once: Annotated[
+        bool, Parameter(negative="", help="Of the files that --file fits, only lines not loaded so before.")
+    ] = False,
+    map: Annotated[
+        tuple[str, ...],
+        Parameter(
+            negative="",
+            help="COLUMN=FIELD: a column of --file is that field, or params.NAME; COLUMN= leaves it out.",
+        ),
+    ] = (),
+    domain: str | None = None,
+    description: str | None = None,
+    priority: Annotated[int, Parameter(help="Higher runs first.")] = 0,
+    max_attempts: Annotated[
+        int | None, Parameter(help="Attempts before it is a dead letter; unset: as its type has it, else 5.")
+    ] = None,
+    dedup_key: Annotated[
+        str | None, Parameter(help="Not added while an unfinished task of its type has the same key.")
+    ] = None,
+    timeout: Annotated[float | None, Parameter(help="Seconds an attempt may take.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add a task, or a file of them, to the table.
+
+    Of a file either every line is added or, when one is bad, none: the bad ones are named by their numbers.
+    With --once a file is loaded in parts, and run again it goes on where it was. The other options hold for
+    each task of a file that does not say otherwise.
+    """
+    if type is None and file is None:
+        raise ConfigurationError("name a task type, or a file with --file", "see `organism submit --help`")
+    if once and (file is None or file == "-"):
+        raise ConfigurationError("--once needs a file to remember", "name it with --file")
+    if map and file is None:
+        raise ConfigurationError("--map needs a file that has the columns", "name it with --file")
+    if dedup_key and file is not None:
+        raise ConfigurationError(
+            "--dedup-key is of one task", "map a column of the file: --map column=dedup_key"
+        )
+    said = {
+        "domain": domain,
+        "description": description,
+        "priority": priority,
+        "max_attempts": max_attempts,
+        "dedup_key": dedup_key,
+        "timeout_s": timeout,
+    }
+    fields = {"params": _json(params, "--params")} | {name: v for name, v in said.items() if v is not None}
+    if file is None:
+        tasks = [_task({"type": type, **fields})]
+    else:
+        from organism_flows.blocks.queue.files.columns import Columns
+
+        # Before any of its lines is: they would all be bad.
+        _task({"type": "any" if type is None else type, **fields})
+        columns = Columns.of(type, map, fields)
+        if once:
+            await _load(file, columns, as_json)
+            return
+        tasks = read_tasks(file, columns)
+    async with open_queue() as queue:
+        ids = [str(task_id) for task_id in await queue.submit(tasks)]
+    text = ids[0] if file is None else f"{len(ids)} tasks submitted"
+    show({"submitted": len(ids), "ids": ids}, as_json, text)
+
+
+def read_tasks(file: str, columns: Columns) -> list[NewTask]:
+    """The tasks of a file, or of standard input; empty lines are skipped.
+
+    Raises:
+        ConfigurationError: It cannot be read, holds no task, or some lines are bad; the message names the
+            first of them by number.
+    """
+    from organism_flows.blocks.queue import NewTask
+    from organism_flows.blocks.queue.files.reader import Checked, TaskLines, open_file
+
+    tasks, checked = [], Checked()
+    with nullcontext(sys.stdin.buffer) if file == "-" else open_file(Path(file)) as source:
+        for found in TaskLines(source, file, columns=columns):
+            checked.count(found)
+            if isinstance(found, NewTask):
+                tasks.append(found)
+    checked.refuse_bad(file, (f"{bad.place}: {bad.why}" for bad in checked.first_bad))
+    if not tasks:
+        raise ConfigurationError(f"{file} holds no task", 'write one a line: {"type": "echo", "params": {}}')
+    return tasks
+
+
+async def _load(pattern: str, columns: Columns, as_json: bool) -> None:
+    from organism_flows.blocks.queue.files.reader import matching
+
+    paths = matching(pattern)
+    async with open_queue() as queue:
+        done = await queue.load_files(paths, columns=columns)
+    text = f"{done.added} tasks submitted"
+    if done.earlier:
+        text += f", {done.earlier} had been before"
+    if done.duplicates:
+        text += f", {done.duplicates} are there under their dedup key or id"
+    result = {
+        "submitted": done.added,
+        "earlier": done.earlier,
+        "duplicates": done.duplicates,
+        "files": [str(path) for path in paths],
+    }
+    show(result, as_json, text)
+
+
+def _task(fields: Any) -> NewTask:
+    from organism_flows.blocks.queue.files.columns import task_of
+
+    try:
+        return task_of(fields)
+    except ValueError as error:
+        raise ConfigurationError(str(error), "correct it and submit again") from None
+
+
+def _json(text: str, place: str) -> Any:
+    from organism_flows.blocks.queue.files.columns import parse
+
+    try:
+        return parse(text, f"{place}: not JSON")
+    except ValueError as error:
+        raise ConfigurationError(str(error), 'write an object such as {"n": 1}') from None

@@ -1,0 +1,46 @@
+"""`organism verify`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from organism_flows.deployments.cli.output import AsJson, show
+
+SIGNS = {"ok": "✓", "degraded": "!", "failed": "✗"}
+
+
+async def verify(
+    *,
+    canary: Annotated[bool, Parameter(help="Send a task through everything.")] = True,
+    canary_seconds: Annotated[float, Parameter(help="How long it may take.")] = 60.0,
+    oldest_ready: Annotated[float, Parameter(help="Seconds a task may be ready for.")] = 300.0,
+    dead_letters: Annotated[int, Parameter(help="How many there may be.")] = 1000,
+    as_json: AsJson = False,
+) -> int:
+    """Ask every part of the system whether it is well, and say what to do where it is not.
+
+    Exits with 0 when all is well, 1 when something is degraded, 2 when something has failed.
+    """
+    # Importing flows points Prefect and Ray at the embedded stack, so it comes before Prefect.
+    import organism_flows.flows.dispatch  # noqa: F401  # isort: skip
+    from organism_flows.flows.verification.runner import verify_all
+    from organism_flows.flows.verification.thresholds import Limits
+
+    limits = Limits(canary_s=canary_seconds, oldest_ready_s=oldest_ready, dead_letters=dead_letters)
+    found = await verify_all(limits=limits, with_canary=canary)
+    lines = []
+    for f in found.findings:
+        lines.append(f"{SIGNS[f.status]} {f.check}: {f.evidence}")
+        if f.action:
+            lines.append(f"    → {f.action}")
+    lines.append(
+        found.line if not found.troubles else f"{len(found.troubles)} of {len(found.findings)} checks"
+    )
+    show(
+        {"status": found.status, "findings": [f.model_dump() for f in found.findings]},
+        as_json,
+        "\n".join(lines),
+    )
+    return found.exit_code

@@ -1,0 +1,124 @@
+"""Running a flow in this process, with its failures as errors that say what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Coroutine
+from contextlib import redirect_stdout
+from typing import Any, TypeVar
+
+from organism_flows.blocks.errors import ConfigurationError, OrganismError, StackError
+from organism_flows.blocks.stack_state import StackState, read_stack
+from organism_flows.deployments.cli.output import show_error
+
+T = TypeVar("T")
+STACK_POLL_S = 1.0
+SHOW_CURSOR = "\r\x1b[K\x1b[?25h"
+"""The line that shows progress hides it."""
+BEGIN_S = 60.0
+"""Seconds a run may take to begin; 1 to 3 when Prefect's server is well."""
+GIVE_UP_S = 5.0
+"""Seconds for a run that is given up to notice."""
+INTERRUPTED = 130
+"""Exit code of a command whose flow was stopped."""
+
+
+class Stopped(OrganismError):
+    """The run was stopped in good order, by a signal or from the Prefect UI."""
+
+
+def leave_with(stack: StackState, as_json: bool) -> None:
+    """End this process with one line and exit code 1 as soon as `organism down` has stopped ``stack``.
+
+    From a thread, and without cleaning up: by then the flow's loop is blocked in a call of Ray's, which ends
+    the process after 60 s with a message of its own (2.60). Everybody who would be told is gone.
+    """
+
+    def watch() -> None:
+        while _is_there(stack):
+            time.sleep(STACK_POLL_S)
+        # The flow has it turned elsewhere.
+        sys.stdout = sys.__stdout__
+        if sys.stderr.isatty():
+            print(SHOW_CURSOR, end="", file=sys.stderr)
+        show_error(
+            f"`organism down` has stopped the stack in {stack.home}, and this run with it",
+            "`organism up`, then run this again; nothing is lost: what ran begins again",
+            as_json,
+        )
+        os._exit(1)
+
+    threading.Thread(target=watch, name="stack-watch", daemon=True).start()
+
+
+def _is_there(stack: StackState) -> bool:
+    try:
+        found = read_stack(stack.home)
+    except StackError:
+        return True  # being written
+    return found is not None and found.ray_address == stack.ray_address
+
+
+async def begun_within(run: Coroutine[Any, Any, T], begun: asyncio.Event, seconds: float) -> T:
+    """Return what ``run`` returns, if it begins in time.
+
+    To record one run takes Prefect's client a few requests, each of 60 s and tried six times (3.8.8).
+
+    Args:
+        run: The call of a flow.
+        begun: What the flow sets when it has begun.
+        seconds: How long that may take.
+
+    Raises:
+        OrganismError: It has not begun in time, and was given up.
+    """
+    task = asyncio.ensure_future(run)
+    beginning = asyncio.ensure_future(begun.wait())
+    try:
+        await asyncio.wait({task, beginning}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if task.done() or begun.is_set():
+            return await task
+    finally:
+        beginning.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=GIVE_UP_S)
+    raise OrganismError(
+        f"Prefect's server is too slow: the run has not begun within {seconds:g} s",
+        "see `organism status` and its log, then run this again; no task was touched",
+    )
+
+
+async def outcome(run: Awaitable[T]) -> T:
+    """What a flow called in this process returns.
+
+    Raises:
+        Stopped: It was cancelled, and drained.
+        ConfigurationError: A parameter is wrong.
+        OrganismError: It failed, or lost Prefect's server.
+    """
+    from httpx import HTTPError
+    from prefect.exceptions import CancelledRun, FailedRun, ParameterTypeError
+
+    try:
+        # Ray prints what it has to say of dead workers to standard output, which is for results.
+        with redirect_stdout(sys.stderr):
+            return await run
+    except CancelledRun as stopped:
+        raise Stopped(str(stopped), "its tasks were handed back; run it again to go on") from None
+    except FailedRun as failed:
+        raise OrganismError(str(failed), "look at the run's page in the Prefect UI") from None
+    except (HTTPError, RuntimeError) as lost:
+        # How Prefect 3.8 says that its server did not answer when the run was to begin.
+        if isinstance(lost, RuntimeError) and not str(lost).startswith("Failed to reach API"):
+            raise
+        raise OrganismError(
+            f"no answer of Prefect's server: {type(lost).__name__}{f': {lost}' if str(lost) else ''}",
+            "start or reach it, then run this again: what is done stays done",
+        ) from None
+    except ParameterTypeError as wrong:
+        raise ConfigurationError(str(wrong), "see the command's --help") from None

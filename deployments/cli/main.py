@@ -1,0 +1,191 @@
+"""The `organism` command: the one place where commands are found and errors become lines and exit codes.
+
+Commands live in `deployments.cli.commands`, one module each. A command is a function or coroutine function
+whose docstring is its help; it returns its exit code, or None for 0, prints its result with
+`deployments.cli.output.show`, and raises `OrganismError` for what went wrong. Every module is imported for
+every command, so what is heavy is imported inside the function.
+
+Exit codes: 0 done, 1 an expected failure, 2 wrong usage, 70 a defect of ours, 130 interrupted (SIGINT),
+143 terminated (SIGTERM).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from cyclopts import App, CycloptsError, UnusedCliTokensError, ValidationError
+
+from organism_flows.blocks.errors import OrganismError
+from organism_flows.deployments.cli.output import show_error
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+USAGE_ERROR = 2
+DEFECT = 70
+COMMANDS_PACKAGE = "organism_flows.deployments.cli.commands"
+COMMANDS = {
+    "up": "up:up",
+    "down": "down:down",
+    "status": "status:status",
+    "ui": "ui:ui",
+    "env": "env:env",
+    "demo": "demo:demo",
+    "bootstrap": "bootstrap:bootstrap",
+    "submit": "submit:submit",
+    "dispatch": "dispatch:dispatch",
+    "tasks": "control:tasks",
+    "redrive": "redrive:redrive",
+    "handlers": "handlers:handlers",
+    "drift": "drift:drift",
+    "verify": "verify:verify",
+    "leftovers": "leftovers:leftovers",
+    "serve-config": "serve_config:serve_config",
+    "deploy": "deploy:deploy",
+    "schedule": "schedule:schedule",
+    "alerts": "alerts:alerts",
+    "migrate": "migrate:migrate",
+}
+"""By the name on the command line: module of the commands, and function or cyclopts `App` in it."""
+
+
+def build() -> App:
+    """The command line."""
+    app = App(
+        name="organism",
+        help="Run work from a Postgres table on Ray Serve, with Prefect flows in between.",
+        version=_version,
+        help_on_error=False,
+    )
+    for name, place in COMMANDS.items():
+        module, _, attribute = place.partition(":")
+        app.command(getattr(import_module(f"{COMMANDS_PACKAGE}.{module}"), attribute), name=name)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry of the console script; ends the process with the command's exit code."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code. Every failure is shown on one line."""
+    as_json = "--json" in arguments
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    try:
+        code = _execute(arguments)
+        sys.stdout.flush()
+        return code
+    except CycloptsError as error:
+        what = str(error)
+        if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+            what = f"unexpected argument {error.unused_tokens[0]!r}"
+        elif isinstance(error, ValidationError) and error.exception_message:
+            what = error.exception_message
+        show_error(what.rstrip("."), f"see `{_help_command(arguments)}`", as_json)
+        return USAGE_ERROR
+    except OrganismError as error:
+        _show_traceback()
+        show_error(error.what, error.next_step, as_json)
+        return 1
+    except BrokenPipeError:
+        # The reader of our output left, as `organism tasks list | head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        _show_traceback()
+        if no_space := _no_space(error):
+            show_error(no_space, "free some space, then run this again", as_json)
+            return 1
+        if passing := _of_postgres(error):
+            show_error(passing, "wait until Postgres is as it should be, then run this again", as_json)
+            return 1
+        log = _write_traceback()
+        where = f"report it with {log}" if log else "set ORGANISM_DEBUG=1 to see where"
+        show_error(f"a defect: {type(error).__name__}: {error}", where, as_json)
+        return DEFECT
+
+
+def _execute(arguments: Sequence[str]) -> int:
+    command, bound, _ = build().parse_args(
+        list(arguments), exit_on_error=False, print_error=False, help_on_error=False
+    )
+    result = command(*bound.args, **bound.kwargs)
+    if hasattr(result, "__await__"):
+        from organism_flows.deployments.cli.interrupts import run_until_interrupted
+
+        result = run_until_interrupted(result)
+    return result if isinstance(result, int) else 0
+
+
+def _help_command(arguments: Sequence[str]) -> str:
+    command = [arguments[0]] if arguments and arguments[0] in COMMANDS else []
+    return " ".join(["organism", *command, "--help"])
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
+    # Deprecation notes to users are one line; those among libraries are not for them.
+    if issubclass(category, FutureWarning) or os.environ.get("ORGANISM_DEBUG"):
+        print(f"note: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _no_space(error: BaseException) -> str:
+    import errno
+
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"no space left on the disk{f' of {error.filename}' if error.filename else ''}"
+    if getattr(error, "sqlstate", None) == "53100":
+        return f"the disk of Postgres is full: {error}"
+    return ""
+
+
+def _of_postgres(error: BaseException) -> str:
+    """Return the line for an error of a statement that would succeed later; nothing for any other."""
+    if not hasattr(error, "sqlstate") and type(error).__module__.partition(".")[0] != "asyncpg":
+        return ""
+    from organism_flows.blocks.queue.db.sqlstates import verdict
+
+    return f"Postgres does not take this now: {error}" if verdict(error) == "passes" else ""
+
+
+def _show_traceback() -> None:
+    if os.environ.get("ORGANISM_DEBUG"):
+        import traceback
+
+        traceback.print_exc()
+
+
+def _write_traceback() -> Path | None:
+    """Write the current traceback into the stack's logs, or into the temporary folder."""
+    import tempfile
+    import traceback
+    from pathlib import Path
+
+    folders = [Path(tempfile.gettempdir())]
+    with contextlib.suppress(Exception):
+        from organism_flows.blocks.settings import load_settings
+
+        folders.insert(0, load_settings().home / "logs")
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            descriptor, name = tempfile.mkstemp(prefix="defect-", suffix=".log", dir=folder)
+            with os.fdopen(descriptor, "w") as file:
+                traceback.print_exc(file=file)
+            return Path(name)
+    return None
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("organism-flows")
+
+
+if __name__ == "__main__":
+    main()

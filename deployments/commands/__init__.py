@@ -1,1 +1,0 @@
-"""The commands of `organism`, one module each; `deployments.cli.COMMANDS` lists them."""

@@ -1,0 +1,188 @@
+"""The environment of the stack's processes: what of ours they inherit, and what they must not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from organism_flows.blocks.settings import OLDER_NAMES, Settings
+from organism_flows.blocks.stack_state import StackState, environment_of, read_secret
+from organism_flows.deployments.stack.postgres.roles import PREFECT
+from organism_flows.deployments.stack.postgres.server import EmbeddedPostgres
+from organism_flows.deployments.stack.prefect_server import HOSTS
+from organism_flows.deployments.stack.system.ports import LOOPBACK
+from organism_flows.deployments.stack.system.processes import STACK_ID
+
+# Each of these would point a process of the stack at somebody else's server, cluster or database.
+# The two secrets of Prefect come back from the stack's file if they are meant for it (`own_prefect_secret`).
+FOREIGN = {
+    "RAY_ADDRESS",
+    "RAY_AUTH_TOKEN",
+    "RAY_JOB_ID",
+    "RAY_RAYLET_PID",
+    "RAY_TMPDIR",
+    "RAY_USE_TLS",
+    "PREFECT_PROFILE",
+    "PREFECT_API_KEY",
+    "PREFECT_API_AUTH_STRING",
+    "PREFECT_SERVER_API_AUTH_STRING",
+    "PREFECT_API_DATABASE_CONNECTION_URL",
+    "PREFECT_PROFILES_PATH",
+}
+FOREIGN_PREFIXES = ("PREFECT_SERVER_DATABASE_", "PREFECT_API_DATABASE_", "PREFECT__")
+PREFECT_DATABASE_VARIABLE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
+NO_PROXY = "127.0.0.1,localhost"
+
+
+def base_environment(settings: Settings, stack: StackState) -> dict[str, str]:
+    """What every process of ``stack`` gets: ours, less the foreign addresses, plus the stack's own."""
+    # libpq's own variables (PGSSLMODE, PGPASSFILE, ...) may belong to the external database; the embedded one
+    # must not see them.
+    prefixes = FOREIGN_PREFIXES if settings.dsn is not None else (*FOREIGN_PREFIXES, "PG")
+    older_dsns = {older for older, name in OLDER_NAMES.items() if name == "ORGANISM_DSN"}
+    dropped = FOREIGN | older_dsns | {"ORGANISM_DSN"}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in dropped and not name.startswith(prefixes)
+    }
+    if settings.dsn is not None:
+        environment["ORGANISM_DSN"] = settings.dsn.get_secret_value()
+    for name in ("NO_PROXY", "no_proxy"):
+        # Everything of the stack is on loopback, of which a proxy knows nothing.
+        environment[name] = ",".join(filter(None, [environment.get(name), NO_PROXY]))
+    return {
+        **environment,
+        **environment_of(stack),
+        STACK_ID: stack.stack_id,
+        "ORGANISM_HOME": str(stack.home),
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+
+def postgres_environment(stack: StackState) -> dict[str, str]:
+    """For Postgres, which needs nothing of ours but to be found again."""
+    return {
+        STACK_ID: stack.stack_id,
+        "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+        "LC_ALL": "C",
+        "TZ": "UTC",
+    }
+
+
+def ray_environment(settings: Settings, stack: StackState, temporary: Path) -> dict[str, str]:
+    """For the Ray head, and so for every worker, lane and replica of the stack.
+
+    Args:
+        temporary: Their folder for temporary files.
+    """
+    from organism_flows.deployments.stack.ray_head import WORKER_HOOK, WORKER_HOOK_VARIABLE
+
+    environment = base_environment(settings, stack)
+    # The head has no cluster to join; its workers get the address from it.
+    del environment["RAY_ADDRESS"]
+    return {
+        **environment,
+        # Meant for macOS and Windows: makes the node's address 127.0.0.1, which everything then binds.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        WORKER_HOOK_VARIABLE: WORKER_HOOK,
+        # Of processes that are killed, temporary files stay behind: here they are found and removed.
+        "TMPDIR": str(temporary),
+        # Draining is for clusters whose other nodes take over; here it would only be waited for, 30 s.
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+        # 15 by default: lanes and replicas would starve beside Postgres and whatever else the machine runs.
+        "RAY_worker_niceness": "0",
+        # 10 by default: how often Serve is told how much there is to do, for organs that scale.
+        "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+        "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+        # A replica whose loop is blocked would else keep it for the graceful_shutdown_timeout_s of its
+        # deployment, which grows with drain_s, before it is killed (2.60, deployment_state.py).
+        "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
+        # Fixed ports by default, so a second cluster on the machine would collide.
+        "AUTOSCALER_METRIC_PORT": "0",
+        "DASHBOARD_METRIC_PORT": "0",
+        "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.2",
+    }
+
+
+def prefect_environment(settings: Settings, stack: StackState, home: Path) -> dict[str, str]:
+    """For the Prefect server.
+
+    Args:
+        home: Prefect's own folder.
+    """
+    return {
+        **base_environment(settings, stack),
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_API_AUTH_STRING": read_secret(stack.prefect_secret_path),
+        # The UI, under both names of loopback; any page of any site by default.
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(ui_origins(stack)),
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": prefect_database(stack),
+        "PREFECT_SERVER_DATABASE_SQLALCHEMY_CONNECT_ARGS_APPLICATION_NAME": "prefect-server",
+        # Its share of the server's connections (`postgres.SERVER_OPTIONS`); Prefect's own defaults.
+        "PREFECT_SERVER_DATABASE_SQLALCHEMY_POOL_SIZE": "5",
+        "PREFECT_SERVER_DATABASE_SQLALCHEMY_MAX_OVERFLOW": "10",
+        # The default copies the UI into site-packages, which may be read-only.
+        "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(home / "ui"),
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        # In memory, by default: a restart would lose who holds a concurrency slot, and some never come back.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        # Flow runs are kept for ever by default. In seconds.
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(30 * 24 * 3600),
+        "PREFECT_CLI_COLORS": "false",
+    }
+
+
+def prefect_database(stack: StackState) -> str:
+    """Return the URL of the Prefect server's database: in the embedded Postgres where there is one.
+
+    Next to a database of the operator's own it is theirs to name, by Prefect's own setting; else SQLite.
+    """
+    if stack.dsn:
+        postgres = EmbeddedPostgres(stack.home, stack.stack_id)
+        return postgres.dsn(PREFECT, PREFECT).replace("postgresql:", "postgresql+asyncpg:", 1)
+    return os.environ.get(PREFECT_DATABASE_VARIABLE) or f"sqlite+aiosqlite:///{sqlite_file(stack.home)}"
+
+
+def sqlite_file(home: Path) -> Path:
+    """Return the Prefect server's SQLite file, where it has one or had one."""
+    return home / "prefect" / "prefect.db"
+
+
+def ui_origins(stack: StackState) -> list[str]:
+    """Return the origins that the Prefect UI may be opened at: those of `prefect_server.HOSTS`."""
+    port = urlsplit(stack.prefect_ui_url).port
+    return [f"http://{host}:{port}" for host in HOSTS]
+
+
+def gateway_environment(settings: Settings, stack: StackState) -> dict[str, str]:
+    """For the gateway: on loopback like all of the stack, whatever a gateway of its own is to listen on."""
+    return {
+        **base_environment(settings, stack),
+        "ORGANISM_GATEWAY_HOST": LOOPBACK,
+        "ORGANISM_GATEWAY_PORT": str(urlsplit(stack.gateway_url).port),
+        "ORGANISM_URL": settings.url or stack.organism_url,
+    }
+
+
+def worker_environment(settings: Settings, stack: StackState, temporary: Path) -> dict[str, str]:
+    """For the Prefect worker, and so for every flow run it starts.
+
+    Args:
+        temporary: Their folder for temporary files.
+    """
+    return {
+        **base_environment(settings, stack),
+        # Prefect 3.8.8's worker makes /tmp/runner_storage for the first user of a machine who starts one, and
+        # ends with "Permission denied" for every other.
+        "TMPDIR": str(temporary),
+        # 10 by default, which is how long somebody waits who has clicked on Run.
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        # A flow run that ends early would lose its last lines.
+        "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.2",
+        "PREFECT_CLI_COLORS": "false",
+    }

@@ -1,0 +1,159 @@
+"""Whether the parts of the stack work: each is asked, because a live pid says little."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from organism_flows.blocks.long_work import ARGUMENTS, LongWork, can_write_sql, long_work_sql
+from organism_flows.blocks.stack_state import StackState, read_secret
+
+if TYPE_CHECKING:
+    import httpx
+
+WORK_POOL = "organism"
+"""The work pool of our deployments, as deployments/prefect.yaml has it."""
+CHECK_TIMEOUT = 5.0
+"""Seconds one question may take."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """An answer, and on one line why it is no."""
+
+    ok: bool
+    detail: str = ""
+
+
+def local_client() -> httpx.AsyncClient:
+    """An HTTP client for loopback; it ignores the proxies of the environment."""
+    import httpx
+
+    return httpx.AsyncClient(trust_env=False, timeout=CHECK_TIMEOUT)
+
+
+async def check_postgres(dsn: str) -> Check:
+    """Have Postgres at ``dsn`` add a task and take it back: one that answers may be read only, or full."""
+    # Not through `blocks.queue`, whose import takes longer than all the answers together.
+    import asyncpg
+
+    try:
+        async with asyncio.timeout(CHECK_TIMEOUT):
+            connection = await asyncpg.connect(dsn)
+            try:
+                await connection.execute(can_write_sql())
+            finally:
+                with contextlib.suppress(Exception):
+                    await connection.close(timeout=1)
+    except Exception as error:
+        return Check(False, _reason(error))
+    return Check(True)
+
+
+async def long_work(dsn: str) -> LongWork | None:
+    """What should be known of the work that lanes hold; None: the database does not say."""
+    import asyncpg
+
+    try:
+        async with asyncio.timeout(CHECK_TIMEOUT):
+            connection = await asyncpg.connect(dsn)
+            try:
+                row = await connection.fetchrow(long_work_sql(), *ARGUMENTS)
+            finally:
+                with contextlib.suppress(Exception):
+                    await connection.close(timeout=1)
+    except Exception:
+        # That Postgres is away, or not migrated, is said elsewhere.
+        return None
+    return None if row is None else LongWork.of(dict(row))
+
+
+async def check_ray(client: httpx.AsyncClient, stack: StackState) -> Check:
+    """Ask the Ray head's control store, and its dashboard for the Serve applications."""
+    headers = bearer(stack.ray_token_path)
+    url = stack.ray_dashboard_url
+    return await _first_problem(
+        _get(client, f"{url}/api/gcs_healthz", headers),
+        _get(client, f"{url}/api/serve/applications/", headers),
+    )
+
+
+async def check_prefect(client: httpx.AsyncClient, stack: StackState) -> Check:
+    """Ask the Prefect server, which shows that it knows the stack's secret.
+
+    Not for its database: that is Postgres's own line, and no reason to restart the server.
+    """
+    return await _get(client, f"{stack.prefect_api_url}/version", basic(stack.prefect_secret_path))
+
+
+async def check_worker(client: httpx.AsyncClient, stack: StackState) -> Check:
+    """Ask the Prefect server whether the stack's worker reports to it."""
+    url = f"{stack.prefect_api_url}/work_pools/{WORK_POOL}/workers/filter"
+    try:
+        response = await client.post(url, json={}, headers=basic(stack.prefect_secret_path))
+        if response.status_code != 200:
+            return Check(False, f"{url} answers {response.status_code}")
+        workers = [worker for worker in response.json() if worker["name"] == stack.stack_id]
+    except Exception as error:
+        return Check(False, f"{url}: {_reason(error)}")
+    if any(worker["status"] == "ONLINE" for worker in workers):
+        return Check(True)
+    return Check(
+        False, "the worker has not reported for some time" if workers else "no worker has reported yet"
+    )
+
+
+async def check_gateway(client: httpx.AsyncClient, stack: StackState) -> Check:
+    """Ask the gateway whether it lives; what it needs is asked on its own."""
+    return await _get(client, f"{stack.gateway_url}/healthz", {})
+
+
+async def check_organism(client: httpx.AsyncClient, stack: StackState) -> Check:
+    """Ask the organism through its HTTP routes."""
+    return await _get(client, f"{stack.organism_url}/health", {}, status_key=True)
+
+
+def bearer(token_path: Path) -> dict[str, str]:
+    """The header that opens the Ray dashboard; empty when the token cannot be read."""
+    with contextlib.suppress(OSError):
+        return {"Authorization": f"Bearer {token_path.read_text().strip()}"}
+    return {}
+
+
+def basic(secret_path: Path | None) -> dict[str, str]:
+    """Return the header that opens the Prefect API, empty when the secret cannot be read."""
+    secret = read_secret(secret_path)
+    return {"Authorization": f"Basic {base64.b64encode(secret.encode()).decode()}"} if secret else {}
+
+
+async def _first_problem(*checks: Awaitable[Check]) -> Check:
+    answers = await asyncio.gather(*checks)
+    return next((answer for answer in answers if not answer.ok), Check(True))
+
+
+async def _get(
+    client: httpx.AsyncClient, url: str, headers: dict[str, str], *, status_key: bool = False
+) -> Check:
+    try:
+        response = await client.get(url, headers=headers)
+        if response.status_code != 200:
+            words = " ".join(response.text.split())[:200]
+            return Check(False, f"{url} answers {response.status_code}: {words}".rstrip(": "))
+        if status_key:
+            body: Any = response.json()
+            state = body.get("status") if isinstance(body, dict) else None
+            if state not in ("ok", "healthy"):
+                return Check(False, f"{url} says {state!r}")
+    except Exception as error:
+        return Check(False, f"{url}: {_reason(error)}")
+    return Check(True)
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error).splitlines()
+    return text[0] if text and text[0] else type(error).__name__

@@ -1,0 +1,110 @@
+"""The Serve application `organism` on the embedded stack: configuration, deployment, first answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from organism_flows.blocks.errors import StackError
+from organism_flows.blocks.settings import Settings
+from organism_flows.blocks.stack_state import StackState
+from organism_flows.deployments.stack.addresses import port_of
+from organism_flows.deployments.stack.health import check_organism
+from organism_flows.deployments.stack.system.ports import LOOPBACK
+
+if TYPE_CHECKING:
+    import httpx
+
+    from organism_flows.serve_apps.organism.release.replacement import Replaced, When
+
+TIMEOUT = 120.0
+"""Seconds until every replica runs; handlers may load models."""
+FIRST_ANSWER = 15.0
+
+
+@dataclass(frozen=True)
+class App:
+    """A configuration that was read and found right."""
+
+    path: Path | None
+    """Of the configuration; None: the demo organism."""
+    config: Any
+    python_path: list[Path]
+    replicas: int
+
+
+async def load(settings: Settings, path: Path | None = None) -> App:
+    """Read the organism's configuration, before anything is started.
+
+    Args:
+        settings: Settings in effect.
+        path: Of the configuration, in place of the setting.
+
+    Raises:
+        ConfigurationError: It is wrong; the message says where.
+    """
+    path = Path.cwd() / path if path else settings.config
+    folders = [path.parent] if path else []
+    from organism_flows.serve_apps.organism.config import load_config
+
+    config = await asyncio.to_thread(load_config, path)
+    return App(path, config, [*folders, Path.cwd()], settings.replicas)
+
+
+async def deploy(
+    app: App,
+    stack: StackState,
+    *,
+    when: When = "drain",
+    on_note: Callable[[str], None],
+    on_progress: Callable[[str], None] | None = None,
+) -> list[Replaced]:
+    """Deploy the application on the running cluster; deploying the same once more changes nothing.
+
+    Args:
+        when: When tasks that run on what is replaced are interrupted.
+        on_note: Called with what is about to change.
+        on_progress: Called with what Serve is doing.
+
+    Returns:
+        What was changed.
+
+    Raises:
+        OrganismError: It cannot be deployed, or does not run in time.
+    """
+    from organism_flows.serve_apps.organism.release import replacement
+    from organism_flows.serve_apps.organism.release.serve_config import serve_config
+
+    token = stack.ray_token_path.read_text().strip()
+    config = serve_config(
+        app.config,
+        http_host=LOOPBACK,
+        http_port=port_of(stack.organism_url) or 8000,
+        replicas=app.replicas,
+        num_cpus=0.5,
+        python_path=app.python_path,
+    )
+    url = stack.ray_dashboard_url
+    plan = await replacement.plan(url, token, config)
+    return await replacement.carry_out(
+        plan, url, token, TIMEOUT, when=when, on_note=on_note, on_progress=on_progress
+    )
+
+
+async def wait_until_healthy(client: httpx.AsyncClient, stack: StackState) -> None:
+    """Wait for the first good answer through HTTP.
+
+    Raises:
+        StackError: There was none in time.
+    """
+    deadline = time.monotonic() + FIRST_ANSWER
+    while not (answer := await check_organism(client, stack)).ok:
+        if time.monotonic() > deadline:
+            raise StackError(
+                f"the organism does not answer: {answer.detail}", f"read {stack.home / 'logs' / 'ray.log'}"
+            )
+        await asyncio.sleep(0.05)

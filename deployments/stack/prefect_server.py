@@ -1,0 +1,46 @@
+"""The Prefect server of the embedded stack: Prefect's own application, for loopback names only.
+
+Run as ``python -P -m`` with its module name and a port. It does what ``prefect server start`` does, and
+refuses requests for any host but the loopback names of this machine, for which Prefect 3.8.8 has no setting.
+So a page of a web site whose name is made to lead to 127.0.0.1 (DNS rebinding) gets 400.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from functools import cache
+
+from organism_flows.deployments.stack.system.ports import LOOPBACK
+
+HOSTS = [LOOPBACK, "localhost"]
+
+
+def main(port: int) -> None:
+    """Serve Prefect on loopback until a signal ends it."""
+    # First of all: uvicorn takes its port when Prefect has migrated its database, up to half a minute later,
+    # and by then another stack may have it. Who connects meanwhile waits.
+    listener = socket.create_server((LOOPBACK, port), backlog=2048)
+    import uvicorn
+    from prefect.server.api.server import create_app
+    from prefect.settings import get_current_settings
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    server = get_current_settings().server
+    prefect = create_app(final=True)
+    # It is asked for without the secret, and takes seconds to make, during which nothing else is answered.
+    prefect.openapi = cache(prefect.openapi)  # type: ignore[method-assign]
+    # Around the application, not in it: Prefect's own services call it under a host of their own.
+    app = TrustedHostMiddleware(prefect, allowed_hosts=HOSTS, www_redirect=False)
+    config = uvicorn.Config(
+        app,
+        timeout_keep_alive=server.api.keepalive_timeout,
+        ws_ping_interval=server.api.websocket_ping_interval,
+        ws_ping_timeout=server.api.websocket_ping_timeout,
+        log_level=server.logging_level.lower(),
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,124 @@
+"""The stack's own files: the state others read, the lock by which `up` and `down` take turns."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from organism_flows.blocks.errors import StackError
+from organism_flows.blocks.stack_state import STATE_FILE, ProcessRef, StackState
+from organism_flows.deployments.stack.system.processes import find, reference
+
+LOCK_FILE = "stack.lock"
+
+
+def stack_id_of(home: Path) -> str:
+    """The mark every process of the stack in ``home`` carries.
+
+    It follows from the folder alone, so a stack can be found and removed even when its state file is lost.
+    """
+    return hashlib.sha256(os.fsencode(home.resolve())).hexdigest()[:16]
+
+
+def write_atomically(path: Path, text: str, mode: int = 0o600) -> None:
+    """Replace ``path`` so that a reader sees the old text or the new, never half of one.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+        with os.fdopen(descriptor, "w") as file:
+            os.fchmod(descriptor, mode)
+            file.write(text)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_stack(stack: StackState) -> None:
+    """Write the state file."""
+    write_atomically(stack.home / STATE_FILE, stack.model_dump_json(indent=2) + "\n")
+
+
+def forget_stack(home: Path) -> None:
+    """Remove the state file."""
+    (home / STATE_FILE).unlink(missing_ok=True)
+
+
+@contextlib.asynccontextmanager
+async def turn(
+    home: Path,
+    command: str,
+    *,
+    waiting: Callable[[str], None],
+    interrupt: bool = False,
+    timeout: float = 300.0,
+) -> AsyncIterator[None]:
+    """Hold the stack's lock; whoever else has it is waited for.
+
+    Args:
+        home: Folder of the stack; it must exist.
+        command: ``up`` or ``down``, shown to those who wait.
+        waiting: Called once, with a line to show, when somebody else holds the lock.
+        interrupt: Ask an ``up`` that holds it to stop, as Ctrl-C would.
+        timeout: Seconds to wait at most.
+
+    Raises:
+        StackError: It was not free in time.
+    """
+    path = home / LOCK_FILE
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except PermissionError:
+        raise StackError(
+            f"{path} belongs to another user", "run as the user who ran `organism up`, or set ORGANISM_HOME"
+        ) from None
+    try:
+        deadline = asyncio.get_running_loop().time() + timeout
+        told = False
+        while True:
+            try:
+                # The kernel gives the lock back when its holder dies, however it dies.
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                owner = _holder(path)
+            if owner is not None and not told:
+                told = True
+                other, ref = owner
+                if interrupt and other == "up":
+                    waiting(f"`organism up` (pid {ref.pid}) is starting this stack; asking it to stop")
+                    if process := find(ref):
+                        process.send_signal(signal.SIGTERM)
+                else:
+                    waiting(f"`organism {other}` (pid {ref.pid}) is at work on this stack; waiting for it")
+            if asyncio.get_running_loop().time() > deadline:
+                who = f"`organism {owner[0]}` (pid {owner[1].pid})" if owner else "another command"
+                raise StackError(
+                    f"{who} still holds {path} after {timeout:g} s", "end it, then run this again"
+                )
+            await asyncio.sleep(0.05)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(
+            descriptor, json.dumps([command, *reference(os.getpid()).model_dump().values()]).encode(), 0
+        )
+        yield
+        os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
+def _holder(path: Path) -> tuple[str, ProcessRef] | None:
+    with contextlib.suppress(OSError, ValueError):
+        command, pid, created = json.loads(path.read_text())
+        return str(command), ProcessRef(pid=pid, created=created)
+    return None

@@ -1,0 +1,139 @@
+"""What is looked at for alerts: dead letters, tasks that wait or are interrupted, dispatch, verify."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterExpectedStartTime,
+)
+from prefect.exceptions import ObjectNotFound
+
+from organism_flows.blocks.queue import Queue
+from organism_flows.blocks.queue.db.statements import statement
+from organism_flows.flows.alerting.transitions import Look
+from organism_flows.flows.prefect_support.states import cell
+from organism_flows.flows.verification.finding import Verification
+
+TIMEOUT_S = 10.0
+COUNTED = 100_000
+"""Dead letters, and ready tasks of a type, are counted up to here."""
+WELL_AT = 0.9
+"""Of a limit: a figure about it would else raise and clear the alert at every look."""
+DISPATCH = "dispatch/organism"
+
+
+async def dead_letters(queue: Queue, limit: int) -> Look:
+    """Whether more tasks than ``limit`` have failed for good."""
+    count = await queue.dead_letters(at_most=max(COUNTED, limit + 1))
+    seen = f"{count:,}{'+' if count >= COUNTED else ''} tasks have failed for good, the limit is {limit:,}"
+    return Look(
+        "dead-letters",
+        _beyond(count, limit),
+        seen,
+        "see why: organism tasks list --status failed; when that is mended: organism redrive",
+        {"dead_letters": count, "limit": limit},
+    )
+
+
+async def oldest_ready(queue: Queue, limit_s: float) -> Look:
+    """Whether a task is ready for longer than ``limit_s`` seconds."""
+    rows: list[Any] = await queue.pool.fetch(statement("queue_health"), COUNTED, timeout=TIMEOUT_S)
+    oldest_s = max((row["oldest_s"] for row in rows), default=0.0)
+    seen = f"the oldest ready task has waited for {oldest_s:,.0f} s, the limit is {limit_s:,.0f} s"
+    if rows:
+        seen += f" ({', '.join(_waiting(row) for row in rows[:3])}{' …' if len(rows) > 3 else ''})"
+    paused = [f"{pause.kind} {cell(pause.name, 60)}" for pause in await queue.pauses()]
+    if paused:
+        seen += f"; paused: {', '.join(paused[:5])}"
+    return Look(
+        "oldest-ready",
+        _beyond(oldest_s, limit_s),
+        seen,
+        "see why one waits: organism tasks list --status queued, organism tasks why <id>",
+        {"oldest_ready_s": round(oldest_s, 1), "limit_s": limit_s},
+    )
+
+
+async def interrupted(queue: Queue, limit: int) -> Look:
+    """Whether more unfinished tasks than ``limit`` were interrupted more than twice."""
+    count = await queue.interrupted(at_most=max(COUNTED, limit + 1))
+    shown = f"{count:,}{'+' if count >= COUNTED else ''}"
+    seen = f"unfinished tasks that were interrupted more than twice: {shown}, the limit is {limit:,}"
+    most = await queue.most_interrupted(at_most=3) if count else []
+    if most:
+        named = ", ".join(f"{cell(kind, 60)} {task}: {times} times" for task, kind, times in most)
+        seen += f" ({named}{' …' if count > len(most) else ''})"
+    return Look(
+        "interrupted",
+        _beyond(count, limit),
+        seen,
+        "see what interrupts one: organism tasks why <id>; "
+        "bound it: organism tasks policy <type> --max-interruptions N",
+        {"interrupted": count, "limit": limit},
+    )
+
+
+def dispatch(lanes: int, due: bool, patience_s: float) -> Look:
+    """Whether there are no ``lanes`` that claim although there should be: a run of dispatch was due."""
+    if lanes:
+        seen = f"{lanes} lanes claim tasks"
+    elif due:
+        seen = f"no lane has claimed for {patience_s:g} s, though {DISPATCH} is scheduled and a run was due"
+    else:
+        seen = f"no lane claims tasks, and by the schedule of {DISPATCH} none has to"
+    return Look(
+        "dispatch-missing",
+        due and not lanes,
+        seen,
+        f"see the runs of {DISPATCH} and the work pool in Prefect; for now: organism dispatch",
+        {"lanes": lanes},
+        patience_s=patience_s,
+    )
+
+
+def verification(found: Verification) -> Look:
+    """Whether a check of verify has failed; one that is degraded is no alert."""
+    failures = [f for f in found.troubles if f.status == "failed"]
+    seen = "; ".join(f"{f.check}: {cell(f.evidence)}" for f in failures[:5])
+    if len(failures) > 5:
+        seen += f"; and {len(failures) - 5} more"
+    todo = "; ".join(dict.fromkeys(cell(f.action) for f in failures[:5]))
+    well = f"no check fails any more ({cell(found.line)})"
+    return Look("verify", bool(failures), seen or well, todo, {"failed": len(failures)})
+
+
+def _beyond(figure: float, limit: float) -> bool | None:
+    if figure > limit:
+        return True
+    return False if figure <= limit * WELL_AT else None
+
+
+def _waiting(row: Any) -> str:
+    return f"{cell(row['type'], 60)}: {row['ready']:,}{'+' if row['ready'] >= COUNTED else ''} ready"
+
+
+async def dispatch_is_due(client: PrefectClient, queue: str) -> bool:
+    """Whether dispatch of the queue of this name has a schedule that is on, and was for one run at least."""
+    try:
+        deployment = await client.read_deployment_by_name(DISPATCH)
+    except ObjectNotFound:
+        return False
+    active = [schedule for schedule in deployment.schedules if schedule.active]
+    if deployment.paused or not active or deployment.parameters.get("queue", "default") != queue:
+        return False
+    on_since = [schedule.updated for schedule in active if schedule.updated]
+    runs = await client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(
+            deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]),
+            expected_start_time=FlowRunFilterExpectedStartTime(
+                after_=min(on_since, default=None), before_=datetime.now(UTC)
+            ),
+        ),
+        limit=1,
+    )
+    return bool(runs)

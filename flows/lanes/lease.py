@@ -1,0 +1,292 @@
+"""A lane's lease: renewed from a thread of its own, given up by our own clock before anybody can take it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from datetime import datetime
+from typing import Any, NamedTuple, TypeVar
+
+import asyncpg
+
+from organism_flows.blocks.errors import QueueUnavailable
+from organism_flows.blocks.queue import Queue
+from organism_flows.blocks.queue.db.connection import TRANSIENT_ERRORS, connect
+from organism_flows.blocks.queue.db.sqlstates import verdict
+from organism_flows.blocks.queue.lane_models import Asked
+
+RENEWALS_A_LEASE = 3
+RENEWAL_TIMEOUT_S = 3.0
+"""Longest wait for one renewal, connecting included: an answer that late leaves time for another try."""
+RETRY_S = 0.2
+CLOSE_S = 2.0
+"""For closing a lease while connections break; it may as well expire, and somebody waits for us to end."""
+TICK_S = 1.0
+"""How often the lane's event loop shows that it runs."""
+LOOP_STUCK_S = 60.0
+"""A lane whose event loop has not run for so long is renewed no more. A blocked loop is usually a long
+computation that will end, and taking its tasks away would only run them twice; but one that never ends
+(a deadlock, an endless loop) would hold its tasks for ever behind a heartbeat that proves nothing."""
+
+T = TypeVar("T")
+
+
+class Report(NamedTuple):
+    """What a lane says of itself with each renewal."""
+
+    settled: int
+    """Tasks it has settled so far."""
+    figures: Mapping[str, float]
+    """What else it has counted, as `blocks.queue.counters` has it."""
+
+
+def clock() -> float:
+    """Seconds that never run backwards, and go on while the process or the whole machine is suspended."""
+    # time.monotonic stands still on Linux while the machine sleeps, and the database's clock does not.
+    return time.clock_gettime(_CLOCK) if _CLOCK is not None else time.monotonic()
+
+
+_CLOCK: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+
+
+class LaneLost(QueueUnavailable):
+    """The lease could not be kept: the tasks are somebody else's, and the lane must end."""
+
+
+class Lease:
+    """The lease of one lane.
+
+    The heartbeat's thread renews it on a connection of its own, so neither a blocked event loop nor a pool
+    without a free connection lets it lapse. It ends when the database says so, or when our clock says that it
+    may have been given away: the event loop looks while it runs, and every write looks for itself.
+
+    Args:
+        queue: An open queue.
+        lane: Id of the lane, fresh for every lane, so that a namesake can never pass for it.
+        run: The dispatch run it belongs to.
+        number: Tells it apart from the other lanes of that run.
+        on_lost: Called once in the event loop, when the lease is past or somebody took the tasks back.
+        on_stop: Called in the event loop when the lane is asked to stop, perhaps more than once.
+        on_leave: Likewise, when it is asked to leave.
+        relay: Its run is one of those that relieve one another.
+        run_started_at: When that run began, by the database's clock.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        lane: str,
+        *,
+        run: str | None,
+        number: int | None = None,
+        on_lost: Callable[[str], None],
+        on_stop: Callable[[], None],
+        on_leave: Callable[[], None],
+        relay: bool = False,
+        run_started_at: datetime | None = None,
+    ) -> None:
+        self._queue = queue
+        self._lane = lane
+        self._run = run
+        self._number = number
+        self._on_lost = on_lost
+        self._on_stop = on_stop
+        self._on_leave = on_leave
+        self._relay = relay
+        self._run_started_at = run_started_at
+        self.leaving = False
+        """Told with each renewal: the lane claims nothing any more."""
+        self.lost: str | None = None
+        """Why it was lost, or None."""
+        # Written by one thread and read by the other; each is a single assignment.
+        self._until = 0.0
+        self._ticked = 0.0
+        self._taken_back = False
+        self._asked = Asked(stop=False, leave=False)
+        self._trouble = "this process did not run"
+        self._closing = threading.Event()
+        self._due = threading.Event()
+        """Set to renew before the interval is over, or to close."""
+        self._thread: threading.Thread | None = None
+        self._report: Callable[[], Report] | None = None
+
+    @property
+    def interval(self) -> float:
+        """Seconds between renewals."""
+        return self._queue.lease_s / RENEWALS_A_LEASE
+
+    async def open(self) -> None:
+        """Register the lane."""
+        sent = clock()
+        await self._queue.register(
+            self._lane,
+            run=self._run,
+            number=self._number,
+            relay=self._relay,
+            run_started_at=self._run_started_at,
+        )
+        # Counted from before the request, here as at every renewal: the database may have dated the lease at
+        # any moment since.
+        self._until = sent + self._queue.lease_s
+
+    async def keep(self, report: Callable[[], Report]) -> None:
+        """Keep the lease until cancelled or lost.
+
+        Args:
+            report: What the lane has to say, for whoever looks at it. Called from the heartbeat's thread.
+        """
+        loop = asyncio.get_running_loop()
+        news = asyncio.Event()
+
+        def tell() -> None:
+            with suppress(RuntimeError):  # the loop is closed by now
+                loop.call_soon_threadsafe(news.set)
+
+        self._report = report
+        self._ticked = clock()
+        self._thread = threading.Thread(
+            # A daemon, because a process that wants to end must not wait for Postgres.
+            target=self._beat,
+            args=(report, tell),
+            name=f"{self._lane}-heartbeat",
+            daemon=True,
+        )
+        self._thread.start()
+        try:
+            while not self._is_past():
+                if self._asked.stop:
+                    self._on_stop()
+                elif self._asked.leave:
+                    self._on_leave()
+                # Not asyncio.wait_for: until Python 3.12 it may swallow a cancellation, and the lane, which
+                # waits for this to end, would never leave (bpo-37658).
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(TICK_S, max(self._until - clock(), 0))):
+                        await news.wait()
+                news.clear()
+                self._ticked = clock()
+        finally:
+            self._end_thread()
+
+    def renew_soon(self) -> None:
+        """Renew now, because the lane may have been asked for something."""
+        self._due.set()
+
+    async def write(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Make a write, again while Postgres is away and the lease may still be ours.
+
+        Raises:
+            LaneLost: The lease is past; whatever is written now would be refused anyway.
+        """
+        while True:
+            # Asked here and not only told: after a freeze this may run before anything else in the process.
+            if self._is_past():
+                raise self.error()
+            try:
+                return await write()
+            except Exception as error:
+                if verdict(error) != "passes":
+                    raise
+                self._trouble = f"a write failed: {error}"
+                await asyncio.sleep(RETRY_S)
+
+    async def close(self) -> None:
+        """End the lease; if Postgres cannot be reached it will expire."""
+        self._end_thread()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
+        deadline = clock() + CLOSE_S
+        while not self.lost:
+            try:
+                if self._report is not None:
+                    # Of its own, because a statement cannot change a row and delete it.
+                    await self._queue.report(self._lane, **self._report()._asdict())
+                await self._queue.deregister(self._lane)
+                return
+            except TRANSIENT_ERRORS:
+                if clock() > deadline:
+                    raise
+                await asyncio.sleep(RETRY_S)
+
+    def error(self) -> LaneLost:
+        """What a lane that lost its lease ends with."""
+        return LaneLost(
+            f"lane {self._lane} lost its lease: {self.lost}",
+            "its tasks go to another lane; look at Postgres and at the load of this machine",
+        )
+
+    def _end_thread(self) -> None:
+        self._closing.set()
+        self._due.set()
+
+    def _is_past(self) -> bool:
+        if self.lost is None:
+            if self._taken_back:
+                self._lose("its tasks were taken back")
+            elif clock() > self._until:
+                self._lose(f"no renewal for {self._queue.lease_s:g} s: {self._trouble}")
+        return self.lost is not None
+
+    def _lose(self, why: str) -> None:
+        self.lost = why
+        self._on_lost(why)
+
+    # The heartbeat's thread
+
+    def _beat(self, report: Callable[[], Report], tell: Callable[[], None]) -> None:
+        connection: asyncpg.Connection[Any] | None = None
+
+        async def renew() -> Asked | None:
+            nonlocal connection
+            async with asyncio.timeout(min(RENEWAL_TIMEOUT_S, self.interval)):
+                if connection is None:
+                    connection = await connect(
+                        self._queue.dsn,
+                        # For the sake of poolers; one statement every few seconds needs no cache.
+                        statement_cache_size=0,
+                        server_settings={"application_name": "organism-heartbeat"},
+                    )
+                return await self._queue.renew(
+                    self._lane, **report()._asdict(), leaving=self.leaving, connection=connection
+                )
+
+        delay = self.interval
+        with asyncio.Runner() as runner:
+            while True:
+                self._due.wait(delay)
+                self._due.clear()
+                if self._closing.is_set():
+                    break
+                sent = clock()
+                if sent > self._until:
+                    # Postgres would still renew a lease that nobody has reaped yet, but the lane has
+                    # perhaps already been told that it is past.
+                    break
+                if sent - self._ticked > LOOP_STUCK_S:
+                    self._trouble = f"the lane's event loop did not run for {LOOP_STUCK_S:g} s"
+                    break
+                try:
+                    asked = runner.run(renew())
+                except Exception as error:
+                    # Whatever it is, the lease passes unless a later renewal succeeds, and this is why.
+                    self._trouble = str(error) or type(error).__name__
+                    delay = RETRY_S
+                    if connection is not None:
+                        connection.terminate()
+                        connection = None
+                    continue
+                delay = self.interval
+                if asked is None:
+                    self._taken_back = True
+                    break
+                self._until = sent + self._queue.lease_s
+                self._trouble = "this process did not run"
+                self._asked = asked
+                if asked.stop or asked.leave:
+                    tell()
+            tell()
+            if connection is not None:
+                connection.terminate()

@@ -1,0 +1,286 @@
+"""Our blocks, work pool and deployments on a Prefect server.
+
+Also a program: `python -m organism_flows.flows.prefect_support.deployments`.
+
+The deployments are those of deployments/prefect.yaml, applied by Prefect's own command, so that what we do is
+what anybody can do by hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import resources
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from pydantic import BaseModel
+
+from organism_flows.blocks.errors import ConfigurationError, OrganismError
+from organism_flows.blocks.registration import register_blocks
+from organism_flows.flows.prefect_support import carry_over
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.responses import DeploymentResponse
+
+WATCHDOG = "watchdog/organism"
+POOL = "organism"
+POOL_TYPE = "process"
+JOB_TEMPLATE: dict[str, Any] = {
+    # No `command`, `env` or `working_dir`: with Prefect's own template a run may bring a command line, which
+    # the worker executes. `env` must not be here at all: a run's is merged into one that is (3.8.8).
+    "job_configuration": {
+        "name": "{{ name }}",
+        "labels": "{{ labels }}",
+        "stream_output": "{{ stream_output }}",
+    },
+    "variables": {
+        "type": "object",
+        # The server refuses a run that sets others, instead of ignoring them.
+        "additionalProperties": False,
+        "properties": {
+            "name": {
+                "type": "string",
+                "title": "Name",
+                "description": "Of the process, in the worker's log.",
+            },
+            "labels": {
+                "type": "object",
+                "title": "Labels",
+                "additionalProperties": {"type": "string"},
+                "description": "Of the process.",
+            },
+            "stream_output": {
+                "type": "boolean",
+                "title": "Stream Output",
+                "default": True,
+                "description": "Whether the worker's log shows what the process prints.",
+            },
+        },
+    },
+}
+"""What a run may decide of the process it runs in."""
+DEPLOY_TIMEOUT_S = 120.0
+DECIDED = {
+    "entrypoint",
+    "description",
+    "parameters",
+    "parameter_openapi_schema",
+    "enforce_parameter_schema",
+    "tags",
+    "version",
+    "paused",
+    "work_pool_name",
+    "job_variables",
+    "pull_steps",
+    "concurrency_options",
+}
+"""What somebody decided of a deployment; the rest of what the server tells is its own affair."""
+
+
+class Applied(BaseModel):
+    """What a Prefect server has now."""
+
+    api: str
+    deployments: list[str]
+    """Flow and name: ``dispatch/organism``."""
+    new_pool: bool
+    """The work pool was not there before."""
+    changed: list[str]
+    """Deployments that are new, or not what they were."""
+
+
+def prefect_yaml() -> Path:
+    """The file the deployments are in."""
+    return Path(str(resources.files("organism_flows.deployments").joinpath("prefect.yaml")))
+
+
+async def apply(*, start: bool = True) -> Applied:
+    """Register blocks, make the work pool if it is missing, apply every deployment; safe to repeat.
+
+    Afterwards deployments are as prefect.yaml has them, whatever was changed in the UI. Only schedules stay
+    as people left them: on or off, and those they added themselves.
+
+    Args:
+        start: Start a watchdog if its deployment is new or not what it was.
+
+    Raises:
+        ConfigurationError: No Prefect server is configured.
+        OrganismError: It cannot be reached, or refuses.
+    """
+    with reaching_prefect() as api:
+        from organism_flows.flows.prefect_support.watchdog_relay import start_watchdog
+
+        await register_blocks()
+        new_pool = await _ensure_pool()
+        before = await _ours()
+        await _deploy(before)
+        after = await _ours()
+        changed = sorted(name for name in after if name not in before or _differ(before[name], after[name]))
+        if start and WATCHDOG in changed:
+            await start_watchdog()
+    return Applied(api=api, deployments=sorted(after), new_pool=new_pool, changed=changed)
+
+
+def prefect_api() -> str:
+    """URL of the Prefect server this process talks to.
+
+    Raises:
+        ConfigurationError: None is configured.
+    """
+    from prefect.settings import PREFECT_API_URL
+
+    api: str | None = PREFECT_API_URL.value()
+    if not api:
+        raise ConfigurationError(
+            "no Prefect server is configured: PREFECT_API_URL is not set", "run `organism up`, or set it"
+        )
+    return api
+
+
+@contextmanager
+def reaching_prefect() -> Iterator[str]:
+    """Say on one line that there is no Prefect server, or that it does not answer. Gives its URL.
+
+    Raises:
+        ConfigurationError: None is configured.
+        OrganismError: It cannot be reached.
+    """
+    import httpx
+
+    api = prefect_api()
+    try:
+        yield api
+    except (OSError, httpx.HTTPError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise OrganismError(
+            f"the Prefect server at {api} does not answer: {reason[:200]}", "start or reach it"
+        ) from None
+
+
+async def _ensure_pool() -> bool:
+    """Make the work pool, or give the one that is there our template. Return True if it is new."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+    from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+
+    async with get_client() as client:
+        try:
+            pool = await client.read_work_pool(POOL)
+        except ObjectNotFound:
+            new = WorkPoolCreate(name=POOL, type=POOL_TYPE, base_job_template=JOB_TEMPLATE)
+            with suppress(ObjectAlreadyExists):  # somebody else was quicker
+                await client.create_work_pool(new)
+            return True
+        # A pool of another type runs flows elsewhere; its template is its operator's decision.
+        if pool.type == POOL_TYPE and pool.base_job_template != JOB_TEMPLATE:
+            await client.update_work_pool(POOL, WorkPoolUpdate(base_job_template=JOB_TEMPLATE))
+        return False
+
+
+async def _deploy(there: dict[str, DeploymentResponse]) -> None:
+    from ruamel.yaml import YAML
+
+    from organism_flows.flows.prefect_support.schedules import as_left, delete_retired
+
+    wanted = YAML(typ="safe").load(prefect_yaml().read_text())
+    with tempfile.TemporaryDirectory(prefix="organism-deploy-") as folder:
+        file = Path(folder) / prefect_yaml().name
+        file.write_text(as_left(wanted, there))
+        await _run_deploy(file)
+    await delete_retired(wanted, there)
+
+
+async def _run_deploy(file: Path) -> None:
+    command = [sys.executable, "-P", "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        "--prefect-file",
+        str(file),
+        env={**os.environ, "PREFECT_CLI_COLORS": "false", "COLUMNS": "200"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        out, _ = await asyncio.wait_for(process.communicate(), DEPLOY_TIMEOUT_S)
+    except TimeoutError:
+        raise OrganismError(
+            f"`prefect deploy` did not end within {DEPLOY_TIMEOUT_S:g} s", "see how the Prefect server fares"
+        ) from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+    if process.returncode:
+        words = [line.strip() for line in out.decode(errors="replace").splitlines() if line.strip()]
+        raise OrganismError(
+            f"`prefect deploy` ended with {process.returncode}: {' / '.join(words[-3:])[:400]}",
+            f"see what is wrong with {prefect_yaml()} or the server",
+        )
+
+
+async def _ours() -> dict[str, DeploymentResponse]:
+    from prefect.client.orchestration import get_client
+
+    from organism_flows.flows.prefect_support.schedules import ours
+
+    async with get_client() as client:
+        return await ours(client)
+
+
+def _differ(one: DeploymentResponse, other: DeploymentResponse) -> bool:
+    return _purpose(one) != _purpose(other)
+
+
+def _purpose(deployment: DeploymentResponse) -> dict[str, Any]:
+    limit = deployment.global_concurrency_limit
+    schedules = [
+        s.model_dump(mode="json", include={"slug", "schedule", "active", "parameters"})
+        for s in deployment.schedules
+    ]
+    return {
+        **deployment.model_dump(mode="json", include=DECIDED),
+        "limit": limit.limit if limit else None,
+        "schedules": sorted(schedules, key=str),
+    }
+
+
+def digest() -> str:
+    """Of what `apply` applies: it changes when applying again would change something."""
+    ours = (prefect_yaml().read_bytes(), orjson.dumps(JOB_TEMPLATE), version("organism-flows").encode())
+    return hashlib.sha256(b"".join(ours)).hexdigest()
+
+
+def main(mark: Path | None = None, older: Path | None = None) -> int:
+    """Apply, and say on one line what there is or what is wrong.
+
+    Args:
+        mark: File that says what was applied last; the same is not applied again, which saves some seconds.
+        older: SQLite file of the Prefect server that was used before; its schedules are carried over once.
+    """
+    try:
+        if mark is not None and mark.is_file() and mark.read_text() == digest():
+            print("applied before")
+            return 0
+        first = mark is None or not mark.exists()
+        applied = asyncio.run(apply(start=False))  # whoever starts the worker does
+        if first and older is not None and older.exists():
+            with reaching_prefect():
+                print(f"carried over from {older}: {', '.join(asyncio.run(carry_over.apply(older))) or '-'}")
+        if mark is not None:
+            mark.write_text(digest())
+    except (OrganismError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{applied.api}: {', '.join(applied.deployments)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(Path, sys.argv[1:])))

@@ -1,0 +1,45 @@
+"""Text from outside on the pages of runs: what it says, and never what markdown would make of it."""
+
+from __future__ import annotations
+
+import re
+from uuid import UUID
+
+from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.settings import load_settings
+from organism_flows.blocks.stack_state import queue_dsn, read_stack
+
+# Prefect's UI renders the cells of tables as markdown too: `__init__` would be a bold "init" there.
+_MARKUP = re.compile(r"[\\`*_{}\[\]<>~|#&!$]")
+_BLOCK = re.compile(r"^(\d*)([-+=.)])")
+
+
+def plain(text: str | None, length: int = 300) -> str:
+    """``text`` on one line, cut to ``length`` characters, as markdown that shows just that."""
+    line = " ".join((text or "").split())
+    if len(line) > length:
+        line = line[: length - 1] + "…"
+    return _BLOCK.sub(r"\1\\\2", _MARKUP.sub(r"\\\g<0>", line))
+
+
+class TaskLinks:
+    """How pages name the tasks of a queue: with a link, where a gateway is known that has them.
+
+    Args:
+        dsn: Connection URL of the queue.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        settings = load_settings()
+        stack = read_stack(settings.home)
+        try:
+            ours = queue_dsn(settings).get_secret_value() == dsn
+        except ConfigurationError:
+            ours = False
+        # A browser has no token to send.
+        reachable = stack and stack.gateway_url and settings.gateway_open
+        self._base = f"{stack.gateway_url}/api/tasks" if stack and reachable and ours else None
+
+    def to(self, task: UUID) -> str:
+        """The task in markdown."""
+        return f"[{task}]({self._base}/{task})" if self._base else str(task)

@@ -1,0 +1,200 @@
+"""What dead processes leave behind in Prefect, and what would stay so for ever: runs nobody is running."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from httpx import HTTPError
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterEndTime,
+    FlowRunFilterFlowVersion,
+    FlowRunFilterState,
+    FlowRunFilterStateName,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+    TaskRunFilter,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+)
+from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, State, StateType
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
+from prefect.events.schemas.events import ReceivedEvent
+from prefect.exceptions import PrefectException
+from prefect.settings import get_current_settings
+from prefect.states import Cancelled, Crashed
+from pydantic import BaseModel
+
+from organism_flows.flows.prefect_support.states import OURS
+
+FLOWS = ("bootstrap", "dispatch", "redrive", "submit", "verify", "watchdog")
+HEARTBEAT = "prefect.flow-run.heartbeat"
+SILENT = timedelta(minutes=10)
+"""A run that has sent heartbeats and none for so long is dead; they come every 3 minutes,"""
+SILENT_BEATS = 3
+"""and where they come less often, so many of them have to be missing."""
+PAGE = 200
+"""Most runs looked at, which is also the most the server gives; the next watchdog finds the rest."""
+
+
+class Debris(BaseModel):
+    """What was found and put right."""
+
+    flow_runs: int = 0
+    """Nobody ran them, and they are ``Crashed``."""
+    task_runs: int = 0
+    """Were ``Running`` under a flow run that had ended, and are ``Crashed``."""
+    late: int = 0
+    """Were ``Late`` beside a later one of the same schedule, and are ``Cancelled``."""
+    trouble: str | None = None
+    """Why it was not all looked at."""
+
+
+async def clear_debris(
+    *,
+    pending_before: datetime,
+    ended_before: datetime,
+    within_s: float,
+    own_run: UUID | None = None,
+    live: Collection[str] = (),
+) -> Debris:
+    """Mark runs of ours as crashed that nobody is running, and cancel those that are late beside a later one.
+
+    Args:
+        pending_before: A flow run that has been ``Pending`` since then will not start any more.
+        ended_before: A task run is left over when its flow run had ended then. Those that live report their
+            end late, through events.
+        within_s: Seconds for all of it. What is not done by then is left to the next time.
+        own_run: The flow run that asks.
+        live: Ids of flow runs that have live lanes: they are not dead, whatever Prefect has heard of them.
+    """
+    debris = Debris()
+    try:
+        async with asyncio.timeout(within_s), get_client() as client:
+            await _crash_pending_flow_runs(client, pending_before, own_run, debris)
+            await _crash_silent_flow_runs(client, {*live, str(own_run)}, debris)
+            await _crash_orphaned_task_runs(client, ended_before, debris)
+            await _cancel_late_flow_runs(client, debris)
+    except TimeoutError:
+        debris.trouble = f"Prefect's server did not answer all of it within {within_s:g} s"
+    except (HTTPError, PrefectException, OSError) as error:
+        debris.trouble = f"Prefect's server: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return debris
+
+
+def _flows() -> FlowFilter:
+    return FlowFilter(name=FlowFilterName(any_=list(FLOWS)))
+
+
+def _ours(state: FlowRunFilterState, *, ended: FlowRunFilterEndTime | None = None) -> list[FlowRunFilter]:
+    """Runs in ``state`` that our deployments, and that notebooks and programs, have started."""
+    return [
+        FlowRunFilter(state=state, end_time=ended, tags=FlowRunFilterTags(all_=[OURS])),
+        # Runs of a deployment have no version.
+        FlowRunFilter(state=state, end_time=ended, flow_version=FlowRunFilterFlowVersion(any_=[OURS])),
+    ]
+
+
+async def _runs(
+    client: PrefectClient, state: FlowRunFilterState, sort: FlowRunSort
+) -> AsyncIterator[FlowRun]:
+    seen: set[UUID] = set()
+    for ours in _ours(state):
+        runs = await client.read_flow_runs(flow_filter=_flows(), flow_run_filter=ours, sort=sort, limit=PAGE)
+        for run in runs:
+            if run.id not in seen:
+                seen.add(run.id)
+                yield run
+
+
+async def _end(client: PrefectClient, run: FlowRun, state: State[Any]) -> bool:
+    """Put ``run`` in a final state, unless it is not any more in the one that it was listed in."""
+    current = (await client.read_flow_run(run.id)).state
+    if current is None or run.state is None or current.id != run.state.id:
+        return False
+    await client.set_flow_run_state(run.id, state)
+    return True
+
+
+async def _crash_pending_flow_runs(
+    client: PrefectClient, pending_before: datetime, own_run: UUID | None, debris: Debris
+) -> None:
+    pending = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PENDING]))
+    async for run in _runs(client, pending, FlowRunSort.EXPECTED_START_TIME_ASC):
+        if run.id == own_run or run.state is None or run.state.timestamp >= pending_before:
+            continue
+        why = f"Pending since {run.state.timestamp:%Y-%m-%d %H:%M:%S}: nobody has started it."
+        debris.flow_runs += await _end(client, run, Crashed(message=why))
+
+
+async def _crash_silent_flow_runs(client: PrefectClient, live: Collection[str], debris: Debris) -> None:
+    running = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
+    heard: datetime | None = None
+    async for run in _runs(client, running, FlowRunSort.START_TIME_ASC):
+        if str(run.id) in live:
+            continue
+        beats = await _events(
+            client,
+            EventFilter(
+                event=EventNameFilter(name=[HEARTBEAT]),
+                resource=EventResourceFilter(id=[f"prefect.flow-run.{run.id}"]),
+            ),
+            2,
+        )
+        if not beats:  # heartbeats are turned off, or their time has not come
+            continue
+        # By what the server has taken in since: a time in which it took in nothing proves nothing.
+        heard = heard or (await _events(client, EventFilter(), 1))[0].received
+        if (silent := heard - beats[0].received) > _patience(beats):
+            why = f"No heartbeat for {silent.total_seconds() / 60:.0f} minutes: its process died."
+            debris.flow_runs += await _end(client, run, Crashed(message=why))
+
+
+async def _events(client: PrefectClient, wanted: EventFilter, limit: int) -> list[ReceivedEvent]:
+    """The newest events, first the newest."""
+    return list((await client.read_events(wanted, limit=limit)).events)
+
+
+def _patience(beats: list[ReceivedEvent]) -> timedelta:
+    """How long a run may be silent that was last heard twice at these moments, or only once."""
+    every = timedelta(seconds=get_current_settings().flows.heartbeat_frequency or 0)
+    if len(beats) > 1:
+        every = max(every, beats[0].received - beats[1].received)
+    return max(SILENT, every * SILENT_BEATS)
+
+
+async def _crash_orphaned_task_runs(client: PrefectClient, ended_before: datetime, debris: Debris) -> None:
+    ended = FlowRunFilterState(type=FlowRunFilterStateType(any_=list(TERMINAL_STATES)))
+    running = TaskRunFilterState(type=TaskRunFilterStateType(any_=[StateType.RUNNING]))
+    for ours in _ours(ended, ended=FlowRunFilterEndTime(before_=ended_before)):
+        runs = await client.read_task_runs(
+            flow_filter=_flows(),
+            flow_run_filter=ours,
+            task_run_filter=TaskRunFilter(state=running),
+            limit=PAGE,
+        )
+        for run in runs:
+            why = "Its flow run had ended, and it was still Running: its process died."
+            # Forced: the rules for a change of state are those of a run that is still alive.
+            await client.set_task_run_state(run.id, Crashed(message=why), force=True)
+            debris.task_runs += 1
+
+
+async def _cancel_late_flow_runs(client: PrefectClient, debris: Debris) -> None:
+    """Of the runs that schedules have made and nobody has started, leave the newest of each deployment."""
+    late = FlowRunFilterState(name=FlowRunFilterStateName(any_=["Late"]))
+    kept: set[UUID | None] = set()
+    async for run in _runs(client, late, FlowRunSort.EXPECTED_START_TIME_DESC):
+        if not run.auto_scheduled:
+            continue
+        if run.deployment_id in kept:
+            debris.late += await _end(client, run, Cancelled(message="Late, and so is the next one."))
+        kept.add(run.deployment_id)

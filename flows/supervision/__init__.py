@@ -1,0 +1,1 @@
+"""Keeping the lanes of dispatch runs going, and one run after another."""

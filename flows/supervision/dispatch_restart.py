@@ -1,0 +1,113 @@
+"""Start dispatch at once when its schedule is on and no lane claims tasks, instead of at the next tick.
+
+The process of a dispatch run can die without a word. Its lanes' leases then pass, and the watchdog is the
+first to know that nobody claims.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from httpx import HTTPError
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterExpectedStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.exceptions import ObjectNotFound, PrefectException
+from pydantic import BaseModel
+
+from organism_flows.blocks.queue.lane_models import LaneRow
+from organism_flows.flows.alerting.checks import DISPATCH
+
+BEGINS_WITHIN_S = 60.0
+"""A run that is younger may still be about to start its lanes."""
+TIMEOUT_S = 15.0
+PAGE = 50
+
+
+class Restart(BaseModel):
+    """Whether dispatch was started."""
+
+    run: str | None = None
+    """Name of the flow run that was made; None: none was needed."""
+    trouble: str | None = None
+    """Why it could not be found out, or not be started."""
+
+
+async def start_missing_dispatch(lanes: Sequence[LaneRow], queue: str) -> Restart:
+    """Start a run of dispatch if its schedule has relays and nobody claims tasks.
+
+    Args:
+        lanes: All lanes of the queue.
+        queue: Name of its Task Queue block.
+    """
+    if any(lane.claiming for lane in lanes):
+        return Restart()
+    try:
+        async with asyncio.timeout(TIMEOUT_S), get_client() as client:
+            return Restart(run=await _start(client, queue))
+    except TimeoutError:
+        what = f"Prefect's server did not answer within {TIMEOUT_S:g} s"
+    except (HTTPError, PrefectException, OSError) as error:
+        what = f"Prefect's server: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return Restart(trouble=f"dispatch was not started: {what}")
+
+
+async def _start(client: PrefectClient, queue: str) -> str | None:
+    try:
+        deployment = await client.read_deployment_by_name(DISPATCH)
+    except ObjectNotFound:
+        return None
+    parameters = _relay_parameters(deployment, queue)
+    if parameters is None or await _is_about_to_begin(client, deployment):
+        return None
+    run = await client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
+    return run.name
+
+
+def _relay_parameters(deployment: DeploymentResponse, queue: str) -> dict[str, Any] | None:
+    """Parameters of the first schedule that is on and starts relays for the queue of this name."""
+    if deployment.paused:
+        return None
+    for schedule in deployment.schedules:
+        own = dict(schedule.parameters or {})
+        parameters = {**(deployment.parameters or {}), **own}
+        if (
+            schedule.active
+            and parameters.get("relay") is True
+            and parameters.get("queue", "default") == queue
+        ):
+            return own
+    return None
+
+
+async def _is_about_to_begin(client: PrefectClient, deployment: DeploymentResponse) -> bool:
+    """Return True if a run is under way that may not have got to start its lanes, or waits for a worker."""
+    now = datetime.now(UTC)
+
+    async def newest(*states: StateType, **others: Any) -> list[FlowRun]:
+        wanted = FlowRunFilter(
+            deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]),
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states))),
+            **others,
+        )
+        return await client.read_flow_runs(
+            flow_run_filter=wanted, sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=PAGE
+        )
+
+    # No worker has taken one that is due: another would only wait behind it.
+    if await newest(StateType.SCHEDULED, expected_start_time=FlowRunFilterExpectedStartTime(before_=now)):
+        return True
+    begun = await newest(StateType.PENDING, StateType.RUNNING)
+    young = timedelta(seconds=BEGINS_WITHIN_S)
+    return any(run.state is not None and now - run.state.timestamp < young for run in begun)

@@ -1,0 +1,78 @@
+"""What the page of a dispatch run shows: how far it is, and what became a dead letter."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from uuid import UUID
+
+from prefect import runtime
+from prefect.artifacts import (
+    acreate_progress_artifact,
+    acreate_table_artifact,
+    aupdate_progress_artifact,
+)
+from prefect.events import emit_event
+
+from organism_flows.blocks.queue.models import TaskLine
+from organism_flows.flows.prefect_support.markdown import TaskLinks, plain
+
+FAILURES_SHOWN = 100
+
+
+class Progress:
+    """The progress artifact of a run that ends when the queue is empty, made when it is first shown.
+
+    Args:
+        total: Tasks to go when the run began.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._artifact: UUID | None = None
+        self._total = max(total, 1)
+        self._shown = 0.0
+
+    async def show(self, remaining: int, *, outcome: str | None = None) -> None:
+        """Show ``remaining`` tasks to go, or at the end what came of the run."""
+        # More may have been submitted meanwhile; a bar that only grows is still true of what is left.
+        self._total = max(self._total, remaining)
+        percent = 100.0 * (1 - remaining / self._total)
+        text = outcome or _left(remaining)
+        if self._artifact is None:
+            self._artifact = await acreate_progress_artifact(
+                percent, key="dispatch-progress", description=text
+            )
+        elif outcome or percent != self._shown:
+            await aupdate_progress_artifact(self._artifact, percent, description=text)
+        self._shown = percent
+
+
+def _left(tasks: int) -> str:
+    return f"{tasks} tasks to go"
+
+
+async def report_failures(failures: Sequence[TaskLine], dsn: str) -> None:
+    """A table of dead letters of the queue at ``dsn``, and an event, if there are any."""
+    if not failures:
+        return
+    links = TaskLinks(dsn)
+    await acreate_table_artifact(
+        key="dispatch-failures",
+        table=[
+            {
+                "task": links.to(line.id),
+                "type": plain(line.type),
+                "attempts": line.attempts,
+                "error": plain(line.error),
+            }
+            for line in failures
+        ],
+        description=f"Tasks that became dead letters during this run (newest {FAILURES_SHOWN} at most). "
+        "Look at one with `organism tasks show <id>`.",
+    )
+    queue = runtime.flow_run.parameters.get("queue", "default")
+    emit_event(
+        "organism.dispatch.dead-lettered",
+        resource={"prefect.resource.id": f"organism.queue.{queue}", "prefect.resource.name": queue},
+        payload={"tasks": len(failures), "by_type": Counter(line.type for line in failures)},
+    )

@@ -1,0 +1,364 @@
+"""Keeps the lanes of one dispatch run going: sees them end, hang or fall silent, and replaces them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from uuid import UUID
+
+import anyio
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+from prefect.states import Cancelled, Completed, Failed
+from pydantic import BaseModel
+
+from organism_flows.blocks.errors import OrganismError
+from organism_flows.blocks.queue import Queue
+from organism_flows.blocks.queue.db.connection import TRANSIENT_ERRORS, unavailable
+from organism_flows.blocks.queue.lane_models import LaneRow
+from organism_flows.flows.lanes.lease import RENEWALS_A_LEASE
+from organism_flows.flows.lanes.summary import LaneSummary
+from organism_flows.flows.prefect_support.states import show, wait_for_prefect
+from organism_flows.flows.supervision import handover
+from organism_flows.flows.supervision.lane_liveness import Pulse
+from organism_flows.flows.supervision.lane_task import LaneEnd, LaneOptions, LaneRun
+from organism_flows.flows.supervision.run_page import FAILURES_SHOWN, Progress, report_failures
+
+LOOK_INTERVAL_S = 1.0
+"""Between two looks at the lanes."""
+PROGRESS_INTERVAL_S = 5.0
+PROGRESS_SHARE = 50
+"""Progress is told by counting what is left, which takes the longer the more that is: at most one second in
+so many goes into it."""
+PREFECT_WAIT_S = 600.0
+STOPPED_WAIT_S = 3.0
+"""Seconds a run whose lanes have ended stays for a Prefect server that is away, so that it can say how."""
+MARKS_WAIT_S = 10.0
+SCHEDULE_TIMEOUT_S = 5.0
+REPLACEMENTS_A_LANE = 5
+LONG_LIFE_S = 60.0
+HAND_BACK_S = 5.0
+"""Beyond its grace, a lane may take so long to stop its handlers and to hand their tasks back."""
+"""A lane that lived for so long is replaced without counting: it is not its own start that fails."""
+
+
+class DispatchSummary(BaseModel):
+    """What one dispatch run did."""
+
+    completed: int = 0
+    failed: int = 0
+    """Dead letters."""
+    cancelled: int = 0
+    retried: int = 0
+    """Attempts that failed or timed out and were, or will be, made again."""
+    released: int = 0
+    """Tasks handed back uncharged."""
+    stale: int = 0
+    """Outcomes refused because somebody else held the task by then."""
+    claimed: int = 0
+    calls: int = 0
+    lanes: int = 0
+    lanes_died: int = 0
+    """Lanes that ended without a summary: killed, hung or without Postgres."""
+    settled_by_dead_lanes: int = 0
+    """Tasks that those lanes had settled by their last heartbeat, one way or another. No other count here has
+    them, and none has what they settled after it: the table does."""
+    seconds: float = 0.0
+    tasks_per_second: float = 0.0
+    errors: list[str] = []
+    """Why lanes ended that ended badly."""
+
+    def add(self, lane: LaneSummary) -> None:
+        """Count one lane in."""
+        for name in ("completed", "failed", "cancelled", "retried", "released", "stale", "claimed", "calls"):
+            setattr(self, name, getattr(self, name) + getattr(lane, name))
+
+
+class Supervisor:
+    """Runs ``lanes`` lanes until they end, they are to leave, or ``stopping`` is set.
+
+    Args:
+        queue: An open queue.
+        options: How lanes run.
+        start_lane: Starts the lane of that number, to run for that many seconds (None: no limit).
+        lanes: How many there are to be.
+        stopping: Set it to stop the run.
+        stop_runs: Stops what goes on of tasks, given by id, under that claim or an older one.
+        relieve: Runs whose lanes are to leave when those of this one are there.
+        deployment_id: Of the deployment that started it, if it is of a relay: the lanes leave when the
+            schedule is turned off.
+        at_once: Set it to give a stop no grace any more.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        options: LaneOptions,
+        start_lane: Callable[[int, float | None], LaneRun],
+        lanes: int,
+        stopping: asyncio.Event,
+        stop_runs: Callable[[Mapping[str, int]], Awaitable[None]],
+        *,
+        relieve: Sequence[str] = (),
+        deployment_id: UUID | None = None,
+        at_once: asyncio.Event | None = None,
+    ) -> None:
+        self.queue = queue
+        self.options = options
+        self.start_lane = start_lane
+        self.wanted = lanes
+        self.summary = DispatchSummary()
+        self.logger = get_run_logger()
+        self.stopping = stopping
+        self.stop_runs = stop_runs
+        self.relieving = tuple(relieve)
+        self.relieved = not relieve
+        self.deployment_id = deployment_id
+        self.schedule_due = time.monotonic()
+        self.scheduled = False
+        """The schedule was on while this run worked: turned off, it ends the run."""
+        self.leaving = False
+        """The lanes leave: none is replaced."""
+        self.at_once = at_once or asyncio.Event()
+        self.started = time.monotonic()
+        self.running: dict[asyncio.Task[LaneEnd], LaneRun] = {}
+        self.pulses: dict[int, Pulse] = {}
+        """By number of the lanes that run."""
+        self.dead: dict[int, Pulse] = {}
+        """By number of the lanes that ended without closing their lease."""
+        self.missing: list[int] = []
+        """Numbers of lanes to be replaced as soon as Postgres answers."""
+        self.replacements_left = REPLACEMENTS_A_LANE * lanes
+        self.failed = False
+        self.marks: list[asyncio.Task[None]] = []
+        """They tell Prefect of lanes that died."""
+        self.errands: set[asyncio.Task[None]] = set()
+        self.progress: Progress | None = None
+        self.progress_due = 0.0
+        self.showing: asyncio.Task[None] | None = None
+        """Tells Prefect of progress."""
+
+    async def run(self) -> State[DispatchSummary]:
+        """Run, and return the flow run's final state."""
+        try:
+            since = await self.queue.now()
+            remaining = await self.queue.remaining() if self.options.until_empty else None
+        except TRANSIENT_ERRORS as error:
+            raise unavailable(self.queue.dsn, error) from None
+        if remaining is not None:
+            self.progress = Progress(remaining)
+            self.progress_due = time.monotonic() + PROGRESS_INTERVAL_S
+        try:
+            for _ in range(self.wanted):
+                self._start()
+            await self._supervise()
+        finally:
+            # One way out for the end of the work, SIGTERM, Ctrl-C, timeouts and errors alike.
+            with anyio.CancelScope(shield=True):
+                await self._stop_lanes()
+        s = self.summary
+        s.seconds = time.monotonic() - self.started
+        s.tasks_per_second = round((s.completed + s.failed) / s.seconds, 1)
+        await self._tell(since)
+        return self._final_state()
+
+    def _start(self) -> None:
+        left = self.options.max_seconds
+        if left is not None:
+            left -= time.monotonic() - self.started
+            if left <= 0:
+                return
+        # Never a number twice: a row that a dead lane left behind must not pass for its replacement's.
+        number = self.summary.lanes = self.summary.lanes + 1
+        lane = self.start_lane(number, left)
+        self.running[asyncio.create_task(lane.ended(), name=f"lane-{number}")] = lane
+        self.pulses[number] = Pulse(self.queue.lease_s, time.monotonic())
+
+    async def _supervise(self) -> None:
+        stop = asyncio.create_task(self.stopping.wait())
+        try:
+            while (self.running or self.missing) and not self.stopping.is_set():
+                await asyncio.wait(
+                    [stop, *self.running], timeout=LOOK_INTERVAL_S, return_when=asyncio.FIRST_COMPLETED
+                )
+                self._collect()
+                with suppress(*TRANSIENT_ERRORS):
+                    await self._look()
+        finally:
+            stop.cancel()
+
+    async def _look(self) -> None:
+        """Look at the table: end lanes that hang, and, as Postgres answers, start what is missing."""
+        lanes = await self.queue.lanes()
+        rows = {row.number: row for row in lanes if row.run == self.options.run}
+        self.leaving = self.leaving or any(row.leave_requested for row in rows.values())
+        for lane in self.running.values():
+            pulse, now = self.pulses[lane.number], time.monotonic()
+            pulse.listen(rows.get(lane.number), now)
+            if trouble := pulse.trouble(now):
+                # Its process is killed, wherever it runs and whatever it does, and then it has ended.
+                lane.kill(trouble)
+        await self._take_back(rows)
+        if self.leaving:
+            self.missing.clear()
+        if self.missing:
+            # A database that can be read and not written would end each replacement at its start.
+            await self.queue.check_writes()
+        for number in self.missing:
+            self.logger.warning("replacing lane-%d", number)
+            self._start()
+        self.missing.clear()
+        if self.options.relay and not self.leaving:
+            await self._hand_over(lanes)
+        if self.progress and self.running and time.monotonic() >= self.progress_due:
+            started = time.monotonic()
+            remaining = await self.queue.remaining()
+            took = time.monotonic() - started
+            self.progress_due = started + max(PROGRESS_INTERVAL_S, PROGRESS_SHARE * took)
+            if self.showing is None or self.showing.done():
+                # Not waited for: lanes are looked after, whether or not Prefect's server answers.
+                self.showing = asyncio.create_task(show(self.progress.show(remaining)))
+
+    async def _hand_over(self, lanes: Sequence[LaneRow]) -> None:
+        """Relieve the runs before this one once its lanes are there; leave when it is not needed."""
+        ours = {row.number for row in lanes if row.run == self.options.run and row.claiming}
+        if not self.relieved and len(ours) >= self.wanted:
+            for run in self.relieving:
+                self.logger.info("taking over from run %s", run)
+                await self.queue.request_leave(run)
+            self.relieved = True
+        why = None
+        if handover.superfluous(lanes, self.options.run, self.relieving):
+            why = "another run of dispatch works already"
+        elif self.deployment_id and time.monotonic() >= self.schedule_due:
+            self.schedule_due = time.monotonic() + handover.SCHEDULE_CHECK_S
+            # Without Prefect's server the work goes on.
+            with suppress(Exception):
+                async with asyncio.timeout(SCHEDULE_TIMEOUT_S):
+                    on = await handover.schedule_is_on(self.deployment_id)
+                    why = "its schedule was turned off" if self.scheduled and not on else None
+                    self.scheduled = self.scheduled or on
+        if why:
+            self.logger.info("leaving: %s", why)
+            await self.queue.request_leave(self.options.run)
+            self.leaving = True
+
+    async def _rows(self) -> dict[int | None, LaneRow]:
+        """Rows of this run's lanes by number; of a lane that began again, the newest."""
+        return {row.number: row for row in await self.queue.lanes() if row.run == self.options.run}
+
+    async def _take_back(self, rows: dict[int | None, LaneRow]) -> None:
+        """Take back what dead lanes held at once: a second after a kill instead of a lease after it."""
+        for number, pulse in list(self.dead.items()):
+            pulse.listen(rows.get(number), time.monotonic())
+            for lane in pulse.ids:
+                # An unlikely survivor is told at its next renewal, and its claims are stale by then.
+                await self.queue.deregister(lane)
+            reaped = await self.queue.reap()
+            if reaped.runs:
+                # Not waited for: lanes are looked after, whether or not the organism answers.
+                errand = asyncio.create_task(self._stop_left_behind(reaped.runs))
+                self.errands.add(errand)
+                errand.add_done_callback(self.errands.discard)
+            del self.dead[number]
+            self.summary.settled_by_dead_lanes += pulse.settled()
+
+    async def _stop_left_behind(self, runs: Mapping[str, int]) -> None:
+        try:
+            await self.stop_runs(runs)
+        except OrganismError as error:
+            self.logger.warning("what dead lanes left running could not be stopped: %s", error)
+
+    def _collect(self) -> None:
+        """Count in the lanes that ended, and note those that are to be replaced."""
+        for ended in [task for task in self.running if task.done()]:
+            lane = self.running.pop(ended)
+            pulse = self.pulses.pop(lane.number)
+            end = ended.result()
+            if lane.marked:
+                self.marks.append(lane.marked)
+            if end.summary:
+                self.summary.add(end.summary)
+                self.summary.settled_by_dead_lanes += pulse.settled(beside=end.summary.lane)
+                continue
+            line = f"lane-{lane.number}: {end.error}"
+            self.logger.error(line)
+            self.summary.errors.append(line)
+            if not end.lost:
+                self.failed = True
+                continue
+            self.summary.lanes_died += 1
+            self.dead[lane.number] = pulse
+            if self.leaving:
+                continue
+            if lane.age_s < LONG_LIFE_S:
+                if self.replacements_left == 0:
+                    self.failed = True
+                    continue
+                self.replacements_left -= 1
+            self.missing.append(lane.number)
+
+    async def _stop_lanes(self) -> None:
+        grace_s = self.options.grace_s
+        if self.running:
+            self.logger.info(
+                "stopping %d lanes: they claim nothing more; what runs has %g s to end and is then handed "
+                "back, uncharged (a second signal: at once)",
+                len(self.running),
+                grace_s,
+            )
+        # A lane that hears of it by a renewal of its lease, as through a pooler, begins its grace then.
+        deadline = time.monotonic() + grace_s + self.queue.lease_s / RENEWALS_A_LEASE + HAND_BACK_S
+        while self.running and time.monotonic() < deadline and not self.at_once.is_set():
+            # Asked again and again: a lane that is only starting has no row to be asked in yet.
+            with suppress(*TRANSIENT_ERRORS):
+                await self.queue.request_stop(self.options.run)
+            await asyncio.wait(self.running, timeout=LOOK_INTERVAL_S)
+            self._collect()
+        why = "it was stopped at once" if self.at_once.is_set() else f"it did not end within {grace_s:g} s"
+        for end_lane, patience_s in ((LaneRun.cancel, 2.0), (LaneRun.abandon, 1.0)):
+            for lane in self.running.values():
+                end_lane(lane, why)
+            if self.running:
+                await asyncio.wait(self.running, timeout=patience_s)
+            self._collect()
+        with suppress(*TRANSIENT_ERRORS):
+            await self._take_back(await self._rows())
+
+    async def _tell(self, since: datetime) -> None:
+        """Show what was done, and see that Prefect hears of it; done it is all the same."""
+        # Whoever stops a run does not wait for a server that is away.
+        await wait_for_prefect(STOPPED_WAIT_S if self.stopping.is_set() else PREFECT_WAIT_S)
+        with suppress(*TRANSIENT_ERRORS):
+            if self.progress:
+                if self.showing:
+                    await asyncio.wait([self.showing])
+                outcome = f"{self.summary.completed} completed, {self.summary.failed} dead letters"
+                await show(self.progress.show(await self.queue.remaining(), outcome=outcome))
+            failures = await self.queue.failures_since(since, limit=FAILURES_SHOWN)
+            await show(report_failures(failures, self.queue.dsn))
+        if self.marks:
+            _, late = await asyncio.wait(self.marks, timeout=MARKS_WAIT_S)
+            for mark in late:
+                mark.cancel()
+
+    def _final_state(self) -> State[DispatchSummary]:
+        s = self.summary
+        line = (
+            f"{s.completed} completed, {s.failed} dead letters, {s.retried} retried, "
+            f"{s.released} handed back in {s.seconds:.1f} s ({s.tasks_per_second:g} tasks/s)"
+        )
+        if s.lanes_died:
+            line += (
+                f"; {s.lanes_died} lanes died and had settled {s.settled_by_dead_lanes} more when last heard"
+            )
+        self.logger.info(line)
+        if self.stopping.is_set():
+            # No data: Prefect would try to raise it.
+            return Cancelled(message=f"Stopped and drained: {line}")
+        if self.failed:
+            return Failed(message=f"{s.errors[-1]}; {line}")
+        return Completed(message=line, data=s)

@@ -1,0 +1,266 @@
+"""One check of the watchdog: lanes, alerts, retention, Prefect, dispatch; and what it says of itself."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from prefect.events import emit_event
+from pydantic import BaseModel
+
+from organism_flows.blocks.access_token import own_headers
+from organism_flows.blocks.errors import StackError
+from organism_flows.blocks.long_work import ask_organism
+from organism_flows.blocks.queue import Queue
+from organism_flows.blocks.queue.models import Finished
+from organism_flows.blocks.settings import load_settings
+from organism_flows.blocks.stack_state import organism_url
+from organism_flows.blocks.task_queue import TaskQueue
+from organism_flows.flows.alerting.notify import tell_of_queue
+from organism_flows.flows.prefect_support.stale_runs import clear_debris
+from organism_flows.flows.supervision.dispatch_restart import start_missing_dispatch
+
+WATCHDOG_LOCK = 0x776174636864  # "watchd": one at a time in a database
+DAY_S = 86_400.0
+REPORTED_LATE_S = 120.0
+"""So long after its flow run a task run that lives has reported its end."""
+LANE_KEPT_S = 3600.0
+"""For so long a row of a dead lane that no reap could delete is kept, for whoever wants to look at it."""
+EVENTS = {
+    "reaped": ("lanes_ended", "tasks_taken_back", "tasks_given_up", "lanes_forgotten"),
+    "pruned": ("completed_pruned", "cancelled_pruned", "failed_pruned", "notes_pruned"),
+    "crashed": ("flow_runs_crashed", "task_runs_crashed", "late_runs_cancelled"),
+}
+"""By kind of event, the counts in it."""
+DONE = tuple(name for names in EVENTS.values() for name in names)
+
+
+class WatchdogSummary(BaseModel):
+    """What one run of the watchdog did: in all its checks, where it is a count of things done."""
+
+    exclusive: bool = True
+    """False: another was at work whenever this one would have checked, and it did nothing."""
+    checks: int = 0
+    checks_failed: int = 0
+    """Could not be finished, because Postgres was away or something unforeseen happened."""
+    lanes_ended: int = 0
+    tasks_taken_back: int = 0
+    tasks_given_up: int = 0
+    """Dead letters now: as many of their lanes have died as may."""
+    lanes_forgotten: int = 0
+    completed_pruned: int = 0
+    cancelled_pruned: int = 0
+    failed_pruned: int = 0
+    flow_runs_crashed: int = 0
+    task_runs_crashed: int = 0
+    late_runs_cancelled: int = 0
+    """Late beside a later run of the same deployment."""
+    notes_pruned: int = 0
+    """Of redrives, in ``task_audit``, and of files that were loaded, in ``task_files``."""
+    suspects: int = 0
+    """Run in processes of their own, because replicas died with them."""
+    interrupted: int = 0
+    """Unfinished tasks that were interrupted more than twice."""
+    handed_over: int = 0
+    """Tasks that have waited on replicas for a handler for more than a minute."""
+    lanes_leaving: int = 0
+    copies: int | None = None
+    """Handlers that were asked to stop and still run; None: the organism did not say."""
+    notes: list[str] = []
+    """What should be known of the work that runs, with its numbers, as of the last check."""
+    dispatch_started: list[str] = []
+    """Names of the runs of dispatch that were started because no lane claimed tasks."""
+    alerts: list[str] = []
+    """What it had to say of the queue, when something began to be wrong or was well again."""
+    prefect_trouble: str | None = None
+    """Why Prefect's part was not done, or not all of it."""
+    seconds: float = 0.0
+
+    @property
+    def pruned(self) -> int:
+        """Tasks deleted."""
+        return self.completed_pruned + self.cancelled_pruned + self.failed_pruned
+
+    @property
+    def did(self) -> bool:
+        """Something was done or reported, rather than all found well."""
+        return any(getattr(self, name) for name in (*DONE, "alerts", "dispatch_started"))
+
+    def add(self, check: WatchdogSummary) -> None:
+        """Count in one more check; what describes a state is the newest's."""
+        sums = {name: getattr(self, name) + getattr(check, name) for name in (*DONE, "alerts", "checks")}
+        sums["dispatch_started"] = self.dispatch_started + check.dispatch_started
+        for name in type(self).model_fields:
+            if name not in ("checks_failed", "seconds"):
+                setattr(self, name, sums.get(name, getattr(check, name)))
+
+
+@dataclass(frozen=True)
+class WatchdogOptions:
+    """What a check is to do: the parameters of the flow, which describe them."""
+
+    keep_completed_days: float | None
+    keep_failed_days: float | None
+    keep_audit_days: float | None
+    keep_files_days: float | None
+    prune_seconds: float
+    pending_minutes: float
+    prefect_seconds: float
+    dead_letters: int | None
+    oldest_ready_seconds: float | None
+    interrupted: int | None
+    missing_seconds: float
+    queue: str
+
+
+async def check(options: WatchdogOptions, own_run: UUID | None, *, say_checked: bool) -> WatchdogSummary:
+    """Check once, and return what was done. While another check is at work on the same database: nothing.
+
+    Args:
+        options: What to do.
+        own_run: The flow run that checks.
+        say_checked: Emit the event whose absence is an alert.
+
+    Raises:
+        ConfigurationError: The block is wrong, or its database can only be reached through a pooler.
+        QueueUnavailable: Postgres cannot be reached.
+    """
+    began = time.monotonic()
+    summary = WatchdogSummary()
+    block = await TaskQueue.named(options.queue)
+    async with (
+        block.open(application_name="organism-watchdog", connections=1) as queue,
+        queue.exclusive(WATCHDOG_LOCK) as alone,
+    ):
+        if not alone:
+            return WatchdogSummary(exclusive=False)
+        await _look_after_lanes(queue, summary)
+        told = await tell_of_queue(
+            queue,
+            options.queue,
+            dead_letters=options.dead_letters,
+            oldest_ready_s=options.oldest_ready_seconds,
+            interrupted=options.interrupted,
+            missing_s=options.missing_seconds,
+            looked=say_checked,
+        )
+        await _delete_what_is_old(queue, options, summary)
+        await _note_long_work(queue, summary)
+        now = datetime.now(UTC)
+        debris = await clear_debris(
+            pending_before=now - timedelta(minutes=options.pending_minutes),
+            ended_before=now - timedelta(seconds=REPORTED_LATE_S),
+            within_s=options.prefect_seconds,
+            own_run=own_run,
+            live={lane.run for lane in await queue.lanes() if lane.live and lane.run},
+        )
+        restart = await start_missing_dispatch(await queue.lanes(), options.queue)
+    summary.flow_runs_crashed, summary.task_runs_crashed = debris.flow_runs, debris.task_runs
+    summary.late_runs_cancelled = debris.late
+    summary.alerts = told.said
+    summary.dispatch_started = [restart.run] if restart.run else []
+    summary.prefect_trouble = debris.trouble or told.trouble or restart.trouble
+    summary.checks = 1
+    summary.seconds = round(time.monotonic() - began, 3)
+    _emit(options.queue, summary)
+    return summary
+
+
+async def _delete_what_is_old(queue: Queue, options: WatchdogOptions, summary: WatchdogSummary) -> None:
+    if options.keep_completed_days is not None:
+        older = (options.keep_completed_days * DAY_S, options.prune_seconds)
+        summary.completed_pruned = await _prune(queue, "completed", *older)
+        summary.cancelled_pruned = await _prune(queue, "cancelled", *older)
+    if options.keep_failed_days is not None:
+        older = (options.keep_failed_days * DAY_S, options.prune_seconds)
+        summary.failed_pruned = await _prune(queue, "failed", *older)
+    if options.keep_audit_days is not None:
+        summary.notes_pruned += await queue.prune_audit(older_than_s=options.keep_audit_days * DAY_S)
+    if options.keep_files_days is not None:
+        summary.notes_pruned += await queue.forget_files(older_than_s=options.keep_files_days * DAY_S)
+
+
+async def _look_after_lanes(queue: Queue, summary: WatchdogSummary) -> None:
+    # The first ends the leases that are past, the second deletes the rows of lanes that hold nothing more.
+    for _ in range(2):
+        reaped = await queue.reap(strays=True)
+        summary.lanes_ended += reaped.lanes
+        summary.tasks_taken_back += reaped.retried
+        summary.tasks_given_up += reaped.failed
+    summary.lanes_forgotten = await queue.forget_lanes(dead_for_s=LANE_KEPT_S)
+
+
+async def _note_long_work(queue: Queue, summary: WatchdogSummary) -> None:
+    work = await queue.long_work()
+    summary.suspects, summary.interrupted = work.suspects, work.interrupted
+    summary.handed_over, summary.lanes_leaving = work.handed_over, len(work.leaving)
+    summary.notes = work.notes
+    try:
+        url = organism_url(load_settings())
+    except StackError:
+        # Of a broken state file others complain; what the queue says is said all the same.
+        url = None
+    if (running := await ask_organism(url, own_headers(load_settings()))) is not None:
+        summary.copies = running.copies
+        summary.notes += running.notes
+
+
+async def _prune(queue: Queue, status: Finished, older_than_s: float, within_s: float) -> int:
+    return await queue.prune(status, older_than_s=older_than_s, within_s=within_s)
+
+
+def _emit(queue: str, summary: WatchdogSummary) -> None:
+    """Emit an event for each kind of thing that was done, for automations to act on."""
+    resource = {"prefect.resource.id": f"organism.queue.{queue}", "prefect.resource.name": queue}
+    for kind, names in EVENTS.items():
+        counts = {name: getattr(summary, name) for name in names}
+        if any(counts.values()):
+            emit_event(f"organism.watchdog.{kind}", resource=resource, payload=counts)
+
+
+def line_of(summary: WatchdogSummary) -> str:
+    """All of it on one line."""
+    said = [
+        f"{count} {what}"
+        for count, what in (
+            (summary.tasks_taken_back, "tasks taken back"),
+            (summary.tasks_given_up, "tasks given up"),
+            (summary.lanes_ended, "lanes ended"),
+            (summary.lanes_forgotten, "lanes forgotten"),
+            (summary.pruned, "tasks deleted"),
+            (summary.notes_pruned, "notes deleted"),
+            (summary.flow_runs_crashed, "flow runs crashed"),
+            (summary.task_runs_crashed, "task runs crashed"),
+            (summary.late_runs_cancelled, "late runs cancelled"),
+        )
+        if count
+    ] + summary.alerts
+    if summary.dispatch_started:
+        said.append(f"no lane claimed tasks: started {', '.join(summary.dispatch_started)}")
+    line = ", ".join(said) or ("nothing to do" if summary.notes else "all is well")
+    line = "; ".join([line, *summary.notes])
+    if summary.checks_failed:
+        line += f"; {summary.checks_failed} checks failed"
+    return f"{line}; Prefect's part was not finished" if summary.prefect_trouble else line
+
+
+def page_of(line: str, summary: WatchdogSummary) -> str:
+    """A run's page in markdown."""
+    counts = summary.model_dump(
+        exclude={"exclusive", "alerts", "notes", "dispatch_started", "prefect_trouble", "seconds"}
+    )
+    lines = [f"**{line}** in {summary.seconds:g} s", "", "| | |", "|---|---|"]
+    lines += [
+        f"| {name.replace('_', ' ')} | {'not known' if count is None else count} |"
+        for name, count in counts.items()
+    ]
+    lines += ["", *(f"- {said}" for said in summary.alerts)]
+    if summary.dispatch_started:
+        names = ", ".join(summary.dispatch_started)
+        lines.append(f"- no lane claimed tasks, so a run of dispatch was started: {names}")
+    lines += [f"- {note}" for note in summary.notes]
+    if summary.prefect_trouble:
+        lines += ["", summary.prefect_trouble]
+    return "\n".join(lines)

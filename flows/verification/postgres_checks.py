@@ -1,0 +1,109 @@
+"""Postgres: is it there, migrated, in time, and free of what slows a queue down."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncpg
+
+from organism_flows.blocks.queue import Queue
+from organism_flows.blocks.queue.db.migrate import pending
+from organism_flows.blocks.queue.db.sqlstates import TRANSIENT_ERRORS
+from organism_flows.blocks.queue.db.statements import statement
+from organism_flows.flows.verification.finding import Finding, degraded, failed, ok
+
+TIMEOUT_S = 10.0
+SKEW_S = 2.0
+OLD_SNAPSHOT_S = 300.0
+DEAD_SHARE = 0.5
+DEAD_ROWS = 1_000_000
+FEW_CONNECTIONS = 10
+ERRORS: tuple[type[BaseException], ...] = (asyncpg.PostgresError, *TRANSIENT_ERRORS)
+
+
+async def check(queue: Queue) -> list[Finding]:
+    """All findings about the database of an open queue."""
+    asked = time.time()
+    row: Any = await queue.pool.fetchrow(statement("database_health"), timeout=TIMEOUT_S)
+    between = (asked + time.time()) / 2
+    return [
+        ok("postgres: reachable", f"{row['version']}, database {row['database']}"),
+        await _migrated(queue),
+        await _takes_tasks(queue),
+        _clock(row["now"], between),
+        _snapshots(row),
+        _dead_rows(row),
+        _connections(row),
+    ]
+
+
+async def _migrated(queue: Queue) -> Finding:
+    missing = await pending(queue.direct_dsn)
+    if missing:
+        return failed(
+            "postgres: migrated",
+            f"not yet applied: {', '.join(missing)}",
+            "run `organism migrate` or bootstrap",
+        )
+    return ok("postgres: migrated", "every migration of this version is applied")
+
+
+async def _takes_tasks(queue: Queue) -> Finding:
+    try:
+        await queue.check_writes()
+    except ERRORS as error:
+        return failed(
+            "postgres: takes tasks",
+            " ".join((str(error) or type(error).__name__).split()),
+            "free disk space, end the lock, or wait for the fail-over: as the error says",
+        )
+    return ok("postgres: takes tasks", "a task was added and taken back")
+
+
+def _clock(there: datetime, here: float) -> Finding:
+    skew = there.timestamp() - here
+    seen = f"the database is {abs(skew):.2f} s {'ahead of' if skew > 0 else 'behind'} this machine"
+    if abs(skew) > SKEW_S:
+        return degraded(
+            "postgres: clock",
+            seen,
+            "correct the clocks; only the database's decides, but logs and schedules will not match",
+        )
+    return ok("postgres: clock", seen)
+
+
+def _snapshots(row: Any) -> Finding:
+    seconds, who = row["oldest_xact_s"] or 0.0, row["oldest_xact"] or ""
+    if seconds > OLD_SNAPSHOT_S:
+        return degraded(
+            "postgres: oldest transaction",
+            f"open for {seconds:.0f} s: {who}",
+            "end it, or move it to a standby: nothing that dies meanwhile can be removed",
+        )
+    return ok("postgres: oldest transaction", f"{seconds:.0f} s")
+
+
+def _dead_rows(row: Any) -> Finding:
+    dead, live = row["dead"] or 0, row["live"] or 0
+    seen = f"{dead:,} dead of {dead + live:,} rows in tasks; last vacuum {_when(row['vacuumed'])}"
+    if dead > DEAD_ROWS and dead > DEAD_SHARE * (dead + live):
+        return degraded("postgres: dead rows", seen, "see that autovacuum runs and no snapshot is held open")
+    return ok("postgres: dead rows", seen)
+
+
+def _connections(row: Any) -> Finding:
+    left = row["max_connections"] - row["connections"]
+    seen = f"{row['connections']} of {row['max_connections']} in use"
+    if left <= FEW_CONNECTIONS:
+        return degraded(
+            "postgres: connections", seen, "raise max_connections, or put PgBouncer between (see the README)"
+        )
+    return ok("postgres: connections", seen)
+
+
+def _when(moment: datetime | None) -> str:
+    if moment is None:
+        return "never"
+    return f"{(datetime.now(UTC) - moment).total_seconds():.0f} s ago"

@@ -1,0 +1,96 @@
+"""Prefect: its API, workers and the schedules that start our flows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import WorkerStatus
+from prefect.settings import PREFECT_API_URL
+
+from organism_flows.flows.prefect_support.schedules import MOST, every, ours
+from organism_flows.flows.verification.finding import Finding, degraded, failed, ok
+
+EXPECTED = ("dispatch", "bootstrap", "verify", "watchdog", "submit", "redrive")
+
+
+async def check() -> list[Finding]:
+    """All findings about the Prefect server this process talks to."""
+    if not PREFECT_API_URL.value():
+        return [failed("prefect: api", "PREFECT_API_URL is not set", "run `organism up`, or set it")]
+    async with get_client() as client:
+        problem = await client.api_healthcheck()
+        if problem is not None:
+            return [
+                failed("prefect: api", f"{PREFECT_API_URL.value()}: {problem}", "start or reach the server")
+            ]
+        server = await client.api_version()
+        deployments = list((await ours(client)).values())
+        findings = [ok("prefect: api", f"{PREFECT_API_URL.value()}, server {server}")]
+        if not deployments:
+            findings.append(
+                degraded("prefect: deployments", "none of ours", "apply them: `organism up` or bootstrap")
+            )
+            return findings
+        findings.append(_deployments(deployments))
+        if (unable := _schedules(deployments)) is not None:
+            findings.append(unable)
+        for pool in sorted({d.work_pool_name for d in deployments if d.work_pool_name}):
+            findings.append(_workers(pool, await client.read_workers_for_work_pool(pool, limit=MOST)))
+        return findings
+
+
+def _deployments(deployments: list[Any]) -> Finding:
+    there = {d.entrypoint.rpartition(".")[2] if d.entrypoint else d.name for d in deployments}
+    missing = [name for name in EXPECTED if name not in there]
+    on = [
+        f"{d.entrypoint.rpartition('.')[2]} ({', '.join(every(s.schedule) for s in d.schedules if s.active)})"
+        for d in deployments
+        if not d.paused and any(s.active for s in d.schedules)
+    ]
+    seen = f"{len(deployments)} deployments; scheduled: {', '.join(sorted(on)) or 'none'}"
+    if missing:
+        return degraded(
+            "prefect: deployments",
+            f"{seen}; missing: {', '.join(missing)}",
+            "apply them: `organism up` or bootstrap",
+        )
+    if not any(line.startswith("dispatch") for line in on):
+        return degraded(
+            "prefect: deployments", seen, "dispatch is not scheduled: `organism schedule dispatch on`"
+        )
+    return ok("prefect: deployments", seen)
+
+
+def _schedules(deployments: list[Any]) -> Finding | None:
+    """Name the schedules that are on and give no value to a parameter that needs one.
+
+    Prefect 3.8.8 checks the values that a schedule gives, and not that one is missing.
+    """
+    wrong = {}
+    for deployment in deployments:
+        flow = deployment.entrypoint.rpartition(".")[2] if deployment.entrypoint else deployment.name
+        required = set((deployment.parameter_openapi_schema or {}).get("required", []))
+        for schedule in deployment.schedules:
+            missing = required - set(deployment.parameters or {}) - set(schedule.parameters or {})
+            if missing and schedule.active and not deployment.paused:
+                wrong[flow] = f"{flow} ({every(schedule.schedule)}) gives no {', '.join(sorted(missing))}"
+    if not wrong:
+        return None
+    return degraded(
+        "prefect: schedules",
+        f"every run of a schedule fails: {'; '.join(wrong.values())}",
+        "give it under the schedule's parameters in the Prefect UI, or turn it off: "
+        + ", ".join(f"`organism schedule {flow} off`" for flow in wrong),
+    )
+
+
+def _workers(pool: str, workers: list[Any]) -> Finding:
+    online = [worker.name for worker in workers if worker.status == WorkerStatus.ONLINE]
+    if not online:
+        return degraded(
+            f"prefect: workers of {pool}",
+            f"none is online of {len(workers)} known",
+            f"start one: `organism up`, or `prefect worker start --pool {pool}`",
+        )
+    return ok(f"prefect: workers of {pool}", f"{len(online)} online")

@@ -1,0 +1,116 @@
+"""The queue and its lanes: what waits, is stuck, interrupted or dead, and who works."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from organism_flows.blocks.long_work import LongWork
+from organism_flows.blocks.queue import LaneRow, Pause, Queue
+from organism_flows.blocks.queue.db.statements import statement
+from organism_flows.flows.prefect_support.states import cell
+from organism_flows.flows.verification.finding import Finding, degraded, ok
+from organism_flows.flows.verification.thresholds import Limits
+
+TIMEOUT_S = 10.0
+COUNTED = 100_000
+"""Ready tasks of a type are counted up to here."""
+
+
+async def check(queue: Queue, limits: Limits) -> list[Finding]:
+    """All findings about the queue and its lanes."""
+    waiting: list[Any] = await queue.pool.fetch(statement("queue_health"), COUNTED, timeout=TIMEOUT_S)
+    stuck: int = await queue.pool.fetchval(statement("stuck"), timeout=TIMEOUT_S)
+    lanes = await queue.lanes()
+    counts = await queue.counts()
+    work = await queue.long_work()
+    return [
+        _waiting(waiting, limits),
+        _stuck(stuck),
+        _dead_letters(counts["failed"], limits),
+        _paused(await queue.pauses()),
+        await _interrupted(queue, work),
+        ok("queue: suspects", work.suspects_note or "no task that may have killed a replica runs"),
+        ok("queue: waiting on replicas", work.handed_over_note or "no task waits for a handler for long"),
+        ok("lanes: leaving", work.leaving_note or "none"),
+        _lanes(lanes, any(row["ready"] for row in waiting), str(await queue.now())),
+    ]
+
+
+def _waiting(rows: list[Any], limits: Limits) -> Finding:
+    seen = "; ".join(
+        f"{row['type']}: {row['ready']:,}{'+' if row['ready'] >= COUNTED else ''} ready, "
+        f"the oldest for {row['oldest_s']:.0f} s"
+        for row in rows[:5]
+    )
+    oldest_s = max((row["oldest_s"] for row in rows), default=0.0)
+    if oldest_s > limits.oldest_ready_s:
+        return degraded(
+            "queue: waiting",
+            seen,
+            "see `organism tasks why <id>` of one; more lanes or replicas, or work that is paused",
+        )
+    return ok("queue: waiting", seen or "nothing is ready")
+
+
+def _stuck(count: int) -> Finding:
+    if count:
+        return degraded(
+            "queue: stuck",
+            f"{count} tasks run under lanes whose lease is past",
+            "the next lane or watchdog takes them back; see that one runs",
+        )
+    return ok("queue: stuck", "every running task has a lane with a lease")
+
+
+def _dead_letters(count: int, limits: Limits) -> Finding:
+    seen = f"{count:,} tasks have failed for good"
+    if count > limits.dead_letters:
+        return degraded(
+            "queue: dead letters",
+            seen,
+            "look at them with `organism tasks list --status failed`, then `organism redrive`",
+        )
+    return ok("queue: dead letters", seen)
+
+
+def _paused(pauses: list[Pause]) -> Finding:
+    if not pauses:
+        return ok("queue: paused", "nothing")
+    first = pauses[0]
+    return degraded(
+        "queue: paused",
+        ", ".join(f"{p.kind} {p.name} ({p.reason or 'no reason given'})" for p in pauses),
+        f"when it may go on: `organism tasks resume --{first.kind} {first.name}`",
+    )
+
+
+async def _interrupted(queue: Queue, work: LongWork) -> Finding:
+    if work.interrupted_note is None:
+        return ok("queue: interrupted", "no unfinished task was interrupted more than twice")
+    most = await queue.most_interrupted(at_most=3)
+    named = "; ".join(f"{cell(kind, 60)} {task}: {times} times" for task, kind, times in most)
+    return degraded(
+        "queue: interrupted",
+        f"{work.interrupted_note}{f' ({named})' if named else ''}",
+        "see `organism tasks why <id>`; bound it: `organism tasks policy <type> --max-interruptions N`",
+    )
+
+
+def _lanes(lanes: list[LaneRow], work: bool, now: str) -> Finding:
+    claiming = [lane for lane in lanes if lane.claiming]
+    seen = "; ".join(
+        f"{lane.id} on {lane.host}, {lane.settled:,} settled since {lane.started_at:%H:%M:%S}, "
+        f"renewed {lane.renewed_at:%H:%M:%S}"
+        for lane in claiming[:5]
+    )
+    if claiming:
+        return ok("lanes: alive", f"{len(claiming)}: {seen}")
+    ending = sum(lane.live for lane in lanes)
+    none = f"none claims ({ending} are leaving or stopping)" if ending else "none"
+    if work:
+        return degraded(
+            "lanes: alive",
+            f"{none}, and there is work (database clock {now[:19]})",
+            "start one: `organism dispatch`, or the schedule of dispatch/organism",
+        )
+    return ok("lanes: alive", f"{none}, and nothing is ready")

@@ -1,0 +1,110 @@
+"""Every check, each on its own: what one finds or breaks on keeps no other from being asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import TypeAlias, TypeVar
+
+from organism_flows.blocks.block_base import NamedBlock
+from organism_flows.blocks.errors import OrganismError
+from organism_flows.blocks.organism import Organism
+from organism_flows.blocks.queue import Queue
+from organism_flows.blocks.ray_cluster import RayCluster
+from organism_flows.blocks.settings import load_settings
+from organism_flows.blocks.stack_state import organism_url, read_stack
+from organism_flows.blocks.task_queue import TaskQueue
+from organism_flows.flows.verification import (
+    canary,
+    cluster_checks,
+    finding,
+    gateway_checks,
+    postgres_checks,
+    prefect_checks,
+    queue_checks,
+    settings_checks,
+)
+from organism_flows.flows.verification.finding import Check, Finding, Verification, failed
+from organism_flows.flows.verification.thresholds import Limits
+
+PART_TIMEOUT_S = 45.0
+"""Connecting to a cluster that is not there is given up after less."""
+
+Ask: TypeAlias = Callable[[str, Check, float], Awaitable[list[Finding]]]
+B = TypeVar("B", bound=NamedBlock)
+
+
+async def verify_all(
+    *,
+    queue: str = "default",
+    organism: str = "default",
+    ray_cluster: str = "default",
+    limits: Limits | None = None,
+    with_canary: bool = True,
+    ask: Ask = finding.ask,
+) -> Verification:
+    """Ask every part. Never raises for what is wrong: that is a finding.
+
+    Args:
+        queue: Name of the Task Queue block, and so on.
+        limits: From where on something is degraded; None: the usual.
+        with_canary: Send a task through everything.
+        ask: Makes the findings of a part of its check.
+    """
+    limits = limits or Limits()
+    async with AsyncExitStack() as stack:
+        asked = [
+            ask("environment", settings_checks.check, PART_TIMEOUT_S),
+            ask("prefect", prefect_checks.check, PART_TIMEOUT_S),
+        ]
+        asked.append(_cluster(organism, ray_cluster, ask))
+        running = read_stack(load_settings().home)
+        if running is not None and running.gateway_url:
+            asked.append(ask("gateway", partial(gateway_checks.check, running.gateway_url), PART_TIMEOUT_S))
+        found: list[Finding] = []
+        try:
+            block = await _block(TaskQueue, queue)
+            open_queue = await stack.enter_async_context(
+                block.open(application_name="organism-verify", connections=2)
+            )
+        except OrganismError as error:
+            found.append(failed("postgres: reachable", error.what, error.next_step))
+        else:
+            asked.append(_tables(open_queue, limits, with_canary, ask))
+        for findings in await asyncio.gather(*asked):
+            found += findings
+    return Verification(findings=found)
+
+
+async def _tables(queue: Queue, limits: Limits, with_canary: bool, ask: Ask) -> list[Finding]:
+    found = await ask("postgres", partial(postgres_checks.check, queue), PART_TIMEOUT_S)
+    found += await ask("queue", partial(queue_checks.check, queue, limits), PART_TIMEOUT_S)
+    if with_canary:
+        found += await ask("canary", partial(canary.check, queue, limits), limits.canary_s + PART_TIMEOUT_S)
+    return found
+
+
+async def _cluster(organism: str, ray_cluster: str, ask: Ask) -> list[Finding]:
+    async def ray() -> list[Finding]:
+        return await cluster_checks.check_ray(await _block(RayCluster, ray_cluster))
+
+    async def serve() -> list[Finding]:
+        url = organism_url(load_settings())
+        return await cluster_checks.check_serve(await _block(Organism, organism), url)
+
+    found = await ask("ray", ray, PART_TIMEOUT_S)
+    if any(f.status == "failed" for f in found):
+        return [*found, failed("serve", "not asked: Ray cannot be reached", "see ray")]
+    return found + await ask("serve", serve, PART_TIMEOUT_S)
+
+
+async def _block(kind: type[B], name: str) -> B:
+    """The named block; where Prefect does not answer, which is a finding of its own, the defaults."""
+    try:
+        return await kind.named(name)
+    except Exception:
+        if name != "default":
+            raise
+        return kind()

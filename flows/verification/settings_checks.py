@@ -1,0 +1,79 @@
+"""The settings in effect, where each came from, and versions known not to go together."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import version
+
+from pydantic import AliasChoices, SecretStr
+
+from organism_flows.blocks.disk_space import HELP, full_disks
+from organism_flows.blocks.settings import OLDER_NAMES, Settings, load_settings
+from organism_flows.flows.verification.finding import Finding, failed, ok
+
+TOO_NEW_FASTAPI = (0, 151)
+"""From here on an explicit null in a request is refused, and Prefect 3.8's own client sends such; from 0.156
+on its server does not start."""
+
+
+async def check() -> list[Finding]:
+    """All findings about this process's settings and packages."""
+    settings = load_settings()
+    return [
+        disks(settings),
+        ok("environment: settings", "; ".join(_setting(settings, name) for name in Settings.model_fields)),
+        ok("environment: servers", "; ".join(f"{name}={os.environ.get(name) or 'unset'}" for name in THEIRS)),
+        versions(version("prefect"), version("fastapi"), version("sqlalchemy")),
+    ]
+
+
+def disks(settings: Settings) -> Finding:
+    """Return whether the stack has room to write, on the disks of this machine."""
+    full = full_disks(settings.home)
+    if full:
+        return failed("environment: disks", "; ".join(full), HELP)
+    return ok("environment: disks", "there is room where the stack writes")
+
+
+THEIRS = ("RAY_ADDRESS", "PREFECT_API_URL")
+
+
+TOO_NEW_SQLALCHEMY = (2, 1)
+"""From here on the scheduler of Prefect 3.8 fails on every run it is to create: no schedule fires."""
+
+
+def versions(prefect: str, fastapi: str, sqlalchemy: str) -> Finding:
+    """Whether these versions go together."""
+    seen = (
+        f"Python {platform.python_version()}, prefect {prefect}, fastapi {fastapi}, "
+        f"sqlalchemy {sqlalchemy}, ray {version('ray')}"
+    )
+    if prefect.startswith("3.8."):
+        for name, there, too_new in (
+            ("fastapi", fastapi, TOO_NEW_FASTAPI),
+            ("sqlalchemy", sqlalchemy, TOO_NEW_SQLALCHEMY),
+        ):
+            if tuple(int(part) for part in there.split(".")[:2]) >= too_new:
+                return failed(
+                    "environment: versions",
+                    f"{seen}: prefect {prefect} does not work with {name} {there}",
+                    "install the locked versions (`make install`)",
+                )
+    return ok("environment: versions", seen)
+
+
+def _setting(settings: Settings, name: str) -> str:
+    value = getattr(settings, name)
+    shown = "***" if isinstance(value, SecretStr) else value
+    return f"{name}={'unset' if value is None else shown} ({_source(name)})"
+
+
+def _source(name: str) -> str:
+    """The variable a setting came from."""
+    alias = Settings.model_fields[name].validation_alias
+    names = [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else []
+    for variable in names or [f"ORGANISM_{name.upper()}"]:
+        if os.environ.get(variable):
+            return f"{variable}, deprecated" if variable in OLDER_NAMES else variable
+    return "default"

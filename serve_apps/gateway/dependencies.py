@@ -1,0 +1,100 @@
+"""What the routes have in common: the parts of the running app, and how its API describes errors."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, Path, Request
+from prometheus_client import CollectorRegistry
+
+from organism_flows.blocks.client.messages import PROBLEM_TYPE
+from organism_flows.blocks.queue import Queue, TaskRow
+from organism_flows.serve_apps.gateway.database import Database
+from organism_flows.serve_apps.gateway.http.concurrency_limit import Slots
+from organism_flows.serve_apps.gateway.http.problems import TITLES
+from organism_flows.serve_apps.gateway.metrics.metrics import QueueMetrics
+from organism_flows.serve_apps.gateway.organism_link import Coordinator
+from organism_flows.serve_apps.gateway.task_watcher import Waiting
+
+
+@dataclass
+class Parts:
+    """What the app is made of."""
+
+    database: Database
+    waiting: Waiting
+    metrics: QueueMetrics
+    registry: CollectorRegistry
+    coordinator: Coordinator
+    waits: Slots
+    exports: Slots
+
+
+# Coroutines, all of them: FastAPI runs anything else in a thread, which takes longer than a statement;
+# and none asks for another, because each that is asked for costs as much as some routes do.
+
+
+async def parts(request: Request) -> Parts:
+    """Those of the app that got the request."""
+    found: Parts = request.app.state.parts
+    return found
+
+
+async def queue(request: Request) -> Queue:
+    """The queue; 503 while there is none."""
+    found: Parts = request.app.state.parts
+    return found.database.queue
+
+
+async def wait_slot(request: Request) -> AsyncIterator[None]:
+    """Count a request that waits, until it is answered; 429 if there are as many as may be."""
+    found: Parts = request.app.state.parts
+    with found.waits.taken(str(request.state.who)):
+        yield
+
+
+async def gone(request: Request) -> None:
+    """Return when the client has left."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+TheParts = Annotated[Parts, Depends(parts)]
+TheQueue = Annotated[Queue, Depends(queue)]
+WAITS = [Depends(wait_slot)]
+"""Of routes that keep a connection for long."""
+TaskId = Annotated[
+    str,
+    Path(
+        description="Id of a task, or a beginning of it that no other has.",
+        # Only described: the queue says better what is wrong.
+        json_schema_extra={"pattern": "^-*([0-9A-Fa-f]-*){1,32}$"},
+        examples=["019a8c6e-2f3b-7c41-9d5a-6b7c8d9e0f12", "019a8c6e2f3b"],
+    ),
+]
+
+
+async def task(task_id: TaskId, request: Request) -> TaskRow:
+    """The task a path names."""
+    return await (await queue(request)).get(task_id)
+
+
+TheTask = Annotated[TaskRow, Depends(task)]
+
+
+def errors(*kinds: str) -> dict[int | str, dict[str, Any]]:
+    """The problems a route may answer with, for its description; those of every route included."""
+    described: dict[int | str, dict[str, Any]] = {}
+    for kind in ("unauthenticated", "forbidden", *kinds, "invalid", "too-many", "unavailable"):
+        status, title = TITLES[kind]
+        known = described.get(status)
+        described[status] = {
+            "description": f"{known['description']}; {title}" if known else title,
+            "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+    return described
+
+
+OF_A_TASK = errors("not-found", "ambiguous-id")

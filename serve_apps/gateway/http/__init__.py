@@ -1,0 +1,1 @@
+"""HTTP for all routes of the gateway: tokens, limits, bodies, problem details, OpenAPI."""

@@ -1,0 +1,176 @@
+"""The door: who is let in, how much they may bring, and what every answer carries.
+
+It stands before everything else, so that nothing of a request is read for somebody who may not make it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from organism_flows.serve_apps.gateway.http.problems import Refused, refusal
+from organism_flows.serve_apps.gateway.http.rate_limit import Rate
+from organism_flows.serve_apps.gateway.http.tokens import OwnToken, TokenFile, Tokens, covers
+from organism_flows.serve_apps.gateway.http.tokens import Scope as TokenScope
+from organism_flows.serve_apps.gateway.metrics.metrics import Requests
+from organism_flows.serve_apps.http_access import (
+    bearer_token,
+    is_loopback,
+    route_path,
+    why_foreign,
+    why_not_json,
+)
+
+OPEN = frozenset({"/healthz", "/readyz", "/openapi.json"})
+"""What may be read without a token."""
+PATIENT = ("/wait", "/events", "/export", "/api/tasks/cancel", "/api/tasks/redrive", "/coordinator/submit")
+"""Ends of the paths of requests that may take their time."""
+SUBMITTING = frozenset({("POST", "/api/tasks"), ("POST", "/coordinator/submit")})
+READING = frozenset({("POST", "/api/tasks/wait")})
+QUERY_LIMIT = 100
+"""Most parameters of a query: each that is wrong makes an error."""
+REQUEST_TIMEOUT_S = 20.0
+"""For those that meet a Postgres that has fallen silent, or wait for a connection to it."""
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+# As ASGI has them, because setting them one by one takes as long as reading the request.
+_HEADERS = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
+_NAMES = frozenset(name for name, _ in _HEADERS)
+
+logger = logging.getLogger("organism.gateway")
+
+
+class Guard:
+    """ASGI middleware around the whole gateway.
+
+    Args:
+        tokens: Whom to let in; None: whoever is on this machine.
+        hosts: Names of this gateway besides those of loopback.
+        rate: How often; None: as often as they like.
+        body_limit: Longest body, in bytes.
+        requests: Counts them.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        tokens: TokenFile | OwnToken | None,
+        hosts: Collection[str],
+        rate: Rate | None,
+        body_limit: int,
+        requests: Requests,
+    ) -> None:
+        self._app = app
+        self._tokens = tokens
+        self._hosts = hosts
+        self._rate = rate
+        self._body_limit = body_limit
+        self._requests = requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [h for h in message["headers"] if h[0] not in _NAMES] + _HEADERS
+            await send(message)
+
+        try:
+            who = self._admit(scope)
+            scope.setdefault("state", {})["who"] = who
+            if self._rate is not None and who is not None and route_path(scope) not in OPEN:
+                await self._rate.admit(who)
+            patience = None if scope["path"].endswith(PATIENT) else REQUEST_TIMEOUT_S
+            async with asyncio.timeout(patience):
+                await self._app(scope, self._limited(scope, receive), answer)
+        except Exception as error:
+            # Of an answer that had begun, Starlette says only that, and what was wrong is its cause.
+            if status and isinstance(error.__cause__, Exception):
+                error = error.__cause__
+            refused = refusal(error)
+            if refused is None:
+                logger.exception("a request failed: %s %s", scope["method"], scope["path"])
+                refused = Refused("defect", "it is in the gateway's log")
+            if status:
+                # The answer has begun. All that is left is to end it badly: uvicorn closes the connection.
+                logger.warning("an answer was broken off: %s %s: %s", scope["method"], scope["path"], error)
+                return
+            await refused.response()(scope, receive, answer)
+        finally:
+            self._requests.count(scope, status)
+
+    def _admit(self, scope: Scope) -> str | None:
+        """Let a request in, or refuse it; whose it is, `None` for one without a token that needs none."""
+        if reason := why_foreign(scope, self._hosts, loopback_only=self._tokens is None):
+            raise Refused("forbidden", reason)
+        if self._tokens is None:
+            who: str | None = self._admit_locally(scope)
+        else:
+            who = self._admit_by_token(scope, self._tokens.tokens)
+        if reason := why_not_json(scope):
+            raise Refused("not-json", reason)
+        if scope["query_string"].count(b"&") >= QUERY_LIMIT:
+            raise Refused("invalid", f"the query has more than {QUERY_LIMIT} parameters")
+        return who
+
+    def _admit_locally(self, scope: Scope) -> str:
+        client = scope.get("client")
+        if client is not None and not is_loopback(client[0]):
+            raise Refused("forbidden", "without tokens the gateway answers this machine only")
+        return client[0] if client is not None else "localhost"
+
+    def _admit_by_token(self, scope: Scope, tokens: Tokens) -> str | None:
+        token = bearer_token(scope)
+        held = tokens.holder_of(token) if token is not None else None
+        if held is None and route_path(scope) in OPEN:
+            return None
+        if held is None:
+            raise Refused(
+                "unauthenticated",
+                "no token that is known came with the request",
+                next_step="send Authorization: Bearer TOKEN",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        needed = scope_needed(scope["method"], route_path(scope))
+        if not covers(held.scope, needed):
+            raise Refused("forbidden", f"this needs a token of scope {needed}; this one has {held.scope}")
+        return held.name
+
+    def _limited(self, scope: Scope, receive: Receive) -> Receive:
+        too_large = HTTPException(413, f"the body is longer than {self._body_limit:,} bytes")
+        length = Headers(scope=scope).get("content-length", "0")
+        if not length.isdecimal() or len(length) > 18 or int(length) > self._body_limit:
+            raise too_large
+        read = 0
+
+        async def limited() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self._body_limit:
+                raise too_large
+            return message
+
+        return limited
+
+
+def scope_needed(method: str, path: str) -> TokenScope:
+    """What a token must be for, to make a request."""
+    if method in ("GET", "HEAD") or (method, path) in READING:
+        return "read"
+    return "submit" if (method, path) in SUBMITTING else "operate"

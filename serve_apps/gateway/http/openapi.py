@@ -1,0 +1,37 @@
+"""The published OpenAPI description: FastAPI's, the problems that no route returns, and the tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from organism_flows.blocks.client.messages import Problem
+from organism_flows.serve_apps.gateway.http.auth import OPEN
+
+DESCRIPTION = """Submit, watch and steer tasks. Errors are problem details (RFC 9457).
+
+Where tokens are configured, a request needs `Authorization: Bearer TOKEN`: of scope `read` to look, `submit`
+to add tasks as well, `operate` for everything."""
+BEARER = {"type": "http", "scheme": "bearer", "description": "Where tokens are configured."}
+"""Not FastAPI's own, which would look at each request too: `Guard` is who asks for it."""
+
+
+def describe_problems(app: FastAPI) -> None:
+    """Add what the errors of every route refer to, and which routes ask for a token."""
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+            parts = schema.pop("$defs")
+            described = plain()
+            described["components"]["schemas"] |= {"Problem": schema, **parts}
+            described["components"]["securitySchemes"] = {"HTTPBearer": BEARER}
+            for path, routes in described["paths"].items():
+                for route in routes.values():
+                    if path not in OPEN:
+                        route["security"] = [{"HTTPBearer": []}]
+        return plain()
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,212 @@
+"""Errors as problem details (RFC 9457): one shape, whatever went wrong and wherever."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import asyncpg
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Match, Route
+
+from organism_flows.blocks.client.messages import PROBLEM_TYPE, FieldError, Problem
+from organism_flows.blocks.errors import (
+    AlreadySubmitted,
+    AmbiguousTask,
+    ConfigurationError,
+    OrganismError,
+    QueueUnavailable,
+    SchemaMismatch,
+    TaskNotFound,
+)
+from organism_flows.blocks.queue.db.roles import PrivilegeMissing
+from organism_flows.blocks.queue.db.sqlstates import DISK_FULL, TRANSIENT_ERRORS, verdict
+
+RETRY_AFTER_S = 2
+SHOWN = 100
+"""Longest value shown in an error, in characters."""
+ERRORS_SHOWN = 20
+
+TITLES = {
+    "bad-request": (400, "The request cannot be read"),
+    "unauthenticated": (401, "A token is needed"),
+    "forbidden": (403, "This may not be done"),
+    "not-found": (404, "There is no such thing"),
+    "method-not-allowed": (405, "This method is not for this route"),
+    "ambiguous-id": (409, "More than one task has an id that begins so"),
+    "already-submitted": (409, "The task is there already"),
+    "conflict": (409, "The task is in no state for this"),
+    "too-large": (413, "The body is too long"),
+    "not-json": (415, "The body is not JSON"),
+    "invalid": (422, "A value is not acceptable"),
+    "too-many": (429, "There are too many requests"),
+    "defect": (500, "The gateway has a defect"),
+    "unavailable": (503, "The queue cannot be reached"),
+    "busy": (503, "There is too much to do already"),
+    "no-organism": (503, "The organism cannot be reached"),
+    "deadline": (504, "It took too long"),
+}
+"""Status and title by kind."""
+OPERATORS_STATES = ("0P", "28", "3D", "3F", "42501", "42P01", "42703", "42883", "F0", "XX")
+"""SQLSTATEs, by their beginnings, of a database that is not as the gateway needs it: login, rights, schema.
+The others that stay are a mistake in our own statements."""
+KIND_BY_STATUS = {400: "bad-request", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
+
+
+class Refused(Exception):
+    """Ends a request with a problem."""
+
+    def __init__(
+        self,
+        kind: str,
+        detail: str,
+        *,
+        next_step: str | None = None,
+        errors: list[FieldError] | None = None,
+        candidates: list[str] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        status, title = TITLES[kind]
+        self.problem = Problem(
+            type=f"urn:organism:{kind}",
+            title=title,
+            status=status,
+            detail=_readable(detail),
+            next_step=next_step or None,
+            errors=errors or [],
+            candidates=candidates or [],
+        )
+        self.headers = headers or {}
+        if status == 503:
+            self.headers["Retry-After"] = str(RETRY_AFTER_S)
+
+    def response(self) -> Response:
+        """What the client gets."""
+        return Response(
+            self.problem.model_dump_json(), self.problem.status, headers=self.headers, media_type=PROBLEM_TYPE
+        )
+
+
+def refusal(error: Exception) -> Refused | None:
+    """The problem that ``error`` is for a client; None: it is a defect of ours."""
+    match error:
+        case Refused():
+            return error
+        case RequestValidationError():
+            return _invalid(error)
+        case HTTPException():
+            kind = KIND_BY_STATUS.get(error.status_code, "bad-request")
+            return Refused(kind, error.detail, headers=dict(error.headers or {}))
+        case TaskNotFound():
+            return Refused("not-found", error.what, next_step="list tasks by GET /api/tasks")
+        case AmbiguousTask():
+            return Refused(
+                "ambiguous-id", error.what, next_step=error.next_step, candidates=list(error.candidates)
+            )
+        case AlreadySubmitted():
+            return Refused("already-submitted", error.what, next_step=error.next_step)
+        case PrivilegeMissing():
+            return Refused("unavailable", error.what, next_step=error.next_step)
+        case QueueUnavailable() | SchemaMismatch():
+            return Refused("unavailable", error.what, next_step="try again later")
+        case ConfigurationError():
+            return Refused("invalid", error.what, next_step=error.next_step)
+        case TimeoutError():
+            return Refused("unavailable", "the database took too long to answer", next_step="ask for less")
+        case _:
+            return _of_postgres(error)
+
+
+def _of_postgres(error: Exception) -> Refused | None:
+    state = getattr(error, "sqlstate", None) or ""
+    said = _readable(str(getattr(error, "message", None) or error))
+    match verdict(error):
+        case "value" if not state.startswith("XX"):
+            return Refused("invalid", f"Postgres cannot take a value: {said}")
+        case "passes":
+            reason = f"{said} ({state})" if state else type(error).__name__
+            text = f"Postgres does not take this now: {reason}"
+            full = state == DISK_FULL
+            step = "free some space on the disk of Postgres, and try again" if full else "try again later"
+            return Refused("unavailable", text, next_step=step)
+        case _ if state.startswith(OPERATORS_STATES):
+            return Refused(
+                "unavailable",
+                f"Postgres refuses this: {said} ({state})",
+                next_step="the operator of the gateway has to change the database or its login",
+            )
+        case _:
+            return None
+
+
+def _invalid(error: RequestValidationError) -> Refused:
+    raw = error.errors()
+    errors = [
+        FieldError(field=_place(each["loc"]), message=_message(each), value=_shown(each.get("input")))
+        for each in raw[:ERRORS_SHOWN]
+    ]
+    if raw[0]["type"] == "json_invalid":
+        return Refused("bad-request", f"the body is not JSON: {raw[0]['ctx']['error']}", errors=errors)
+    more = f" (and {len(raw) - 1} more)" if len(raw) > 1 else ""
+    return Refused("invalid", f"{errors[0].field}: {errors[0].message}{more}", errors=errors)
+
+
+def _place(location: tuple[Any, ...]) -> str:
+    # `one` and `many` are the names of the two forms of a submission, not of anything that was sent.
+    if location[:1] == ("body",) and location[1:2] in (("one",), ("many",)):
+        location = (location[0], *location[2:])
+    return ".".join(_readable(str(part))[:SHOWN] for part in location)
+
+
+def _message(error: dict[str, Any]) -> str:
+    return _readable(str(error["msg"]).removeprefix("Value error, "))
+
+
+def _shown(value: Any) -> Any:
+    """``value``, if it is short and simple; else what it is."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        # Python prints no number of more than 4,300 digits.
+        return value if value.bit_length() <= 53 else f"an integer of {value.bit_length()} bits"
+    if isinstance(value, float):
+        return value if math.isfinite(value) else repr(value)
+    if isinstance(value, str):
+        value = _readable(value)
+        return value if len(value) <= SHOWN else f"{value[:SHOWN]}…"
+    if isinstance(value, (dict, list)):
+        return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
+    return f"of type {type(value).__name__}"
+
+
+def _readable(text: str) -> str:
+    """``text`` with halves of surrogate pairs, which no answer can carry, written out."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods of a path. Starlette tells only those of the first of its routes."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    fitting = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    same = [route for route in fitting if route.path == fitting[0].path and route.include_in_schema]
+    return sorted({method for route in same for method in route.methods or ()})
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of ``app`` a problem; what is none of those below is a defect, for `Guard`."""
+
+    async def answer(request: Request, error: Exception) -> Response:
+        refused = refusal(error)
+        if refused is None:
+            raise error
+        if refused.problem.status == 405:
+            refused.headers["Allow"] = ", ".join(_allowed(request))
+        return refused.response()
+
+    kinds = (Refused, RequestValidationError, HTTPException, OrganismError, asyncpg.PostgresError)
+    for kind in (*kinds, *TRANSIENT_ERRORS):
+        app.add_exception_handler(kind, answer)

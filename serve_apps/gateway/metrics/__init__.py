@@ -1,0 +1,1 @@
+"""Metrics of the queue, the lanes, the organs and the gateway, for Prometheus."""

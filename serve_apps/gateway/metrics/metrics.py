@@ -1,0 +1,174 @@
+"""What Prometheus is told: how much waits and for how long, who works it off, and what the gateway does."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter as Count
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from starlette.types import Scope
+
+from organism_flows.blocks.long_work import LongWork
+from organism_flows.blocks.queue import LaneRow, Queue
+from organism_flows.blocks.queue.models import Depth
+from organism_flows.serve_apps.gateway.database import OUTAGE, Database
+from organism_flows.serve_apps.gateway.metrics.lane_metrics import lane_metrics
+from organism_flows.serve_apps.gateway.metrics.organ_metrics import Organs
+
+TYPES_LIMIT = 100
+"""Most task types that are told apart: types come from whoever submits, and every label is kept for ever."""
+OTHERS = "(others)"
+READ_SHARE = 20
+"""At most one in so many seconds goes into counting, which reads the whole table."""
+METHODS = ("GET", "POST")
+
+
+class Requests:
+    """Counts requests by route, which are few, unlike paths."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._requests = Counter(
+            "organism_gateway_requests",
+            "Requests answered.",
+            ["method", "route", "status"],
+            registry=registry,
+        )
+
+    def count(self, scope: Scope, status: int) -> None:
+        """Count a request that was answered with ``status``; 0: not at all."""
+        method = scope["method"] if scope["method"] in METHODS else "(other)"
+        route = getattr(scope.get("route"), "path", "(none)")
+        self._requests.labels(method, route, status or "(none)").inc()
+
+
+@dataclass
+class Figures:
+    """What one look at the queue found."""
+
+    depths: list[Depth] = field(default_factory=list)
+    lanes: dict[str, int] = field(default_factory=dict)
+    pauses: dict[str, int] = field(default_factory=dict)
+    counted: dict[str, float] = field(default_factory=dict)
+    """By lanes."""
+    work: LongWork | None = None
+    """None: not asked yet."""
+
+
+class QueueMetrics(Collector):
+    """The queue's figures, counted when they are asked for, as far as that may be."""
+
+    def __init__(self, registry: CollectorRegistry, database: Database, organs: Organs) -> None:
+        self._database = database
+        self.organs = organs
+        self._figures: Figures | None = None
+        self._due = 0.0
+        self._looking = asyncio.Lock()
+        self.waiters = Gauge("organism_gateway_waiters", "Requests that wait for a task.", registry=registry)
+        registry.register(self)
+
+    async def look(self) -> None:
+        """Count anew, unless the last count took so long that it is not due yet."""
+        async with self._looking:
+            await self.organs.look()
+            started = time.monotonic()
+            if started < self._due:
+                return
+            try:
+                self._figures = await _figures(self._database.queue)
+                self._due = time.monotonic() + READ_SHARE * (time.monotonic() - started)
+            except OUTAGE:
+                self._figures = None
+
+    def collect(self) -> Iterator[Metric]:
+        """The figures of the last look."""
+        yield from self.organs.collect()
+        figures = self._figures
+        yield GaugeMetricFamily(
+            "organism_postgres_up", "Whether Postgres answered.", value=0 if figures is None else 1
+        )
+        if figures is None:
+            return
+        tasks = GaugeMetricFamily(
+            "organism_tasks", "Tasks by type and status; failed are dead letters.", labels=["type", "status"]
+        )
+        oldest = GaugeMetricFamily(
+            "organism_oldest_task_seconds",
+            "Seconds since the oldest task of a type and status was due, claimed, created or a dead letter.",
+            labels=["type", "status"],
+        )
+        for depth in figures.depths:
+            tasks.add_metric([depth.type, depth.status], depth.tasks)
+            if depth.oldest_s is not None:
+                oldest.add_metric([depth.type, depth.status], max(depth.oldest_s, 0))
+        lanes = GaugeMetricFamily("organism_lanes", "Lanes by state.", labels=["state"])
+        for state, number in figures.lanes.items():
+            lanes.add_metric([state], number)
+        pauses = GaugeMetricFamily("organism_pauses", "What is paused.", labels=["kind"])
+        for kind, number in figures.pauses.items():
+            pauses.add_metric([kind], number)
+        yield from (tasks, oldest, lanes, pauses, *lane_metrics(figures.counted))
+        if figures.work is not None:
+            yield from _work_metrics(figures.work)
+
+
+def exposition(registry: CollectorRegistry) -> bytes:
+    """Every metric, in the text format of Prometheus."""
+    return generate_latest(registry)
+
+
+def _work_metrics(work: LongWork) -> Iterator[Metric]:
+    for name, says, value in (
+        (
+            "suspects",
+            "Running tasks that have a process of their own, as a replica died with them.",
+            work.suspects,
+        ),
+        ("interrupted", "Unfinished tasks that were interrupted more than twice.", work.interrupted),
+        ("handed_over", "Tasks on replicas that wait for a handler for over a minute.", work.handed_over),
+    ):
+        yield GaugeMetricFamily(f"organism_tasks_{name}", says, value=value)
+
+
+def _state_of(lane: LaneRow) -> str:
+    if not lane.live:
+        return "silent"
+    if lane.claiming:
+        return "live"
+    return "stopping" if lane.stop_requested else "leaving"
+
+
+async def _figures(queue: Queue) -> Figures:
+    lanes = Count({"live": 0, "leaving": 0, "stopping": 0, "silent": 0})
+    lanes.update(_state_of(lane) for lane in await queue.lanes())
+    pauses = Count({"type": 0, "domain": 0})
+    pauses.update(pause.kind for pause in await queue.pauses())
+    return Figures(
+        _folded(await queue.depths()),
+        dict(lanes),
+        dict(pauses),
+        await queue.lane_figures(),
+        await queue.long_work(),
+    )
+
+
+def _folded(depths: list[Depth]) -> list[Depth]:
+    """The types with the most tasks, and the others as one."""
+    sizes: Count[str] = Count()
+    for depth in depths:
+        sizes[depth.type] += depth.tasks
+    kept = {name for name, _ in sizes.most_common(TYPES_LIMIT)}
+    folded: dict[tuple[str, str], Depth] = {}
+    for depth in depths:
+        name = depth.type if depth.type in kept else OTHERS
+        known = folded.get((name, depth.status))
+        ages = [d.oldest_s for d in (known, depth) if d is not None and d.oldest_s is not None]
+        folded[name, depth.status] = Depth(
+            name, depth.status, depth.tasks + (known.tasks if known else 0), max(ages, default=None)
+        )
+    return list(folded.values())

@@ -1,0 +1,115 @@
+"""How busy the organism's organs are, asked of it when Prometheus asks us."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Annotated, Any
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from pydantic import BaseModel, Field, ValidationError
+
+from organism_flows.blocks.errors import OrganismUnavailable
+from organism_flows.blocks.long_work import OrganismWork
+from organism_flows.serve_apps.gateway.organism_link import Busy, Organism, OrganismUnknown
+
+TIMEOUT_S = 1.0
+"""A scrape waits no longer for an organism."""
+KEPT_S = 60.0
+"""How long a replica's answer stands. Each request reaches one replica, so of several the figures are those
+of the ones that have answered meanwhile."""
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class OrganLoad(BaseModel):
+    """What one organ of a replica has to do."""
+
+    in_flight: Count
+    waiting: Count
+
+
+class Answer(BaseModel):
+    """What is read of the organism's status."""
+
+    replica: str | None = None
+    organs: dict[str, OrganLoad]
+
+
+class Organs:
+    """Asks for the load of organs.
+
+    Args:
+        organism: Whose they are.
+    """
+
+    def __init__(self, organism: Organism) -> None:
+        self._organism = organism
+        self._up: bool | None = None
+        self._answers: dict[str, tuple[float, Answer]] = {}
+        self._work: OrganismWork | None = None
+
+    async def look(self) -> None:
+        """Ask once. Never raises: an organism that is away is a figure too."""
+        now = time.monotonic()
+        self._work = None
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                answer = Answer.model_validate(await self._organism.status())
+        except OrganismUnknown:
+            self._up = None
+        except (OrganismUnavailable, Busy, TimeoutError, ValidationError):
+            self._up = False
+        else:
+            self._up = True
+            self._answers[answer.replica or "(unnamed)"] = now, answer
+        self._answers = {name: kept for name, kept in self._answers.items() if now - kept[0] < KEPT_S}
+        if not self._up:
+            self._answers.clear()
+            return
+        # One of an older version has no such route: then those metrics are missing.
+        with suppress(OrganismUnavailable, Busy, TimeoutError):
+            async with asyncio.timeout(TIMEOUT_S):
+                self._work = OrganismWork.of(await self._organism.running())
+
+    def collect(self) -> Iterator[Metric]:
+        """What the last look found; nothing while it is not known where the organism is."""
+        if self._up is None:
+            return
+        yield GaugeMetricFamily(
+            "organism_up", "Whether the organism answered the gateway.", value=float(self._up)
+        )
+        labels: Any = ["organ", "replica"]
+        in_flight = GaugeMetricFamily(
+            "organism_organ_in_flight", "Tasks in handlers, by organ and replica.", labels=labels
+        )
+        waiting = GaugeMetricFamily(
+            "organism_organ_waiting", "Tasks waiting for handlers, by organ and replica.", labels=labels
+        )
+        for replica, (_, answer) in self._answers.items():
+            for organ, load in answer.organs.items():
+                in_flight.add_metric([organ, replica], load.in_flight)
+                waiting.add_metric([organ, replica], load.waiting)
+        yield from (in_flight, waiting)
+        if self._work is None:
+            return
+        suspects = GaugeMetricFamily(
+            "organism_organ_suspects", "Tasks in processes of their own, by organ and replica.", labels=labels
+        )
+        lingering = GaugeMetricFamily(
+            "organism_organ_lingering",
+            "Handlers that were asked to stop and still run, by organ and replica.",
+            labels=labels,
+        )
+        for one in self._work.organs:
+            suspects.add_metric([one.organ, one.replica], one.suspects)
+            lingering.add_metric([one.organ, one.replica], one.lingering)
+        draining = GaugeMetricFamily(
+            "organism_replicas_draining",
+            "Replicas that take no tasks any more and end those they have.",
+            value=self._work.draining,
+        )
+        yield from (suspects, lingering, draining)

@@ -1,0 +1,208 @@
+"""The organism as the gateway sees it: something that may answer, and that it lives without.
+
+By HTTP, because the gateway stays up when Ray does not: a process connected to a Ray cluster ends with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+import httpx
+
+from organism_flows.blocks.client.messages import DirectTask
+from organism_flows.blocks.errors import OrganismUnavailable, StackError
+
+STATUS_TIMEOUT_S = 2.0
+HEALTH_KEPT_S = 1.0
+TYPES_KEPT_S = 10.0
+NEXT_STEP = "`organism status` says what runs; tasks of the queue wait for it"
+
+T = TypeVar("T")
+
+
+class Busy(Exception):
+    """As many calls are under way as may be."""
+
+
+class OrganismUnknown(OrganismUnavailable):
+    """Nobody says where the organism is."""
+
+
+class Organism(Protocol):
+    """Whoever runs tasks. Each method raises `OrganismUnavailable` when it does not answer."""
+
+    async def health(self) -> dict[str, Any]:
+        """What `OrganismManager.health` says."""
+
+    async def status(self) -> dict[str, Any]:
+        """What `OrganismManager.status` says."""
+
+    async def running(self) -> dict[str, Any]:
+        """What runs on all its replicas; one of an older version does not say."""
+
+    async def handle(self, task: dict[str, Any]) -> dict[str, Any]:
+        """What `OrganismManager.handle_incoming_task` says; raises `Busy` when it takes no more calls."""
+
+
+class OrganismByHttp:
+    """The organism by its own HTTP routes.
+
+    Args:
+        where: Their base, such as ``http://127.0.0.1:8000/organism``; None: it is not known. Asked anew each
+            time: the organism may be started after us, and move.
+        headers: Those that carry its token; read anew each time for the same reason.
+    """
+
+    def __init__(
+        self, where: Callable[[], str | None], headers: Callable[[], Mapping[str, str]] = dict
+    ) -> None:
+        self._where = where
+        self._headers = headers
+        self._http = httpx.AsyncClient(trust_env=False, timeout=STATUS_TIMEOUT_S)
+
+    async def health(self) -> dict[str, Any]:
+        """What its health route says, also when that is that it is unhealthy."""
+        return await self._answer("GET", "health", fine=(200, 503))
+
+    async def status(self) -> dict[str, Any]:
+        """What its status route says."""
+        return await self._answer("GET", "status")
+
+    async def running(self) -> dict[str, Any]:
+        """What its route of running tasks says."""
+        return await self._answer("GET", "running")
+
+    async def handle(self, task: dict[str, Any]) -> dict[str, Any]:
+        """The outcome of a task; cancelled, it hangs up, which stops the handler."""
+        return await self._answer("POST", "handle-task", json=task, timeout=None)
+
+    async def aclose(self) -> None:
+        """Close its connections."""
+        await self._http.aclose()
+
+    async def _answer(
+        self, method: str, route: str, *, fine: tuple[int, ...] = (200,), **request: Any
+    ) -> dict[str, Any]:
+        url = f"{self._base()}/{route}"
+        try:
+            answer = await self._http.request(method, url, headers=dict(self._headers()), **request)
+        except (httpx.HTTPError, OSError) as error:
+            reason = str(error) or type(error).__name__
+            raise OrganismUnavailable(f"the organism does not answer: {url}: {reason}", NEXT_STEP) from None
+        try:
+            body = answer.json()
+        except ValueError:
+            body = None
+        if answer.status_code in fine and isinstance(body, dict):
+            return body
+        if answer.status_code == 503:
+            raise Busy
+        words = " ".join(answer.text.split())[:200]
+        raise OrganismUnavailable(f"{url} answers {answer.status_code}: {words}".rstrip(": "), NEXT_STEP)
+
+    def _base(self) -> str:
+        try:
+            url = self._where()
+        except StackError as error:
+            raise OrganismUnknown(error.what, error.next_step) from None
+        if url is None:
+            raise OrganismUnknown(
+                "nobody says where the organism is",
+                "set ORGANISM_URL, or run `organism up`; tasks of the queue wait for it",
+            )
+        return url.rstrip("/")
+
+
+def types_of(status: dict[str, Any]) -> list[str] | None:
+    """The task types in what `OrganismManager.status` says; None: one organ takes what the others do not."""
+    if (status.get("config") or {}).get("default_organ"):
+        return None
+    return cast("list[str] | None", status.get("task_types"))
+
+
+@dataclass
+class _Kept(Generic[T]):
+    """The last answer to a question, good for a while; several who ask at once share one question."""
+
+    ask: Callable[[], Awaitable[T]]
+    kept_s: float
+    _answer: T | OrganismUnavailable | None = None
+    _until: float = 0.0
+    _asking: asyncio.Task[T | OrganismUnavailable] | None = None
+
+    async def __call__(self) -> T:
+        if time.monotonic() >= self._until:
+            if self._asking is None or self._asking.done():
+                self._asking = asyncio.create_task(self._fresh())
+            self._answer = await asyncio.shield(self._asking)
+            self._until = time.monotonic() + self.kept_s
+        if isinstance(self._answer, OrganismUnavailable):
+            raise self._answer
+        return cast(T, self._answer)
+
+    async def _fresh(self) -> T | OrganismUnavailable:
+        try:
+            async with asyncio.timeout(STATUS_TIMEOUT_S):
+                return await self.ask()
+        except OrganismUnavailable as error:
+            return error
+        except (Busy, TimeoutError):
+            reason = f"the organism does not answer within {STATUS_TIMEOUT_S:g} s"
+            return OrganismUnavailable(reason, NEXT_STEP)
+
+
+class Coordinator:
+    """Asks the organism as rarely as will do, and gives it no more calls at once than it is to have.
+
+    Args:
+        organism: Who runs tasks.
+        calls: Most calls at once.
+    """
+
+    def __init__(self, organism: Organism, calls: int) -> None:
+        self._organism = organism
+        self._calls = calls
+        self._under_way = 0
+        self._health = _Kept(organism.health, HEALTH_KEPT_S)
+        self._status = _Kept(organism.status, TYPES_KEPT_S)
+
+    async def health(self) -> dict[str, Any]:
+        """Its health, a second old at most.
+
+        Raises:
+            OrganismUnavailable: It does not answer.
+        """
+        return await self._health()
+
+    async def types(self) -> list[str] | None:
+        """The types it serves, ten seconds old at most; None: it takes any, or it does not answer."""
+        try:
+            return types_of(await self._status())
+        except OrganismUnavailable:
+            return None
+
+    async def submit(self, task: DirectTask) -> dict[str, Any]:
+        """Run a task, outside of the queue.
+
+        Raises:
+            Busy: As many as may be are under way, here or there.
+            OrganismUnavailable: Nobody took it.
+            TimeoutError: It took longer than its deadline; its handler is told to stop.
+        """
+        if self._under_way >= self._calls:
+            raise Busy
+        self._under_way += 1
+        try:
+            async with asyncio.timeout(task.deadline_s):
+                return await self._organism.handle(task.model_dump(exclude={"deadline_s"}, exclude_none=True))
+        finally:
+            self._under_way -= 1
+
+    async def aclose(self) -> None:
+        """Close what it asks by."""
+        if isinstance(self._organism, OrganismByHttp):
+            await self._organism.aclose()

@@ -1,0 +1,61 @@
+"""The routes to the organism itself: how it is, and a task straight to it, past the queue."""
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from organism_flows.blocks.client.messages import DirectOutcome, DirectTask, OrganismHealth
+from organism_flows.blocks.errors import OrganismUnavailable, ReplicaLost
+from organism_flows.serve_apps.gateway.dependencies import TheParts, errors
+from organism_flows.serve_apps.gateway.http.json_body import Route
+from organism_flows.serve_apps.gateway.http.problems import Refused
+from organism_flows.serve_apps.gateway.organism_link import Busy
+
+UNHEALTHY: dict[int | str, dict[str, Any]] = {
+    **{status: each for status, each in errors().items() if status in (401, 403)},
+    503: {"model": OrganismHealth, "description": "It is unhealthy, or does not answer"},
+}
+
+router = APIRouter(prefix="/coordinator", tags=["coordinator"], route_class=Route)
+
+
+@router.get("/health", summary="How the organism is", responses=UNHEALTHY)
+async def health(parts: TheParts, response: Response) -> OrganismHealth:
+    """Whether the organism serves, in its own words. Degraded: it does, but not by its latest setup."""
+    try:
+        said = await parts.coordinator.health()
+    except OrganismUnavailable as error:
+        response.status_code = 503
+        return OrganismHealth(status="unhealthy", reason=error.what, organism=None)
+    status = said["status"]
+    if status == "unhealthy":
+        response.status_code = 503
+    reason = said.get("problem") or said.get("refused_configuration")
+    return OrganismHealth(status=status, reason=reason, organism=said)
+
+
+@router.post(
+    "/submit",
+    summary="Run a task at once, past the queue",
+    responses=errors("bad-request", "too-large", "not-json", "busy", "no-organism", "deadline"),
+)
+async def submit(task: DirectTask, parts: TheParts) -> DirectOutcome:
+    """Have the organism run a task, and answer with its outcome, also when that is an error.
+
+    Nothing is written down: should anything die meanwhile, the task is lost, and nothing tries it again. When
+    the deadline is over its handler is told to stop.
+    """
+    try:
+        return DirectOutcome.model_validate(await parts.coordinator.submit(task))
+    except Busy:
+        raise Refused(
+            "busy", "as many calls as may be are under way", next_step="try again, or submit it to the queue"
+        ) from None
+    except (OrganismUnavailable, ReplicaLost) as error:
+        raise Refused("no-organism", error.what, next_step=error.next_step) from None
+    except TimeoutError:
+        raise Refused(
+            "deadline",
+            f"no outcome within {task.deadline_s:g} s; the handler is told to stop",
+            next_step="give it a longer deadline_s, or submit it to the queue",
+        ) from None

@@ -1,0 +1,30 @@
+"""The routes that keep the tasks of a type or domain from being claimed."""
+
+from fastapi import APIRouter
+
+from organism_flows.blocks.client.messages import PauseOrder, Pauses, Resumed, ResumeOrder
+from organism_flows.serve_apps.gateway.dependencies import TheQueue, errors
+from organism_flows.serve_apps.gateway.http.json_body import Route
+
+WRITING = errors("bad-request", "too-large", "not-json")
+
+router = APIRouter(prefix="/api/pauses", tags=["steering"], route_class=Route)
+
+
+@router.get("", summary="What is paused", responses=errors())
+async def pauses(queue: TheQueue) -> Pauses:
+    """The types and domains of which no task is claimed."""
+    return Pauses(pauses=await queue.pauses())
+
+
+@router.post("", summary="Pause a type or domain", responses=WRITING)
+async def pause(body: PauseOrder, queue: TheQueue) -> Pauses:
+    """Claim no further task of it, from now on; what runs goes on. Answers with all that is paused."""
+    await queue.pause(body.kind, body.name, reason=body.reason)
+    return Pauses(pauses=await queue.pauses())
+
+
+@router.post("/resume", summary="Resume a type or domain", responses=WRITING)
+async def resume(body: ResumeOrder, queue: TheQueue) -> Resumed:
+    """Claim its tasks again, from now on."""
+    return Resumed(resumed=await queue.resume(body.kind, body.name))

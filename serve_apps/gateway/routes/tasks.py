@@ -1,0 +1,267 @@
+"""The routes that submit tasks and look at them."""
+
+import asyncio
+import base64
+import binascii
+import time
+from collections.abc import AsyncIterable, AsyncIterator
+from contextlib import aclosing, suppress
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Body, HTTPException, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import Discriminator, Field, Tag
+from uuid_utils.compat import uuid7
+
+from organism_flows.blocks.client.messages import (
+    PAGE_LIMIT,
+    TASKS_LIMIT,
+    WAIT_LIMIT_S,
+    FieldError,
+    Gone,
+    Page,
+    Submission,
+    TaskBody,
+    TaskStatus,
+    Waited,
+    WaitOrder,
+)
+from organism_flows.blocks.errors import TaskNotFound
+from organism_flows.blocks.queue import Queue, TaskFilter, TaskRow, Why
+from organism_flows.serve_apps.gateway.dependencies import (
+    OF_A_TASK,
+    WAITS,
+    Parts,
+    TaskId,
+    TheParts,
+    TheQueue,
+    TheTask,
+    errors,
+    gone,
+    task,
+)
+from organism_flows.serve_apps.gateway.http.json_body import Route
+from organism_flows.serve_apps.gateway.http.problems import Refused
+
+LINES = "application/x-ndjson"
+SIGN_OF_LIFE_S = 10.0
+"""Between empty lines, by which both sides know that the other is there."""
+
+router = APIRouter(prefix="/api/tasks", tags=["tasks"], route_class=Route)
+
+Tasks = Annotated[
+    Annotated[TaskBody, Tag("one")]
+    # The errors of one task at a time: those of ten thousand take seconds to make.
+    | Annotated[list[TaskBody], Tag("many"), Field(min_length=1, max_length=TASKS_LIMIT, fail_fast=True)],
+    Discriminator(lambda body: "many" if isinstance(body, list) else "one"),
+]
+EXAMPLES: Any = {
+    "one": {"value": {"type": "echo", "params": {"n": 1}}},
+    "several": {
+        "value": [
+            {"type": "echo", "params": {"n": 1}, "priority": 5, "dedup_key": "n-1"},
+            {"type": "echo", "run_after": "2030-01-01T00:00:00Z", "max_attempts": 3, "timeout_s": 30},
+        ]
+    },
+    "not yet": {"value": {"type": "echo", "run_immediately": False}},
+}
+
+
+@router.post(
+    "",
+    status_code=201,
+    summary="Submit a task, or some",
+    responses={
+        200: {"model": Submission, "description": "None was added: unfinished tasks have their dedup_keys"},
+        **errors("bad-request", "already-submitted", "too-large", "not-json"),
+    },
+)
+async def submit(
+    body: Annotated[Tasks, Body(openapi_examples=EXAMPLES)],
+    queue: TheQueue,
+    request: Request,
+    response: Response,
+) -> Submission:
+    """Add tasks to the queue, all or none.
+
+    A task whose `dedup_key` an unfinished task of its type has is not added: it is told as `deduplicated`,
+    with the id of that one.
+    """
+    tasks = body if isinstance(body, list) else [body]
+    # The ids are made here so that those that come back differ where a task was not added.
+    for new in tasks:
+        new.id = new.id or uuid7()
+    ids = await queue.submit(tasks)
+    kept_out = [known_as != task.id for known_as, task in zip(ids, tasks, strict=True)]
+    if all(kept_out):
+        response.status_code = 200
+    if len(ids) == 1:
+        response.headers["Location"] = f"{request.scope.get('root_path', '')}/api/tasks/{ids[0]}"
+    told = [{"id": i, "deduplicated": kept} for i, kept in zip(ids, kept_out, strict=True)]
+    return Submission.model_validate({"added": kept_out.count(False), "tasks": told})
+
+
+# The pattern is only described: `_place` says better what is wrong.
+Cursor = Annotated[str, Field(max_length=100, json_schema_extra={"pattern": "^[A-Za-z0-9_-]{22}$"})]
+
+
+class ListQuery(TaskFilter):
+    """Which tasks, and which page of them."""
+
+    limit: int = Field(default=50, ge=1, le=PAGE_LIMIT, description="Most tasks of a page.")
+    cursor: Cursor | None = Field(default=None, description="`next` of the page before.")
+
+
+@router.get("", summary="List tasks", responses=errors())
+async def list_tasks(query: Annotated[ListQuery, Query()], queue: TheQueue) -> Page:
+    """Tasks that fit every filter, by falling id: the newest first, as far as their ids grow with time.
+
+    Going from page to page shows no task twice and leaves none out, whatever is submitted meanwhile.
+    """
+    before = _place(query.cursor) if query.cursor is not None else None
+    # One more than asked for tells whether there is another page.
+    lines = await queue.page(query, before=before, limit=query.limit + 1)
+    more = len(lines) > query.limit
+    lines = lines[: query.limit]
+    return Page(tasks=lines, next=_cursor(lines[-1].id) if more else None)
+
+
+@router.post(
+    "/wait",
+    summary="Wait for many tasks",
+    response_class=Response,
+    responses={
+        200: {"description": "JSON lines", "content": {LINES: {"schema": {"type": "string"}}}},
+        **errors("bad-request", "too-large", "not-json"),
+    },
+    dependencies=WAITS,
+)
+async def wait_for_many(order: WaitOrder, queue: TheQueue, parts: TheParts) -> StreamingResponse:
+    """Answer with a line of JSON for each task as it ends, in the form of `GET /api/tasks/{task_id}/wait`.
+
+    When the time is up, the others follow with `finished: false`; then the answer ends. One that does not
+    exist, or not any more, is `{"id": ..., "gone": true}`. An empty line comes every 10 s and means nothing.
+    An answer that ends before each task has had its line was broken off: ask again for the missing ones.
+    """
+    return StreamingResponse(_lines(order, queue, parts), media_type=LINES)
+
+
+async def _lines(order: WaitOrder, queue: Queue, parts: Parts) -> AsyncIterator[bytes]:
+    left = dict.fromkeys(order.ids)
+    deadline = time.monotonic() + order.timeout
+    async with aclosing(parts.waiting.ends(left)) as ends:
+        following = asyncio.ensure_future(anext(ends, None))
+        try:
+            while left and (pause := min(deadline - time.monotonic(), SIGN_OF_LIFE_S)) > 0:
+                if not (await asyncio.wait({following}, timeout=pause))[0]:
+                    yield b"\n"
+                    continue
+                for task_id in following.result() or {}:
+                    del left[task_id]
+                    yield await _line(task_id, queue)
+                following = asyncio.ensure_future(anext(ends, None))
+        finally:
+            following.cancel()
+            with suppress(asyncio.CancelledError):
+                await following
+    for task_id in left:
+        yield await _line(task_id, queue)
+
+
+async def _line(task_id: UUID, queue: Queue) -> bytes:
+    try:
+        outcome: Waited | Gone = Waited.of(await queue.get(str(task_id)))
+    except TaskNotFound:
+        outcome = Gone(id=task_id, gone=True)
+    return outcome.model_dump_json().encode() + b"\n"
+
+
+@router.get("/cancel", include_in_schema=False)
+@router.get("/wait", include_in_schema=False)
+@router.get("/redrive", include_in_schema=False)
+async def only_posted() -> None:
+    """Else these words would be taken for ids of tasks."""
+    raise HTTPException(405)
+
+
+@router.get("/{task_id}", summary="Show a task", responses=OF_A_TASK)
+async def show(task_id: TaskId, request: Request) -> TaskRow:
+    """A task with its params, its result and the history of its attempts."""
+    return await task(task_id, request)
+
+
+@router.get("/{task_id}/status", summary="How a task stands", responses=OF_A_TASK)
+async def status(task: TheTask) -> TaskStatus:
+    """How a task stands, and nothing else of it."""
+    return TaskStatus.of(task)
+
+
+@router.get("/{task_id}/why", summary="What a task waits for", responses=OF_A_TASK)
+async def why(task_id: TaskId, queue: TheQueue, parts: TheParts) -> Why:
+    """What a task waits for, who runs it, or how it ended: in one sentence, and as data."""
+    return await queue.why(task_id, served=await parts.coordinator.types())
+
+
+@router.get("/{task_id}/wait", summary="Wait for a task", responses=OF_A_TASK, dependencies=WAITS)
+async def wait(
+    task: TheTask,
+    queue: TheQueue,
+    parts: TheParts,
+    request: Request,
+    timeout: Annotated[
+        float, Query(ge=0, le=WAIT_LIMIT_S, allow_inf_nan=False, description="Longest wait in seconds.")
+    ] = 30,
+) -> Waited:
+    """Answer when the task has ended or the time is up, which `finished` tells apart."""
+
+    async def end() -> None:
+        async with aclosing(parts.waiting.changes(task.id)) as changes:
+            async for _ in changes:
+                pass
+
+    waiters = {asyncio.create_task(end()), asyncio.create_task(gone(request))}
+    try:
+        await asyncio.wait(waiters, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for waiter in waiters:
+            waiter.cancel()
+    return Waited.of(await queue.get(str(task.id)))
+
+
+@router.get(
+    "/{task_id}/events",
+    summary="Watch a task",
+    response_class=EventSourceResponse,
+    responses=OF_A_TASK,
+    dependencies=WAITS,
+)
+async def events(task: TheTask, parts: TheParts) -> AsyncIterable[ServerSentEvent]:
+    """Server-sent events `status`, one now and one for each change that is seen, until the task has ended.
+
+    Of changes within some 20 ms the last is seen. The data is what `/status` answers. A browser's
+    `EventSource` must be closed when `finished` is true, or it connects again.
+    """
+    async with aclosing(parts.waiting.changes(task.id)) as changes:
+        async for state in changes:
+            if state is None:
+                yield ServerSentEvent(event="gone", data={"id": str(task.id)})
+            else:
+                yield ServerSentEvent(event="status", data=TaskStatus.of(state))
+
+
+def _cursor(place: UUID) -> str:
+    return base64.urlsafe_b64encode(place.bytes).rstrip(b"=").decode()
+
+
+def _place(cursor: str) -> UUID:
+    try:
+        return UUID(bytes=base64.b64decode(cursor.encode() + b"==", altchars=b"-_", validate=True))
+    except (ValueError, binascii.Error):
+        raise Refused(
+            "invalid",
+            "query.cursor: is no cursor of this gateway",
+            next_step="give `next` of the page before",
+            errors=[FieldError(field="query.cursor", message="is no cursor of this gateway", value=cursor)],
+        ) from None

@@ -1,0 +1,67 @@
+"""A plan: what a planner makes of an escalated task, checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from organism_flows.serve_apps.organism.config import Name, first_problem
+
+
+class InvalidPlan(Exception):
+    """What a planner returned is no plan; the message names the field."""
+
+    permanent = True
+
+
+class Step(BaseModel):
+    """One task of a plan."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    organ: Name | None = Field(default=None, description="Id of the organ that runs it; unset: by its type.")
+    type: Name | None = Field(default=None, description="Its type; unset: that of the escalated task.")
+    params: dict[str, Any] = Field(default_factory=dict, description="What its handler gets.")
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Step:
+        if self.organ is None and self.type is None:
+            raise ValueError("a step needs an organ or a type")
+        return self
+
+
+class Plan(BaseModel):
+    """The steps of an escalated task."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    steps: list[Step] = Field(min_length=1, description="What to do.")
+    parallel: bool = Field(
+        default=False, description="All at once; else one after the other, to the first failure."
+    )
+    pass_results: bool = Field(
+        default=False,
+        description="Of steps in order: add the results of those before to the params, as `results`.",
+    )
+
+    @model_validator(mode="after")
+    def _passes_in_order(self) -> Plan:
+        if self.parallel and self.pass_results:
+            raise ValueError("steps in parallel have no results of those before to be passed")
+        return self
+
+
+def parse_plan(returned: Any, max_steps: int) -> Plan:
+    """The plan a planner returned.
+
+    Raises:
+        InvalidPlan: It is none, or has more than ``max_steps`` steps.
+    """
+    try:
+        plan = Plan.model_validate(returned)
+    except ValidationError as error:
+        raise InvalidPlan(first_problem(error)) from None
+    if len(plan.steps) > max_steps:
+        raise InvalidPlan(f"steps: {len(plan.steps)} of them, more than max_steps ({max_steps})")
+    return plan

@@ -1,0 +1,254 @@
+"""Runs escalated tasks: asks the planner for steps, has the organs run them, makes one outcome of theirs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from organism_flows.blocks.json_text import NotJson, from_json, to_json
+from organism_flows.blocks.queue.wire import Batch
+from organism_flows.serve_apps.organism.config import OrganismConfig
+from organism_flows.serve_apps.organism.escalation.plan import InvalidPlan, Step, parse_plan
+from organism_flows.serve_apps.organism.execution.jobs import Job, Run, longest
+from organism_flows.serve_apps.organism.execution.outcome_stream import Call
+from organism_flows.serve_apps.organism.execution.protocol import RECALLED, OrganRunner, Rules
+from organism_flows.serve_apps.organism.handler_api.errors import describe, harmless
+from organism_flows.serve_apps.organism.handler_api.results import Ending
+from organism_flows.serve_apps.organism.request import PARAMS_LIMIT_BYTES
+from organism_flows.serve_apps.organism.router import NoOrgan, Router
+
+logger = logging.getLogger("ray.serve.organism")
+
+PATH = "escalated"
+
+
+@dataclass(slots=True)
+class Done:
+    """A step that has ended."""
+
+    organ: str
+    type: str
+    ending: Ending
+    elapsed_ms: float
+
+
+class Failed(Exception):
+    """The escalated task cannot go on; ends as ``ending`` says."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(ending.error)
+        self.ending = ending
+
+
+class Escalation:
+    """Runs tasks by way of a planner.
+
+    Every handler call of a task, the planner's and those of the steps, has the task's id, claim and attempt;
+    together they have its timeout. A step that fails fails the task, and another attempt plans anew.
+
+    Args:
+        config: Of the organism.
+        planner: The organ that plans.
+        router: Finds the organs of steps that name none.
+        rules: What it shares with the organs.
+    """
+
+    abandoned = 0
+    problem = None
+
+    def __init__(self, config: OrganismConfig, planner: OrganRunner, router: Router, rules: Rules) -> None:
+        assert config.escalation is not None
+        self._max_steps = config.escalation.max_steps
+        self._default_timeout_s = config.default_timeout_s
+        self._planner = planner
+        self._router = router
+        self._rules = rules
+        self._runs: set[Run] = set()
+
+    @property
+    def idle(self) -> bool:
+        return not any(run.open_jobs() for run in self._runs)
+
+    def submit(self, jobs: Iterable[Job]) -> None:
+        """Begin with ``jobs`` at once; the planner and the organs have their own limits."""
+        for job in jobs:
+            if not job.settled:
+                self._start(job)
+
+    def stop(self, jobs: Iterable[Job], ending: Ending) -> None:
+        """Report ``jobs`` to have ended so, at once, and stop the steps that run."""
+        for job in jobs:
+            if not job.settled:
+                self._report(job, ending)
+                if job.run is not None:
+                    self._stop(job.run)
+
+    def recall(self, jobs: Iterable[Job], *, leaving: bool) -> None:
+        """Hand back those of ``jobs`` that have not begun; most begin at once."""
+        self.stop((job for job in jobs if job.run is None), RECALLED)
+
+    def drop(self, jobs: Iterable[Job]) -> list[asyncio.Task[None]]:
+        """Forget ``jobs``; returns those that are ending."""
+        ending = []
+        for job in jobs:
+            if not job.settled and job.run is not None:
+                job.settled = True
+                if self._stop(job.run) and job.run.task:
+                    ending.append(job.run.task)
+        return ending
+
+    def pump(self) -> None:
+        """Nothing waits here."""
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def status(self) -> dict[str, Any]:
+        """What is under way, as plain data."""
+        return {
+            "planner": self._planner.config.id,
+            "in_flight": len(self._runs),
+            "longest": longest(self._runs),
+        }
+
+    def _start(self, job: Job) -> None:
+        run = job.run = Run([job], [{"task_id": job.call.batch.ids[job.position]}], time.monotonic())
+        self._runs.add(run)
+        run.task = asyncio.create_task(self._run(job, run), name="escalation")
+        run.task.add_done_callback(lambda _: self._runs.discard(run))
+
+    def _stop(self, run: Run) -> bool:
+        return run.task is not None and run.task.cancel()
+
+    def _report(self, job: Job, ending: Ending) -> None:
+        if job.settled:
+            return
+        job.settled = True
+        elapsed_ms = (time.monotonic() - job.run.started) * 1000 if job.run else 0.0
+        job.call.report(job.position, ending, PATH, self._planner.config.id, elapsed_ms)
+
+    # One task
+
+    async def _run(self, job: Job, run: Run) -> None:
+        try:
+            done = await self._plan_and_do(job, run)
+            self._report(job, self._merged(done))
+        except Failed as failed:
+            self._report(job, failed.ending)
+        except Exception as error:  # a mistake of ours must not leave the task without an outcome
+            logger.exception("an escalation failed")
+            self._report(job, Ending("failed", error=describe(error)))
+
+    async def _plan_and_do(self, job: Job, run: Run) -> list[Done]:
+        batch = job.call.batch.take([job.position])
+        [planned] = await self._do(job, run, [(self._planner, batch)])
+        if planned.ending.result is None:
+            raise Failed(_at("the planner", planned))
+        try:
+            plan = parse_plan(from_json(planned.ending.result), self._max_steps)
+            places = [self._place(step, batch) for step in plan.steps]
+        except (InvalidPlan, NoOrgan) as error:
+            ending = Ending("rejected", error=harmless(f"the plan of {planned.organ!r} is wrong: {error}"))
+            raise Failed(ending) from None
+        if plan.parallel:
+            todo = [
+                (organ, _with(batch, kind, step.params))
+                for (organ, kind), step in zip(places, plan.steps, strict=True)
+            ]
+            done = await self._do(job, run, todo)
+            _refuse_failures(done, len(plan.steps))
+            return done
+        done = []
+        for (organ, kind), step in zip(places, plan.steps, strict=True):
+            params = step.params
+            if plan.pass_results:
+                params = {**params, "results": [from_json(one.ending.result or "null") for one in done]}
+            done += await self._do(job, run, [(organ, _with(batch, kind, params))])
+            _refuse_failures(done, len(plan.steps))
+        return done
+
+    def _place(self, step: Step, batch: Batch) -> tuple[OrganRunner, str]:
+        """The organ of a step and the type of its task.
+
+        Raises:
+            NoOrgan: There is none.
+        """
+        kind = step.type or batch.types[0]
+        if step.organ is None:
+            return self._router.route(kind, batch.domains[0]), kind
+        return self._router.organ(step.organ), kind
+
+    async def _do(self, job: Job, run: Run, todo: list[tuple[OrganRunner, Batch]]) -> list[Done]:
+        """Have tasks run, all at once; how they ended."""
+        left_s = run.started + job.timeout_s - time.monotonic()
+        if left_s <= 0:
+            raise Failed(Ending("timed_out", error=f"timed out after {job.timeout_s:g} s, between two steps"))
+        batch = Batch()
+        for _, part in todo:
+            batch.extend(part)
+        call = Call(batch, job.call.context)
+        work: dict[OrganRunner, list[Job]] = {}
+        for position, (organ, _) in enumerate(todo):
+            own_s = organ.config.timeout_s or self._default_timeout_s
+            step = Job(call, position, min(left_s, own_s), PATH)
+            work.setdefault(organ, []).append(step)
+        done: dict[int, Done] = {}
+        try:
+            for organ, jobs in work.items():
+                organ.submit(jobs)
+            async with aclosing(call.chunks()) as chunks:
+                async for outcomes in chunks:
+                    for row, position in enumerate(outcomes.positions):
+                        ending = Ending(outcomes.causes[row], outcomes.results[row], outcomes.errors[row])
+                        organ_id = todo[position][0].config.id
+                        kind = batch.types[position]
+                        done[position] = Done(organ_id, kind, ending, outcomes.elapsed_ms[row])
+        finally:
+            # Reached by cancellation, too.
+            if call.left:
+                for organ, jobs in work.items():
+                    organ.drop(jobs)
+        return [done[position] for position in range(len(todo))]
+
+    def _merged(self, done: list[Done]) -> Ending:
+        steps = [
+            {
+                "organ": one.organ,
+                "type": one.type,
+                "result": from_json(one.ending.result or "null"),
+                "elapsed_ms": round(one.elapsed_ms, 3),
+            }
+            for one in done
+        ]
+        try:
+            return Ending("completed", to_json({"steps": steps}, limit_bytes=self._rules.result_limit_bytes))
+        except NotJson as error:
+            return Ending("rejected", error=harmless(f"the results of the steps cannot be stored: {error}"))
+
+
+def _with(batch: Batch, kind: str, params: dict[str, Any]) -> Batch:
+    """The task of a step of the task in ``batch``."""
+    step = batch.take([0])
+    step.types, step.timeouts = [kind], [None]
+    try:
+        step.params = [to_json(params, limit_bytes=PARAMS_LIMIT_BYTES)]
+    except NotJson as error:
+        raise Failed(Ending("rejected", error=harmless(f"the params of a step are wrong: {error}"))) from None
+    return step
+
+
+def _refuse_failures(done: list[Done], steps: int) -> None:
+    """Raises Failed: for the first step that failed."""
+    for number, one in enumerate(done, 1):
+        if one.ending.cause != "completed":
+            raise Failed(_at(f"step {number} of {steps}", one))
+
+
+def _at(place: str, one: Done) -> Ending:
+    what = f"{place} (organ {one.organ!r}, type {one.type!r}): {one.ending.error}"
+    return Ending(one.ending.cause, error=harmless(what))

@@ -1,0 +1,1 @@
+"""Running tasks on a replica: organs, their queues, timeouts, threads and outcomes."""

@@ -1,0 +1,84 @@
+"""The jobs of one organ that wait for its handler, and which of them are next."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from organism_flows.serve_apps.organism.config import OrganConfig
+from organism_flows.serve_apps.organism.execution.jobs import Job
+from organism_flows.serve_apps.organism.execution.outcome_stream import Call
+
+
+class Waiting:
+    """Two lines of jobs: the suspects, of which fewer may run at once, and the others.
+
+    Args:
+        config: Of the organ: whether its handler takes batches, and how large ones.
+    """
+
+    def __init__(self, config: OrganConfig) -> None:
+        self._config = config
+        self._batch_size = float(config.max_batch_size if config.target_ms is None else 1)
+        self._suspects: deque[Job] = deque()
+        self._others: deque[Job] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._suspects or self._others)
+
+    @property
+    def count(self) -> int:
+        """Jobs whose outcome is still awaited."""
+        return sum(not job.settled for job in (*self._suspects, *self._others))
+
+    def add(self, job: Job) -> None:
+        """Let ``job`` wait behind the others."""
+        (self._suspects if job.suspect else self._others).append(job)
+
+    def again(self, jobs: Sequence[Job], *, alone: bool) -> None:
+        """Let ``jobs``, which have been next already, wait once more, before the others.
+
+        Args:
+            alone: Each is to have a handler call of its own.
+        """
+        for job in reversed(jobs):
+            job.run = None
+            job.alone |= alone
+            (self._suspects if job.suspect else self._others).appendleft(job)
+
+    def learn(self, tasks: int, elapsed_ms: float) -> None:
+        """A batch of so many tasks took so long: size the next ones to take ``target_ms``."""
+        if self._config.target_ms is None:
+            return
+        fitting = tasks * self._config.target_ms / max(elapsed_ms, 0.001)
+        # Half way there, and at most doubled: one batch that took long or short says little.
+        size = min((self._batch_size + fitting) / 2, 2 * self._batch_size)
+        self._batch_size = min(max(size, 1.0), self._config.max_batch_size)
+
+    def next(self, call: Call | None = None, *, suspects: bool = False) -> list[Job]:
+        """The jobs of the next handler call; one, but for batch handlers. Empty: nothing may start.
+
+        Args:
+            call: Only if they are of this call.
+            suspects: A suspect may start.
+        """
+        for line in (self._suspects, self._others) if suspects else (self._others,):
+            while line and line[0].settled:
+                line.popleft()
+            if not line:
+                continue
+            if call is not None and line[0].call is not call:
+                return []
+            jobs = [line.popleft()]
+            if self._config.batch and not (jobs[0].alone or jobs[0].suspect):
+                # One call has one deadline, so only tasks of one timeout share it.
+                timeout_s = jobs[0].timeout_s
+                while line and len(jobs) < int(self._batch_size):
+                    if line[0].settled:
+                        line.popleft()
+                    elif line[0].alone or line[0].timeout_s != timeout_s:
+                        break
+                    else:
+                        jobs.append(line.popleft())
+            return jobs
+        return []

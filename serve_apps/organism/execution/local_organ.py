@@ -1,0 +1,416 @@
+"""One organ: a handler, its slots, its timeouts, and the endings of the tasks it runs.
+
+Driven by callbacks on the event loop rather than by a coroutine a task: starting and ending a task costs few
+microseconds, and a handler that cannot be stopped can be left behind without anybody waiting for it. Async
+handlers that return without having waited for anything share one asyncio task: one each costs more than they.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import time
+from collections.abc import Awaitable, Coroutine, Iterable
+from contextvars import copy_context
+from functools import partial
+from typing import Any
+
+from organism_flows.serve_apps.organism.config import OrganConfig
+from organism_flows.serve_apps.organism.execution.invoke import Caller, Later, NotIsolated
+from organism_flows.serve_apps.organism.execution.isolation import DELIVERY_S, Isolation
+from organism_flows.serve_apps.organism.execution.job_queue import Waiting
+from organism_flows.serve_apps.organism.execution.jobs import Job, Run
+from organism_flows.serve_apps.organism.execution.organ_status import organ_status
+from organism_flows.serve_apps.organism.execution.protocol import (
+    CANCELLED,
+    CANCELLED_BEFORE,
+    LINGER_S,
+    RECALLED,
+    Rules,
+)
+from organism_flows.serve_apps.organism.execution.thread_pool import Threads
+from organism_flows.serve_apps.organism.execution.timeouts import Deadlines
+from organism_flows.serve_apps.organism.handler_api.errors import harmless
+from organism_flows.serve_apps.organism.handler_api.loading import Handler
+from organism_flows.serve_apps.organism.handler_api.results import Ending, Endings
+
+logger = logging.getLogger("ray.serve.organism")
+
+TASKS_A_TURN = 8
+"""Asyncio tasks started before it is seen whether their handlers wait."""
+STRETCH_S = 0.005
+"""How long handlers that do not wait may follow one another before the event loop has its turn."""
+
+
+class Organ:
+    """Runs tasks under one handler.
+
+    Args:
+        config: Its configuration.
+        handler: What `load_handler` or `Agents.load` made of it.
+        rules: What it shares with the other organs.
+    """
+
+    def __init__(self, config: OrganConfig, handler: Handler, rules: Rules) -> None:
+        self.config = config
+        self.figures = rules.figures_of(config.id)
+        self.handler = handler
+        self._rules = rules
+        self._caller = Caller(config, handler, rules)
+        if handler.agents is not None:
+            handler.agents.expand(config.concurrency)
+        self._isolation = Isolation(config, handler, rules)
+        self._threads = Threads(config.id)
+        self._waiting = Waiting(config)
+        self._runs: set[Run] = set()
+        self._first_steps: set[Run] = set()
+        """Of the runs those in an asyncio task that has not yet been seen to wait."""
+        self._looking = False
+        self._deadlines = Deadlines(self._expire)
+        self._slots_taken = 0
+        self._abandoned_tasks = 0
+
+    @property
+    def abandoned(self) -> int:
+        """Handler calls that were told to stop, and cannot be stopped."""
+        return self._threads.abandoned + self._abandoned_tasks
+
+    @property
+    def problem(self) -> str | None:
+        """Why the replica should be replaced for it."""
+        if self.handler.agents is None or self.handler.agents.problem is None:
+            return None
+        return f"organ {self.config.id}: its processes do not start: {self.handler.agents.problem}"
+
+    @property
+    def idle(self) -> bool:
+        return not (self._runs or self._first_steps or self._waiting)
+
+    def submit(self, jobs: Iterable[Job]) -> None:
+        """Run ``jobs`` as slots become free; each reports to its call."""
+        for job in jobs:
+            self._waiting.add(job)
+        self.pump()
+
+    def pump(self) -> None:
+        """Start what may start now, or a part of it and the rest in a moment."""
+        while self._slots_taken < self.config.concurrency and len(self._first_steps) < TASKS_A_TURN:
+            jobs = self._waiting.next(suspects=self._isolation.has_room)
+            if not jobs:
+                break
+            self._start(jobs)
+
+    def drop(self, jobs: Iterable[Job]) -> list[asyncio.Task[None]]:
+        """Forget ``jobs``: what waits never starts, what runs is cancelled.
+
+        Returns:
+            Tasks that are ending and may be awaited; threads cannot be cancelled and are not among them.
+        """
+        runs = set()
+        for job in jobs:
+            if job.run is not None:
+                runs.add(job.run)
+                if not job.settled:
+                    self.figures.counters["interrupted"] += 1
+            job.settled = True
+        ending = []
+        for run in runs:
+            if run.open_jobs():
+                continue
+            if not run.reported and (run.work is None or self._threads.abandon(run.work)):
+                run.reported = True
+                self._stop(run)
+            if run.task is not None and not run.released:
+                ending.append(run.task)
+        return ending
+
+    def stop(self, jobs: Iterable[Job], ending: Ending) -> None:
+        """Report ``jobs`` to have ended so, at once: what waits never starts, what runs is stopped.
+
+        A handler batch goes on as long as one of its tasks is still wanted.
+        """
+        for job in jobs:
+            if job.settled:
+                continue
+            if job.run is None:
+                self._report(
+                    job, Ending("cancelled", error=CANCELLED_BEFORE) if ending == CANCELLED else ending
+                )
+            else:
+                self._stop_running(job, job.run, ending)
+
+    def _stop_running(self, job: Job, run: Run, ending: Ending) -> None:
+        last = run.open_jobs() == [job]
+        if last and run.work is not None and not self._threads.abandon(run.work):
+            return  # it has just ended
+        self._report(job, ending)
+        # A handler batch goes on for its others, and so with this one.
+        self._rules.lingering[job.call.batch.ids[job.position]] = run
+        if last:
+            run.reported = True
+            self._stop(run)
+
+    def recall(self, jobs: Iterable[Job], *, leaving: bool) -> None:
+        """Report those of ``jobs`` as ``recalled`` that no handler has begun with."""
+        for job in jobs:
+            # One that is to be tried alone has been in a handler already.
+            if not (job.settled or job.run or job.alone):
+                self._report(job, RECALLED)
+
+    def close(self) -> None:
+        """Give threads and processes back; nothing may be submitted any more."""
+        self._threads.close()
+        self._isolation.close()
+        if self.handler.agents is not None:
+            self.handler.agents.shrink(self.config.concurrency)
+
+    def status(self) -> dict[str, Any]:
+        """Its configuration and figures, as plain data."""
+        runs = (*self._runs, *self._first_steps)
+        return organ_status(self, runs, self._waiting.count, self._isolation.running)
+
+    # Starting
+
+    def _start(self, jobs: list[Job]) -> None:
+        run = self._prepare(jobs)
+        if run is None:
+            return
+        self._slots_taken += 1
+        if run.jobs[0].suspect and not self._isolation.enter(run):
+            # What dies from here on is its doing, and the caller is to know it.
+            for job in run.jobs:
+                job.told = True
+                job.call.begin(job.position)
+            asyncio.get_running_loop().call_later(DELIVERY_S, self._begin, run)
+        else:
+            self._begin(run)
+
+    def _begin(self, run: Run) -> None:
+        """Call the handler."""
+        if run.reported:  # stopped while it was announced
+            self._release(run)
+            self._rules.ended(run)
+            return
+        loop = asyncio.get_running_loop()
+        agents = run.agents = run.agents or self.handler.agents
+        if agents is None and self._caller.on_loop and not self.config.batch:
+            self._first_steps.add(run)
+            run.task = self._create_task(run, self._call_in_turn(run))
+            if not self._looking:
+                self._looking = True
+                loop.call_soon(self._look)
+            return
+        if agents is None:
+            self._watch(run)
+        else:
+            # A process may have to be started first, which is not the task's time.
+            run.begun = False
+            self._runs.add(run)
+            run.on_begin = partial(loop.call_soon_threadsafe, self._begun_in_process, run)
+        if agents is None and self._caller.on_loop:
+            run.task = self._create_task(run, self._call_batch(run))
+            return
+        context = run.jobs[0].call.context.copy()
+        try:
+            run.work = self._threads.submit(
+                lambda: context.run(self._caller.in_thread, run), lambda value: self._collect(run, value)
+            )
+        except RuntimeError as error:
+            self._end(run, self._caller.failures(run, error))
+
+    def _prepare(self, jobs: list[Job]) -> Run | None:
+        """A run of those whose params can be read; None: of none."""
+        run = Run(jobs, [], time.monotonic(), self.config.id)
+        for job in jobs:
+            try:
+                run.tasks.append(job.task())
+                job.run = run
+            except (ValueError, RecursionError) as error:
+                self._report(job, Ending("rejected", error=harmless(f"params is not JSON: {error}")))
+        if len(run.tasks) < len(jobs):
+            run.jobs = run.open_jobs()
+        return run if run.jobs else None
+
+    def _create_task(self, run: Run, call: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return asyncio.get_running_loop().create_task(call, context=run.jobs[0].call.context.copy())
+
+    def _look(self) -> None:
+        """Watch the handlers that wait, now that those begun in this turn of the loop have made their first
+        step, and start what has not had its turn."""
+        self._looking = False
+        for run in self._first_steps:
+            run.waits = True
+            self._watch(run)
+        self._first_steps.clear()
+        self.pump()
+
+    def _begun_in_process(self, run: Run) -> None:
+        if not (run.begun or run.released):
+            run.begun, run.started = True, time.monotonic()
+            self._watch(run)
+
+    def _watch(self, run: Run) -> None:
+        self._runs.add(run)
+        if not run.reported:
+            self._deadlines.add(run, run.timeout_s, run.started)
+
+    # Calling
+
+    async def _call_in_turn(self, run: Run) -> None:
+        """Call the handler for ``run``, and then for others of its call as long as it does not wait."""
+        task, context = run.task, copy_context()
+        assert task is not None
+        until = run.started + STRETCH_S
+        while True:
+            try:
+                endings = self._caller.endings(run, await self._caller.call(run))
+            except BaseException as error:
+                endings = self._caller.failures(run, error)
+            self._report_all(run, endings)
+            following = None
+            # What a handler leaves behind in its task is not to be the next one's: a context variable, a
+            # cancellation.
+            if not run.waits and not task.cancelling() and copy_context() == context:
+                following = self._following(run, until)
+            if following is None:
+                return self._release(run)
+            self._first_steps.discard(run)
+            self._first_steps.add(following)
+            run.released, following.task = True, task
+            run = following
+
+    def _following(self, run: Run, until: float) -> Run | None:
+        """The next run of the same call, to take the place of ``run``."""
+        if time.monotonic() > until:
+            return None
+        while jobs := self._waiting.next(run.jobs[0].call):
+            if following := self._prepare(jobs):
+                return following
+        return None
+
+    async def _call_batch(self, run: Run) -> None:
+        try:
+            endings = self._caller.endings(run, await self._caller.call(run))
+        except BaseException as error:
+            endings = self._caller.failures(run, error)
+        self._end(run, endings)
+
+    async def _await(self, run: Run, awaitable: Awaitable[Any]) -> None:
+        self._end(run, await self._caller.wait(run, awaitable))
+
+    def _collect(self, run: Run, value: Endings | Later | NotIsolated) -> None:
+        if isinstance(value, NotIsolated):
+            self._isolation.give_up()
+            self._waiting.again(run.open_jobs(), alone=False)
+            run.reported = True
+            self._release(run)
+            self._rules.ended(run)
+        elif not isinstance(value, Later):
+            self._end(run, value)
+        elif run.reported:
+            if inspect.iscoroutine(value.awaitable):
+                value.awaitable.close()
+            self._release(run)
+            self._rules.ended(run)
+        else:
+            run.work = None
+            run.task = self._create_task(run, self._await(run, value.awaitable))
+
+    # Ending
+
+    def _end(self, run: Run, endings: Endings) -> None:
+        """The handler has ended by itself; no endings: its batch failed as a whole."""
+        if self.config.batch:
+            self._waiting.learn(len(run.jobs), (time.monotonic() - run.started) * 1000)
+        self._report_all(run, endings)
+        self._release(run)
+        if self._rules.lingering:
+            self._rules.ended(run)
+
+    def _report_all(self, run: Run, endings: Endings) -> None:
+        if run.reported:
+            return
+        run.reported = True
+        if endings:
+            for job, ending in zip(run.jobs, endings, strict=True):
+                self._report(job, ending)
+        else:
+            self._isolate(run, "raised")
+
+    def _expire(self, run: Run) -> None:
+        """Report the timeout at once, whether or not the handler can be stopped."""
+        place = self._caller.place(run)
+        if run.work is not None and not self._threads.abandon(run.work):
+            return
+        if not run.reported:
+            run.reported = True
+            if len(run.jobs) > 1:
+                self._isolate(run, "timed out")
+            else:
+                job = run.jobs[0]
+                text = f"timed out after {job.timeout_s:g} s" + (f" ({place})" if place else "")
+                self._report(job, Ending("timed_out", error=text))
+        self._stop(run)
+
+    def _stop(self, run: Run) -> None:
+        """Leave an abandoned thread behind and kill the process it waits for, or cancel an async handler.
+
+        Its slot is free when it has ended, or has had time enough to.
+        """
+        self._rules.lingering.update((task["task_id"], run) for task in run.tasks)
+        if run.work is not None:
+            self._caller.kill(run)
+            self._release(run)
+            return
+        if run.task is None:
+            return
+        self._deadlines.discard(run, run.timeout_s)
+
+        def ended(_: object) -> None:
+            self._release(run)
+            self._rules.ended(run)
+
+        run.task.add_done_callback(ended)
+        run.task.cancel()
+        run.linger = asyncio.get_running_loop().call_later(LINGER_S, self._abandon, run)
+
+    def _abandon(self, run: Run) -> None:
+        if not run.released:
+            run.abandoned = True
+            self._abandoned_tasks += 1
+            logger.warning("organ %s: a cancelled handler does not end", self.config.id)
+            self._free(run)
+
+    def _isolate(self, run: Run, what: str) -> None:
+        """Try each member of a failed handler batch alone, so that only the culprit is charged."""
+        logger.warning("organ %s: a batch of %d %s; trying each alone", self.config.id, len(run.jobs), what)
+        self._waiting.again(run.open_jobs(), alone=True)
+
+    def _report(self, job: Job, ending: Ending) -> None:
+        if job.settled:
+            return
+        job.settled = True
+        elapsed_ms = (time.monotonic() - job.run.started) * 1000 if job.run else 0.0
+        self.figures.add(ending.cause, elapsed_ms)
+        job.call.report(job.position, ending, job.path, self.config.id, elapsed_ms)
+
+    def _release(self, run: Run) -> None:
+        """The handler has ended."""
+        if not run.released:
+            self._free(run)
+        elif run.abandoned:
+            run.abandoned = False
+            self._abandoned_tasks -= 1
+
+    def _free(self, run: Run) -> None:
+        run.released = True
+        self._deadlines.discard(run, run.timeout_s)
+        if run.linger is not None:
+            run.linger.cancel()
+        self._runs.discard(run)
+        self._first_steps.discard(run)
+        self._slots_taken -= 1
+        if run.suspect:
+            self._isolation.leave(run)
+        self.pump()

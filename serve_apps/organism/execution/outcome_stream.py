@@ -1,0 +1,82 @@
+"""Collects the outcomes of one call and hands them out in chunks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from contextvars import Context
+
+from organism_flows.blocks.queue.wire import Batch, Outcomes
+from organism_flows.serve_apps.organism.handler_api.results import Ending
+
+CHUNK = 1000
+"""Most outcomes in one chunk. 500 no-ops in one chunk instead of three took a quarter less CPU on the
+replica and 40 % less in the caller."""
+COALESCE_S = 0.025
+"""How long the first outcome of a chunk may wait for others: a yield costs as much as some hundred tasks."""
+SIGN_OF_LIFE_S = 2.0
+"""Longest silence; lanes take 30 s of it for a dead replica."""
+
+
+class Call:
+    """One batch on the replica, and its outcomes as they come.
+
+    Args:
+        batch: Its tasks.
+        context: Its handlers run in copies of it.
+    """
+
+    def __init__(self, batch: Batch, context: Context) -> None:
+        self.batch = batch
+        self.context = context
+        self.cancelled: set[int] = set()
+        """Claims of its tasks that somebody asked to be stopped."""
+        self.begun: list[int] = []
+        """Positions that are to be told of at once: a handler is about to begin with them."""
+        self.left = len(batch)
+        self._chunk = Outcomes()
+        self._some = asyncio.Event()
+        self._full = asyncio.Event()
+
+    def report(
+        self, position: int, ending: Ending, path: str, organ_id: str | None, elapsed_ms: float
+    ) -> None:
+        """Take the outcome of one task; each position is reported once."""
+        self._chunk.add(position, *ending, path, organ_id, elapsed_ms)
+        self.left -= 1
+        self._some.set()
+        if not self.left or len(self._chunk) >= CHUNK:
+            self._full.set()
+
+    def begin(self, position: int) -> None:
+        """Tell at once that a handler is about to begin with a task."""
+        self.begun.append(position)
+        self._some.set()
+        self._full.set()
+
+    async def chunks(self) -> AsyncGenerator[Outcomes, None]:
+        """Chunks of outcomes until all are out; an empty one is a sign of life."""
+        while self.left or len(self._chunk):
+            if not len(self._chunk) and not await happens(self._some, SIGN_OF_LIFE_S):
+                yield Outcomes()
+                continue
+            await happens(self._full, COALESCE_S)
+            ready, self._chunk = self._chunk, Outcomes()
+            self._some.clear()
+            self._full.clear()
+            for start in range(0, len(ready) or 1, CHUNK):
+                yield (
+                    ready if len(ready) <= CHUNK else ready.take(range(start, min(start + CHUNK, len(ready))))
+                )
+                # A generator that never lets the loop run holds back what it has already yielded.
+                await asyncio.sleep(0)
+
+
+async def happens(event: asyncio.Event, timeout: float) -> bool:
+    """Wait for ``event``, at most ``timeout`` seconds; whether it is set."""
+    if not event.is_set():
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await event.wait()
+    return event.is_set()

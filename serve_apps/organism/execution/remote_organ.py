@@ -1,0 +1,242 @@
+"""An organ that is a Serve deployment of its own: sends tasks there and reports what comes back.
+
+A handler call there is one call of Serve's, so that Serve knows how much there is to do when it chooses a
+replica, and when it decides how many there should be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, Protocol
+
+from organism_flows.blocks.errors import OrganismUnavailable, ReplicaLost
+from organism_flows.blocks.queue.wire import Batch, Outcomes
+from organism_flows.serve_apps.organism.config import OrganConfig
+from organism_flows.serve_apps.organism.execution.jobs import Job, Run, longest
+from organism_flows.serve_apps.organism.execution.protocol import RECALLED, Rules
+from organism_flows.serve_apps.organism.handler_api.results import Ending
+
+logger = logging.getLogger("ray.serve.organism")
+
+PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+"""Waits before a call that no replica took is made again."""
+
+
+class Client(Protocol):
+    """Calls the deployment."""
+
+    def call(self, batch: Batch) -> AsyncGenerator[Outcomes, None]:
+        """Run ``batch`` and yield outcomes as they come, some of them empty as a sign of life.
+
+        Raises:
+            OrganismUnavailable: Nothing of the batch ran.
+            ReplicaLost: What has not been yielded is unknown.
+        """
+        ...
+
+    async def health(self) -> dict[str, Any]:
+        """Raises OrganismUnavailable: No replica answers."""
+        ...
+
+    async def cancel(self, runs: Mapping[str, int]) -> None:
+        """Stop tasks, wherever they run under the claim given by id, or an older one.
+
+        Raises:
+            OrganismUnavailable: Not every replica has answered.
+        """
+        ...
+
+    async def running(self) -> list[dict[str, Any]]:
+        """What runs on each replica. Raises OrganismUnavailable: Not every one has answered."""
+        ...
+
+    async def limit_drain(self, within_s: float) -> None:
+        """Give running tasks only so long on replicas that are taken down from now on.
+
+        Raises:
+            OrganismUnavailable: Not every replica has answered.
+        """
+        ...
+
+
+class RemoteOrgan:
+    """Runs tasks on the deployment of one organ.
+
+    Args:
+        config: Its configuration.
+        client: Calls it.
+        rules: What it shares with the other organs.
+    """
+
+    abandoned = 0
+    problem = None
+
+    def __init__(self, config: OrganConfig, client: Client, rules: Rules) -> None:
+        self.config = config
+        self.figures = rules.figures_of(config.id)
+        self.client = client
+        self._runs: set[Run] = set()
+        self._trouble: str | None = None
+
+    @property
+    def idle(self) -> bool:
+        return not any(run.open_jobs() for run in self._runs)
+
+    @property
+    def always_there(self) -> bool:
+        """Whether it is never without a replica."""
+        scaling = self.config.deployment and self.config.deployment.autoscaling
+        return not scaling or scaling.min_replicas > 0
+
+    async def health(self) -> dict[str, Any]:
+        """Health of one replica."""
+        try:
+            return await self.client.health()
+        except OrganismUnavailable as error:
+            return {"status": "unhealthy", "problem": error.what}
+
+    def submit(self, jobs: Iterable[Job]) -> None:
+        """Send ``jobs``, those of one call, to the deployment; Serve lets them wait for a replica."""
+        ready = [job for job in jobs if not job.settled]
+        size = self.config.max_batch_size if self.config.batch else 1
+        for suspects in (True, False):
+            alike = [job for job in ready if job.suspect is suspects]
+            step = 1 if suspects else size
+            for start in range(0, len(alike), step):
+                self._start(alike[start : start + step])
+
+    def stop(self, jobs: Iterable[Job], ending: Ending) -> None:
+        """Report ``jobs`` to have ended so, at once; a call goes on as long as one of its tasks is wanted."""
+        for job in jobs:
+            if not job.settled:
+                self._report(job, ending, 0.0)
+                self._stop_if_unwanted(job.run)
+
+    def recall(self, jobs: Iterable[Job], *, leaving: bool) -> None:
+        """Hand back those of ``jobs`` that wait for a replica, if the lane is leaving.
+
+        Else they stay: Serve sees by them how much there is to do.
+        """
+        if leaving:
+            self.stop((job for job in jobs if not job.running), RECALLED)
+
+    def drop(self, jobs: Iterable[Job]) -> list[asyncio.Task[None]]:
+        """Forget ``jobs``; returns the calls that are ending."""
+        runs = {job.run: None for job in jobs if job.run}
+        for run in runs:
+            for job in run.open_jobs():
+                self.figures.counters["interrupted"] += 1
+                job.settled = True
+        return [run.task for run in runs if self._stop_if_unwanted(run) and run.task]
+
+    def pump(self) -> None:
+        """Nothing waits here."""
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def status(self) -> dict[str, Any]:
+        """Its configuration and figures, as plain data; of the tasks sent there from this replica."""
+        begun = [run for run in self._runs if run.begun]
+        return {
+            **self.config.model_dump(mode="json"),
+            "form": "deployment",
+            "in_flight": sum(len(run.open_jobs()) for run in begun),
+            "waiting": sum(len(run.open_jobs()) for run in self._runs if not run.begun),
+            "suspects": 0,
+            "abandoned": 0,
+            "longest": longest(begun),
+            "trouble": self._trouble,
+            **self.figures.report(),
+        }
+
+    # Calling
+
+    def _start(self, jobs: list[Job]) -> None:
+        batch = jobs[0].call.batch
+        told = [{"task_id": batch.ids[job.position]} for job in jobs]
+        run = Run(jobs, told, time.monotonic(), begun=False)
+        for job in jobs:
+            job.run = run
+        self._runs.add(run)
+        run.task = asyncio.create_task(self._run(run), name=f"organ-{self.config.id}")
+        run.task.add_done_callback(lambda _: self._runs.discard(run))
+
+    async def _run(self, run: Run) -> None:
+        try:
+            await self._call_until_taken(run)
+        except Exception as error:  # a mistake of ours must not leave tasks without an outcome
+            logger.exception("organ %s: a call failed", self.config.id)
+            for job in run.open_jobs():
+                self._report(job, Ending("failed", error=f"{type(error).__name__}: {error}"), 0.0)
+
+    async def _call_until_taken(self, run: Run) -> None:
+        tries = 0
+        while run.open_jobs():
+            try:
+                await self._call(run)
+                self._trouble = None
+            except OrganismUnavailable as error:
+                run.begun = False
+                self._trouble = error.what
+                await asyncio.sleep(PAUSES_S[min(tries, len(PAUSES_S) - 1)])
+                tries += 1
+            except ReplicaLost as error:
+                self._blame(run, error.what)
+                return
+
+    async def _call(self, run: Run) -> None:
+        """Report outcomes as they come.
+
+        Raises:
+            OrganismUnavailable: None of the jobs ran.
+            ReplicaLost: What becomes of those still open is unknown.
+        """
+        jobs = run.open_jobs()
+        batch = jobs[0].call.batch.take(job.position for job in jobs)
+        batch.timeouts = [job.timeout_s for job in jobs]
+        async with aclosing(self.client.call(batch)) as stream:
+            async for outcomes in stream:
+                if not run.begun and (outcomes.begun or len(outcomes)):
+                    run.begun, run.started = True, time.monotonic()
+                self._report_all(jobs, outcomes)
+        if left := run.open_jobs():
+            raise ReplicaLost(f"organ {self.config.id} ended a call without {len(left)} outcomes")
+
+    def _blame(self, run: Run, what: str) -> None:
+        """Hand the tasks of a lost replica back as suspects.
+
+        A suspect that has no process of its own was the only one there, and said so before it began: it is
+        charged.
+        """
+        left = run.open_jobs()
+        logger.warning("organ %s: %s; %d tasks had not been reported", self.config.id, what, len(left))
+        for job in left:
+            if job.suspect and run.begun and not self.config.isolates:
+                ending = Ending("failed", error=f"ran as the only suspect on a replica, and {what}")
+            else:
+                ending = Ending("replica_lost", error=what)
+            self._report(job, ending, 0.0)
+
+    def _stop_if_unwanted(self, run: Run | None) -> bool:
+        if run is None or run.task is None or run.open_jobs():
+            return False
+        return run.task.cancel()
+
+    # Ending
+
+    def _report_all(self, jobs: Sequence[Job], outcomes: Outcomes) -> None:
+        for row, position in enumerate(outcomes.positions):
+            ending = Ending(outcomes.causes[row], outcomes.results[row], outcomes.errors[row])
+            self._report(jobs[position], ending, outcomes.elapsed_ms[row])
+
+    def _report(self, job: Job, ending: Ending, elapsed_ms: float) -> None:
+        if job.settled:
+            return
+        job.settled = True
+        self.figures.add(ending.cause, elapsed_ms)
+        job.call.report(job.position, ending, job.path, self.config.id, elapsed_ms)

@@ -1,0 +1,1 @@
+"""What authors of handlers meet: loading, context, errors and results."""

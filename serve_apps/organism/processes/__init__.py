@@ -1,0 +1,1 @@
+"""Worker processes of organs that say ``processes``: pool, messages, and their end."""

@@ -1,0 +1,272 @@
+"""The pool of processes that one organ's handler is called in.
+
+Not `concurrent.futures`: one death breaks a pool of it, and a single call cannot be killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.serve_apps.organism.config import OrganConfig
+from organism_flows.serve_apps.organism.handler_api.loading import Handler, load_handler, refusal
+from organism_flows.serve_apps.organism.handler_api.results import Endings
+from organism_flows.serve_apps.organism.processes.worker_main import Ready
+from organism_flows.serve_apps.organism.processes.worker_process import AgentDied, Process
+
+logger = logging.getLogger("ray.serve.organism")
+
+START_S = 600.0
+"""How long a process may take to import its handler, once others have."""
+FAILED_STARTS = 3
+"""In a row; then the replica asks to be replaced."""
+LONGEST_PAUSE_S = 10.0
+"""Before the next start, when starts fail."""
+
+
+def load(organ: OrganConfig) -> Handler:
+    """The handler of ``organ``, from this process or from the first of its own.
+
+    Raises:
+        ConfigurationError: It cannot be used.
+    """
+    return Agents(organ).load() if organ.processes else load_handler(organ)
+
+
+@contextlib.contextmanager
+def closed_on_error(handlers: Mapping[str, Handler]) -> Iterator[None]:
+    """On an error, end the processes of those among ``handlers`` that no organ has come to use."""
+    try:
+        yield
+    except BaseException:
+        for handler in handlers.values():
+            if handler.agents is not None:
+                handler.agents.shrink(0)
+        raise
+
+
+class StartFailed(Exception):
+    """No process could be started for a call.
+
+    Args:
+        error: Why.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@dataclass(slots=True, eq=False)
+class Start:
+    """A process that is being started."""
+
+    ended: bool = False
+    error: Exception | None = None
+
+
+class Agents:
+    """The processes of one organ, started as they are needed and used again. Used from any thread.
+
+    Args:
+        organ: Its configuration.
+    """
+
+    def __init__(self, organ: OrganConfig) -> None:
+        self._organ = organ
+        self._changed = threading.Condition()
+        self._idle: list[Process] = []
+        """Used last: last."""
+        self._busy: dict[Any, Process] = {}
+        """By the key of its call."""
+        self._starting = 0
+        self._limit = 0
+        self._failed_starts = 0
+        self._closed = threading.Event()
+        self.problem: str | None = None
+        """Why processes do not start."""
+
+    def load(self) -> Handler:
+        """Start the first process.
+
+        Raises:
+            ConfigurationError: The handler cannot be used.
+        """
+        try:
+            agent, ready = self._new(None)
+        except ConfigurationError:
+            raise
+        except Exception as error:
+            raise refusal(self._organ, str(error)) from None
+        self._idle.append(agent)
+        return Handler(self.call, ready.is_async, ready.wants_context, self)
+
+    def expand(self, more: int) -> None:
+        """Allow ``more`` processes at once."""
+        with self._changed:
+            self._limit += more
+            self._changed.notify_all()
+
+    def shrink(self, less: int) -> None:
+        """Allow fewer processes at once; none: they are not needed any more."""
+        with self._changed:
+            self._limit -= less
+            if self._limit <= 0:
+                self._closed.set()
+            while self._idle and self._count() > self._limit:
+                _end(self._idle.pop(0))
+            self._changed.notify_all()
+
+    def call(
+        self,
+        key: Any,
+        tasks: list[dict[str, Any]],
+        *,
+        timeout_s: float,
+        limit_bytes: int,
+        progress: Callable[[float | None, str], None],
+        on_begin: Callable[[], object],
+        unwanted: Callable[[], bool],
+    ) -> Endings:
+        """Have the handler called with ``tasks``, and wait for it.
+
+        Args:
+            key: Names the call for `kill`.
+            tasks: Params in them as JSON text.
+            timeout_s: Seconds the tasks may take from when a process has them; only told to the handler.
+            limit_bytes: Longest result.
+            progress: Called with what the handler says of it.
+            on_begin: Called when a process that is ready has been given the tasks.
+            unwanted: Whether the tasks have been given up by now; must be so before `kill` is called.
+
+        Returns:
+            No endings when a batch failed as a whole, or nobody waits any more.
+
+        Raises:
+            AgentDied: The process ended during the call.
+            StartFailed: No process could be started.
+        """
+        while True:
+            agent = self._acquire(key, unwanted)
+            if agent is None:
+                return ()
+            fresh = agent.fresh
+            try:
+                try:
+                    agent.give(tasks, timeout_s, limit_bytes)
+                except OSError:
+                    if fresh:
+                        raise AgentDied(agent.how_it_died()) from None
+                    self._drop(key, agent)
+                    continue
+                on_begin()
+                endings = agent.take(progress)
+            except BaseException:
+                self._drop(key, agent)
+                raise
+            self._release(key, agent)
+            return endings
+
+    def kill(self, key: Any) -> None:
+        """Kill the process of a call, if the call has one; `call` returns then."""
+        with self._changed:
+            if agent := self._busy.pop(key, None):
+                agent.kill()
+            self._changed.notify_all()
+
+    def status(self) -> list[dict[str, Any]]:
+        """Its processes, as plain data."""
+        with self._changed:
+            return [
+                {"pid": agent.pid, "busy": busy}
+                for agents, busy in ((self._busy.values(), True), (self._idle, False))
+                for agent in agents
+            ]
+
+    def _count(self) -> int:
+        return len(self._idle) + len(self._busy) + self._starting
+
+    def _acquire(self, key: Any, unwanted: Callable[[], bool]) -> Process | None:
+        """A process that is free for the call. Not necessarily the one started for it: that may take longer
+        than another call, and than this one is wanted."""
+        start: Start | None = None
+        with self._changed:
+            while not unwanted():
+                while self._idle:
+                    agent = self._idle.pop()
+                    if agent.alive:
+                        self._busy[key] = agent
+                        return agent
+                    _end(agent)
+                if start is not None and start.error is not None:
+                    raise StartFailed(start.error)
+                if (start is None or start.ended) and self._count() < self._limit:
+                    start = Start()
+                    threading.Thread(
+                        target=self._start, args=(start,), name=f"start-{self._organ.id}", daemon=True
+                    ).start()
+                    self._starting += 1
+                self._changed.wait()
+        return None
+
+    def _start(self, start: Start) -> None:
+        if self._failed_starts:
+            self._closed.wait(min(0.1 * 2**self._failed_starts, LONGEST_PAUSE_S))
+        error: Exception | None = None
+        agent: Process | None = None
+        try:
+            agent, _ = self._new(START_S)
+        except Exception as problem:
+            error = problem
+        with self._changed:
+            self._starting -= 1
+            start.ended = True
+            start.error = error
+            if agent is None:
+                self._failed_starts += 1
+                logger.error("organ %s: a process does not start: %s", self._organ.id, error)
+                if self._failed_starts >= FAILED_STARTS:
+                    self.problem = str(error)
+            else:
+                self._failed_starts = 0
+                self.problem = None
+                self._keep(agent)
+            self._changed.notify_all()
+
+    def _new(self, within_s: float | None) -> tuple[Process, Ready]:
+        agent = Process(self._organ)
+        try:
+            return agent, agent.start(within_s)
+        except BaseException:
+            _end(agent)
+            raise
+
+    def _release(self, key: Any, agent: Process) -> None:
+        with self._changed:
+            if self._busy.pop(key, None) is agent:
+                self._keep(agent)
+                self._changed.notify_all()
+                return
+        _end(agent)  # killed when it had just answered
+
+    def _keep(self, agent: Process) -> None:
+        if self._count() < self._limit:
+            self._idle.append(agent)
+        else:
+            _end(agent)
+
+    def _drop(self, key: Any, agent: Process) -> None:
+        with self._changed:
+            self._busy.pop(key, None)
+            self._changed.notify_all()
+        agent.kill()
+        agent.end()
+
+
+def _end(agent: Process) -> None:
+    threading.Thread(target=agent.end, name="end-agent", daemon=True).start()

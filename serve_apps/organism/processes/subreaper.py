@@ -1,0 +1,115 @@
+"""The ancestor of an agent process: ends when the replica does, and kills whatever the handler has started.
+
+A process group is not enough: a program that a handler starts in a session of its own leaves it, and the
+program's own parent may be gone by then. The kernel gives such an orphan to the nearest subreaper among its
+ancestors (Linux, ``man 2 PR_SET_CHILD_SUBREAPER``), which is this process.
+
+It is the grandchild of the replica: Ray kills the direct children of a worker that exits
+(``RAY_kill_child_processes_on_worker_exit``), and would leave nothing to kill the rest. The process between
+them waits and exits as the agent did.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import select
+import signal
+import sys
+import time
+from typing import NoReturn
+
+KILL_S = 5.0
+"""How long killed processes may take to be gone; one that waits for a dead disk never is."""
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+
+
+def main() -> None:
+    """Serve as an agent, below a process that ends all of it when the lifeline closes.
+
+    Started with two file descriptors, of the agent's connection and of a pipe that nobody writes to, and the
+    organ's id for whoever lists processes. Neither Ray nor pydantic is imported before the processes fork.
+    """
+    connection_fd, lifeline_fd = map(int, sys.argv[1:3])
+    sys.argv[1:] = []
+    for fd in (connection_fd, lifeline_fd):
+        os.set_inheritable(fd, False)  # or what the handler starts would keep them open
+    if middle := os.fork():
+        os.close(connection_fd)
+        os.close(lifeline_fd)
+        _exit_alike(os.waitpid(middle, 0)[1])
+    os.setpgid(0, 0)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    if agent := os.fork():
+        os.close(connection_fd)
+        _exit_alike(_wait(agent, lifeline_fd))
+    os.close(lifeline_fd)
+    os.setpgid(0, 0)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    from organism_flows.serve_apps.organism.processes.worker_main import serve
+
+    serve(connection_fd)
+
+
+def _wait(agent: int, lifeline_fd: int) -> int:
+    """Wait until ``agent`` ends or the lifeline closes, kill what is left, and return the agent's status."""
+    woken_fd, wakes_fd = os.pipe()
+    os.set_blocking(wakes_fd, False)
+    signal.set_wakeup_fd(wakes_fd, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the stack handles Ctrl-C
+    events = select.poll()
+    events.register(woken_fd, select.POLLIN)
+    events.register(lifeline_fd, select.POLLIN)
+    while (status := _reap(agent)) is None:
+        if any(fd == lifeline_fd for fd, _ in events.poll()):
+            break
+        os.read(woken_fd, 4096)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(agent, signal.SIGKILL)
+    return _kill_descendants(agent, status)
+
+
+def _reap(agent: int) -> int | None:
+    """Collect every child that has ended, and return the status of ``agent`` if it is among them."""
+    found = None
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            if ended[0] == agent:
+                found = ended[1]
+    return found
+
+
+def _kill_descendants(agent: int, status: int | None) -> int:
+    """Kill until no process is left below this one: those that are killed may have started others."""
+    import psutil
+
+    until = time.monotonic() + KILL_S
+    this = psutil.Process()
+    while (left := this.children(recursive=True)) and time.monotonic() < until:
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        time.sleep(0.002)
+        if (found := _reap(agent)) is not None:
+            status = found
+    return signal.SIGKILL if status is None else status
+
+
+def _exit_alike(status: int) -> NoReturn:
+    """End as a process with ``status`` did."""
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # it has left its own core file, if any
+        with contextlib.suppress(OSError, ValueError):
+            signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    os._exit(os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 1)
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)

@@ -1,0 +1,236 @@
+"""The process a handler runs in when its organ says ``processes``: one task, or one batch of them, at a time.
+
+Started by `worker_process` below a `subreaper`, and ended by killing it: so it may
+compute, crash or hang. It imports neither Ray nor Prefect nor the queue, and is ready 0.2 s after it was
+started, half of that for pydantic; then comes what the handler imports.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import inspect
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from contextvars import copy_context
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.json_text import from_json
+from organism_flows.serve_apps.organism.config import OrganConfig
+from organism_flows.serve_apps.organism.handler_api.context import Context
+from organism_flows.serve_apps.organism.handler_api.loading import Handler, load_handler
+from organism_flows.serve_apps.organism.handler_api.results import Endings, of_error, of_value
+from organism_flows.serve_apps.organism.processes.forked import end_if_forked
+
+if TYPE_CHECKING:
+    import asyncio
+
+PROGRESS_S = 0.25
+"""Shortest time between two words on the progress of one task."""
+
+
+class Ready(NamedTuple):
+    """The agent has its handler."""
+
+    pid: int
+    is_async: bool
+    wants_context: bool
+
+
+class Refused(NamedTuple):
+    """The handler cannot be used."""
+
+    what: str
+    next_step: str
+
+
+class Order(NamedTuple):
+    """Call the handler."""
+
+    number: int
+    tasks: list[dict[str, Any]]
+    """With params as JSON text."""
+    remaining_s: float
+    limit_bytes: int
+    """Longest result."""
+
+
+class Progress(NamedTuple):
+    """What the handler says of the call with this number."""
+
+    number: int
+    fraction: float | None
+    note: str
+
+
+class Done(NamedTuple):
+    """How the tasks of the call with this number ended."""
+
+    number: int
+    endings: Endings
+
+
+class Voice:
+    """Sends messages from any thread, and of progress only a few a second, but always the last word.
+
+    Args:
+        connection: To the replica.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self._number = 0
+        self._latest: Progress | None = None
+        self._timer: threading.Timer | None = None
+        self._said = 0.0
+
+    def send(self, message: Ready | Refused | Done) -> None:
+        """Send ``message``; what has not been said of the call before is not said any more."""
+        with self._lock:
+            self._latest = None
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            self._connection.send(message)
+
+    def progress(self, progress: Progress) -> None:
+        """Send ``progress`` now or, unless there is news by then, in a moment."""
+        with self._lock:
+            wait_s = self._said + PROGRESS_S - time.monotonic()
+            self._latest = progress
+            if wait_s <= 0:
+                self._say()
+            elif self._timer is None:
+                self._timer = threading.Timer(wait_s, self._say_later)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def _say_later(self) -> None:
+        with self._lock:
+            if self._timer is threading.current_thread():
+                self._timer = None
+                self._say()
+
+    def _say(self) -> None:
+        if self._latest is not None:
+            self._connection.send(self._latest)
+            self._latest = None
+            self._said = time.monotonic()
+
+
+class AgentContext(Context):
+    """A context that tells the replica of progress."""
+
+    __slots__ = ("_tell",)
+
+    def __init__(
+        self, task: dict[str, Any], remaining_s: float, tell: Callable[[float | None, str], None]
+    ) -> None:
+        # Nobody asks whether it is cancelled: the process is killed.
+        super().__init__(task, time.monotonic(), remaining_s, lambda: False)
+        self._tell = tell
+
+    def progress(self, fraction: float | None = None, note: str = "") -> None:
+        super().progress(None if fraction is None else float(fraction), str(note))
+        self._tell(*self.progressed)
+
+
+class Agent:
+    """Calls one handler as it is told.
+
+    Args:
+        organ: Whose handler.
+        handler: What `load_handler` made of it.
+        voice: Answers the replica.
+    """
+
+    def __init__(self, organ: OrganConfig, handler: Handler, voice: Voice) -> None:
+        self._batch = organ.batch
+        self._handler = handler
+        self._voice = voice
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def obey(self, order: Order) -> None:
+        """Call the handler, and tell how the tasks ended. Whatever the handler does, it does not raise."""
+        try:
+            # A context of its own: what the handler leaves in a context variable is not the next one's.
+            endings = copy_context().run(self._call, order)
+        except BaseException as error:
+            endings = of_error(error, len(order.tasks))
+        end_if_forked()
+        self._voice.send(Done(order.number, endings))
+
+    def _call(self, order: Order) -> Endings:
+        tasks = [{**task, "params": from_json(task["params"])} for task in order.tasks]
+        arguments: tuple[Any, ...] = (tasks if self._batch else tasks[0],)
+        if self._handler.wants_context and not self._batch:
+
+            def tell(fraction: float | None, note: str) -> None:
+                self._voice.progress(Progress(order.number, fraction, note))
+
+            arguments = (*arguments, AgentContext(tasks[0], order.remaining_s, tell))
+        value = self._handler.call(*arguments)
+        if inspect.isawaitable(value):
+            value = self._await(value)
+        return of_value(value, len(tasks), order.limit_bytes, batch=self._batch)
+
+    def _await(self, awaitable: Awaitable[Any]) -> Any:
+        """Wait on the one event loop of the agent: handlers keep their connections on it."""
+        import asyncio
+
+        returned: list[Any] = []
+        raised: list[BaseException] = []
+
+        async def wait() -> None:
+            # Kept here: SystemExit would leave the loop by another way, and a handler that cancels its own
+            # task still returns something.
+            try:
+                returned.append(await awaitable)
+            except BaseException as error:
+                raised.append(error)
+
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(self._loop)
+        task = self._loop.create_task(wait())
+        try:
+            self._loop.run_until_complete(task)
+        except BaseException:
+            if not (returned or raised):  # something else on the loop raised it
+                task.cancel()
+                raise
+        if raised:
+            raise raised[0]
+        return returned[0]
+
+
+def serve(connection_fd: int) -> None:
+    """Call the handler of the organ that the replica sends first, until the replica closes the connection."""
+    # Ctrl-C is for the stack to handle. Not SIG_IGN: programs that the handler starts would inherit that.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    faulthandler.enable()
+    log = logging.getLogger("ray.serve.organism")
+    log.addHandler(logging.StreamHandler())
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    connection = Connection(connection_fd)
+    voice = Voice(connection)
+    try:
+        organ = OrganConfig.model_validate_json(connection.recv())
+        try:
+            handler = load_handler(organ)
+        except ConfigurationError as error:
+            voice.send(Refused(error.what, error.next_step))
+            return
+        voice.send(Ready(os.getpid(), handler.is_async, handler.wants_context))
+        agent = Agent(organ, handler, voice)
+        while True:
+            agent.obey(connection.recv())
+    except (EOFError, ConnectionError):
+        pass

@@ -1,0 +1,197 @@
+"""One agent process, as the replica sees it: it is started, given tasks one call after another, and killed.
+
+Not `multiprocessing`: the main module of a replica is Ray's, which a spawned process would import, and gRPC's
+threads do not survive a fork.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.serve_apps.organism.config import OrganConfig
+from organism_flows.serve_apps.organism.handler_api.results import Endings
+from organism_flows.serve_apps.organism.processes.worker_main import Done, Order, Progress, Ready, Refused
+
+logger = logging.getLogger("ray.serve.organism")
+
+END_S = 5.0
+"""How long an idle process may take to end by itself."""
+DEATH_S = 1.0
+"""How long a process may live on that has closed its connection."""
+LOOK_S = 1.0
+"""How often it is seen whether a silent process lives: when it dies, something it started may hold its
+connection open."""
+
+# All of its own path, which `python -m` would look for only in the folder the replica was started in.
+_MAIN = (
+    "import sys; sys.path[:] = sys.argv[4:]; "
+    "from organism_flows.serve_apps.organism.processes.subreaper import main; main()"
+)
+
+
+class AgentDied(Exception):
+    """The process of a handler ended during a call; the message says how."""
+
+
+class Process:
+    """One process. Used by one thread at a time, but for `kill` and `alive`.
+
+    Args:
+        organ: Whose handler.
+
+    Raises:
+        OSError: The system refuses another process.
+    """
+
+    def __init__(self, organ: OrganConfig) -> None:
+        self._number = 0
+        self._agent_pid = 0
+        self._closing = threading.Lock()
+        ours, theirs = socket.socketpair()
+        lifeline, self._lifeline = os.pipe()
+        self._connection = Connection(ours.detach())
+        try:
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-u", "-c", _MAIN),
+                    *(str(theirs.fileno()), str(lifeline), organ.id),
+                    *(str(folder) or os.getcwd() for folder in sys.path),
+                ],
+                pass_fds=(theirs.fileno(), lifeline),
+                stdin=subprocess.DEVNULL,
+                # A group of its own: Ctrl-C is for the stack to handle.
+                process_group=0,
+            )
+        except BaseException:
+            self._connection.close()
+            os.close(self._lifeline)
+            raise
+        finally:
+            theirs.close()
+            os.close(lifeline)
+        self._poll = select.poll()
+        self._poll.register(self._connection.fileno(), select.POLLIN)
+        self._hung_up = select.poll()
+        self._hung_up.register(self._connection.fileno(), 0)
+        self._organ = organ
+
+    @property
+    def pid(self) -> int:
+        """Of the process that runs the handler; before it is ready, of the one that was started."""
+        return self._agent_pid or self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        # A dead agent's connection is closed before its subreaper has killed what it left, and exits too.
+        return not self._hung_up.poll(0) and self._process.poll() is None
+
+    @property
+    def fresh(self) -> bool:
+        """It has not been given a task yet."""
+        return not self._number
+
+    def start(self, within_s: float | None) -> Ready:
+        """Wait until it has its handler.
+
+        Raises:
+            ConfigurationError: The handler cannot be used.
+            AgentDied: It ended meanwhile, or took longer than ``within_s`` seconds.
+        """
+        try:
+            self._connection.send(self._organ.model_dump_json())
+        except OSError:
+            raise AgentDied(self.how_it_died()) from None
+        match self._receive(within_s):
+            case Ready() as ready:
+                self._agent_pid = ready.pid
+                return ready
+            case Refused(what, next_step):
+                raise ConfigurationError(what, next_step)
+        raise AgentDied(self._nonsense())
+
+    def give(self, tasks: list[dict[str, Any]], remaining_s: float, limit_bytes: int) -> None:
+        """Have the handler called with ``tasks``.
+
+        Raises:
+            OSError: It is dead; the handler was not called.
+        """
+        self._number += 1
+        self._connection.send(Order(self._number, tasks, remaining_s, limit_bytes))
+
+    def take(self, progress: Callable[[float | None, str], None]) -> Endings:
+        """Wait for what the handler makes of the tasks it was given; no endings: a batch failed as a whole.
+
+        Raises:
+            AgentDied: It ended meanwhile.
+        """
+        while True:
+            match self._receive(None):
+                case Done(self._number, endings):
+                    return endings
+                case Progress(number, fraction, note):
+                    if number == self._number:
+                        progress(fraction, note)
+                case _:
+                    raise AgentDied(self._nonsense())
+
+    def _receive(self, within_s: float | None) -> Any:
+        until = time.monotonic() + within_s if within_s is not None else None
+        while not self._poll.poll(LOOK_S * 1000):
+            if not self.alive:
+                raise AgentDied(self.how_it_died())
+            if until is not None and time.monotonic() > until:
+                self.kill()
+                raise AgentDied(f"the agent process was not ready after {within_s:g} s")
+        try:
+            return self._connection.recv()
+        except (EOFError, OSError):
+            raise AgentDied(self.how_it_died()) from None
+        except Exception:
+            raise AgentDied(self._nonsense()) from None
+
+    def _nonsense(self) -> str:
+        self.kill()
+        return "the agent process sent what is no message"
+
+    def how_it_died(self) -> str:
+        """One line; it is dead, or will be."""
+        try:
+            code = self._process.wait(DEATH_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return "the agent process closed its connection"
+        if code >= 0:
+            return f"the agent process died: exited with code {code}"
+        try:
+            return f"the agent process died: {signal.Signals(-code).name}"
+        except ValueError:
+            return f"the agent process died: signal {-code}"
+
+    def kill(self) -> None:
+        """Have its subreaper kill it and all that it has started, at once; from any thread."""
+        with self._closing:
+            if self._lifeline >= 0:
+                os.close(self._lifeline)
+                self._lifeline = -1
+
+    def end(self) -> None:
+        """Let it end, and make sure that it has. Nothing else may use it then."""
+        self._connection.close()
+        try:
+            self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            logger.warning("organ %s: an idle process did not end", self._organ.id)
+        self.kill()
+        self._process.wait()

@@ -1,0 +1,1 @@
+"""Deploying the organism: what is deployed, what that changes, and replacing what runs."""

@@ -1,0 +1,333 @@
+"""Replaces the organism that runs: says what that costs its tasks, and can wait until there are none."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import httpx
+from pydantic import BaseModel
+
+from organism_flows.blocks.errors import OrganismUnavailable
+from organism_flows.serve_apps.organism.release.changes import (
+    TAKEN_DOWN,
+    Change,
+    Effect,
+    compare,
+    label,
+    notes,
+)
+from organism_flows.serve_apps.organism.release.serve_api import (
+    details,
+    fitted,
+    replace,
+    routes_client,
+    routes_url,
+)
+from organism_flows.serve_apps.organism.release.serve_config import APP
+
+When = Literal["drain", "idle", "now"]
+"""When replicas are replaced: as their tasks have ``drain_s`` to end, once they have none, or at once."""
+POLL_S = 0.5
+REPORT_S = 10.0
+"""Longest time between two reports while waiting."""
+PATIENCE_S = 30.0
+"""For an organism that does not say what runs on it, while it is waited for."""
+WORDS = {
+    Effect.STARTED: "replicas are started",
+    Effect.IN_PLACE: "the configuration is applied in place, nothing is interrupted",
+    Effect.SCALED_DOWN: "replicas are taken away",
+    Effect.REPLACED: "replicas are replaced",
+    Effect.REMOVED: "its replicas are removed",
+}
+
+
+class OrganRunning(BaseModel):
+    """Tasks of one organ on one replica."""
+
+    in_flight: int
+    waiting: int = 0
+    longest_s: float | None = None
+    drain_s: float
+
+
+class ReplicaRunning(BaseModel):
+    """Tasks on one replica."""
+
+    replica: str
+    draining: bool = False
+    organs: dict[str, OrganRunning]
+
+
+class Running(BaseModel):
+    """Tasks on all replicas, as the organism's route ``/running`` tells."""
+
+    replicas: list[ReplicaRunning]
+
+    def on(self, organs: Collection[str]) -> Load:
+        """What runs for ``organs`` on replicas that are not leaving anyhow."""
+        found = [
+            organ
+            for replica in self.replicas
+            if not replica.draining
+            for name, organ in replica.organs.items()
+            if name in organs
+        ]
+        busy = [organ for organ in found if organ.in_flight]
+        return Load(
+            tasks=sum(organ.in_flight for organ in found),
+            waiting=sum(organ.waiting for organ in found),
+            longest_s=max((organ.longest_s or 0.0 for organ in busy), default=0.0),
+            drain_s=sorted({organ.drain_s for organ in busy}),
+        )
+
+
+class Unknown(NamedTuple):
+    """Why it is not known what runs."""
+
+    why: str
+    lasting: bool
+    """Asking again will not help."""
+
+
+class Load(BaseModel):
+    """What runs on replicas that are to be taken down."""
+
+    tasks: int
+    waiting: int
+    longest_s: float
+    drain_s: list[float]
+    """How long they have to end; of several organs each value once, in order."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs there or waits."""
+        return not self.tasks and not self.waiting
+
+    @property
+    def line(self) -> str:
+        """What runs, in words."""
+        if self.idle:
+            return "nothing runs there"
+        waiting = f"{self.waiting:,} wait{'s' if self.waiting == 1 else ''} there" if self.waiting else ""
+        if not self.tasks:
+            return waiting
+        run = f"{_tasks(self.tasks)} there, the longest for {self.longest_s:.0f} s"
+        return f"{run}, and {waiting}" if waiting else run
+
+
+class Replaced(Change):
+    """A change that was made, with the tasks that were there when it was announced."""
+
+    load: Load | None = None
+    """`None`: nothing is taken down, or what ran was not known."""
+    line: str
+    """All of it in words."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What deploying would change."""
+
+    config: dict[str, Any]
+    """What to deploy, in Serve's config schema."""
+    changes: list[Change]
+    notes: list[str]
+    code_changed: bool
+    """Handlers' code that is deployed by digests of its files differs."""
+    routes: str | None
+    """Base of the routes of the organism that runs; `None`: none does, or it has none."""
+
+    @property
+    def taken_down(self) -> set[str]:
+        """Ids of the organs with replicas that are to end."""
+        return {organ for one in self.changes if one.effect in TAKEN_DOWN for organ in one.organs}
+
+
+async def plan(dashboard_url: str, token: str | None, config_dict: dict[str, Any]) -> Plan:
+    """Compare what is to be deployed with what is.
+
+    Args:
+        dashboard_url: URL of the Ray dashboard.
+        token: Ray's authentication token; `None` if the cluster has none.
+        config_dict: What `deployments.serve_config` returned.
+
+    Raises:
+        OrganismUnavailable: The dashboard cannot be reached.
+        ConfigurationError: The token is refused.
+    """
+    there = await details(dashboard_url, token)
+    present = there.get("applications", {}).get(APP) or {}
+    config = fitted(config_dict, there)
+    [wanted] = [app for app in config["applications"] if app["name"] == APP]
+    running = present.get("status") in ("RUNNING", "DEPLOYING", "UNHEALTHY")
+    deployed = present.get("deployed_app_config")
+    return Plan(
+        config,
+        compare(deployed, wanted),
+        notes(wanted),
+        isinstance(code := _code(deployed), dict) and code != _code(wanted),
+        routes_url(there, dashboard_url) if running else None,
+    )
+
+
+async def carry_out(
+    plan: Plan,
+    dashboard_url: str,
+    token: str | None,
+    timeout_s: float,
+    *,
+    when: When = "drain",
+    on_note: Callable[[str], None],
+    on_progress: Callable[[str], None] | None = None,
+) -> list[Replaced]:
+    """Say what ``plan`` changes and what it costs, then deploy it, and wait until it runs.
+
+    Args:
+        plan: What `plan` returned.
+        dashboard_url: URL of the Ray dashboard.
+        token: Ray's authentication token; `None` if the cluster has none.
+        timeout_s: Seconds to wait until it runs, and once more for what ran before if it does not.
+        when: When tasks that run on what is replaced are interrupted.
+        on_note: Called with each line that is to stay to be read.
+        on_progress: Called with a line whenever something changed.
+
+    Returns:
+        What was changed; empty: nothing was to be changed.
+
+    Raises:
+        ConfigurationError: The configuration is wrong.
+        OrganismUnavailable: It does not run in time; or it is to wait for an organism that does not say what
+            runs on it.
+    """
+    report = on_progress or (lambda _: None)
+    running = await _running(plan.routes) if plan.taken_down else Running(replicas=[])
+    done = [_described(change, running, when) for change in plan.changes]
+    if not _only(done, Effect.STARTED):
+        for line in [*plan.notes, *_lines(done)]:
+            on_note(line)
+    if plan.taken_down and plan.routes is not None:
+        if when == "idle":
+            await _wait_until_idle(plan, report)
+        elif when == "now":
+            on_note(await _limit_drain(plan.routes))
+    await replace(dashboard_url, token, plan.config, timeout_s, on_progress)
+    return done
+
+
+def summary(done: Collection[Replaced]) -> str:
+    """What became of the organism, on one line."""
+    if not done:
+        return "nothing to change"
+    replaced = [one for one in done if one.effect in TAKEN_DOWN]
+    reasons = list(dict.fromkeys(reason for one in replaced or done for reason in one.why))
+    what = "replaced" if replaced else "started" if _only(done, Effect.STARTED) else "changed in place"
+    return f"the organism was {what}: {'; '.join(reasons)}"
+
+
+def _code(app: dict[str, Any] | None) -> Any:
+    return ((app or {}).get("args") or {}).get("code")
+
+
+def _only(done: Collection[Replaced], effect: Effect) -> bool:
+    return all(one.effect is effect for one in done)
+
+
+def _described(change: Change, running: Running | Unknown, when: When) -> Replaced:
+    line = f"{WORDS[change.effect]}: {'; '.join(change.why)}"
+    load = None
+    if change.effect in TAKEN_DOWN:
+        if isinstance(running, Unknown):
+            line += f"; what runs there is not known: {running.why}"
+        else:
+            load = running.on(change.organs)
+            line += f"; {load.line}"
+            if not load.idle:
+                line += _cost(load, when)
+    return Replaced(**change.model_dump(), load=load, line=line)
+
+
+def _cost(load: Load, when: When) -> str:
+    """What becomes of the tasks that run."""
+    match when:
+        case "idle":
+            return "; it is done when they have ended (--when-idle)"
+        case "now":
+            return "; they are handed back at once, uncharged, and run again from the start (--now)"
+        case "drain":
+            if not load.tasks:
+                return "; they are handed back at once, uncharged"
+            spans = [load.drain_s[0], load.drain_s[-1]] if load.drain_s else []
+            span = " to ".join(f"{one:g}" for one in dict.fromkeys(spans))
+            return (
+                f"; they have {span} s to end and are then handed back uncharged "
+                "and run again from the start (drain_s)"
+            )
+
+
+def _lines(done: Collection[Replaced]) -> list[str]:
+    """A line for the deployments that fare alike."""
+    alike: dict[str, list[str]] = {}
+    for one in done:
+        alike.setdefault(one.line, []).append(label(one))
+    return [f"{', '.join(labels)}: {line}" for line, labels in alike.items()]
+
+
+async def _running(routes: str | None) -> Running | Unknown:
+    if routes is None:
+        return Unknown("it does not run, or has no HTTP routes", lasting=True)
+    try:
+        async with routes_client(routes, timeout=10.0) as client:
+            response = await client.get("/running")
+        if response.status_code == 404:
+            return Unknown("it is of an older version, which does not say", lasting=True)
+        response.raise_for_status()
+        return Running.model_validate(response.json())
+    except (httpx.HTTPError, ValueError) as error:
+        return Unknown(f"{routes}/running does not answer: {_first_line(error)}", lasting=False)
+
+
+async def _wait_until_idle(plan: Plan, report: Callable[[str], None]) -> None:
+    silent_since: float | None = None
+    said, said_at = (-1, -1), 0.0
+    while True:
+        running = await _running(plan.routes)
+        now = time.monotonic()
+        if isinstance(running, Unknown):
+            silent_since = silent_since or now
+            if running.lasting or now - silent_since > PATIENCE_S:
+                raise OrganismUnavailable(
+                    f"--when-idle needs to know what runs on the organism: {running.why}",
+                    "leave --when-idle out, or see `organism status`",
+                )
+        else:
+            silent_since = None
+            load = running.on(plan.taken_down)
+            if load.idle:
+                return
+            if (load.tasks, load.waiting) != said or now - said_at >= REPORT_S:
+                said, said_at = (load.tasks, load.waiting), now
+                report(f"waiting until nothing runs there: {load.line}")
+        await asyncio.sleep(POLL_S)
+
+
+async def _limit_drain(routes: str) -> str:
+    """Have replicas that are taken down from now on hand back at once what runs; say what came of it."""
+    try:
+        async with routes_client(routes, timeout=10.0) as client:
+            response = await client.post("/drain-limit", params={"within_s": 0})
+        response.raise_for_status()
+        return "--now: what runs on the replicas that go is handed back at once"
+    except httpx.HTTPError as error:
+        return f"--now has no effect, tasks have their time to end: {_first_line(error)}"
+
+
+def _tasks(count: int) -> str:
+    return f"{count:,} task{'s' if count != 1 else ''} run{'s' if count == 1 else ''}"
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

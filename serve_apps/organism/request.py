@@ -1,0 +1,117 @@
+"""One task as people and programs send it, checked field by field."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+from uuid import uuid4
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.json_text import NotJson, to_json
+from organism_flows.blocks.queue.wire import Batch
+from organism_flows.serve_apps.organism.handler_api.errors import describe, harmless
+
+PARAMS_LIMIT_BYTES = 10_000_000
+
+
+class InvalidTask(Exception):
+    """A task, or a batch of them, that cannot be run; the message names the field and why."""
+
+
+class Task(BaseModel):
+    """The fields of a task; only ``type`` is needed."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    type: str = Field(min_length=1, description="Which handler runs it.")
+    task_id: str = Field(default_factory=lambda: str(uuid4()), description="Fresh when not given.")
+    params: dict[str, Any] = Field(default_factory=dict, description="What the handler gets.")
+    claim: int = Field(default=0, ge=0, description="Claim token; 0: nobody claimed it.")
+    attempt: int = Field(default=1, ge=1, description="1 for the first.")
+    description: str | None = None
+    domain: str | None = None
+    drift_score: float = Field(default=0.0, allow_inf_nan=False)
+    timeout_s: float | None = Field(default=None, gt=0, le=604_800, allow_inf_nan=False)
+
+    def as_batch(self) -> Batch:
+        """A batch of this one task.
+
+        Raises:
+            InvalidTask: Its params are not JSON.
+        """
+        try:
+            params = to_json(self.params, limit_bytes=PARAMS_LIMIT_BYTES)
+        except NotJson as error:
+            raise InvalidTask(str(error).replace("$", "params", 1)) from None
+        return Batch(
+            [self.task_id],
+            [self.claim],
+            [self.attempt],
+            [self.type],
+            [params],
+            [self.description],
+            [self.domain],
+            [self.drift_score],
+            [self.timeout_s],
+            [0],
+            [False],
+        )
+
+
+def parse_task(raw: Any) -> Task:
+    """The task in plain data.
+
+    Raises:
+        InvalidTask: A field is missing, unknown or wrong.
+    """
+    if not isinstance(raw, dict):
+        raise InvalidTask(f"task is a {type(raw).__name__}, not a mapping of fields")
+    try:
+        return Task.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        match first["type"]:
+            case "missing":
+                why = f"{place} is missing"
+            case "extra_forbidden":
+                why = f"{place} is not a field of a task; known: {', '.join(Task.model_fields)}"
+            case _:
+                why = f"{place}: {first['msg']}, got {first['input']!r:.100}"
+        raise InvalidTask(harmless(why)) from None
+
+
+def refused(raw: Any, why: str) -> dict[str, Any]:
+    """The outcome of a task that no handler saw."""
+    task_id = raw.get("task_id") if isinstance(raw, dict) else None
+    return {
+        "task_id": task_id if isinstance(task_id, str) else None,
+        "success": False,
+        "result": None,
+        "error": why,
+        "retryable": False,
+        "path": "fast",
+        "organ_id": None,
+        "elapsed_ms": 0.0,
+    }
+
+
+def open_wire(wire: dict[str, Any]) -> Batch:
+    """The batch that came over the wire.
+
+    Raises:
+        ConfigurationError: It is of another version, or its columns do not fit.
+    """
+    next_step = "run the same organism-flows version on lanes and replicas"
+    try:
+        batch = Batch.from_wire(wire)
+        lengths = {field.name: len(getattr(batch, field.name)) for field in fields(Batch)}
+    except ValueError as error:
+        raise ConfigurationError(str(error).partition(": run ")[0], next_step) from None
+    except Exception as error:
+        raise ConfigurationError(f"not a batch: {describe(error)}", next_step) from None
+    if len(set(lengths.values())) > 1:
+        raise ConfigurationError(f"the columns of the batch differ in length: {lengths}", next_step)
+    return batch

@@ -1,0 +1,69 @@
+"""Run work from a Postgres table on Ray Serve, with Prefect flows in between.
+
+The names in `__all__` are what users import. Each is loaded when it is first asked for, so that
+``import organism_flows`` costs nothing and a program that only submits tasks loads neither Prefect nor Ray.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from organism_flows.blocks.client.async_client import Client
+    from organism_flows.blocks.client.sync_client import SyncClient
+    from organism_flows.blocks.organism import Organism
+    from organism_flows.blocks.queue import NewTask
+    from organism_flows.blocks.ray_cluster import RayCluster
+    from organism_flows.blocks.task_queue import TaskQueue
+    from organism_flows.flows.bootstrap import bootstrap
+    from organism_flows.flows.dispatch import dispatch
+    from organism_flows.flows.redrive import redrive
+    from organism_flows.flows.submit import submit
+    from organism_flows.flows.verify import verify
+    from organism_flows.flows.watchdog import watchdog
+    from organism_flows.serve_apps.organism.handler_api.errors import PermanentError
+
+__all__ = [
+    "Client",
+    "NewTask",
+    "Organism",
+    "PermanentError",
+    "RayCluster",
+    "SyncClient",
+    "TaskQueue",
+    "bootstrap",
+    "dispatch",
+    "redrive",
+    "submit",
+    "verify",
+    "watchdog",
+]
+
+_MODULES = {
+    "Client": "blocks.client.async_client",
+    "NewTask": "blocks.queue",
+    "Organism": "blocks.organism",
+    "PermanentError": "serve_apps.organism.handler_api.errors",
+    "RayCluster": "blocks.ray_cluster",
+    "SyncClient": "blocks.client.sync_client",
+    "TaskQueue": "blocks.task_queue",
+    "bootstrap": "flows.bootstrap",
+    "dispatch": "flows.dispatch",
+    "redrive": "flows.redrive",
+    "submit": "flows.submit",
+    "verify": "flows.verify",
+    "watchdog": "flows.watchdog",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
