@@ -39,12 +39,12 @@ from organism_flows.blocks.task_queue import TaskQueue
 from organism_flows.flows.alerting import automations
 from organism_flows.flows.dispatch import GRACE_S, dispatch
 from organism_flows.flows.prefect_support import deployments
-from organism_flows.flows.prefect_support.states import EXPECTED, OURS, cell, failed, show_page
+from organism_flows.flows.prefect_support.states import EXPECTED_ERRORS, ORGANISM_TAG, cell, failed, show_page
 from organism_flows.flows.verification import canary as canary_check
 from organism_flows.flows.verification.thresholds import Limits
 from organism_flows.serve_apps.organism.config import OrganismConfig, load_config
 from organism_flows.serve_apps.organism.release import replacement
-from organism_flows.serve_apps.organism.release.replacement import Replaced, When
+from organism_flows.serve_apps.organism.release.replacement import ReplacementDone, When
 from organism_flows.serve_apps.organism.release.serve_api import running_config
 from organism_flows.serve_apps.organism.release.serve_config import serve_config
 
@@ -58,20 +58,20 @@ REPLICA_CPUS = 0.5
 HTTP_PORT = 8000
 
 
-class Step(BaseModel):
+class BootstrapStep(BaseModel):
     """What one step found and did."""
 
     step: str
     changed: bool
     found: str
-    changes: list[Replaced] = []
+    changes: list[ReplacementDone] = []
     """Of the organism."""
 
 
 class Bootstrapped(BaseModel):
     """What a bootstrap found and did, step by step."""
 
-    steps: list[Step]
+    steps: list[BootstrapStep]
 
     @property
     def line(self) -> str:
@@ -100,7 +100,7 @@ def _step(
 
 
 @_step("postgres")
-async def prepare_postgres(queue: str, within_s: float) -> Step:
+async def prepare_postgres(queue: str, within_s: float) -> BootstrapStep:
     """Wait for Postgres and migrate it."""
     block = (await TaskQueue.named(queue)).pinned()
     dsn = block.direct_dsn or block.dsn
@@ -115,21 +115,21 @@ async def prepare_postgres(queue: str, within_s: float) -> Step:
     if missing:
         if roles := await migrate(dsn.get_secret_value()):
             logger.warning(how_to_make(roles))
-        return Step(step="postgres", changed=True, found=f"migrated: {', '.join(missing)}")
-    return Step(step="postgres", changed=False, found="every migration is applied")
+        return BootstrapStep(step="postgres", changed=True, found=f"migrated: {', '.join(missing)}")
+    return BootstrapStep(step="postgres", changed=False, found="every migration is applied")
 
 
 @_step("organism", timeout_s=2 * DEPLOY_S + 60)
 async def deploy_organism(
     organism: str, cluster: str, config: str | None, replicas: int, when: When = "drain"
-) -> Step:
+) -> BootstrapStep:
     """Connect to Ray, deploy the Serve app unless it runs as it should, wait until it is healthy."""
     await (await RayCluster.named(cluster)).connect()
     client = (await Organism.named(organism)).client()
     url, token = dashboard()
     if url is None:
         health = await client.health()
-        return Step(
+        return BootstrapStep(
             step="organism",
             changed=False,
             found=f"{health['status']}; not deployed from here: RAY_DASHBOARD_URL is not set",
@@ -148,7 +148,7 @@ async def deploy_organism(
     plan = await replacement.plan(url, token, new)
     changed = running is None or not alike(wanted, running) or plan.code_changed
     found = "runs as configured"
-    changes: list[Replaced] = []
+    changes: list[ReplacementDone] = []
     if changed:
         logger = get_run_logger()
         changes = await replacement.carry_out(
@@ -158,17 +158,19 @@ async def deploy_organism(
     health = await client.health()
     if not health.get("organism_initialized"):
         raise OrganismUnavailable(f"the organism is {health.get('status')}", "see `organism verify`")
-    return Step(step="organism", changed=changed, found=f"{found}, {health['status']}", changes=changes)
+    return BootstrapStep(
+        step="organism", changed=changed, found=f"{found}, {health['status']}", changes=changes
+    )
 
 
 @_step("deployments")
-async def apply_deployments() -> Step:
+async def apply_deployments() -> BootstrapStep:
     """Register blocks, make the work pool, apply deployments and schedules."""
     applied = await deployments.apply()
     done = ["made the work pool"] if applied.new_pool else []
     if applied.changed:
         done.append(f"applied {', '.join(applied.changed)}")
-    return Step(
+    return BootstrapStep(
         step="deployments",
         changed=bool(done),
         found="; ".join(done) or f"{', '.join(applied.deployments)} are as they should be",
@@ -176,17 +178,17 @@ async def apply_deployments() -> Step:
 
 
 @_step("alerts")
-async def apply_alerts() -> Step:
+async def apply_alerts() -> BootstrapStep:
     """Make the automations that deliver alerts, where there is a block to deliver them."""
     try:
         applied = await automations.apply(load_settings().alerts)
     except ConfigurationError as error:
-        return Step(step="alerts", changed=False, found=f"no alerts: {error}")
-    return Step(step="alerts", changed=bool(applied.made or applied.changed), found=applied.line)
+        return BootstrapStep(step="alerts", changed=False, found=f"no alerts: {error}")
+    return BootstrapStep(step="alerts", changed=bool(applied.made or applied.changed), found=applied.line)
 
 
 @_step("canary", retries=1)
-async def send_canary(queue: str, organism: str, cluster: str) -> Step:
+async def send_canary(queue: str, organism: str, cluster: str) -> BootstrapStep:
     """Send a task through everything; while no lane runs, one of our own."""
 
     async def run_lane(runs: list[str]) -> None:
@@ -204,7 +206,7 @@ async def send_canary(queue: str, organism: str, cluster: str) -> Step:
         [found] = await canary_check.check(open_queue, Limits(canary_s=CANARY_S))
     if found.status != "ok":
         raise OrganismError(f"canary: {found.evidence}", found.action)
-    return Step(step="canary", changed=False, found=found.evidence)
+    return BootstrapStep(step="canary", changed=False, found=found.evidence)
 
 
 @asynccontextmanager
@@ -287,7 +289,7 @@ def _http_port() -> int:
 
 @flow(
     name="bootstrap",
-    version=OURS,
+    version=ORGANISM_TAG,
     flow_run_name=lambda: f"bootstrap · {datetime.now():%H:%M}",
     persist_result=False,
     retries=0,
@@ -335,7 +337,7 @@ async def bootstrap(
         done.steps.append(await apply_alerts())
         if canary:
             done.steps.append(await send_canary(queue, organism, cluster))
-    except EXPECTED as error:
+    except EXPECTED_ERRORS as error:
         end = failed(_late(done, error) if isinstance(error, TimeoutError) else error)
         await show_page(_page(end.message or "", done), key="bootstrap-steps")
         return end  # type: ignore[return-value]

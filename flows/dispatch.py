@@ -25,8 +25,8 @@ from organism_flows.blocks.ray_cluster import LaneTaskRunner, RayCluster
 from organism_flows.blocks.settings import load_settings
 from organism_flows.blocks.task_queue import TaskQueue
 from organism_flows.blocks.versions import refuse_other_wire
-from organism_flows.flows.prefect_support.states import OURS, note_begun
-from organism_flows.flows.supervision.handover import RELIEVE_AFTER_S, Turn, turn
+from organism_flows.flows.prefect_support.states import ORGANISM_TAG, note_begun
+from organism_flows.flows.supervision.handover import RELIEVE_AFTER_S, HandoverDecision, turn
 from organism_flows.flows.supervision.lane_task import LaneOptions, LaneRun
 from organism_flows.flows.supervision.supervisor import DispatchSummary, Supervisor
 
@@ -44,7 +44,7 @@ def _run_name() -> str:
 
 @flow(
     name="dispatch",
-    version=OURS,
+    version=ORGANISM_TAG,
     flow_run_name=_run_name,
     task_runner=LaneTaskRunner(),
     persist_result=False,
@@ -109,7 +109,7 @@ async def dispatch(
         async with queue_block.open(application_name="organism-dispatch", connections=2) as open_queue:
             since = await _now(open_queue)
             relay = relay and not until_empty and max_seconds is None
-            its_turn = Turn()
+            its_turn = HandoverDecision()
             if relay:
                 its_turn = turn(await open_queue.lanes(), since, relieve_after_s=relieve_after_s)
             if its_turn.not_needed:

@@ -11,10 +11,10 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 from pydantic import BaseModel, Field
 
-from organism_flows.blocks.queue import RedriveFilter, TaskLine
+from organism_flows.blocks.queue import RedriveFilter, TaskSummary
 from organism_flows.blocks.task_queue import TaskQueue
 from organism_flows.flows.prefect_support.markdown import TaskLinks, plain
-from organism_flows.flows.prefect_support.states import EXPECTED, OURS, cell, failed, show_page
+from organism_flows.flows.prefect_support.states import EXPECTED_ERRORS, ORGANISM_TAG, cell, failed, show_page
 
 SHOWN = 20
 """Tasks that a dry run shows."""
@@ -38,7 +38,7 @@ def _run_name() -> str:
     return f"redrive · {datetime.now():%H:%M}{dry}"
 
 
-@flow(name="redrive", version=OURS, flow_run_name=_run_name, persist_result=False, retries=0)
+@flow(name="redrive", version=ORGANISM_TAG, flow_run_name=_run_name, persist_result=False, retries=0)
 async def redrive(
     type: Annotated[str | None, Field(max_length=200, description="Only tasks of this type.")] = None,
     domain: Annotated[str | None, Field(max_length=200, description="Only tasks of this domain.")] = None,
@@ -101,14 +101,14 @@ async def redrive(
                 if done.kept_out:
                     line += f", {done.kept_out} left beside an unfinished task with their dedup key"
                 sample = []
-    except EXPECTED as error_met:
+    except EXPECTED_ERRORS as error_met:
         return failed(error_met)  # type: ignore[return-value]
     logger.info(line)
     await show_page(_page(line, wanted, sample, TaskLinks(open_queue.dsn)), key="redrive-summary")
     return Completed(message=line, data=summary)  # type: ignore[return-value]
 
 
-def _page(line: str, wanted: RedriveFilter, sample: list[TaskLine], links: TaskLinks) -> str:
+def _page(line: str, wanted: RedriveFilter, sample: list[TaskSummary], links: TaskLinks) -> str:
     asked = wanted.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     lines = [f"**{line}**", ""]
     lines += [f"- {name}: `{cell(str(value))}`" for name, value in asked.items()] or ["All dead letters."]

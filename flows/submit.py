@@ -13,10 +13,10 @@ from prefect.states import Completed
 from pydantic import BaseModel, Field
 
 from organism_flows.blocks.queue.files.columns import Columns
-from organism_flows.blocks.queue.files.reader import BadLine, BadLines, matching
+from organism_flows.blocks.queue.files.reader import RejectedRow, RejectedRows, matching
 from organism_flows.blocks.queue.stores.loading import Loaded
 from organism_flows.blocks.task_queue import TaskQueue
-from organism_flows.flows.prefect_support.states import EXPECTED, OURS, cell, failed, show_page
+from organism_flows.flows.prefect_support.states import EXPECTED_ERRORS, ORGANISM_TAG, cell, failed, show_page
 
 PAGE = "submit-summary"
 PROGRESS_LOG_S = 5.0
@@ -42,7 +42,7 @@ def _run_name() -> str:
     return f"submit · {datetime.now():%H:%M}"
 
 
-@flow(name="submit", version=OURS, flow_run_name=_run_name, persist_result=False, retries=0)
+@flow(name="submit", version=ORGANISM_TAG, flow_run_name=_run_name, persist_result=False, retries=0)
 async def submit(
     files: Annotated[
         str,
@@ -99,8 +99,8 @@ async def submit(
             done = await open_queue.load_files(
                 paths, strict=strict, again=again, columns=as_tasks, on_part=progress
             )
-    except EXPECTED as error:
-        if isinstance(error, BadLines):
+    except EXPECTED_ERRORS as error:
+        if isinstance(error, RejectedRows):
             await show_page(_page("nothing was submitted", error.first), key=PAGE)
         return failed(error)  # type: ignore[return-value]
     summary = SubmitSummary(
@@ -121,7 +121,7 @@ async def submit(
     return Completed(message=line, data=summary)  # type: ignore[return-value]
 
 
-def _page(line: str, bad_lines: Sequence[BadLine]) -> str:
+def _page(line: str, bad_lines: Sequence[RejectedRow]) -> str:
     lines = [f"**{cell(line)}**"]
     if bad_lines:
         lines += ["", "Bad lines, the first of them:", ""]

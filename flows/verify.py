@@ -10,7 +10,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
 from organism_flows.flows.alerting.notify import tell_of_verification
-from organism_flows.flows.prefect_support.states import OURS, show_page
+from organism_flows.flows.prefect_support.states import ORGANISM_TAG, show_page
 from organism_flows.flows.verification import finding
 from organism_flows.flows.verification.finding import Check, Finding, Verification, markdown
 from organism_flows.flows.verification.runner import verify_all
@@ -27,7 +27,7 @@ async def check_part(name: str, check: Check, timeout_s: float) -> list[Finding]
 
 @flow(
     name="verify",
-    version=OURS,
+    version=ORGANISM_TAG,
     flow_run_name=lambda: f"verify · {datetime.now():%H:%M}",
     persist_result=False,
     retries=0,

@@ -22,7 +22,7 @@ from pydantic import Field
 
 from organism_flows.blocks.errors import ConfigurationError, OrganismError
 from organism_flows.blocks.settings import load_settings
-from organism_flows.flows.prefect_support.states import EXPECTED, OURS, failed, show_page
+from organism_flows.flows.prefect_support.states import EXPECTED_ERRORS, ORGANISM_TAG, failed, show_page
 from organism_flows.flows.prefect_support.watchdog_relay import (
     LONGEST_S,
     Relay,
@@ -53,7 +53,7 @@ def _run_name() -> str:
 
 @flow(
     name="watchdog",
-    version=OURS,
+    version=ORGANISM_TAG,
     flow_run_name=_run_name,
     persist_result=False,
     retries=0,
@@ -217,7 +217,7 @@ class _Run:
             async with asyncio.timeout(longest_s):
                 own_run = self.run.id if self.run else None
                 found = await check(options, own_run, say_checked=now >= self.event_due)
-        except EXPECTED as error:
+        except EXPECTED_ERRORS as error:
             self.error = error
         except Exception as error:
             if not self.seconds:

@@ -20,17 +20,17 @@ from uuid import UUID
 import httpx
 
 from organism_flows.blocks.client import requests as calls
-from organism_flows.blocks.client.connection import Patience, connection
+from organism_flows.blocks.client.connection import WaitBudget, connection
 from organism_flows.blocks.client.messages import (
     TASKS_LIMIT,
-    CancelledAll,
-    RedrivenAll,
-    Steered,
+    BulkCancelResult,
+    BulkRedriveResult,
+    TaskActionResult,
     TaskStatus,
-    Waited,
+    WaitResult,
 )
 from organism_flows.blocks.client.requests import (
-    Call,
+    ApiRequest,
     ExportFormat,
     GatewayError,
     GatewayUnavailable,
@@ -39,7 +39,7 @@ from organism_flows.blocks.client.requests import (
     result_of,
     unreachable,
 )
-from organism_flows.blocks.client.sync_client import SyncClient, SyncTask
+from organism_flows.blocks.client.sync_client import SyncClient, SyncTaskHandle
 from organism_flows.blocks.queue.explain import Why
 from organism_flows.blocks.queue.models import (
     NewTask,
@@ -47,8 +47,8 @@ from organism_flows.blocks.queue.models import (
     PausedKind,
     RedriveFilter,
     TaskFilter,
-    TaskLine,
     TaskRow,
+    TaskSummary,
 )
 
 __all__ = [
@@ -56,14 +56,14 @@ __all__ = [
     "GatewayError",
     "GatewayUnavailable",
     "SyncClient",
-    "SyncTask",
-    "Task",
+    "SyncTaskHandle",
     "TaskEnded",
+    "TaskHandle",
 ]
 
 
 @dataclass(frozen=True)
-class Task:
+class TaskHandle:
     """A task of the gateway."""
 
     client: Client
@@ -93,7 +93,7 @@ class Task:
         """What it waits for, or how it ended."""
         return await self.client.why(self.id)
 
-    async def cancel(self) -> Steered:
+    async def cancel(self) -> TaskActionResult:
         """Cancel it: at once while it waits, else as soon as its handler has been told."""
         return await self.client.cancel(self.id)
 
@@ -152,7 +152,7 @@ class Client:
         if (http := self._clients.pop(asyncio.get_running_loop(), None)) is not None:
             await http.aclose()
 
-    async def submit(self, type: str, params: dict[str, Any] | None = None, **fields: Any) -> Task:
+    async def submit(self, type: str, params: dict[str, Any] | None = None, **fields: Any) -> TaskHandle:
         """Add a task.
 
         Args:
@@ -164,14 +164,14 @@ class Client:
         [task] = await self.submit_all([NewTask(type=type, params=params or {}, **fields)])
         return task
 
-    async def submit_all(self, tasks: Sequence[NewTask]) -> list[Task]:
+    async def submit_all(self, tasks: Sequence[NewTask]) -> list[TaskHandle]:
         """Add tasks, all or none; in their order."""
         done = await self._ask(calls.submit_all(tasks))
-        return [Task(self, each.id, each.deduplicated) for each in done.tasks]
+        return [TaskHandle(self, each.id, each.deduplicated) for each in done.tasks]
 
-    def task(self, id: UUID) -> Task:
+    def task(self, id: UUID) -> TaskHandle:
         """The task of an id; it is not looked for."""
-        return Task(self, id)
+        return TaskHandle(self, id)
 
     async def get(self, id: UUID | str) -> TaskRow:
         """The task of an id, or of a beginning that no other has."""
@@ -185,13 +185,13 @@ class Client:
         """What a task waits for, or how it ended."""
         return await self._ask(calls.why(id))
 
-    async def wait(self, id: UUID | str, timeout: float | None = None) -> Waited:
+    async def wait(self, id: UUID | str, timeout: float | None = None) -> WaitResult:
         """How a task ended, or how it stands when the time is up. Outages are waited out.
 
         Args:
             timeout: Seconds; None: as long as it takes.
         """
-        patience = Patience(timeout)
+        patience = WaitBudget(timeout)
         while True:
             left = patience.left
             try:
@@ -202,7 +202,7 @@ class Client:
             if waited.finished or left <= calls.WAIT_S:
                 return waited
 
-    async def wait_many(self, ids: Iterable[UUID], timeout: float | None = None) -> AsyncIterator[Waited]:
+    async def wait_many(self, ids: Iterable[UUID], timeout: float | None = None) -> AsyncIterator[WaitResult]:
         """Yield how each of many tasks ended, as it does, or how it stands when the time is up.
 
         It takes one request, or one every 30 s. Outages are waited out.
@@ -214,7 +214,7 @@ class Client:
             GatewayError: One does not exist, or not any more; or this token may not look.
         """
         left = list(dict.fromkeys(ids))
-        patience = Patience(timeout)
+        patience = WaitBudget(timeout)
         while left:
             some, seconds = left[:TASKS_LIMIT], patience.left
             seen: set[UUID] = set()
@@ -227,25 +227,25 @@ class Client:
                 await asyncio.sleep(patience.outage_pause())
             left = [id for id in left if id not in seen]
 
-    async def cancel(self, id: UUID | str) -> Steered:
+    async def cancel(self, id: UUID | str) -> TaskActionResult:
         """Cancel a task."""
         return await self._ask(calls.steer(id, "cancel"))
 
-    async def run(self, id: UUID | str) -> Steered:
+    async def run(self, id: UUID | str) -> TaskActionResult:
         """Queue a task that is only created."""
         return await self._ask(calls.steer(id, "run"))
 
-    async def retry(self, id: UUID | str) -> Steered:
+    async def retry(self, id: UUID | str) -> TaskActionResult:
         """Queue a failed or cancelled task again."""
         return await self._ask(calls.steer(id, "retry"))
 
-    async def cancel_all(self, filter: TaskFilter, *, dry_run: bool = True) -> CancelledAll:
+    async def cancel_all(self, filter: TaskFilter, *, dry_run: bool = True) -> BulkCancelResult:
         """Count the unfinished tasks that fit, or cancel them."""
         return await self._ask(calls.cancel_all(filter, dry_run))
 
     async def redrive_all(
         self, filter: RedriveFilter, *, limit: int | None = None, dry_run: bool = True
-    ) -> RedrivenAll:
+    ) -> BulkRedriveResult:
         """Count the dead letters that fit, or queue them again."""
         return await self._ask(calls.redrive_all(filter, limit, dry_run))
 
@@ -261,7 +261,7 @@ class Client:
         """What is paused."""
         return (await self._ask(calls.pauses())).pauses
 
-    async def tasks(self, filter: TaskFilter | None = None) -> AsyncIterator[TaskLine]:
+    async def tasks(self, filter: TaskFilter | None = None) -> AsyncIterator[TaskSummary]:
         """Every task that fits, page after page; see `blocks.queue.Queue.page` for the order."""
         cursor: str | None = None
         while True:
@@ -292,7 +292,7 @@ class Client:
         except httpx.TransportError as error:
             raise unreachable(http.base_url, error) from None
 
-    async def _ask(self, call: Call[Model]) -> Model:
+    async def _ask(self, call: ApiRequest[Model]) -> Model:
         http = self._http()
         try:
             answer = await http.request(call.method, call.path, **call.options)
@@ -300,7 +300,7 @@ class Client:
             raise unreachable(http.base_url, error) from None
         return call.parsed(answer)
 
-    async def _lines(self, ids: Sequence[UUID], left: float) -> AsyncIterator[Waited]:
+    async def _lines(self, ids: Sequence[UUID], left: float) -> AsyncIterator[WaitResult]:
         """Yield what one request says; raise `GatewayUnavailable` if it is broken off."""
         http = self._http()
         missing = set(ids)

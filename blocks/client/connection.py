@@ -27,7 +27,7 @@ def connection(url: str | None, token: str | None, timeout: float) -> dict[str, 
     return {"base_url": url, "headers": bearer(token), "timeout": timeout}
 
 
-class Patience:
+class WaitBudget:
     """How long is still to be waited.
 
     Args:

@@ -17,9 +17,9 @@ from organism_flows.blocks.queue.models import (
     RedriveFilter,
     Status,
     TaskFilter,
-    TaskLine,
     TaskRow,
     TaskState,
+    TaskSummary,
 )
 
 TASKS_LIMIT = 10_000
@@ -78,17 +78,17 @@ class Submitted(BaseModel):
     )
 
 
-class Submission(BaseModel):
+class SubmitResult(BaseModel):
     """What became of the tasks of a submission, in their order."""
 
     added: int
     tasks: list[Submitted]
 
 
-class Page(BaseModel):
+class TaskPage(BaseModel):
     """Some tasks of a list."""
 
-    tasks: list[TaskLine]
+    tasks: list[TaskSummary]
     next: str | None = Field(description="Cursor of the next page; null: this is the last.")
 
 
@@ -115,7 +115,7 @@ class TaskStatus(BaseModel):
         )
 
 
-class Waited(BaseModel):
+class WaitResult(BaseModel):
     """A task that was waited for: its outcome, or how it stands when the time was up."""
 
     id: UUID
@@ -129,13 +129,13 @@ class Waited(BaseModel):
     elapsed_ms: float | None
 
     @classmethod
-    def of(cls, task: TaskRow) -> Waited:
+    def of(cls, task: TaskRow) -> WaitResult:
         """The outcome in a task."""
         fields = task.model_dump(include=set(cls.model_fields), exclude={"result"})
         return cls(**fields, result=task.result, finished=task.status in FINISHED)
 
 
-class WaitOrder(BaseModel):
+class WaitRequest(BaseModel):
     """Tasks to wait for."""
 
     model_config = JSON
@@ -146,14 +146,14 @@ class WaitOrder(BaseModel):
     timeout: float = Field(default=30, ge=0, le=WAIT_LIMIT_S, description="Longest wait in seconds.")
 
 
-class Gone(BaseModel):
+class MissingTask(BaseModel):
     """A task that was waited for and does not exist, or not any more."""
 
     id: UUID
     gone: Literal[True]
 
 
-class Steered(BaseModel):
+class TaskActionResult(BaseModel):
     """What cancel, run or retry did."""
 
     id: UUID
@@ -163,7 +163,7 @@ class Steered(BaseModel):
     status: Status = Field(description="Its status now.")
 
 
-class CancelAll(TaskFilter):
+class BulkCancelRequest(TaskFilter):
     """Which tasks to cancel; at least one condition."""
 
     model_config = ConfigDict(
@@ -181,7 +181,7 @@ class CancelAll(TaskFilter):
     dry_run: bool = Field(default=True, description="Only count them.")
 
 
-class CancelledAll(BaseModel):
+class BulkCancelResult(BaseModel):
     """What was, or would be, cancelled."""
 
     dry_run: bool
@@ -191,7 +191,7 @@ class CancelledAll(BaseModel):
     complete: bool = Field(description="False: there are more; ask again.")
 
 
-class RedriveAll(RedriveFilter):
+class BulkRedriveRequest(RedriveFilter):
     """Which dead letters to put back; at least one condition."""
 
     model_config = ConfigDict(**JSON, json_schema_extra=_one_of("type", "domain", "error", "since", "until"))
@@ -202,19 +202,19 @@ class RedriveAll(RedriveFilter):
     dry_run: bool = Field(default=True, description="Only count them, and show some.")
 
 
-class RedrivenAll(BaseModel):
+class BulkRedriveResult(BaseModel):
     """What was, or would be, put back into the queue."""
 
     dry_run: bool
     found: int | None = Field(description="Of a dry run: tasks that fit.")
-    sample: list[TaskLine] = Field(description="Of a dry run: those that finished first.")
+    sample: list[TaskSummary] = Field(description="Of a dry run: those that finished first.")
     redriven: int
     kept_out: int = Field(description="Left, since an unfinished task of their type has their dedup_key.")
     complete: bool = Field(description="False: there may be more; ask again.")
     audit: UUID | None = Field(description="Id of the row in the table task_audit.")
 
 
-class PauseOrder(BaseModel):
+class PauseRequest(BaseModel):
     """A type or domain of which no further task is to be claimed."""
 
     model_config = JSON
@@ -226,7 +226,7 @@ class PauseOrder(BaseModel):
     )
 
 
-class ResumeOrder(BaseModel):
+class ResumeRequest(BaseModel):
     """A type or domain whose tasks are to be claimed again."""
 
     model_config = JSON
@@ -235,13 +235,13 @@ class ResumeOrder(BaseModel):
     name: Text = Field(min_length=1, max_length=200)
 
 
-class Pauses(BaseModel):
+class PauseList(BaseModel):
     """What is paused."""
 
     pauses: list[Pause]
 
 
-class Resumed(BaseModel):
+class ResumeResult(BaseModel):
     """What resume did."""
 
     resumed: bool = Field(description="False: it was not paused.")
@@ -269,7 +269,7 @@ class Problem(BaseModel):
     candidates: list[str] = Field(default=[], description="Ids that an ambiguous prefix fits.")
 
 
-class Health(BaseModel):
+class GatewayHealth(BaseModel):
     """How the gateway is."""
 
     status: Literal["ok", "degraded"] = Field(

@@ -12,21 +12,21 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from organism_flows.blocks.client.messages import (
     PAGE_LIMIT,
-    CancelAll,
-    CancelledAll,
-    Gone,
-    Page,
-    PauseOrder,
-    Pauses,
+    BulkCancelRequest,
+    BulkCancelResult,
+    BulkRedriveRequest,
+    BulkRedriveResult,
+    MissingTask,
+    PauseList,
+    PauseRequest,
     Problem,
-    RedriveAll,
-    RedrivenAll,
-    Resumed,
-    ResumeOrder,
-    Steered,
-    Submission,
+    ResumeRequest,
+    ResumeResult,
+    SubmitResult,
+    TaskActionResult,
+    TaskPage,
     TaskStatus,
-    Waited,
+    WaitResult,
 )
 from organism_flows.blocks.errors import OrganismError
 from organism_flows.blocks.queue.explain import Why
@@ -40,7 +40,7 @@ ExportFormat: TypeAlias = Literal["jsonl", "csv", "parquet"]
 TASK_PATH = "/api/tasks"
 
 Model = TypeVar("Model", bound=BaseModel)
-_LINE: TypeAdapter[Waited | Gone] = TypeAdapter(Waited | Gone)
+_LINE: TypeAdapter[WaitResult | MissingTask] = TypeAdapter(WaitResult | MissingTask)
 
 
 class GatewayError(OrganismError):
@@ -73,16 +73,16 @@ class TaskEnded(OrganismError):
         outcome: How it ended.
     """
 
-    def __init__(self, outcome: Waited) -> None:
+    def __init__(self, outcome: WaitResult) -> None:
         self.outcome = outcome
         super().__init__(f"task {outcome.id} is {outcome.status}: {outcome.error or 'no error is told'}")
 
-    def __reduce__(self) -> tuple[type[TaskEnded], tuple[Waited]]:  # type: ignore[override]
+    def __reduce__(self) -> tuple[type[TaskEnded], tuple[WaitResult]]:  # type: ignore[override]
         return type(self), (self.outcome,)
 
 
 @dataclass(frozen=True)
-class Call(Generic[Model]):
+class ApiRequest(Generic[Model]):
     """A request, and what its answer holds."""
 
     model: type[Model]
@@ -128,7 +128,7 @@ def unreachable(base_url: httpx.URL, error: httpx.TransportError) -> GatewayUnav
     )
 
 
-def result_of(outcome: Waited, timeout: float | None) -> Any:
+def result_of(outcome: WaitResult, timeout: float | None) -> Any:
     """Return the result in ``outcome``.
 
     Raises:
@@ -142,7 +142,7 @@ def result_of(outcome: Waited, timeout: float | None) -> Any:
     return outcome.result
 
 
-def wait_line(line: str) -> Waited | None:
+def wait_line(line: str) -> WaitResult | None:
     """Return the outcome in a line of the answer to a wait for many tasks; `None` for a sign of life.
 
     Raises:
@@ -151,7 +151,7 @@ def wait_line(line: str) -> Waited | None:
     if not line.strip():
         return None
     found = _LINE.validate_json(line)
-    if isinstance(found, Gone):
+    if isinstance(found, MissingTask):
         detail = f"there is no task {found.id} any more"
         raise GatewayError(
             Problem(type="urn:organism:not-found", title="There is no such thing", status=404, detail=detail)
@@ -162,26 +162,26 @@ def wait_line(line: str) -> Waited | None:
 # Each returns the request of the method of a client that has its name.
 
 
-def submit_all(tasks: Sequence[NewTask]) -> Call[Submission]:
+def submit_all(tasks: Sequence[NewTask]) -> ApiRequest[SubmitResult]:
     body = [task.model_dump(mode="json", exclude_unset=True) for task in tasks]
-    return Call(Submission, "POST", TASK_PATH, {"json": body})
+    return ApiRequest(SubmitResult, "POST", TASK_PATH, {"json": body})
 
 
-def get(id: UUID | str) -> Call[TaskRow]:
-    return Call(TaskRow, "GET", f"{TASK_PATH}/{id}")
+def get(id: UUID | str) -> ApiRequest[TaskRow]:
+    return ApiRequest(TaskRow, "GET", f"{TASK_PATH}/{id}")
 
 
-def status(id: UUID | str) -> Call[TaskStatus]:
-    return Call(TaskStatus, "GET", f"{TASK_PATH}/{id}/status")
+def status(id: UUID | str) -> ApiRequest[TaskStatus]:
+    return ApiRequest(TaskStatus, "GET", f"{TASK_PATH}/{id}/status")
 
 
-def why(id: UUID | str) -> Call[Why]:
-    return Call(Why, "GET", f"{TASK_PATH}/{id}/why")
+def why(id: UUID | str) -> ApiRequest[Why]:
+    return ApiRequest(Why, "GET", f"{TASK_PATH}/{id}/why")
 
 
-def wait(id: UUID | str, left: float, timeout: float) -> Call[Waited]:
+def wait(id: UUID | str, left: float, timeout: float) -> ApiRequest[WaitResult]:
     options = {"params": {"timeout": min(left, WAIT_S)}, "timeout": timeout + WAIT_S}
-    return Call(Waited, "GET", f"{TASK_PATH}/{id}/wait", options)
+    return ApiRequest(WaitResult, "GET", f"{TASK_PATH}/{id}/wait", options)
 
 
 def wait_many(ids: Sequence[UUID], left: float, timeout: float) -> dict[str, Any]:
@@ -202,35 +202,35 @@ def export(filter: TaskFilter | None, format: ExportFormat, timeout: float) -> d
     }
 
 
-def steer(id: UUID | str, how: str) -> Call[Steered]:
-    return Call(Steered, "POST", f"{TASK_PATH}/{id}/{how}")
+def steer(id: UUID | str, how: str) -> ApiRequest[TaskActionResult]:
+    return ApiRequest(TaskActionResult, "POST", f"{TASK_PATH}/{id}/{how}")
 
 
-def cancel_all(filter: TaskFilter, dry_run: bool) -> Call[CancelledAll]:
-    body = CancelAll(**filter.model_dump(), dry_run=dry_run).model_dump(mode="json")
-    return Call(CancelledAll, "POST", f"{TASK_PATH}/cancel", {"json": body})
+def cancel_all(filter: TaskFilter, dry_run: bool) -> ApiRequest[BulkCancelResult]:
+    body = BulkCancelRequest(**filter.model_dump(), dry_run=dry_run).model_dump(mode="json")
+    return ApiRequest(BulkCancelResult, "POST", f"{TASK_PATH}/cancel", {"json": body})
 
 
-def redrive_all(filter: RedriveFilter, limit: int | None, dry_run: bool) -> Call[RedrivenAll]:
-    body = RedriveAll(**filter.model_dump(), limit=limit, dry_run=dry_run).model_dump(mode="json")
-    return Call(RedrivenAll, "POST", f"{TASK_PATH}/redrive", {"json": body})
+def redrive_all(filter: RedriveFilter, limit: int | None, dry_run: bool) -> ApiRequest[BulkRedriveResult]:
+    body = BulkRedriveRequest(**filter.model_dump(), limit=limit, dry_run=dry_run).model_dump(mode="json")
+    return ApiRequest(BulkRedriveResult, "POST", f"{TASK_PATH}/redrive", {"json": body})
 
 
-def pause(kind: PausedKind, name: str, reason: str | None) -> Call[Pauses]:
-    body = PauseOrder(kind=kind, name=name, reason=reason).model_dump()
-    return Call(Pauses, "POST", "/api/pauses", {"json": body})
+def pause(kind: PausedKind, name: str, reason: str | None) -> ApiRequest[PauseList]:
+    body = PauseRequest(kind=kind, name=name, reason=reason).model_dump()
+    return ApiRequest(PauseList, "POST", "/api/pauses", {"json": body})
 
 
-def resume(kind: PausedKind, name: str) -> Call[Resumed]:
-    body = ResumeOrder(kind=kind, name=name).model_dump()
-    return Call(Resumed, "POST", "/api/pauses/resume", {"json": body})
+def resume(kind: PausedKind, name: str) -> ApiRequest[ResumeResult]:
+    body = ResumeRequest(kind=kind, name=name).model_dump()
+    return ApiRequest(ResumeResult, "POST", "/api/pauses/resume", {"json": body})
 
 
-def pauses() -> Call[Pauses]:
-    return Call(Pauses, "GET", "/api/pauses")
+def pauses() -> ApiRequest[PauseList]:
+    return ApiRequest(PauseList, "GET", "/api/pauses")
 
 
-def page(filter: TaskFilter | None, cursor: str | None) -> Call[Page]:
+def page(filter: TaskFilter | None, cursor: str | None) -> ApiRequest[TaskPage]:
     query = (filter or TaskFilter()).model_dump(mode="json", exclude_none=True)
     params = {**query, "limit": PAGE_LIMIT, **({"cursor": cursor} if cursor else {})}
-    return Call(Page, "GET", TASK_PATH, {"params": params})
+    return ApiRequest(TaskPage, "GET", TASK_PATH, {"params": params})

@@ -17,17 +17,17 @@ from uuid import UUID
 import httpx
 
 from organism_flows.blocks.client import requests as calls
-from organism_flows.blocks.client.connection import Patience, connection
+from organism_flows.blocks.client.connection import WaitBudget, connection
 from organism_flows.blocks.client.messages import (
     TASKS_LIMIT,
-    CancelledAll,
-    RedrivenAll,
-    Steered,
+    BulkCancelResult,
+    BulkRedriveResult,
+    TaskActionResult,
     TaskStatus,
-    Waited,
+    WaitResult,
 )
 from organism_flows.blocks.client.requests import (
-    Call,
+    ApiRequest,
     ExportFormat,
     GatewayUnavailable,
     Model,
@@ -41,13 +41,13 @@ from organism_flows.blocks.queue.models import (
     PausedKind,
     RedriveFilter,
     TaskFilter,
-    TaskLine,
     TaskRow,
+    TaskSummary,
 )
 
 
 @dataclass(frozen=True)
-class SyncTask:
+class SyncTaskHandle:
     """A task of the gateway."""
 
     client: SyncClient
@@ -77,7 +77,7 @@ class SyncTask:
         """What it waits for, or how it ended."""
         return self.client.why(self.id)
 
-    def cancel(self) -> Steered:
+    def cancel(self) -> TaskActionResult:
         """Cancel it: at once while it waits, else as soon as its handler has been told."""
         return self.client.cancel(self.id)
 
@@ -121,7 +121,7 @@ class SyncClient:
         """Close its connections."""
         self._http.close()
 
-    def submit(self, type: str, params: dict[str, Any] | None = None, **fields: Any) -> SyncTask:
+    def submit(self, type: str, params: dict[str, Any] | None = None, **fields: Any) -> SyncTaskHandle:
         """Add a task.
 
         Args:
@@ -133,14 +133,14 @@ class SyncClient:
         [task] = self.submit_all([NewTask(type=type, params=params or {}, **fields)])
         return task
 
-    def submit_all(self, tasks: Sequence[NewTask]) -> list[SyncTask]:
+    def submit_all(self, tasks: Sequence[NewTask]) -> list[SyncTaskHandle]:
         """Add tasks, all or none; in their order."""
         done = self._ask(calls.submit_all(tasks))
-        return [SyncTask(self, each.id, each.deduplicated) for each in done.tasks]
+        return [SyncTaskHandle(self, each.id, each.deduplicated) for each in done.tasks]
 
-    def task(self, id: UUID) -> SyncTask:
+    def task(self, id: UUID) -> SyncTaskHandle:
         """The task of an id; it is not looked for."""
-        return SyncTask(self, id)
+        return SyncTaskHandle(self, id)
 
     def get(self, id: UUID | str) -> TaskRow:
         """The task of an id, or of a beginning that no other has."""
@@ -154,13 +154,13 @@ class SyncClient:
         """What a task waits for, or how it ended."""
         return self._ask(calls.why(id))
 
-    def wait(self, id: UUID | str, timeout: float | None = None) -> Waited:
+    def wait(self, id: UUID | str, timeout: float | None = None) -> WaitResult:
         """How a task ended, or how it stands when the time is up. Outages are waited out.
 
         Args:
             timeout: Seconds; None: as long as it takes.
         """
-        patience = Patience(timeout)
+        patience = WaitBudget(timeout)
         while True:
             left = patience.left
             try:
@@ -171,7 +171,7 @@ class SyncClient:
             if waited.finished or left <= calls.WAIT_S:
                 return waited
 
-    def wait_many(self, ids: Iterable[UUID], timeout: float | None = None) -> Iterator[Waited]:
+    def wait_many(self, ids: Iterable[UUID], timeout: float | None = None) -> Iterator[WaitResult]:
         """Yield how each of many tasks ended, as it does, or how it stands when the time is up.
 
         It takes one request, or one every 30 s. Outages are waited out.
@@ -183,7 +183,7 @@ class SyncClient:
             GatewayError: One does not exist, or not any more; or this token may not look.
         """
         left = list(dict.fromkeys(ids))
-        patience = Patience(timeout)
+        patience = WaitBudget(timeout)
         while left:
             some, seconds = left[:TASKS_LIMIT], patience.left
             seen: set[UUID] = set()
@@ -196,25 +196,25 @@ class SyncClient:
                 time.sleep(patience.outage_pause())
             left = [id for id in left if id not in seen]
 
-    def cancel(self, id: UUID | str) -> Steered:
+    def cancel(self, id: UUID | str) -> TaskActionResult:
         """Cancel a task."""
         return self._ask(calls.steer(id, "cancel"))
 
-    def run(self, id: UUID | str) -> Steered:
+    def run(self, id: UUID | str) -> TaskActionResult:
         """Queue a task that is only created."""
         return self._ask(calls.steer(id, "run"))
 
-    def retry(self, id: UUID | str) -> Steered:
+    def retry(self, id: UUID | str) -> TaskActionResult:
         """Queue a failed or cancelled task again."""
         return self._ask(calls.steer(id, "retry"))
 
-    def cancel_all(self, filter: TaskFilter, *, dry_run: bool = True) -> CancelledAll:
+    def cancel_all(self, filter: TaskFilter, *, dry_run: bool = True) -> BulkCancelResult:
         """Count the unfinished tasks that fit, or cancel them."""
         return self._ask(calls.cancel_all(filter, dry_run))
 
     def redrive_all(
         self, filter: RedriveFilter, *, limit: int | None = None, dry_run: bool = True
-    ) -> RedrivenAll:
+    ) -> BulkRedriveResult:
         """Count the dead letters that fit, or queue them again."""
         return self._ask(calls.redrive_all(filter, limit, dry_run))
 
@@ -230,7 +230,7 @@ class SyncClient:
         """What is paused."""
         return (self._ask(calls.pauses())).pauses
 
-    def tasks(self, filter: TaskFilter | None = None) -> Iterator[TaskLine]:
+    def tasks(self, filter: TaskFilter | None = None) -> Iterator[TaskSummary]:
         """Every task that fits, page after page; see `blocks.queue.Queue.page` for the order."""
         cursor: str | None = None
         while True:
@@ -257,7 +257,7 @@ class SyncClient:
         except httpx.TransportError as error:
             raise unreachable(http.base_url, error) from None
 
-    def _ask(self, call: Call[Model]) -> Model:
+    def _ask(self, call: ApiRequest[Model]) -> Model:
         http = self._http
         try:
             answer = http.request(call.method, call.path, **call.options)
@@ -265,7 +265,7 @@ class SyncClient:
             raise unreachable(http.base_url, error) from None
         return call.parsed(answer)
 
-    def _lines(self, ids: Sequence[UUID], left: float) -> Iterator[Waited]:
+    def _lines(self, ids: Sequence[UUID], left: float) -> Iterator[WaitResult]:
         """Yield what one request says; raise `GatewayUnavailable` if it is broken off."""
         http = self._http
         missing = set(ids)

@@ -5,7 +5,7 @@ It knows neither Prefect nor Ray. `Queue` is the whole of it; everything that tr
 
 from organism_flows.blocks.queue.db.migrate import migrate
 from organism_flows.blocks.queue.explain import Why
-from organism_flows.blocks.queue.lane_models import LaneRow, Reaped
+from organism_flows.blocks.queue.lane_models import LaneRow, ReapResult
 from organism_flows.blocks.queue.models import (
     FINISHED,
     Cancelled,
@@ -20,14 +20,14 @@ from organism_flows.blocks.queue.models import (
     Settled,
     Status,
     TaskFilter,
-    TaskLine,
     TaskResult,
     TaskRow,
     TaskState,
+    TaskSummary,
     TypePolicy,
 )
 from organism_flows.blocks.queue.queue import Queue
-from organism_flows.blocks.queue.stores.claim_lines import Line, Lines
+from organism_flows.blocks.queue.stores.claim_lines import ClaimLine, ClaimLines
 from organism_flows.blocks.queue.wire import Batch, Cause, Outcomes
 
 __all__ = [
@@ -35,16 +35,16 @@ __all__ = [
     "Batch",
     "Cancelled",
     "Cause",
+    "ClaimLine",
+    "ClaimLines",
     "Depth",
     "LaneRow",
-    "Line",
-    "Lines",
     "NewTask",
     "Outcomes",
     "Outlook",
     "Pause",
     "Queue",
-    "Reaped",
+    "ReapResult",
     "Redrivable",
     "RedriveFilter",
     "Redriven",
@@ -52,10 +52,10 @@ __all__ = [
     "Settled",
     "Status",
     "TaskFilter",
-    "TaskLine",
     "TaskResult",
     "TaskRow",
     "TaskState",
+    "TaskSummary",
     "TypePolicy",
     "Why",
     "migrate",

@@ -100,7 +100,7 @@ class Why(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class OfType:
+class RunningOfType:
     """Other tasks of the same type that live lanes hold."""
 
     held: int
@@ -111,7 +111,7 @@ class OfType:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class QueueSituation:
     """What else there is, in the snapshot the task was read in."""
 
     now: datetime
@@ -120,7 +120,7 @@ class Surroundings:
     ahead: int | None
     served: Collection[str] | None
     """Types there are organs for; None: not known."""
-    of_type: OfType | None = None
+    of_type: RunningOfType | None = None
     """None: the task has ended, or is not to run yet."""
 
 
@@ -132,7 +132,7 @@ class _Said:
     until: datetime | None = None
 
 
-def explain(task: TaskRow, around: Surroundings) -> Why:
+def explain(task: TaskRow, around: QueueSituation) -> Why:
     """Why ``task`` is where it is."""
     pauses = [p for p in around.pauses if p.name == (task.type if p.kind == "type" else task.domain)]
     alive = sum(lane.claiming for lane in around.lanes)
@@ -191,7 +191,9 @@ def begun_at(task: TaskRow) -> datetime | None:
     return task.begun_at if task.begun_at >= task.locked_at else None
 
 
-def _in_the_way(task: TaskRow, around: Surroundings, pauses: Sequence[Pause], alive: int) -> Iterator[_Said]:
+def _in_the_way(
+    task: TaskRow, around: QueueSituation, pauses: Sequence[Pause], alive: int
+) -> Iterator[_Said]:
     for pause in pauses:
         because = f" ({pause.reason})" if pause.reason else ""
         yield _Said(
@@ -218,7 +220,7 @@ def _in_the_way(task: TaskRow, around: Surroundings, pauses: Sequence[Pause], al
         yield _Said("no_lane", text, "start one: `organism dispatch`")
 
 
-def _in_line(around: Surroundings, alive: int) -> _Said:
+def _in_line(around: QueueSituation, alive: int) -> _Said:
     ahead = around.ahead or 0
     before = (
         "it is the first" if not ahead else f"{ahead}{'+' if ahead >= AHEAD_LIMIT else ''} come before it"
@@ -231,7 +233,7 @@ def _in_line(around: Surroundings, alive: int) -> _Said:
     return _Said("in_line", text)
 
 
-def _held(task: TaskRow, around: Surroundings, holder: LaneRow | None) -> _Said:
+def _held(task: TaskRow, around: QueueSituation, holder: LaneRow | None) -> _Said:
     if holder is None:
         lane = next((lane for lane in around.lanes if lane.id == task.locked_by), None)
         until = lane.lease_until if lane else None
@@ -250,7 +252,7 @@ def _held(task: TaskRow, around: Surroundings, holder: LaneRow | None) -> _Said:
     )
 
 
-def _place(task: TaskRow, around: Surroundings) -> _Said:
+def _place(task: TaskRow, around: QueueSituation) -> _Said:
     """Whether a handler has begun with a task that a live lane holds."""
     begun = begun_at(task)
     held_s = (around.now - task.locked_at).total_seconds() if task.locked_at else 0.0

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 
 @dataclass(frozen=True, slots=True)
-class Reaped:
+class ReapResult:
     """What a reap took back."""
 
     lanes: int
@@ -19,9 +19,9 @@ class Reaped:
     runs: dict[str, int] = field(default_factory=dict)
     """Ids of the tasks taken back and the claims they were held under: their handlers may still run."""
 
-    def plus(self, other: Reaped) -> Reaped:
+    def plus(self, other: ReapResult) -> ReapResult:
         """Both together."""
-        return Reaped(
+        return ReapResult(
             self.lanes + other.lanes,
             self.retried + other.retried,
             self.failed + other.failed,
@@ -30,7 +30,7 @@ class Reaped:
 
 
 @dataclass(frozen=True, slots=True)
-class Unheld:
+class UnheldTasks:
     """Running tasks whose holder is no lane."""
 
     locked_by: str | None
@@ -41,7 +41,7 @@ class Unheld:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class LaneRequest:
     """What the lanes table asks of a lane."""
 
     stop: bool

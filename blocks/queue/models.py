@@ -132,7 +132,7 @@ class Redrivable:
     """What a redrive would find."""
 
     count: int
-    sample: list[TaskLine]
+    sample: list[TaskSummary]
     """Some of them, those that finished first."""
 
 
@@ -304,7 +304,7 @@ class TaskRow(Row):
     history: list[Attempt] = []
 
 
-class TaskLine(Row):
+class TaskSummary(Row):
     """A task in a list."""
 
     id: UUID

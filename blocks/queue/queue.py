@@ -20,9 +20,9 @@ from organism_flows.blocks.queue.db.connection import CONNECT_ERRORS, open_pool,
 from organism_flows.blocks.queue.db.listener import Listener
 from organism_flows.blocks.queue.db.sqlstates import verdict
 from organism_flows.blocks.queue.db.statements import statement
-from organism_flows.blocks.queue.lane_models import Asked, Reaped
+from organism_flows.blocks.queue.lane_models import LaneRequest, ReapResult
 from organism_flows.blocks.queue.models import Settled, Status
-from organism_flows.blocks.queue.stores.claim_lines import Line, Lines, order
+from organism_flows.blocks.queue.stores.claim_lines import ClaimLine, ClaimLines, order
 from organism_flows.blocks.queue.stores.maintenance import Upkeep
 from organism_flows.blocks.queue.stores.reads import DEFAULT_MAX_ATTEMPTS
 from organism_flows.blocks.queue.wire import Batch, Outcomes, positions_of
@@ -143,7 +143,7 @@ class Queue(Upkeep):
         figures: Mapping[str, float] | None = None,
         leaving: bool = False,
         connection: asyncpg.Connection[Any] | None = None,
-    ) -> Asked | None:
+    ) -> LaneRequest | None:
         """Renew the lease of ``lane``.
 
         Args:
@@ -164,7 +164,7 @@ class Queue(Upkeep):
             leaving,
             timeout=RENEW_TIMEOUT,
         )
-        return None if row is None else Asked(row["stop_requested"], row["leave_requested"])
+        return None if row is None else LaneRequest(row["stop_requested"], row["leave_requested"])
 
     async def begun(self, batch: Batch) -> None:
         """Note that handlers have begun with the tasks of ``batch``; stale claims change nothing."""
@@ -201,16 +201,16 @@ class Queue(Upkeep):
 
     # The life of a claim
 
-    async def lines(self) -> list[Line]:
+    async def lines(self) -> list[ClaimLine]:
         """The lines of waiting tasks that are not paused, the highest priority first."""
         return order(await self.pool.fetch(statement("lines"), timeout=READ_TIMEOUT))
 
     async def claim(self, lane: str, limit: int) -> Batch:
         """Claim up to ``limit`` due tasks, by priority, then due time. A lane without a lease gets none.
 
-        It looks at all lines each time; a lane that goes on claiming keeps its own `Lines`.
+        It looks at all lines each time; a lane that goes on claiming keeps its own `ClaimLines`.
         """
-        lines = Lines(self, lane)
+        lines = ClaimLines(self, lane)
         batch = await lines.claim(limit, lambda _: limit)
         while len(batch) < limit and len(more := await lines.claim(limit - len(batch), lambda _: limit)):
             batch.extend(more)
@@ -340,7 +340,7 @@ class Queue(Upkeep):
         rows = await self.pool.fetch(statement("cancel_requests"), lane, timeout=READ_TIMEOUT)
         return {row["claim"]: row["id"] for row in rows}
 
-    async def reap(self, *, strays: bool = True) -> Reaped:
+    async def reap(self, *, strays: bool = True) -> ReapResult:
         """Take back the tasks of lanes that stopped renewing.
 
         Args:
@@ -353,22 +353,22 @@ class Queue(Upkeep):
                 raise
         rows = await self.pool.fetch(statement("reapable"), strays, timeout=REAP_TIMEOUT)
 
-        async def write(ids: Sequence[UUID]) -> Reaped:
+        async def write(ids: Sequence[UUID]) -> ReapResult:
             return await self._reap("reap_some", ids)
 
         async def refused(task: UUID, why: Exception) -> None:
             logger.error("task %s cannot be taken back from a lost lane: %s", task, one_line(why))
 
-        total = Reaped(0, 0, 0)
+        total = ReapResult(0, 0, 0)
         for part in await in_halves([row["id"] for row in rows], write, refused):
             total = total.plus(part)
         return total
 
-    async def _reap(self, name: str, which: bool | Sequence[UUID]) -> Reaped:
+    async def _reap(self, name: str, which: bool | Sequence[UUID]) -> ReapResult:
         row = await self.pool.fetchrow(statement(name), LEASES_A_TASK_MAY_LOSE, which, timeout=REAP_TIMEOUT)
         assert row is not None
         runs = dict(zip(row["ids"], row["claims"], strict=True))
-        return Reaped(row["lanes"], row["retried"], row["failed"], runs)
+        return ReapResult(row["lanes"], row["retried"], row["failed"], runs)
 
     @asynccontextmanager
     async def wakeups(self) -> AsyncIterator[asyncio.Event]:

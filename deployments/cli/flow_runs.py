@@ -27,7 +27,7 @@ INTERRUPTED = 130
 """Exit code of a command whose flow was stopped."""
 
 
-class Stopped(OrganismError):
+class RunStopped(OrganismError):
     """The run was stopped in good order, by a signal or from the Prefect UI."""
 
 
@@ -109,7 +109,7 @@ async def outcome(run: Awaitable[T]) -> T:
         with redirect_stdout(sys.stderr):
             return await run
     except CancelledRun as stopped:
-        raise Stopped(str(stopped), "its tasks were handed back; run it again to go on") from None
+        raise RunStopped(str(stopped), "its tasks were handed back; run it again to go on") from None
     except FailedRun as failed:
         raise OrganismError(str(failed), "look at the run's page in the Prefect UI") from None
     except (HTTPError, RuntimeError) as lost:

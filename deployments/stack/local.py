@@ -23,7 +23,7 @@ from organism_flows.deployments.stack import components, health, organism_app
 from organism_flows.deployments.stack.addresses import dsn_mark, ignored_ports, plan
 from organism_flows.deployments.stack.child_environment import postgres_environment
 from organism_flows.deployments.stack.postgres.server import STOP_SIGNAL, EmbeddedPostgres
-from organism_flows.deployments.stack.progress import Event, Progress, Timed, silent
+from organism_flows.deployments.stack.progress import Event, Progress, StepTimer, silent
 from organism_flows.deployments.stack.secret_files import own_prefect_secret
 from organism_flows.deployments.stack.state import forget_stack, stack_id_of, turn, write_stack
 from organism_flows.deployments.stack.system import ports, processes
@@ -31,7 +31,7 @@ from organism_flows.deployments.stack.system.concurrency import all_of, uninterr
 from organism_flows.deployments.stack.system.folders import private_folder, short_folder
 
 if TYPE_CHECKING:
-    from organism_flows.serve_apps.organism.release.replacement import Replaced, When
+    from organism_flows.serve_apps.organism.release.replacement import ReplacementDone, When
 
 STOPPING = (("gateway", "worker"), ("ray", "prefect"), ("postgres",))
 """Roles in the order they are stopped; those of one step at once. First the worker, whose flow runs hand back
@@ -41,7 +41,7 @@ GRACE = {"gateway": 8.0, "worker": 25.0, "ray": 8.0, "prefect": 8.0, "postgres":
 """Seconds between the polite signal and SIGKILL. Postgres flushes everything in that time."""
 
 
-class Stopped(BaseModel):
+class StackStopped(BaseModel):
     """What `stop` found and did."""
 
     was_running: bool
@@ -52,17 +52,17 @@ class Stopped(BaseModel):
     seconds: float
 
 
-class Started(NamedTuple):
+class StackStarted(NamedTuple):
     """What `start` found and did."""
 
     stack: StackState
     joined: bool
     """All of it was running already."""
-    changes: list[Replaced]
+    changes: list[ReplacementDone]
     """What became of the organism that ran."""
 
 
-async def start(settings: Settings, *, when: When = "drain", progress: Progress = silent) -> Started:
+async def start(settings: Settings, *, when: When = "drain", progress: Progress = silent) -> StackStarted:
     """Start what is missing of the stack in ``settings.home``, or join the one that runs.
 
     When it fails or is cancelled, whatever this call started is stopped again.
@@ -89,7 +89,7 @@ async def start(settings: Settings, *, when: When = "drain", progress: Progress 
             ports.release()
 
 
-async def stop(settings: Settings, *, progress: Progress = silent) -> Stopped:
+async def stop(settings: Settings, *, progress: Progress = silent) -> StackStopped:
     """Stop every process of the stack in ``settings.home``. Its data stays.
 
     Raises:
@@ -98,7 +98,7 @@ async def stop(settings: Settings, *, progress: Progress = silent) -> Stopped:
     started = time.monotonic()
     home = settings.home.resolve()
     if not home.is_dir():
-        return Stopped(was_running=False, stopped=[], killed=0, seconds=0.0)
+        return StackStopped(was_running=False, stopped=[], killed=0, seconds=0.0)
     async with turn(home, "down", waiting=_teller(progress), interrupt=True):
         refs = known_processes(home)
         marks = marks_of(home)
@@ -107,7 +107,7 @@ async def stop(settings: Settings, *, progress: Progress = silent) -> Stopped:
         forget_stack(home)
         shutil.rmtree(short_folder(marks.stack_id), ignore_errors=True)
     seconds = round(time.monotonic() - started, 2)
-    return Stopped(was_running=bool(there), stopped=sorted(there), killed=killed, seconds=seconds)
+    return StackStopped(was_running=bool(there), stopped=sorted(there), killed=killed, seconds=seconds)
 
 
 def prepare_home(settings: Settings) -> Path:
@@ -147,13 +147,13 @@ class _Start:
         self.settings = settings
         self.home = home
         self.when = when
-        self.changes: list[Replaced] = []
+        self.changes: list[ReplacementDone] = []
         self.progress = progress
         self.database_answers = asyncio.Event()
         self.marks = marks_of(home)
         self.embedded = EmbeddedPostgres(home, self.marks.stack_id) if settings.dsn is None else None
 
-    async def run(self) -> Started:
+    async def run(self) -> StackStarted:
         app = await organism_app.load(self.settings)
         if self.settings.dsn is not None:
             # Before a cluster is started for nothing.
@@ -166,7 +166,7 @@ class _Start:
             for line in ignored_ports(self.settings, previous):
                 self._note("stack", line)
             await self._deploy(app, previous, self._timed("organism"))
-            return Started(previous, True, self.changes)
+            return StackStarted(previous, True, self.changes)
         kept = healthy & set(ROLES)
         if not kept >= {"ray", "prefect"}:
             # It was started with their addresses. Not for Postgres, whose address stays: its flow runs, and
@@ -182,7 +182,7 @@ class _Start:
         except BaseException:
             await uninterrupted(self._undo(previous, kept))
             raise
-        return Started(stack, False, self.changes)
+        return StackStarted(stack, False, self.changes)
 
     def _wanted(self) -> set[str]:
         wanted = {"ray", "prefect", "organism"} | ({"postgres"} if self.embedded else set())
@@ -247,7 +247,7 @@ class _Start:
             stack = plan(self.settings, self.home, dsn=dsn, previous=previous, kept=kept, tell=tell)
         return stack
 
-    async def _bring_up(self, stack: StackState, kept: set[str], app: organism_app.App) -> None:
+    async def _bring_up(self, stack: StackState, kept: set[str], app: organism_app.OrganismApp) -> None:
         for role in sorted(kept):
             self.progress(Event(role, "kept"))
         async with health.local_client() as client:
@@ -273,7 +273,9 @@ class _Start:
 
             await migrate(dsn)
 
-    async def _ray(self, stack: StackState, kept: set[str], app: organism_app.App, client: Any) -> None:
+    async def _ray(
+        self, stack: StackState, kept: set[str], app: organism_app.OrganismApp, client: Any
+    ) -> None:
         if "ray" not in kept:
             async with self._timed("ray"):
                 child = components.start_ray(self.settings, stack)
@@ -285,7 +287,9 @@ class _Start:
             await self._deploy(app, stack, step)
             await organism_app.wait_until_healthy(client, stack)
 
-    async def _deploy(self, app: organism_app.App, stack: StackState, step: Callable[[str], None]) -> None:
+    async def _deploy(
+        self, app: organism_app.OrganismApp, stack: StackState, step: Callable[[str], None]
+    ) -> None:
         def note(line: str) -> None:
             self._note("organism", line)
 
@@ -364,8 +368,8 @@ class _Start:
     def _note(self, component: str, line: str) -> None:
         self.progress(Event(component, "note", detail=line))
 
-    def _timed(self, component: str) -> Timed:
-        return Timed(component, self.progress)
+    def _timed(self, component: str) -> StepTimer:
+        return StepTimer(component, self.progress)
 
 
 def _misled(stack: StackState, previous: StackState) -> set[str]:

@@ -19,7 +19,7 @@ from organism_flows.deployments.stack.system.ports import LOOPBACK
 if TYPE_CHECKING:
     import httpx
 
-    from organism_flows.serve_apps.organism.release.replacement import Replaced, When
+    from organism_flows.serve_apps.organism.release.replacement import ReplacementDone, When
 
 TIMEOUT = 120.0
 """Seconds until every replica runs; handlers may load models."""
@@ -27,7 +27,7 @@ FIRST_ANSWER = 15.0
 
 
 @dataclass(frozen=True)
-class App:
+class OrganismApp:
     """A configuration that was read and found right."""
 
     path: Path | None
@@ -37,7 +37,7 @@ class App:
     replicas: int
 
 
-async def load(settings: Settings, path: Path | None = None) -> App:
+async def load(settings: Settings, path: Path | None = None) -> OrganismApp:
     """Read the organism's configuration, before anything is started.
 
     Args:
@@ -52,17 +52,17 @@ async def load(settings: Settings, path: Path | None = None) -> App:
     from organism_flows.serve_apps.organism.config import load_config
 
     config = await asyncio.to_thread(load_config, path)
-    return App(path, config, [*folders, Path.cwd()], settings.replicas)
+    return OrganismApp(path, config, [*folders, Path.cwd()], settings.replicas)
 
 
 async def deploy(
-    app: App,
+    app: OrganismApp,
     stack: StackState,
     *,
     when: When = "drain",
     on_note: Callable[[str], None],
     on_progress: Callable[[str], None] | None = None,
-) -> list[Replaced]:
+) -> list[ReplacementDone]:
     """Deploy the application on the running cluster; deploying the same once more changes nothing.
 
     Args:

@@ -31,7 +31,7 @@ def silent(event: Event) -> None:
     """Report nothing."""
 
 
-class Timed:
+class StepTimer:
     """Report a component's start and end. Within it, call it to report what the component is doing."""
 
     def __init__(self, component: str, progress: Progress) -> None:
@@ -42,7 +42,7 @@ class Timed:
     def __call__(self, detail: str, phase: Phase = "starting") -> None:
         self.progress(Event(self.component, phase, time.monotonic() - self.started, detail))
 
-    async def __aenter__(self) -> Timed:
+    async def __aenter__(self) -> StepTimer:
         self("")
         return self
 

@@ -27,8 +27,8 @@ from pydantic import BaseModel
 
 from organism_flows.blocks.block_base import DEFAULT
 from organism_flows.blocks.errors import ConfigurationError, OrganismError
-from organism_flows.flows.alerting.transitions import ALERTS, LOOKED, PREFIX, Alert, last_said
-from organism_flows.flows.prefect_support.states import OURS
+from organism_flows.flows.alerting.transitions import ALERTS, PREFIX, SCANNED_EVENT, Alert, last_said
+from organism_flows.flows.prefect_support.states import ORGANISM_TAG
 
 TO_BE_NAMED = "name a notification block of your Prefect server: `organism alerts on --to slack-webhook/ops`"
 QUIET = timedelta(minutes=30)
@@ -170,8 +170,8 @@ def wanted_automations(block: UUID, silence: timedelta = SILENCE) -> list[Automa
             # Not Prefect's own events of its runs: those of a run that starts within 5 minutes of being
             # scheduled wait 15 minutes for one that never comes (Prefect 3.8.8).
             EventTrigger(
-                after={LOOKED},
-                expect={LOOKED},
+                after={SCANNED_EVENT},
+                expect={SCANNED_EVENT},
                 match=ResourceSpecification({"prefect.resource.id": "organism.queue.*"}),
                 match_related=_of_ours("watchdog"),
                 # With `for_each` empty Prefect would not wait for the first one.
@@ -216,7 +216,7 @@ def _runs_that(flow: str, types: list[str]) -> EventTrigger:
 
 
 def _of_ours(flow: str) -> list[ResourceSpecification]:
-    tag = {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{OURS}"}
+    tag = {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{ORGANISM_TAG}"}
     named = {"prefect.resource.role": "flow", "prefect.resource.name": flow}
     return [ResourceSpecification(tag), ResourceSpecification(named)]
 
@@ -227,7 +227,7 @@ def _automation(
     return AutomationCore(
         name=name,
         description=description,
-        tags=[OURS],
+        tags=[ORGANISM_TAG],
         trigger=trigger,
         actions=[SendNotification(block_document_id=block, subject=subject, body=body)],
     )
@@ -250,7 +250,7 @@ def _alike(found: Automation, wanted: AutomationCore) -> bool:
 async def _ours(client: PrefectClient) -> dict[str, _Found]:
     """By name, those that have a name of ours."""
     names = {wanted.name for wanted in wanted_automations(UUID(int=0))}
-    tagged = AutomationFilter(tags=AutomationFilterTags(all_=[OURS]))
+    tagged = AutomationFilter(tags=AutomationFilterTags(all_=[ORGANISM_TAG]))
     # Not `read_automations`, which drops when they were changed (Prefect 3.8.8).
     wanted = {"automations": tagged.model_dump(mode="json"), "limit": 200}
     answer = await client.request("POST", "/automations/filter", json=wanted)

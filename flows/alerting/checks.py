@@ -15,7 +15,7 @@ from prefect.exceptions import ObjectNotFound
 
 from organism_flows.blocks.queue import Queue
 from organism_flows.blocks.queue.db.statements import statement
-from organism_flows.flows.alerting.transitions import Look
+from organism_flows.flows.alerting.transitions import AlertCheck
 from organism_flows.flows.prefect_support.states import cell
 from organism_flows.flows.verification.finding import Verification
 
@@ -27,11 +27,11 @@ WELL_AT = 0.9
 DISPATCH = "dispatch/organism"
 
 
-async def dead_letters(queue: Queue, limit: int) -> Look:
+async def dead_letters(queue: Queue, limit: int) -> AlertCheck:
     """Whether more tasks than ``limit`` have failed for good."""
     count = await queue.dead_letters(at_most=max(COUNTED, limit + 1))
     seen = f"{count:,}{'+' if count >= COUNTED else ''} tasks have failed for good, the limit is {limit:,}"
-    return Look(
+    return AlertCheck(
         "dead-letters",
         _beyond(count, limit),
         seen,
@@ -40,7 +40,7 @@ async def dead_letters(queue: Queue, limit: int) -> Look:
     )
 
 
-async def oldest_ready(queue: Queue, limit_s: float) -> Look:
+async def oldest_ready(queue: Queue, limit_s: float) -> AlertCheck:
     """Whether a task is ready for longer than ``limit_s`` seconds."""
     rows: list[Any] = await queue.pool.fetch(statement("queue_health"), COUNTED, timeout=TIMEOUT_S)
     oldest_s = max((row["oldest_s"] for row in rows), default=0.0)
@@ -50,7 +50,7 @@ async def oldest_ready(queue: Queue, limit_s: float) -> Look:
     paused = [f"{pause.kind} {cell(pause.name, 60)}" for pause in await queue.pauses()]
     if paused:
         seen += f"; paused: {', '.join(paused[:5])}"
-    return Look(
+    return AlertCheck(
         "oldest-ready",
         _beyond(oldest_s, limit_s),
         seen,
@@ -59,7 +59,7 @@ async def oldest_ready(queue: Queue, limit_s: float) -> Look:
     )
 
 
-async def interrupted(queue: Queue, limit: int) -> Look:
+async def interrupted(queue: Queue, limit: int) -> AlertCheck:
     """Whether more unfinished tasks than ``limit`` were interrupted more than twice."""
     count = await queue.interrupted(at_most=max(COUNTED, limit + 1))
     shown = f"{count:,}{'+' if count >= COUNTED else ''}"
@@ -68,7 +68,7 @@ async def interrupted(queue: Queue, limit: int) -> Look:
     if most:
         named = ", ".join(f"{cell(kind, 60)} {task}: {times} times" for task, kind, times in most)
         seen += f" ({named}{' …' if count > len(most) else ''})"
-    return Look(
+    return AlertCheck(
         "interrupted",
         _beyond(count, limit),
         seen,
@@ -78,7 +78,7 @@ async def interrupted(queue: Queue, limit: int) -> Look:
     )
 
 
-def dispatch(lanes: int, due: bool, patience_s: float) -> Look:
+def dispatch(lanes: int, due: bool, patience_s: float) -> AlertCheck:
     """Whether there are no ``lanes`` that claim although there should be: a run of dispatch was due."""
     if lanes:
         seen = f"{lanes} lanes claim tasks"
@@ -86,7 +86,7 @@ def dispatch(lanes: int, due: bool, patience_s: float) -> Look:
         seen = f"no lane has claimed for {patience_s:g} s, though {DISPATCH} is scheduled and a run was due"
     else:
         seen = f"no lane claims tasks, and by the schedule of {DISPATCH} none has to"
-    return Look(
+    return AlertCheck(
         "dispatch-missing",
         due and not lanes,
         seen,
@@ -96,7 +96,7 @@ def dispatch(lanes: int, due: bool, patience_s: float) -> Look:
     )
 
 
-def verification(found: Verification) -> Look:
+def verification(found: Verification) -> AlertCheck:
     """Whether a check of verify has failed; one that is degraded is no alert."""
     failures = [f for f in found.troubles if f.status == "failed"]
     seen = "; ".join(f"{f.check}: {cell(f.evidence)}" for f in failures[:5])
@@ -104,7 +104,7 @@ def verification(found: Verification) -> Look:
         seen += f"; and {len(failures) - 5} more"
     todo = "; ".join(dict.fromkeys(cell(f.action) for f in failures[:5]))
     well = f"no check fails any more ({cell(found.line)})"
-    return Look("verify", bool(failures), seen or well, todo, {"failed": len(failures)})
+    return AlertCheck("verify", bool(failures), seen or well, todo, {"failed": len(failures)})
 
 
 def _beyond(figure: float, limit: float) -> bool | None:

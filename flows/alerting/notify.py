@@ -20,7 +20,7 @@ from organism_flows.flows.verification.finding import Verification
 TELL_TIMEOUT_S = 30.0
 
 
-class Told(BaseModel):
+class NotifyResult(BaseModel):
     """What was said, or why nothing could be."""
 
     said: list[str] = []
@@ -36,7 +36,7 @@ async def tell_of_queue(
     interrupted: int | None = None,
     missing_s: float,
     looked: bool = True,
-) -> Told:
+) -> NotifyResult:
     """Look at the queue and its lanes, and say what has begun to be wrong or is well again.
 
     Args:
@@ -69,7 +69,7 @@ async def tell_of_queue(
     return await _told(say)
 
 
-async def tell_of_verification(found: Verification, name: str) -> Told:
+async def tell_of_verification(found: Verification, name: str) -> NotifyResult:
     """Say that a check has begun to fail, or that none fails any more.
 
     Args:
@@ -82,12 +82,12 @@ async def tell_of_verification(found: Verification, name: str) -> Told:
     return await _told(say)
 
 
-async def _told(say: Callable[[PrefectClient], Awaitable[list[str]]]) -> Told:
+async def _told(say: Callable[[PrefectClient], Awaitable[list[str]]]) -> NotifyResult:
     try:
         async with asyncio.timeout(TELL_TIMEOUT_S), get_client() as client:
-            return Told(said=await say(client))
+            return NotifyResult(said=await say(client))
     except TimeoutError:
-        return Told(trouble=f"no alerts: Prefect's server did not answer within {TELL_TIMEOUT_S:g} s")
+        return NotifyResult(trouble=f"no alerts: Prefect's server did not answer within {TELL_TIMEOUT_S:g} s")
     except (HTTPError, PrefectException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
-        return Told(trouble=f"no alerts: Prefect's server: {type(error).__name__}: {reason}")
+        return NotifyResult(trouble=f"no alerts: Prefect's server: {type(error).__name__}: {reason}")

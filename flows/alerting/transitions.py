@@ -22,7 +22,7 @@ ALERTS: tuple[Alert, ...] = get_args(Alert)
 Step: TypeAlias = Literal["pending", "passed", "raised", "cleared"]
 """Wrong, and not for long enough; well before it was raised; wrong; well again."""
 PREFIX = "organism.alert"
-LOOKED = "organism.looked"
+SCANNED_EVENT = "organism.looked"
 """Said every two minutes while the queue is looked at, so that its absence can be told."""
 SKEW = timedelta(days=1)
 """Whoever spoke last may have a clock that is ahead of ours."""
@@ -31,7 +31,7 @@ HEARD_AFTER_S = 10.0
 
 
 @dataclass(frozen=True)
-class Look:
+class AlertCheck:
     """What one look at one thing found."""
 
     alert: Alert
@@ -47,7 +47,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Said:
+class LastNotification:
     """The last that was said of an alert."""
 
     step: Step
@@ -58,7 +58,7 @@ class Said:
     """When the server had it, by the server's clock."""
 
 
-def next_step(look: Look, last: Said | None, now: datetime) -> Step | None:
+def next_step(look: AlertCheck, last: LastNotification | None, now: datetime) -> Step | None:
     """What is to be said after ``last``, if anything."""
     open_step = last.step if last is not None and last.step in ("pending", "raised") else None
     if look.wrong is False:
@@ -70,7 +70,7 @@ def next_step(look: Look, last: Said | None, now: datetime) -> Step | None:
     return "pending" if look.patience_s else "raised"
 
 
-async def last_said(client: PrefectClient, alert: Alert, queue: str) -> Said | None:
+async def last_said(client: PrefectClient, alert: Alert, queue: str) -> LastNotification | None:
     """The last that was said of an alert about the queue of this name, as far as the feed goes back."""
     wanted = EventFilter(
         event=EventNameFilter(name=[f"{PREFIX}.{alert}.{step}" for step in get_args(Step)]),
@@ -83,13 +83,13 @@ async def last_said(client: PrefectClient, alert: Alert, queue: str) -> Said | N
     [event] = events
     said: Any = event.event.rpartition(".")[2]
     since = datetime.fromisoformat(event.payload["since"])
-    return Said(said, since, event.payload["text"], event.received)
+    return LastNotification(said, since, event.payload["text"], event.received)
 
 
 async def tell(
     client: PrefectClient,
     queue: str,
-    looks: Sequence[Look],
+    looks: Sequence[AlertCheck],
     now: datetime | None = None,
     changed: Mapping[Alert, datetime] | None = None,
 ) -> list[str]:
@@ -141,7 +141,7 @@ async def tell(
 
 def say_looked(queue: str) -> None:
     """Say that the queue has been looked at, and that whatever is wrong with it has been said."""
-    emit_event(LOOKED, resource=_resource(queue))
+    emit_event(SCANNED_EVENT, resource=_resource(queue))
 
 
 def _resource(queue: str) -> dict[str, str]:

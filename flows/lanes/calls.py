@@ -15,10 +15,10 @@ from organism_flows.blocks.queue import Batch, Outcomes, Queue, Settled
 from organism_flows.blocks.queue.counters import CallMeter
 from organism_flows.blocks.queue.wire import HANDED_BACK, positions_of
 from organism_flows.flows.lanes.lease import Lease
-from organism_flows.flows.lanes.organism_protocol import OrganismClient
-from organism_flows.flows.lanes.settle_batcher import Settler
+from organism_flows.flows.lanes.organism_protocol import OrganismCalls
+from organism_flows.flows.lanes.settle_batcher import SettleBatcher
 from organism_flows.flows.lanes.summary import LaneSummary
-from organism_flows.flows.lanes.windows import CallRecord, Pace
+from organism_flows.flows.lanes.windows import CallRecord, Windows
 
 SUSPICION_LIMIT = 5
 """Replicas that may die with a task on them before each further one is charged to it. A suspect runs in a
@@ -76,9 +76,9 @@ class Calls:
     def __init__(
         self,
         queue: Queue,
-        organism: OrganismClient,
+        organism: OrganismCalls,
         lease: Lease,
-        pace: Pace,
+        pace: Windows,
         summary: LaneSummary,
         *,
         logger: logging.Logger | logging.LoggerAdapter[Any],
@@ -93,7 +93,7 @@ class Calls:
         self._logger = logger
         self._on_settled = on_settled
         self._on_room = on_room
-        self._settler = Settler(self._write_outcomes)
+        self._settler = SettleBatcher(self._write_outcomes)
         self._open: set[OpenCall] = set()
         self._errands: set[asyncio.Task[None]] = set()
         """Messages to replicas that nothing has to wait for."""

@@ -21,14 +21,14 @@ from typing import Any
 from uuid import uuid4
 
 from organism_flows.blocks.errors import OrganismError
-from organism_flows.blocks.queue import Batch, Lines, Queue
+from organism_flows.blocks.queue import Batch, ClaimLines, Queue
 from organism_flows.blocks.queue.db.connection import TRANSIENT_ERRORS
 from organism_flows.blocks.queue.db.listener import Listener
 from organism_flows.flows.lanes.calls import Calls
 from organism_flows.flows.lanes.lease import RETRY_S, Lease, Report
-from organism_flows.flows.lanes.organism_protocol import OrganismClient
+from organism_flows.flows.lanes.organism_protocol import OrganismCalls
 from organism_flows.flows.lanes.summary import LaneSummary
-from organism_flows.flows.lanes.windows import Pace
+from organism_flows.flows.lanes.windows import Windows
 
 POLL_S = 5.0
 """Longest wait without looking: wake-ups come by NOTIFY, this only catches what it missed."""
@@ -85,7 +85,7 @@ class Lane:
     def __init__(
         self,
         queue: Queue,
-        organism: OrganismClient,
+        organism: OrganismCalls,
         *,
         run: str | None = None,
         number: int | None = None,
@@ -119,8 +119,8 @@ class Lane:
             relay=relay,
             run_started_at=run_started_at,
         )
-        self._lines = Lines(queue, self.id)
-        self._pace = Pace(batch_size, tasks_in_flight)
+        self._lines = ClaimLines(queue, self.id)
+        self._pace = Windows(batch_size, tasks_in_flight)
         self._calls = Calls(
             queue,
             organism,

@@ -16,7 +16,7 @@ from organism_flows.blocks.errors import QueueUnavailable
 from organism_flows.blocks.queue import Queue
 from organism_flows.blocks.queue.db.connection import TRANSIENT_ERRORS, connect
 from organism_flows.blocks.queue.db.sqlstates import verdict
-from organism_flows.blocks.queue.lane_models import Asked
+from organism_flows.blocks.queue.lane_models import LaneRequest
 
 RENEWALS_A_LEASE = 3
 RENEWAL_TIMEOUT_S = 3.0
@@ -105,7 +105,7 @@ class Lease:
         self._until = 0.0
         self._ticked = 0.0
         self._taken_back = False
-        self._asked = Asked(stop=False, leave=False)
+        self._asked = LaneRequest(stop=False, leave=False)
         self._trouble = "this process did not run"
         self._closing = threading.Event()
         self._due = threading.Event()
@@ -239,7 +239,7 @@ class Lease:
     def _beat(self, report: Callable[[], Report], tell: Callable[[], None]) -> None:
         connection: asyncpg.Connection[Any] | None = None
 
-        async def renew() -> Asked | None:
+        async def renew() -> LaneRequest | None:
             nonlocal connection
             async with asyncio.timeout(min(RENEWAL_TIMEOUT_S, self.interval)):
                 if connection is None:

@@ -8,7 +8,7 @@ from typing import Protocol
 from organism_flows.blocks.queue import Batch, Outcomes
 
 
-class OrganismClient(Protocol):
+class OrganismCalls(Protocol):
     """What a lane needs of the organism."""
 
     def call(self, batch: Batch) -> AsyncGenerator[Outcomes, None]:

@@ -12,7 +12,7 @@ STATEMENTS_AT_ONCE = 2
 TASKS_A_STATEMENT = 1000
 
 
-class Settler:
+class SettleBatcher:
     """Writes outcomes back, as many at once as have come in while the last ones were being written.
 
     Args:

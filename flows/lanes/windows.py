@@ -52,7 +52,7 @@ class Window:
     ended_at: float = 0.0
     """When a task of the type last ended, by `time.monotonic`."""
     widened: bool = False
-    """The last thing that happened to it was `Pace.widen`."""
+    """The last thing that happened to it was `Windows.widen`."""
 
     def call_size(self, limit: int) -> int:
         """Tasks one call should carry: about as many as are settled in `CALL_S`."""
@@ -112,7 +112,7 @@ class CallRecord:
         return len(outcomes) > 0
 
 
-class Pace:
+class Windows:
     """The windows of one lane.
 
     Args:

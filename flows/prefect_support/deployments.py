@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
 
 WATCHDOG = "watchdog/organism"
-POOL = "organism"
+WORK_POOL_NAME = "organism"
 POOL_TYPE = "process"
 JOB_TEMPLATE: dict[str, Any] = {
     # No `command`, `env` or `working_dir`: with Prefect's own template a run may bring a command line, which
@@ -68,7 +68,7 @@ JOB_TEMPLATE: dict[str, Any] = {
 }
 """What a run may decide of the process it runs in."""
 DEPLOY_TIMEOUT_S = 120.0
-DECIDED = {
+DECISION_VARIABLE = {
     "entrypoint",
     "description",
     "parameters",
@@ -85,7 +85,7 @@ DECIDED = {
 """What somebody decided of a deployment; the rest of what the server tells is its own affair."""
 
 
-class Applied(BaseModel):
+class AppliedDeployments(BaseModel):
     """What a Prefect server has now."""
 
     api: str
@@ -102,7 +102,7 @@ def prefect_yaml() -> Path:
     return Path(str(resources.files("organism_flows.deployments").joinpath("prefect.yaml")))
 
 
-async def apply(*, start: bool = True) -> Applied:
+async def apply(*, start: bool = True) -> AppliedDeployments:
     """Register blocks, make the work pool if it is missing, apply every deployment; safe to repeat.
 
     Afterwards deployments are as prefect.yaml has them, whatever was changed in the UI. Only schedules stay
@@ -126,7 +126,7 @@ async def apply(*, start: bool = True) -> Applied:
         changed = sorted(name for name in after if name not in before or _differ(before[name], after[name]))
         if start and WATCHDOG in changed:
             await start_watchdog()
-    return Applied(api=api, deployments=sorted(after), new_pool=new_pool, changed=changed)
+    return AppliedDeployments(api=api, deployments=sorted(after), new_pool=new_pool, changed=changed)
 
 
 def prefect_api() -> str:
@@ -173,15 +173,15 @@ async def _ensure_pool() -> bool:
 
     async with get_client() as client:
         try:
-            pool = await client.read_work_pool(POOL)
+            pool = await client.read_work_pool(WORK_POOL_NAME)
         except ObjectNotFound:
-            new = WorkPoolCreate(name=POOL, type=POOL_TYPE, base_job_template=JOB_TEMPLATE)
+            new = WorkPoolCreate(name=WORK_POOL_NAME, type=POOL_TYPE, base_job_template=JOB_TEMPLATE)
             with suppress(ObjectAlreadyExists):  # somebody else was quicker
                 await client.create_work_pool(new)
             return True
         # A pool of another type runs flows elsewhere; its template is its operator's decision.
         if pool.type == POOL_TYPE and pool.base_job_template != JOB_TEMPLATE:
-            await client.update_work_pool(POOL, WorkPoolUpdate(base_job_template=JOB_TEMPLATE))
+            await client.update_work_pool(WORK_POOL_NAME, WorkPoolUpdate(base_job_template=JOB_TEMPLATE))
         return False
 
 
@@ -245,7 +245,7 @@ def _purpose(deployment: DeploymentResponse) -> dict[str, Any]:
         for s in deployment.schedules
     ]
     return {
-        **deployment.model_dump(mode="json", include=DECIDED),
+        **deployment.model_dump(mode="json", include=DECISION_VARIABLE),
         "limit": limit.limit if limit else None,
         "schedules": sorted(schedules, key=str),
     }

@@ -12,15 +12,15 @@ from prefect.client.schemas.schedules import IntervalSchedule
 from pydantic import BaseModel
 
 from organism_flows.blocks.errors import ConfigurationError
-from organism_flows.flows.prefect_support.states import OURS
+from organism_flows.flows.prefect_support.states import ORGANISM_TAG
 
 RENAMED = {"every-10-minutes": "every-30-seconds"}
 """Slugs that schedules of the file had before: the one that was turned off stays off."""
-MOST = 200
+DEPLOYMENTS_LIMIT = 200
 """The server's own limit on what it lists at once."""
 
 
-class Scheduled(BaseModel):
+class ScheduleState(BaseModel):
     """When a deployment starts by itself."""
 
     deployment: str
@@ -30,7 +30,7 @@ class Scheduled(BaseModel):
     """All it has: ``every 300 s``."""
 
 
-async def scheduled() -> list[Scheduled]:
+async def scheduled() -> list[ScheduleState]:
     """Our deployments on the Prefect server, those first that start by themselves."""
     async with get_client() as client:
         found = await ours(client)
@@ -38,7 +38,7 @@ async def scheduled() -> list[Scheduled]:
     return sorted(every, key=lambda one: (not one.on, not one.schedules, one.deployment))
 
 
-async def turn(flow: str, *, on: bool) -> Scheduled:
+async def turn(flow: str, *, on: bool) -> ScheduleState:
     """Turn every schedule of ``flow``'s deployment on, or off; runs that have begun go on.
 
     Raises:
@@ -68,7 +68,8 @@ async def turn(flow: str, *, on: bool) -> Scheduled:
 async def ours(client: PrefectClient) -> dict[str, DeploymentResponse]:
     """Our deployments on the server, by flow and name."""
     found = await client.read_deployments(
-        deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(all_=[OURS])), limit=MOST
+        deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(all_=[ORGANISM_TAG])),
+        limit=DEPLOYMENTS_LIMIT,
     )
     flows = {flow_id: (await client.read_flow(flow_id)).name for flow_id in {d.flow_id for d in found}}
     return {f"{flows[d.flow_id]}/{d.name}": d for d in found}
@@ -119,9 +120,9 @@ def _in_words_of_the_file(schedule: Any) -> dict[str, Any]:
     return {**when, "active": schedule.active, "parameters": schedule.parameters or {}}
 
 
-def _scheduled(name: str, deployment: DeploymentResponse) -> Scheduled:
+def _scheduled(name: str, deployment: DeploymentResponse) -> ScheduleState:
     on = not deployment.paused and any(schedule.active for schedule in deployment.schedules)
-    return Scheduled(deployment=name, on=on, schedules=[every(s.schedule) for s in deployment.schedules])
+    return ScheduleState(deployment=name, on=on, schedules=[every(s.schedule) for s in deployment.schedules])
 
 
 def every(schedule: Any) -> str:

@@ -33,11 +33,11 @@ from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Crashed
 from pydantic import BaseModel
 
-from organism_flows.flows.prefect_support.states import OURS
+from organism_flows.flows.prefect_support.states import ORGANISM_TAG
 
-FLOWS = ("bootstrap", "dispatch", "redrive", "submit", "verify", "watchdog")
+FLOW_NAMES = ("bootstrap", "dispatch", "redrive", "submit", "verify", "watchdog")
 HEARTBEAT = "prefect.flow-run.heartbeat"
-SILENT = timedelta(minutes=10)
+SILENT_FOR = timedelta(minutes=10)
 """A run that has sent heartbeats and none for so long is dead; they come every 3 minutes,"""
 SILENT_BEATS = 3
 """and where they come less often, so many of them have to be missing."""
@@ -45,7 +45,7 @@ PAGE = 200
 """Most runs looked at, which is also the most the server gives; the next watchdog finds the rest."""
 
 
-class Debris(BaseModel):
+class StaleRuns(BaseModel):
     """What was found and put right."""
 
     flow_runs: int = 0
@@ -65,7 +65,7 @@ async def clear_debris(
     within_s: float,
     own_run: UUID | None = None,
     live: Collection[str] = (),
-) -> Debris:
+) -> StaleRuns:
     """Mark runs of ours as crashed that nobody is running, and cancel those that are late beside a later one.
 
     Args:
@@ -76,7 +76,7 @@ async def clear_debris(
         own_run: The flow run that asks.
         live: Ids of flow runs that have live lanes: they are not dead, whatever Prefect has heard of them.
     """
-    debris = Debris()
+    debris = StaleRuns()
     try:
         async with asyncio.timeout(within_s), get_client() as client:
             await _crash_pending_flow_runs(client, pending_before, own_run, debris)
@@ -91,15 +91,17 @@ async def clear_debris(
 
 
 def _flows() -> FlowFilter:
-    return FlowFilter(name=FlowFilterName(any_=list(FLOWS)))
+    return FlowFilter(name=FlowFilterName(any_=list(FLOW_NAMES)))
 
 
 def _ours(state: FlowRunFilterState, *, ended: FlowRunFilterEndTime | None = None) -> list[FlowRunFilter]:
     """Runs in ``state`` that our deployments, and that notebooks and programs, have started."""
     return [
-        FlowRunFilter(state=state, end_time=ended, tags=FlowRunFilterTags(all_=[OURS])),
+        FlowRunFilter(state=state, end_time=ended, tags=FlowRunFilterTags(all_=[ORGANISM_TAG])),
         # Runs of a deployment have no version.
-        FlowRunFilter(state=state, end_time=ended, flow_version=FlowRunFilterFlowVersion(any_=[OURS])),
+        FlowRunFilter(
+            state=state, end_time=ended, flow_version=FlowRunFilterFlowVersion(any_=[ORGANISM_TAG])
+        ),
     ]
 
 
@@ -125,7 +127,7 @@ async def _end(client: PrefectClient, run: FlowRun, state: State[Any]) -> bool:
 
 
 async def _crash_pending_flow_runs(
-    client: PrefectClient, pending_before: datetime, own_run: UUID | None, debris: Debris
+    client: PrefectClient, pending_before: datetime, own_run: UUID | None, debris: StaleRuns
 ) -> None:
     pending = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PENDING]))
     async for run in _runs(client, pending, FlowRunSort.EXPECTED_START_TIME_ASC):
@@ -135,7 +137,7 @@ async def _crash_pending_flow_runs(
         debris.flow_runs += await _end(client, run, Crashed(message=why))
 
 
-async def _crash_silent_flow_runs(client: PrefectClient, live: Collection[str], debris: Debris) -> None:
+async def _crash_silent_flow_runs(client: PrefectClient, live: Collection[str], debris: StaleRuns) -> None:
     running = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
     heard: datetime | None = None
     async for run in _runs(client, running, FlowRunSort.START_TIME_ASC):
@@ -168,10 +170,10 @@ def _patience(beats: list[ReceivedEvent]) -> timedelta:
     every = timedelta(seconds=get_current_settings().flows.heartbeat_frequency or 0)
     if len(beats) > 1:
         every = max(every, beats[0].received - beats[1].received)
-    return max(SILENT, every * SILENT_BEATS)
+    return max(SILENT_FOR, every * SILENT_BEATS)
 
 
-async def _crash_orphaned_task_runs(client: PrefectClient, ended_before: datetime, debris: Debris) -> None:
+async def _crash_orphaned_task_runs(client: PrefectClient, ended_before: datetime, debris: StaleRuns) -> None:
     ended = FlowRunFilterState(type=FlowRunFilterStateType(any_=list(TERMINAL_STATES)))
     running = TaskRunFilterState(type=TaskRunFilterStateType(any_=[StateType.RUNNING]))
     for ours in _ours(ended, ended=FlowRunFilterEndTime(before_=ended_before)):
@@ -188,7 +190,7 @@ async def _crash_orphaned_task_runs(client: PrefectClient, ended_before: datetim
             debris.task_runs += 1
 
 
-async def _cancel_late_flow_runs(client: PrefectClient, debris: Debris) -> None:
+async def _cancel_late_flow_runs(client: PrefectClient, debris: StaleRuns) -> None:
     """Of the runs that schedules have made and nobody has started, leave the newest of each deployment."""
     late = FlowRunFilterState(name=FlowRunFilterStateName(any_=["Late"]))
     kept: set[UUID | None] = set()

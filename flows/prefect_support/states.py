@@ -19,12 +19,12 @@ from prefect.states import Failed
 from organism_flows.blocks.errors import OrganismError, QueueUnavailable
 from organism_flows.blocks.queue.db.connection import TRANSIENT_ERRORS
 
-OURS = "organism"
+ORGANISM_TAG = "organism"
 """Tag of every run of our deployments, and version of every run of our flows that is started otherwise: by it
 they are told from flows of the same name on a server that is shared."""
 PAGE_TIMEOUT_S = 10.0
 SERVER_POLL_S = 1.0
-EXPECTED: tuple[type[BaseException], ...] = (OrganismError, *TRANSIENT_ERRORS)
+EXPECTED_ERRORS: tuple[type[BaseException], ...] = (OrganismError, *TRANSIENT_ERRORS)
 """What a flow ends with in good order, in a line and without a traceback."""
 
 BEGUN: ContextVar[asyncio.Event | None] = ContextVar("begun", default=None)
@@ -42,7 +42,7 @@ def note_begun() -> None:
 
 
 def failed(error: BaseException) -> State[Any]:
-    """The final state of a flow that met ``error``, one of ``EXPECTED``; its caller sees it raised."""
+    """The final state of a flow that met ``error``, one of ``EXPECTED_ERRORS``; its caller sees it raised."""
     if not isinstance(error, OrganismError):
         error = QueueUnavailable(
             f"lost Postgres: {type(error).__name__}{f': {error}' if str(error) else ''}",

@@ -27,7 +27,7 @@ SCHEDULE_CHECK_S = 20.0
 
 
 @dataclass(frozen=True)
-class Turn:
+class HandoverDecision:
     """What a run that has just begun is to do."""
 
     relieve: tuple[str, ...] = ()
@@ -36,7 +36,7 @@ class Turn:
     """Why it should end at once."""
 
 
-def turn(lanes: Sequence[LaneRow], now: datetime, *, relieve_after_s: float) -> Turn:
+def turn(lanes: Sequence[LaneRow], now: datetime, *, relieve_after_s: float) -> HandoverDecision:
     """Decide what a new run of the relay is to do.
 
     Args:
@@ -47,17 +47,17 @@ def turn(lanes: Sequence[LaneRow], now: datetime, *, relieve_after_s: float) -> 
     live = [lane for lane in lanes if lane.relay and lane.live and lane.run]
     working = {lane.run: lane.run_started_at or lane.started_at for lane in live if lane.claiming}
     if not working:
-        return Turn()
+        return HandoverDecision()
     leaving = {lane.run for lane in live} - set(working)
     youngest, started = max(working.items(), key=lambda item: item[1])
     age_s = (now - started).total_seconds()
     if age_s < relieve_after_s:
-        return Turn(not_needed=f"run {youngest} works since {started:%Y-%m-%d %H:%M:%S %Z}")
+        return HandoverDecision(not_needed=f"run {youngest} works since {started:%Y-%m-%d %H:%M:%S %Z}")
     if relieve_after_s > 0 and len(leaving) >= LEAVING_LIMIT:
-        return Turn(
+        return HandoverDecision(
             not_needed=f"run {youngest} works on until {_names(leaving)} has left, which waits for its tasks"
         )
-    return Turn(relieve=tuple(sorted(str(run) for run in working)))
+    return HandoverDecision(relieve=tuple(sorted(str(run) for run in working)))
 
 
 def superfluous(lanes: Sequence[LaneRow], run: str, relieving: Sequence[str]) -> bool:

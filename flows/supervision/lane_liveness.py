@@ -16,7 +16,7 @@ LEAVING_S = 60.0
 """What a lane that closed its lease in order may take to tell Prefect, whose server may be away."""
 
 
-class Pulse:
+class LaneLiveness:
     """What has been heard of one lane of a dispatch run.
 
     A renewal is heard when the row's ``renewed_at`` has changed, and silence is measured from then by the

@@ -14,13 +14,13 @@ from prefect.artifacts import (
 )
 from prefect.events import emit_event
 
-from organism_flows.blocks.queue.models import TaskLine
+from organism_flows.blocks.queue.models import TaskSummary
 from organism_flows.flows.prefect_support.markdown import TaskLinks, plain
 
 FAILURES_SHOWN = 100
 
 
-class Progress:
+class DispatchProgress:
     """The progress artifact of a run that ends when the queue is empty, made when it is first shown.
 
     Args:
@@ -51,7 +51,7 @@ def _left(tasks: int) -> str:
     return f"{tasks} tasks to go"
 
 
-async def report_failures(failures: Sequence[TaskLine], dsn: str) -> None:
+async def report_failures(failures: Sequence[TaskSummary], dsn: str) -> None:
     """A table of dead letters of the queue at ``dsn``, and an event, if there are any."""
     if not failures:
         return

@@ -23,9 +23,9 @@ from organism_flows.flows.lanes.lease import RENEWALS_A_LEASE
 from organism_flows.flows.lanes.summary import LaneSummary
 from organism_flows.flows.prefect_support.states import show, wait_for_prefect
 from organism_flows.flows.supervision import handover
-from organism_flows.flows.supervision.lane_liveness import Pulse
+from organism_flows.flows.supervision.lane_liveness import LaneLiveness
 from organism_flows.flows.supervision.lane_task import LaneEnd, LaneOptions, LaneRun
-from organism_flows.flows.supervision.run_page import FAILURES_SHOWN, Progress, report_failures
+from organism_flows.flows.supervision.run_page import FAILURES_SHOWN, DispatchProgress, report_failures
 
 LOOK_INTERVAL_S = 1.0
 """Between two looks at the lanes."""
@@ -125,9 +125,9 @@ class Supervisor:
         self.at_once = at_once or asyncio.Event()
         self.started = time.monotonic()
         self.running: dict[asyncio.Task[LaneEnd], LaneRun] = {}
-        self.pulses: dict[int, Pulse] = {}
+        self.pulses: dict[int, LaneLiveness] = {}
         """By number of the lanes that run."""
-        self.dead: dict[int, Pulse] = {}
+        self.dead: dict[int, LaneLiveness] = {}
         """By number of the lanes that ended without closing their lease."""
         self.missing: list[int] = []
         """Numbers of lanes to be replaced as soon as Postgres answers."""
@@ -136,7 +136,7 @@ class Supervisor:
         self.marks: list[asyncio.Task[None]] = []
         """They tell Prefect of lanes that died."""
         self.errands: set[asyncio.Task[None]] = set()
-        self.progress: Progress | None = None
+        self.progress: DispatchProgress | None = None
         self.progress_due = 0.0
         self.showing: asyncio.Task[None] | None = None
         """Tells Prefect of progress."""
@@ -149,7 +149,7 @@ class Supervisor:
         except TRANSIENT_ERRORS as error:
             raise unavailable(self.queue.dsn, error) from None
         if remaining is not None:
-            self.progress = Progress(remaining)
+            self.progress = DispatchProgress(remaining)
             self.progress_due = time.monotonic() + PROGRESS_INTERVAL_S
         try:
             for _ in range(self.wanted):
@@ -175,7 +175,7 @@ class Supervisor:
         number = self.summary.lanes = self.summary.lanes + 1
         lane = self.start_lane(number, left)
         self.running[asyncio.create_task(lane.ended(), name=f"lane-{number}")] = lane
-        self.pulses[number] = Pulse(self.queue.lease_s, time.monotonic())
+        self.pulses[number] = LaneLiveness(self.queue.lease_s, time.monotonic())
 
     async def _supervise(self) -> None:
         stop = asyncio.create_task(self.stopping.wait())

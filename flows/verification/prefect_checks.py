@@ -8,10 +8,10 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import WorkerStatus
 from prefect.settings import PREFECT_API_URL
 
-from organism_flows.flows.prefect_support.schedules import MOST, every, ours
+from organism_flows.flows.prefect_support.schedules import DEPLOYMENTS_LIMIT, every, ours
 from organism_flows.flows.verification.finding import Finding, degraded, failed, ok
 
-EXPECTED = ("dispatch", "bootstrap", "verify", "watchdog", "submit", "redrive")
+FLOW_NAMES = ("dispatch", "bootstrap", "verify", "watchdog", "submit", "redrive")
 
 
 async def check() -> list[Finding]:
@@ -36,13 +36,15 @@ async def check() -> list[Finding]:
         if (unable := _schedules(deployments)) is not None:
             findings.append(unable)
         for pool in sorted({d.work_pool_name for d in deployments if d.work_pool_name}):
-            findings.append(_workers(pool, await client.read_workers_for_work_pool(pool, limit=MOST)))
+            findings.append(
+                _workers(pool, await client.read_workers_for_work_pool(pool, limit=DEPLOYMENTS_LIMIT))
+            )
         return findings
 
 
 def _deployments(deployments: list[Any]) -> Finding:
     there = {d.entrypoint.rpartition(".")[2] if d.entrypoint else d.name for d in deployments}
-    missing = [name for name in EXPECTED if name not in there]
+    missing = [name for name in FLOW_NAMES if name not in there]
     on = [
         f"{d.entrypoint.rpartition('.')[2]} ({', '.join(every(s.schedule) for s in d.schedules if s.active)})"
         for d in deployments

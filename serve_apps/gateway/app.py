@@ -13,23 +13,23 @@ from organism_flows.blocks.access_token import own_headers
 from organism_flows.blocks.settings import Settings, load_settings
 from organism_flows.blocks.stack_state import organism_url, queue_dsn
 from organism_flows.serve_apps.gateway.database import CONNECTIONS, Database
-from organism_flows.serve_apps.gateway.dependencies import Parts
+from organism_flows.serve_apps.gateway.dependencies import AppState
 from organism_flows.serve_apps.gateway.http import problems
-from organism_flows.serve_apps.gateway.http.auth import Guard
-from organism_flows.serve_apps.gateway.http.concurrency_limit import Slots
+from organism_flows.serve_apps.gateway.http.auth import AuthMiddleware
+from organism_flows.serve_apps.gateway.http.concurrency_limit import ConcurrencyLimit
 from organism_flows.serve_apps.gateway.http.openapi import DESCRIPTION, describe_problems
-from organism_flows.serve_apps.gateway.http.rate_limit import Rate
+from organism_flows.serve_apps.gateway.http.rate_limit import RateLimit
 from organism_flows.serve_apps.gateway.http.tokens import tokens_of
 from organism_flows.serve_apps.gateway.metrics.metrics import QueueMetrics, Requests
 from organism_flows.serve_apps.gateway.metrics.organ_metrics import Organs
-from organism_flows.serve_apps.gateway.organism_link import Coordinator, Organism, OrganismByHttp
+from organism_flows.serve_apps.gateway.organism_link import Coordinator, OrganismByHttp, OrganismLink
 from organism_flows.serve_apps.gateway.routes import coordinator as coordinator_routes
 from organism_flows.serve_apps.gateway.routes import export_stream, health, pauses, task_actions, tasks
-from organism_flows.serve_apps.gateway.task_watcher import Waiting
+from organism_flows.serve_apps.gateway.task_watcher import TaskWatcher
 from organism_flows.serve_apps.http_access import host_names
 
 
-def create_app(settings: Settings | None = None, *, organism: Organism | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None, *, organism: OrganismLink | None = None) -> FastAPI:
     """The gateway, for ``uvicorn --factory organism_flows.serve_apps.gateway.app:create_app`` too.
 
     Open, without tokens, it answers this machine only, wherever it is made to listen.
@@ -53,7 +53,7 @@ def create_app(settings: Settings | None = None, *, organism: Organism | None = 
     )
     organism = organism or OrganismByHttp(partial(organism_url, settings), partial(own_headers, settings))
     coordinator = Coordinator(organism, settings.gateway_calls)
-    waiting = Waiting(lambda ids: database.queue.states(ids))
+    waiting = TaskWatcher(lambda ids: database.queue.states(ids))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -71,20 +71,20 @@ def create_app(settings: Settings | None = None, *, organism: Organism | None = 
         redirect_slashes=False,
     )
     metrics = QueueMetrics(registry, database, Organs(organism))
-    app.state.parts = Parts(
+    app.state.parts = AppState(
         database,
         waiting,
         metrics,
         registry,
         coordinator,
         # A quarter of the connections is left to those that ask for something at once.
-        Slots(
+        ConcurrencyLimit(
             settings.gateway_waits,
             max(1, settings.gateway_connections * 3 // 4),
             "wait",
             "wait for many tasks in one request, POST /api/tasks/wait",
         ),
-        Slots(settings.gateway_exports, exports, "export", "wait until one of them has ended"),
+        ConcurrencyLimit(settings.gateway_exports, exports, "export", "wait until one of them has ended"),
     )
     for router in (
         export_stream.router,
@@ -99,10 +99,10 @@ def create_app(settings: Settings | None = None, *, organism: Organism | None = 
     describe_problems(app)
     problems.install(app)
     app.add_middleware(
-        Guard,
+        AuthMiddleware,
         tokens=tokens_of(settings),
         hosts=host_names(settings),
-        rate=Rate(settings.gateway_rate) if settings.gateway_rate else None,
+        rate=RateLimit(settings.gateway_rate) if settings.gateway_rate else None,
         body_limit=settings.gateway_body_limit,
         requests=Requests(registry),
     )

@@ -12,45 +12,45 @@ from prometheus_client import CollectorRegistry
 from organism_flows.blocks.client.messages import PROBLEM_TYPE
 from organism_flows.blocks.queue import Queue, TaskRow
 from organism_flows.serve_apps.gateway.database import Database
-from organism_flows.serve_apps.gateway.http.concurrency_limit import Slots
+from organism_flows.serve_apps.gateway.http.concurrency_limit import ConcurrencyLimit
 from organism_flows.serve_apps.gateway.http.problems import TITLES
 from organism_flows.serve_apps.gateway.metrics.metrics import QueueMetrics
 from organism_flows.serve_apps.gateway.organism_link import Coordinator
-from organism_flows.serve_apps.gateway.task_watcher import Waiting
+from organism_flows.serve_apps.gateway.task_watcher import TaskWatcher
 
 
 @dataclass
-class Parts:
+class AppState:
     """What the app is made of."""
 
     database: Database
-    waiting: Waiting
+    waiting: TaskWatcher
     metrics: QueueMetrics
     registry: CollectorRegistry
     coordinator: Coordinator
-    waits: Slots
-    exports: Slots
+    waits: ConcurrencyLimit
+    exports: ConcurrencyLimit
 
 
 # Coroutines, all of them: FastAPI runs anything else in a thread, which takes longer than a statement;
 # and none asks for another, because each that is asked for costs as much as some routes do.
 
 
-async def parts(request: Request) -> Parts:
+async def parts(request: Request) -> AppState:
     """Those of the app that got the request."""
-    found: Parts = request.app.state.parts
+    found: AppState = request.app.state.parts
     return found
 
 
 async def queue(request: Request) -> Queue:
     """The queue; 503 while there is none."""
-    found: Parts = request.app.state.parts
+    found: AppState = request.app.state.parts
     return found.database.queue
 
 
 async def wait_slot(request: Request) -> AsyncIterator[None]:
     """Count a request that waits, until it is answered; 429 if there are as many as may be."""
-    found: Parts = request.app.state.parts
+    found: AppState = request.app.state.parts
     with found.waits.taken(str(request.state.who)):
         yield
 
@@ -61,7 +61,7 @@ async def gone(request: Request) -> None:
         pass
 
 
-TheParts = Annotated[Parts, Depends(parts)]
+TheParts = Annotated[AppState, Depends(parts)]
 TheQueue = Annotated[Queue, Depends(queue)]
 WAITS = [Depends(wait_slot)]
 """Of routes that keep a connection for long."""

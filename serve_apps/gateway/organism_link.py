@@ -24,7 +24,7 @@ NEXT_STEP = "`organism status` says what runs; tasks of the queue wait for it"
 T = TypeVar("T")
 
 
-class Busy(Exception):
+class TooManyCalls(Exception):
     """As many calls are under way as may be."""
 
 
@@ -32,7 +32,7 @@ class OrganismUnknown(OrganismUnavailable):
     """Nobody says where the organism is."""
 
 
-class Organism(Protocol):
+class OrganismLink(Protocol):
     """Whoever runs tasks. Each method raises `OrganismUnavailable` when it does not answer."""
 
     async def health(self) -> dict[str, Any]:
@@ -45,7 +45,7 @@ class Organism(Protocol):
         """What runs on all its replicas; one of an older version does not say."""
 
     async def handle(self, task: dict[str, Any]) -> dict[str, Any]:
-        """What `OrganismManager.handle_incoming_task` says; raises `Busy` when it takes no more calls."""
+        """Ask `OrganismManager.handle_incoming_task`; raise `TooManyCalls` when it takes no more calls."""
 
 
 class OrganismByHttp:
@@ -100,7 +100,7 @@ class OrganismByHttp:
         if answer.status_code in fine and isinstance(body, dict):
             return body
         if answer.status_code == 503:
-            raise Busy
+            raise TooManyCalls
         words = " ".join(answer.text.split())[:200]
         raise OrganismUnavailable(f"{url} answers {answer.status_code}: {words}".rstrip(": "), NEXT_STEP)
 
@@ -150,7 +150,7 @@ class _Kept(Generic[T]):
                 return await self.ask()
         except OrganismUnavailable as error:
             return error
-        except (Busy, TimeoutError):
+        except (TooManyCalls, TimeoutError):
             reason = f"the organism does not answer within {STATUS_TIMEOUT_S:g} s"
             return OrganismUnavailable(reason, NEXT_STEP)
 
@@ -163,7 +163,7 @@ class Coordinator:
         calls: Most calls at once.
     """
 
-    def __init__(self, organism: Organism, calls: int) -> None:
+    def __init__(self, organism: OrganismLink, calls: int) -> None:
         self._organism = organism
         self._calls = calls
         self._under_way = 0
@@ -194,7 +194,7 @@ class Coordinator:
             TimeoutError: It took longer than its deadline; its handler is told to stop.
         """
         if self._under_way >= self._calls:
-            raise Busy
+            raise TooManyCalls
         self._under_way += 1
         try:
             async with asyncio.timeout(task.deadline_s):

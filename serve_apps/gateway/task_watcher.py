@@ -61,7 +61,7 @@ class _OfMany:
             self.told.set()
 
 
-class Waiting:
+class TaskWatcher:
     """Everybody who waits for a task.
 
     Args:

@@ -26,8 +26,8 @@ from organism_flows.blocks.queue.wire import Cause
 from organism_flows.serve_apps.organism.assembly import nowhere
 from organism_flows.serve_apps.organism.config import Cusum, load_config
 from organism_flows.serve_apps.organism.escalation.cusum import DriftValve, Key
-from organism_flows.serve_apps.organism.execution.remote_organ import Client
-from organism_flows.serve_apps.organism.http_auth import PROVEN, HttpGuard
+from organism_flows.serve_apps.organism.execution.remote_organ import OrganClient
+from organism_flows.serve_apps.organism.http_auth import PROVEN, HttpAuth
 from organism_flows.serve_apps.organism.manager import OrganismManager
 from organism_flows.serve_apps.organism.ray_metrics import Telemetry
 from organism_flows.serve_apps.organism.release.serve_config import (
@@ -45,7 +45,7 @@ TAKEN_DOWN_CHECK_S = 0.5
 """Between two looks at whether Serve takes this replica down."""
 
 http = FastAPI(title="Organism", description="One task at a time; queued work goes through the gateway.")
-http.add_middleware(HttpGuard)
+http.add_middleware(HttpAuth)
 
 
 class BuildArgs(BaseModel):
@@ -144,7 +144,7 @@ class Replica:
         collect_rarely()
         self.telemetry = Telemetry()
 
-        def connect(organ_id: str) -> Client:
+        def connect(organ_id: str) -> OrganClient:
             if organ_id not in organs:
                 return nowhere(organ_id)
             return OrganismClient(_app_name(), organ_deployment(organ_id))
@@ -208,12 +208,12 @@ class Replica:
         return self.organism.status()
 
 
-async def _cancel_apart(client: Client, runs: dict[str, int]) -> None:
+async def _cancel_apart(client: OrganClient, runs: dict[str, int]) -> None:
     with suppress(OrganismError):
         await client.cancel(runs)
 
 
-def _everywhere(organism: OrganismManager) -> list[Client]:
+def _everywhere(organism: OrganismManager) -> list[OrganClient]:
     """Clients of the manager's own deployment and of the organs apart."""
     return [OrganismClient(_app_name(), MANAGER), *(organ.client for organ in organism.apart)]
 

@@ -9,15 +9,15 @@ from typing import TypeAlias
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.queue.wire import Outcomes, Policy
 from organism_flows.serve_apps.organism.config import OrganConfig, OrganismConfig
-from organism_flows.serve_apps.organism.escalation.steps import Escalation
-from organism_flows.serve_apps.organism.execution.local_organ import Organ
-from organism_flows.serve_apps.organism.execution.protocol import Rules, Runner
-from organism_flows.serve_apps.organism.execution.remote_organ import Client, RemoteOrgan
+from organism_flows.serve_apps.organism.escalation.steps import EscalationRunner
+from organism_flows.serve_apps.organism.execution.local_organ import LocalOrgan
+from organism_flows.serve_apps.organism.execution.protocol import JobRunner, SharedRules
+from organism_flows.serve_apps.organism.execution.remote_organ import OrganClient, RemoteOrgan
 from organism_flows.serve_apps.organism.handler_api.loading import Handler
 from organism_flows.serve_apps.organism.processes.pool import closed_on_error, load
 from organism_flows.serve_apps.organism.router import Router
 
-Connect: TypeAlias = "Callable[[str], Client]"
+Connect: TypeAlias = "Callable[[str], OrganClient]"
 """Gives the client of the deployment of an organ, by the organ's id."""
 
 
@@ -26,19 +26,19 @@ class Assembly:
     """What there is while one configuration is in effect."""
 
     config: OrganismConfig
-    organs: Mapping[str, Organ | RemoteOrgan]
+    organs: Mapping[str, LocalOrgan | RemoteOrgan]
     router: Router
-    escalation: Escalation | None
+    escalation: EscalationRunner | None
 
     @property
-    def runners(self) -> list[Runner]:
+    def runners(self) -> list[JobRunner]:
         """Everything in it that runs tasks."""
         return [*self.organs.values(), *([self.escalation] if self.escalation else [])]
 
     def handler_of(self, organ: OrganConfig) -> Handler | None:
         """The handler that an organ of this configuration would load, if there is one already."""
         present = self.organs.get(organ.id)
-        if not isinstance(present, Organ):
+        if not isinstance(present, LocalOrgan):
             return None
         before = present.config
         alike = (before.handler, before.batch, before.processes) == (
@@ -81,7 +81,7 @@ def assemble(
     config: OrganismConfig,
     handlers: Mapping[str, Handler],
     present: Assembly | None,
-    rules: Rules,
+    rules: SharedRules,
     connect: Connect,
 ) -> Assembly:
     """Make what ``config`` says; organs that stay as they are stay.
@@ -93,7 +93,7 @@ def assemble(
     Raises:
         ConfigurationError: There is no deployment of an organ that is to have one.
     """
-    organs: dict[str, Organ | RemoteOrgan] = {}
+    organs: dict[str, LocalOrgan | RemoteOrgan] = {}
     with closed_on_error(handlers):
         for organ in config.organs:
             before = present.organs.get(organ.id) if present else None
@@ -102,13 +102,15 @@ def assemble(
             elif organ.deployment:
                 organs[organ.id] = RemoteOrgan(organ, connect(organ.id), rules)
             else:
-                organs[organ.id] = Organ(organ, handlers[organ.id], rules)
+                organs[organ.id] = LocalOrgan(organ, handlers[organ.id], rules)
     router = Router(config, organs)
     planner = organs[config.escalation.planner] if config.escalation and config.escalation.planner else None
-    return Assembly(config, organs, router, Escalation(config, planner, router, rules) if planner else None)
+    return Assembly(
+        config, organs, router, EscalationRunner(config, planner, router, rules) if planner else None
+    )
 
 
-def nowhere(organ_id: str) -> Client:
+def nowhere(organ_id: str) -> OrganClient:
     """For an organism none of whose organs has a deployment.
 
     Raises:

@@ -29,7 +29,7 @@ PROVEN = "organism_token_proven"
 logger = logging.getLogger("organism.http")
 
 
-class HttpGuard:
+class HttpAuth:
     """ASGI middleware around the organism's routes. The token is that of the replica's environment."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -23,16 +23,16 @@ from organism_flows.blocks.versions import package_version
 from organism_flows.serve_apps.organism.assembly import Assembly, assemble, load_missing, nowhere
 from organism_flows.serve_apps.organism.config import OrganismConfig, parse_config
 from organism_flows.serve_apps.organism.escalation.cusum import DriftValve, Valve
-from organism_flows.serve_apps.organism.escalation.drift import Drift, Path
+from organism_flows.serve_apps.organism.escalation.drift import DriftMonitor, Path
 from organism_flows.serve_apps.organism.execution.jobs import Job
-from organism_flows.serve_apps.organism.execution.local_organ import Organ
+from organism_flows.serve_apps.organism.execution.local_organ import LocalOrgan
 from organism_flows.serve_apps.organism.execution.organ_status import load
-from organism_flows.serve_apps.organism.execution.outcome_stream import Call
-from organism_flows.serve_apps.organism.execution.protocol import CANCELLED, LINGER_S, Rules, Runner
-from organism_flows.serve_apps.organism.execution.remote_organ import Client, RemoteOrgan
+from organism_flows.serve_apps.organism.execution.outcome_stream import BatchCall
+from organism_flows.serve_apps.organism.execution.protocol import CANCELLED, LINGER_S, JobRunner, SharedRules
+from organism_flows.serve_apps.organism.execution.remote_organ import OrganClient, RemoteOrgan
 from organism_flows.serve_apps.organism.handler_api.introspection import ORGANISM
 from organism_flows.serve_apps.organism.handler_api.loading import Handler, extend_import_path
-from organism_flows.serve_apps.organism.handler_api.results import Ending
+from organism_flows.serve_apps.organism.handler_api.results import HandlerResult
 from organism_flows.serve_apps.organism.open_calls import OpenCalls, Work, any_runs, newly_begun
 from organism_flows.serve_apps.organism.replica_environment import environment
 from organism_flows.serve_apps.organism.request import InvalidTask, open_wire, parse_task, refused
@@ -65,16 +65,16 @@ class OrganismManager:
         config: OrganismConfig | dict[str, Any] | None = None,
         *,
         replica: str = "local",
-        connect: Callable[[str], Client] = nowhere,
+        connect: Callable[[str], OrganClient] = nowhere,
         valve: Valve | None = None,
     ) -> None:
         self._replica = replica
         self._started = time.monotonic()
-        self._rules = Rules(result_limit_bytes=0, pump=self._pump)
+        self._rules = SharedRules(result_limit_bytes=0, pump=self._pump)
         self._assembly: Assembly | None = None
-        self._retiring: list[Runner] = []
+        self._retiring: list[JobRunner] = []
         self._connect = connect
-        self.drift = Drift(valve or DriftValve())
+        self.drift = DriftMonitor(valve or DriftValve())
         self._calls = OpenCalls(self._rules)
         self._reconfiguring = asyncio.Lock()
         self._refused: str | None = None
@@ -180,7 +180,7 @@ class OrganismManager:
         # Handlers run in copies of the caller's context: Serve's request id is in their log lines.
         context = copy_context()
         context.run(ORGANISM.set, self)
-        call = Call(batch, context)
+        call = BatchCall(batch, context)
         work = self._calls.open(call)
         try:
             drifting = await self.drift.among(
@@ -213,7 +213,7 @@ class OrganismManager:
             if ending:
                 await asyncio.wait(ending, timeout=LINGER_S)
 
-    def _route(self, call: Call, work: Work, drifting: Collection[int]) -> float | None:
+    def _route(self, call: BatchCall, work: Work, drifting: Collection[int]) -> float | None:
         """Hand the jobs of ``call`` to their organs; what is not to run is reported at once.
 
         Args:
@@ -228,7 +228,7 @@ class OrganismManager:
         batch = call.batch
         others: Counter[Path] = Counter()
         longest_s = None
-        begin: dict[Runner, list[Job]] = {}
+        begin: dict[JobRunner, list[Job]] = {}
         for position, task_type in enumerate(batch.types):
             if ending := self._calls.not_to_run(call, position):
                 call.report(position, ending, path="fast", organ_id=None, elapsed_ms=0.0)
@@ -236,10 +236,10 @@ class OrganismManager:
             try:
                 organ = assembly.router.route(task_type, batch.domains[position])
             except NoOrgan as error:
-                ending = Ending("rejected", error=str(error))
+                ending = HandlerResult("rejected", error=str(error))
                 call.report(position, ending, path="fast", organ_id=None, elapsed_ms=0.0)
                 continue
-            runner: Runner = organ
+            runner: JobRunner = organ
             path: Path = "fast"
             if position in drifting:
                 path = "fallback"
@@ -250,7 +250,7 @@ class OrganismManager:
             if timeout_s is None:
                 timeout_s = organ.config.timeout_s or assembly.config.default_timeout_s
             elif not (timeout_s > 0 and math.isfinite(timeout_s)):
-                ending = Ending(
+                ending = HandlerResult(
                     "rejected", error=f"timeout is {timeout_s!r}, not a positive number of seconds"
                 )
                 call.report(position, ending, path=path, organ_id=organ.config.id, elapsed_ms=0.0)
@@ -307,8 +307,8 @@ class OrganismManager:
         ``drain_s`` is over. To be called again and again."""
         self._calls.drain(self._drain_s)
 
-    def _drain_s(self, runner: Runner) -> float:
-        if isinstance(runner, (Organ, RemoteOrgan)):
+    def _drain_s(self, runner: JobRunner) -> float:
+        if isinstance(runner, (LocalOrgan, RemoteOrgan)):
             return runner.config.drain_s
         config = self._assembly.config if self._assembly else None
         return max((organ.drain_s for organ in config.organs), default=0.0) if config else 0.0
@@ -368,11 +368,11 @@ class OrganismManager:
     def running(self) -> dict[str, Any]:
         """What runs on this replica, by organ: for whoever is about to replace it."""
         left_behind = Counter(run.organ_id for run in set(self._rules.lingering.values()))
-        here = [organ for organ in self._organs() if isinstance(organ, Organ)]
+        here = [organ for organ in self._organs() if isinstance(organ, LocalOrgan)]
         organs = {organ.config.id: load(organ.status(), left_behind[organ.config.id]) for organ in here}
         return {"replica": self._replica, "draining": self._calls.draining, "organs": organs}
 
-    def _organs(self) -> Collection[Organ | RemoteOrgan]:
+    def _organs(self) -> Collection[LocalOrgan | RemoteOrgan]:
         return self._assembly.organs.values() if self._assembly else ()
 
     @property

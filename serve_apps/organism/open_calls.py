@@ -13,32 +13,32 @@ from contextlib import suppress
 from typing import TypeAlias
 
 from organism_flows.blocks.queue.wire import Batch
-from organism_flows.serve_apps.organism.execution.jobs import Job, Run
-from organism_flows.serve_apps.organism.execution.outcome_stream import Call
+from organism_flows.serve_apps.organism.execution.jobs import Invocation, Job
+from organism_flows.serve_apps.organism.execution.outcome_stream import BatchCall
 from organism_flows.serve_apps.organism.execution.protocol import (
     CANCELLED_BEFORE,
     LINGER_S,
     RECALLED,
-    Rules,
-    Runner,
+    JobRunner,
+    SharedRules,
 )
-from organism_flows.serve_apps.organism.handler_api.results import Ending
+from organism_flows.serve_apps.organism.handler_api.results import HandlerResult
 
 logger = logging.getLogger("ray.serve.organism")
 
 STOPPING_S = 8.0
 """How long a replica that is taken down stays for handlers that were told to stop; Serve ends it 10 s after
 the longest ``drain_s``."""
-OUTLIVED = Ending(
+OUTLIVED = HandlerResult(
     "timed_out",
     error="not begun: an earlier run of it outlived its timeout and still runs on this replica; a plain "
     "function should look at context.cancelled, or its organ say `processes: true`",
 )
-SUPERSEDED = Ending("interrupted", error="a newer claim of the task came to this replica")
-TAKEN_DOWN = Ending("interrupted", error="the replica was taken down before the task ended")
+SUPERSEDED = HandlerResult("interrupted", error="a newer claim of the task came to this replica")
+TAKEN_DOWN = HandlerResult("interrupted", error="the replica was taken down before the task ended")
 
 
-Work: TypeAlias = "dict[Runner, list[Job]]"
+Work: TypeAlias = "dict[JobRunner, list[Job]]"
 
 
 class OpenCalls:
@@ -48,9 +48,9 @@ class OpenCalls:
         rules: What the organs of the replica share.
     """
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: SharedRules) -> None:
         self._rules = rules
-        self._work: dict[Call, Work] = {}
+        self._work: dict[BatchCall, Work] = {}
         """By call; no work: not begun."""
         self._newest: dict[str, int] = {}
         """The newest claim of each task in them."""
@@ -65,7 +65,7 @@ class OpenCalls:
     def __iter__(self) -> Iterator[Work]:
         return iter(self._work.values())
 
-    def open(self, call: Call) -> Work:
+    def open(self, call: BatchCall) -> Work:
         """Take in ``call``, and stop what runs here under older claims of its tasks: they have been lost."""
         work = self._work[call] = {}
         batch = call.batch
@@ -84,18 +84,18 @@ class OpenCalls:
             self._newest[task] = max(self._newest.get(task, claim), claim)
         return work
 
-    def close(self, call: Call) -> None:
+    def close(self, call: BatchCall) -> None:
         """Forget ``call``."""
         del self._work[call]
         for task, claim in zip(call.batch.ids, call.batch.claims, strict=True):
             if self._newest.get(task) == claim:
                 del self._newest[task]
 
-    def not_to_run(self, call: Call, position: int) -> Ending | None:
+    def not_to_run(self, call: BatchCall, position: int) -> HandlerResult | None:
         """The ending of a task that is not to run here, or None."""
         batch = call.batch
         if batch.claims[position] in call.cancelled:
-            return Ending("cancelled", error=CANCELLED_BEFORE)
+            return HandlerResult("cancelled", error=CANCELLED_BEFORE)
         if (
             self._draining_since is not None
             or self._newest.get(batch.ids[position], 0) > batch.claims[position]
@@ -103,7 +103,7 @@ class OpenCalls:
             return RECALLED
         return None
 
-    def wait_for(self, older: Run, job: Job, runner: Runner) -> bool:
+    def wait_for(self, older: Invocation, job: Job, runner: JobRunner) -> bool:
         """Let ``job`` begin when an earlier run of its task, which was told to stop, has ended.
 
         A plain function may not look whether it is to stop: then the job waits as long as the function may
@@ -127,7 +127,7 @@ class OpenCalls:
         older.waiters.append(begin)
         return True
 
-    def stop(self, runs: Mapping[str, int], ending: Ending) -> list[str]:
+    def stop(self, runs: Mapping[str, int], ending: HandlerResult) -> list[str]:
         """Stop tasks that run here under the claim given by id, or an older one.
 
         Args:
@@ -167,7 +167,7 @@ class OpenCalls:
         """Once this replica is taken down, give running tasks at most so many seconds; None: as they have."""
         self._drain_limit_s = within_s
 
-    def drain(self, drain_s: Callable[[Runner], float]) -> None:
+    def drain(self, drain_s: Callable[[JobRunner], float]) -> None:
         """Hand back what waits at once, and what runs when its time is over. To be called again and again.
 
         Args:

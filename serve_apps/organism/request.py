@@ -20,7 +20,7 @@ class InvalidTask(Exception):
     """A task, or a batch of them, that cannot be run; the message names the field and why."""
 
 
-class Task(BaseModel):
+class TaskRequest(BaseModel):
     """The fields of a task; only ``type`` is needed."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -60,7 +60,7 @@ class Task(BaseModel):
         )
 
 
-def parse_task(raw: Any) -> Task:
+def parse_task(raw: Any) -> TaskRequest:
     """The task in plain data.
 
     Raises:
@@ -69,7 +69,7 @@ def parse_task(raw: Any) -> Task:
     if not isinstance(raw, dict):
         raise InvalidTask(f"task is a {type(raw).__name__}, not a mapping of fields")
     try:
-        return Task.model_validate(raw)
+        return TaskRequest.model_validate(raw)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -77,7 +77,7 @@ def parse_task(raw: Any) -> Task:
             case "missing":
                 why = f"{place} is missing"
             case "extra_forbidden":
-                why = f"{place} is not a field of a task; known: {', '.join(Task.model_fields)}"
+                why = f"{place} is not a field of a task; known: {', '.join(TaskRequest.model_fields)}"
             case _:
                 why = f"{place}: {first['msg']}, got {first['input']!r:.100}"
         raise InvalidTask(harmless(why)) from None

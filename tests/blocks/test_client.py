@@ -20,11 +20,11 @@ from organism_flows.blocks.client.async_client import (
     GatewayError,
     GatewayUnavailable,
     SyncClient,
-    SyncTask,
-    Task,
+    SyncTaskHandle,
     TaskEnded,
+    TaskHandle,
 )
-from organism_flows.blocks.client.messages import Waited
+from organism_flows.blocks.client.messages import WaitResult
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.queue import NewTask, Queue, TaskFilter
 from organism_flows.blocks.settings import Settings
@@ -67,7 +67,7 @@ async def test_a_result_that_never_comes(client: Client, queue: Queue) -> None:
     with pytest.raises(TaskEnded, match="is failed: no such column") as ended:
         await task.result(timeout=10)
     assert pickle.loads(pickle.dumps(ended.value)).outcome == ended.value.outcome
-    assert isinstance(ended.value.outcome, Waited)
+    assert isinstance(ended.value.outcome, WaitResult)
 
 
 async def test_a_wait_longer_than_one_request(
@@ -170,7 +170,7 @@ async def test_many_tasks_are_waited_for_in_one_request(database: str, queue: Qu
         asked.clear()
         ended: set[UUID] = set()
 
-        async def collect() -> list[Waited]:
+        async def collect() -> list[WaitResult]:
             found = []
             async for outcome in client.wait_many([task.id for task in tasks], timeout=20):
                 ended.add(outcome.id)
@@ -278,7 +278,7 @@ async def test_a_client_without_an_event_loop(database: str, queue: Queue) -> No
     def use(url: str) -> None:
         with SyncClient(url) as client:
             first = client.submit("t", {"n": 1}, dedup_key="k")
-            assert client.submit("t", dedup_key="k") == SyncTask(client, first.id, deduplicated=True)
+            assert client.submit("t", dedup_key="k") == SyncTaskHandle(client, first.id, deduplicated=True)
             with pytest.raises(TimeoutError):
                 first.result(timeout=0.1)
             assert first.why().reason
@@ -311,7 +311,7 @@ def test_both_clients_offer_the_same() -> None:
     ours, theirs = offered(Client), offered(SyncClient)
     ours["close"] = ours.pop("aclose")
     assert ours == theirs
-    assert offered(Task) == offered(SyncTask)
+    assert offered(TaskHandle) == offered(SyncTaskHandle)
 
 
 async def test_a_client_finds_the_stack_of_its_home_and_its_token(

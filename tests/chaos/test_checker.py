@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from organism_flows.blocks.queue import Batch, NewTask, Outcomes, Queue, Reaped, Settled
+from organism_flows.blocks.queue import Batch, NewTask, Outcomes, Queue, ReapResult, Settled
 from organism_flows.blocks.queue.db.statements import statement
 from organism_flows.flows.lanes.lane import Lane
 from organism_flows.flows.lanes.lease import Lease
@@ -199,8 +199,8 @@ def nothing_is_recorded(patch: pytest.MonkeyPatch) -> None:
 def no_reaper(patch: pytest.MonkeyPatch) -> None:
     """What a dead lane held stays with it."""
 
-    async def reap(self: Queue, **_: Any) -> Reaped:
-        return Reaped(lanes=0, retried=0, failed=0)
+    async def reap(self: Queue, **_: Any) -> ReapResult:
+        return ReapResult(lanes=0, retried=0, failed=0)
 
     patch.setattr(Queue, "reap", reap)
 

@@ -32,7 +32,7 @@ from organism_flows.deployments.stack import components, health
 from organism_flows.deployments.stack.addresses import plan
 from organism_flows.deployments.stack.local import prepare_home
 from organism_flows.deployments.stack.state import write_stack
-from organism_flows.flows.prefect_support.deployments import JOB_TEMPLATE, POOL, _ensure_pool
+from organism_flows.flows.prefect_support.deployments import JOB_TEMPLATE, WORK_POOL_NAME, _ensure_pool
 from tests.stack import Stack, prefect_of
 
 pytestmark = pytest.mark.anyio
@@ -216,13 +216,13 @@ async def test_a_pool_of_an_older_version_is_closed_and_refuses(server: Stack) -
     async with get_client() as client:
         template = ProcessWorker.get_default_base_job_template()
         try:
-            await client.update_work_pool(POOL, WorkPoolUpdate(base_job_template=template))
+            await client.update_work_pool(WORK_POOL_NAME, WorkPoolUpdate(base_job_template=template))
         except ObjectNotFound:
             await client.create_work_pool(
-                WorkPoolCreate(name=POOL, type="process", base_job_template=template)
+                WorkPoolCreate(name=WORK_POOL_NAME, type="process", base_job_template=template)
             )
         assert await _ensure_pool() is False
-        assert (await client.read_work_pool(POOL)).base_job_template == JOB_TEMPLATE
+        assert (await client.read_work_pool(WORK_POOL_NAME)).base_job_template == JOB_TEMPLATE
     found = await asyncio.to_thread(server.run, "deploy")
     assert "dispatch/organism" in found["deployments"]
     async with httpx.AsyncClient(trust_env=False) as http:

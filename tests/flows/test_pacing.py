@@ -20,8 +20,8 @@ from organism_flows.flows.lanes.windows import (
     GROWTH,
     SLACK_S,
     CallRecord,
-    Pace,
     Window,
+    Windows,
 )
 
 CAP = 4000
@@ -55,7 +55,7 @@ class Organism:
         overhead_s: What a call, the way back and the settlement take besides.
     """
 
-    def __init__(self, pace: Pace, concurrency: int, service_s: float, overhead_s: float = 0.03) -> None:
+    def __init__(self, pace: Windows, concurrency: int, service_s: float, overhead_s: float = 0.03) -> None:
         self.pace = pace
         self.service_s = service_s
         self.overhead_s = overhead_s
@@ -103,7 +103,7 @@ class Organism:
     ("concurrency", "service_s"), [(1, 0.5), (2, 10.0), (4, 1.0), (16, 0.5), (64, 0.2), (200, 2.0)]
 )
 def test_a_window_holds_what_is_run_and_what_is_on_its_way(concurrency: int, service_s: float) -> None:
-    pace = Pace(500, CAP)
+    pace = Windows(500, CAP)
     organism = Organism(pace, concurrency, service_s)
     organism.run(800)
     began, busy_s, sizes = organism.now, organism.busy_s, []
@@ -118,14 +118,14 @@ def test_a_window_holds_what_is_run_and_what_is_on_its_way(concurrency: int, ser
 
 @pytest.mark.parametrize("size", [1.0, 1.4, 1.9, 2.7, 2.99])
 def test_a_small_window_grows_as_long_as_its_tasks_do_not_wait(size: float) -> None:
-    pace = Pace(500, CAP)
+    pace = Windows(500, CAP)
     pace.window("t").size = size
     Organism(pace, 8, 2.0).run(100)
     assert pace.window("t").size >= 8
 
 
 def test_a_window_follows_when_tasks_become_slower_and_quicker() -> None:
-    pace = Pace(500, CAP)
+    pace = Windows(500, CAP)
     organism = Organism(pace, 8, 0.01)
     organism.run(300)
     quick = pace.window("t").size
@@ -140,7 +140,7 @@ def test_a_window_follows_when_tasks_become_slower_and_quicker() -> None:
 
 
 def test_no_ops_fill_the_cap_within_some_windows_and_calls_become_large() -> None:
-    pace = Pace(500, CAP)
+    pace = Windows(500, CAP)
     organism = Organism(pace, 1000, 0.0)
     rounds = ceil(log(CAP / FIRST_WINDOW, GROWTH))
     organism.run(2 * rounds * CALLS_A_WINDOW)
@@ -152,7 +152,7 @@ def test_no_ops_fill_the_cap_within_some_windows_and_calls_become_large() -> Non
 
 
 def test_a_window_shrinks_while_nobody_takes_its_calls_and_never_below_one() -> None:
-    pace = Pace(500, CAP)
+    pace = Windows(500, CAP)
     sizes = [pace.window("t").size]
     for _ in range(10):
         pace.back_off("t")
@@ -168,7 +168,7 @@ def test_while_all_that_is_in_flight_runs_a_full_window_widens_and_what_waits_sh
     """Tasks of hours: none ends from which a window could learn."""
     now = [1000.0]
     monkeypatch.setattr("organism_flows.flows.lanes.windows.time.monotonic", lambda: now[0])
-    pace = Pace(500, CAP)
+    pace = Windows(500, CAP)
     slots = 5
     pace.calls(tasks(["t"] * 32))
     pace.shrink("t", slots)
@@ -197,7 +197,7 @@ def test_while_all_that_is_in_flight_runs_a_full_window_widens_and_what_waits_sh
 
 
 def test_a_type_is_held_back_until_a_task_of_it_ends() -> None:
-    pace = Pace(500, CAP)
+    pace = Windows(500, CAP)
     pace.calls(tasks(["t"]))
     for _ in range(10):
         pace.shrink("t", 0)
@@ -232,7 +232,7 @@ claimed = st.lists(st.tuples(st.sampled_from("tuv"), st.sampled_from([0, 0, 1, 2
 def test_calls_hold_every_task_once_and_are_of_one_type(
     pairs: list[tuple[str, int]], batch_size: int
 ) -> None:
-    pace = Pace(batch_size, CAP)
+    pace = Windows(batch_size, CAP)
     batch = tasks([kind for kind, _ in pairs], [suspicion for _, suspicion in pairs])
     limits = {kind: pace.window(kind).call_size(batch_size) for kind in "tuv"}
     calls = pace.calls(batch)
@@ -251,7 +251,7 @@ def test_calls_hold_every_task_once_and_are_of_one_type(
 
 @given(st.integers(1, 2_000_000), st.integers(1, 30))
 def test_a_call_carries_no_more_than_its_bytes(size: int, number: int) -> None:
-    pace = Pace(500, CAP)
+    pace = Windows(500, CAP)
     pace.window("t").size = CAP
     for call in pace.calls(tasks(["t"] * number, params="x" * size)):
         assert len(call) == 1 or sum(map(len, call.params)) <= BYTES_A_CALL
@@ -264,7 +264,7 @@ actions = st.lists(st.tuples(st.sampled_from("tu"), st.booleans(), st.floats(0.0
 def test_room_never_lets_more_in_flight_than_windows_and_cap_allow(
     steps: list[tuple[str, bool, float]], cap: int
 ) -> None:
-    pace = Pace(20, cap)
+    pace = Windows(20, cap)
     running: list[Batch] = []
     for kind, ends, latency_s in steps:
         if ends and running:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from organism_flows.blocks.queue.lane_models import LaneRow
-from organism_flows.flows.supervision.lane_liveness import ENDING_S, LEAVING_S, REGISTER_S, Pulse
+from organism_flows.flows.supervision.lane_liveness import ENDING_S, LEAVING_S, REGISTER_S, LaneLiveness
 
 LEASE_S = 15.0
 
@@ -31,24 +31,24 @@ def row(renewal: int, *, lane: str = "lane-a", settled: int = 0) -> LaneRow:
 
 
 @pytest.fixture
-def pulse() -> Pulse:
-    return Pulse(LEASE_S, 100.0)
+def pulse() -> LaneLiveness:
+    return LaneLiveness(LEASE_S, 100.0)
 
 
-def test_a_lane_that_renews_lives(pulse: Pulse) -> None:
+def test_a_lane_that_renews_lives(pulse: LaneLiveness) -> None:
     for second in range(100, 1000):
         pulse.listen(row(second // 5), second)
         assert pulse.trouble(second) is None
 
 
-def test_a_lane_that_fell_silent_is_ended(pulse: Pulse) -> None:
+def test_a_lane_that_fell_silent_is_ended(pulse: LaneLiveness) -> None:
     pulse.listen(row(1), 105)
     pulse.listen(row(1), 105 + LEASE_S + ENDING_S)
     assert pulse.trouble(105 + LEASE_S + ENDING_S) is None
     assert "not renewed" in (pulse.trouble(106 + LEASE_S + ENDING_S) or "")
 
 
-def test_a_lane_that_was_reaped_is_ended_as_soon(pulse: Pulse) -> None:
+def test_a_lane_that_was_reaped_is_ended_as_soon(pulse: LaneLiveness) -> None:
     pulse.listen(row(1), 105)
     pulse.listen(row(1), 104 + LEASE_S)
     pulse.listen(None, 105 + LEASE_S)
@@ -56,20 +56,20 @@ def test_a_lane_that_was_reaped_is_ended_as_soon(pulse: Pulse) -> None:
     assert "not renewed" in (pulse.trouble(106 + LEASE_S + ENDING_S) or "")
 
 
-def test_a_lane_that_left_in_order_may_report_in_peace(pulse: Pulse) -> None:
+def test_a_lane_that_left_in_order_may_report_in_peace(pulse: LaneLiveness) -> None:
     pulse.listen(row(1), 105)
     pulse.listen(None, 108)
     assert pulse.trouble(108 + LEAVING_S) is None
     assert "did not end" in (pulse.trouble(109 + LEAVING_S) or "")
 
 
-def test_a_lane_that_never_registers_is_ended(pulse: Pulse) -> None:
+def test_a_lane_that_never_registers_is_ended(pulse: LaneLiveness) -> None:
     pulse.listen(None, 100 + REGISTER_S)
     assert pulse.trouble(100 + REGISTER_S) is None
     assert "register" in (pulse.trouble(101 + REGISTER_S) or "")
 
 
-def test_a_lane_that_begins_again_after_it_lost_its_lease_lives(pulse: Pulse) -> None:
+def test_a_lane_that_begins_again_after_it_lost_its_lease_lives(pulse: LaneLiveness) -> None:
     pulse.listen(row(1, settled=10), 105)
     pulse.listen(row(1, settled=10), 104 + LEASE_S)
     pulse.listen(None, 106 + LEASE_S)
@@ -79,7 +79,7 @@ def test_a_lane_that_begins_again_after_it_lost_its_lease_lives(pulse: Pulse) ->
     assert pulse.settled(beside="lane-b") == 10
 
 
-def test_a_time_without_an_answer_proves_nothing(pulse: Pulse) -> None:
+def test_a_time_without_an_answer_proves_nothing(pulse: LaneLiveness) -> None:
     pulse.listen(row(1), 105)
     # Postgres was away for an hour, or this process was frozen; the lane came through it.
     pulse.listen(row(3600), 3705)

@@ -20,7 +20,7 @@ from organism_flows.flows.lanes.summary import LaneSummary
 from organism_flows.flows.prefect_support import states
 from organism_flows.flows.supervision import handover
 from organism_flows.flows.supervision import supervisor as module
-from organism_flows.flows.supervision.handover import Turn, superfluous, turn
+from organism_flows.flows.supervision.handover import HandoverDecision, superfluous, turn
 from organism_flows.flows.supervision.lane_task import LaneEnd, LaneOptions
 from organism_flows.flows.supervision.supervisor import Supervisor
 from tests.history import check_history
@@ -56,19 +56,19 @@ def leaving(run: str) -> LaneRow:
 @pytest.mark.parametrize(
     ("lanes", "relieve_after_s", "expected"),
     [
-        ([], 3600, Turn()),
-        ([lane("by hand", relay=False)], 3600, Turn()),
-        ([lane("dead", live=False)], 3600, Turn()),
-        ([leaving("a")], 3600, Turn()),
-        ([lane("a", stop_requested=True)], 3600, Turn()),
-        ([lane("a", age_s=3601)], 3600, Turn(relieve=("a",))),
-        ([lane("a", age_s=3601), lane("b", age_s=3700)], 3600, Turn(relieve=("a", "b"))),
-        ([lane("a", age_s=1)], 0, Turn(relieve=("a",))),
-        ([lane("a", age_s=1), leaving("b")], 0, Turn(relieve=("a",))),
+        ([], 3600, HandoverDecision()),
+        ([lane("by hand", relay=False)], 3600, HandoverDecision()),
+        ([lane("dead", live=False)], 3600, HandoverDecision()),
+        ([leaving("a")], 3600, HandoverDecision()),
+        ([lane("a", stop_requested=True)], 3600, HandoverDecision()),
+        ([lane("a", age_s=3601)], 3600, HandoverDecision(relieve=("a",))),
+        ([lane("a", age_s=3601), lane("b", age_s=3700)], 3600, HandoverDecision(relieve=("a", "b"))),
+        ([lane("a", age_s=1)], 0, HandoverDecision(relieve=("a",))),
+        ([lane("a", age_s=1), leaving("b")], 0, HandoverDecision(relieve=("a",))),
     ],
 )
 def test_a_run_works_when_none_does_and_relieves_what_is_old(
-    lanes: list[LaneRow], relieve_after_s: float, expected: Turn
+    lanes: list[LaneRow], relieve_after_s: float, expected: HandoverDecision
 ) -> None:
     assert turn(lanes, NOW, relieve_after_s=relieve_after_s) == expected
 

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from organism_flows.blocks.queue import Batch, NewTask, Outcomes, Queue, Settled
-from organism_flows.flows.lanes.settle_batcher import STATEMENTS_AT_ONCE, TASKS_A_STATEMENT, Settler
+from organism_flows.flows.lanes.settle_batcher import STATEMENTS_AT_ONCE, TASKS_A_STATEMENT, SettleBatcher
 
 pytestmark = pytest.mark.anyio
 TIMEOUT = 30
@@ -70,14 +70,14 @@ async def table() -> Table:
     return Table()
 
 
-async def begin(settler: Settler, *calls: Batch) -> list[asyncio.Task[Settled]]:
+async def begin(settler: SettleBatcher, *calls: Batch) -> list[asyncio.Task[Settled]]:
     """Settlements that have been asked for."""
     tasks = [asyncio.create_task(settler.settle(each, outcomes_of(each))) for each in calls]
     await asyncio.sleep(0)
     return tasks
 
 
-async def busy(settler: Settler, table: Table) -> list[asyncio.Task[Settled]]:
+async def busy(settler: SettleBatcher, table: Table) -> list[asyncio.Task[Settled]]:
     """As many settlements as there are statements at once, under way."""
     tasks = []
     for n in range(STATEMENTS_AT_ONCE):
@@ -87,7 +87,7 @@ async def busy(settler: Settler, table: Table) -> list[asyncio.Task[Settled]]:
 
 
 async def test_what_comes_in_while_statements_are_under_way_makes_one(table: Table) -> None:
-    settler = Settler(table.write)
+    settler = SettleBatcher(table.write)
     tasks = await busy(settler, table)
     tasks += await begin(settler, call(10, 11), call(12, stale=True), call(13, 14))
     assert len(table.statements) == STATEMENTS_AT_ONCE
@@ -103,7 +103,7 @@ async def test_what_comes_in_while_statements_are_under_way_makes_one(table: Tab
 
 async def test_positions_of_each_call_are_its_own(table: Table) -> None:
     """Outcomes come in any order and name the places of their own batch."""
-    settler = Settler(table.write)
+    settler = SettleBatcher(table.write)
     tasks = await busy(settler, table)
     first, second = call(10, 11, 12), call(20, 21, 22)
     tasks += [
@@ -119,7 +119,7 @@ async def test_positions_of_each_call_are_its_own(table: Table) -> None:
 
 async def test_statements_are_bounded_in_number_and_size_and_nothing_is_written_twice(table: Table) -> None:
     random = Random(7)
-    settler = Settler(table.write)
+    settler = SettleBatcher(table.write)
     table.gate.set()
     calls, numbers = [], iter(range(1_000_000))
     for _ in range(200):
@@ -143,7 +143,7 @@ async def test_statements_are_bounded_in_number_and_size_and_nothing_is_written_
 
 
 async def test_an_error_reaches_every_call_of_its_statement_and_no_other(table: Table) -> None:
-    settler = Settler(table.write)
+    settler = SettleBatcher(table.write)
     before = await busy(settler, table)
     failing = await begin(settler, call(10), call(11))
     table.error = ConnectionError("gone")
@@ -156,7 +156,7 @@ async def test_an_error_reaches_every_call_of_its_statement_and_no_other(table: 
 
 
 async def test_a_call_that_is_cancelled_leaves_the_others_theirs(table: Table) -> None:
-    settler = Settler(table.write)
+    settler = SettleBatcher(table.write)
     tasks = await busy(settler, table)
     cancelled, other = await begin(settler, call(10), call(11))
     cancelled.cancel()
@@ -168,7 +168,7 @@ async def test_a_call_that_is_cancelled_leaves_the_others_theirs(table: Table) -
 
 
 async def test_closing_waits_until_all_is_written(table: Table) -> None:
-    settler = Settler(table.write)
+    settler = SettleBatcher(table.write)
     tasks = [*await busy(settler, table), *await begin(settler, call(10), call(11))]
     closing = asyncio.create_task(settler.close())
     await asyncio.sleep(0)
@@ -198,7 +198,7 @@ async def test_one_unstorable_result_does_not_sink_the_calls_it_was_merged_with(
                 outcomes.results[position] = '"\\u0000"'
         return await settler.settle(part, outcomes)
 
-    settler = Settler(write)
+    settler = SettleBatcher(write)
     parts = [(batch.take(range(n, n + 4)), n) for n in range(0, 40, 4)]
     settled = await asyncio.wait_for(asyncio.gather(*(report(*part) for part in parts)), TIMEOUT)
     assert statements < len(parts), "they were merged"

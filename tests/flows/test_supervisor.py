@@ -75,7 +75,7 @@ async def test_lanes_are_replaced_while_prefects_server_hangs(
         await asyncio.Event().wait()
         return False
 
-    monkeypatch.setattr(module.Progress, "show", hang)
+    monkeypatch.setattr(module.DispatchProgress, "show", hang)
     monkeypatch.setattr(module, "report_failures", hang)
     monkeypatch.setattr(states, "get_client", lambda: _Hanging())
 

@@ -39,8 +39,14 @@ from organism_flows.blocks.errors import ConfigurationError, OrganismError, Queu
 from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.flows.bootstrap import bootstrap
 from organism_flows.flows.dispatch import dispatch
-from organism_flows.flows.prefect_support.stale_runs import FLOWS, HEARTBEAT, Debris, _patience, clear_debris
-from organism_flows.flows.prefect_support.states import OURS
+from organism_flows.flows.prefect_support.stale_runs import (
+    FLOW_NAMES,
+    HEARTBEAT,
+    StaleRuns,
+    _patience,
+    clear_debris,
+)
+from organism_flows.flows.prefect_support.states import ORGANISM_TAG
 from organism_flows.flows.redrive import redrive
 from organism_flows.flows.submit import submit
 from organism_flows.flows.supervision.watchdog_check import WATCHDOG_LOCK
@@ -228,12 +234,12 @@ async def test_a_second_watchdog_ends_at_once(queue: Queue) -> None:
     assert (done.exclusive, done.lanes_ended) == (False, 0)
     run = await newest_run("watchdog")
     assert (run.state_type, run.state.message) == (StateType.COMPLETED, "another watchdog is at work")
-    assert run.flow_version == OURS, "by which the next watchdog knows it"
+    assert run.flow_version == ORGANISM_TAG, "by which the next watchdog knows it"
     assert [lane.id for lane in await queue.lanes()] == ["dead"]
 
 
 async def test_runs_that_nobody_runs_have_crashed(queue: Queue) -> None:
-    @flow(name="verify", version=OURS)
+    @flow(name="verify", version=ORGANISM_TAG)
     async def ours() -> None: ...
 
     @flow(name="verify")  # the name alone makes nothing ours
@@ -261,16 +267,16 @@ async def test_runs_that_nobody_runs_have_crashed(queue: Queue) -> None:
 
         options: Any = {"pending_before": moment, "ended_before": moment, "within_s": 30, "own_run": asking}
         debris = await clear_debris(**options)
-        assert debris == Debris(flow_runs=1, task_runs=1)
+        assert debris == StaleRuns(flow_runs=1, task_runs=1)
         states = {run: (await client.read_flow_run(run)).state for run in (stuck, foreign, asking, fresh)}
         assert [state.type.value for state in states.values() if state] == ["CRASHED", *["PENDING"] * 3]
         assert "nobody has started it" in str(states[stuck])
         states = {run: (await client.read_task_run(run)).state for run in (orphan, foreign_orphan, lately)}
         assert [state.type.value for state in states.values() if state] == ["CRASHED", *["RUNNING"] * 2]
-        assert await clear_debris(**options) == Debris()
+        assert await clear_debris(**options) == StaleRuns()
 
 
-@flow(name="dispatch", version=OURS)
+@flow(name="dispatch", version=ORGANISM_TAG)
 async def as_dispatch() -> None: ...
 
 
@@ -305,7 +311,7 @@ async def test_a_run_whose_process_died_has_crashed_when_its_heartbeats_have_sto
     await queue.register("lane", run=str(laned), number=1)
     await watchdog()
     assert {await state_of(run) for run in (dead, deaf, laned)} == {"Running"}, "it was heard just now"
-    monkeypatch.setattr("organism_flows.flows.prefect_support.stale_runs.SILENT", timedelta(0))
+    monkeypatch.setattr("organism_flows.flows.prefect_support.stale_runs.SILENT_FOR", timedelta(0))
     monkeypatch.setattr("organism_flows.flows.prefect_support.stale_runs.SILENT_BEATS", 0)
     done = await watchdog()
     assert (done.flow_runs_crashed, await state_of(dead)) == (1, "Crashed")
@@ -328,7 +334,7 @@ async def test_of_late_runs_one_of_each_deployment_stays(queue: Queue) -> None:
         flow_id = await client.create_flow(as_dispatch)
         every = [DeploymentScheduleCreate(schedule=IntervalSchedule(interval=timedelta(seconds=60)))]
         late: dict[str, list[UUID]] = {}
-        for name, tags in (("ours", [OURS]), ("theirs", [])):
+        for name, tags in (("ours", [ORGANISM_TAG]), ("theirs", [])):
             deployment = await client.create_deployment(
                 flow_id, f"late-{name}", schedules=every, tags=tags, paused=True
             )
@@ -386,7 +392,7 @@ async def test_a_prefect_server_that_does_not_answer_is_not_waited_for(queue: Qu
 
 def test_every_flow_and_deployment_of_ours_can_be_known() -> None:
     flows = {f.name: f.version for f in (bootstrap, dispatch, redrive, submit, verify, watchdog)}
-    assert flows == dict.fromkeys(FLOWS, OURS)
+    assert flows == dict.fromkeys(FLOW_NAMES, ORGANISM_TAG)
 
 
 def test_parameters_make_a_form() -> None:

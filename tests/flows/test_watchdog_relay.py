@@ -22,7 +22,7 @@ from prefect.states import Cancelling, Crashed, Pending, Running
 from organism_flows.blocks.queue import Queue
 from organism_flows.deployments.stack import components
 from organism_flows.flows.alerting.automations import SILENCE
-from organism_flows.flows.alerting.transitions import LOOKED
+from organism_flows.flows.alerting.transitions import SCANNED_EVENT
 from organism_flows.flows.prefect_support.deployments import prefect_yaml
 from organism_flows.flows.prefect_support.watchdog_relay import (
     LONGEST_S,
@@ -174,7 +174,7 @@ async def test_it_checks_again_and_again_until_a_younger_run_that_goes_on_has_be
     assert found.count("1 lanes ended") == 3
     assert not any(a == b == "all is well" for a, b in pairwise(found)), found
     async with get_client() as client:
-        wanted = EventFilter(event=EventNameFilter(name=[LOOKED]))
+        wanted = EventFilter(event=EventNameFilter(name=[SCANNED_EVENT]))
 
         async def there() -> Any:
             return (await client.read_events(wanted, limit=50)).events

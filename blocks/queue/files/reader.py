@@ -37,7 +37,7 @@ _BOM = "\ufeff"
 
 
 @dataclass(frozen=True, slots=True)
-class BadLine:
+class RejectedRow:
     """A line that is no task."""
 
     file: str
@@ -55,14 +55,14 @@ class BadLine:
         return f"{where}: {self.why}"
 
 
-class BadLines(ConfigurationError):
+class RejectedRows(ConfigurationError):
     """Lines are bad, and so nothing was loaded."""
 
-    first: Sequence[BadLine] = ()
+    first: Sequence[RejectedRow] = ()
     """The first of them, in order."""
 
 
-class TaskLines:
+class TaskFileReader:
     """The tasks of one file, in order; iterate over it once. Empty lines and rows are passed over.
 
     Args:
@@ -93,7 +93,7 @@ class TaskLines:
         """SHA-256 of the lines read so far."""
         return self._digest.digest()
 
-    def __iter__(self) -> Iterator[NewTask | BadLine]:
+    def __iter__(self) -> Iterator[NewTask | RejectedRow]:
         match _format(self.name):
             case "parquet":
                 return self._parquet()
@@ -101,7 +101,7 @@ class TaskLines:
                 return self._csv()
         return self._json_lines()
 
-    def _json_lines(self) -> Iterator[NewTask | BadLine]:
+    def _json_lines(self) -> Iterator[NewTask | RejectedRow]:
         objects, seen = False, set[str]()
         for line, _ in self._lines():
             if line is None:
@@ -119,7 +119,7 @@ class TaskLines:
         if objects:
             self._columns.refuse_missing(seen, self.name)
 
-    def _csv(self) -> Iterator[NewTask | BadLine]:
+    def _csv(self) -> Iterator[NewTask | RejectedRow]:
         rows = records(self._lines(), LINE_LIMIT_BYTES)
         header, delimiter = self._header(rows)
         if not header:
@@ -137,7 +137,7 @@ class TaskLines:
                     row = _values(header, places, cells)
                     yield task_of(self._columns.fields(places, row))
             except ValueError as error:
-                yield BadLine(self.name, first, str(error))
+                yield RejectedRow(self.name, first, str(error))
 
     def _header(self, rows: Iterator[Record]) -> tuple[list[str], str]:
         """The names of the columns, and what separates cells; no names in an empty file."""
@@ -159,7 +159,7 @@ class TaskLines:
                 ) from None
         return [], ","
 
-    def _parquet(self) -> Iterator[NewTask | BadLine]:
+    def _parquet(self) -> Iterator[NewTask | RejectedRow]:
         from organism_flows.blocks.queue.files.parquet import rows  # pyarrow takes a while to import
 
         for content, targets, row in rows(self._source, self.name, self._columns):
@@ -197,8 +197,8 @@ class TaskLines:
         if self.lines == self._mark:
             self.marked = self.digest()
 
-    def _bad(self, why: str) -> BadLine:
-        return BadLine(self.name, self.lines, why)
+    def _bad(self, why: str) -> RejectedRow:
+        return RejectedRow(self.name, self.lines, why)
 
 
 def is_parquet(name: str) -> bool:
@@ -234,15 +234,15 @@ def _values(header: list[str], targets: list[str | None], cells: list[str]) -> l
 
 
 @dataclass(slots=True)
-class Checked:
+class FileCheck:
     """What is in some files."""
 
     tasks: int = 0
     bad: int = 0
-    first_bad: list[BadLine] = field(default_factory=list)
+    first_bad: list[RejectedRow] = field(default_factory=list)
     """The first of the bad lines, in order."""
 
-    def count(self, found: NewTask | BadLine) -> None:
+    def count(self, found: NewTask | RejectedRow) -> None:
         """Count one line in."""
         if isinstance(found, NewTask):
             self.tasks += 1
@@ -260,13 +260,13 @@ class Checked:
             shown: Most of them that are named.
 
         Raises:
-            BadLines: It names the first of them and counts the others.
+            RejectedRows: It names the first of them and counts the others.
         """
         if not self.bad:
             return
         named = list(lines or map(str, self.first_bad))[:shown]
         more = f" (and {self.bad - len(named)} more)" if self.bad > len(named) else ""
-        refusal = BadLines(
+        refusal = RejectedRows(
             f"{what}: {self.bad} of {self.bad + self.tasks} lines are bad, nothing was submitted: "
             f"{'; '.join(named)}{more}",
             "correct them and submit the file again",

@@ -50,7 +50,7 @@ NEVER = float("inf")
 
 
 @dataclass(slots=True)
-class Line:
+class ClaimLine:
     """The waiting tasks of one type and priority."""
 
     type: str
@@ -66,7 +66,7 @@ class Line:
     """When it was last known to hold a task, by our own clock."""
 
 
-class Lines:
+class ClaimLines:
     """The lines of one queue as one lane sees them.
 
     Args:
@@ -79,7 +79,7 @@ class Lines:
         self._queue = queue
         self._lane = lane
         self._clock = clock
-        self._lines: dict[tuple[str, int], Line] = {}
+        self._lines: dict[tuple[str, int], ClaimLine] = {}
         self._turn = 0
         self._looked_at = self._rewound_at = -NEVER
         self._look_took_s: deque[float] = deque([0.0], maxlen=5)
@@ -91,7 +91,7 @@ class Lines:
         self.stale = True
         """Something may have changed since the last look: tasks were claimed, or the lane was woken."""
 
-    def __iter__(self) -> Iterator[Line]:
+    def __iter__(self) -> Iterator[ClaimLine]:
         return iter(self._lines.values())
 
     @property
@@ -182,7 +182,7 @@ class Lines:
             wanted = self._wanted(limit, room)
         return Batch()
 
-    async def _take(self, limit: int, wanted: Sequence[tuple[Line, int]]) -> Batch:
+    async def _take(self, limit: int, wanted: Sequence[tuple[ClaimLine, int]]) -> Batch:
         started = self._clock()
         rows = await self._queue.pool.fetch(
             statement("claim"),
@@ -208,7 +208,7 @@ class Lines:
         self._advance(wanted, batch, priorities, moments, cut=len(rows) >= limit)
         return batch
 
-    async def _take_singly(self, wanted: Sequence[tuple[Line, int]]) -> Batch:
+    async def _take_singly(self, wanted: Sequence[tuple[ClaimLine, int]]) -> Batch:
         """Claim one task of each line, and make way for the others where the first cannot be claimed."""
         batch = Batch()
         for line, _ in wanted:
@@ -221,7 +221,7 @@ class Lines:
             line.exhausted = False
         return batch
 
-    async def _pass_over(self, line: Line, why: Exception) -> None:
+    async def _pass_over(self, line: ClaimLine, why: Exception) -> None:
         """Begin after the first task of ``line``; one that Postgres refuses is a dead letter."""
         pool = self._queue.pool
         after, after_id = line.after or (None, None)
@@ -240,10 +240,10 @@ class Lines:
                     raise
         line.after = (place["run_after"], place["id"])
 
-    def _wanted(self, limit: int, room: Callable[[str], int]) -> list[tuple[Line, int]]:
+    def _wanted(self, limit: int, room: Callable[[str], int]) -> list[tuple[ClaimLine, int]]:
         """The lines to claim from, the highest priority first, each with the most tasks to take of it."""
         self._turn += 1
-        wanted: list[tuple[Line, int]] = []
+        wanted: list[tuple[ClaimLine, int]] = []
         served: set[str] = set()
         rooms: dict[str, int] = {}
         for _, group in groupby(self, attrgetter("priority")):
@@ -267,7 +267,7 @@ class Lines:
 
     def _advance(
         self,
-        wanted: Sequence[tuple[Line, int]],
+        wanted: Sequence[tuple[ClaimLine, int]],
         batch: Batch,
         priorities: list[int],
         moments: list[datetime],
@@ -300,7 +300,7 @@ def _pause_after(took_s: float) -> float:
     return min(LOOK_SHARE * took_s, LOOK_PAUSE_LIMIT_S)
 
 
-def order(rows: Sequence[Any]) -> list[Line]:
+def order(rows: Sequence[Any]) -> list[ClaimLine]:
     """Lines of the rows of ``lines.sql``, the highest priority first."""
-    lines = [Line(row["type"], row["priority"], row["due_s"]) for row in rows]
+    lines = [ClaimLine(row["type"], row["priority"], row["due_s"]) for row in rows]
     return sorted(lines, key=lambda line: -line.priority)

@@ -14,7 +14,7 @@ import asyncpg
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.queue.db.statements import statement
 from organism_flows.blocks.queue.files.columns import TASKS, Columns
-from organism_flows.blocks.queue.files.reader import Checked, TaskLines, open_file
+from organism_flows.blocks.queue.files.reader import FileCheck, TaskFileReader, open_file
 from organism_flows.blocks.queue.models import NewTask
 from organism_flows.blocks.queue.stores.export import Export
 from organism_flows.blocks.queue.stores.reads import READ_TIMEOUT
@@ -29,7 +29,7 @@ PART_BYTES = 16_000_000
 class Loaded:
     """What loading some files did."""
 
-    checked: Checked = field(default_factory=Checked)
+    checked: FileCheck = field(default_factory=FileCheck)
     added: int = 0
     duplicates: int = 0
     """Not added: an unfinished task of the type has the same ``dedup_key``, or a task has the id."""
@@ -108,7 +108,7 @@ class Loading(Submission, Export):
 
         def read() -> tuple[bytes, bytes | None]:
             with open_file(path) as source:
-                lines = TaskLines(source, str(path), mark=begin, columns=columns)
+                lines = TaskFileReader(source, str(path), mark=begin, columns=columns)
                 for found in lines:
                     done.checked.count(found)
                     done.earlier += lines.lines <= begin and isinstance(found, NewTask)
@@ -131,7 +131,7 @@ class Loading(Submission, Export):
         done: Loaded,
     ) -> None:
         with open_file(file.path) as source:
-            lines = TaskLines(source, str(file.path), columns=columns)
+            lines = TaskFileReader(source, str(file.path), columns=columns)
             parts = _parts(lines, file.begin, part)
             loaded = file.loaded
             # Reading and checking a part takes a while, and the loop has a flow's signals to listen to.
@@ -188,7 +188,7 @@ async def _note(connection: Any, name: str, loaded: int, lines: int, digest: byt
         )
 
 
-def _parts(lines: TaskLines, begin: int, part: int) -> Iterator[_Part]:
+def _parts(lines: TaskFileReader, begin: int, part: int) -> Iterator[_Part]:
     """What comes after line ``begin``, without bad lines; the last part ends where the file does."""
     tasks: list[NewTask] = []
     closed_at = 0

@@ -21,7 +21,7 @@ from organism_flows.blocks.queue.db.bisection import in_halves, logger, one_line
 from organism_flows.blocks.queue.db.connection import behind_pooler, connect, describe
 from organism_flows.blocks.queue.db.sqlstates import verdict
 from organism_flows.blocks.queue.db.statements import statement
-from organism_flows.blocks.queue.models import Finished, Redrivable, RedriveFilter, Redriven, TaskLine
+from organism_flows.blocks.queue.models import Finished, Redrivable, RedriveFilter, Redriven, TaskSummary
 from organism_flows.blocks.queue.stores.control import RACES, Control
 
 REDRIVE_TIMEOUT = 30.0
@@ -46,7 +46,7 @@ class Upkeep(Control):
         rows = await self.pool.fetch(
             statement("redrivable_sample"), *arguments, sample, timeout=COUNT_TIMEOUT
         )
-        return Redrivable(cast("int", count), [TaskLine.model_validate(dict(row)) for row in rows])
+        return Redrivable(cast("int", count), [TaskSummary.model_validate(dict(row)) for row in rows])
 
     async def redrive(
         self, wanted: RedriveFilter, *, actor: str, limit: int | None = None, page: int = REDRIVE_PAGE

@@ -13,8 +13,8 @@ from organism_flows.blocks.errors import AmbiguousTask, ConfigurationError, Task
 from organism_flows.blocks.json_text import readable_json
 from organism_flows.blocks.long_work import ARGUMENTS, LongWork
 from organism_flows.blocks.queue.db.statements import statement
-from organism_flows.blocks.queue.explain import OfType, Surroundings, Why, explain
-from organism_flows.blocks.queue.lane_models import LaneRow, Unheld
+from organism_flows.blocks.queue.explain import QueueSituation, RunningOfType, Why, explain
+from organism_flows.blocks.queue.lane_models import LaneRow, UnheldTasks
 from organism_flows.blocks.queue.models import (
     STATUSES,
     Depth,
@@ -22,10 +22,10 @@ from organism_flows.blocks.queue.models import (
     Pause,
     Status,
     TaskFilter,
-    TaskLine,
     TaskResult,
     TaskRow,
     TaskState,
+    TaskSummary,
 )
 
 READ_TIMEOUT = 10.0
@@ -108,15 +108,15 @@ class Inspection:
         assert row is not None
         return LongWork.of(dict(row))
 
-    async def unheld(self, *, limit: int) -> list[Unheld]:
+    async def unheld(self, *, limit: int) -> list[UnheldTasks]:
         """Return the running tasks that no lane holds, by the holder they name, most first."""
         rows = await self.pool.fetch(statement("unheld"), limit, timeout=READ_TIMEOUT)
-        return [Unheld(**row) for row in rows]
+        return [UnheldTasks(**row) for row in rows]
 
-    async def failures_since(self, moment: datetime, *, limit: int = 100) -> list[TaskLine]:
+    async def failures_since(self, moment: datetime, *, limit: int = 100) -> list[TaskSummary]:
         """Tasks that became dead letters at or after ``moment``, the newest first."""
         rows = await self.pool.fetch(statement("failures_since"), moment, limit, timeout=READ_TIMEOUT)
-        return [TaskLine.model_validate(dict(row)) for row in rows]
+        return [TaskSummary.model_validate(dict(row)) for row in rows]
 
     async def outlook(self) -> Outlook:
         """What is still to come."""
@@ -170,16 +170,16 @@ class Inspection:
         type: str | None = None,
         domain: str | None = None,
         limit: int = 50,
-    ) -> list[TaskLine]:
+    ) -> list[TaskSummary]:
         """The newest tasks that fit every filter given."""
         rows = await self.pool.fetch(
             statement("list_tasks"), status, type, domain, limit, timeout=READ_TIMEOUT
         )
-        return [TaskLine.model_validate(dict(row)) for row in rows]
+        return [TaskSummary.model_validate(dict(row)) for row in rows]
 
     async def page(
         self, filter: TaskFilter, *, before: UUID | None = None, limit: int = 50
-    ) -> list[TaskLine]:
+    ) -> list[TaskSummary]:
         """Tasks that fit ``filter``, by falling id: the newest first, as far as ids grow with time.
 
         Whatever is added or settled meanwhile, page after page shows no task twice, and leaves out none that
@@ -191,7 +191,7 @@ class Inspection:
         rows = await self.pool.fetch(
             statement("page"), *filter.columns(), before, limit, timeout=READ_TIMEOUT
         )
-        return [TaskLine.model_validate(dict(row)) for row in rows]
+        return [TaskSummary.model_validate(dict(row)) for row in rows]
 
     async def states(self, ids: Sequence[UUID]) -> dict[UUID, TaskState]:
         """How the tasks of these ids stand now, of those that exist."""
@@ -229,11 +229,11 @@ class Inspection:
             if task.status in ("queued", "retry", "running"):
                 row = await session.fetchrow(statement("of_type"), task.type, task.id, timeout=READ_TIMEOUT)
                 assert row is not None
-                of_type = OfType(**row)
+                of_type = RunningOfType(**row)
             now = await session.fetchval(statement("now"), timeout=READ_TIMEOUT)
             pauses = await session.fetch(statement("pauses"), timeout=READ_TIMEOUT)
             lanes = await session.fetch(statement("lanes"), timeout=READ_TIMEOUT)
-        around = Surroundings(
+        around = QueueSituation(
             now, [Pause(**row) for row in pauses], [LaneRow(**row) for row in lanes], ahead, served, of_type
         )
         return explain(task, around)

@@ -29,7 +29,7 @@ async def bootstrap(
     # Importing flows points Prefect and Ray at the embedded stack, so it comes before Prefect.
     import organism_flows.flows.bootstrap as flow  # isort: skip
 
-    from organism_flows.deployments.cli.flow_runs import INTERRUPTED, Stopped, outcome
+    from organism_flows.deployments.cli.flow_runs import INTERRUPTED, RunStopped, outcome
     from organism_flows.flows.prefect_support.deployments import prefect_api
 
     # Before the flow is called: Prefect would start a server of its own to record that it fails.
@@ -44,7 +44,7 @@ async def bootstrap(
                 when=when_replaced(when_idle, now),
             )
         )
-    except Stopped as stopped:
+    except RunStopped as stopped:
         show({"stopped": stopped.what}, as_json, stopped.what)
         return INTERRUPTED
     lines = [f"{'changed' if step.changed else 'right':7}  {step.step}: {step.found}" for step in done.steps]

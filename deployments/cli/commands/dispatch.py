@@ -57,7 +57,7 @@ async def dispatch(
         from organism_flows.deployments.cli.flow_runs import (
             BEGIN_S,
             INTERRUPTED,
-            Stopped,
+            RunStopped,
             begun_within,
             leave_with,
             outcome,
@@ -80,7 +80,7 @@ async def dispatch(
                 lanes=lanes, until_empty=until_empty, max_seconds=max_seconds, batch_size=batch_size
             )
             summary = await outcome(begun_within(run, begun, BEGIN_S))
-        except Stopped as error:
+        except RunStopped as error:
             stopped = error.what
         left = None
         if not stopped and until_empty and max_seconds is not None and summary.seconds >= max_seconds:

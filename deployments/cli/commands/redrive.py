@@ -12,7 +12,7 @@ from organism_flows.deployments.cli.commands.tasks import open_queue
 from organism_flows.deployments.cli.output import AsJson, show
 
 if TYPE_CHECKING:
-    from organism_flows.blocks.queue import TaskLine
+    from organism_flows.blocks.queue import TaskSummary
 
 
 async def redrive(
@@ -64,7 +64,7 @@ async def redrive(
     show(result, as_json, line)
 
 
-def _line(task: TaskLine) -> str:
+def _line(task: TaskSummary) -> str:
     error = " ".join((task.error or "").split())
     finished = f"{task.finished_at:%Y-%m-%d %H:%M:%S}" if task.finished_at else "-"
     return f"{task.id}  {finished}  {task.type:20}  {error[:80]}".rstrip()

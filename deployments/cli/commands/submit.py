@@ -106,11 +106,11 @@ def read_tasks(file: str, columns: Columns) -> list[NewTask]:
             first of them by number.
     """
     from organism_flows.blocks.queue import NewTask
-    from organism_flows.blocks.queue.files.reader import Checked, TaskLines, open_file
+    from organism_flows.blocks.queue.files.reader import FileCheck, TaskFileReader, open_file
 
-    tasks, checked = [], Checked()
+    tasks, checked = [], FileCheck()
     with nullcontext(sys.stdin.buffer) if file == "-" else open_file(Path(file)) as source:
-        for found in TaskLines(source, file, columns=columns):
+        for found in TaskFileReader(source, file, columns=columns):
             checked.count(found)
             if isinstance(found, NewTask):
                 tasks.append(found)

@@ -13,8 +13,8 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from organism_flows.serve_apps.gateway.http.problems import Refused, refusal
-from organism_flows.serve_apps.gateway.http.rate_limit import Rate
+from organism_flows.serve_apps.gateway.http.problems import RequestRefused, refusal
+from organism_flows.serve_apps.gateway.http.rate_limit import RateLimit
 from organism_flows.serve_apps.gateway.http.tokens import OwnToken, TokenFile, Tokens, covers
 from organism_flows.serve_apps.gateway.http.tokens import Scope as TokenScope
 from organism_flows.serve_apps.gateway.metrics.metrics import Requests
@@ -26,9 +26,16 @@ from organism_flows.serve_apps.http_access import (
     why_not_json,
 )
 
-OPEN = frozenset({"/healthz", "/readyz", "/openapi.json"})
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json"})
 """What may be read without a token."""
-PATIENT = ("/wait", "/events", "/export", "/api/tasks/cancel", "/api/tasks/redrive", "/coordinator/submit")
+LONG_POLL_PATHS = (
+    "/wait",
+    "/events",
+    "/export",
+    "/api/tasks/cancel",
+    "/api/tasks/redrive",
+    "/coordinator/submit",
+)
 """Ends of the paths of requests that may take their time."""
 SUBMITTING = frozenset({("POST", "/api/tasks"), ("POST", "/coordinator/submit")})
 READING = frozenset({("POST", "/api/tasks/wait")})
@@ -50,7 +57,7 @@ _NAMES = frozenset(name for name, _ in _HEADERS)
 logger = logging.getLogger("organism.gateway")
 
 
-class Guard:
+class AuthMiddleware:
     """ASGI middleware around the whole gateway.
 
     Args:
@@ -66,7 +73,7 @@ class Guard:
         app: ASGIApp,
         tokens: TokenFile | OwnToken | None,
         hosts: Collection[str],
-        rate: Rate | None,
+        rate: RateLimit | None,
         body_limit: int,
         requests: Requests,
     ) -> None:
@@ -93,9 +100,9 @@ class Guard:
         try:
             who = self._admit(scope)
             scope.setdefault("state", {})["who"] = who
-            if self._rate is not None and who is not None and route_path(scope) not in OPEN:
+            if self._rate is not None and who is not None and route_path(scope) not in OPEN_PATHS:
                 await self._rate.admit(who)
-            patience = None if scope["path"].endswith(PATIENT) else REQUEST_TIMEOUT_S
+            patience = None if scope["path"].endswith(LONG_POLL_PATHS) else REQUEST_TIMEOUT_S
             async with asyncio.timeout(patience):
                 await self._app(scope, self._limited(scope, receive), answer)
         except Exception as error:
@@ -105,7 +112,7 @@ class Guard:
             refused = refusal(error)
             if refused is None:
                 logger.exception("a request failed: %s %s", scope["method"], scope["path"])
-                refused = Refused("defect", "it is in the gateway's log")
+                refused = RequestRefused("defect", "it is in the gateway's log")
             if status:
                 # The answer has begun. All that is left is to end it badly: uvicorn closes the connection.
                 logger.warning("an answer was broken off: %s %s: %s", scope["method"], scope["path"], error)
@@ -117,30 +124,30 @@ class Guard:
     def _admit(self, scope: Scope) -> str | None:
         """Let a request in, or refuse it; whose it is, `None` for one without a token that needs none."""
         if reason := why_foreign(scope, self._hosts, loopback_only=self._tokens is None):
-            raise Refused("forbidden", reason)
+            raise RequestRefused("forbidden", reason)
         if self._tokens is None:
             who: str | None = self._admit_locally(scope)
         else:
             who = self._admit_by_token(scope, self._tokens.tokens)
         if reason := why_not_json(scope):
-            raise Refused("not-json", reason)
+            raise RequestRefused("not-json", reason)
         if scope["query_string"].count(b"&") >= QUERY_LIMIT:
-            raise Refused("invalid", f"the query has more than {QUERY_LIMIT} parameters")
+            raise RequestRefused("invalid", f"the query has more than {QUERY_LIMIT} parameters")
         return who
 
     def _admit_locally(self, scope: Scope) -> str:
         client = scope.get("client")
         if client is not None and not is_loopback(client[0]):
-            raise Refused("forbidden", "without tokens the gateway answers this machine only")
+            raise RequestRefused("forbidden", "without tokens the gateway answers this machine only")
         return client[0] if client is not None else "localhost"
 
     def _admit_by_token(self, scope: Scope, tokens: Tokens) -> str | None:
         token = bearer_token(scope)
         held = tokens.holder_of(token) if token is not None else None
-        if held is None and route_path(scope) in OPEN:
+        if held is None and route_path(scope) in OPEN_PATHS:
             return None
         if held is None:
-            raise Refused(
+            raise RequestRefused(
                 "unauthenticated",
                 "no token that is known came with the request",
                 next_step="send Authorization: Bearer TOKEN",
@@ -148,7 +155,9 @@ class Guard:
             )
         needed = scope_needed(scope["method"], route_path(scope))
         if not covers(held.scope, needed):
-            raise Refused("forbidden", f"this needs a token of scope {needed}; this one has {held.scope}")
+            raise RequestRefused(
+                "forbidden", f"this needs a token of scope {needed}; this one has {held.scope}"
+            )
         return held.name
 
     def _limited(self, scope: Scope, receive: Receive) -> Receive:

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from organism_flows.serve_apps.gateway.http.problems import Refused
+from organism_flows.serve_apps.gateway.http.problems import RequestRefused
 
 
-class Slots:
+class ConcurrencyLimit:
     """Counts requests that take long, each of which keeps a connection.
 
     Args:
@@ -39,7 +39,7 @@ class Slots:
             Refused: There are as many as may be.
         """
         if self._held[holder] >= self._per_holder or self._held.total() >= self._overall:
-            raise Refused(
+            raise RequestRefused(
                 "too-many",
                 f"{self._held[holder]:,} requests of this token {self._doing} already, "
                 f"{self._held.total():,} of all",

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from organism_flows.blocks.client.messages import Problem
-from organism_flows.serve_apps.gateway.http.auth import OPEN
+from organism_flows.serve_apps.gateway.http.auth import OPEN_PATHS
 
 DESCRIPTION = """Submit, watch and steer tasks. Errors are problem details (RFC 9457).
 
@@ -30,7 +30,7 @@ def describe_problems(app: FastAPI) -> None:
             described["components"]["securitySchemes"] = {"HTTPBearer": BEARER}
             for path, routes in described["paths"].items():
                 for route in routes.values():
-                    if path not in OPEN:
+                    if path not in OPEN_PATHS:
                         route["security"] = [{"HTTPBearer": []}]
         return plain()
 

@@ -26,7 +26,7 @@ from organism_flows.blocks.queue.db.roles import PrivilegeMissing
 from organism_flows.blocks.queue.db.sqlstates import DISK_FULL, TRANSIENT_ERRORS, verdict
 
 RETRY_AFTER_S = 2
-SHOWN = 100
+SHOWN_CHARACTERS = 100
 """Longest value shown in an error, in characters."""
 ERRORS_SHOWN = 20
 
@@ -56,7 +56,7 @@ The others that stay are a mistake in our own statements."""
 KIND_BY_STATUS = {400: "bad-request", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """Ends a request with a problem."""
 
     def __init__(
@@ -91,50 +91,52 @@ class Refused(Exception):
         )
 
 
-def refusal(error: Exception) -> Refused | None:
+def refusal(error: Exception) -> RequestRefused | None:
     """The problem that ``error`` is for a client; None: it is a defect of ours."""
     match error:
-        case Refused():
+        case RequestRefused():
             return error
         case RequestValidationError():
             return _invalid(error)
         case HTTPException():
             kind = KIND_BY_STATUS.get(error.status_code, "bad-request")
-            return Refused(kind, error.detail, headers=dict(error.headers or {}))
+            return RequestRefused(kind, error.detail, headers=dict(error.headers or {}))
         case TaskNotFound():
-            return Refused("not-found", error.what, next_step="list tasks by GET /api/tasks")
+            return RequestRefused("not-found", error.what, next_step="list tasks by GET /api/tasks")
         case AmbiguousTask():
-            return Refused(
+            return RequestRefused(
                 "ambiguous-id", error.what, next_step=error.next_step, candidates=list(error.candidates)
             )
         case AlreadySubmitted():
-            return Refused("already-submitted", error.what, next_step=error.next_step)
+            return RequestRefused("already-submitted", error.what, next_step=error.next_step)
         case PrivilegeMissing():
-            return Refused("unavailable", error.what, next_step=error.next_step)
+            return RequestRefused("unavailable", error.what, next_step=error.next_step)
         case QueueUnavailable() | SchemaMismatch():
-            return Refused("unavailable", error.what, next_step="try again later")
+            return RequestRefused("unavailable", error.what, next_step="try again later")
         case ConfigurationError():
-            return Refused("invalid", error.what, next_step=error.next_step)
+            return RequestRefused("invalid", error.what, next_step=error.next_step)
         case TimeoutError():
-            return Refused("unavailable", "the database took too long to answer", next_step="ask for less")
+            return RequestRefused(
+                "unavailable", "the database took too long to answer", next_step="ask for less"
+            )
         case _:
             return _of_postgres(error)
 
 
-def _of_postgres(error: Exception) -> Refused | None:
+def _of_postgres(error: Exception) -> RequestRefused | None:
     state = getattr(error, "sqlstate", None) or ""
     said = _readable(str(getattr(error, "message", None) or error))
     match verdict(error):
         case "value" if not state.startswith("XX"):
-            return Refused("invalid", f"Postgres cannot take a value: {said}")
+            return RequestRefused("invalid", f"Postgres cannot take a value: {said}")
         case "passes":
             reason = f"{said} ({state})" if state else type(error).__name__
             text = f"Postgres does not take this now: {reason}"
             full = state == DISK_FULL
             step = "free some space on the disk of Postgres, and try again" if full else "try again later"
-            return Refused("unavailable", text, next_step=step)
+            return RequestRefused("unavailable", text, next_step=step)
         case _ if state.startswith(OPERATORS_STATES):
-            return Refused(
+            return RequestRefused(
                 "unavailable",
                 f"Postgres refuses this: {said} ({state})",
                 next_step="the operator of the gateway has to change the database or its login",
@@ -143,23 +145,23 @@ def _of_postgres(error: Exception) -> Refused | None:
             return None
 
 
-def _invalid(error: RequestValidationError) -> Refused:
+def _invalid(error: RequestValidationError) -> RequestRefused:
     raw = error.errors()
     errors = [
         FieldError(field=_place(each["loc"]), message=_message(each), value=_shown(each.get("input")))
         for each in raw[:ERRORS_SHOWN]
     ]
     if raw[0]["type"] == "json_invalid":
-        return Refused("bad-request", f"the body is not JSON: {raw[0]['ctx']['error']}", errors=errors)
+        return RequestRefused("bad-request", f"the body is not JSON: {raw[0]['ctx']['error']}", errors=errors)
     more = f" (and {len(raw) - 1} more)" if len(raw) > 1 else ""
-    return Refused("invalid", f"{errors[0].field}: {errors[0].message}{more}", errors=errors)
+    return RequestRefused("invalid", f"{errors[0].field}: {errors[0].message}{more}", errors=errors)
 
 
 def _place(location: tuple[Any, ...]) -> str:
     # `one` and `many` are the names of the two forms of a submission, not of anything that was sent.
     if location[:1] == ("body",) and location[1:2] in (("one",), ("many",)):
         location = (location[0], *location[2:])
-    return ".".join(_readable(str(part))[:SHOWN] for part in location)
+    return ".".join(_readable(str(part))[:SHOWN_CHARACTERS] for part in location)
 
 
 def _message(error: dict[str, Any]) -> str:
@@ -177,7 +179,7 @@ def _shown(value: Any) -> Any:
         return value if math.isfinite(value) else repr(value)
     if isinstance(value, str):
         value = _readable(value)
-        return value if len(value) <= SHOWN else f"{value[:SHOWN]}…"
+        return value if len(value) <= SHOWN_CHARACTERS else f"{value[:SHOWN_CHARACTERS]}…"
     if isinstance(value, (dict, list)):
         return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
     return f"of type {type(value).__name__}"
@@ -207,6 +209,6 @@ def install(app: FastAPI) -> None:
             refused.headers["Allow"] = ", ".join(_allowed(request))
         return refused.response()
 
-    kinds = (Refused, RequestValidationError, HTTPException, OrganismError, asyncpg.PostgresError)
+    kinds = (RequestRefused, RequestValidationError, HTTPException, OrganismError, asyncpg.PostgresError)
     for kind in (*kinds, *TRANSIENT_ERRORS):
         app.add_exception_handler(kind, answer)

@@ -9,10 +9,10 @@ from limits import RateLimitItemPerSecond
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
-from organism_flows.serve_apps.gateway.http.problems import Refused
+from organism_flows.serve_apps.gateway.http.problems import RequestRefused
 
 
-class Rate:
+class RateLimit:
     """Counts the requests of each client over the last second.
 
     Args:
@@ -33,7 +33,7 @@ class Rate:
             return
         window = await self._limiter.get_window_stats(self._item, client)
         wait_s = max(1, math.ceil(window.reset_time - time.time()))
-        raise Refused(
+        raise RequestRefused(
             "too-many",
             f"more than {self._item.amount} requests in a second",
             next_step="send fewer, or many tasks in one request",

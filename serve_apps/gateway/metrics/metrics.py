@@ -48,7 +48,7 @@ class Requests:
 
 
 @dataclass
-class Figures:
+class QueueFigures:
     """What one look at the queue found."""
 
     depths: list[Depth] = field(default_factory=list)
@@ -66,7 +66,7 @@ class QueueMetrics(Collector):
     def __init__(self, registry: CollectorRegistry, database: Database, organs: Organs) -> None:
         self._database = database
         self.organs = organs
-        self._figures: Figures | None = None
+        self._figures: QueueFigures | None = None
         self._due = 0.0
         self._looking = asyncio.Lock()
         self.waiters = Gauge("organism_gateway_waiters", "Requests that wait for a task.", registry=registry)
@@ -143,12 +143,12 @@ def _state_of(lane: LaneRow) -> str:
     return "stopping" if lane.stop_requested else "leaving"
 
 
-async def _figures(queue: Queue) -> Figures:
+async def _figures(queue: Queue) -> QueueFigures:
     lanes = Count({"live": 0, "leaving": 0, "stopping": 0, "silent": 0})
     lanes.update(_state_of(lane) for lane in await queue.lanes())
     pauses = Count({"type": 0, "domain": 0})
     pauses.update(pause.kind for pause in await queue.pauses())
-    return Figures(
+    return QueueFigures(
         _folded(await queue.depths()),
         dict(lanes),
         dict(pauses),

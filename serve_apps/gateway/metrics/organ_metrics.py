@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from organism_flows.blocks.errors import OrganismUnavailable
 from organism_flows.blocks.long_work import OrganismWork
-from organism_flows.serve_apps.gateway.organism_link import Busy, Organism, OrganismUnknown
+from organism_flows.serve_apps.gateway.organism_link import OrganismLink, OrganismUnknown, TooManyCalls
 
 TIMEOUT_S = 1.0
 """A scrape waits no longer for an organism."""
@@ -46,7 +46,7 @@ class Organs:
         organism: Whose they are.
     """
 
-    def __init__(self, organism: Organism) -> None:
+    def __init__(self, organism: OrganismLink) -> None:
         self._organism = organism
         self._up: bool | None = None
         self._answers: dict[str, tuple[float, Answer]] = {}
@@ -61,7 +61,7 @@ class Organs:
                 answer = Answer.model_validate(await self._organism.status())
         except OrganismUnknown:
             self._up = None
-        except (OrganismUnavailable, Busy, TimeoutError, ValidationError):
+        except (OrganismUnavailable, TooManyCalls, TimeoutError, ValidationError):
             self._up = False
         else:
             self._up = True
@@ -71,7 +71,7 @@ class Organs:
             self._answers.clear()
             return
         # One of an older version has no such route: then those metrics are missing.
-        with suppress(OrganismUnavailable, Busy, TimeoutError):
+        with suppress(OrganismUnavailable, TooManyCalls, TimeoutError):
             async with asyncio.timeout(TIMEOUT_S):
                 self._work = OrganismWork.of(await self._organism.running())
 

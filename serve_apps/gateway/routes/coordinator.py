@@ -8,8 +8,8 @@ from organism_flows.blocks.client.messages import DirectOutcome, DirectTask, Org
 from organism_flows.blocks.errors import OrganismUnavailable, ReplicaLost
 from organism_flows.serve_apps.gateway.dependencies import TheParts, errors
 from organism_flows.serve_apps.gateway.http.json_body import Route
-from organism_flows.serve_apps.gateway.http.problems import Refused
-from organism_flows.serve_apps.gateway.organism_link import Busy
+from organism_flows.serve_apps.gateway.http.problems import RequestRefused
+from organism_flows.serve_apps.gateway.organism_link import TooManyCalls
 
 UNHEALTHY: dict[int | str, dict[str, Any]] = {
     **{status: each for status, each in errors().items() if status in (401, 403)},
@@ -47,14 +47,14 @@ async def submit(task: DirectTask, parts: TheParts) -> DirectOutcome:
     """
     try:
         return DirectOutcome.model_validate(await parts.coordinator.submit(task))
-    except Busy:
-        raise Refused(
+    except TooManyCalls:
+        raise RequestRefused(
             "busy", "as many calls as may be are under way", next_step="try again, or submit it to the queue"
         ) from None
     except (OrganismUnavailable, ReplicaLost) as error:
-        raise Refused("no-organism", error.what, next_step=error.next_step) from None
+        raise RequestRefused("no-organism", error.what, next_step=error.next_step) from None
     except TimeoutError:
-        raise Refused(
+        raise RequestRefused(
             "deadline",
             f"no outcome within {task.deadline_s:g} s; the handler is told to stop",
             next_step="give it a longer deadline_s, or submit it to the queue",

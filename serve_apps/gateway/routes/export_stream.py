@@ -14,7 +14,7 @@ from organism_flows.blocks.client.messages import EXPORT_TYPES
 from organism_flows.blocks.queue import TaskFilter
 from organism_flows.blocks.queue.files.writers import Format, task_writer
 from organism_flows.blocks.queue.stores.export import Exported
-from organism_flows.serve_apps.gateway.dependencies import Parts, TheQueue, errors, gone
+from organism_flows.serve_apps.gateway.dependencies import AppState, TheQueue, errors, gone
 from organism_flows.serve_apps.gateway.http.json_body import Route
 
 PAGE_BYTES = 1_000_000
@@ -33,7 +33,7 @@ class ExportQuery(TaskFilter):
 
 async def export_slot(request: Request) -> AsyncIterator[None]:
     """Count an export until it has ended; 429 if there are as many as may be."""
-    found: Parts = request.app.state.parts
+    found: AppState = request.app.state.parts
     with found.exports.taken(str(request.state.who)):
         yield
 

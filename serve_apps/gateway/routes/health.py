@@ -5,10 +5,10 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from organism_flows.blocks.client.messages import Health
+from organism_flows.blocks.client.messages import GatewayHealth
 from organism_flows.blocks.errors import OrganismUnavailable
 from organism_flows.serve_apps.gateway.dependencies import TheParts, errors
-from organism_flows.serve_apps.gateway.http.problems import TITLES, Refused
+from organism_flows.serve_apps.gateway.http.problems import TITLES, RequestRefused
 from organism_flows.serve_apps.gateway.metrics.metrics import exposition
 
 router = APIRouter(tags=["operation"])
@@ -18,13 +18,13 @@ FOREIGN: dict[int | str, dict[str, Any]] = {403: errors()[403]}
 
 
 @router.get("/healthz", summary="Whether the gateway lives", responses=FOREIGN)
-async def healthz() -> Health:
+async def healthz() -> GatewayHealth:
     """Answers as long as the process does anything, whatever Postgres does."""
-    return Health(status="ok")
+    return GatewayHealth(status="ok")
 
 
 @router.get("/readyz", summary="Whether the gateway is of use", responses={**FOREIGN, 503: errors()[503]})
-async def readyz(parts: TheParts, request: Request) -> Health:
+async def readyz(parts: TheParts, request: Request) -> GatewayHealth:
     """Whether a task can be added; 503 while it cannot, with the reason for whoever has a token.
 
     Without the organism it is degraded and of use all the same: tasks are taken, and wait.
@@ -36,12 +36,16 @@ async def readyz(parts: TheParts, request: Request) -> Health:
     except Exception:
         if known:
             raise
-        raise Refused("unavailable", "tasks cannot be added now", next_step="try again later") from None
+        raise RequestRefused(
+            "unavailable", "tasks cannot be added now", next_step="try again later"
+        ) from None
     try:
         await parts.coordinator.health()
     except OrganismUnavailable as error:
-        return Health(status="degraded", reason=error.what if known else "the organism does not answer")
-    return Health(status="ok")
+        return GatewayHealth(
+            status="degraded", reason=error.what if known else "the organism does not answer"
+        )
+    return GatewayHealth(status="ok")
 
 
 @router.get(

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from organism_flows.blocks.client.messages import PauseOrder, Pauses, Resumed, ResumeOrder
+from organism_flows.blocks.client.messages import PauseList, PauseRequest, ResumeRequest, ResumeResult
 from organism_flows.serve_apps.gateway.dependencies import TheQueue, errors
 from organism_flows.serve_apps.gateway.http.json_body import Route
 
@@ -12,19 +12,19 @@ router = APIRouter(prefix="/api/pauses", tags=["steering"], route_class=Route)
 
 
 @router.get("", summary="What is paused", responses=errors())
-async def pauses(queue: TheQueue) -> Pauses:
+async def pauses(queue: TheQueue) -> PauseList:
     """The types and domains of which no task is claimed."""
-    return Pauses(pauses=await queue.pauses())
+    return PauseList(pauses=await queue.pauses())
 
 
 @router.post("", summary="Pause a type or domain", responses=WRITING)
-async def pause(body: PauseOrder, queue: TheQueue) -> Pauses:
+async def pause(body: PauseRequest, queue: TheQueue) -> PauseList:
     """Claim no further task of it, from now on; what runs goes on. Answers with all that is paused."""
     await queue.pause(body.kind, body.name, reason=body.reason)
-    return Pauses(pauses=await queue.pauses())
+    return PauseList(pauses=await queue.pauses())
 
 
 @router.post("/resume", summary="Resume a type or domain", responses=WRITING)
-async def resume(body: ResumeOrder, queue: TheQueue) -> Resumed:
+async def resume(body: ResumeRequest, queue: TheQueue) -> ResumeResult:
     """Claim its tasks again, from now on."""
-    return Resumed(resumed=await queue.resume(body.kind, body.name))
+    return ResumeResult(resumed=await queue.resume(body.kind, body.name))

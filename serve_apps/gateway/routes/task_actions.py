@@ -2,12 +2,18 @@
 
 from fastapi import APIRouter, Request
 
-from organism_flows.blocks.client.messages import CancelAll, CancelledAll, RedriveAll, RedrivenAll, Steered
+from organism_flows.blocks.client.messages import (
+    BulkCancelRequest,
+    BulkCancelResult,
+    BulkRedriveRequest,
+    BulkRedriveResult,
+    TaskActionResult,
+)
 from organism_flows.blocks.queue import RedriveFilter, TaskFilter, TaskRow
 from organism_flows.blocks.queue.models import Status
 from organism_flows.serve_apps.gateway.dependencies import OF_A_TASK, TheQueue, TheTask, errors
 from organism_flows.serve_apps.gateway.http.json_body import Route
-from organism_flows.serve_apps.gateway.http.problems import Refused
+from organism_flows.serve_apps.gateway.http.problems import RequestRefused
 
 CANCELLED_AT_MOST = 100_000
 REDRIVEN_AT_MOST = 100_000
@@ -22,14 +28,16 @@ router = APIRouter(prefix="/api/tasks", tags=["steering"], route_class=Route)
     summary="Cancel the tasks that fit a filter",
     responses=errors("bad-request", "too-large", "not-json"),
 )
-async def cancel_all(body: CancelAll, queue: TheQueue) -> CancelledAll:
+async def cancel_all(body: BulkCancelRequest, queue: TheQueue) -> BulkCancelResult:
     """Count the unfinished tasks that fit, and with `dry_run: false` cancel them.
 
     Tasks submitted meanwhile are left alone.
     """
     filter = TaskFilter(**body.model_dump(exclude={"dry_run"}))
     if filter == TaskFilter():
-        raise Refused("invalid", "body: no condition is given", next_step="give at least one, such as type")
+        raise RequestRefused(
+            "invalid", "body: no condition is given", next_step="give at least one, such as type"
+        )
     matched = await queue.cancellable(filter)
     cancelled = requested = 0
     complete = True
@@ -40,7 +48,7 @@ async def cancel_all(body: CancelAll, queue: TheQueue) -> CancelledAll:
             if cancelled + requested >= CANCELLED_AT_MOST:
                 complete = False
                 break
-    return CancelledAll(
+    return BulkCancelResult(
         dry_run=body.dry_run, matched=matched, cancelled=cancelled, requested=requested, complete=complete
     )
 
@@ -50,18 +58,20 @@ async def cancel_all(body: CancelAll, queue: TheQueue) -> CancelledAll:
     summary="Put back the dead letters that fit a filter",
     responses=errors("bad-request", "too-large", "not-json"),
 )
-async def redrive_all(body: RedriveAll, queue: TheQueue, request: Request) -> RedrivenAll:
+async def redrive_all(body: BulkRedriveRequest, queue: TheQueue, request: Request) -> BulkRedriveResult:
     """Count the dead letters that fit, and with `dry_run: false` queue them again, with fresh attempts.
 
     What they failed with stays in their history; who did it is written into the table `task_audit`.
     """
     wanted = RedriveFilter(**body.model_dump(exclude={"dry_run", "limit"}))
     if wanted in (RedriveFilter(), RedriveFilter(cancelled=True)):
-        raise Refused("invalid", "body: no condition is given", next_step="give at least one, such as type")
+        raise RequestRefused(
+            "invalid", "body: no condition is given", next_step="give at least one, such as type"
+        )
     if body.dry_run:
         found = await queue.redrivable(wanted)
         count = found.count if body.limit is None else min(found.count, body.limit)
-        return RedrivenAll(
+        return BulkRedriveResult(
             dry_run=True,
             found=count,
             sample=found.sample[:count],
@@ -73,7 +83,7 @@ async def redrive_all(body: RedriveAll, queue: TheQueue, request: Request) -> Re
     limit = min(body.limit or REDRIVEN_AT_MOST, REDRIVEN_AT_MOST)
     done = await queue.redrive(wanted, actor=f"gateway: {request.state.who}", limit=limit)
     complete = done.redriven < limit or done.redriven == body.limit
-    return RedrivenAll(
+    return BulkRedriveResult(
         dry_run=False,
         found=None,
         sample=[],
@@ -85,7 +95,7 @@ async def redrive_all(body: RedriveAll, queue: TheQueue, request: Request) -> Re
 
 
 @router.post("/{task_id}/cancel", summary="Cancel a task", responses=CONFLICT)
-async def cancel(task: TheTask, queue: TheQueue) -> Steered:
+async def cancel(task: TheTask, queue: TheQueue) -> TaskActionResult:
     """Cancel a task: at once while it waits; while it runs, as soon as its handler has been told.
 
     Of a task that is cancelled already nothing changes; one that has completed or failed is a conflict.
@@ -93,14 +103,14 @@ async def cancel(task: TheTask, queue: TheQueue) -> Steered:
     done = await queue.cancel([task.id])
     task = await queue.get(str(task.id))
     if done.cancelled:
-        return Steered(id=task.id, outcome="cancelled", status=task.status)
+        return TaskActionResult(id=task.id, outcome="cancelled", status=task.status)
     if done.requested:
-        return Steered(id=task.id, outcome="requested", status=task.status)
+        return TaskActionResult(id=task.id, outcome="requested", status=task.status)
     return _unchanged(task, "cancelled", ("cancelled",))
 
 
 @router.post("/{task_id}/run", summary="Run a task that is only created", responses=CONFLICT)
-async def run(task: TheTask, queue: TheQueue) -> Steered:
+async def run(task: TheTask, queue: TheQueue) -> TaskActionResult:
     """Queue a task that was submitted with `run_immediately: false`.
 
     Of a task that waits or runs already nothing changes; one that has ended is a conflict.
@@ -108,12 +118,12 @@ async def run(task: TheTask, queue: TheQueue) -> Steered:
     started = await queue.start([task.id])
     task = await queue.get(str(task.id))
     if started:
-        return Steered(id=task.id, outcome="queued", status=task.status)
+        return TaskActionResult(id=task.id, outcome="queued", status=task.status)
     return _unchanged(task, "run", ("queued", "running", "retry"))
 
 
 @router.post("/{task_id}/retry", summary="Run a failed or cancelled task again", responses=CONFLICT)
-async def retry(task: TheTask, queue: TheQueue) -> Steered:
+async def retry(task: TheTask, queue: TheQueue) -> TaskActionResult:
     """Queue a failed or cancelled task again, with fresh attempts; its history stays.
 
     Of a task that waits or runs nothing changes; one that has completed, or is only created, is a conflict.
@@ -121,9 +131,9 @@ async def retry(task: TheTask, queue: TheQueue) -> Steered:
     done = await queue.retry([task.id])
     task = await queue.get(str(task.id))
     if done.retried:
-        return Steered(id=task.id, outcome="queued", status=task.status)
+        return TaskActionResult(id=task.id, outcome="queued", status=task.status)
     if done.duplicates:
-        raise Refused(
+        raise RequestRefused(
             "conflict",
             f"another unfinished task of type {task.type} has the dedup_key {task.dedup_key}",
             next_step="wait for that one, or cancel it",
@@ -131,7 +141,7 @@ async def retry(task: TheTask, queue: TheQueue) -> Steered:
     return _unchanged(task, "retried", ("queued", "running", "retry"))
 
 
-def _unchanged(task: TaskRow, asked: str, fine: tuple[Status, ...]) -> Steered:
+def _unchanged(task: TaskRow, asked: str, fine: tuple[Status, ...]) -> TaskActionResult:
     if task.status not in fine:
-        raise Refused("conflict", f"task {task.id} is {task.status} and cannot be {asked}")
-    return Steered(id=task.id, outcome="unchanged", status=task.status)
+        raise RequestRefused("conflict", f"task {task.id} is {task.status} and cannot be {asked}")
+    return TaskActionResult(id=task.id, outcome="unchanged", status=task.status)

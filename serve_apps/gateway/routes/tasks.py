@@ -20,20 +20,20 @@ from organism_flows.blocks.client.messages import (
     TASKS_LIMIT,
     WAIT_LIMIT_S,
     FieldError,
-    Gone,
-    Page,
-    Submission,
+    MissingTask,
+    SubmitResult,
     TaskBody,
+    TaskPage,
     TaskStatus,
-    Waited,
-    WaitOrder,
+    WaitRequest,
+    WaitResult,
 )
 from organism_flows.blocks.errors import TaskNotFound
 from organism_flows.blocks.queue import Queue, TaskFilter, TaskRow, Why
 from organism_flows.serve_apps.gateway.dependencies import (
     OF_A_TASK,
     WAITS,
-    Parts,
+    AppState,
     TaskId,
     TheParts,
     TheQueue,
@@ -43,7 +43,7 @@ from organism_flows.serve_apps.gateway.dependencies import (
     task,
 )
 from organism_flows.serve_apps.gateway.http.json_body import Route
-from organism_flows.serve_apps.gateway.http.problems import Refused
+from organism_flows.serve_apps.gateway.http.problems import RequestRefused
 
 LINES = "application/x-ndjson"
 SIGN_OF_LIFE_S = 10.0
@@ -74,7 +74,7 @@ EXAMPLES: Any = {
     status_code=201,
     summary="Submit a task, or some",
     responses={
-        200: {"model": Submission, "description": "None was added: unfinished tasks have their dedup_keys"},
+        200: {"model": SubmitResult, "description": "None was added: unfinished tasks have their dedup_keys"},
         **errors("bad-request", "already-submitted", "too-large", "not-json"),
     },
 )
@@ -83,7 +83,7 @@ async def submit(
     queue: TheQueue,
     request: Request,
     response: Response,
-) -> Submission:
+) -> SubmitResult:
     """Add tasks to the queue, all or none.
 
     A task whose `dedup_key` an unfinished task of its type has is not added: it is told as `deduplicated`,
@@ -100,7 +100,7 @@ async def submit(
     if len(ids) == 1:
         response.headers["Location"] = f"{request.scope.get('root_path', '')}/api/tasks/{ids[0]}"
     told = [{"id": i, "deduplicated": kept} for i, kept in zip(ids, kept_out, strict=True)]
-    return Submission.model_validate({"added": kept_out.count(False), "tasks": told})
+    return SubmitResult.model_validate({"added": kept_out.count(False), "tasks": told})
 
 
 # The pattern is only described: `_place` says better what is wrong.
@@ -115,7 +115,7 @@ class ListQuery(TaskFilter):
 
 
 @router.get("", summary="List tasks", responses=errors())
-async def list_tasks(query: Annotated[ListQuery, Query()], queue: TheQueue) -> Page:
+async def list_tasks(query: Annotated[ListQuery, Query()], queue: TheQueue) -> TaskPage:
     """Tasks that fit every filter, by falling id: the newest first, as far as their ids grow with time.
 
     Going from page to page shows no task twice and leaves none out, whatever is submitted meanwhile.
@@ -125,7 +125,7 @@ async def list_tasks(query: Annotated[ListQuery, Query()], queue: TheQueue) -> P
     lines = await queue.page(query, before=before, limit=query.limit + 1)
     more = len(lines) > query.limit
     lines = lines[: query.limit]
-    return Page(tasks=lines, next=_cursor(lines[-1].id) if more else None)
+    return TaskPage(tasks=lines, next=_cursor(lines[-1].id) if more else None)
 
 
 @router.post(
@@ -138,7 +138,7 @@ async def list_tasks(query: Annotated[ListQuery, Query()], queue: TheQueue) -> P
     },
     dependencies=WAITS,
 )
-async def wait_for_many(order: WaitOrder, queue: TheQueue, parts: TheParts) -> StreamingResponse:
+async def wait_for_many(order: WaitRequest, queue: TheQueue, parts: TheParts) -> StreamingResponse:
     """Answer with a line of JSON for each task as it ends, in the form of `GET /api/tasks/{task_id}/wait`.
 
     When the time is up, the others follow with `finished: false`; then the answer ends. One that does not
@@ -148,7 +148,7 @@ async def wait_for_many(order: WaitOrder, queue: TheQueue, parts: TheParts) -> S
     return StreamingResponse(_lines(order, queue, parts), media_type=LINES)
 
 
-async def _lines(order: WaitOrder, queue: Queue, parts: Parts) -> AsyncIterator[bytes]:
+async def _lines(order: WaitRequest, queue: Queue, parts: AppState) -> AsyncIterator[bytes]:
     left = dict.fromkeys(order.ids)
     deadline = time.monotonic() + order.timeout
     async with aclosing(parts.waiting.ends(left)) as ends:
@@ -172,9 +172,9 @@ async def _lines(order: WaitOrder, queue: Queue, parts: Parts) -> AsyncIterator[
 
 async def _line(task_id: UUID, queue: Queue) -> bytes:
     try:
-        outcome: Waited | Gone = Waited.of(await queue.get(str(task_id)))
+        outcome: WaitResult | MissingTask = WaitResult.of(await queue.get(str(task_id)))
     except TaskNotFound:
-        outcome = Gone(id=task_id, gone=True)
+        outcome = MissingTask(id=task_id, gone=True)
     return outcome.model_dump_json().encode() + b"\n"
 
 
@@ -213,7 +213,7 @@ async def wait(
     timeout: Annotated[
         float, Query(ge=0, le=WAIT_LIMIT_S, allow_inf_nan=False, description="Longest wait in seconds.")
     ] = 30,
-) -> Waited:
+) -> WaitResult:
     """Answer when the task has ended or the time is up, which `finished` tells apart."""
 
     async def end() -> None:
@@ -227,7 +227,7 @@ async def wait(
     finally:
         for waiter in waiters:
             waiter.cancel()
-    return Waited.of(await queue.get(str(task.id)))
+    return WaitResult.of(await queue.get(str(task.id)))
 
 
 @router.get(
@@ -259,7 +259,7 @@ def _place(cursor: str) -> UUID:
     try:
         return UUID(bytes=base64.b64decode(cursor.encode() + b"==", altchars=b"-_", validate=True))
     except (ValueError, binascii.Error):
-        raise Refused(
+        raise RequestRefused(
             "invalid",
             "query.cursor: is no cursor of this gateway",
             next_step="give `next` of the page before",

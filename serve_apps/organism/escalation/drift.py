@@ -25,7 +25,7 @@ Path: TypeAlias = Literal["fast", "escalated", "fallback"]
 """How a task went: to its organ; to the planner; to its organ though it drifted, for want of a planner."""
 
 
-class Drift:
+class DriftMonitor:
     """Watches drift scores.
 
     Args:

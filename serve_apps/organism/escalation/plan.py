@@ -15,7 +15,7 @@ class InvalidPlan(Exception):
     permanent = True
 
 
-class Step(BaseModel):
+class PlannedStep(BaseModel):
     """One task of a plan."""
 
     model_config = ConfigDict(extra="forbid")
@@ -25,18 +25,18 @@ class Step(BaseModel):
     params: dict[str, Any] = Field(default_factory=dict, description="What its handler gets.")
 
     @model_validator(mode="after")
-    def _somewhere(self) -> Step:
+    def _somewhere(self) -> PlannedStep:
         if self.organ is None and self.type is None:
             raise ValueError("a step needs an organ or a type")
         return self
 
 
-class Plan(BaseModel):
+class StepPlan(BaseModel):
     """The steps of an escalated task."""
 
     model_config = ConfigDict(extra="forbid")
 
-    steps: list[Step] = Field(min_length=1, description="What to do.")
+    steps: list[PlannedStep] = Field(min_length=1, description="What to do.")
     parallel: bool = Field(
         default=False, description="All at once; else one after the other, to the first failure."
     )
@@ -46,20 +46,20 @@ class Plan(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _passes_in_order(self) -> Plan:
+    def _passes_in_order(self) -> StepPlan:
         if self.parallel and self.pass_results:
             raise ValueError("steps in parallel have no results of those before to be passed")
         return self
 
 
-def parse_plan(returned: Any, max_steps: int) -> Plan:
+def parse_plan(returned: Any, max_steps: int) -> StepPlan:
     """The plan a planner returned.
 
     Raises:
         InvalidPlan: It is none, or has more than ``max_steps`` steps.
     """
     try:
-        plan = Plan.model_validate(returned)
+        plan = StepPlan.model_validate(returned)
     except ValidationError as error:
         raise InvalidPlan(first_problem(error)) from None
     if len(plan.steps) > max_steps:

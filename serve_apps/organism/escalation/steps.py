@@ -13,12 +13,12 @@ from typing import Any
 from organism_flows.blocks.json_text import NotJson, from_json, to_json
 from organism_flows.blocks.queue.wire import Batch
 from organism_flows.serve_apps.organism.config import OrganismConfig
-from organism_flows.serve_apps.organism.escalation.plan import InvalidPlan, Step, parse_plan
-from organism_flows.serve_apps.organism.execution.jobs import Job, Run, longest
-from organism_flows.serve_apps.organism.execution.outcome_stream import Call
-from organism_flows.serve_apps.organism.execution.protocol import RECALLED, OrganRunner, Rules
+from organism_flows.serve_apps.organism.escalation.plan import InvalidPlan, PlannedStep, parse_plan
+from organism_flows.serve_apps.organism.execution.jobs import Invocation, Job, longest
+from organism_flows.serve_apps.organism.execution.outcome_stream import BatchCall
+from organism_flows.serve_apps.organism.execution.protocol import RECALLED, OrganRunner, SharedRules
 from organism_flows.serve_apps.organism.handler_api.errors import describe, harmless
-from organism_flows.serve_apps.organism.handler_api.results import Ending
+from organism_flows.serve_apps.organism.handler_api.results import HandlerResult
 from organism_flows.serve_apps.organism.request import PARAMS_LIMIT_BYTES
 from organism_flows.serve_apps.organism.router import NoOrgan, Router
 
@@ -28,24 +28,24 @@ PATH = "escalated"
 
 
 @dataclass(slots=True)
-class Done:
+class StepDone:
     """A step that has ended."""
 
     organ: str
     type: str
-    ending: Ending
+    ending: HandlerResult
     elapsed_ms: float
 
 
-class Failed(Exception):
+class StepFailed(Exception):
     """The escalated task cannot go on; ends as ``ending`` says."""
 
-    def __init__(self, ending: Ending) -> None:
+    def __init__(self, ending: HandlerResult) -> None:
         super().__init__(ending.error)
         self.ending = ending
 
 
-class Escalation:
+class EscalationRunner:
     """Runs tasks by way of a planner.
 
     Every handler call of a task, the planner's and those of the steps, has the task's id, claim and attempt;
@@ -61,14 +61,16 @@ class Escalation:
     abandoned = 0
     problem = None
 
-    def __init__(self, config: OrganismConfig, planner: OrganRunner, router: Router, rules: Rules) -> None:
+    def __init__(
+        self, config: OrganismConfig, planner: OrganRunner, router: Router, rules: SharedRules
+    ) -> None:
         assert config.escalation is not None
         self._max_steps = config.escalation.max_steps
         self._default_timeout_s = config.default_timeout_s
         self._planner = planner
         self._router = router
         self._rules = rules
-        self._runs: set[Run] = set()
+        self._runs: set[Invocation] = set()
 
     @property
     def idle(self) -> bool:
@@ -80,7 +82,7 @@ class Escalation:
             if not job.settled:
                 self._start(job)
 
-    def stop(self, jobs: Iterable[Job], ending: Ending) -> None:
+    def stop(self, jobs: Iterable[Job], ending: HandlerResult) -> None:
         """Report ``jobs`` to have ended so, at once, and stop the steps that run."""
         for job in jobs:
             if not job.settled:
@@ -117,15 +119,15 @@ class Escalation:
         }
 
     def _start(self, job: Job) -> None:
-        run = job.run = Run([job], [{"task_id": job.call.batch.ids[job.position]}], time.monotonic())
+        run = job.run = Invocation([job], [{"task_id": job.call.batch.ids[job.position]}], time.monotonic())
         self._runs.add(run)
         run.task = asyncio.create_task(self._run(job, run), name="escalation")
         run.task.add_done_callback(lambda _: self._runs.discard(run))
 
-    def _stop(self, run: Run) -> bool:
+    def _stop(self, run: Invocation) -> bool:
         return run.task is not None and run.task.cancel()
 
-    def _report(self, job: Job, ending: Ending) -> None:
+    def _report(self, job: Job, ending: HandlerResult) -> None:
         if job.settled:
             return
         job.settled = True
@@ -134,27 +136,29 @@ class Escalation:
 
     # One task
 
-    async def _run(self, job: Job, run: Run) -> None:
+    async def _run(self, job: Job, run: Invocation) -> None:
         try:
             done = await self._plan_and_do(job, run)
             self._report(job, self._merged(done))
-        except Failed as failed:
+        except StepFailed as failed:
             self._report(job, failed.ending)
         except Exception as error:  # a mistake of ours must not leave the task without an outcome
             logger.exception("an escalation failed")
-            self._report(job, Ending("failed", error=describe(error)))
+            self._report(job, HandlerResult("failed", error=describe(error)))
 
-    async def _plan_and_do(self, job: Job, run: Run) -> list[Done]:
+    async def _plan_and_do(self, job: Job, run: Invocation) -> list[StepDone]:
         batch = job.call.batch.take([job.position])
         [planned] = await self._do(job, run, [(self._planner, batch)])
         if planned.ending.result is None:
-            raise Failed(_at("the planner", planned))
+            raise StepFailed(_at("the planner", planned))
         try:
             plan = parse_plan(from_json(planned.ending.result), self._max_steps)
             places = [self._place(step, batch) for step in plan.steps]
         except (InvalidPlan, NoOrgan) as error:
-            ending = Ending("rejected", error=harmless(f"the plan of {planned.organ!r} is wrong: {error}"))
-            raise Failed(ending) from None
+            ending = HandlerResult(
+                "rejected", error=harmless(f"the plan of {planned.organ!r} is wrong: {error}")
+            )
+            raise StepFailed(ending) from None
         if plan.parallel:
             todo = [
                 (organ, _with(batch, kind, step.params))
@@ -172,7 +176,7 @@ class Escalation:
             _refuse_failures(done, len(plan.steps))
         return done
 
-    def _place(self, step: Step, batch: Batch) -> tuple[OrganRunner, str]:
+    def _place(self, step: PlannedStep, batch: Batch) -> tuple[OrganRunner, str]:
         """The organ of a step and the type of its task.
 
         Raises:
@@ -183,31 +187,35 @@ class Escalation:
             return self._router.route(kind, batch.domains[0]), kind
         return self._router.organ(step.organ), kind
 
-    async def _do(self, job: Job, run: Run, todo: list[tuple[OrganRunner, Batch]]) -> list[Done]:
+    async def _do(self, job: Job, run: Invocation, todo: list[tuple[OrganRunner, Batch]]) -> list[StepDone]:
         """Have tasks run, all at once; how they ended."""
         left_s = run.started + job.timeout_s - time.monotonic()
         if left_s <= 0:
-            raise Failed(Ending("timed_out", error=f"timed out after {job.timeout_s:g} s, between two steps"))
+            raise StepFailed(
+                HandlerResult("timed_out", error=f"timed out after {job.timeout_s:g} s, between two steps")
+            )
         batch = Batch()
         for _, part in todo:
             batch.extend(part)
-        call = Call(batch, job.call.context)
+        call = BatchCall(batch, job.call.context)
         work: dict[OrganRunner, list[Job]] = {}
         for position, (organ, _) in enumerate(todo):
             own_s = organ.config.timeout_s or self._default_timeout_s
             step = Job(call, position, min(left_s, own_s), PATH)
             work.setdefault(organ, []).append(step)
-        done: dict[int, Done] = {}
+        done: dict[int, StepDone] = {}
         try:
             for organ, jobs in work.items():
                 organ.submit(jobs)
             async with aclosing(call.chunks()) as chunks:
                 async for outcomes in chunks:
                     for row, position in enumerate(outcomes.positions):
-                        ending = Ending(outcomes.causes[row], outcomes.results[row], outcomes.errors[row])
+                        ending = HandlerResult(
+                            outcomes.causes[row], outcomes.results[row], outcomes.errors[row]
+                        )
                         organ_id = todo[position][0].config.id
                         kind = batch.types[position]
-                        done[position] = Done(organ_id, kind, ending, outcomes.elapsed_ms[row])
+                        done[position] = StepDone(organ_id, kind, ending, outcomes.elapsed_ms[row])
         finally:
             # Reached by cancellation, too.
             if call.left:
@@ -215,7 +223,7 @@ class Escalation:
                     organ.drop(jobs)
         return [done[position] for position in range(len(todo))]
 
-    def _merged(self, done: list[Done]) -> Ending:
+    def _merged(self, done: list[StepDone]) -> HandlerResult:
         steps = [
             {
                 "organ": one.organ,
@@ -226,9 +234,13 @@ class Escalation:
             for one in done
         ]
         try:
-            return Ending("completed", to_json({"steps": steps}, limit_bytes=self._rules.result_limit_bytes))
+            return HandlerResult(
+                "completed", to_json({"steps": steps}, limit_bytes=self._rules.result_limit_bytes)
+            )
         except NotJson as error:
-            return Ending("rejected", error=harmless(f"the results of the steps cannot be stored: {error}"))
+            return HandlerResult(
+                "rejected", error=harmless(f"the results of the steps cannot be stored: {error}")
+            )
 
 
 def _with(batch: Batch, kind: str, params: dict[str, Any]) -> Batch:
@@ -238,17 +250,19 @@ def _with(batch: Batch, kind: str, params: dict[str, Any]) -> Batch:
     try:
         step.params = [to_json(params, limit_bytes=PARAMS_LIMIT_BYTES)]
     except NotJson as error:
-        raise Failed(Ending("rejected", error=harmless(f"the params of a step are wrong: {error}"))) from None
+        raise StepFailed(
+            HandlerResult("rejected", error=harmless(f"the params of a step are wrong: {error}"))
+        ) from None
     return step
 
 
-def _refuse_failures(done: list[Done], steps: int) -> None:
+def _refuse_failures(done: list[StepDone], steps: int) -> None:
     """Raises Failed: for the first step that failed."""
     for number, one in enumerate(done, 1):
         if one.ending.cause != "completed":
-            raise Failed(_at(f"step {number} of {steps}", one))
+            raise StepFailed(_at(f"step {number} of {steps}", one))
 
 
-def _at(place: str, one: Done) -> Ending:
+def _at(place: str, one: StepDone) -> HandlerResult:
     what = f"{place} (organ {one.organ!r}, type {one.type!r}): {one.ending.error}"
-    return Ending(one.ending.cause, error=harmless(what))
+    return HandlerResult(one.ending.cause, error=harmless(what))

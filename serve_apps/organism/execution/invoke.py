@@ -13,20 +13,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from organism_flows.serve_apps.organism.config import OrganConfig
-from organism_flows.serve_apps.organism.execution.jobs import Run
+from organism_flows.serve_apps.organism.execution.jobs import Invocation
 from organism_flows.serve_apps.organism.handler_api.context import Context
 from organism_flows.serve_apps.organism.handler_api.errors import place_of_coroutine, place_of_frame
 from organism_flows.serve_apps.organism.handler_api.loading import Handler
 from organism_flows.serve_apps.organism.handler_api.results import Endings, of_error, of_value
 from organism_flows.serve_apps.organism.processes.forked import end_if_forked
-from organism_flows.serve_apps.organism.processes.pool import Agents, StartFailed
+from organism_flows.serve_apps.organism.processes.pool import ProcessPool, StartFailed
 
 if TYPE_CHECKING:
-    from organism_flows.serve_apps.organism.execution.protocol import Rules
+    from organism_flows.serve_apps.organism.execution.protocol import SharedRules
 
 
 @dataclass(slots=True)
-class Later:
+class AwaitableResult:
     """A plain function turned out to return something to await."""
 
     awaitable: Any
@@ -39,55 +39,55 @@ class NotIsolated:
 NOT_ISOLATED = NotIsolated()
 
 
-class Caller:
+class HandlerCaller:
     """Calls the handler of one organ.
 
     Args:
         config: Of the organ.
-        handler: What `load_handler` or `Agents.load` made of it.
+        handler: What `load_handler` or `ProcessPool.load` made of it.
         rules: What applies to every organ.
     """
 
-    def __init__(self, config: OrganConfig, handler: Handler, rules: Rules) -> None:
+    def __init__(self, config: OrganConfig, handler: Handler, rules: SharedRules) -> None:
         self._batch = config.batch
         self._handler = handler
         self._rules = rules
         self.on_loop = handler.is_async and handler.agents is None
         """Else it is called in a thread, which may wait for a process."""
 
-    def call(self, run: Run) -> Any:
+    def call(self, run: Invocation) -> Any:
         """What the handler returns, something to await if it is async; raises what it raises."""
         return self._handler.call(*run.arguments(self._handler, batch=self._batch))
 
-    def endings(self, run: Run, value: Any) -> Endings:
+    def endings(self, run: Invocation, value: Any) -> Endings:
         """The endings of the tasks of ``run``, which returned ``value``; raises what `of_value` raises."""
         end_if_forked()
         return of_value(value, len(run.jobs), self._rules.result_limit_bytes, batch=self._batch)
 
-    def failures(self, run: Run, error: BaseException) -> Endings:
+    def failures(self, run: Invocation, error: BaseException) -> Endings:
         """The endings of the tasks of ``run``, which raised ``error``; none: a batch failed as a whole."""
         end_if_forked()
         return of_error(error, len(run.jobs))
 
-    async def wait(self, run: Run, awaitable: Awaitable[Any]) -> Endings:
+    async def wait(self, run: Invocation, awaitable: Awaitable[Any]) -> Endings:
         """Wait for what the handler returned."""
         try:
             return self.endings(run, await awaitable)
         except BaseException as error:
             return self.failures(run, error)
 
-    def in_thread(self, run: Run) -> Endings | Later | NotIsolated:
+    def in_thread(self, run: Invocation) -> Endings | AwaitableResult | NotIsolated:
         """Call the handler on a thread, and encode there too."""
         try:
             if run.agents is not None:
                 return self._in_process(run, run.agents)
             value = self.call(run)
             end_if_forked()
-            return Later(value) if inspect.isawaitable(value) else self.endings(run, value)
+            return AwaitableResult(value) if inspect.isawaitable(value) else self.endings(run, value)
         except BaseException as error:
             return self.failures(run, error)
 
-    def _in_process(self, run: Run, agents: Agents) -> Endings | NotIsolated:
+    def _in_process(self, run: Invocation, agents: ProcessPool) -> Endings | NotIsolated:
         context = Context(run.tasks[0], run.started, run.timeout_s, lambda: run.reported)
         if self._handler.wants_context:
             run.context = context
@@ -110,12 +110,12 @@ class Caller:
                 return NOT_ISOLATED
             raise failed.error from None
 
-    def kill(self, run: Run) -> None:
+    def kill(self, run: Invocation) -> None:
         """Kill the process of ``run``, which is reported already, if it runs in one."""
         if run.agents is not None:
             run.agents.kill(run)
 
-    def place(self, run: Run) -> str:
+    def place(self, run: Invocation) -> str:
         """Where in the handler's own code ``run`` is; empty if unknown."""
         if run.work is not None:
             return place_of_frame(sys._current_frames().get(run.work.thread_id or 0))

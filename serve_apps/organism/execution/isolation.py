@@ -11,10 +11,10 @@ import asyncio
 import logging
 
 from organism_flows.serve_apps.organism.config import OrganConfig
-from organism_flows.serve_apps.organism.execution.jobs import Run
-from organism_flows.serve_apps.organism.execution.protocol import Rules
+from organism_flows.serve_apps.organism.execution.jobs import Invocation
+from organism_flows.serve_apps.organism.execution.protocol import SharedRules
 from organism_flows.serve_apps.organism.handler_api.loading import Handler
-from organism_flows.serve_apps.organism.processes.pool import Agents
+from organism_flows.serve_apps.organism.processes.pool import ProcessPool
 
 logger = logging.getLogger("ray.serve.organism")
 
@@ -35,13 +35,13 @@ class Isolation:
         rules: What the organ shares with the others.
     """
 
-    def __init__(self, config: OrganConfig, handler: Handler, rules: Rules) -> None:
+    def __init__(self, config: OrganConfig, handler: Handler, rules: SharedRules) -> None:
         self._config = config
         self._rules = rules
         self._apart = handler.agents is not None
         """The organ has processes anyway."""
         self._in_process = config.isolates
-        self._agents: Agents | None = None
+        self._agents: ProcessPool | None = None
         self._closing: asyncio.TimerHandle | None = None
         self.running = 0
         """Suspects in handlers."""
@@ -53,7 +53,7 @@ class Isolation:
             return self.running < PROCESSES
         return self._rules.suspect is None
 
-    def enter(self, run: Run) -> bool:
+    def enter(self, run: Invocation) -> bool:
         """Take in a suspect that starts. False: it runs on the replica itself."""
         run.suspect = True
         self.running += 1
@@ -66,12 +66,12 @@ class Isolation:
             self._closing.cancel()
             self._closing = None
         if self._agents is None:
-            self._agents = Agents(self._config)
+            self._agents = ProcessPool(self._config)
             self._agents.expand(min(self._config.concurrency, PROCESSES))
         run.agents = self._agents
         return True
 
-    def leave(self, run: Run) -> None:
+    def leave(self, run: Invocation) -> None:
         """A suspect has ended."""
         self.running -= 1
         if self._rules.suspect is run:

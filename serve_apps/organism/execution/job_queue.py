@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from organism_flows.serve_apps.organism.config import OrganConfig
 from organism_flows.serve_apps.organism.execution.jobs import Job
-from organism_flows.serve_apps.organism.execution.outcome_stream import Call
+from organism_flows.serve_apps.organism.execution.outcome_stream import BatchCall
 
 
-class Waiting:
+class JobQueue:
     """Two lines of jobs: the suspects, of which fewer may run at once, and the others.
 
     Args:
@@ -55,7 +55,7 @@ class Waiting:
         size = min((self._batch_size + fitting) / 2, 2 * self._batch_size)
         self._batch_size = min(max(size, 1.0), self._config.max_batch_size)
 
-    def next(self, call: Call | None = None, *, suspects: bool = False) -> list[Job]:
+    def next(self, call: BatchCall | None = None, *, suspects: bool = False) -> list[Job]:
         """The jobs of the next handler call; one, but for batch handlers. Empty: nothing may start.
 
         Args:

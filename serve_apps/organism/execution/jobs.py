@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from organism_flows.blocks.json_text import from_json
-from organism_flows.serve_apps.organism.execution.outcome_stream import Call
-from organism_flows.serve_apps.organism.execution.thread_pool import Work
+from organism_flows.serve_apps.organism.execution.outcome_stream import BatchCall
+from organism_flows.serve_apps.organism.execution.thread_pool import ThreadCall
 from organism_flows.serve_apps.organism.handler_api.context import Context
 from organism_flows.serve_apps.organism.handler_api.loading import Handler
 
 if TYPE_CHECKING:
-    from organism_flows.serve_apps.organism.processes.pool import Agents
+    from organism_flows.serve_apps.organism.processes.pool import ProcessPool
 
 LONGEST_SHOWN = 5
 
@@ -24,7 +24,7 @@ LONGEST_SHOWN = 5
 class Job:
     """One task waiting for a handler or running in one."""
 
-    call: Call
+    call: BatchCall
     position: int
     timeout_s: float
     path: str
@@ -32,7 +32,7 @@ class Job:
     """The lane has been told that a handler has begun with it."""
     alone: bool = False
     """It was in a handler batch that failed as a whole, and is tried again by itself."""
-    run: Run | None = None
+    run: Invocation | None = None
     """The handler call it is in."""
     settled: bool = False
     """Its outcome is reported, or nobody waits for it any more."""
@@ -71,7 +71,7 @@ class Job:
 
 
 @dataclass(slots=True, eq=False)
-class Run:
+class Invocation:
     """One call of the handler."""
 
     jobs: list[Job]
@@ -84,9 +84,9 @@ class Run:
     """It is in the handler, and does not wait for a replica elsewhere."""
     waits: bool = False
     """The handler has given way to the event loop."""
-    work: Work | None = None
+    work: ThreadCall | None = None
     """Where a plain one runs."""
-    agents: Agents | None = None
+    agents: ProcessPool | None = None
     """The processes it is called in; None: this one."""
     on_begin: Callable[[], object] = lambda: None
     """Called in its thread when a process has the tasks."""
@@ -120,7 +120,7 @@ class Run:
         return [job for job in self.jobs if not job.settled]
 
 
-def longest(runs: Iterable[Run]) -> list[dict[str, Any]]:
+def longest(runs: Iterable[Invocation]) -> list[dict[str, Any]]:
     """The few tasks that have run longest, and what their handlers say of them, as plain data."""
     now = time.monotonic()
     return [

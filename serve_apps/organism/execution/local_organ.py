@@ -17,23 +17,23 @@ from functools import partial
 from typing import Any
 
 from organism_flows.serve_apps.organism.config import OrganConfig
-from organism_flows.serve_apps.organism.execution.invoke import Caller, Later, NotIsolated
+from organism_flows.serve_apps.organism.execution.invoke import AwaitableResult, HandlerCaller, NotIsolated
 from organism_flows.serve_apps.organism.execution.isolation import DELIVERY_S, Isolation
-from organism_flows.serve_apps.organism.execution.job_queue import Waiting
-from organism_flows.serve_apps.organism.execution.jobs import Job, Run
+from organism_flows.serve_apps.organism.execution.job_queue import JobQueue
+from organism_flows.serve_apps.organism.execution.jobs import Invocation, Job
 from organism_flows.serve_apps.organism.execution.organ_status import organ_status
 from organism_flows.serve_apps.organism.execution.protocol import (
     CANCELLED,
     CANCELLED_BEFORE,
     LINGER_S,
     RECALLED,
-    Rules,
+    SharedRules,
 )
-from organism_flows.serve_apps.organism.execution.thread_pool import Threads
-from organism_flows.serve_apps.organism.execution.timeouts import Deadlines
+from organism_flows.serve_apps.organism.execution.thread_pool import ThreadPool
+from organism_flows.serve_apps.organism.execution.timeouts import Timeouts
 from organism_flows.serve_apps.organism.handler_api.errors import harmless
 from organism_flows.serve_apps.organism.handler_api.loading import Handler
-from organism_flows.serve_apps.organism.handler_api.results import Ending, Endings
+from organism_flows.serve_apps.organism.handler_api.results import Endings, HandlerResult
 
 logger = logging.getLogger("ray.serve.organism")
 
@@ -43,7 +43,7 @@ STRETCH_S = 0.005
 """How long handlers that do not wait may follow one another before the event loop has its turn."""
 
 
-class Organ:
+class LocalOrgan:
     """Runs tasks under one handler.
 
     Args:
@@ -52,22 +52,22 @@ class Organ:
         rules: What it shares with the other organs.
     """
 
-    def __init__(self, config: OrganConfig, handler: Handler, rules: Rules) -> None:
+    def __init__(self, config: OrganConfig, handler: Handler, rules: SharedRules) -> None:
         self.config = config
         self.figures = rules.figures_of(config.id)
         self.handler = handler
         self._rules = rules
-        self._caller = Caller(config, handler, rules)
+        self._caller = HandlerCaller(config, handler, rules)
         if handler.agents is not None:
             handler.agents.expand(config.concurrency)
         self._isolation = Isolation(config, handler, rules)
-        self._threads = Threads(config.id)
-        self._waiting = Waiting(config)
-        self._runs: set[Run] = set()
-        self._first_steps: set[Run] = set()
+        self._threads = ThreadPool(config.id)
+        self._waiting = JobQueue(config)
+        self._runs: set[Invocation] = set()
+        self._first_steps: set[Invocation] = set()
         """Of the runs those in an asyncio task that has not yet been seen to wait."""
         self._looking = False
-        self._deadlines = Deadlines(self._expire)
+        self._deadlines = Timeouts(self._expire)
         self._slots_taken = 0
         self._abandoned_tasks = 0
 
@@ -125,7 +125,7 @@ class Organ:
                 ending.append(run.task)
         return ending
 
-    def stop(self, jobs: Iterable[Job], ending: Ending) -> None:
+    def stop(self, jobs: Iterable[Job], ending: HandlerResult) -> None:
         """Report ``jobs`` to have ended so, at once: what waits never starts, what runs is stopped.
 
         A handler batch goes on as long as one of its tasks is still wanted.
@@ -135,12 +135,12 @@ class Organ:
                 continue
             if job.run is None:
                 self._report(
-                    job, Ending("cancelled", error=CANCELLED_BEFORE) if ending == CANCELLED else ending
+                    job, HandlerResult("cancelled", error=CANCELLED_BEFORE) if ending == CANCELLED else ending
                 )
             else:
                 self._stop_running(job, job.run, ending)
 
-    def _stop_running(self, job: Job, run: Run, ending: Ending) -> None:
+    def _stop_running(self, job: Job, run: Invocation, ending: HandlerResult) -> None:
         last = run.open_jobs() == [job]
         if last and run.work is not None and not self._threads.abandon(run.work):
             return  # it has just ended
@@ -186,7 +186,7 @@ class Organ:
         else:
             self._begin(run)
 
-    def _begin(self, run: Run) -> None:
+    def _begin(self, run: Invocation) -> None:
         """Call the handler."""
         if run.reported:  # stopped while it was announced
             self._release(run)
@@ -219,20 +219,20 @@ class Organ:
         except RuntimeError as error:
             self._end(run, self._caller.failures(run, error))
 
-    def _prepare(self, jobs: list[Job]) -> Run | None:
+    def _prepare(self, jobs: list[Job]) -> Invocation | None:
         """A run of those whose params can be read; None: of none."""
-        run = Run(jobs, [], time.monotonic(), self.config.id)
+        run = Invocation(jobs, [], time.monotonic(), self.config.id)
         for job in jobs:
             try:
                 run.tasks.append(job.task())
                 job.run = run
             except (ValueError, RecursionError) as error:
-                self._report(job, Ending("rejected", error=harmless(f"params is not JSON: {error}")))
+                self._report(job, HandlerResult("rejected", error=harmless(f"params is not JSON: {error}")))
         if len(run.tasks) < len(jobs):
             run.jobs = run.open_jobs()
         return run if run.jobs else None
 
-    def _create_task(self, run: Run, call: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _create_task(self, run: Invocation, call: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return asyncio.get_running_loop().create_task(call, context=run.jobs[0].call.context.copy())
 
     def _look(self) -> None:
@@ -245,19 +245,19 @@ class Organ:
         self._first_steps.clear()
         self.pump()
 
-    def _begun_in_process(self, run: Run) -> None:
+    def _begun_in_process(self, run: Invocation) -> None:
         if not (run.begun or run.released):
             run.begun, run.started = True, time.monotonic()
             self._watch(run)
 
-    def _watch(self, run: Run) -> None:
+    def _watch(self, run: Invocation) -> None:
         self._runs.add(run)
         if not run.reported:
             self._deadlines.add(run, run.timeout_s, run.started)
 
     # Calling
 
-    async def _call_in_turn(self, run: Run) -> None:
+    async def _call_in_turn(self, run: Invocation) -> None:
         """Call the handler for ``run``, and then for others of its call as long as it does not wait."""
         task, context = run.task, copy_context()
         assert task is not None
@@ -280,7 +280,7 @@ class Organ:
             run.released, following.task = True, task
             run = following
 
-    def _following(self, run: Run, until: float) -> Run | None:
+    def _following(self, run: Invocation, until: float) -> Invocation | None:
         """The next run of the same call, to take the place of ``run``."""
         if time.monotonic() > until:
             return None
@@ -289,24 +289,24 @@ class Organ:
                 return following
         return None
 
-    async def _call_batch(self, run: Run) -> None:
+    async def _call_batch(self, run: Invocation) -> None:
         try:
             endings = self._caller.endings(run, await self._caller.call(run))
         except BaseException as error:
             endings = self._caller.failures(run, error)
         self._end(run, endings)
 
-    async def _await(self, run: Run, awaitable: Awaitable[Any]) -> None:
+    async def _await(self, run: Invocation, awaitable: Awaitable[Any]) -> None:
         self._end(run, await self._caller.wait(run, awaitable))
 
-    def _collect(self, run: Run, value: Endings | Later | NotIsolated) -> None:
+    def _collect(self, run: Invocation, value: Endings | AwaitableResult | NotIsolated) -> None:
         if isinstance(value, NotIsolated):
             self._isolation.give_up()
             self._waiting.again(run.open_jobs(), alone=False)
             run.reported = True
             self._release(run)
             self._rules.ended(run)
-        elif not isinstance(value, Later):
+        elif not isinstance(value, AwaitableResult):
             self._end(run, value)
         elif run.reported:
             if inspect.iscoroutine(value.awaitable):
@@ -319,7 +319,7 @@ class Organ:
 
     # Ending
 
-    def _end(self, run: Run, endings: Endings) -> None:
+    def _end(self, run: Invocation, endings: Endings) -> None:
         """The handler has ended by itself; no endings: its batch failed as a whole."""
         if self.config.batch:
             self._waiting.learn(len(run.jobs), (time.monotonic() - run.started) * 1000)
@@ -328,7 +328,7 @@ class Organ:
         if self._rules.lingering:
             self._rules.ended(run)
 
-    def _report_all(self, run: Run, endings: Endings) -> None:
+    def _report_all(self, run: Invocation, endings: Endings) -> None:
         if run.reported:
             return
         run.reported = True
@@ -338,7 +338,7 @@ class Organ:
         else:
             self._isolate(run, "raised")
 
-    def _expire(self, run: Run) -> None:
+    def _expire(self, run: Invocation) -> None:
         """Report the timeout at once, whether or not the handler can be stopped."""
         place = self._caller.place(run)
         if run.work is not None and not self._threads.abandon(run.work):
@@ -350,10 +350,10 @@ class Organ:
             else:
                 job = run.jobs[0]
                 text = f"timed out after {job.timeout_s:g} s" + (f" ({place})" if place else "")
-                self._report(job, Ending("timed_out", error=text))
+                self._report(job, HandlerResult("timed_out", error=text))
         self._stop(run)
 
-    def _stop(self, run: Run) -> None:
+    def _stop(self, run: Invocation) -> None:
         """Leave an abandoned thread behind and kill the process it waits for, or cancel an async handler.
 
         Its slot is free when it has ended, or has had time enough to.
@@ -375,19 +375,19 @@ class Organ:
         run.task.cancel()
         run.linger = asyncio.get_running_loop().call_later(LINGER_S, self._abandon, run)
 
-    def _abandon(self, run: Run) -> None:
+    def _abandon(self, run: Invocation) -> None:
         if not run.released:
             run.abandoned = True
             self._abandoned_tasks += 1
             logger.warning("organ %s: a cancelled handler does not end", self.config.id)
             self._free(run)
 
-    def _isolate(self, run: Run, what: str) -> None:
+    def _isolate(self, run: Invocation, what: str) -> None:
         """Try each member of a failed handler batch alone, so that only the culprit is charged."""
         logger.warning("organ %s: a batch of %d %s; trying each alone", self.config.id, len(run.jobs), what)
         self._waiting.again(run.open_jobs(), alone=True)
 
-    def _report(self, job: Job, ending: Ending) -> None:
+    def _report(self, job: Job, ending: HandlerResult) -> None:
         if job.settled:
             return
         job.settled = True
@@ -395,7 +395,7 @@ class Organ:
         self.figures.add(ending.cause, elapsed_ms)
         job.call.report(job.position, ending, job.path, self.config.id, elapsed_ms)
 
-    def _release(self, run: Run) -> None:
+    def _release(self, run: Invocation) -> None:
         """The handler has ended."""
         if not run.released:
             self._free(run)
@@ -403,7 +403,7 @@ class Organ:
             run.abandoned = False
             self._abandoned_tasks -= 1
 
-    def _free(self, run: Run) -> None:
+    def _free(self, run: Invocation) -> None:
         run.released = True
         self._deadlines.discard(run, run.timeout_s)
         if run.linger is not None:

@@ -11,7 +11,7 @@ SAMPLE = 1000
 """Times kept. A quantile of the last so many says how an organ fares now."""
 
 
-class Figures:
+class OrganCounters:
     """Of one organ, since its replica started; outlive a reconfiguration."""
 
     def __init__(self) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from organism_flows.serve_apps.organism.execution.jobs import Run, longest
+from organism_flows.serve_apps.organism.execution.jobs import Invocation, longest
 
 if TYPE_CHECKING:
-    from organism_flows.serve_apps.organism.execution.local_organ import Organ
+    from organism_flows.serve_apps.organism.execution.local_organ import LocalOrgan
 
 
-def organ_status(organ: Organ, runs: Sequence[Run], waiting: int, suspects: int) -> dict[str, Any]:
+def organ_status(
+    organ: LocalOrgan, runs: Sequence[Invocation], waiting: int, suspects: int
+) -> dict[str, Any]:
     """Configuration and figures of an organ.
 
     Args:

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from contextvars import Context
 
 from organism_flows.blocks.queue.wire import Batch, Outcomes
-from organism_flows.serve_apps.organism.handler_api.results import Ending
+from organism_flows.serve_apps.organism.handler_api.results import HandlerResult
 
 CHUNK = 1000
 """Most outcomes in one chunk. 500 no-ops in one chunk instead of three took a quarter less CPU on the
@@ -19,7 +19,7 @@ SIGN_OF_LIFE_S = 2.0
 """Longest silence; lanes take 30 s of it for a dead replica."""
 
 
-class Call:
+class BatchCall:
     """One batch on the replica, and its outcomes as they come.
 
     Args:
@@ -40,7 +40,7 @@ class Call:
         self._full = asyncio.Event()
 
     def report(
-        self, position: int, ending: Ending, path: str, organ_id: str | None, elapsed_ms: float
+        self, position: int, ending: HandlerResult, path: str, organ_id: str | None, elapsed_ms: float
     ) -> None:
         """Take the outcome of one task; each position is reported once."""
         self._chunk.add(position, *ending, path, organ_id, elapsed_ms)

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from organism_flows.serve_apps.organism.config import OrganConfig
-from organism_flows.serve_apps.organism.execution.jobs import Job, Run
-from organism_flows.serve_apps.organism.execution.organ_counters import Figures
-from organism_flows.serve_apps.organism.handler_api.results import Ending
+from organism_flows.serve_apps.organism.execution.jobs import Invocation, Job
+from organism_flows.serve_apps.organism.execution.organ_counters import OrganCounters
+from organism_flows.serve_apps.organism.handler_api.results import HandlerResult
 
 LINGER_S = 1.0
 """How long a cancelled handler may clean up before it counts as abandoned."""
@@ -19,20 +19,20 @@ CANCELLED_BEFORE = "cancelled before it started"
 
 
 @dataclass(slots=True)
-class Rules:
+class SharedRules:
     """What applies to everything that runs tasks of an organism."""
 
     result_limit_bytes: int
-    lingering: dict[str, Run] = field(default_factory=dict)
+    lingering: dict[str, Invocation] = field(default_factory=dict)
     """Handler calls that were told to stop and have not ended, by task id."""
-    suspect: Run | None = None
+    suspect: Invocation | None = None
     """The one suspect that runs on the replica itself, where suspects have no process of their own."""
     pump: Callable[[], None] = lambda: None
     """Starts what may start now, in every organ."""
-    figures: dict[str, Figures] = field(default_factory=dict)
+    figures: dict[str, OrganCounters] = field(default_factory=dict)
     """By organ id."""
 
-    def ended(self, run: Run) -> None:
+    def ended(self, run: Invocation) -> None:
         """A handler has ended, whether or not it was told to stop before."""
         for task in run.tasks:
             if self.lingering.get(task["task_id"]) is run:
@@ -41,12 +41,12 @@ class Rules:
         for waiter in waiters:
             waiter()
 
-    def figures_of(self, organ_id: str) -> Figures:
+    def figures_of(self, organ_id: str) -> OrganCounters:
         """Those of an organ, which may have been there before."""
-        return self.figures.setdefault(organ_id, Figures())
+        return self.figures.setdefault(organ_id, OrganCounters())
 
 
-class Runner(Protocol):
+class JobRunner(Protocol):
     """Runs jobs. Each is reported to its call once, unless it is dropped before. On the event loop only."""
 
     @property
@@ -68,7 +68,7 @@ class Runner(Protocol):
         """Run ``jobs`` as there is room."""
         ...
 
-    def stop(self, jobs: Iterable[Job], ending: Ending) -> None:
+    def stop(self, jobs: Iterable[Job], ending: HandlerResult) -> None:
         """Report ``jobs`` to have ended so, at once, and stop them as far as that is possible."""
         ...
 
@@ -97,11 +97,11 @@ class Runner(Protocol):
         ...
 
 
-class OrganRunner(Runner, Protocol):
+class OrganRunner(JobRunner, Protocol):
     """A runner that is an organ."""
 
     config: OrganConfig
 
 
-CANCELLED = Ending("cancelled", error="cancelled while it ran")
-RECALLED = Ending("recalled", error="no handler had begun with it")
+CANCELLED = HandlerResult("cancelled", error="cancelled while it ran")
+RECALLED = HandlerResult("recalled", error="no handler had begun with it")

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 from organism_flows.blocks.errors import OrganismUnavailable, ReplicaLost
 from organism_flows.blocks.queue.wire import Batch, Outcomes
 from organism_flows.serve_apps.organism.config import OrganConfig
-from organism_flows.serve_apps.organism.execution.jobs import Job, Run, longest
-from organism_flows.serve_apps.organism.execution.protocol import RECALLED, Rules
-from organism_flows.serve_apps.organism.handler_api.results import Ending
+from organism_flows.serve_apps.organism.execution.jobs import Invocation, Job, longest
+from organism_flows.serve_apps.organism.execution.protocol import RECALLED, SharedRules
+from organism_flows.serve_apps.organism.handler_api.results import HandlerResult
 
 logger = logging.getLogger("ray.serve.organism")
 
@@ -26,7 +26,7 @@ PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Waits before a call that no replica took is made again."""
 
 
-class Client(Protocol):
+class OrganClient(Protocol):
     """Calls the deployment."""
 
     def call(self, batch: Batch) -> AsyncGenerator[Outcomes, None]:
@@ -75,11 +75,11 @@ class RemoteOrgan:
     abandoned = 0
     problem = None
 
-    def __init__(self, config: OrganConfig, client: Client, rules: Rules) -> None:
+    def __init__(self, config: OrganConfig, client: OrganClient, rules: SharedRules) -> None:
         self.config = config
         self.figures = rules.figures_of(config.id)
         self.client = client
-        self._runs: set[Run] = set()
+        self._runs: set[Invocation] = set()
         self._trouble: str | None = None
 
     @property
@@ -109,7 +109,7 @@ class RemoteOrgan:
             for start in range(0, len(alike), step):
                 self._start(alike[start : start + step])
 
-    def stop(self, jobs: Iterable[Job], ending: Ending) -> None:
+    def stop(self, jobs: Iterable[Job], ending: HandlerResult) -> None:
         """Report ``jobs`` to have ended so, at once; a call goes on as long as one of its tasks is wanted."""
         for job in jobs:
             if not job.settled:
@@ -159,22 +159,22 @@ class RemoteOrgan:
     def _start(self, jobs: list[Job]) -> None:
         batch = jobs[0].call.batch
         told = [{"task_id": batch.ids[job.position]} for job in jobs]
-        run = Run(jobs, told, time.monotonic(), begun=False)
+        run = Invocation(jobs, told, time.monotonic(), begun=False)
         for job in jobs:
             job.run = run
         self._runs.add(run)
         run.task = asyncio.create_task(self._run(run), name=f"organ-{self.config.id}")
         run.task.add_done_callback(lambda _: self._runs.discard(run))
 
-    async def _run(self, run: Run) -> None:
+    async def _run(self, run: Invocation) -> None:
         try:
             await self._call_until_taken(run)
         except Exception as error:  # a mistake of ours must not leave tasks without an outcome
             logger.exception("organ %s: a call failed", self.config.id)
             for job in run.open_jobs():
-                self._report(job, Ending("failed", error=f"{type(error).__name__}: {error}"), 0.0)
+                self._report(job, HandlerResult("failed", error=f"{type(error).__name__}: {error}"), 0.0)
 
-    async def _call_until_taken(self, run: Run) -> None:
+    async def _call_until_taken(self, run: Invocation) -> None:
         tries = 0
         while run.open_jobs():
             try:
@@ -189,7 +189,7 @@ class RemoteOrgan:
                 self._blame(run, error.what)
                 return
 
-    async def _call(self, run: Run) -> None:
+    async def _call(self, run: Invocation) -> None:
         """Report outcomes as they come.
 
         Raises:
@@ -207,7 +207,7 @@ class RemoteOrgan:
         if left := run.open_jobs():
             raise ReplicaLost(f"organ {self.config.id} ended a call without {len(left)} outcomes")
 
-    def _blame(self, run: Run, what: str) -> None:
+    def _blame(self, run: Invocation, what: str) -> None:
         """Hand the tasks of a lost replica back as suspects.
 
         A suspect that has no process of its own was the only one there, and said so before it began: it is
@@ -217,12 +217,12 @@ class RemoteOrgan:
         logger.warning("organ %s: %s; %d tasks had not been reported", self.config.id, what, len(left))
         for job in left:
             if job.suspect and run.begun and not self.config.isolates:
-                ending = Ending("failed", error=f"ran as the only suspect on a replica, and {what}")
+                ending = HandlerResult("failed", error=f"ran as the only suspect on a replica, and {what}")
             else:
-                ending = Ending("replica_lost", error=what)
+                ending = HandlerResult("replica_lost", error=what)
             self._report(job, ending, 0.0)
 
-    def _stop_if_unwanted(self, run: Run | None) -> bool:
+    def _stop_if_unwanted(self, run: Invocation | None) -> bool:
         if run is None or run.task is None or run.open_jobs():
             return False
         return run.task.cancel()
@@ -231,10 +231,10 @@ class RemoteOrgan:
 
     def _report_all(self, jobs: Sequence[Job], outcomes: Outcomes) -> None:
         for row, position in enumerate(outcomes.positions):
-            ending = Ending(outcomes.causes[row], outcomes.results[row], outcomes.errors[row])
+            ending = HandlerResult(outcomes.causes[row], outcomes.results[row], outcomes.errors[row])
             self._report(jobs[position], ending, outcomes.elapsed_ms[row])
 
-    def _report(self, job: Job, ending: Ending, elapsed_ms: float) -> None:
+    def _report(self, job: Job, ending: HandlerResult, elapsed_ms: float) -> None:
         if job.settled:
             return
         job.settled = True

@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from typing import Any, Literal
 
 
-class Work:
+class ThreadCall:
     """One call on its way through the threads."""
 
     __slots__ = ("call", "done", "state", "thread_id")
@@ -32,7 +32,7 @@ class Work:
         return self.state == "abandoned"
 
 
-class Threads:
+class ThreadPool:
     """Runs calls in daemon threads, as many at once as its owner submits.
 
     Every method is called on the event loop. Calls must not raise.
@@ -42,16 +42,16 @@ class Threads:
         self.name = name
         self.abandoned = 0
         """Threads that outlived their timeout and still run."""
-        self._queue: SimpleQueue[Work | None] = SimpleQueue()
+        self._queue: SimpleQueue[ThreadCall | None] = SimpleQueue()
         self._lock = threading.Lock()
-        self._ended: deque[tuple[Work, Any]] = deque()
+        self._ended: deque[tuple[ThreadCall, Any]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waking = False
         self._alive = 0
         self._busy = 0
         self._closed = False
 
-    def submit(self, call: Callable[[], Any], done: Callable[[Any], None]) -> Work:
+    def submit(self, call: Callable[[], Any], done: Callable[[Any], None]) -> ThreadCall:
         """Run ``call`` in a thread, then ``done`` with what it returned, on the loop.
 
         Raises:
@@ -62,11 +62,11 @@ class Threads:
             threading.Thread(target=self._serve, name=f"organ-{self.name}", daemon=True).start()
             self._alive += 1
         self._busy += 1
-        work = Work(call, done)
+        work = ThreadCall(call, done)
         self._queue.put(work)
         return work
 
-    def abandon(self, work: Work) -> bool:
+    def abandon(self, work: ThreadCall) -> bool:
         """Give up on ``work``: another thread takes its place. False: it has just ended."""
         with self._lock:
             if work.state == "done":

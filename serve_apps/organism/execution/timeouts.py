@@ -19,7 +19,7 @@ BLOCKED_S = 0.1
 T = TypeVar("T")
 
 
-class Deadlines(Generic[T]):
+class Timeouts(Generic[T]):
     """Calls back for every item that is not discarded in time. Used on the event loop only.
 
     Args:

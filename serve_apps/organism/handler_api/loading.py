@@ -19,7 +19,7 @@ from organism_flows.serve_apps.organism.handler_api.context import Context
 from organism_flows.serve_apps.organism.handler_api.errors import describe, harmless
 
 if TYPE_CHECKING:
-    from organism_flows.serve_apps.organism.processes.pool import Agents
+    from organism_flows.serve_apps.organism.processes.pool import ProcessPool
 
 
 def extend_import_path(folders: list[Path]) -> None:
@@ -38,7 +38,7 @@ class Handler:
     """With a task, and a `Context` if it wants one."""
     is_async: bool
     wants_context: bool = False
-    agents: Agents | None = None
+    agents: ProcessPool | None = None
     """The processes it is called in; None: this one."""
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # agents start faster without the queue
     from organism_flows.blocks.queue.wire import Cause
 
 
-class Ending(NamedTuple):
+class HandlerResult(NamedTuple):
     """How one task ended."""
 
     cause: Cause
@@ -20,8 +20,8 @@ class Ending(NamedTuple):
     error: str | None = None
 
 
-Endings: TypeAlias = "Sequence[Ending]"
-NULL = Ending("completed", "null")
+Endings: TypeAlias = "Sequence[HandlerResult]"
+NULL = HandlerResult("completed", "null")
 
 
 def of_value(value: Any, size: int, limit_bytes: int, *, batch: bool) -> Endings:
@@ -40,19 +40,19 @@ def of_error(error: BaseException, size: int) -> Endings:
     return () if size > 1 else (raised(error),)
 
 
-def returned(value: Any, limit_bytes: int) -> Ending:
+def returned(value: Any, limit_bytes: int) -> HandlerResult:
     """The ending of a task whose handler returned ``value``."""
     if value is None:
         return NULL
     try:
-        return Ending("completed", to_json(value, limit_bytes=limit_bytes))
+        return HandlerResult("completed", to_json(value, limit_bytes=limit_bytes))
     except NotJson as error:
-        return Ending("rejected", error=harmless(f"the result cannot be stored: {error}"))
+        return HandlerResult("rejected", error=harmless(f"the result cannot be stored: {error}"))
 
 
-def raised(error: BaseException) -> Ending:
+def raised(error: BaseException) -> HandlerResult:
     """The ending of a task whose handler raised ``error``."""
-    return Ending("rejected" if is_permanent(error) else "failed", error=describe(error))
+    return HandlerResult("rejected" if is_permanent(error) else "failed", error=describe(error))
 
 
 def returned_by_batch(value: Any, size: int, limit_bytes: int) -> Endings:

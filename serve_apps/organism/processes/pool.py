@@ -16,8 +16,8 @@ from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.serve_apps.organism.config import OrganConfig
 from organism_flows.serve_apps.organism.handler_api.loading import Handler, load_handler, refusal
 from organism_flows.serve_apps.organism.handler_api.results import Endings
-from organism_flows.serve_apps.organism.processes.worker_main import Ready
-from organism_flows.serve_apps.organism.processes.worker_process import AgentDied, Process
+from organism_flows.serve_apps.organism.processes.worker_main import ReadyMessage
+from organism_flows.serve_apps.organism.processes.worker_process import WorkerProcess, WorkerProcessDied
 
 logger = logging.getLogger("ray.serve.organism")
 
@@ -35,7 +35,7 @@ def load(organ: OrganConfig) -> Handler:
     Raises:
         ConfigurationError: It cannot be used.
     """
-    return Agents(organ).load() if organ.processes else load_handler(organ)
+    return ProcessPool(organ).load() if organ.processes else load_handler(organ)
 
 
 @contextlib.contextmanager
@@ -63,14 +63,14 @@ class StartFailed(Exception):
 
 
 @dataclass(slots=True, eq=False)
-class Start:
+class ProcessStart:
     """A process that is being started."""
 
     ended: bool = False
     error: Exception | None = None
 
 
-class Agents:
+class ProcessPool:
     """The processes of one organ, started as they are needed and used again. Used from any thread.
 
     Args:
@@ -80,9 +80,9 @@ class Agents:
     def __init__(self, organ: OrganConfig) -> None:
         self._organ = organ
         self._changed = threading.Condition()
-        self._idle: list[Process] = []
+        self._idle: list[WorkerProcess] = []
         """Used last: last."""
-        self._busy: dict[Any, Process] = {}
+        self._busy: dict[Any, WorkerProcess] = {}
         """By the key of its call."""
         self._starting = 0
         self._limit = 0
@@ -148,7 +148,7 @@ class Agents:
             No endings when a batch failed as a whole, or nobody waits any more.
 
         Raises:
-            AgentDied: The process ended during the call.
+            WorkerProcessDied: The process ended during the call.
             StartFailed: No process could be started.
         """
         while True:
@@ -161,7 +161,7 @@ class Agents:
                     agent.give(tasks, timeout_s, limit_bytes)
                 except OSError:
                     if fresh:
-                        raise AgentDied(agent.how_it_died()) from None
+                        raise WorkerProcessDied(agent.how_it_died()) from None
                     self._drop(key, agent)
                     continue
                 on_begin()
@@ -191,10 +191,10 @@ class Agents:
     def _count(self) -> int:
         return len(self._idle) + len(self._busy) + self._starting
 
-    def _acquire(self, key: Any, unwanted: Callable[[], bool]) -> Process | None:
+    def _acquire(self, key: Any, unwanted: Callable[[], bool]) -> WorkerProcess | None:
         """A process that is free for the call. Not necessarily the one started for it: that may take longer
         than another call, and than this one is wanted."""
-        start: Start | None = None
+        start: ProcessStart | None = None
         with self._changed:
             while not unwanted():
                 while self._idle:
@@ -206,7 +206,7 @@ class Agents:
                 if start is not None and start.error is not None:
                     raise StartFailed(start.error)
                 if (start is None or start.ended) and self._count() < self._limit:
-                    start = Start()
+                    start = ProcessStart()
                     threading.Thread(
                         target=self._start, args=(start,), name=f"start-{self._organ.id}", daemon=True
                     ).start()
@@ -214,11 +214,11 @@ class Agents:
                 self._changed.wait()
         return None
 
-    def _start(self, start: Start) -> None:
+    def _start(self, start: ProcessStart) -> None:
         if self._failed_starts:
             self._closed.wait(min(0.1 * 2**self._failed_starts, LONGEST_PAUSE_S))
         error: Exception | None = None
-        agent: Process | None = None
+        agent: WorkerProcess | None = None
         try:
             agent, _ = self._new(START_S)
         except Exception as problem:
@@ -238,15 +238,15 @@ class Agents:
                 self._keep(agent)
             self._changed.notify_all()
 
-    def _new(self, within_s: float | None) -> tuple[Process, Ready]:
-        agent = Process(self._organ)
+    def _new(self, within_s: float | None) -> tuple[WorkerProcess, ReadyMessage]:
+        agent = WorkerProcess(self._organ)
         try:
             return agent, agent.start(within_s)
         except BaseException:
             _end(agent)
             raise
 
-    def _release(self, key: Any, agent: Process) -> None:
+    def _release(self, key: Any, agent: WorkerProcess) -> None:
         with self._changed:
             if self._busy.pop(key, None) is agent:
                 self._keep(agent)
@@ -254,13 +254,13 @@ class Agents:
                 return
         _end(agent)  # killed when it had just answered
 
-    def _keep(self, agent: Process) -> None:
+    def _keep(self, agent: WorkerProcess) -> None:
         if self._count() < self._limit:
             self._idle.append(agent)
         else:
             _end(agent)
 
-    def _drop(self, key: Any, agent: Process) -> None:
+    def _drop(self, key: Any, agent: WorkerProcess) -> None:
         with self._changed:
             self._busy.pop(key, None)
             self._changed.notify_all()
@@ -268,5 +268,5 @@ class Agents:
         agent.end()
 
 
-def _end(agent: Process) -> None:
+def _end(agent: WorkerProcess) -> None:
     threading.Thread(target=agent.end, name="end-agent", daemon=True).start()

@@ -34,7 +34,7 @@ PROGRESS_S = 0.25
 """Shortest time between two words on the progress of one task."""
 
 
-class Ready(NamedTuple):
+class ReadyMessage(NamedTuple):
     """The agent has its handler."""
 
     pid: int
@@ -42,14 +42,14 @@ class Ready(NamedTuple):
     wants_context: bool
 
 
-class Refused(NamedTuple):
+class RefusedMessage(NamedTuple):
     """The handler cannot be used."""
 
     what: str
     next_step: str
 
 
-class Order(NamedTuple):
+class InvokeMessage(NamedTuple):
     """Call the handler."""
 
     number: int
@@ -60,7 +60,7 @@ class Order(NamedTuple):
     """Longest result."""
 
 
-class Progress(NamedTuple):
+class ProgressMessage(NamedTuple):
     """What the handler says of the call with this number."""
 
     number: int
@@ -68,14 +68,14 @@ class Progress(NamedTuple):
     note: str
 
 
-class Done(NamedTuple):
+class DoneMessage(NamedTuple):
     """How the tasks of the call with this number ended."""
 
     number: int
     endings: Endings
 
 
-class Voice:
+class MessageSender:
     """Sends messages from any thread, and of progress only a few a second, but always the last word.
 
     Args:
@@ -86,11 +86,11 @@ class Voice:
         self._connection = connection
         self._lock = threading.Lock()
         self._number = 0
-        self._latest: Progress | None = None
+        self._latest: ProgressMessage | None = None
         self._timer: threading.Timer | None = None
         self._said = 0.0
 
-    def send(self, message: Ready | Refused | Done) -> None:
+    def send(self, message: ReadyMessage | RefusedMessage | DoneMessage) -> None:
         """Send ``message``; what has not been said of the call before is not said any more."""
         with self._lock:
             self._latest = None
@@ -99,7 +99,7 @@ class Voice:
                 self._timer = None
             self._connection.send(message)
 
-    def progress(self, progress: Progress) -> None:
+    def progress(self, progress: ProgressMessage) -> None:
         """Send ``progress`` now or, unless there is news by then, in a moment."""
         with self._lock:
             wait_s = self._said + PROGRESS_S - time.monotonic()
@@ -124,7 +124,7 @@ class Voice:
             self._said = time.monotonic()
 
 
-class AgentContext(Context):
+class WorkerContext(Context):
     """A context that tells the replica of progress."""
 
     __slots__ = ("_tell",)
@@ -141,7 +141,7 @@ class AgentContext(Context):
         self._tell(*self.progressed)
 
 
-class Agent:
+class Worker:
     """Calls one handler as it is told.
 
     Args:
@@ -150,13 +150,13 @@ class Agent:
         voice: Answers the replica.
     """
 
-    def __init__(self, organ: OrganConfig, handler: Handler, voice: Voice) -> None:
+    def __init__(self, organ: OrganConfig, handler: Handler, voice: MessageSender) -> None:
         self._batch = organ.batch
         self._handler = handler
         self._voice = voice
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def obey(self, order: Order) -> None:
+    def obey(self, order: InvokeMessage) -> None:
         """Call the handler, and tell how the tasks ended. Whatever the handler does, it does not raise."""
         try:
             # A context of its own: what the handler leaves in a context variable is not the next one's.
@@ -164,17 +164,17 @@ class Agent:
         except BaseException as error:
             endings = of_error(error, len(order.tasks))
         end_if_forked()
-        self._voice.send(Done(order.number, endings))
+        self._voice.send(DoneMessage(order.number, endings))
 
-    def _call(self, order: Order) -> Endings:
+    def _call(self, order: InvokeMessage) -> Endings:
         tasks = [{**task, "params": from_json(task["params"])} for task in order.tasks]
         arguments: tuple[Any, ...] = (tasks if self._batch else tasks[0],)
         if self._handler.wants_context and not self._batch:
 
             def tell(fraction: float | None, note: str) -> None:
-                self._voice.progress(Progress(order.number, fraction, note))
+                self._voice.progress(ProgressMessage(order.number, fraction, note))
 
-            arguments = (*arguments, AgentContext(tasks[0], order.remaining_s, tell))
+            arguments = (*arguments, WorkerContext(tasks[0], order.remaining_s, tell))
         value = self._handler.call(*arguments)
         if inspect.isawaitable(value):
             value = self._await(value)
@@ -220,16 +220,16 @@ def serve(connection_fd: int) -> None:
     log.setLevel(logging.INFO)
     log.propagate = False
     connection = Connection(connection_fd)
-    voice = Voice(connection)
+    voice = MessageSender(connection)
     try:
         organ = OrganConfig.model_validate_json(connection.recv())
         try:
             handler = load_handler(organ)
         except ConfigurationError as error:
-            voice.send(Refused(error.what, error.next_step))
+            voice.send(RefusedMessage(error.what, error.next_step))
             return
-        voice.send(Ready(os.getpid(), handler.is_async, handler.wants_context))
-        agent = Agent(organ, handler, voice)
+        voice.send(ReadyMessage(os.getpid(), handler.is_async, handler.wants_context))
+        agent = Worker(organ, handler, voice)
         while True:
             agent.obey(connection.recv())
     except (EOFError, ConnectionError):

@@ -22,7 +22,13 @@ from typing import Any
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.serve_apps.organism.config import OrganConfig
 from organism_flows.serve_apps.organism.handler_api.results import Endings
-from organism_flows.serve_apps.organism.processes.worker_main import Done, Order, Progress, Ready, Refused
+from organism_flows.serve_apps.organism.processes.worker_main import (
+    DoneMessage,
+    InvokeMessage,
+    ProgressMessage,
+    ReadyMessage,
+    RefusedMessage,
+)
 
 logger = logging.getLogger("ray.serve.organism")
 
@@ -41,11 +47,11 @@ _MAIN = (
 )
 
 
-class AgentDied(Exception):
+class WorkerProcessDied(Exception):
     """The process of a handler ended during a call; the message says how."""
 
 
-class Process:
+class WorkerProcess:
     """One process. Used by one thread at a time, but for `kill` and `alive`.
 
     Args:
@@ -102,24 +108,24 @@ class Process:
         """It has not been given a task yet."""
         return not self._number
 
-    def start(self, within_s: float | None) -> Ready:
+    def start(self, within_s: float | None) -> ReadyMessage:
         """Wait until it has its handler.
 
         Raises:
             ConfigurationError: The handler cannot be used.
-            AgentDied: It ended meanwhile, or took longer than ``within_s`` seconds.
+            WorkerProcessDied: It ended meanwhile, or took longer than ``within_s`` seconds.
         """
         try:
             self._connection.send(self._organ.model_dump_json())
         except OSError:
-            raise AgentDied(self.how_it_died()) from None
+            raise WorkerProcessDied(self.how_it_died()) from None
         match self._receive(within_s):
-            case Ready() as ready:
+            case ReadyMessage() as ready:
                 self._agent_pid = ready.pid
                 return ready
-            case Refused(what, next_step):
+            case RefusedMessage(what, next_step):
                 raise ConfigurationError(what, next_step)
-        raise AgentDied(self._nonsense())
+        raise WorkerProcessDied(self._nonsense())
 
     def give(self, tasks: list[dict[str, Any]], remaining_s: float, limit_bytes: int) -> None:
         """Have the handler called with ``tasks``.
@@ -128,38 +134,38 @@ class Process:
             OSError: It is dead; the handler was not called.
         """
         self._number += 1
-        self._connection.send(Order(self._number, tasks, remaining_s, limit_bytes))
+        self._connection.send(InvokeMessage(self._number, tasks, remaining_s, limit_bytes))
 
     def take(self, progress: Callable[[float | None, str], None]) -> Endings:
         """Wait for what the handler makes of the tasks it was given; no endings: a batch failed as a whole.
 
         Raises:
-            AgentDied: It ended meanwhile.
+            WorkerProcessDied: It ended meanwhile.
         """
         while True:
             match self._receive(None):
-                case Done(self._number, endings):
+                case DoneMessage(self._number, endings):
                     return endings
-                case Progress(number, fraction, note):
+                case ProgressMessage(number, fraction, note):
                     if number == self._number:
                         progress(fraction, note)
                 case _:
-                    raise AgentDied(self._nonsense())
+                    raise WorkerProcessDied(self._nonsense())
 
     def _receive(self, within_s: float | None) -> Any:
         until = time.monotonic() + within_s if within_s is not None else None
         while not self._poll.poll(LOOK_S * 1000):
             if not self.alive:
-                raise AgentDied(self.how_it_died())
+                raise WorkerProcessDied(self.how_it_died())
             if until is not None and time.monotonic() > until:
                 self.kill()
-                raise AgentDied(f"the agent process was not ready after {within_s:g} s")
+                raise WorkerProcessDied(f"the agent process was not ready after {within_s:g} s")
         try:
             return self._connection.recv()
         except (EOFError, OSError):
-            raise AgentDied(self.how_it_died()) from None
+            raise WorkerProcessDied(self.how_it_died()) from None
         except Exception:
-            raise AgentDied(self._nonsense()) from None
+            raise WorkerProcessDied(self._nonsense()) from None
 
     def _nonsense(self) -> str:
         self.kill()

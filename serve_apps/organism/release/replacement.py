@@ -62,12 +62,12 @@ class ReplicaRunning(BaseModel):
     organs: dict[str, OrganRunning]
 
 
-class Running(BaseModel):
+class RunningTasks(BaseModel):
     """Tasks on all replicas, as the organism's route ``/running`` tells."""
 
     replicas: list[ReplicaRunning]
 
-    def on(self, organs: Collection[str]) -> Load:
+    def on(self, organs: Collection[str]) -> ReplacedLoad:
         """What runs for ``organs`` on replicas that are not leaving anyhow."""
         found = [
             organ
@@ -77,7 +77,7 @@ class Running(BaseModel):
             if name in organs
         ]
         busy = [organ for organ in found if organ.in_flight]
-        return Load(
+        return ReplacedLoad(
             tasks=sum(organ.in_flight for organ in found),
             waiting=sum(organ.waiting for organ in found),
             longest_s=max((organ.longest_s or 0.0 for organ in busy), default=0.0),
@@ -85,7 +85,7 @@ class Running(BaseModel):
         )
 
 
-class Unknown(NamedTuple):
+class LoadUnknown(NamedTuple):
     """Why it is not known what runs."""
 
     why: str
@@ -93,7 +93,7 @@ class Unknown(NamedTuple):
     """Asking again will not help."""
 
 
-class Load(BaseModel):
+class ReplacedLoad(BaseModel):
     """What runs on replicas that are to be taken down."""
 
     tasks: int
@@ -119,17 +119,17 @@ class Load(BaseModel):
         return f"{run}, and {waiting}" if waiting else run
 
 
-class Replaced(Change):
+class ReplacementDone(Change):
     """A change that was made, with the tasks that were there when it was announced."""
 
-    load: Load | None = None
+    load: ReplacedLoad | None = None
     """`None`: nothing is taken down, or what ran was not known."""
     line: str
     """All of it in words."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class ReplacementPlan:
     """What deploying would change."""
 
     config: dict[str, Any]
@@ -147,7 +147,7 @@ class Plan:
         return {organ for one in self.changes if one.effect in TAKEN_DOWN for organ in one.organs}
 
 
-async def plan(dashboard_url: str, token: str | None, config_dict: dict[str, Any]) -> Plan:
+async def plan(dashboard_url: str, token: str | None, config_dict: dict[str, Any]) -> ReplacementPlan:
     """Compare what is to be deployed with what is.
 
     Args:
@@ -165,7 +165,7 @@ async def plan(dashboard_url: str, token: str | None, config_dict: dict[str, Any
     [wanted] = [app for app in config["applications"] if app["name"] == APP]
     running = present.get("status") in ("RUNNING", "DEPLOYING", "UNHEALTHY")
     deployed = present.get("deployed_app_config")
-    return Plan(
+    return ReplacementPlan(
         config,
         compare(deployed, wanted),
         notes(wanted),
@@ -175,7 +175,7 @@ async def plan(dashboard_url: str, token: str | None, config_dict: dict[str, Any
 
 
 async def carry_out(
-    plan: Plan,
+    plan: ReplacementPlan,
     dashboard_url: str,
     token: str | None,
     timeout_s: float,
@@ -183,7 +183,7 @@ async def carry_out(
     when: When = "drain",
     on_note: Callable[[str], None],
     on_progress: Callable[[str], None] | None = None,
-) -> list[Replaced]:
+) -> list[ReplacementDone]:
     """Say what ``plan`` changes and what it costs, then deploy it, and wait until it runs.
 
     Args:
@@ -204,7 +204,7 @@ async def carry_out(
             runs on it.
     """
     report = on_progress or (lambda _: None)
-    running = await _running(plan.routes) if plan.taken_down else Running(replicas=[])
+    running = await _running(plan.routes) if plan.taken_down else RunningTasks(replicas=[])
     done = [_described(change, running, when) for change in plan.changes]
     if not _only(done, Effect.STARTED):
         for line in [*plan.notes, *_lines(done)]:
@@ -218,7 +218,7 @@ async def carry_out(
     return done
 
 
-def summary(done: Collection[Replaced]) -> str:
+def summary(done: Collection[ReplacementDone]) -> str:
     """What became of the organism, on one line."""
     if not done:
         return "nothing to change"
@@ -232,25 +232,25 @@ def _code(app: dict[str, Any] | None) -> Any:
     return ((app or {}).get("args") or {}).get("code")
 
 
-def _only(done: Collection[Replaced], effect: Effect) -> bool:
+def _only(done: Collection[ReplacementDone], effect: Effect) -> bool:
     return all(one.effect is effect for one in done)
 
 
-def _described(change: Change, running: Running | Unknown, when: When) -> Replaced:
+def _described(change: Change, running: RunningTasks | LoadUnknown, when: When) -> ReplacementDone:
     line = f"{WORDS[change.effect]}: {'; '.join(change.why)}"
     load = None
     if change.effect in TAKEN_DOWN:
-        if isinstance(running, Unknown):
+        if isinstance(running, LoadUnknown):
             line += f"; what runs there is not known: {running.why}"
         else:
             load = running.on(change.organs)
             line += f"; {load.line}"
             if not load.idle:
                 line += _cost(load, when)
-    return Replaced(**change.model_dump(), load=load, line=line)
+    return ReplacementDone(**change.model_dump(), load=load, line=line)
 
 
-def _cost(load: Load, when: When) -> str:
+def _cost(load: ReplacedLoad, when: When) -> str:
     """What becomes of the tasks that run."""
     match when:
         case "idle":
@@ -268,7 +268,7 @@ def _cost(load: Load, when: When) -> str:
             )
 
 
-def _lines(done: Collection[Replaced]) -> list[str]:
+def _lines(done: Collection[ReplacementDone]) -> list[str]:
     """A line for the deployments that fare alike."""
     alike: dict[str, list[str]] = {}
     for one in done:
@@ -276,27 +276,27 @@ def _lines(done: Collection[Replaced]) -> list[str]:
     return [f"{', '.join(labels)}: {line}" for line, labels in alike.items()]
 
 
-async def _running(routes: str | None) -> Running | Unknown:
+async def _running(routes: str | None) -> RunningTasks | LoadUnknown:
     if routes is None:
-        return Unknown("it does not run, or has no HTTP routes", lasting=True)
+        return LoadUnknown("it does not run, or has no HTTP routes", lasting=True)
     try:
         async with routes_client(routes, timeout=10.0) as client:
             response = await client.get("/running")
         if response.status_code == 404:
-            return Unknown("it is of an older version, which does not say", lasting=True)
+            return LoadUnknown("it is of an older version, which does not say", lasting=True)
         response.raise_for_status()
-        return Running.model_validate(response.json())
+        return RunningTasks.model_validate(response.json())
     except (httpx.HTTPError, ValueError) as error:
-        return Unknown(f"{routes}/running does not answer: {_first_line(error)}", lasting=False)
+        return LoadUnknown(f"{routes}/running does not answer: {_first_line(error)}", lasting=False)
 
 
-async def _wait_until_idle(plan: Plan, report: Callable[[str], None]) -> None:
+async def _wait_until_idle(plan: ReplacementPlan, report: Callable[[str], None]) -> None:
     silent_since: float | None = None
     said, said_at = (-1, -1), 0.0
     while True:
         running = await _running(plan.routes)
         now = time.monotonic()
-        if isinstance(running, Unknown):
+        if isinstance(running, LoadUnknown):
             silent_since = silent_since or now
             if running.lasting or now - silent_since > PATIENCE_S:
                 raise OrganismUnavailable(

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from organism_flows.blocks.queue import Batch, Lines, NewTask, Outcomes, Queue, RedriveFilter, TypePolicy
+from organism_flows.blocks.queue import Batch, ClaimLines, NewTask, Outcomes, Queue, RedriveFilter, TypePolicy
 from tests.clock import START, set_clock
 from tests.oracle import FINISHED, Oracle, Task
 
@@ -64,7 +64,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.oracle = Oracle(now=START, lease_s=LEASE_S)
         self.held: list[tuple[str, Batch]] = []
         self.lanes: list[str] = []
-        self.lines: dict[str, Lines] = {}
+        self.lines: dict[str, ClaimLines] = {}
         self.numbers = count()
         self.register()
         for kind in TYPES:
@@ -124,7 +124,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def claim_along(self, lane: str, limit: int = ENOUGH, quota: int = ENOUGH, *, look: bool = False) -> bool:
         """One claim with cursors that stay where the last claims of the lane left them."""
-        lines = self.lines.setdefault(lane, Lines(self.queue, lane, clock=self.seconds))
+        lines = self.lines.setdefault(lane, ClaimLines(self.queue, lane, clock=self.seconds))
         if look:
             self.wait(lines.look())
         ready = {task.id for task in self.oracle.claimable(lane)}

@@ -14,7 +14,7 @@ import pytest
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.blocks.queue.files.columns import Columns
-from organism_flows.blocks.queue.files.reader import BadLine, TaskLines
+from organism_flows.blocks.queue.files.reader import RejectedRow, TaskFileReader
 
 ROWS = [{"id": 1, "text": "one"}, {"id": 2, "text": "zwei"}]
 
@@ -30,13 +30,15 @@ def content(name: str, rows: list[dict[str, Any]]) -> bytes:
     return "\n".join(json.dumps(row) for row in rows).encode()
 
 
-def read(name: str, columns: Columns, rows: list[dict[str, Any]] | None = None) -> list[NewTask | BadLine]:
-    return list(TaskLines(io.BytesIO(content(name, rows or ROWS)), name, columns=columns))
+def read(
+    name: str, columns: Columns, rows: list[dict[str, Any]] | None = None
+) -> list[NewTask | RejectedRow]:
+    return list(TaskFileReader(io.BytesIO(content(name, rows or ROWS)), name, columns=columns))
 
 
 def tasks(name: str, columns: Columns, rows: list[dict[str, Any]] | None = None) -> list[NewTask]:
     found = read(name, columns, rows)
-    assert not [str(line) for line in found if isinstance(line, BadLine)]
+    assert not [str(line) for line in found if isinstance(line, RejectedRow)]
     return [task for task in found if isinstance(task, NewTask)]
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.queue import NewTask, Queue
-from organism_flows.blocks.queue.files.reader import BadLine, TaskLines
+from organism_flows.blocks.queue.files.reader import RejectedRow, TaskFileReader
 
 RANDOM = Random(0)
 LINES = b"".join(
@@ -27,8 +27,8 @@ def compressed(content: bytes, suffix: str) -> bytes:
     return pa.compress(content, codec="zstd", asbytes=True)  # type: ignore[no-any-return]
 
 
-def read(content: bytes, name: str) -> list[NewTask | BadLine]:
-    return list(TaskLines(io.BytesIO(content), name))
+def read(content: bytes, name: str) -> list[NewTask | RejectedRow]:
+    return list(TaskFileReader(io.BytesIO(content), name))
 
 
 @CODECS

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from organism_flows.blocks.queue import Batch, Cancelled, NewTask, Outcomes, Queue, Reaped, TypePolicy
+from organism_flows.blocks.queue import Batch, Cancelled, NewTask, Outcomes, Queue, ReapResult, TypePolicy
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.clock import START, advance, set_clock
 
@@ -70,7 +70,7 @@ async def test_a_lost_lanes_task_that_was_to_be_cancelled_is(queue: Queue) -> No
     await queue.cancel([cancelled])
     await advance(queue, 16)
     held = dict(zip(batch.ids, batch.claims, strict=True))
-    assert await queue.reap() == Reaped(lanes=1, retried=2, failed=0, runs=held)
+    assert await queue.reap() == ReapResult(lanes=1, retried=2, failed=0, runs=held)
     assert (await queue.get(str(cancelled))).status == "cancelled"
     assert (await queue.get(str(other))).status == "retry"
 

@@ -14,22 +14,22 @@ from hypothesis import strategies as st
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.queue import NewTask
 from organism_flows.blocks.queue.files import reader as module
-from organism_flows.blocks.queue.files.reader import BadLine, TaskLines
+from organism_flows.blocks.queue.files.reader import RejectedRow, TaskFileReader
 
 
-def read(content: str | bytes, name: str = "f.csv") -> list[NewTask | BadLine]:
-    return list(TaskLines(io.BytesIO(content.encode() if isinstance(content, str) else content), name))
+def read(content: str | bytes, name: str = "f.csv") -> list[NewTask | RejectedRow]:
+    return list(TaskFileReader(io.BytesIO(content.encode() if isinstance(content, str) else content), name))
 
 
 def cities(content: str | bytes) -> list[Any]:
     """The cities of a file in which no row is bad."""
     found = read(content)
-    assert not [str(line) for line in found if isinstance(line, BadLine)]
+    assert not [str(line) for line in found if isinstance(line, RejectedRow)]
     return [task.params["city"] for task in found if isinstance(task, NewTask)]
 
 
 def bad(content: str | bytes) -> list[str]:
-    return [str(line) for line in read(content) if isinstance(line, BadLine)]
+    return [str(line) for line in read(content) if isinstance(line, RejectedRow)]
 
 
 class Strict:
@@ -114,8 +114,8 @@ def rows_or_error(content: str) -> list[list[str]] | None:
         found = read(content)
     except ConfigurationError:
         return None
-    if any(isinstance(line, BadLine) for line in found):
-        assert all(str(line).startswith("f.csv:") for line in found if isinstance(line, BadLine))
+    if any(isinstance(line, RejectedRow) for line in found):
+        assert all(str(line).startswith("f.csv:") for line in found if isinstance(line, RejectedRow))
         return None
     return [[task.type, task.params["city"]] for task in found if isinstance(task, NewTask)]
 
@@ -260,6 +260,6 @@ def test_json_lines_cut_off_anywhere_are_the_whole_lines_or_an_error(
     found = read(cut, "f.jsonl")
     whole = cut.count(b"}}\n") + cut.endswith(b"}}")
     assert sum(isinstance(line, NewTask) for line in found) == whole
-    assert sum(isinstance(line, BadLine) for line in found) == (
+    assert sum(isinstance(line, RejectedRow) for line in found) == (
         not cut.endswith((b"}}\n", b"}}")) and bool(cut)
     )

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.queue import NewTask
 from organism_flows.blocks.queue.files import reader as module
-from organism_flows.blocks.queue.files.reader import BadLine, Checked, TaskLines, matching
+from organism_flows.blocks.queue.files.reader import FileCheck, RejectedRow, TaskFileReader, matching
 
 
-def read(text: str | bytes, name: str = "f.jsonl", **options: Any) -> list[NewTask | BadLine]:
-    return list(TaskLines(io.BytesIO(text.encode() if isinstance(text, str) else text), name, **options))
+def read(text: str | bytes, name: str = "f.jsonl", **options: Any) -> list[NewTask | RejectedRow]:
+    return list(TaskFileReader(io.BytesIO(text.encode() if isinstance(text, str) else text), name, **options))
 
 
 def test_every_line_is_a_task_or_a_reason() -> None:
@@ -33,7 +33,7 @@ def test_every_line_is_a_task_or_a_reason() -> None:
     tasks = [task for task in found if isinstance(task, NewTask)]
     assert [task.type for task in tasks] == ["a", "b", "last"]
     assert tasks[1].params["n"] == 12345678901234567890123, "exact, and no float"
-    bad = [str(line) for line in found if isinstance(line, BadLine)]
+    bad = [str(line) for line in found if isinstance(line, RejectedRow)]
     assert [line.partition(" ")[0] for line in bad] == [f"f.jsonl:{n}:" for n in (4, 5, 6, 7)]
     assert "not JSON" in bad[0]
     assert "type: Field required" in bad[1]
@@ -64,7 +64,7 @@ def test_a_csv_file_has_params_as_json_and_as_columns_of_text() -> None:
 
 def test_bad_rows_are_named_by_line() -> None:
     rows = b'type,params\na,{}\na\na,[]\na,{\n\xff,{}\n" ",\na,"{""deep"": \n1}"\n,\n'
-    found = [str(line) for line in read(rows, "f.csv") if isinstance(line, BadLine)]
+    found = [str(line) for line in read(rows, "f.csv") if isinstance(line, RejectedRow)]
     assert [line.split(":")[1] for line in found] == ["3", "4", "5", "6", "7"]
     assert "1 values for 2 columns" in found[0]
     assert "params: not JSON" in found[2]
@@ -92,10 +92,10 @@ lines = st.lists(st.sampled_from(['{"type": "a"}', "", "{", '{"type": "b"}', "é
 
 @given(lines, st.integers(0, 8), st.sampled_from(["\n", "\r\n"]), st.booleans())
 def test_a_digest_is_of_lines_however_they_end(text: list[str], mark: int, end: str, ended: bool) -> None:
-    begin = TaskLines(io.BytesIO("".join(f"{line}\n" for line in text[:mark]).encode()), "f")
+    begin = TaskFileReader(io.BytesIO("".join(f"{line}\n" for line in text[:mark]).encode()), "f")
     list(begin)
     content = end.join(text) + (end if ended and text else "")
-    whole = TaskLines(io.BytesIO(content.encode()), "f", mark=mark)
+    whole = TaskFileReader(io.BytesIO(content.encode()), "f", mark=mark)
     list(whole)
     # A last line that is empty and does not end is none.
     if 0 < mark <= whole.lines:
@@ -104,7 +104,7 @@ def test_a_digest_is_of_lines_however_they_end(text: list[str], mark: int, end: 
 
 
 def test_of_many_bad_lines_the_first_are_named_and_the_rest_counted() -> None:
-    checked = Checked()
+    checked = FileCheck()
     for found in read('{"type": "a"}\n' + "{\n" * 30):
         checked.count(found)
     with pytest.raises(ConfigurationError, match=r"30 of 31 lines are bad.*f\.jsonl:2: .*\(and 25 more\)"):

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from organism_flows.blocks.queue import Batch, NewTask, Queue, Reaped
+from organism_flows.blocks.queue import Batch, NewTask, Queue, ReapResult
 from organism_flows.blocks.queue.db.statements import statement
 from tests.blocks.queue.sessions import (
     blocked_on_a_row,
@@ -88,7 +88,7 @@ async def test_a_cancel_and_a_reap_at_the_same_moment(queue: Queue) -> None:
     async with open_transaction(queue) as cancelling:
         await cancelling.fetch(statement("cancel"), [task_id])
         assert (await queue.reap()).retried == 0, "the reaper passes by what is locked"
-    assert await queue.reap() == Reaped(0, 1, 0, {batch.ids[0]: batch.claims[0]})
+    assert await queue.reap() == ReapResult(0, 1, 0, {batch.ids[0]: batch.claims[0]})
     assert (await queue.get(batch.ids[0])).status == "cancelled"
 
 

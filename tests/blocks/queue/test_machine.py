@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 from hypothesis import Phase
 
-from organism_flows.blocks.queue import Lines
+from organism_flows.blocks.queue import ClaimLines
 from organism_flows.blocks.queue.db.statements import statement
 from organism_flows.blocks.queue.stores import claim_lines
 from tests.blocks.queue.machine import run_machine
@@ -103,15 +103,15 @@ def cursors_never_go_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def cursors_go_too_far(monkeypatch: pytest.MonkeyPatch) -> None:
-    advance = Lines._advance
+    advance = ClaimLines._advance
 
-    def too_far(self: Lines, *claimed: Any, **how: Any) -> None:
+    def too_far(self: ClaimLines, *claimed: Any, **how: Any) -> None:
         advance(self, *claimed, **how)
         for line in self:
             if line.after:
                 line.after = (line.after[0] + timedelta(seconds=5), line.after[1])
 
-    monkeypatch.setattr(Lines, "_advance", too_far)
+    monkeypatch.setattr(ClaimLines, "_advance", too_far)
 
 
 def cursors_leave_no_time_to_commit(monkeypatch: pytest.MonkeyPatch) -> None:

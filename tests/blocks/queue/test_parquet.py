@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.queue import NewTask, Queue
-from organism_flows.blocks.queue.files.reader import BadLine, TaskLines
+from organism_flows.blocks.queue.files.reader import RejectedRow, TaskFileReader
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 ROOT = Path(__file__).parents[3]
@@ -33,8 +33,8 @@ def parquet(table: Any, **options: Any) -> bytes:
     return sink.getvalue()
 
 
-def read(content: bytes, name: str = "f.parquet") -> list[NewTask | BadLine]:
-    return list(TaskLines(io.BytesIO(content), name))
+def read(content: bytes, name: str = "f.parquet") -> list[NewTask | RejectedRow]:
+    return list(TaskFileReader(io.BytesIO(content), name))
 
 
 def params_of(values: Any, kind: Any = None) -> list[Any]:
@@ -141,7 +141,7 @@ def test_a_cell_that_is_no_value_makes_its_row_bad_and_no_other(
     content = parquet({"type": ["t"] * 3, "params.x": pa.array([good, bad, good], type=kind)})
     first, second, third = read(content)
     assert isinstance(first, NewTask)
-    assert isinstance(second, BadLine)
+    assert isinstance(second, RejectedRow)
     assert isinstance(third, NewTask)
     assert str(second).startswith("f.parquet row 2: params")
     assert why in second.why
@@ -282,11 +282,11 @@ def test_a_million_rows_are_read_in_little_memory(tmp_path: Path) -> None:
     with pq.ParquetWriter(file, part.schema) as writer:
         writer.write_table(pa.concat_tables([part] * 10), row_group_size=1_000_000)
     said = (
-        "import re, sys\nfrom organism_flows.blocks.queue.files.reader import TaskLines\n"
+        "import re, sys\nfrom organism_flows.blocks.queue.files.reader import TaskFileReader\n"
         "import organism_flows.blocks.queue.files.parquet\n"
         "status = lambda: open('/proc/self/status').read()\n"
         "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', status())[1])\nbefore = peak()\n"
-        "lines = TaskLines(open(sys.argv[1], 'rb'), sys.argv[1])\nfor _ in lines: pass\n"
+        "lines = TaskFileReader(open(sys.argv[1], 'rb'), sys.argv[1])\nfor _ in lines: pass\n"
         "print(lines.lines, peak() - before)"
     )
     done = subprocess.run(

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from organism_flows.blocks.queue import NewTask, Queue, RedriveFilter
 from organism_flows.blocks.queue.db.statements import statement
-from organism_flows.blocks.queue.lane_models import Asked
+from organism_flows.blocks.queue.lane_models import LaneRequest
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.blocks.queue.sessions import blocked_on_a_row, open_transaction
 from tests.clock import START, advance, set_clock
@@ -311,7 +311,7 @@ async def test_a_lane_that_may_still_renew_is_never_forgotten(queue: Queue) -> N
     await queue.register("late")
     await advance(queue, 10_000)
     assert await queue.forget_lanes(dead_for_s=100) == 0
-    assert (await queue.renew("late")) == Asked(stop=False, leave=False)
+    assert (await queue.renew("late")) == LaneRequest(stop=False, leave=False)
 
 
 HOLD = """

@@ -14,7 +14,7 @@ from organism_flows.blocks.errors import ConfigurationError, OrganismError
 from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.flows.alerting import automations, checks
 from organism_flows.flows.alerting.notify import tell_of_verification
-from organism_flows.flows.alerting.transitions import Look, Said, next_step
+from organism_flows.flows.alerting.transitions import AlertCheck, LastNotification, next_step
 from organism_flows.flows.verification.finding import Finding, Verification
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.clock import START, advance, set_clock
@@ -32,16 +32,16 @@ MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
 def test_an_alert_is_raised_once_and_cleared_once(
     found: list[tuple[bool | None, int]], patience_s: float
 ) -> None:
-    last: Said | None = None
+    last: LastNotification | None = None
     now = MOMENT
     raised = False
     wrong_since: datetime | None = None
     for wrong, seconds in found:
         now += timedelta(seconds=seconds)
-        step = next_step(Look("verify", wrong, "", "", patience_s=patience_s), last, now)
+        step = next_step(AlertCheck("verify", wrong, "", "", patience_s=patience_s), last, now)
         if step is not None:
             keeps = last is not None and last.step in ("pending", "raised")
-            last = Said(step, last.since if keeps and last else now, "", now)
+            last = LastNotification(step, last.since if keeps and last else now, "", now)
         if wrong is False:
             assert step == ("cleared" if raised else "passed" if wrong_since else None)
             raised, wrong_since = False, None

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from organism_flows.blocks.errors import OrganismUnavailable
-from organism_flows.serve_apps.gateway.organism_link import Busy
+from organism_flows.serve_apps.gateway.organism_link import TooManyCalls
 
 
 class ScriptedOrganism:
@@ -38,7 +38,7 @@ class ScriptedOrganism:
     async def handle(self, task: dict[str, Any]) -> dict[str, Any]:
         self._answer()
         if self.busy:
-            raise Busy
+            raise TooManyCalls
         self.tasks.append(task)
         try:
             await self.free.wait()

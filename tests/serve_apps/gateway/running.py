@@ -16,8 +16,8 @@ import uvicorn
 from organism_flows.blocks.settings import Settings
 from organism_flows.serve_apps.gateway.__main__ import bound, server_config
 from organism_flows.serve_apps.gateway.app import create_app
-from organism_flows.serve_apps.gateway.dependencies import Parts
-from organism_flows.serve_apps.gateway.organism_link import Organism
+from organism_flows.serve_apps.gateway.dependencies import AppState
+from organism_flows.serve_apps.gateway.organism_link import OrganismLink
 from tests.serve_apps.gateway.described import Description
 from tests.stack import until
 
@@ -26,7 +26,7 @@ class Gateway:
     """One that runs, and a client for it."""
 
     def __init__(
-        self, url: str, parts: Parts, http: httpx.AsyncClient, loop: asyncio.AbstractEventLoop
+        self, url: str, parts: AppState, http: httpx.AsyncClient, loop: asyncio.AbstractEventLoop
     ) -> None:
         self.url = url
         self.parts = parts
@@ -46,7 +46,7 @@ class Gateway:
 
 @asynccontextmanager
 async def running(
-    dsn: str, *, organism: Organism | None = None, token: str | None = None, **settings: Any
+    dsn: str, *, organism: OrganismLink | None = None, token: str | None = None, **settings: Any
 ) -> AsyncIterator[Gateway]:
     """A gateway on the database ``dsn``, open without tokens; ``token`` is what its client sends."""
     settings.setdefault("gateway_open", not {"token", "gateway_tokens"} & settings.keys())

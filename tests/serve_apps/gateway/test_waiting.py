@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 
 from organism_flows.blocks.queue import NewTask, Queue, TaskState
-from organism_flows.serve_apps.gateway.task_watcher import POLL_PAUSE_S, Waiting
+from organism_flows.serve_apps.gateway.task_watcher import POLL_PAUSE_S, TaskWatcher
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.serve_apps.gateway.running import Gateway
 from tests.stack import until
@@ -176,7 +176,7 @@ async def test_who_comes_while_a_poll_is_read_is_told_by_the_next(queue: Queue) 
         asked.set()
         return {task_id: state(task_id, await answers.get())}
 
-    async with Waiting(states) as waiting:
+    async with TaskWatcher(states) as waiting:
         early, late = waiting.changes(task_id), waiting.changes(task_id)
         first = asyncio.ensure_future(anext(early))
         await asyncio.wait_for(asked.wait(), TIMEOUT)
@@ -197,7 +197,7 @@ async def test_an_outage_is_waited_out(queue: Queue) -> None:
             raise failures.pop()
         return await queue.states(ids)
 
-    async with Waiting(states) as waiting:
+    async with TaskWatcher(states) as waiting:
         found = await asyncio.wait_for(anext(waiting.changes(task_id)), TIMEOUT)
     assert found is not None
     assert found.status == "queued"
@@ -211,7 +211,7 @@ async def test_while_nobody_waits_nothing_is_asked() -> None:
         asked += 1
         return {}
 
-    async with Waiting(states) as waiting:
+    async with TaskWatcher(states) as waiting:
         for _ in range(2):
             before = asked
             assert [found async for found in waiting.changes(uuid4())] == [None]

@@ -196,7 +196,7 @@ async def test_a_death_is_charged_to_its_task_alone(how: str, words: str, handle
     # In time: what outlives it does so for longer.
     result = await run(manager, with_neighbours(("bad", {"how": how}, 20.0), ("bad", {"how": "nothing"})))
     check_neighbours(result, 2)
-    assert (result.causes[0], result.errors[0]) == ("failed", f"AgentDied: {words}")
+    assert (result.causes[0], result.errors[0]) == ("failed", f"WorkerProcessDied: {words}")
     assert result.causes[1] == "completed"
     assert result.results[1] not in (first, None)
     assert processes(manager, "bad") == [result.results[1]]
@@ -354,7 +354,9 @@ async def test_a_process_that_dies_as_it_is_given_a_task_is_replaced_unnoticed(
     os.kill(first, signal.SIGKILL)
     await gone(first)
     # As if it had died right after the look.
-    monkeypatch.setattr("organism_flows.serve_apps.organism.processes.worker_process.Process.alive", True)
+    monkeypatch.setattr(
+        "organism_flows.serve_apps.organism.processes.worker_process.WorkerProcess.alive", True
+    )
     result = await run(manager, batch(("h", {})))
     assert result.results[0] not in (first, None)
 
@@ -495,7 +497,7 @@ async def test_starts_that_fail_leave_more_and_more_time_between_them(fragile: F
     await run(manager, batch(("f", {"die": True})))
     begun = time.monotonic()
     result = await run(manager, batch(*[("f", {})] * 5))
-    assert set(result.errors.values()) == {"AgentDied: the agent process died: exited with code 9"}
+    assert set(result.errors.values()) == {"WorkerProcessDied: the agent process died: exited with code 9"}
     assert time.monotonic() - begun >= 0.2 + 0.4 + 0.8 + 1.6
 
 

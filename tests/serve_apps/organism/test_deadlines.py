@@ -9,8 +9,8 @@ from typing import Any
 import anyio
 import pytest
 
-from organism_flows.serve_apps.organism.execution.local_organ import Organ
-from organism_flows.serve_apps.organism.execution.timeouts import Deadlines
+from organism_flows.serve_apps.organism.execution.local_organ import LocalOrgan
+from organism_flows.serve_apps.organism.execution.timeouts import Timeouts
 from tests.serve_apps.organism import misbehaviour
 from tests.serve_apps.organism.helpers import batch, organ, organism, run
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 async def test_items_come_due_in_the_order_of_their_deadlines() -> None:
     late: asyncio.Queue[str] = asyncio.Queue()
-    deadlines = Deadlines(late.put_nowait)
+    deadlines = Timeouts(late.put_nowait)
     now = time.monotonic()
     for name, timeout_s in (("c", 0.06), ("never", 30.0), ("a", 0.02), ("gone", 0.03), ("b", 0.04)):
         deadlines.add(name, timeout_s, now)
@@ -41,7 +41,7 @@ async def test_a_callback_may_discard_and_add() -> None:
             deadlines.discard("neighbour", 0.01)
             deadlines.add("next", 0.01, time.monotonic())
 
-    deadlines: Deadlines[str] = Deadlines(on_due)
+    deadlines: Timeouts[str] = Timeouts(on_due)
     now = time.monotonic()
     deadlines.add("first", 0.01, now)
     deadlines.add("neighbour", 0.01, now)
@@ -54,7 +54,7 @@ async def test_nothing_is_kept_of_what_has_ended() -> None:
     await run(manager, batch(*[("s", {}, 10.0 + n) for n in range(300)]))
     assert manager._assembly is not None
     served = manager._assembly.organs["s"]
-    assert isinstance(served, Organ)
+    assert isinstance(served, LocalOrgan)
     assert not served._deadlines._due
 
 

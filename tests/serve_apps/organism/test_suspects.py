@@ -99,7 +99,7 @@ async def test_where_no_process_starts_suspects_run_here_one_at_a_time(
         raise OSError("no more processes")
 
     manager = organism(organ("p", f"{CRASHES}:pid"))
-    monkeypatch.setattr(agents_module, "Process", refuse)
+    monkeypatch.setattr(agents_module, "WorkerProcess", refuse)
     result = await run(manager, suspected(batch(("p", {}), ("p", {}))))
     assert result.results == {0: os.getpid(), 1: os.getpid()}
     assert manager.health()["status"] == "healthy"

@@ -12,7 +12,7 @@ from organism_flows.blocks.queue import Batch
 from organism_flows.serve_apps.organism.config import Cusum, Escalation
 from organism_flows.serve_apps.organism.escalation import drift as drift_module
 from organism_flows.serve_apps.organism.escalation.cusum import CEILING, KEPT, DriftValve
-from organism_flows.serve_apps.organism.escalation.drift import Drift
+from organism_flows.serve_apps.organism.escalation.drift import DriftMonitor
 from tests.serve_apps.organism.helpers import batch
 
 pytestmark = pytest.mark.anyio
@@ -97,18 +97,18 @@ def drifting(*scores: float, attempt: int = 1) -> Batch:
 async def test_replicas_that_share_a_valve_decide_as_one() -> None:
     rules = Escalation(cusum=RULE)
     valve = DriftValve()
-    replicas = [Drift(valve), Drift(valve)]
+    replicas = [DriftMonitor(valve), DriftMonitor(valve)]
     decided = [await replicas[n % 2].among(drifting(0.9), rules) for n in range(4)]
     assert [bool(found) for found in decided] == [False, True, True, True], "0.6, 1.2, 1.8, 2.0"
 
 
 async def test_a_score_by_itself_may_be_too_much() -> None:
     rules = Escalation(drift_score=0.7)
-    assert await Drift(DriftValve()).among(drifting(0.1, 0.7, 0.69), rules) == {1}
+    assert await DriftMonitor(DriftValve()).among(drifting(0.1, 0.7, 0.69), rules) == {1}
 
 
 async def test_another_attempt_does_not_count_again() -> None:
-    rules, drift = Escalation(cusum=RULE), Drift(DriftValve())
+    rules, drift = Escalation(cusum=RULE), DriftMonitor(DriftValve())
     assert not await drift.among(drifting(1.2), rules)
     for _ in range(5):
         assert not await drift.among(drifting(1.2, attempt=2), rules)
@@ -128,13 +128,13 @@ async def test_without_the_valve_tasks_go_by_their_own_scores_and_it_is_told(
 ) -> None:
     rules = Escalation(drift_score=0.7, cusum=RULE)
     valve = Broken()
-    drift = Drift(valve)
+    drift = DriftMonitor(valve)
     for _ in range(3):
         assert await drift.among(drifting(0.6, 0.8), rules) == {1}
     assert valve.asked == 1, "it is left alone for a while"
     assert drift.status(rules)["valve_trouble"].startswith("RuntimeError: gone")
     monkeypatch.setattr(drift_module, "PAUSE_S", 0.0)
-    drift = Drift(valve)
+    drift = DriftMonitor(valve)
     await drift.among(drifting(0.6), rules)
     drift.valve = DriftValve()
     await drift.among(drifting(0.6), rules)
