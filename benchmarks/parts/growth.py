@@ -16,7 +16,7 @@ from benchmarks.figures import Figure, Result, Unmeasured, median, spread
 from benchmarks.options import Options
 from benchmarks.peers.floor import completed
 from benchmarks.stack import LOAD_TIMEOUT_S, Stack
-from organism_flows.blocks.queue import ClaimLines, Queue, migrate
+from organism_flows.blocks.queue import Queue, migrate
 
 CLAIM_SIZE = 100
 ROUNDS = 60
@@ -87,7 +87,7 @@ async def claims(stack: Stack, database: str, rows: dict[str, int]) -> dict[str,
         async with Queue(dsn, connections=1) as queue:
             lane = f"growth-{uuid4().hex[:8]}"
             await queue.register(lane)
-            lines = ClaimLines(queue, lane)
+            lines = queue.claim_lines(lane)
             looks = [await milliseconds(lines.look()) for _ in range(LOOKS)]
             before = await connection.fetchrow(TOUCHED)
             took = []

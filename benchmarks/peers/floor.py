@@ -10,7 +10,7 @@ import time
 from uuid import uuid4
 
 from benchmarks.peers.drained import arguments, report
-from organism_flows.blocks.queue import Batch, ClaimLines, Outcomes, Queue
+from organism_flows.blocks.queue import Batch, Outcomes, Queue
 
 
 def completed(batch: Batch) -> Outcomes:
@@ -29,7 +29,7 @@ async def drain(dsn: str, tasks: int, loops: int, size: int) -> float:
             await queue.register(lane)
 
         async def work(lane: str) -> int:
-            lines = ClaimLines(queue, lane)
+            lines = queue.claim_lines(lane)
             done = 0
             while len(batch := await lines.claim(size, lambda _: size)):
                 done += len((await queue.settle(lane, batch, completed(batch))).statuses)

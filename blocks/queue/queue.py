@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, Self, cast
@@ -22,7 +23,7 @@ from organism_flows.blocks.queue.db.sqlstates import verdict
 from organism_flows.blocks.queue.db.statements import statement
 from organism_flows.blocks.queue.lane_models import LaneRequest, ReapResult
 from organism_flows.blocks.queue.models import Settled, Status
-from organism_flows.blocks.queue.stores.claim_lines import ClaimLine, ClaimLines, order
+from organism_flows.blocks.queue.stores.claim_lines import ClaimLines
 from organism_flows.blocks.queue.stores.maintenance import Upkeep
 from organism_flows.blocks.queue.stores.reads import DEFAULT_MAX_ATTEMPTS
 from organism_flows.blocks.queue.wire import Batch, Outcomes, positions_of
@@ -201,16 +202,21 @@ class Queue(Upkeep):
 
     # The life of a claim
 
-    async def lines(self) -> list[ClaimLine]:
-        """The lines of waiting tasks that are not paused, the highest priority first."""
-        return order(await self.pool.fetch(statement("lines"), timeout=READ_TIMEOUT))
+    def claim_lines(self, lane: str, *, clock: Callable[[], float] = time.monotonic) -> ClaimLines:
+        """Return what a lane that claims again and again keeps of the tasks that wait.
+
+        Args:
+            lane: Its id.
+            clock: Seconds that only grow.
+        """
+        return ClaimLines(self.pool, lane, clock=clock)
 
     async def claim(self, lane: str, limit: int) -> Batch:
         """Claim up to ``limit`` due tasks, by priority, then due time. A lane without a lease gets none.
 
         It looks at all lines each time; a lane that goes on claiming keeps its own `ClaimLines`.
         """
-        lines = ClaimLines(self, lane)
+        lines = self.claim_lines(lane)
         batch = await lines.claim(limit, lambda _: limit)
         while len(batch) < limit and len(more := await lines.claim(limit - len(batch), lambda _: limit)):
             batch.extend(more)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import shutil
 import signal
@@ -25,7 +24,13 @@ from organism_flows.deployments.stack.child_environment import postgres_environm
 from organism_flows.deployments.stack.postgres.server import STOP_SIGNAL, EmbeddedPostgres
 from organism_flows.deployments.stack.progress import Event, Progress, StepTimer, silent
 from organism_flows.deployments.stack.secret_files import own_prefect_secret
-from organism_flows.deployments.stack.state import forget_stack, stack_id_of, turn, write_stack
+from organism_flows.deployments.stack.state import (
+    forget_stack,
+    known_processes,
+    stack_id_of,
+    turn,
+    write_stack,
+)
 from organism_flows.deployments.stack.system import ports, processes
 from organism_flows.deployments.stack.system.concurrency import all_of, uninterrupted
 from organism_flows.deployments.stack.system.folders import private_folder, short_folder
@@ -130,14 +135,6 @@ def marks_of(home: Path) -> processes.Marks:
     """What the processes of the stack in ``home`` are known by."""
     home = home.resolve()
     return processes.Marks(stack_id_of(home), components.run_folder(home), home / "postgres" / "data")
-
-
-def known_processes(home: Path) -> dict[str, ProcessRef]:
-    """The processes in the state file; none when it is missing or broken."""
-    with contextlib.suppress(StackError):
-        stack = read_stack(home)
-        return dict(stack.processes) if stack else {}
-    return {}
 
 
 class _Start:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from organism_flows.blocks.errors import StackError
-from organism_flows.blocks.stack_state import STATE_FILE, ProcessRef, StackState
+from organism_flows.blocks.stack_state import STATE_FILE, ProcessRef, StackState, read_stack
 from organism_flows.deployments.stack.system.processes import find, reference
 
 LOCK_FILE = "stack.lock"
@@ -25,6 +25,14 @@ def stack_id_of(home: Path) -> str:
     It follows from the folder alone, so a stack can be found and removed even when its state file is lost.
     """
     return hashlib.sha256(os.fsencode(home.resolve())).hexdigest()[:16]
+
+
+def known_processes(home: Path) -> dict[str, ProcessRef]:
+    """Return the processes in the state file; none when it is missing or broken."""
+    with contextlib.suppress(StackError):
+        stack = read_stack(home)
+        return dict(stack.processes) if stack else {}
+    return {}
 
 
 def write_atomically(path: Path, text: str, mode: int = 0o600) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from uuid import uuid4
 
 from organism_flows.blocks.errors import OrganismError
-from organism_flows.blocks.queue import Batch, ClaimLines, Queue
+from organism_flows.blocks.queue import Batch, Queue
 from organism_flows.blocks.queue.db.connection import TRANSIENT_ERRORS
 from organism_flows.blocks.queue.db.listener import Listener
 from organism_flows.flows.lanes.calls import Calls
@@ -119,7 +119,7 @@ class Lane:
             relay=relay,
             run_started_at=run_started_at,
         )
-        self._lines = ClaimLines(queue, self.id)
+        self._lines = queue.claim_lines(self.id)
         self._pace = Windows(batch_size, tasks_in_flight)
         self._calls = Calls(
             queue,

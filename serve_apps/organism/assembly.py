@@ -13,7 +13,7 @@ from organism_flows.serve_apps.organism.escalation.steps import EscalationRunner
 from organism_flows.serve_apps.organism.execution.local_organ import LocalOrgan
 from organism_flows.serve_apps.organism.execution.protocol import JobRunner, SharedRules
 from organism_flows.serve_apps.organism.execution.remote_organ import OrganClient, RemoteOrgan
-from organism_flows.serve_apps.organism.handler_api.loading import Handler
+from organism_flows.serve_apps.organism.handler_api.handler import Handler
 from organism_flows.serve_apps.organism.processes.pool import closed_on_error, load
 from organism_flows.serve_apps.organism.router import Router
 

@@ -30,8 +30,9 @@ from organism_flows.serve_apps.organism.execution.organ_status import load
 from organism_flows.serve_apps.organism.execution.outcome_stream import BatchCall
 from organism_flows.serve_apps.organism.execution.protocol import CANCELLED, LINGER_S, JobRunner, SharedRules
 from organism_flows.serve_apps.organism.execution.remote_organ import OrganClient, RemoteOrgan
+from organism_flows.serve_apps.organism.handler_api.handler import Handler
 from organism_flows.serve_apps.organism.handler_api.introspection import ORGANISM
-from organism_flows.serve_apps.organism.handler_api.loading import Handler, extend_import_path
+from organism_flows.serve_apps.organism.handler_api.loading import extend_import_path
 from organism_flows.serve_apps.organism.handler_api.results import HandlerResult
 from organism_flows.serve_apps.organism.open_calls import OpenCalls, Work, any_runs, newly_begun
 from organism_flows.serve_apps.organism.replica_environment import environment

@@ -95,7 +95,7 @@ class OpenCalls:
         """The ending of a task that is not to run here, or None."""
         batch = call.batch
         if batch.claims[position] in call.cancelled:
-            return HandlerResult("cancelled", error=CANCELLED_BEFORE)
+            return CANCELLED_BEFORE
         if (
             self._draining_since is not None
             or self._newest.get(batch.ids[position], 0) > batch.claims[position]

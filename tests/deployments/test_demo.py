@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from organism_flows.deployments.cli.demo import EXPECTED_FAILURES, standard_library
-from organism_flows.deployments.stack.local import known_processes, marks_of
+from organism_flows.deployments.stack.local import marks_of
+from organism_flows.deployments.stack.state import known_processes
 from tests.stack import PATIENCE
 
 pytestmark = pytest.mark.stack

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -23,10 +23,7 @@ from organism_flows.blocks.queue.db.sqlstates import verdict
 from organism_flows.blocks.queue.db.statements import statement
 from organism_flows.blocks.queue.wire import Batch
 
-if TYPE_CHECKING:
-    from organism_flows.blocks.queue.queue import Queue
-
-CLAIM_TIMEOUT = 10.0
+CLAIM_TIMEOUT = LOOK_TIMEOUT = 10.0
 CLAIM_LIMIT = 10_000
 LINES_LIMIT = 64
 """Most lines one claim asks: each costs it about 3 µs, and there may be thousands of types and priorities."""
@@ -70,13 +67,15 @@ class ClaimLines:
     """The lines of one queue as one lane sees them.
 
     Args:
-        queue: An open queue.
+        pool: Connections to the queue's database.
         lane: Id of the lane.
         clock: Seconds that only grow.
     """
 
-    def __init__(self, queue: Queue, lane: str, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._queue = queue
+    def __init__(
+        self, pool: asyncpg.Pool[Any], lane: str, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._pool = pool
         self._lane = lane
         self._clock = clock
         self._lines: dict[tuple[str, int], ClaimLine] = {}
@@ -123,7 +122,7 @@ class ClaimLines:
         started = self._clock()
         pause_s = max(REWIND_S, self._look_cost_s, _pause_after(self._from_heads_took_s))
         rewind = started - self._rewound_at > pause_s
-        found = await self._queue.lines()
+        found = await lines_of(self._pool)
         now = self._looked_at = self._clock()
         self._look_took_s.append(now - started)
         self.stale = False
@@ -184,7 +183,7 @@ class ClaimLines:
 
     async def _take(self, limit: int, wanted: Sequence[tuple[ClaimLine, int]]) -> Batch:
         started = self._clock()
-        rows = await self._queue.pool.fetch(
+        rows = await self._pool.fetch(
             statement("claim"),
             self._lane,
             limit,
@@ -223,7 +222,7 @@ class ClaimLines:
 
     async def _pass_over(self, line: ClaimLine, why: Exception) -> None:
         """Begin after the first task of ``line``; one that Postgres refuses is a dead letter."""
-        pool = self._queue.pool
+        pool = self._pool
         after, after_id = line.after or (None, None)
         place = await pool.fetchrow(
             statement("next_in_line"), line.type, line.priority, after, after_id, timeout=CLAIM_TIMEOUT
@@ -300,7 +299,8 @@ def _pause_after(took_s: float) -> float:
     return min(LOOK_SHARE * took_s, LOOK_PAUSE_LIMIT_S)
 
 
-def order(rows: Sequence[Any]) -> list[ClaimLine]:
-    """Lines of the rows of ``lines.sql``, the highest priority first."""
+async def lines_of(pool: asyncpg.Pool[Any]) -> list[ClaimLine]:
+    """Return the lines of waiting tasks, the highest priority first."""
+    rows = await pool.fetch(statement("lines"), timeout=LOOK_TIMEOUT)
     lines = [ClaimLine(row["type"], row["priority"], row["due_s"]) for row in rows]
     return sorted(lines, key=lambda line: -line.priority)

@@ -16,10 +16,10 @@ from organism_flows.serve_apps.organism.config import OrganConfig
 from organism_flows.serve_apps.organism.execution.jobs import Invocation
 from organism_flows.serve_apps.organism.handler_api.context import Context
 from organism_flows.serve_apps.organism.handler_api.errors import place_of_coroutine, place_of_frame
-from organism_flows.serve_apps.organism.handler_api.loading import Handler
+from organism_flows.serve_apps.organism.handler_api.handler import Handler, HandlerProcesses
 from organism_flows.serve_apps.organism.handler_api.results import Endings, of_error, of_value
 from organism_flows.serve_apps.organism.processes.forked import end_if_forked
-from organism_flows.serve_apps.organism.processes.pool import ProcessPool, StartFailed
+from organism_flows.serve_apps.organism.processes.pool import StartFailed
 
 if TYPE_CHECKING:
     from organism_flows.serve_apps.organism.execution.protocol import SharedRules
@@ -52,10 +52,17 @@ class HandlerCaller:
         self._batch = config.batch
         self._handler = handler
         self._rules = rules
-        self.on_loop = handler.is_async and handler.agents is None
+        self.on_loop = handler.is_async and handler.processes is None
         """Else it is called in a thread, which may wait for a process."""
 
-    def call(self, run: Invocation) -> Any:
+    async def results(self, run: Invocation) -> Endings:
+        """Call the async handler of ``run`` and return the results of its tasks; never raises."""
+        try:
+            return self.endings(run, await self._call(run))
+        except BaseException as error:
+            return self.failures(run, error)
+
+    def _call(self, run: Invocation) -> Any:
         """What the handler returns, something to await if it is async; raises what it raises."""
         return self._handler.call(*run.arguments(self._handler, batch=self._batch))
 
@@ -79,15 +86,15 @@ class HandlerCaller:
     def in_thread(self, run: Invocation) -> Endings | AwaitableResult | NotIsolated:
         """Call the handler on a thread, and encode there too."""
         try:
-            if run.agents is not None:
-                return self._in_process(run, run.agents)
-            value = self.call(run)
+            if run.processes is not None:
+                return self._in_process(run, run.processes)
+            value = self._call(run)
             end_if_forked()
             return AwaitableResult(value) if inspect.isawaitable(value) else self.endings(run, value)
         except BaseException as error:
             return self.failures(run, error)
 
-    def _in_process(self, run: Invocation, agents: ProcessPool) -> Endings | NotIsolated:
+    def _in_process(self, run: Invocation, processes: HandlerProcesses) -> Endings | NotIsolated:
         context = Context(run.tasks[0], run.started, run.timeout_s, lambda: run.reported)
         if self._handler.wants_context:
             run.context = context
@@ -96,7 +103,7 @@ class HandlerCaller:
             for task, job in zip(run.tasks, run.jobs, strict=True)
         ]
         try:
-            return agents.call(
+            return processes.call(
                 run,
                 tasks,
                 timeout_s=run.timeout_s,
@@ -106,14 +113,14 @@ class HandlerCaller:
                 unwanted=lambda: run.reported,
             )
         except StartFailed as failed:
-            if agents is not self._handler.agents:
+            if processes is not self._handler.processes:
                 return NOT_ISOLATED
             raise failed.error from None
 
     def kill(self, run: Invocation) -> None:
         """Kill the process of ``run``, which is reported already, if it runs in one."""
-        if run.agents is not None:
-            run.agents.kill(run)
+        if run.processes is not None:
+            run.processes.kill(run)
 
     def place(self, run: Invocation) -> str:
         """Where in the handler's own code ``run`` is; empty if unknown."""

@@ -13,7 +13,7 @@ import logging
 from organism_flows.serve_apps.organism.config import OrganConfig
 from organism_flows.serve_apps.organism.execution.jobs import Invocation
 from organism_flows.serve_apps.organism.execution.protocol import SharedRules
-from organism_flows.serve_apps.organism.handler_api.loading import Handler
+from organism_flows.serve_apps.organism.handler_api.handler import Handler
 from organism_flows.serve_apps.organism.processes.pool import ProcessPool
 
 logger = logging.getLogger("ray.serve.organism")
@@ -38,10 +38,10 @@ class Isolation:
     def __init__(self, config: OrganConfig, handler: Handler, rules: SharedRules) -> None:
         self._config = config
         self._rules = rules
-        self._apart = handler.agents is not None
+        self._apart = handler.processes is not None
         """The organ has processes anyway."""
         self._in_process = config.isolates
-        self._agents: ProcessPool | None = None
+        self._processes: ProcessPool | None = None
         self._closing: asyncio.TimerHandle | None = None
         self.running = 0
         """Suspects in handlers."""
@@ -65,10 +65,10 @@ class Isolation:
         if self._closing is not None:
             self._closing.cancel()
             self._closing = None
-        if self._agents is None:
-            self._agents = ProcessPool(self._config)
-            self._agents.expand(min(self._config.concurrency, PROCESSES))
-        run.agents = self._agents
+        if self._processes is None:
+            self._processes = ProcessPool(self._config)
+            self._processes.expand(min(self._config.concurrency, PROCESSES))
+        run.processes = self._processes
         return True
 
     def leave(self, run: Invocation) -> None:
@@ -77,7 +77,7 @@ class Isolation:
         if self._rules.suspect is run:
             self._rules.suspect = None
             self._rules.pump()
-        if not self.running and self._agents is not None:
+        if not self.running and self._processes is not None:
             self._closing = asyncio.get_running_loop().call_later(KEPT_S, self.close)
 
     def give_up(self) -> None:
@@ -90,6 +90,6 @@ class Isolation:
 
     def close(self) -> None:
         """End the processes."""
-        if self._agents is not None:
-            self._agents.shrink(min(self._config.concurrency, PROCESSES))
-            self._agents = None
+        if self._processes is not None:
+            self._processes.shrink(min(self._config.concurrency, PROCESSES))
+            self._processes = None

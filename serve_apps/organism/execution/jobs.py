@@ -12,10 +12,10 @@ from organism_flows.blocks.json_text import from_json
 from organism_flows.serve_apps.organism.execution.outcome_stream import BatchCall
 from organism_flows.serve_apps.organism.execution.thread_pool import ThreadCall
 from organism_flows.serve_apps.organism.handler_api.context import Context
-from organism_flows.serve_apps.organism.handler_api.loading import Handler
+from organism_flows.serve_apps.organism.handler_api.handler import Handler
 
 if TYPE_CHECKING:
-    from organism_flows.serve_apps.organism.processes.pool import ProcessPool
+    from organism_flows.serve_apps.organism.handler_api.handler import HandlerProcesses
 
 LONGEST_SHOWN = 5
 
@@ -86,7 +86,7 @@ class Invocation:
     """The handler has given way to the event loop."""
     work: ThreadCall | None = None
     """Where a plain one runs."""
-    agents: ProcessPool | None = None
+    processes: HandlerProcesses | None = None
     """The processes it is called in; None: this one."""
     on_begin: Callable[[], object] = lambda: None
     """Called in its thread when a process has the tasks."""

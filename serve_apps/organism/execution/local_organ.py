@@ -32,7 +32,7 @@ from organism_flows.serve_apps.organism.execution.protocol import (
 from organism_flows.serve_apps.organism.execution.thread_pool import ThreadPool
 from organism_flows.serve_apps.organism.execution.timeouts import Timeouts
 from organism_flows.serve_apps.organism.handler_api.errors import harmless
-from organism_flows.serve_apps.organism.handler_api.loading import Handler
+from organism_flows.serve_apps.organism.handler_api.handler import Handler
 from organism_flows.serve_apps.organism.handler_api.results import Endings, HandlerResult
 
 logger = logging.getLogger("ray.serve.organism")
@@ -58,8 +58,8 @@ class LocalOrgan:
         self.handler = handler
         self._rules = rules
         self._caller = HandlerCaller(config, handler, rules)
-        if handler.agents is not None:
-            handler.agents.expand(config.concurrency)
+        if handler.processes is not None:
+            handler.processes.expand(config.concurrency)
         self._isolation = Isolation(config, handler, rules)
         self._threads = ThreadPool(config.id)
         self._waiting = JobQueue(config)
@@ -79,9 +79,8 @@ class LocalOrgan:
     @property
     def problem(self) -> str | None:
         """Why the replica should be replaced for it."""
-        if self.handler.agents is None or self.handler.agents.problem is None:
-            return None
-        return f"organ {self.config.id}: its processes do not start: {self.handler.agents.problem}"
+        problem = self.handler.processes.problem if self.handler.processes else None
+        return f"organ {self.config.id}: its processes do not start: {problem}" if problem else None
 
     @property
     def idle(self) -> bool:
@@ -134,9 +133,7 @@ class LocalOrgan:
             if job.settled:
                 continue
             if job.run is None:
-                self._report(
-                    job, HandlerResult("cancelled", error=CANCELLED_BEFORE) if ending == CANCELLED else ending
-                )
+                self._report(job, CANCELLED_BEFORE if ending == CANCELLED else ending)
             else:
                 self._stop_running(job, job.run, ending)
 
@@ -162,13 +159,21 @@ class LocalOrgan:
         """Give threads and processes back; nothing may be submitted any more."""
         self._threads.close()
         self._isolation.close()
-        if self.handler.agents is not None:
-            self.handler.agents.shrink(self.config.concurrency)
+        if self.handler.processes is not None:
+            self.handler.processes.shrink(self.config.concurrency)
 
     def status(self) -> dict[str, Any]:
         """Its configuration and figures, as plain data."""
         runs = (*self._runs, *self._first_steps)
-        return organ_status(self, runs, self._waiting.count, self._isolation.running)
+        return organ_status(
+            self.config,
+            self.handler,
+            self.figures,
+            runs,
+            waiting=self._waiting.count,
+            suspects=self._isolation.running,
+            abandoned=self.abandoned,
+        )
 
     # Starting
 
@@ -189,28 +194,26 @@ class LocalOrgan:
     def _begin(self, run: Invocation) -> None:
         """Call the handler."""
         if run.reported:  # stopped while it was announced
-            self._release(run)
-            self._rules.ended(run)
-            return
+            return self._ended_after_report(run)
         loop = asyncio.get_running_loop()
-        agents = run.agents = run.agents or self.handler.agents
-        if agents is None and self._caller.on_loop and not self.config.batch:
+        processes = run.processes = run.processes or self.handler.processes
+        if processes is None and self._caller.on_loop and not self.config.batch:
             self._first_steps.add(run)
             run.task = self._create_task(run, self._call_in_turn(run))
             if not self._looking:
                 self._looking = True
                 loop.call_soon(self._look)
-            return
-        if agents is None:
+            return None
+        if processes is None:
             self._watch(run)
         else:
             # A process may have to be started first, which is not the task's time.
             run.begun = False
             self._runs.add(run)
             run.on_begin = partial(loop.call_soon_threadsafe, self._begun_in_process, run)
-        if agents is None and self._caller.on_loop:
+        if processes is None and self._caller.on_loop:
             run.task = self._create_task(run, self._call_batch(run))
-            return
+            return None
         context = run.jobs[0].call.context.copy()
         try:
             run.work = self._threads.submit(
@@ -263,11 +266,7 @@ class LocalOrgan:
         assert task is not None
         until = run.started + STRETCH_S
         while True:
-            try:
-                endings = self._caller.endings(run, await self._caller.call(run))
-            except BaseException as error:
-                endings = self._caller.failures(run, error)
-            self._report_all(run, endings)
+            self._report_all(run, await self._caller.results(run))
             following = None
             # What a handler leaves behind in its task is not to be the next one's: a context variable, a
             # cancellation.
@@ -290,11 +289,7 @@ class LocalOrgan:
         return None
 
     async def _call_batch(self, run: Invocation) -> None:
-        try:
-            endings = self._caller.endings(run, await self._caller.call(run))
-        except BaseException as error:
-            endings = self._caller.failures(run, error)
-        self._end(run, endings)
+        self._end(run, await self._caller.results(run))
 
     async def _await(self, run: Invocation, awaitable: Awaitable[Any]) -> None:
         self._end(run, await self._caller.wait(run, awaitable))
@@ -304,15 +299,13 @@ class LocalOrgan:
             self._isolation.give_up()
             self._waiting.again(run.open_jobs(), alone=False)
             run.reported = True
-            self._release(run)
-            self._rules.ended(run)
+            self._ended_after_report(run)
         elif not isinstance(value, AwaitableResult):
             self._end(run, value)
         elif run.reported:
             if inspect.iscoroutine(value.awaitable):
                 value.awaitable.close()
-            self._release(run)
-            self._rules.ended(run)
+            self._ended_after_report(run)
         else:
             run.work = None
             run.task = self._create_task(run, self._await(run, value.awaitable))
@@ -327,6 +320,10 @@ class LocalOrgan:
         self._release(run)
         if self._rules.lingering:
             self._rules.ended(run)
+
+    def _ended_after_report(self, run: Invocation) -> None:
+        self._release(run)
+        self._rules.ended(run)
 
     def _report_all(self, run: Invocation, endings: Endings) -> None:
         if run.reported:
@@ -366,12 +363,7 @@ class LocalOrgan:
         if run.task is None:
             return
         self._deadlines.discard(run, run.timeout_s)
-
-        def ended(_: object) -> None:
-            self._release(run)
-            self._rules.ended(run)
-
-        run.task.add_done_callback(ended)
+        run.task.add_done_callback(lambda _: self._ended_after_report(run))
         run.task.cancel()
         run.linger = asyncio.get_running_loop().call_later(LINGER_S, self._abandon, run)
 

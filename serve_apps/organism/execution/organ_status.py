@@ -3,34 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from organism_flows.serve_apps.organism.config import OrganConfig
 from organism_flows.serve_apps.organism.execution.jobs import Invocation, longest
-
-if TYPE_CHECKING:
-    from organism_flows.serve_apps.organism.execution.local_organ import LocalOrgan
+from organism_flows.serve_apps.organism.execution.organ_counters import OrganCounters
+from organism_flows.serve_apps.organism.handler_api.handler import Handler
 
 
 def organ_status(
-    organ: LocalOrgan, runs: Sequence[Invocation], waiting: int, suspects: int
+    config: OrganConfig,
+    handler: Handler,
+    figures: OrganCounters,
+    runs: Sequence[Invocation],
+    *,
+    waiting: int,
+    suspects: int,
+    abandoned: int,
 ) -> dict[str, Any]:
-    """Configuration and figures of an organ.
+    """Return the configuration and figures of an organ.
 
     Args:
+        config: Of the organ.
+        handler: Of the organ.
+        figures: What it has done.
         runs: Its handler calls.
         waiting: Jobs that wait for one.
         suspects: Suspects in handlers.
+        abandoned: Handler calls that were told to stop, and cannot be stopped.
     """
     return {
-        **organ.config.model_dump(mode="json"),
-        "form": "async" if organ.handler.is_async else "sync",
+        **config.model_dump(mode="json"),
+        "form": "async" if handler.is_async else "sync",
         "in_flight": sum(len(run.jobs) for run in runs),
         "waiting": waiting,
         "suspects": suspects,
-        "abandoned": organ.abandoned,
+        "abandoned": abandoned,
         "longest": longest(runs),
-        "agents": organ.handler.agents.status() if organ.handler.agents else [],
-        **organ.figures.report(),
+        "agents": handler.processes.status() if handler.processes else [],
+        **figures.report(),
     }
 
 

@@ -15,7 +15,6 @@ from organism_flows.serve_apps.organism.handler_api.results import HandlerResult
 
 LINGER_S = 1.0
 """How long a cancelled handler may clean up before it counts as abandoned."""
-CANCELLED_BEFORE = "cancelled before it started"
 
 
 @dataclass(slots=True)
@@ -103,5 +102,6 @@ class OrganRunner(JobRunner, Protocol):
     config: OrganConfig
 
 
+CANCELLED_BEFORE = HandlerResult("cancelled", error="cancelled before it started")
 CANCELLED = HandlerResult("cancelled", error="cancelled while it ran")
 RECALLED = HandlerResult("recalled", error="no handler had begun with it")

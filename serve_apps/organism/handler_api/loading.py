@@ -7,9 +7,8 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -17,9 +16,7 @@ from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.serve_apps.organism.config import OrganConfig
 from organism_flows.serve_apps.organism.handler_api.context import Context
 from organism_flows.serve_apps.organism.handler_api.errors import describe, harmless
-
-if TYPE_CHECKING:
-    from organism_flows.serve_apps.organism.processes.pool import ProcessPool
+from organism_flows.serve_apps.organism.handler_api.handler import Handler
 
 
 def extend_import_path(folders: list[Path]) -> None:
@@ -28,18 +25,6 @@ def extend_import_path(folders: list[Path]) -> None:
         if folder not in sys.path:
             sys.path.append(folder)
     importlib.invalidate_caches()
-
-
-@dataclass(frozen=True, slots=True)
-class Handler:
-    """A handler ready to be called with a task, or a list of tasks when its organ says ``batch``."""
-
-    call: Callable[..., Any]
-    """With a task, and a `Context` if it wants one."""
-    is_async: bool
-    wants_context: bool = False
-    agents: ProcessPool | None = None
-    """The processes it is called in; None: this one."""
 
 
 class InvalidParams(Exception):

@@ -14,7 +14,8 @@ from typing import Any
 
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.serve_apps.organism.config import OrganConfig
-from organism_flows.serve_apps.organism.handler_api.loading import Handler, load_handler, refusal
+from organism_flows.serve_apps.organism.handler_api.handler import Handler
+from organism_flows.serve_apps.organism.handler_api.loading import load_handler, refusal
 from organism_flows.serve_apps.organism.handler_api.results import Endings
 from organism_flows.serve_apps.organism.processes.worker_main import ReadyMessage
 from organism_flows.serve_apps.organism.processes.worker_process import WorkerProcess, WorkerProcessDied
@@ -45,8 +46,8 @@ def closed_on_error(handlers: Mapping[str, Handler]) -> Iterator[None]:
         yield
     except BaseException:
         for handler in handlers.values():
-            if handler.agents is not None:
-                handler.agents.shrink(0)
+            if handler.processes is not None:
+                handler.processes.shrink(0)
         raise
 
 

@@ -23,7 +23,8 @@ from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.json_text import from_json
 from organism_flows.serve_apps.organism.config import OrganConfig
 from organism_flows.serve_apps.organism.handler_api.context import Context
-from organism_flows.serve_apps.organism.handler_api.loading import Handler, load_handler
+from organism_flows.serve_apps.organism.handler_api.handler import Handler
+from organism_flows.serve_apps.organism.handler_api.loading import load_handler
 from organism_flows.serve_apps.organism.handler_api.results import Endings, of_error, of_value
 from organism_flows.serve_apps.organism.processes.forked import end_if_forked
 

@@ -27,6 +27,7 @@ from hypothesis.stateful import (
 )
 
 from organism_flows.blocks.queue import Batch, ClaimLines, NewTask, Outcomes, Queue, RedriveFilter, TypePolicy
+from organism_flows.blocks.queue.stores.claim_lines import lines_of
 from tests.clock import START, set_clock
 from tests.oracle import FINISHED, Oracle, Task
 
@@ -124,7 +125,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def claim_along(self, lane: str, limit: int = ENOUGH, quota: int = ENOUGH, *, look: bool = False) -> bool:
         """One claim with cursors that stay where the last claims of the lane left them."""
-        lines = self.lines.setdefault(lane, ClaimLines(self.queue, lane, clock=self.seconds))
+        lines = self.lines.setdefault(lane, self.queue.claim_lines(lane, clock=self.seconds))
         if look:
             self.wait(lines.look())
         ready = {task.id for task in self.oracle.claimable(lane)}
@@ -419,7 +420,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert row["cancel_requested"] == task.cancel_requested
             assert (row["finished_at"] is not None) == (row["s"] in FINISHED)
             assert task.settlements <= 1
-        lines = self.wait(self.queue.lines())
+        lines = self.wait(lines_of(self.queue.pool))
         ready = {task.line for task in self.oracle.ready()}
         assert {(line.type, line.priority) for line in lines if line.due_s <= 0} == ready
 

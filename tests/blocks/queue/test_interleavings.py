@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from organism_flows.blocks.queue import ClaimLines, NewTask, Queue
+from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.blocks.queue.db.statements import statement
 from organism_flows.blocks.queue.stores.claim_lines import REWIND_S
 from tests.blocks.queue.sessions import (
@@ -165,7 +165,7 @@ async def test_a_task_committed_late_is_found_at_once_or_after_a_rewind(queue: Q
     """Its transaction began before, and ended after, those of tasks that are already claimed."""
     seconds = 0.0
     await queue.register("lane")
-    lines = ClaimLines(queue, "lane", clock=lambda: seconds)
+    lines = queue.claim_lines("lane", clock=lambda: seconds)
     for quota in (10, 1):
         # The cursor goes back a little when the line held less than was asked for, else to the last task.
         seconds += REWIND_S + 1

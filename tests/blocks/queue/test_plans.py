@@ -14,7 +14,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from organism_flows.blocks.queue import Batch, ClaimLines, NewTask, Queue, TaskFilter
+from organism_flows.blocks.queue import Batch, NewTask, Queue, TaskFilter
 from organism_flows.blocks.queue.db.statements import statement
 
 pytestmark = pytest.mark.anyio
@@ -305,7 +305,7 @@ async def test_a_cursor_spares_a_claim_the_entries_of_tasks_already_claimed(queu
     await queue.register(lane := f"lane{limit}")
     async with queue.pool.acquire() as watcher, watcher.transaction(isolation="repeatable_read"):
         await watcher.fetchval("SELECT count(*) FROM lanes")
-        lines = ClaimLines(queue, lane, clock=lambda: 0.0)
+        lines = queue.claim_lines(lane, clock=lambda: 0.0)
         while len(await lines.claim(limit, lambda kind: 2000 if kind == "dead" else 0)):
             pass
         [line] = [line for line in lines if line.type == "dead"]

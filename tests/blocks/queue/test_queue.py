@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from organism_flows.blocks.errors import ConfigurationError, QueueUnavailable, SchemaMismatch
-from organism_flows.blocks.queue import ClaimLines, NewTask, Queue
+from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.blocks.queue.db.connection import describe
 from organism_flows.blocks.queue.db.statements import statement
 from tests.blocks.queue.helpers import claim, outcomes_of
@@ -99,7 +99,7 @@ async def test_a_claim_asks_few_lines_however_many_types_and_priorities_there_ar
     monkeypatch.setattr(asyncpg.Pool, "fetch", fetch)
     await queue.submit([NewTask(type=f"t{number}", priority=number % 3) for number in range(1500)])
     await queue.register("lane")
-    lines = ClaimLines(queue, "lane")
+    lines = queue.claim_lines("lane")
     priorities: list[int] = []
     while batch := await lines.claim(10, lambda _: 10):
         priorities += sorted((int(kind[1:]) % 3 for kind in batch.types), reverse=True)

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.queue import (
-    ClaimLines,
     NewTask,
     Outcomes,
     Queue,
@@ -287,7 +286,7 @@ async def test_a_row_that_takes_too_long_to_claim_is_passed_over(
     await queue.submit([NewTask(type="t", domain="slow" if n == 1 else None) for n in range(5)])
     await queue.submit([NewTask(type="u")])
     await queue.register("lane")
-    lines, claimed = ClaimLines(queue, "lane"), 0
+    lines, claimed = queue.claim_lines("lane"), 0
     for _ in range(100):
         with suppress(TimeoutError):
             claimed += len(await lines.claim(100, lambda _: 100))
