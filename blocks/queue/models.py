@@ -23,6 +23,8 @@ from organism_flows.blocks.queue.fields import WHOLE, Moment, TaskParams, TaskTy
 from organism_flows.blocks.queue.timestamps import FIRST
 
 Status: TypeAlias = Literal["created", "queued", "running", "completed", "failed", "cancelled", "retry"]
+Exported: TypeAlias = "dict[str, Any]"
+"""A task by column. Its params and result are JSON text, its moments ISO text."""
 Finished: TypeAlias = Literal["completed", "failed", "cancelled"]
 STATUSES: tuple[Status, ...] = ("created", "queued", "running", "completed", "failed", "cancelled", "retry")
 FINISHED: tuple[Finished, ...] = ("completed", "failed", "cancelled")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import Any, TypeAlias
 from uuid import UUID
 
 from organism_flows.blocks.queue.db.statements import statement
-from organism_flows.blocks.queue.models import STATUSES, Status, TaskFilter
+from organism_flows.blocks.queue.models import STATUSES, Exported, Status, TaskFilter
 from organism_flows.blocks.queue.stores.reads import Inspection
 
 EXPORT_TIMEOUT = 300.0
@@ -15,9 +14,6 @@ EXPORT_TIMEOUT = 300.0
 PAGE_TASKS = 1000
 PAGE_BYTES = 8_000_000
 """A page ends after so many bytes of params and results, as they are stored: Postgres compresses them."""
-
-Exported: TypeAlias = "dict[str, Any]"
-"""A task by column; its params and result are JSON text, its moments ISO text."""
 
 
 class Export(Inspection):
