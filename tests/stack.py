@@ -63,20 +63,20 @@ class Stack:
         """URL of the Prefect API, with the login in it."""
         return prefect_api(self.state)
 
-    def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
-        """Start an `organism` command, with more in its environment."""
+    def start(self, *arguments: str, cwd: Path | None = None, **env: str) -> subprocess.Popen[str]:
+        """Start an `organism` command in a folder, or the stack's, with more in its environment."""
         return subprocess.Popen(
             [sys.executable, "-m", "organism_flows.deployments.cli.main", *arguments],
             env={**self.env, **env},
-            cwd=self.home,
+            cwd=cwd or self.home,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def run(self, *arguments: str, code: int = 0) -> Any:
+    def run(self, *arguments: str, code: int = 0, cwd: Path | None = None) -> Any:
         """Run an `organism` command with ``--json`` and return what it prints."""
-        return self.finish(self.start(*arguments, "--json"), code=code)
+        return self.finish(self.start(*arguments, "--json", cwd=cwd), code=code)
 
     def finish(self, process: subprocess.Popen[str], *, code: int = 0) -> Any:
         """Wait for a command started with ``--json`` and return what it prints."""

@@ -101,3 +101,10 @@ def compute_or_die(params):
     if params.get("die"):
         os._exit(13)
     return {"square": params["n"] ** 2, "pid": os.getpid()}
+
+
+def greet_from_own_packages(task):
+    """Import packages of this project's own that are called `flows` and `blocks`."""
+    from flows.greetings import greet
+
+    return {"said": greet(task["params"]["name"])}
