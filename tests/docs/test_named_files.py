@@ -13,9 +13,6 @@ PAGES = ("CONTRIBUTING.md", "SECURITY.md", "docs/architecture.md", "docs/glossar
 FOLDERS = ("blocks", "serve_apps", "flows", "deployments", "tests", "docs", "benchmarks", ".ci", ".github")
 SUFFIX = r"(?:py|sql|md|ya?ml|json|toml|lock|sh)"
 PLACEHOLDER = re.compile(r"N{2,}|NAME|000N")
-moved = pytest.mark.skipif(
-    not (ROOT / "src").exists(), reason="the pages name files as they are in one package"
-)
 
 
 @cache
@@ -36,7 +33,6 @@ def named(text: str) -> set[str]:
     return {path for path in paths if not PLACEHOLDER.search(path)}
 
 
-@moved
 @pytest.mark.parametrize("page", PAGES)
 def test_every_file_that_is_named_is_there(page: str) -> None:
     missing = {
@@ -53,7 +49,6 @@ def test_every_target_of_make_is_there(page: str) -> None:
     assert set(re.findall(r"(?:^|`)make ([a-z-]+)", (ROOT / page).read_text(), re.MULTILINE)) <= targets
 
 
-@moved
 def test_files_in_the_commands_are_there() -> None:
     commands = "\n".join(re.findall(r"```sh\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL))
     tests = set(re.findall(r"tests/[\w./]+\.py", commands))
