@@ -312,6 +312,8 @@ class DirectOutcome(BaseModel):
     result: Any = None
     error: str | None
     retryable: bool = Field(description="It failed in a way that another try may not.")
-    path: str = Field(description="fast: its organ; planner: the planner.")
+    path: str = Field(
+        description="fast: its organ; escalated: the planner; fallback: its organ, for want of a planner."
+    )
     organ_id: str | None
     elapsed_ms: float | None

@@ -13,7 +13,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    TypeAdapter,
     ValidationError,
     model_validator,
 )
@@ -58,9 +57,6 @@ class NewTask(BaseModel):
     run_immediately: bool = Field(
         default=True, description="False: it stays `created`, and is not run before somebody says so."
     )
-
-
-NEW_TASKS = TypeAdapter(list[NewTask])
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,10 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from organism_flows.blocks.errors import SchemaMismatch
 from organism_flows.blocks.queue.db.bisection import in_halves, logger, one_line, storable
 from organism_flows.blocks.queue.db.connection import CONNECT_ERRORS, open_pool, unavailable
 from organism_flows.blocks.queue.db.listener import Listener
+from organism_flows.blocks.queue.db.schema import check_schema
 from organism_flows.blocks.queue.db.sqlstates import verdict
 from organism_flows.blocks.queue.db.statements import statement
 from organism_flows.blocks.queue.lane_models import LaneRequest, ReapResult
@@ -79,11 +79,7 @@ class Queue(Upkeep):
             self._pool = await open_pool(
                 self.dsn, connections=self._connections, application_name=self._application_name
             )
-            if not await self.pool.fetchval(statement("schema_is_here")):
-                raise SchemaMismatch(
-                    "the database has no tasks table of this version",
-                    "run `organism up` (embedded) or `organism migrate` (your own Postgres)",
-                )
+            await check_schema(self.pool)
         except CONNECT_ERRORS as error:
             await self.close()
             raise unavailable(self.dsn, error) from None

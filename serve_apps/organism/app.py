@@ -234,9 +234,6 @@ class OrganismDeployment(Replica):
     async def handle_incoming_task(self, task: dict[str, Any]) -> dict[str, Any]:
         return await self.organism.handle_incoming_task(task)
 
-    async def reset_drift(self, task_type: str | None = None, domain: str | None = None) -> int:
-        return await self.organism.drift.valve.reset(task_type, domain)
-
     @http.get("/health")
     async def get_health(self, request: Request) -> Response:
         """All that is known with the token; without one, for probes, no more than whether it serves."""

@@ -21,7 +21,7 @@ MIGRATOR = "organism_migrator"
 ROLES = (SUBMITTER, LANE, OPERATOR, MIGRATOR)
 
 STATEMENTS: dict[tuple[str, ...], str] = {
-    (SUBMITTER, LANE, OPERATOR): "can_write exclusive now schema_is_here",
+    (SUBMITTER, LANE, OPERATOR): "can_write exclusive now schema_version",
     (SUBMITTER, OPERATOR): "duplicates load_missing load_part loaded submit",
     (LANE, OPERATOR): """
         dead_letters failures_since forget_files interrupted lane_figures lanes lines long_running long_work
@@ -33,9 +33,9 @@ STATEMENTS: dict[tuple[str, ...], str] = {
         reapable register reject release renew report settle
     """,
     (OPERATOR,): """
-        ahead cancel cancellable counts counts_of database_health depths export finished get list_tasks
-        next_finished of_type page pause policies redrivable redrivable_sample redrive results resume retry
-        set_policy start states stuck to_cancel unheld
+        ahead attached cancel cancellable counts counts_of database_health depths export finished get
+        list_tasks next_finished of_type page pause policies redrivable redrivable_sample redrive results
+        resume retry set_policy start states stuck to_cancel unheld
     """,
 }
 """Names of statements, by the roles they are for. Every statement is for one at least."""

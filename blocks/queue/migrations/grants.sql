@@ -30,6 +30,9 @@ GRANT INSERT (id, type, params, description, domain, drift_score, priority, run_
               dedup_key, status)
     ON tasks TO organism_submitter, organism_operator
 
+-- step: whoever opens the queue asks for its version
+GRANT SELECT ON organism_migrations TO organism_submitter
+
 -- step: what ON CONFLICT, RETURNING and the search for duplicates read
 GRANT SELECT (id, type, status, dedup_key) ON tasks TO organism_submitter
 

@@ -13,6 +13,8 @@ from pydantic import ValidationError
 from organism_flows.blocks.errors import ConfigurationError, QueueUnavailable, SchemaMismatch
 from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.blocks.queue.db.connection import describe
+from organism_flows.blocks.queue.db.migrate import MIGRATIONS
+from organism_flows.blocks.queue.db.schema import SCHEMA_VERSION
 from organism_flows.blocks.queue.db.statements import statement
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.clock import START, advance, set_clock
@@ -278,6 +280,17 @@ async def test_a_database_without_the_tables_says_what_to_do(databases) -> None:
     with pytest.raises(SchemaMismatch, match="organism migrate"):
         async with Queue(await databases.create(migrated=False)):
             pass
+
+
+async def test_a_database_one_migration_behind_is_refused_by_its_version(database: str) -> None:
+    newest = max(path.name[1:5] for path in (MIGRATIONS / "versions").glob("v*.py"))
+    assert newest == SCHEMA_VERSION
+    async with Queue(database) as queue:
+        await queue.pool.execute("UPDATE organism_migrations SET version_num = '0007'")
+    with pytest.raises(SchemaMismatch, match=f"of version 0007, and this needs version {newest}") as refused:
+        async with Queue(database):
+            pass
+    assert "organism migrate" in refused.value.next_step
 
 
 async def test_wakeups_come_by_notify_and_survive_a_broken_connection(queue: Queue) -> None:

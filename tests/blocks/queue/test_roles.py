@@ -23,6 +23,7 @@ from organism_flows.blocks.queue.db.roles import (
     PrivilegeMissing,
 )
 from organism_flows.blocks.queue.db.statements import statement
+from organism_flows.blocks.queue.stores.claim_lines import lines_of
 from organism_flows.deployments.cli import main as cli
 from organism_flows.deployments.stack.postgres.server import EmbeddedPostgres
 from organism_flows.flows.verification import postgres_checks as verified_postgres
@@ -39,11 +40,11 @@ pytestmark = pytest.mark.anyio
 
 NAMES = {path.stem for path in Path("blocks/queue/sql").glob("*.sql")}
 ALSO = {
-    SUBMITTER: "counts database_health",
+    SUBMITTER: "attached counts database_health",
     LANE: """
-        ahead cancel cancellable counts counts_of database_health depths duplicates export finished list_tasks
-        next_finished of_type page policies redrivable redrivable_sample results retry start states stuck
-        to_cancel unheld
+        ahead attached cancel cancellable counts counts_of database_health depths duplicates export finished
+        list_tasks next_finished of_type page policies redrivable redrivable_sample results retry start
+        states stuck to_cancel unheld
     """,
     OPERATOR: "abandon cancel_requests complete next_in_line reapable reject release settle",
 }
@@ -159,7 +160,7 @@ async def test_a_login_without_a_role_can_do_nothing(database: str) -> None:
         can = {name for name in NAMES if await can_run(connection, name)}
     finally:
         await connection.close()
-    assert can == {"now", "exclusive", "schema_is_here", "database_health"}
+    assert can == {"attached", "now", "exclusive", "database_health"}
 
 
 async def test_a_submitter_submits(database: str, queue: Queue, tmp_path: Path) -> None:
@@ -256,7 +257,7 @@ async def test_a_lane_does_the_work_of_dispatch_and_watchdog(
         # What runs and alerts show.
         assert (await lane.outlook()).ready
         assert await lane.remaining() == 5
-        assert [line.type for line in await lane.lines()] == ["t"]
+        assert [line.type for line in await lines_of(lane.pool)] == ["t"]
         assert await lane.failures_since(START)
         assert [pause.name for pause in await lane.pauses()] == ["not now"]
         assert await lane.lanes() == []
@@ -503,7 +504,9 @@ def test_tables_of_somebody_else_stay_theirs(bare: EmbeddedPostgres) -> None:
             "updated_at timestamptz NOT NULL DEFAULT now())",
         )
         await execute(bare.dsn("older", "postgres"), "GRANT ALL ON SCHEMA public TO deploy")
-        with pytest.raises(PrivilegeMissing, match=r'must be owner of .*GRANT "before" TO "deploy"'):
+        with pytest.raises(
+            PrivilegeMissing, match=r'permission denied for table tasks .*GRANT "before" TO "deploy"'
+        ):
             await migrate(bare.dsn("older", "deploy"))
         await execute(bare.dsn(user="postgres"), "GRANT before TO deploy")
         assert await migrate(bare.dsn("older", "deploy")) == list(ROLES)
