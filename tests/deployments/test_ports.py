@@ -77,7 +77,7 @@ def test_steady_ports_are_the_same_each_time_and_outside_the_ranges_of_others() 
 
 def test_two_stacks_that_start_at_once_get_different_ports(listener: int) -> None:
     choose = (
-        "import sys; from deployments import ports; "
+        "import sys; from organism_flows.deployments.stack.system import ports; "
         f"print(ports.choose('x', 'V', None, {listener}).port, flush=True); sys.stdin.read()"
     )
     both = [

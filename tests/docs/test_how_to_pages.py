@@ -72,7 +72,7 @@ def test_the_wheel_runs_in_a_project_of_its_own(tmp_path: Path) -> None:
     for package in ("blocks", "serve_apps", "flows", "deployments"):
         for path in (ROOT / package).rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
-                assert (installed / path.relative_to(ROOT)).exists(), path
+                assert (installed / "organism_flows" / path.relative_to(ROOT)).exists(), path
 
 
 async def test_a_nightly_load_may_be_repeated(queue: Queue, tmp_path: Path) -> None:

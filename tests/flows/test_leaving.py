@@ -189,7 +189,9 @@ async def test_one_task_that_waits_for_long_does_not_slow_the_short_ones_of_its_
             await until(lambda ids=ids: _all_are(queue, ids, "completed"))
             await asyncio.sleep(0.05)
         assert organism.recalled, "it is handed back, for another replica may have room"
-        assert busy._pace.window("t").size >= size
+        # It follows the time that calls take, which the machine has a part in; narrowed for the parked task
+        # it would be 1.
+        assert busy._pace.window("t").size > size / 2
         organism.let_go.set()
         await until(lambda: _status_is(queue, parked, "completed"))
 

@@ -90,7 +90,8 @@ def test_a_broken_statement_is_noticed(dsn: str, monkeypatch: pytest.MonkeyPatch
     name, right, wrong = BROKEN[how]
     text = statement(name)
     assert right in text, "the statement has changed: break it in another way"
-    for module in ("queue", "lines", "control", "submission", "upkeep"):
+    modules = ("queue", *(f"stores.{one}" for one in ("claim_lines", "control", "submission", "maintenance")))
+    for module in modules:
         monkeypatch.setattr(
             f"organism_flows.blocks.queue.{module}.statement",
             lambda n: text.replace(right, wrong) if n == name else statement(n),

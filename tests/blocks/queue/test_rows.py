@@ -236,28 +236,21 @@ async def test_upkeep_passes_over_a_row_that_cannot_be_written(
     assert await queue.prune("cancelled", older_than_s=-1) == 4
 
 
-async def test_an_adopted_table_may_hold_null_and_a_status_of_its_own(databases: Any) -> None:
+async def test_an_adopted_table_may_hold_null(databases: Any) -> None:
     dsn = await databases.create(migrated=False)
     connection = await asyncpg.connect(dsn)
     # As the older system made it, but for its NOT NULLs.
-    await connection.execute(
-        OLDER_SCHEMA.replace("NOT NULL", "").replace("'retry')", "'retry', 'blocked')", 1)
-    )
+    await connection.execute(OLDER_SCHEMA.replace("NOT NULL", ""))
     await connection.execute(
         "INSERT INTO tasks (type, status, params, attempts, drift_score, created_at, updated_at) VALUES "
-        "('null', 'queued', NULL, NULL, NULL, NULL, NULL), (NULL, 'queued', '{}', 0, 0, now(), now()), "
-        "('null', 'failed', NULL, NULL, NULL, NULL, NULL), ('null', NULL, '{}', 0, 0, now(), now()), "
-        "('its own', 'blocked', '{}', 0, 0, now(), now())"
+        "('null', 'queued', NULL, NULL, NULL, NULL, NULL), ('null', 'failed', NULL, NULL, NULL, NULL, NULL)"
     )
     await connection.close()
     await migrate(dsn)
     async with Queue(dsn) as queue:
         ids = [line.id for line in await queue.list_tasks()]
-        assert len(ids) == 10
+        assert len(ids) == 7
         await read_everything(queue, ids)
-        [own] = await queue.list_tasks(type="its own")
-        assert own.error == "its status 'blocked' is none of the queue's: no lane takes it"
-        assert (await queue.states([own.id]))[own.id].status == "created"
         await queue.register("lane")
         batch = await queue.claim("lane", 10)
         [position] = [p for p, t in enumerate(batch.types) if t == "null"]
