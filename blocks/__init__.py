@@ -1,1 +1,1 @@
-"""What flows are plugged into: the queue engine, and the Prefect blocks that say where things are."""
+"""The queue engine, and the Prefect blocks that say where the queue, Ray and the organism are."""

@@ -1,4 +1,4 @@
-"""The token that the HTTP routes of this user's organism and gateway ask for, and how programs find it."""
+"""The token of this user's organism and gateway, and how programs find it."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ NEXT_STEP = (
 
 
 class GatewayAddress(NamedTuple):
-    """Where a gateway is, and the token it asks for."""
+    """URL of a gateway, and the token it asks for."""
 
     url: str
     token: str | None
 
 
 def own_token(settings: Settings) -> SecretStr | None:
-    """Return the token in effect: the setting, else that of the file in the home, else `None`."""
+    """Return the token in effect: the setting, else the one in the file in the home, else `None`."""
     if settings.token is not None:
         return settings.token
-    # Not empty: a full disk may have left such a file.
+    # An empty file does not count: a full disk may have left one.
     with contextlib.suppress(OSError, UnicodeDecodeError):
         if token := (settings.home / TOKEN_FILE).read_text().strip():
             return SecretStr(token)
@@ -41,10 +41,12 @@ def own_token(settings: Settings) -> SecretStr | None:
 
 
 def make_token(settings: Settings) -> Path:
-    """Return the file of mode 0600 with the token, made on first use; the setting replaces what it holds.
+    """Return the path of the file with the token, of mode 0600.
+
+    The file is created on first use. A token in the settings replaces its content.
 
     Raises:
-        ConfigurationError: It cannot be written.
+        ConfigurationError: The file cannot be written.
     """
     path = settings.home / TOKEN_FILE
     there = own_token(settings.model_copy(update={"token": None}))
@@ -70,7 +72,7 @@ def _write(path: Path, token: str, *, replace: bool) -> None:
         if replace or (path.exists() and not path.stat().st_size):
             os.replace(unfinished, path)
         else:
-            # Unlike a rename: of two processes that make a token, the second takes that of the first.
+            # Unlike a rename: if two processes make a token, the second uses that of the first.
             with contextlib.suppress(FileExistsError):
                 os.link(unfinished, path)
     finally:
@@ -78,7 +80,7 @@ def _write(path: Path, token: str, *, replace: bool) -> None:
 
 
 def bearer(token: SecretStr | str | None) -> dict[str, str]:
-    """Return the header that carries ``token``; empty without one."""
+    """Return the header that carries ``token``. Empty if there is none."""
     if token is None:
         return {}
     text = token.get_secret_value() if isinstance(token, SecretStr) else token
@@ -86,16 +88,16 @@ def bearer(token: SecretStr | str | None) -> dict[str, str]:
 
 
 def own_headers(settings: Settings) -> Mapping[str, str]:
-    """Return the headers for the routes of the organism and the gateway that the settings lead to."""
+    """Return the headers for the organism and the gateway that the settings name."""
     return bearer(own_token(settings))
 
 
 def gateway_address(settings: Settings) -> GatewayAddress:
-    """Return where the gateway is: as the setting says, else that of the embedded stack in the home.
+    """Return the address of the gateway: from the setting, else from the embedded stack in the home.
 
     Raises:
-        ConfigurationError: Neither is there.
-        StackError: The state file of the stack cannot be understood.
+        ConfigurationError: Neither exists.
+        StackError: The state file of the stack cannot be read.
     """
     url = settings.gateway_url
     if url is None and (stack := read_stack(settings.home)) is not None:

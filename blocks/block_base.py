@@ -1,4 +1,4 @@
-"""Finding a block by name, with or without a Prefect server."""
+"""Base class of the blocks: loading by name, with or without a Prefect server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.settings import load_settings
 from organism_flows.blocks.stack_state import join_stack
 
-# Before Prefect, which reads its settings when it is imported.
+# Before the import of Prefect, which reads its settings when it is imported.
 join_stack(load_settings().home)
 
 from prefect.blocks.core import Block  # noqa: E402
@@ -18,20 +18,20 @@ DEFAULT = "default"
 
 
 class NamedBlock(Block):
-    """A block that people refer to by name and that works without a server.
+    """A block that is loaded by name and also works without a Prefect server.
 
-    The document called ``default`` need not exist: its fields then have their defaults, which means the
-    environment and after it the embedded stack.
+    The document called ``default`` need not exist. Its fields then have their defaults: the values of the
+    environment, or else those of the embedded stack.
     """
 
     @classmethod
     async def named(cls, name: str = DEFAULT) -> Self:
-        """The block document ``name``.
+        """Return the block document ``name``.
 
         Raises:
-            ConfigurationError: There is no such document, or it cannot be read.
+            ConfigurationError: The document does not exist or cannot be read.
         """
-        # Without an address Prefect would start a server of its own just to look the name up.
+        # Without an address Prefect would start a server of its own just to read the document.
         if not PREFECT_API_URL.value():
             if name == DEFAULT:
                 return cls()
@@ -51,7 +51,10 @@ class NamedBlock(Block):
 
     @classmethod
     async def ensure_registered(cls) -> None:
-        """Make the type known to the server, and a ``default`` document if there is none; edits are kept."""
+        """Register the type on the server, and create its ``default`` document if there is none.
+
+        An existing document is not changed.
+        """
         await cls.aregister_type_and_schema()
         try:
             await cls.aload(DEFAULT)

@@ -1,4 +1,4 @@
-"""Errors a user can cause or meet: each carries one line that says what happened and what to do next."""
+"""Errors that a user can cause or meet. Each carries one line: what happened, and what to do next."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class OrganismError(Exception):
         return type(self), (self.what, self.next_step)
 
     def _render_traceback_(self) -> list[str]:
-        # What IPython shows of it, in a notebook as in a terminal.
+        # IPython shows this, in a notebook and in a terminal.
         return [f"{type(self).__name__}: {self}"]
 
 
@@ -30,14 +30,14 @@ class ConfigurationError(OrganismError):
 
 
 class TaskNotFound(ConfigurationError):
-    """No task has the id, or an id that begins so."""
+    """No task has this id, or an id that begins with it."""
 
 
 class AmbiguousTask(ConfigurationError):
-    """More than one task has an id that begins so.
+    """Several tasks have ids that begin with the given text.
 
     Args:
-        candidates: Ids of some of them.
+        candidates: Some of these ids.
     """
 
     def __init__(self, what: str, next_step: str = "", candidates: tuple[str, ...] = ()) -> None:
@@ -49,23 +49,23 @@ class AmbiguousTask(ConfigurationError):
 
 
 class AlreadySubmitted(ConfigurationError):
-    """A task of this id, or an unfinished one of this key, is there already."""
+    """A task with this id, or an unfinished task with this dedup key, exists already."""
 
 
 class QueueUnavailable(OrganismError):
-    """Postgres cannot be reached or refuses us."""
+    """Postgres cannot be reached or refuses the connection."""
 
 
 class SchemaMismatch(OrganismError):
-    """The database holds something other than the tables this version expects."""
+    """The database does not hold the tables that this version expects."""
 
 
 class OrganismUnavailable(OrganismError):
-    """No replica took the call; nothing of it ran, so nothing may be charged for it."""
+    """No replica took the call. Nothing of it ran, so no attempt may be charged for it."""
 
 
 class ReplicaLost(OrganismError):
-    """A replica accepted the call and then died or fell silent; what had not been reported is unknown."""
+    """A replica accepted the call, and then died or fell silent. What it had not reported is unknown."""
 
 
 class StackError(OrganismError):

@@ -1,8 +1,9 @@
-"""Params and results as JSON text that Postgres takes as jsonb, or a clear reason why they cannot be.
+r"""Params and results as JSON text that Postgres takes as jsonb, or a clear reason why they cannot be.
 
-The fast path is `orjson`, which is right about everything but three things: it writes NaN and Infinity as
-null, it writes NUL characters that jsonb refuses, and it stops at integers of 64 bits. The first two leave a
-trace in the text (``null``, ``\\u0000``), the third raises; only then is the value walked in Python.
+The fast path is `orjson`, which gets everything right but three things. It writes NaN and Infinity as null.
+It writes NUL characters, which jsonb refuses. It raises for integers of more than 64 bits. The first two
+leave a trace in the text (``null``, ``\u0000``). Only after such a trace or an error is the value walked in
+Python.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ import orjson
 from pydantic import BaseModel
 
 DEPTH_LIMIT = 254
-"""Deepest nesting, as in orjson."""
+"""Deepest nesting, in levels; the limit of orjson."""
 INTEGER_BITS_LIMIT = 13_000
-"""Largest integer; jsonb takes 131,072 digits, Python prints no more than 4,300 (about 14,280 bits)."""
+"""Largest integer, in bits. jsonb takes 131,072 digits; Python prints no more than 4,300 (about 14,280 bits).
+"""
 DIGITS_LIMIT = 4_300
 """Most digits of an integer that Python reads or prints."""
 
@@ -42,21 +44,21 @@ _HINTS = {
 
 
 class NotJson(ValueError):
-    """The value cannot be stored; the message names the place (``$.rows[3].score``) and why."""
+    """The value cannot be stored. The message names the place (``$.rows[3].score``) and the reason."""
 
 
 def to_json(value: Any, *, limit_bytes: int) -> str:
-    """``value`` as JSON text.
+    """Return ``value`` as JSON text.
 
-    None, booleans, numbers, text, lists, tuples, dicts with text keys, dataclasses, pydantic models, enums,
-    UUIDs, dates and times are encoded; nothing is altered or left out silently.
+    Encodes None, booleans, numbers, text, lists, tuples, dicts with text keys, dataclasses, pydantic models,
+    enums, UUIDs, dates and times. Nothing is altered or left out silently.
 
     Args:
-        value: Params of a task, or what a handler returned.
+        value: Params of a task, or the return value of a handler.
         limit_bytes: Longest acceptable text, in bytes of UTF-8.
 
     Raises:
-        NotJson: It is not JSON, or too long; a permanent error.
+        NotJson: The value cannot be JSON, or is too long. Another try cannot succeed.
     """
     if value is None:
         return "null"
@@ -68,7 +70,7 @@ def to_json(value: Any, *, limit_bytes: int) -> str:
         text = _checked(value, error)
         size = len(text.encode())
     else:
-        # Reading it back and comparing is 10 times faster than the walk, and finds every null that was none.
+        # Reading it back and comparing is 10 times faster than the walk, and finds every false null.
         if b"\\u0000" in encoded or (b"null" in encoded and not _same(encoded, value)):
             _checked(value, None)
         text = encoded.decode()
@@ -79,12 +81,12 @@ def to_json(value: Any, *, limit_bytes: int) -> str:
 
 
 def from_json(text: str) -> Any:
-    """The value of JSON text as Postgres prints it, integers of up to 4,300 digits kept exact.
+    """Return the value of JSON text as Postgres prints it. Integers of up to 4,300 digits are exact.
 
     Raises:
-        ValueError: It is not JSON, or holds what Python cannot.
+        ValueError: The text is not JSON, or holds a value that Python cannot hold.
     """
-    # orjson reads integers beyond 64 bits as floats. They have 19 digits at least, so a short text has none.
+    # orjson reads integers beyond 64 bits as floats. They have at least 19 digits, so a short text has none.
     if len(text) < 19 or _LONG_NUMBER.search(text) is None:
         return orjson.loads(text)
     try:
@@ -94,10 +96,11 @@ def from_json(text: str) -> Any:
 
 
 def readable_json(text: str) -> Any:
-    """The value of JSON text as Postgres prints it, with words in place of what JSON readers refuse.
+    """Return the value of JSON text, with a note in place of each value that JSON readers refuse.
 
-    For whoever shows a task: jsonb is wider than JSON as others read it. Whatever is returned can be encoded
-    again. Words are a text such as ``"(not shown: an integer of 5,000 digits)"``.
+    Use it to show a task: jsonb, as Postgres prints it, holds more than other readers of JSON accept. The
+    returned value can always be encoded again. A note is a text such as ``"(not shown: an integer of 5,000
+    digits)"``.
     """
     try:
         value = (
@@ -107,7 +110,7 @@ def readable_json(text: str) -> Any:
         )
     except (ValueError, RecursionError):
         return _NESTED
-    # Whoever encodes it again walks it by recursion, with several frames a level.
+    # The encoder walks the value by recursion, with several frames for each level.
     return (
         _NESTED if text.count("[") + text.count("{") > DEPTH_LIMIT and _depth(value) > DEPTH_LIMIT else value
     )
@@ -155,12 +158,12 @@ def _items(value: Any) -> Iterable[Any]:
 def _same(encoded: bytes, value: Any) -> bool:
     try:
         return bool(orjson.loads(encoded) == value)
-    except BaseException:  # an __eq__ of the handler's own
+    except BaseException:  # an __eq__ that the user has written
         return False
 
 
 def _default(value: Any) -> Any:
-    """What orjson does not know by itself."""
+    """Return a value that orjson can encode in place of one that it cannot."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -173,7 +176,18 @@ def _default(value: Any) -> Any:
 
 
 def _checked(value: Any, cause: BaseException | None) -> str:
-    """Walk ``value``, raise for the first offending place, and encode what is left in plain Python."""
+    """Walk ``value`` and raise for the first invalid place.
+
+    Args:
+        value: What was to be encoded.
+        cause: Error of the fast path. `None` means that its text is valid unless this walk raises.
+
+    Returns:
+        The text, encoded by the standard library. Empty if ``cause`` is `None`.
+
+    Raises:
+        NotJson: The value cannot be stored.
+    """
     try:
         plain = _plain(value, "$", 0)
         return "" if cause is None else json.dumps(plain, ensure_ascii=False, allow_nan=False)

@@ -1,6 +1,6 @@
-"""What an operator should know of the work that runs: suspects, interruptions, leaving lanes, copies.
+"""Facts about running work for an operator: suspects, interruptions, leaving lanes, copies.
 
-It imports nothing of the queue: `organism status` answers in less time than that import takes.
+This module does not import the queue: `organism status` answers in less time than that import takes.
 """
 
 from __future__ import annotations
@@ -16,47 +16,47 @@ if TYPE_CHECKING:
     import httpx
 
 WAITS_LONG_S = 60.0
-"""A task on a replica that no handler has begun with for so many seconds waits for long."""
+"""Seconds that a task may wait on a replica for a handler before it counts as waiting for long."""
 COUNTED = 100_000
-"""Interrupted tasks are counted up to here."""
+"""Most interrupted tasks that are counted."""
 ARGUMENTS = (WAITS_LONG_S, COUNTED)
-"""Of the statement ``long_work``."""
+"""Arguments of the statement ``long_work``."""
 RUNNING_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class LeavingLane:
-    """A live lane that claims nothing any more and waits for its calls to end."""
+    """A live lane that no longer claims and waits for its calls to end."""
 
     id: str
     run: str | None
     since: datetime
     tasks: int
-    """It still holds."""
+    """Tasks that it still holds."""
     oldest_at: datetime | None
-    """When the oldest of them began, or was claimed if it has not; None: it holds none."""
+    """When the oldest of them began, or was claimed if it has not begun. `None` means it holds none."""
     until: datetime | None
-    """When the timeouts of all of them are past; None: one has no timeout that the database knows of."""
+    """When the timeouts of all of them are over. `None` means the timeout of one is not in the database."""
 
 
 @dataclass(frozen=True, slots=True)
 class LongWork:
-    """What the queue knows of it."""
+    """Running work, as the queue records it."""
 
     now: datetime
-    """By the database's clock."""
+    """The time of the database."""
     suspects: int
-    """Running tasks under which a replica died: each has a process of its own."""
+    """Running tasks that have already been on a replica when it died. Each runs in a process of its own."""
     handed_over: int
-    """Tasks that wait on a replica for a handler for more than `WAITS_LONG_S`."""
+    """Tasks that have waited on a replica for a handler for more than `WAITS_LONG_S`."""
     handed_over_since: datetime | None
     interrupted: int
-    """Unfinished tasks that were interrupted more than twice, up to `COUNTED`."""
+    """Unfinished tasks that were interrupted more than twice, counted up to `COUNTED`."""
     leaving: tuple[LeavingLane, ...]
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> LongWork:
-        """The answer of the statement ``long_work``."""
+        """Return the work in ``row``, the answer of the statement ``long_work``."""
         leaving = [
             LeavingLane(
                 lane["id"],
@@ -80,7 +80,7 @@ class LongWork:
 
     @property
     def suspects_note(self) -> str | None:
-        """How many suspects run; None: none does. So are the other notes."""
+        """Return a line that says how many suspects run, or `None` if none does."""
         if not self.suspects:
             return None
         return _counted(
@@ -91,7 +91,7 @@ class LongWork:
 
     @property
     def interrupted_note(self) -> str | None:
-        """How many tasks are interrupted again and again."""
+        """Return a line that says how many tasks were interrupted often, or `None` if none was."""
         if not self.interrupted:
             return None
         often = "interrupted more than twice"
@@ -102,7 +102,7 @@ class LongWork:
 
     @property
     def handed_over_note(self) -> str | None:
-        """How many tasks wait on replicas."""
+        """Return a line that says how many tasks wait on replicas, or `None` if none waits for long."""
         if not self.handed_over or self.handed_over_since is None:
             return None
         tasks = _counted(self.handed_over, "task on a replica has", "tasks on replicas have")
@@ -111,7 +111,7 @@ class LongWork:
 
     @property
     def leaving_note(self) -> str | None:
-        """How many lanes leave, and until when."""
+        """Return a line that says how many lanes are leaving and until when, or `None` if none is."""
         if not self.leaving:
             return None
         tasks = sum(lane.tasks for lane in self.leaving)
@@ -131,7 +131,7 @@ class LongWork:
 
     @property
     def notes(self) -> list[str]:
-        """All of them, a line each; empty: there is nothing to know."""
+        """Return all these lines. Empty if there is nothing to report."""
         notes = (self.suspects_note, self.leaving_note, self.interrupted_note, self.handed_over_note)
         return [note for note in notes if note]
 
@@ -142,28 +142,28 @@ class LongWork:
 
 @dataclass(frozen=True, slots=True)
 class OrganWork:
-    """What runs in one organ of one replica."""
+    """Work that runs in one organ on one replica."""
 
     replica: str
     organ: str
     draining: bool
     suspects: int
-    """Tasks in processes of their own."""
+    """Tasks that run in processes of their own."""
     lingering: int
     """Handlers that were asked to stop and still run."""
 
 
 @dataclass(frozen=True, slots=True)
 class OrganismWork:
-    """What the organism's ``/running`` says, over all replicas."""
+    """Answer of the organism's route ``/running``, over all replicas."""
 
     organs: tuple[OrganWork, ...] = ()
     draining: int = 0
-    """Replicas that take no tasks any more and end those they have."""
+    """Replicas that take no more tasks and finish those they have."""
 
     @classmethod
     def of(cls, answer: Any) -> OrganismWork | None:
-        """The work in an answer of the route; None: it is not understood."""
+        """Return the work in an answer of the route, or `None` if the answer has another form."""
         try:
             organs = tuple(
                 OrganWork(
@@ -182,12 +182,15 @@ class OrganismWork:
 
     @property
     def copies(self) -> int:
-        """Handlers that were asked to stop and still run: their tasks may run elsewhere by now."""
+        """Return the number of handlers that were asked to stop and still run.
+
+        Their tasks may run again elsewhere by now.
+        """
         return sum(organ.lingering for organ in self.organs)
 
     @property
     def copies_note(self) -> str | None:
-        """How many copies run, and in which organs; None: none does."""
+        """Return a line that says how many copies run, and in which organs. `None` if none does."""
         if not self.copies:
             return None
         by_organ: dict[str, int] = {}
@@ -199,7 +202,7 @@ class OrganismWork:
 
     @property
     def notes(self) -> list[str]:
-        """A line each; empty: there is nothing to know."""
+        """Return a line for the copies and one for draining replicas. Empty if there are none."""
         draining = (
             _counted(
                 self.draining,
@@ -213,12 +216,12 @@ class OrganismWork:
 
 
 def long_work_sql() -> str:
-    """Text of the statement ``long_work``, for who does not import the queue."""
+    """Return the text of the statement ``long_work`` without importing the queue."""
     return _sql("long_work")
 
 
 def can_write_sql() -> str:
-    """Text of the statement ``can_write``, for who does not import the queue."""
+    """Return the text of the statement ``can_write`` without importing the queue."""
     return _sql("can_write")
 
 
@@ -229,15 +232,17 @@ def _sql(name: str) -> str:
 async def ask_organism(
     url: str | None, headers: Mapping[str, str], client: httpx.AsyncClient | None = None
 ) -> OrganismWork | None:
-    """Ask the organism what runs on all its replicas.
+    """Return what runs on all replicas of the organism, or `None` if it does not answer.
+
+    Never raises for a failed request.
 
     Args:
-        url: Base of its routes; None: not known.
-        headers: Those that carry its token.
-        client: To ask with; None: one of its own.
+        url: Base of its routes. `None` means it is not known.
+        headers: Headers that carry its token.
+        client: Client for the request. `None` means a new one.
 
     Returns:
-        None if it does not answer, or is of a version that has no such route. Never raises for that.
+        The work. `None` also if the organism's version does not have this route.
     """
     import httpx
 
@@ -259,7 +264,7 @@ def _counted(number: int, one: str, many: str) -> str:
 
 
 def _moment(text: str | None) -> datetime | None:
-    """The moment in JSON of Postgres; one that Python has no date for is the first or last it has."""
+    """Return the moment in JSON of Postgres, cut to the range of Python's dates."""
     if text is None:
         return None
     try:

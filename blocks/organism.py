@@ -1,4 +1,4 @@
-"""Organism: which Serve app runs the tasks."""
+"""The Organism block: the Serve app that runs the tasks."""
 
 from __future__ import annotations
 
@@ -37,11 +37,15 @@ class Organism(NamedBlock):
         description="A call without any sign of life for this long is given up; replicas send one every 2 s.",
     )
     health_timeout_s: float = Field(
-        default=10.0, title="Health timeout (seconds)", gt=0, le=600, description="Longest wait for health()."
+        default=10.0,
+        title="Health timeout (seconds)",
+        gt=0,
+        le=600,
+        description="Longest wait for health() and other short calls.",
     )
 
     def client(self) -> OrganismClient:
-        """A client for a process that is connected to Ray."""
+        """Return a client, for a process that is connected to Ray."""
         return OrganismClient(
             self.app_name,
             self.deployment_name,

@@ -1,8 +1,9 @@
-"""The only code that calls a Serve handle.
+"""Calls of the Serve deployments that run tasks, with timeouts and errors of our own.
 
-Ray's handles have no timeout, go on running when their caller stops waiting, and tell of a dead replica by a
-family of exceptions that changes between versions. All of that ends here: whoever uses `OrganismClient` gets
-outcomes, `OrganismUnavailable` or `ReplicaLost`. Knows nothing of Prefect: replicas use it among themselves.
+Ray's handles have no timeout. A call goes on when its caller stops waiting. A dead replica raises one of a
+family of exceptions that changes between versions. `OrganismClient` hides all of that: its callers get
+outcomes, `OrganismUnavailable` or `ReplicaLost`. It does not depend on Prefect: replicas use it for calls
+among themselves.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ from organism_flows.blocks.errors import OrganismError, OrganismUnavailable, Rep
 from organism_flows.blocks.queue.wire import Batch, Outcomes
 
 GRPC_LIMIT_CHARS = 500_000
-"""Params up to this size go straight to the replica by gRPC, which takes messages of 4 MB; larger ones by way
-of Ray's object store. By gRPC 1,000 no-ops there and back take the caller 3.4 ms of processor time, not 6.2.
-Errors arrive as Ray's own either way."""
-# How large a chunk of outcomes may come back; Serve reads it when it is imported, which is after this.
+"""Largest params of a batch that go straight to the replica by gRPC, in characters. gRPC takes messages of up
+to 4 MB; larger params go through Ray's object store. By gRPC, 1,000 no-ops and their outcomes take the caller
+3.4 ms of processor time instead of 6.2. Errors arrive as Ray's own either way."""
+# Largest chunk of outcomes that may come back. Serve reads this when it is imported, which happens later.
 os.environ.setdefault("RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH", str(2**31 - 1))
 
 CANCEL_PAUSES_S = (0.02, 0.1, 0.5, 0.0)
-"""Waits after each try to cancel what no replica knows: the batch itself may still be on its way there."""
+"""Seconds to wait after each attempt to cancel tasks that no replica knows: their batch may still be on its
+way."""
 
 
 class OrganismClient:
@@ -33,9 +35,9 @@ class OrganismClient:
     Args:
         app_name: Name of the Serve app.
         deployment_name: Name of the deployment.
-        silence_s: Seconds without any sign of life after which a call is given up; replicas send one every
+        silence_s: Seconds without any sign of life after which a call is given up. Replicas send one every
             2 s.
-        health_timeout_s: Longest wait for `health` and `status`, in seconds.
+        health_timeout_s: Longest wait for any other answer than that of `call` or `handle_task`, in seconds.
     """
 
     def __init__(
@@ -52,11 +54,11 @@ class OrganismClient:
         self._health_timeout_s = health_timeout_s
 
     async def call(self, batch: Batch) -> AsyncGenerator[Outcomes, None]:
-        """Run ``batch`` and yield outcomes as they come, some of them empty as a sign of life.
+        """Run ``batch`` and yield outcomes as they come. Some are empty, as a sign of life.
 
         Raises:
             OrganismUnavailable: Nothing of the batch ran.
-            ReplicaLost: The replica had taken the batch; what has not been yielded is unknown.
+            ReplicaLost: The replica had taken the batch. What has not been yielded is unknown.
         """
         begun = False
         stream = None
@@ -77,21 +79,23 @@ class OrganismClient:
         except Exception as error:
             from ray.exceptions import RayActorError
 
-            # Private to Serve: a call that no replica has taken, as while there is none, waits in there.
+            # Private to Serve: None while no replica has taken the call, for example because there is none.
             taken = stream is not None and stream._replica_result is not None
-            # Once sent, a call whose replica dies or falls silent may have run.
+            # A call that was sent to a replica which then died or fell silent may have run.
             may_have_run = isinstance(error, RayActorError) or (isinstance(error, TimeoutError) and taken)
             raise self._explain(error, self._silence_s, lost=begun or may_have_run) from None
         finally:
             _cancel(stream)
 
     async def handle_task(self, task: dict[str, Any]) -> dict[str, Any]:
-        """Run one task, past the queue; its outcome as `OrganismManager.handle_incoming_task` tells it.
+        """Run one task past the queue and return its outcome.
 
-        Cancelled, it stops the handler.
+        The outcome has the form that `OrganismManager.handle_incoming_task` gives it. If this call is
+        cancelled, the handler is stopped.
 
         Raises:
-            OrganismUnavailable, ReplicaLost: There is no outcome.
+            OrganismUnavailable: There is no outcome.
+            ReplicaLost: There is no outcome, because the replica that had the task died.
         """
         from ray.exceptions import RayActorError
 
@@ -106,14 +110,17 @@ class OrganismClient:
             _cancel(response)
 
     async def cancel(self, runs: Mapping[str, int]) -> None:
-        """Stop tasks, on whichever replicas they run under the claim given by id, or an older one.
+        """Stop tasks, on whichever replicas they run.
 
-        Each is reported ``cancelled`` through its own call, if somebody still listens to that. Best effort:
-        returns when every task has been found somewhere, or no replica knows it after some tries (it has
-        ended, or its replica is being taken down). Calling again does no harm.
+        Each is reported ``cancelled`` by the call that runs it, if that call still has a reader. Returns when
+        every task was found on a replica, or is known to none after some attempts: then it has ended, or its
+        replica is being taken down. You may call this again.
+
+        Args:
+            runs: Newest claim to stop, by task id. Runs under older claims of the task are stopped as well.
 
         Raises:
-            OrganismUnavailable: A task is not acknowledged, and not every replica has answered.
+            OrganismUnavailable: A task was not acknowledged, and not every replica has answered.
         """
         left = dict(runs)
         failures: list[BaseException] = []
@@ -133,12 +140,13 @@ class OrganismClient:
             raise self._explain(error, self._health_timeout_s) from None
 
     async def recall(self, claims: Sequence[int], *, leaving: bool) -> None:
-        """Have those of these tasks handed back that no handler has begun with.
+        """Have the tasks of these claims handed back if no handler has begun with them.
 
-        Each is reported ``recalled`` through its own call.
+        Each is reported ``recalled`` by the call that carries it.
 
         Args:
-            leaving: Those too that wait for a replica of their organ's own deployment.
+            claims: Claim tokens of the tasks.
+            leaving: Also hand back tasks that wait for a replica of their organ's own deployment.
 
         Raises:
             OrganismUnavailable: Not every replica has answered.
@@ -146,7 +154,10 @@ class OrganismClient:
         await self._tell_all("recall_tasks", list(claims), leaving)
 
     async def limit_drain(self, within_s: float) -> None:
-        """Have replicas that are taken down from now on give running tasks only so many seconds.
+        """Limit how long replicas that are taken down from now on let running tasks go on.
+
+        Args:
+            within_s: Seconds that running tasks still have.
 
         Raises:
             OrganismUnavailable: Not every replica has answered.
@@ -154,7 +165,7 @@ class OrganismClient:
         await self._tell_all("limit_drain", within_s)
 
     async def running(self) -> list[dict[str, Any]]:
-        """What runs on each replica, as `OrganismManager.running` tells it.
+        """Return what runs on each replica, as `OrganismManager.running` gives it.
 
         Raises:
             OrganismUnavailable: Not every replica has answered.
@@ -173,13 +184,13 @@ class OrganismClient:
         return answers
 
     async def _broadcast(self, method: str, *arguments: Any) -> list[Any]:
-        # To all replicas: which one Serve has chosen for a call is not known here.
+        # To all replicas: the client does not know which one Serve has chosen for a call.
         response = self._handle().broadcast(method, *arguments)
         answers: list[Any] = await response.results_async(return_exceptions=True)
         return answers
 
     async def health(self) -> dict[str, Any]:
-        """The organism's own health report.
+        """Return the organism's own health report.
 
         Raises:
             OrganismUnavailable: It did not answer.
@@ -187,7 +198,7 @@ class OrganismClient:
         return await self._ask("health")
 
     async def status(self) -> dict[str, Any]:
-        """The organism's own status report.
+        """Return the organism's own status report.
 
         Raises:
             OrganismUnavailable: It did not answer.
@@ -237,8 +248,8 @@ class OrganismClient:
 
 
 def _cancel(response: Any) -> None:
-    """Stop the replica, which leaving the response alone does not. Harmless when it has ended, or is None."""
+    """Stop the call on the replica, which dropping the response does not do. Does nothing if it has ended."""
     if response is not None:
-        # Of a call that failed before a replica took it, this raises the failure once more (Serve 2.60).
+        # If a call failed before a replica took it, this raises the same failure again (Serve 2.60).
         with suppress(Exception):
             response.cancel()

@@ -1,4 +1,4 @@
-"""RayCluster: where Ray is, and how a lane is placed on it."""
+"""The RayCluster block: the address of Ray, and how a lane is placed on it."""
 
 from __future__ import annotations
 
@@ -22,20 +22,23 @@ from organism_flows.blocks.stack_state import join_stack
 from organism_flows.blocks.versions import ONE_IMAGE
 
 REACH_TIMEOUT = 2.0
-"""Seconds: `ray.init` against a closed port was still retrying after three minutes."""
+"""Longest wait for a TCP connection to the Ray head, in seconds. `ray.init` against a closed port was still
+retrying after three minutes."""
 
 
 OWN_NODE_TIMEOUT = 5.0
-"""Seconds for a Ray node on this machine to show; Ray itself would look for a minute, and then not say so."""
+"""Longest wait for a Ray node on this machine, in seconds. Ray itself waits for a minute and does not name
+the cause."""
 CONNECT_TIMEOUT = 60.0
-"""Seconds. A wrong token takes Ray 20 s to report; a wrong host address it never reports."""
+"""Longest wait for `ray.init`, in seconds. A wrong token takes Ray 20 s to report; a wrong host address it
+never reports."""
 
 
 class RayCluster(NamedBlock):
     """The Ray cluster that lanes and the organism run on.
 
-    Leave the fields empty to use RAY_ADDRESS and Ray's own token settings from the environment, and after
-    them the embedded stack of this machine.
+    An empty field takes its value from the environment: RAY_ADDRESS, and Ray's own token settings. Without
+    those it takes that of the embedded stack of this machine.
 
     Example:
         ```python
@@ -67,10 +70,11 @@ class RayCluster(NamedBlock):
     )
 
     async def connect(self) -> None:
-        """Connect this process to the cluster, if it is not connected.
+        """Connect this process to the cluster, unless it is connected already.
 
         Raises:
-            ConfigurationError: No address, nothing listens there, or the token is wrong.
+            ConfigurationError: There is no address, nothing listens there, the token is wrong, or no Ray node
+                runs on this machine.
         """
         import ray
 
@@ -89,10 +93,10 @@ class RayCluster(NamedBlock):
             raise _refused(address, error) from None
 
     def lane_options(self) -> dict[str, Any]:
-        """Ray options of a lane."""
+        """Return the Ray options of a lane."""
         return {
             "num_cpus": self.lane_cpus,
-            # Ray would run a killed lane three more times, silently and under the same Prefect task run.
+            # Ray would restart a killed lane three times, silently and under the same Prefect task run.
             "max_retries": 0,
             "scheduling_strategy": "SPREAD",
         }
@@ -115,7 +119,7 @@ class RayCluster(NamedBlock):
             )
         host, _, port = address.rpartition(":")
         if not host or not port.isdigit() or "/" in host:
-            # "auto" is silently dropped by the task runner, and joins whatever ran last on this host.
+            # The task runner silently drops "auto", and joins the cluster that was last started on this host.
             raise ConfigurationError(
                 f"RAY_ADDRESS={address} is not host:port", "name the Ray head's host and GCS port"
             )
@@ -135,16 +139,16 @@ def _refused(address: str, error: Exception) -> ConfigurationError:
 
 
 def last_line(error: BaseException) -> str:
-    """What an error of Ray, which carries whole tracebacks, comes down to."""
+    """Return the last line of an error of Ray: its text holds whole tracebacks."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:300] if lines else type(error).__name__
 
 
 def _hush() -> None:
-    """Keep Ray's remarks on itself off the terminals of people who asked for something else."""
-    # That it does not replace our SIGTERM handler, which is what we want.
+    """Keep Ray's log lines about itself out of the user's terminal."""
+    # Ray warns that it does not replace our SIGTERM handler, which is what we want.
     logging.getLogger("ray._private.worker").setLevel(logging.ERROR)
-    # A filter, because Serve sets the level of its logger anew when it is first used.
+    # A filter, because Serve sets the level of its logger again when it is first used.
     logging.getLogger("ray.serve").addFilter(_is_a_warning)
 
 
@@ -153,10 +157,10 @@ def _is_a_warning(record: logging.LogRecord) -> bool:
 
 
 async def _init(address: str) -> None:
-    """`ray.init`, without holding up the loop.
+    """Run `ray.init` without blocking the event loop.
 
     Raises:
-        TimeoutError: It was still trying after `CONNECT_TIMEOUT`.
+        TimeoutError: It had not returned after `CONNECT_TIMEOUT`.
     """
     import ray
 
@@ -176,7 +180,7 @@ async def _init(address: str) -> None:
             error = raised
         loop.call_soon_threadsafe(settle, error)
 
-    # A daemon, because a call that Ray never ends must not keep this process from ending.
+    # A daemon thread, because a call that never returns must not keep this process from ending.
     threading.Thread(target=connect, name="ray-connect", daemon=True).start()
     try:
         await asyncio.wait_for(done, CONNECT_TIMEOUT)
@@ -198,14 +202,14 @@ async def _reach(address: str) -> None:
 
 
 async def _find_own_node(address: str) -> None:
-    """Refuse early where no Ray node runs on this machine: a driver shares memory with one.
+    """Refuse early if no Ray node runs on this machine: a driver shares memory with one.
 
     Raises:
-        ConfigurationError: There is none.
+        ConfigurationError: No node was found within `OWN_NODE_TIMEOUT`.
     """
     from ray._private import services
 
-    find: Any = getattr(services, "find_node_ids", None)  # what `ray.init` looks for itself (2.60)
+    find: Any = getattr(services, "find_node_ids", None)  # `ray.init` calls it as well (2.60)
     deadline = time.monotonic() + OWN_NODE_TIMEOUT
     while find is not None and not await asyncio.to_thread(find):
         if time.monotonic() > deadline:
@@ -217,10 +221,11 @@ async def _find_own_node(address: str) -> None:
 
 
 class LaneTaskRunner(RayTaskRunner[Any]):  # type: ignore[misc]  # prefect-ray ships no types
-    """`RayTaskRunner` on the connection the flow makes itself, with `RayCluster.connect`, in its body.
+    """A `RayTaskRunner` that uses the connection which the flow has made itself, with `RayCluster.connect`.
 
-    The runner would connect while Prefect sets the flow run up, where a failure leaves the run
-    ``Running`` for ever (Prefect 3.8.8); and it would shut Ray down under a notebook.
+    The base class connects while Prefect sets the flow run up. A failure there leaves the run ``Running`` for
+    ever (Prefect 3.8.8). The base class also shuts Ray down at the end, even under a notebook that still uses
+    it.
     """
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""Make the blocks known to a Prefect server: `register_blocks`, or run this module."""
+"""Register the blocks on a Prefect server: call `register_blocks`, or run this module."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from organism_flows.blocks.task_queue import TaskQueue
 
 
 async def register_blocks() -> None:
-    """Register every block type and give each a ``default`` document, so that the UI shows and edits them."""
+    """Register every block type and create its ``default`` document, so that the UI shows and edits them."""
     for block in (TaskQueue, Organism, RayCluster):
         await block.ensure_registered()
 

@@ -1,7 +1,7 @@
 """Every setting of Organism Flows, in one typed place.
 
-Read from the environment with the prefix ``ORGANISM_``. ``RAY_ADDRESS`` and ``PREFECT_API_URL`` keep their
-own names. Names of the older system are honoured with a deprecation note.
+Settings are environment variables with the prefix ``ORGANISM_``. ``RAY_ADDRESS`` and ``PREFECT_API_URL`` keep
+their own names. Names of the older system still work, with a deprecation warning.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ OLDER_NAMES = {
 
 
 def default_home() -> Path:
-    """Where the embedded stack keeps its data.
+    """Return the folder in which the embedded stack keeps its data.
 
-    Root's own home is closed to the unprivileged user Postgres insists on: root's data is a service's data.
+    Root's own home is closed to the unprivileged user that Postgres must run as. A stack of root therefore
+    keeps its data where services do.
     """
     return Path("/var/lib/organism") if os.geteuid() == 0 else Path.home() / ".organism"
 
 
 class Settings(BaseSettings):
-    """Settings in effect; build it with `load_settings`."""
+    """The settings in effect; `load_settings` builds them."""
 
     model_config = SettingsConfigDict(env_prefix="ORGANISM_", populate_by_name=True, env_ignore_empty=True)
 
@@ -207,15 +208,15 @@ class Settings(BaseSettings):
     @field_validator("home", "config", "gateway_tokens")
     @classmethod
     def _whole_path(cls, path: Path | None) -> Path | None:
-        # The stack's processes have other working folders than the command that names the file.
+        # The processes of the stack have other working folders than the command that names the file.
         return None if path is None else path.expanduser().absolute()
 
 
 def load_settings() -> Settings:
-    """Settings from the environment as it is now.
+    """Return the settings from the environment as it is now.
 
     Raises:
-        ConfigurationError: A value is not acceptable; the message names the variable.
+        ConfigurationError: A value is not acceptable. The message names the variable.
     """
     for older, name in OLDER_NAMES.items():
         if os.environ.get(older) and not os.environ.get(name):

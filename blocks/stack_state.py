@@ -1,4 +1,4 @@
-"""What the embedded stack says of itself: the state file `organism up` writes and everything reads."""
+"""The state of the embedded stack, in a file that `organism up` writes and every program reads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STATE_FILE = "stack.json"
 
 
 class ProcessRef(BaseModel):
-    """A process that cannot be mistaken for a later one of the same pid."""
+    """A process, identified so that it cannot be confused with a later one of the same pid."""
 
     pid: int
     created: float
@@ -29,12 +29,12 @@ class StackState(BaseModel):
 
     home: Path
     stack_id: str
-    """Also in the environment of every process of the stack, as ``ORGANISM_STACK_ID``."""
+    """Also set in the environment of every process of the stack, as ``ORGANISM_STACK_ID``."""
     dsn: str
-    """Unix-socket connection URL, without a password; or the external database the stack was started with,
-    then empty, because its URL is a secret that stays in the environment."""
+    """Connection URL over a Unix socket, without a password. Empty if the stack was started with an external
+    database: its URL is a secret and stays in the environment."""
     dsn_mark: str = ""
-    """Tells whether the stack was started with this external database, without telling which it is."""
+    """Fingerprint of the external database the stack was started with. Does not reveal its URL."""
     ray_address: str
     """``host:port`` of the Ray head."""
     ray_token_path: Path
@@ -42,21 +42,21 @@ class StackState(BaseModel):
     prefect_api_url: str
     prefect_ui_url: str
     prefect_secret_path: Path | None = None
-    """File with the ``user:password`` that the Prefect server asks for. ``None``: an older version started
-    it, and it asks for nothing."""
+    """File with the ``user:password`` that the Prefect server asks for. `None` means that an older version
+    started the server, which asks for none."""
     organism_url: str
     """Base of the organism's HTTP routes, ending in ``/organism``."""
     gateway_url: str = ""
-    """Base of the gateway's HTTP routes; empty: the stack has none."""
+    """Base of the gateway's HTTP routes. Empty if the stack has no gateway."""
     processes: dict[str, ProcessRef]
-    """By role: postgres, ray, prefect, worker, gateway."""
+    """Processes by role: postgres, ray, prefect, worker, gateway."""
 
 
 def read_stack(home: Path) -> StackState | None:
-    """The state a stack left in ``home``, or None. It may be stale: the processes decide.
+    """Return the state that a stack left in ``home``, or `None`. It may be stale: check the processes.
 
     Raises:
-        StackError: The file is there and cannot be understood.
+        StackError: The file exists and cannot be read.
     """
     path = home / STATE_FILE
     try:
@@ -69,17 +69,17 @@ def read_stack(home: Path) -> StackState | None:
 
 
 def prefect_environment_of(stack: StackState) -> dict[str, str]:
-    """Return the variables by which Prefect finds and enters the server of ``stack``."""
+    """Return the variables that let Prefect connect to the server of ``stack``."""
     secret = read_secret(stack.prefect_secret_path)
     return {
         "PREFECT_API_URL": stack.prefect_api_url,
-        # Prefect reads it from nowhere but a variable or a profile: no setting names a file (3.8.8).
+        # Prefect reads it only from a variable or a profile: no setting names a file (3.8.8).
         **({"PREFECT_API_AUTH_STRING": secret} if secret else {}),
     }
 
 
 def read_secret(path: Path | None) -> str:
-    """Return the secret in the file ``path``, or an empty string if there is none that we may read."""
+    """Return the secret in the file ``path``, or an empty string if it does not exist or cannot be read."""
     with contextlib.suppress(OSError):
         return path.read_text().strip() if path else ""
     return ""
@@ -98,7 +98,7 @@ def running_stack(home: Path) -> StackState:
 
 
 def environment_of(stack: StackState) -> dict[str, str]:
-    """The variables by which Prefect and Ray find ``stack``. One of them is a secret."""
+    """Return the variables that let Prefect and Ray connect to ``stack``. One of them is a secret."""
     return {
         **prefect_environment_of(stack),
         "RAY_ADDRESS": stack.ray_address,
@@ -106,18 +106,18 @@ def environment_of(stack: StackState) -> dict[str, str]:
         # driver waits 20 s and fails with "Failed to connect".
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(stack.ray_token_path),
-        # Meant for macOS and Windows: makes 127.0.0.1 stay 127.0.0.1. Else a driver looks for a loopback
-        # cluster on this machine's outer address, where by design nothing listens.
+        # Meant for macOS and Windows: keeps 127.0.0.1 as it is. Without it a driver tries to reach a loopback
+        # cluster on the outer address of this machine, where by design nothing listens.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     }
 
 
 def join_stack(home: Path) -> StackState | None:
-    """Point this process's Prefect and Ray at the embedded stack in ``home``, where it names no others.
+    """Point Prefect and Ray of this process at the embedded stack in ``home``, unless others are configured.
 
-    Call it before importing Ray, which reads its settings at import. Prefect does so as well, and reads them
-    again here if it has been imported. Variables that are already set win, so a process with an external
-    server or cluster keeps it, and sends it none of our secrets.
+    Call it before you import Ray, which reads its settings at import. Prefect does so as well; if it has been
+    imported already, its settings are read again here. Variables that are set already win. So a process with
+    an external server or cluster keeps it, and does not send it our secrets.
     """
     stack = read_stack(home)
     if stack is not None:
@@ -129,25 +129,25 @@ def join_stack(home: Path) -> StackState | None:
         missing = {name: value for name, value in wanted.items() if name not in os.environ}
         os.environ.update(missing)
         if missing and (prefect := sys.modules.get("prefect.context")):
-            # Else flows in a program that imports Prefect first would start a server of their own.
+            # Otherwise flows in a program that imports Prefect first would start a server of their own.
             prefect.refresh_global_settings_context()
     return stack
 
 
 def same_server(named: str | None, own: str) -> bool:
-    """Return True if the URL ``named`` is missing or leads to the server of the URL ``own``."""
+    """Return True if the URL ``named`` is missing or names the server of the URL ``own``."""
     if not named:
         return True
     one, other = urlsplit(named), urlsplit(own)
-    # Both names of loopback are in use, in documentation of Prefect too.
+    # Both names of loopback are in use, also in Prefect's documentation.
     return (one.scheme, one.netloc.replace("localhost", "127.0.0.1")) == (other.scheme, other.netloc)
 
 
 def queue_dsn(settings: Settings) -> SecretStr:
-    """The database in effect: the setting, or the embedded stack's.
+    """Return the connection URL in effect: that of the setting, or of the embedded stack.
 
     Raises:
-        ConfigurationError: Neither is there.
+        ConfigurationError: Neither exists.
     """
     if settings.dsn is not None:
         return settings.dsn
@@ -161,7 +161,10 @@ def queue_dsn(settings: Settings) -> SecretStr:
 
 
 def organism_url(settings: Settings) -> str | None:
-    """Base of the organism's HTTP routes: the setting, or the embedded stack's; None: neither is there."""
+    """Return the base of the organism's HTTP routes, or `None` if it is not known.
+
+    It is that of the setting, or else of the embedded stack.
+    """
     if settings.url:
         return settings.url
     stack = read_stack(settings.home)

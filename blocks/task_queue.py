@@ -1,4 +1,4 @@
-"""TaskQueue: where the queue is, its secrets, its limits."""
+"""The TaskQueue block: the connection to the queue, its secrets and its limits."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from organism_flows.blocks.stack_state import queue_dsn
 
 
 class TaskQueue(NamedBlock):
-    """The table of tasks that lanes work off.
+    """The table of tasks that lanes claim from.
 
-    Leave a field empty to use the setting of the same name from the environment, and after it the embedded
-    stack of this machine.
+    An empty field takes its value from the setting of the same name in the environment. Without that it takes
+    that of the embedded stack of this machine.
 
     Example:
         ```python
@@ -64,7 +64,7 @@ class TaskQueue(NamedBlock):
     )
 
     def pinned(self) -> TaskQueue:
-        """A copy with every empty field filled in, to be handed to a process with another environment.
+        """Return a copy with every empty field filled in, for a process that has another environment.
 
         Raises:
             ConfigurationError: No database is configured and no embedded stack is up.
@@ -73,14 +73,18 @@ class TaskQueue(NamedBlock):
         return self.model_copy(
             update={
                 "dsn": self.dsn or queue_dsn(settings),
-                # The setting belongs to the setting's database, not to one that the block names itself.
+                # The setting belongs to the database of the settings, not to one that the block names itself.
                 "direct_dsn": self.direct_dsn or (None if self.dsn else settings.direct_dsn),
                 "lease_seconds": self.lease_seconds or settings.lease_seconds,
             }
         )
 
     def open(self, *, application_name: str = "organism", connections: int = 4) -> Queue:
-        """The queue, to be entered with ``async with``.
+        """Return the queue; enter it with ``async with``.
+
+        Args:
+            application_name: Name of its connections in Postgres.
+            connections: Most connections at once.
 
         Raises:
             ConfigurationError: No database is configured and no embedded stack is up.

@@ -1,5 +1,8 @@
-"""Which versions meet. A flow, its lanes and the replicas they call may be of different images: they refuse
-each other in one line, before a task is claimed."""
+"""Versions of packages, compared between flows, lanes and replicas.
+
+A flow, its lanes and the replicas that they call may run from different images. They then refuse each other
+with one line, before a task is claimed.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,14 @@ from organism_flows.blocks.queue.wire import WIRE_VERSION
 
 PACKAGE = "organism-flows"
 SAME_PACKAGES = (PACKAGE, "ray", "prefect", "pydantic")
-"""What must be of one version wherever lanes, flows and replicas run: objects travel between them pickled."""
+"""Packages that must have one version wherever lanes, flows and replicas run: they exchange pickled objects.
+"""
 ONE_IMAGE = "run flows, every Ray node and the replicas from one image, with the same organism-flows"
 
 
 @cache
 def package_version() -> str:
-    """Of this project, as installed for this process."""
+    """Return the version of this project that is installed for this process."""
     try:
         return version(PACKAGE)
     except PackageNotFoundError:
@@ -28,7 +32,7 @@ def package_version() -> str:
 
 
 def installed() -> dict[str, str]:
-    """Versions that must be the same everywhere, as this process sees them."""
+    """Return the versions that must be the same everywhere, as this process has them."""
     found = {"Python": platform.python_version()}
     for name in SAME_PACKAGES:
         try:
@@ -39,7 +43,7 @@ def installed() -> dict[str, str]:
 
 
 def differences(here: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
-    """A phrase for each version that differs."""
+    """Return a phrase for each version that differs between ``here`` and ``there``."""
     return [
         f"{name} {value} here, {there.get(name, 'not known')} there"
         for name, value in here.items()
@@ -48,13 +52,13 @@ def differences(here: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
 
 
 def refuse_other_wire(health: Mapping[str, Any]) -> None:
-    """Refuse replicas that speak another wire version than lanes of this process's version.
+    """Refuse replicas that speak another wire version than this process.
 
     Args:
-        health: What the organism's `health` said.
+        health: The answer of the organism's `health`.
 
     Raises:
-        ConfigurationError: They do, or are older than the question.
+        ConfigurationError: The wire versions differ, or the replicas are too old to report theirs.
     """
     theirs = health.get("wire_version")
     if theirs == WIRE_VERSION:
@@ -68,14 +72,14 @@ def refuse_other_wire(health: Mapping[str, Any]) -> None:
 
 
 def refuse_other_flow(flow_version: str, host: str) -> None:
-    """Refuse to be a lane of a flow of another version.
+    """Refuse to be a lane of a flow that runs another version of this project.
 
     Args:
         flow_version: `package_version` where the flow runs.
-        host: Where this lane runs.
+        host: Host of this lane.
 
     Raises:
-        ConfigurationError: It is another.
+        ConfigurationError: The versions differ.
     """
     if flow_version != package_version():
         raise ConfigurationError(
