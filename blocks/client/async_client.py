@@ -69,54 +69,52 @@ class TaskHandle:
     client: Client
     id: UUID
     deduplicated: bool = False
-    """It is an older, unfinished task that has the ``dedup_key`` of the one submitted."""
+    """True if this is an older, unfinished task that has the ``dedup_key`` of the submitted one."""
 
     async def result(self, timeout: float | None = None) -> Any:
-        """What its handler returned, as soon as it has.
+        """Wait for the task and return the result of its handler.
 
         Args:
-            timeout: Longest wait in seconds, outages included; None: as long as it takes.
+            timeout: Longest wait in seconds, outages included. `None` means no limit.
 
         Raises:
-            TaskEnded: It failed or was cancelled.
-            TimeoutError: The time is up; the task goes on.
-            GatewayError: It does not exist any more, or this token may not look.
+            TaskEnded: The task failed or was cancelled.
+            TimeoutError: The time is up. The task goes on.
+            GatewayError: The task does not exist any more, or this token may not read it.
             GatewayUnavailable: The gateway cannot be reached when the time is up.
         """
         return result_of(await self.client.wait(self.id, timeout), timeout)
 
     async def status(self) -> TaskStatus:
-        """How it stands."""
+        """Return the current status of the task."""
         return await self.client.status(self.id)
 
     async def why(self) -> Why:
-        """What it waits for, or how it ended."""
+        """Return the reason why the task waits, or how it ended."""
         return await self.client.why(self.id)
 
     async def cancel(self) -> TaskActionResult:
-        """Cancel it: at once while it waits, else as soon as its handler has been told."""
+        """Cancel the task: at once if it waits, else as soon as its handler has been asked to stop."""
         return await self.client.cancel(self.id)
 
 
 class Client:
-    """Talks to one gateway. Use as an async context manager, or as long as the process lives.
+    """Talks to one gateway. Use it as an async context manager, or keep it as long as the process lives.
 
-    One client may be used from several event loops, one after the other or at once: each has its own
-    connections.
+    One client may serve several event loops, one after the other or at once: each has its own connections.
+
+    Every method that sends a request raises `GatewayError` if the gateway refuses it, with the reason in its
+    `problem`. It raises `GatewayUnavailable` if the gateway cannot be reached, or cannot reach the queue.
 
     Args:
-        url: Where the gateway is. None: as ORGANISM_GATEWAY_URL says, else the stack in ORGANISM_HOME, and
-            the token is that of the environment or the stack.
-        token: What it asks for. The environment's token is never sent to a ``url`` that is given here.
-        timeout: Seconds for a request, beyond what it waits for a task.
-        transport: Another way to the gateway, for tests.
+        url: URL of the gateway. `None` means ORGANISM_GATEWAY_URL, or else the stack in ORGANISM_HOME, with
+            the token of the environment or the stack.
+        token: Token for the gateway. The token of the environment is never sent to a ``url`` given here.
+        timeout: Seconds for a request, in addition to the time that it waits for a task.
+        transport: Another transport to the gateway, for tests.
 
     Raises:
         ConfigurationError: No gateway is known.
-
-    Raises (from any method):
-        GatewayError: The gateway refused; its `problem` says why.
-        GatewayUnavailable: It cannot be reached, or cannot reach the queue.
     """
 
     def __init__(
@@ -132,8 +130,8 @@ class Client:
         self._clients: dict[asyncio.AbstractEventLoop, httpx.AsyncClient] = {}
 
     def _http(self) -> httpx.AsyncClient:
-        # The connections of a pool belong to the event loop that they were made in. In another one, or after
-        # its end, they fail with "Event loop is closed".
+        # The connections of a pool belong to the event loop they were made in. In another one, or after its
+        # end, they fail with "Event loop is closed".
         for loop in [loop for loop in self._clients if loop.is_closed()]:
             self._clients.pop(loop, None)
         loop = asyncio.get_running_loop()
@@ -148,15 +146,17 @@ class Client:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections of this event loop; the next request makes new ones."""
+        """Close the connections of this event loop. The next request makes new ones."""
         if (http := self._clients.pop(asyncio.get_running_loop(), None)) is not None:
             await http.aclose()
 
     async def submit(self, type: str, params: dict[str, Any] | None = None, **fields: Any) -> TaskHandle:
-        """Add a task.
+        """Add a task and return a handle to it.
 
         Args:
-            fields: The others of `blocks.queue.NewTask`, such as ``priority`` or ``dedup_key``.
+            type: Type of the task.
+            params: Params of the task. `None` means none.
+            fields: Other fields of `blocks.queue.NewTask`, such as ``priority`` or ``dedup_key``.
 
         Raises:
             pydantic.ValidationError: A field is not acceptable.
@@ -165,31 +165,32 @@ class Client:
         return task
 
     async def submit_all(self, tasks: Sequence[NewTask]) -> list[TaskHandle]:
-        """Add tasks, all or none; in their order."""
+        """Add all tasks or none, and return their handles in the same order."""
         done = await self._ask(calls.submit_all(tasks))
         return [TaskHandle(self, each.id, each.deduplicated) for each in done.tasks]
 
     def task(self, id: UUID) -> TaskHandle:
-        """The task of an id; it is not looked for."""
+        """Return a handle to the task with this id. Does not check that it exists."""
         return TaskHandle(self, id)
 
     async def get(self, id: UUID | str) -> TaskRow:
-        """The task of an id, or of a beginning that no other has."""
+        """Return the task with this id, or with the only id that begins with it."""
         return await self._ask(calls.get(id))
 
     async def status(self, id: UUID | str) -> TaskStatus:
-        """How a task stands."""
+        """Return the current status of a task."""
         return await self._ask(calls.status(id))
 
     async def why(self, id: UUID | str) -> Why:
-        """What a task waits for, or how it ended."""
+        """Return the reason why a task waits, or how it ended."""
         return await self._ask(calls.why(id))
 
     async def wait(self, id: UUID | str, timeout: float | None = None) -> WaitResult:
-        """How a task ended, or how it stands when the time is up. Outages are waited out.
+        """Return how a task ended, or its status when the time is up. Goes on waiting through outages.
 
         Args:
-            timeout: Seconds; None: as long as it takes.
+            id: Id of the task, or the beginning of its id.
+            timeout: Longest wait in seconds. `None` means no limit.
         """
         patience = WaitBudget(timeout)
         while True:
@@ -203,15 +204,16 @@ class Client:
                 return waited
 
     async def wait_many(self, ids: Iterable[UUID], timeout: float | None = None) -> AsyncIterator[WaitResult]:
-        """Yield how each of many tasks ended, as it does, or how it stands when the time is up.
+        """Yield how each task ended, as soon as it does, or its status when the time is up.
 
-        It takes one request, or one every 30 s. Outages are waited out.
+        Takes one request, or one every 30 s. Goes on waiting through outages.
 
         Args:
-            timeout: Seconds; None: as long as it takes.
+            ids: Ids of the tasks.
+            timeout: Longest wait in seconds. `None` means no limit.
 
         Raises:
-            GatewayError: One does not exist, or not any more; or this token may not look.
+            GatewayError: A task does not exist, or not any more, or this token may not read it.
         """
         left = list(dict.fromkeys(ids))
         patience = WaitBudget(timeout)
@@ -232,7 +234,7 @@ class Client:
         return await self._ask(calls.steer(id, "cancel"))
 
     async def run(self, id: UUID | str) -> TaskActionResult:
-        """Queue a task that is only created."""
+        """Queue a task that was only created."""
         return await self._ask(calls.steer(id, "run"))
 
     async def retry(self, id: UUID | str) -> TaskActionResult:
@@ -240,29 +242,29 @@ class Client:
         return await self._ask(calls.steer(id, "retry"))
 
     async def cancel_all(self, filter: TaskFilter, *, dry_run: bool = True) -> BulkCancelResult:
-        """Count the unfinished tasks that fit, or cancel them."""
+        """Count the unfinished tasks that match, or cancel them."""
         return await self._ask(calls.cancel_all(filter, dry_run))
 
     async def redrive_all(
         self, filter: RedriveFilter, *, limit: int | None = None, dry_run: bool = True
     ) -> BulkRedriveResult:
-        """Count the dead letters that fit, or queue them again."""
+        """Count the dead letters that match, or queue them again."""
         return await self._ask(calls.redrive_all(filter, limit, dry_run))
 
     async def pause(self, kind: PausedKind, name: str, *, reason: str | None = None) -> list[Pause]:
-        """Claim no further task of a type or domain; what is paused now."""
+        """Stop claiming tasks of a type or domain, and return everything that is paused."""
         return (await self._ask(calls.pause(kind, name, reason))).pauses
 
     async def resume(self, kind: PausedKind, name: str) -> bool:
-        """Claim its tasks again; whether it was paused."""
+        """Claim tasks of a type or domain again, and return True if it was paused."""
         return (await self._ask(calls.resume(kind, name))).resumed
 
     async def pauses(self) -> list[Pause]:
-        """What is paused."""
+        """Return everything that is paused."""
         return (await self._ask(calls.pauses())).pauses
 
     async def tasks(self, filter: TaskFilter | None = None) -> AsyncIterator[TaskSummary]:
-        """Every task that fits, page after page; see `blocks.queue.Queue.page` for the order."""
+        """Yield every task that matches, page by page. `blocks.queue.Queue.page` defines the order."""
         cursor: str | None = None
         while True:
             page = await self._ask(calls.page(filter, cursor))
@@ -274,11 +276,12 @@ class Client:
     async def export(
         self, filter: TaskFilter | None = None, format: ExportFormat = "jsonl"
     ) -> AsyncGenerator[bytes, None]:
-        """Yield every task that fits, with params and result, in pieces of a file.
+        """Yield a file with every task that matches, with params and results, in pieces.
 
-        It is whole when the iteration ends without an error.
+        The file is complete only if the iteration ends without an error.
 
         Args:
+            filter: Which tasks. `None` means all.
             format: JSON lines, CSV or Parquet.
         """
         http = self._http()
@@ -301,7 +304,11 @@ class Client:
         return call.parsed(answer)
 
     async def _lines(self, ids: Sequence[UUID], left: float) -> AsyncIterator[WaitResult]:
-        """Yield what one request says; raise `GatewayUnavailable` if it is broken off."""
+        """Yield the outcomes in the answer to one request.
+
+        Raises:
+            GatewayUnavailable: The answer broke off.
+        """
         http = self._http()
         missing = set(ids)
         try:

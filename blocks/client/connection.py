@@ -1,4 +1,4 @@
-"""How clients of the gateway reach it, and how long they wait: what both kinds have in common."""
+"""Settings of connections to the gateway, and limits of waiting, for both kinds of client."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ def connection(url: str | None, token: str | None, timeout: float) -> dict[str, 
     """Return the arguments of an httpx client for the gateway.
 
     Args:
-        url: Where it is. `None`: as the environment says, or the stack in the home.
-        token: What it asks for. `None`: that of the environment, if it is the environment's gateway.
+        url: URL of the gateway. `None` means that of the environment, or of the stack in the home.
+        token: Token for the gateway. `None` means that of the environment, if the URL is the environment's
+            too.
+        timeout: Seconds for a request.
 
     Raises:
         ConfigurationError: No gateway is known.
@@ -28,10 +30,10 @@ def connection(url: str | None, token: str | None, timeout: float) -> dict[str, 
 
 
 class WaitBudget:
-    """How long is still to be waited.
+    """The time that a wait may still take.
 
     Args:
-        timeout: Seconds; `None` is without end.
+        timeout: Seconds. `None` means no limit.
     """
 
     def __init__(self, timeout: float | None) -> None:
@@ -39,14 +41,14 @@ class WaitBudget:
 
     @property
     def left(self) -> float:
-        """Seconds, at least 0."""
+        """Return the seconds that are left, at least 0."""
         return max(self._deadline - time.monotonic(), 0.0)
 
     def outage_pause(self) -> float:
-        """Return how long to wait until an outage may be over. Call it in an ``except`` block.
+        """Return how long to wait until an outage may be over, in seconds. Call it in an ``except`` block.
 
-        Raises the error that is being handled if there is no time for that.
+        If there is no time left for that, it raises the exception that is being handled.
         """
         if self.left < OUTAGE_PAUSE_S:
-            raise  # noqa: PLE0704 - the caller's
+            raise  # noqa: PLE0704 - the exception of the caller
         return OUTAGE_PAUSE_S

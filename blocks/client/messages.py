@@ -1,4 +1,4 @@
-"""What travels between the gateway and its clients, beside the queue's own models."""
+"""Messages between the gateway and its clients, in addition to the queue's own models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from organism_flows.blocks.queue.models import (
 )
 
 TASKS_LIMIT = 10_000
-"""Most tasks of one submission."""
+"""Most tasks of one submission, and of one wait."""
 PAGE_LIMIT = 500
 WAIT_LIMIT_S = 300.0
 EXPORT_TYPES = {
@@ -54,11 +54,12 @@ PROBLEM_EXAMPLE: dict[str, Any] = {
 
 
 JSON = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-"""Of what comes as JSON, which has types of its own: `0` is not false, `"5"` is not 5, and false is not 0."""
+"""Configuration of models that are read from JSON. JSON has its own types: `0` is not false, `"5"` is not 5,
+and false is not 0."""
 
 
 def _one_of(*conditions: str, **others: dict[str, Any]) -> dict[str, Any]:
-    """Has a schema say that one of these must be given."""
+    """Return what a JSON schema needs so that at least one of these fields must be given."""
     given = {**{name: {"type": "string"} for name in conditions}, **others}
     return {"anyOf": [{"required": [name], "properties": {name: how}} for name, how in given.items()]}
 
@@ -70,7 +71,7 @@ class TaskBody(NewTask):
 
 
 class Submitted(BaseModel):
-    """What became of one task of a submission."""
+    """The outcome for one task of a submission."""
 
     id: UUID
     deduplicated: bool = Field(
@@ -79,21 +80,21 @@ class Submitted(BaseModel):
 
 
 class SubmitResult(BaseModel):
-    """What became of the tasks of a submission, in their order."""
+    """The outcome for the tasks of a submission, in their order."""
 
     added: int
     tasks: list[Submitted]
 
 
 class TaskPage(BaseModel):
-    """Some tasks of a list."""
+    """A page of a list of tasks."""
 
     tasks: list[TaskSummary]
-    next: str | None = Field(description="Cursor of the next page; null: this is the last.")
+    next: str | None = Field(description="Cursor of the next page. null: this is the last page.")
 
 
 class TaskStatus(BaseModel):
-    """How a task stands."""
+    """The current status of a task."""
 
     id: UUID
     status: Status
@@ -104,7 +105,7 @@ class TaskStatus(BaseModel):
 
     @classmethod
     def of(cls, task: TaskRow | TaskState) -> TaskStatus:
-        """The status in a task."""
+        """Return the status of ``task``."""
         return cls(
             id=task.id,
             status=task.status,
@@ -116,7 +117,7 @@ class TaskStatus(BaseModel):
 
 
 class WaitResult(BaseModel):
-    """A task that was waited for: its outcome, or how it stands when the time was up."""
+    """The outcome of a task that was waited for, or its status when the time was up."""
 
     id: UUID
     type: str
@@ -130,7 +131,7 @@ class WaitResult(BaseModel):
 
     @classmethod
     def of(cls, task: TaskRow) -> WaitResult:
-        """The outcome in a task."""
+        """Return the outcome of ``task``."""
         fields = task.model_dump(include=set(cls.model_fields), exclude={"result"})
         return cls(**fields, result=task.result, finished=task.status in FINISHED)
 
@@ -154,17 +155,17 @@ class MissingTask(BaseModel):
 
 
 class TaskActionResult(BaseModel):
-    """What cancel, run or retry did."""
+    """The effect of cancel, run or retry."""
 
     id: UUID
     outcome: Literal["cancelled", "requested", "queued", "unchanged"] = Field(
-        description="requested: it runs, and its handler is told to stop; unchanged: it was so already."
+        description="requested: it runs, and its handler is asked to stop. unchanged: nothing to do."
     )
     status: Status = Field(description="Its status now.")
 
 
 class BulkCancelRequest(TaskFilter):
-    """Which tasks to cancel; at least one condition."""
+    """Conditions that select the tasks to cancel; at least one."""
 
     model_config = ConfigDict(
         **JSON,
@@ -182,52 +183,54 @@ class BulkCancelRequest(TaskFilter):
 
 
 class BulkCancelResult(BaseModel):
-    """What was, or would be, cancelled."""
+    """Tasks that were cancelled, or would be."""
 
     dry_run: bool
-    matched: dict[Status, int] = Field(description="Unfinished tasks that fitted when it began, by status.")
-    cancelled: int = Field(description="Waited, and never will run.")
-    requested: int = Field(description="Run, and their handlers are told to stop.")
-    complete: bool = Field(description="False: there are more; ask again.")
+    matched: dict[Status, int] = Field(
+        description="Unfinished tasks that matched at the beginning, by status."
+    )
+    cancelled: int = Field(description="Tasks that waited. They will never run.")
+    requested: int = Field(description="Tasks that run. Their handlers are asked to stop.")
+    complete: bool = Field(description="False: there are more. Send the request again.")
 
 
 class BulkRedriveRequest(RedriveFilter):
-    """Which dead letters to put back; at least one condition."""
+    """Conditions that select the dead letters to queue again; at least one."""
 
     model_config = ConfigDict(**JSON, json_schema_extra=_one_of("type", "domain", "error", "since", "until"))
 
     limit: Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE] | None = Field(
-        default=None, description="Most tasks, those that finished first; null: all."
+        default=None, description="Most tasks, those that finished first. null: all."
     )
     dry_run: bool = Field(default=True, description="Only count them, and show some.")
 
 
 class BulkRedriveResult(BaseModel):
-    """What was, or would be, put back into the queue."""
+    """Dead letters that were queued again, or would be."""
 
     dry_run: bool
-    found: int | None = Field(description="Of a dry run: tasks that fit.")
-    sample: list[TaskSummary] = Field(description="Of a dry run: those that finished first.")
+    found: int | None = Field(description="Dry run only: number of tasks that match.")
+    sample: list[TaskSummary] = Field(description="Dry run only: the tasks that finished first.")
     redriven: int
-    kept_out: int = Field(description="Left, since an unfinished task of their type has their dedup_key.")
-    complete: bool = Field(description="False: there may be more; ask again.")
+    kept_out: int = Field(description="Tasks left out: an unfinished task of their type has their dedup_key.")
+    complete: bool = Field(description="False: there may be more. Send the request again.")
     audit: UUID | None = Field(description="Id of the row in the table task_audit.")
 
 
 class PauseRequest(BaseModel):
-    """A type or domain of which no further task is to be claimed."""
+    """A type or domain to pause: none of its tasks is claimed any more."""
 
     model_config = JSON
 
     kind: PausedKind
     name: Text = Field(min_length=1, max_length=200)
     reason: Text | None = Field(
-        default=None, max_length=1000, description="Shown to whoever asks why tasks wait."
+        default=None, max_length=1000, description="Shown in the answer why a task waits."
     )
 
 
 class ResumeRequest(BaseModel):
-    """A type or domain whose tasks are to be claimed again."""
+    """A type or domain to resume: its tasks are claimed again."""
 
     model_config = JSON
 
@@ -236,19 +239,19 @@ class ResumeRequest(BaseModel):
 
 
 class PauseList(BaseModel):
-    """What is paused."""
+    """Everything that is paused."""
 
     pauses: list[Pause]
 
 
 class ResumeResult(BaseModel):
-    """What resume did."""
+    """The effect of a resume."""
 
     resumed: bool = Field(description="False: it was not paused.")
 
 
 class FieldError(BaseModel):
-    """What is wrong with one value."""
+    """An error in one value."""
 
     field: str = Field(description="Where it is, such as `body.params` or `query.limit`.")
     message: str
@@ -256,34 +259,34 @@ class FieldError(BaseModel):
 
 
 class Problem(BaseModel):
-    """An error, as RFC 9457 has it."""
+    """An error in the format of RFC 9457."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [PROBLEM_EXAMPLE]})
 
-    type: str = Field(description="Which kind of problem; a URN that does not change.")
+    type: str = Field(description="Kind of problem: a URN that does not change.")
     title: str
     status: int
     detail: str
     next_step: str | None = Field(default=None, description="What to do now.")
     errors: list[FieldError] = []
-    candidates: list[str] = Field(default=[], description="Ids that an ambiguous prefix fits.")
+    candidates: list[str] = Field(default=[], description="Ids that match an ambiguous prefix.")
 
 
 class GatewayHealth(BaseModel):
-    """How the gateway is."""
+    """The health of the gateway."""
 
     status: Literal["ok", "degraded"] = Field(
-        description="degraded: tasks are taken and told of, and nobody runs them at present."
+        description="degraded: tasks are accepted and can be read, but none is run at present."
     )
     reason: str | None = Field(default=None, description="Why it is degraded.")
 
 
 class OrganismHealth(BaseModel):
-    """How the organism is."""
+    """The health of the organism."""
 
     status: Literal["healthy", "degraded", "unhealthy"]
     reason: str | None = Field(default=None, description="Why it is not healthy.")
-    organism: dict[str, Any] | None = Field(description="Its own answer; null: there was none.")
+    organism: dict[str, Any] | None = Field(description="Its own answer. null: it did not answer.")
 
 
 class DirectTask(BaseModel):
@@ -297,7 +300,7 @@ class DirectTask(BaseModel):
     domain: Text | None = Field(default=None, max_length=200)
     drift_score: float = 0.0
     timeout_s: float | None = Field(
-        default=None, gt=0, le=604_800, description="Of the handler; None: the organ's own."
+        default=None, gt=0, le=604_800, description="Timeout of the handler. null: the organ's."
     )
     deadline_s: float = Field(
         default=30.0, gt=0, le=DEADLINE_LIMIT_S, description="Longest wait for the outcome, in seconds."
@@ -305,15 +308,13 @@ class DirectTask(BaseModel):
 
 
 class DirectOutcome(BaseModel):
-    """What became of a task that went past the queue."""
+    """The outcome of a task that went past the queue."""
 
     task_id: str
     success: bool
     result: Any = None
     error: str | None
-    retryable: bool = Field(description="It failed in a way that another try may not.")
-    path: str = Field(
-        description="fast: its organ; escalated: the planner; fallback: its organ, for want of a planner."
-    )
+    retryable: bool = Field(description="It failed, and another attempt may succeed.")
+    path: str = Field(description="fast: to its organ; escalated: to the planner; fallback: no planner.")
     organ_id: str | None
     elapsed_ms: float | None

@@ -1,4 +1,4 @@
-"""Requests to the gateway and what their answers mean, for the clients in `blocks.client.async_client`."""
+"""Requests to the gateway and their answers, for the clients in `blocks.client`."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from organism_flows.blocks.queue.explain import Why
 from organism_flows.blocks.queue.models import NewTask, PausedKind, RedriveFilter, TaskFilter, TaskRow
 
 WAIT_S = 30.0
+"""Longest wait of one request, in seconds; a longer wait takes several."""
 EXPORT_PAGE_S = 300.0
-"""Longest time for a page of an export."""
+"""Longest time for a page of an export, in seconds."""
 ExportFormat: TypeAlias = Literal["jsonl", "csv", "parquet"]
-"""Of one request; a longer wait is several."""
 TASK_PATH = "/api/tasks"
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -47,7 +47,7 @@ class GatewayError(OrganismError):
     """The gateway refused a request.
 
     Args:
-        problem: What it said.
+        problem: The error that the gateway returned.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -59,15 +59,15 @@ class GatewayError(OrganismError):
 
 
 class GatewayUnavailable(OrganismError):
-    """The gateway cannot be reached, or cannot reach the queue; the same request may be made again.
+    """The gateway cannot be reached, or cannot reach the queue. You may send the same request again.
 
-    A submission whose answer was lost may have been stored all the same: with a ``dedup_key`` it is safe to
-    repeat while that task is unfinished.
+    A submission whose answer was lost may have been stored. With a ``dedup_key`` it is safe to repeat as long
+    as that task is unfinished.
     """
 
 
 class TaskEnded(OrganismError):
-    """A task whose result was asked for has failed or was cancelled.
+    """A task whose result was requested has failed or was cancelled.
 
     Args:
         outcome: How it ended.
@@ -83,7 +83,7 @@ class TaskEnded(OrganismError):
 
 @dataclass(frozen=True)
 class ApiRequest(Generic[Model]):
-    """A request, and what its answer holds."""
+    """A request, and the model of its answer."""
 
     model: type[Model]
     method: str
@@ -91,11 +91,11 @@ class ApiRequest(Generic[Model]):
     options: dict[str, Any] = field(default_factory=dict)
 
     def parsed(self, answer: httpx.Response) -> Model:
-        """Return what ``answer`` holds.
+        """Return the model in ``answer``.
 
         Raises:
             GatewayError: The gateway refused.
-            GatewayUnavailable: It cannot reach the queue, or something between cannot reach it.
+            GatewayUnavailable: The gateway cannot reach the queue, or a proxy cannot reach the gateway.
         """
         if answer.is_success:
             return self.model.model_validate_json(answer.content)
@@ -103,11 +103,11 @@ class ApiRequest(Generic[Model]):
 
 
 def refusal(answer: httpx.Response) -> GatewayError | GatewayUnavailable:
-    """Return the error that an answer without success is; its content must have been read."""
+    """Return the error for an answer without success. Its content must have been read."""
     try:
         problem = Problem.model_validate_json(answer.content)
     except ValidationError:
-        # Not the gateway's own: of a proxy between.
+        # Not from the gateway but from a proxy in front of it.
         asked = f"{answer.request.method} {answer.request.url.path}"
         problem = Problem(
             type="about:blank",
@@ -131,9 +131,13 @@ def unreachable(base_url: httpx.URL, error: httpx.TransportError) -> GatewayUnav
 def result_of(outcome: WaitResult, timeout: float | None) -> Any:
     """Return the result in ``outcome``.
 
+    Args:
+        outcome: Answer to the wait for a task.
+        timeout: Seconds of the wait, for the message.
+
     Raises:
         TaskEnded: The task failed or was cancelled.
-        TimeoutError: It has not ended.
+        TimeoutError: The task has not ended.
     """
     if not outcome.finished:
         raise TimeoutError(f"task {outcome.id} is {outcome.status} after {timeout:g} s")
@@ -143,7 +147,7 @@ def result_of(outcome: WaitResult, timeout: float | None) -> Any:
 
 
 def wait_line(line: str) -> WaitResult | None:
-    """Return the outcome in a line of the answer to a wait for many tasks; `None` for a sign of life.
+    """Return the outcome in one line of the answer to a wait for many tasks; `None` for a sign of life.
 
     Raises:
         GatewayError: The task does not exist, or not any more.
@@ -159,7 +163,7 @@ def wait_line(line: str) -> WaitResult | None:
     return found
 
 
-# Each returns the request of the method of a client that has its name.
+# Each function returns the request of the client method that has its name.
 
 
 def submit_all(tasks: Sequence[NewTask]) -> ApiRequest[SubmitResult]:
@@ -185,13 +189,13 @@ def wait(id: UUID | str, left: float, timeout: float) -> ApiRequest[WaitResult]:
 
 
 def wait_many(ids: Sequence[UUID], left: float, timeout: float) -> dict[str, Any]:
-    """Return the options of a streamed request, whose lines `wait_line` reads."""
+    """Return the options of a streamed request. `wait_line` reads its lines."""
     body = {"ids": [str(id) for id in ids], "timeout": min(left, WAIT_S)}
     return {"method": "POST", "url": f"{TASK_PATH}/wait", "json": body, "timeout": timeout + WAIT_S}
 
 
 def export(filter: TaskFilter | None, format: ExportFormat, timeout: float) -> dict[str, Any]:
-    """Return the options of a streamed request; a filter that few tasks fit is long in reading."""
+    """Return the options of a streamed request. A page takes long if few tasks match the filter."""
     query = (filter or TaskFilter()).model_dump(mode="json", exclude_none=True)
     params = {**query, "format": format}
     return {

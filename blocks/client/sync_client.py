@@ -53,51 +53,50 @@ class SyncTaskHandle:
     client: SyncClient
     id: UUID
     deduplicated: bool = False
-    """It is an older, unfinished task that has the ``dedup_key`` of the one submitted."""
+    """True if this is an older, unfinished task that has the ``dedup_key`` of the submitted one."""
 
     def result(self, timeout: float | None = None) -> Any:
-        """What its handler returned, as soon as it has.
+        """Wait for the task and return the result of its handler.
 
         Args:
-            timeout: Longest wait in seconds, outages included; None: as long as it takes.
+            timeout: Longest wait in seconds, outages included. `None` means no limit.
 
         Raises:
-            TaskEnded: It failed or was cancelled.
-            TimeoutError: The time is up; the task goes on.
-            GatewayError: It does not exist any more, or this token may not look.
+            TaskEnded: The task failed or was cancelled.
+            TimeoutError: The time is up. The task goes on.
+            GatewayError: The task does not exist any more, or this token may not read it.
             GatewayUnavailable: The gateway cannot be reached when the time is up.
         """
         return result_of(self.client.wait(self.id, timeout), timeout)
 
     def status(self) -> TaskStatus:
-        """How it stands."""
+        """Return the current status of the task."""
         return self.client.status(self.id)
 
     def why(self) -> Why:
-        """What it waits for, or how it ended."""
+        """Return the reason why the task waits, or how it ended."""
         return self.client.why(self.id)
 
     def cancel(self) -> TaskActionResult:
-        """Cancel it: at once while it waits, else as soon as its handler has been told."""
+        """Cancel the task: at once if it waits, else as soon as its handler has been asked to stop."""
         return self.client.cancel(self.id)
 
 
 class SyncClient:
-    """Talks to one gateway. Use as a context manager, or as long as the process lives, from any thread.
+    """Talks to one gateway, from any thread. Use it as a context manager, or as long as the process lives.
+
+    Every method that sends a request raises `GatewayError` if the gateway refuses it, with the reason in its
+    `problem`. It raises `GatewayUnavailable` if the gateway cannot be reached, or cannot reach the queue.
 
     Args:
-        url: Where the gateway is. None: as ORGANISM_GATEWAY_URL says, else the stack in ORGANISM_HOME, and
-            the token is that of the environment or the stack.
-        token: What it asks for. The environment's token is never sent to a ``url`` that is given here.
-        timeout: Seconds for a request, beyond what it waits for a task.
-        transport: Another way to the gateway, for tests.
+        url: URL of the gateway. `None` means ORGANISM_GATEWAY_URL, or else the stack in ORGANISM_HOME, with
+            the token of the environment or the stack.
+        token: Token for the gateway. The token of the environment is never sent to a ``url`` given here.
+        timeout: Seconds for a request, in addition to the time that it waits for a task.
+        transport: Another transport to the gateway, for tests.
 
     Raises:
         ConfigurationError: No gateway is known.
-
-    Raises (from any method):
-        GatewayError: The gateway refused; its `problem` says why.
-        GatewayUnavailable: It cannot be reached, or cannot reach the queue.
     """
 
     def __init__(
@@ -118,14 +117,16 @@ class SyncClient:
         self.close()
 
     def close(self) -> None:
-        """Close its connections."""
+        """Close the connections."""
         self._http.close()
 
     def submit(self, type: str, params: dict[str, Any] | None = None, **fields: Any) -> SyncTaskHandle:
-        """Add a task.
+        """Add a task and return a handle to it.
 
         Args:
-            fields: The others of `blocks.queue.NewTask`, such as ``priority`` or ``dedup_key``.
+            type: Type of the task.
+            params: Params of the task. `None` means none.
+            fields: Other fields of `blocks.queue.NewTask`, such as ``priority`` or ``dedup_key``.
 
         Raises:
             pydantic.ValidationError: A field is not acceptable.
@@ -134,31 +135,32 @@ class SyncClient:
         return task
 
     def submit_all(self, tasks: Sequence[NewTask]) -> list[SyncTaskHandle]:
-        """Add tasks, all or none; in their order."""
+        """Add all tasks or none, and return their handles in the same order."""
         done = self._ask(calls.submit_all(tasks))
         return [SyncTaskHandle(self, each.id, each.deduplicated) for each in done.tasks]
 
     def task(self, id: UUID) -> SyncTaskHandle:
-        """The task of an id; it is not looked for."""
+        """Return a handle to the task with this id. Does not check that it exists."""
         return SyncTaskHandle(self, id)
 
     def get(self, id: UUID | str) -> TaskRow:
-        """The task of an id, or of a beginning that no other has."""
+        """Return the task with this id, or with the only id that begins with it."""
         return self._ask(calls.get(id))
 
     def status(self, id: UUID | str) -> TaskStatus:
-        """How a task stands."""
+        """Return the current status of a task."""
         return self._ask(calls.status(id))
 
     def why(self, id: UUID | str) -> Why:
-        """What a task waits for, or how it ended."""
+        """Return the reason why a task waits, or how it ended."""
         return self._ask(calls.why(id))
 
     def wait(self, id: UUID | str, timeout: float | None = None) -> WaitResult:
-        """How a task ended, or how it stands when the time is up. Outages are waited out.
+        """Return how a task ended, or its status when the time is up. Goes on waiting through outages.
 
         Args:
-            timeout: Seconds; None: as long as it takes.
+            id: Id of the task, or the beginning of its id.
+            timeout: Longest wait in seconds. `None` means no limit.
         """
         patience = WaitBudget(timeout)
         while True:
@@ -172,15 +174,16 @@ class SyncClient:
                 return waited
 
     def wait_many(self, ids: Iterable[UUID], timeout: float | None = None) -> Iterator[WaitResult]:
-        """Yield how each of many tasks ended, as it does, or how it stands when the time is up.
+        """Yield how each task ended, as soon as it does, or its status when the time is up.
 
-        It takes one request, or one every 30 s. Outages are waited out.
+        Takes one request, or one every 30 s. Goes on waiting through outages.
 
         Args:
-            timeout: Seconds; None: as long as it takes.
+            ids: Ids of the tasks.
+            timeout: Longest wait in seconds. `None` means no limit.
 
         Raises:
-            GatewayError: One does not exist, or not any more; or this token may not look.
+            GatewayError: A task does not exist, or not any more, or this token may not read it.
         """
         left = list(dict.fromkeys(ids))
         patience = WaitBudget(timeout)
@@ -201,7 +204,7 @@ class SyncClient:
         return self._ask(calls.steer(id, "cancel"))
 
     def run(self, id: UUID | str) -> TaskActionResult:
-        """Queue a task that is only created."""
+        """Queue a task that was only created."""
         return self._ask(calls.steer(id, "run"))
 
     def retry(self, id: UUID | str) -> TaskActionResult:
@@ -209,29 +212,29 @@ class SyncClient:
         return self._ask(calls.steer(id, "retry"))
 
     def cancel_all(self, filter: TaskFilter, *, dry_run: bool = True) -> BulkCancelResult:
-        """Count the unfinished tasks that fit, or cancel them."""
+        """Count the unfinished tasks that match, or cancel them."""
         return self._ask(calls.cancel_all(filter, dry_run))
 
     def redrive_all(
         self, filter: RedriveFilter, *, limit: int | None = None, dry_run: bool = True
     ) -> BulkRedriveResult:
-        """Count the dead letters that fit, or queue them again."""
+        """Count the dead letters that match, or queue them again."""
         return self._ask(calls.redrive_all(filter, limit, dry_run))
 
     def pause(self, kind: PausedKind, name: str, *, reason: str | None = None) -> list[Pause]:
-        """Claim no further task of a type or domain; what is paused now."""
+        """Stop claiming tasks of a type or domain, and return everything that is paused."""
         return (self._ask(calls.pause(kind, name, reason))).pauses
 
     def resume(self, kind: PausedKind, name: str) -> bool:
-        """Claim its tasks again; whether it was paused."""
+        """Claim tasks of a type or domain again, and return True if it was paused."""
         return (self._ask(calls.resume(kind, name))).resumed
 
     def pauses(self) -> list[Pause]:
-        """What is paused."""
+        """Return everything that is paused."""
         return (self._ask(calls.pauses())).pauses
 
     def tasks(self, filter: TaskFilter | None = None) -> Iterator[TaskSummary]:
-        """Every task that fits, page after page; see `blocks.queue.Queue.page` for the order."""
+        """Yield every task that matches, page by page. `blocks.queue.Queue.page` defines the order."""
         cursor: str | None = None
         while True:
             page = self._ask(calls.page(filter, cursor))
@@ -240,11 +243,12 @@ class SyncClient:
                 return
 
     def export(self, filter: TaskFilter | None = None, format: ExportFormat = "jsonl") -> Iterator[bytes]:
-        """Yield every task that fits, with params and result, in pieces of a file.
+        """Yield a file with every task that matches, with params and results, in pieces.
 
-        It is whole when the iteration ends without an error.
+        The file is complete only if the iteration ends without an error.
 
         Args:
+            filter: Which tasks. `None` means all.
             format: JSON lines, CSV or Parquet.
         """
         http = self._http
@@ -266,7 +270,11 @@ class SyncClient:
         return call.parsed(answer)
 
     def _lines(self, ids: Sequence[UUID], left: float) -> Iterator[WaitResult]:
-        """Yield what one request says; raise `GatewayUnavailable` if it is broken off."""
+        """Yield the outcomes in the answer to one request.
+
+        Raises:
+            GatewayUnavailable: The answer broke off.
+        """
         http = self._http
         missing = set(ids)
         try:
