@@ -1,1 +1,1 @@
-"""Postgres for the queue: connections, statements, migrations, and what its errors mean."""
+"""Postgres for the queue: connections, statements, migrations and the classification of errors."""

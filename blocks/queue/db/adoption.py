@@ -1,4 +1,4 @@
-"""Adopting a ``tasks`` table of the older system: what it must have, and what is converted."""
+"""Adoption of a ``tasks`` table of the older system: what it must have, and what is converted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 UNCHANGED = "nothing was changed"
 LEAVE_IT = f"or rename that table, or point ORGANISM_DSN at another database; {UNCHANGED}"
 TYPE_BYTES = 1000
-"""Longest type, in bytes: what an index entry has room for."""
+"""Longest type, in bytes, that fits into an index entry."""
 
 MOMENT = "timestamp with time zone"
 COLUMNS: dict[str, tuple[str, str | None]] = {
@@ -51,7 +51,7 @@ COLUMNS: dict[str, tuple[str, str | None]] = {
     "begun_at": (MOMENT, None),
     "interrupted": ("integer", "0"),
 }
-"""Type and default of every column of ours, in whichever version it came."""
+"""Type and default of each column of our table, whichever version added it."""
 REQUIRED = (
     "id",
     "type",
@@ -64,7 +64,7 @@ REQUIRED = (
     "created_at",
     "updated_at",
 )
-"""What a table called ``tasks`` must have to be the older system's, and so ours to adopt."""
+"""Columns that mark a table called ``tasks`` as the older system's, which can be adopted."""
 CONVERTED: dict[str, tuple[str, ...]] = {
     "text": ("character varying", "character"),
     "jsonb": ("json",),
@@ -72,7 +72,7 @@ CONVERTED: dict[str, tuple[str, ...]] = {
     "bigint": ("integer", "smallint"),
     "double precision": ("real",),
 }
-"""Types of columns that are converted, because each of their values is one of ours."""
+"""Other types that a column of the given type may have. They are converted: each of their values fits."""
 
 BROKEN_ROWS = (
     ("no id", "id IS NULL", "UPDATE tasks SET id = gen_random_uuid() WHERE id IS NULL"),
@@ -84,7 +84,7 @@ BROKEN_ROWS = (
         f"UPDATE tasks SET type = left(type, 200) WHERE octet_length(type) > {TYPE_BYTES}",  # noqa: S608
     ),
 )
-"""Rows that could not be claimed or read: what is wrong, the condition, the statement that mends them."""
+"""Rows that cannot be claimed or read: the fault, its condition, and the statement that repairs them."""
 
 BROKEN_WHEN_NULL = ("id", "type", "status")
 
@@ -94,35 +94,35 @@ class _Column:
     type: str
     nullable: bool
     filled: bool
-    """Without being named in an INSERT, it has a value."""
+    """True if it has a value in rows whose INSERT does not name it."""
     generated: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Older:
-    """An older table in the middle of its adoption."""
+    """A table of the older system during its adoption."""
 
     columns: dict[str, _Column]
-    """As they were."""
+    """Its columns before the adoption."""
     triggers: list[str]
-    """Statements that turn its triggers on again."""
+    """Statements that enable its triggers again."""
 
 
 def prepare(connection: Connection, meanings: Mapping[str, Status]) -> Older | None:
-    """Check a table ``tasks`` that is there already, and give its columns the types of a new one.
+    """Check an existing table ``tasks``, and give its columns the types of a new one.
 
-    Everything is checked before anything is changed. The table's triggers are off until `finish`: they would
-    write the time of the migration into ``updated_at``.
+    Everything is checked before anything is changed. The triggers of the table stay disabled until `finish`:
+    they would write the time of the migration into ``updated_at``.
 
     Args:
-        connection: In a transaction.
-        meanings: Status by label, for labels that are none of ours in upper or lower case.
+        connection: Connection inside a transaction.
+        meanings: Status by label, for labels that are not ours even in another case.
 
     Returns:
-        `None` where there is no such table.
+        `None` if there is no such table.
 
     Raises:
-        SchemaMismatch: It cannot be adopted. Names the first reason.
+        SchemaMismatch: The table cannot be adopted. Names the first reason.
     """
     run = connection.exec_driver_sql
     kind = run("SELECT relkind::text FROM pg_class WHERE oid = to_regclass('tasks')").scalar()
@@ -135,7 +135,8 @@ def prepare(connection: Connection, meanings: Mapping[str, Status]) -> Older | N
         raise SchemaMismatch(
             f"{what} called tasks is in the way, where a plain table is expected", f"make it one, {LEAVE_IT}"
         )
-    # Give up soon rather than queue every producer behind us. Rows are counted now and converted later.
+    # Give up soon, so that producers do not queue behind this lock. The check now and the conversion later
+    # must see the same rows.
     run("SET LOCAL lock_timeout = '10s'")
     run("LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE")
     found = _columns(connection)
@@ -159,14 +160,14 @@ def prepare(connection: Connection, meanings: Mapping[str, Status]) -> Older | N
 
 
 def finish(connection: Connection, older: Older) -> None:
-    """Give its columns the defaults of a new table, and turn its triggers on again.
+    """Give the columns the defaults of a new table, and enable the triggers again.
 
     Args:
-        connection: In the transaction of `prepare`.
-        older: What that returned.
+        connection: Connection in the transaction of `prepare`.
+        older: The answer of `prepare`.
     """
     run = connection.exec_driver_sql
-    # The older system did not say when, and what has no time is neither redriven nor pruned by time.
+    # The older system did not record the time, and a task without one is neither redriven nor pruned by time.
     run(
         "UPDATE tasks SET finished_at = updated_at "
         "WHERE status IN ('completed', 'failed', 'cancelled') AND finished_at IS NULL"
@@ -250,7 +251,7 @@ def _refuse_rows(connection: Connection) -> None:
 
 
 def _statuses(connection: Connection, meanings: Mapping[str, Status]) -> dict[str, Status]:
-    """Return our status of each label that rows have."""
+    """Return our status for each label that rows have."""
     counts = connection.exec_driver_sql(
         "SELECT status::text AS label, count(*) AS tasks FROM tasks GROUP BY 1 ORDER BY 1"
     )
@@ -274,7 +275,7 @@ def _statuses(connection: Connection, meanings: Mapping[str, Status]) -> dict[st
 
 
 def _to_convert(connection: Connection, found: dict[str, _Column], labels: dict[str, Status]) -> list[str]:
-    """Return the columns of ours that have another type."""
+    """Return the columns of our table that have another type."""
     changed = [
         name
         for name, column in found.items()
@@ -293,9 +294,9 @@ def _to_convert(connection: Connection, found: dict[str, _Column], labels: dict[
 
 
 def _refuse_dependents(connection: Connection, changed: list[str]) -> None:
-    """Refuse what keeps a column from being converted."""
+    """Refuse objects that keep a column from being converted."""
     for row in connection.exec_driver_sql(statement("attached")):
-        # Indexes and constraints follow a type that holds the same values; a status has other ones.
+        # Indexes and constraints follow a type that holds the same values. The labels of a status may change.
         follows = row.kind in ("index", "check", "foreign key")
         for name in row.columns:
             if name in changed and (name == "status" or not follows):
@@ -324,7 +325,7 @@ def _convert(connection: Connection, changed: list[str], labels: dict[str, Statu
 
 
 def _loosen(connection: Connection, found: dict[str, _Column]) -> None:
-    """Allow NULL where a new table does, and fill it where a new table does not."""
+    """Allow NULL where a new table does, and replace it where a new table does not."""
     run = connection.exec_driver_sql
     fillers = {"created_at": "coalesce(updated_at, now())", "updated_at": "created_at"}
     for name, (_, default) in COLUMNS.items():

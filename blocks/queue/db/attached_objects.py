@@ -1,4 +1,4 @@
-"""What is on the table of tasks beside what the migrations have put there."""
+"""Objects on the table of tasks in addition to those of the migrations."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OURS = frozenset(
         "task_attempts.task_attempts_task_id_fkey",
     }
 )
-"""What the migrations attach to the table themselves."""
+"""Objects that the migrations attach to the table."""
 
 Kind: TypeAlias = Literal[
     "index",
@@ -66,21 +66,24 @@ COSTS: dict[Kind, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """Something on the table of tasks that is not ours."""
+    """An object on the table of tasks that is not from a migration."""
 
     kind: Kind
     name: str
     bytes: int
     cost: str
     drop: str
-    """The statement that drops it."""
+    """Statement that drops it."""
 
 
 async def left_in_place(dsn: str) -> list[Attached]:
-    """Return what is on the table of tasks beside what the migrations have put there.
+    """Return the objects on the table of tasks that are not from a migration.
+
+    Args:
+        dsn: Postgres connection URL.
 
     Raises:
-        QueueUnavailable: Postgres cannot be reached or refuses us.
+        QueueUnavailable: Postgres cannot be reached or refuses the connection.
     """
     connection = await connect(dsn)
     try:

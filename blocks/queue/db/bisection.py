@@ -1,4 +1,4 @@
-"""Statements over many tasks, of which one may be refused by Postgres."""
+"""Statements over many tasks, one of which Postgres may refuse."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ async def in_halves(
     write: Callable[[Sequence[Item]], Awaitable[Answer]],
     refused: Callable[[Item, Exception], Awaitable[Answer | None]],
 ) -> list[Answer]:
-    """Write all items that Postgres takes, in one statement if it takes all of them.
+    """Write all items that Postgres accepts, in one statement if it accepts all.
 
-    Postgres does not say which row of a statement it refuses, so the items are halved until it stands alone.
+    Postgres does not say which row of a statement it refuses. So the items are halved until the refused one
+    is alone.
 
     Args:
-        items: What is written.
+        items: Items to write.
         write: Writes some of them in one statement.
-        refused: Called with an item that is refused alone, and why; its answer, if any, is returned as well.
+        refused: Called with an item that is refused alone, and the error. Its answer, unless `None`, is
+            returned as well.
 
     Returns:
         The answer to each statement.
@@ -47,10 +49,10 @@ async def in_halves(
 
 
 def storable(text: object) -> str:
-    """``text`` with what Postgres cannot store as text written out."""
+    """Return ``text`` with escapes in place of characters that Postgres cannot store."""
     return str(text).encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
 
 
 def one_line(error: Exception) -> str:
-    """The error of a statement on one line."""
+    """Return the error of a statement on one line."""
     return storable(" ".join((str(error) or type(error).__name__).split()))

@@ -1,4 +1,4 @@
-"""Connecting to Postgres, with errors that say what to do."""
+"""Connections to Postgres, with errors that say what to do."""
 
 from __future__ import annotations
 
@@ -26,26 +26,29 @@ if TYPE_CHECKING:
 else:
     _AnyPool = asyncpg.Pool  # generic for type checkers only
 
-# While Postgres is away it warns with a traceback each time it cannot connect. The next statement says so.
+# While Postgres is down, this logger warns with a traceback for each failed connection. The next statement
+# raises the error anyway.
 logging.getLogger("asyncpg.pool").setLevel(logging.ERROR)
 
 CONNECT_TIMEOUT = 10.0
 COMMAND_TIMEOUT = 10.0
 """Seconds for a statement that names no timeout of its own."""
 RELEASE_TIMEOUT = 1.0
-"""Seconds for Postgres to confirm that it cancels a statement, before the connection is given up."""
+"""Longest wait for Postgres to confirm that it cancels a statement, in seconds. After that the connection is
+dropped."""
 
 WAIT_POLL_S = 0.5
 
 ISOLATION = "read committed"
-"""The level that the statements are written for: they judge a row anew that was locked when they came."""
+"""The isolation level that the statements are written for. They check a row again if it was locked when they
+reached it."""
 
 CONNECT_ERRORS: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, asyncpg.PostgresError, ValueError)
-"""What trying to connect may raise."""
+"""Errors that an attempt to connect may raise."""
 
 
 def describe(dsn: str) -> str:
-    """``host:port/database`` of a connection URL: what may be shown of it."""
+    """Return ``host:port/database`` of a connection URL, the part that may be shown."""
     try:
         url = urlsplit(dsn)
         if "," in url.netloc:
@@ -58,7 +61,7 @@ def describe(dsn: str) -> str:
 
 
 def unavailable(dsn: str, error: BaseException) -> QueueUnavailable:
-    """The one line for a connection that could not be made."""
+    """Return the one line for a connection that could not be made."""
     where = describe(dsn)
     match error:
         case asyncpg.InvalidPasswordError() | asyncpg.InvalidAuthorizationSpecificationError():
@@ -100,9 +103,9 @@ def unavailable(dsn: str, error: BaseException) -> QueueUnavailable:
 
 
 def session_attributes(dsn: str) -> dict[str, Any]:
-    """Return the options with which one of several hosts is chosen that takes writes.
+    """Return the options that choose a host that accepts writes among several.
 
-    A single host is taken as it is: while it is read only, reading goes on.
+    A single host is used as it is: reads go on while it is read only.
     """
     url = urlsplit(dsn)
     several = "," in url.netloc or re.search(r"(^|&)host=[^&]*(,|%2C)", url.query, re.IGNORECASE)
@@ -112,10 +115,14 @@ def session_attributes(dsn: str) -> dict[str, Any]:
 
 
 async def connect(dsn: str, **options: Any) -> asyncpg.Connection[Any]:
-    """One connection.
+    """Return one connection.
+
+    Args:
+        dsn: Postgres connection URL.
+        options: Further arguments of `asyncpg.connect`.
 
     Raises:
-        QueueUnavailable: It cannot be made; the message never holds the password.
+        QueueUnavailable: It cannot be made. The message never holds the password.
     """
     try:
         connection: asyncpg.Connection[Any] = await asyncpg.connect(
@@ -127,15 +134,15 @@ async def connect(dsn: str, **options: Any) -> asyncpg.Connection[Any]:
 
 
 async def wait_for_postgres(dsn: str, *, within_s: float, on_wait: Callable[[str], None]) -> None:
-    """Return when Postgres lets us in, however long it takes to come up.
+    """Return when Postgres accepts a connection.
 
     Args:
         dsn: Postgres connection URL.
-        within_s: Seconds to wait at most. A wrong login or database is said at once.
-        on_wait: Called with why there is anything to wait for, once.
+        within_s: Longest wait, in seconds. A wrong login or database is reported at once.
+        on_wait: Called once with the reason, if there is a wait.
 
     Raises:
-        QueueUnavailable: It did not come up in time, or refuses us.
+        QueueUnavailable: Postgres did not come up in time, or refuses the connection.
     """
     deadline = time.monotonic() + within_s
     waiting = False
@@ -158,12 +165,12 @@ async def wait_for_postgres(dsn: str, *, within_s: float, on_wait: Callable[[str
 
 
 async def behind_pooler(connection: asyncpg.Connection[Any]) -> bool:
-    """Whether a pooler, such as PgBouncer, stands between ``connection`` and Postgres.
+    """Return True if a pooler, such as PgBouncer, is between ``connection`` and Postgres.
 
-    A pooler that hands out server connections in turn gives its clients a cancellation key of its own, so the
-    process id in it is not that of the server process that answers. Such a connection may be another one for
-    each transaction: what belongs to a session, as LISTEN, prepared statements and advisory locks, does not
-    work on it.
+    A pooler that shares server connections gives its clients a cancellation key of its own. The process id in
+    it is then not that of the server process that answers. Such a connection may lead to another server
+    connection in each transaction. LISTEN, prepared statements and advisory locks belong to a session, and do
+    not work on it.
     """
     return bool(connection.get_server_pid() != await connection.fetchval("SELECT pg_backend_pid()"))
 
@@ -173,13 +180,13 @@ async def _nothing(_: object) -> None:
 
 
 class _Acquired(PoolAcquireContext):
-    """A connection of the pool for as long as the block lasts; a missing privilege is named with its role."""
+    """A connection of the pool for the length of a block. Names the role that a missing privilege needs."""
 
     async def __aexit__(self, *error: Any) -> None:
         cause = error[1] if error else None
         if self.connection is not None and spoils_session(cause):
             self.connection.terminate()
-            # The other sessions are as old: after a fail-over they lead to the same standby.
+            # The other sessions are as old: after a fail-over they are connected to the same standby.
             await self.pool.expire_connections()
         if isinstance(cause, asyncpg.InsufficientPrivilegeError) and self.connection is not None:
             cause = privilege_missing(cause, self.connection.get_settings().session_authorization)
@@ -189,31 +196,36 @@ class _Acquired(PoolAcquireContext):
 
 
 class Pool(_AnyPool):
-    """A pool that gives a connection up on which Postgres has fallen silent, or that can only read.
+    """A pool that drops a connection on which Postgres has fallen silent, or that can only read.
 
-    Whoever stops waiting for a statement gives its connection back, and asyncpg first has Postgres confirm
-    that the statement is cancelled, for as long as ``command_timeout``. One that says nothing confirms
-    nothing, so whatever had just run into its timeout took ten seconds more.
+    A caller that stops waiting for a statement returns its connection. asyncpg then first waits until
+    Postgres confirms that the statement is cancelled, for up to ``command_timeout``. A silent Postgres never
+    confirms, so each statement that had timed out took ten seconds more.
     """
 
     def acquire(self, *, timeout: float | None = None) -> Any:
-        """A connection for the length of a block; what made it useless is not left to the next."""
+        """Return a connection for the length of a block. A broken one is not passed on to the next caller."""
         return _Acquired(self, timeout)
 
     async def release(self, connection: Any, *, timeout: float | None = None) -> None:
-        """Give a connection back; when that takes longer than `RELEASE_TIMEOUT` it is closed instead."""
-        # Closed is given back too; and an error here would take the place of the one that led here, such as
-        # that the task is cancelled.
+        """Return a connection to the pool, or close it if that takes longer than `RELEASE_TIMEOUT`."""
+        # Return closed connections as well. Do not raise here: it would mask the original error, such as the
+        # cancellation of the asyncio task.
         with suppress(TimeoutError):
             await super().release(connection, timeout=timeout or RELEASE_TIMEOUT)
 
 
 async def open_pool(dsn: str, *, connections: int, application_name: str) -> asyncpg.Pool[Any]:
-    """A pool of up to ``connections`` connections, made again when they break.
+    """Return a pool whose connections are made again when they break.
+
+    Args:
+        dsn: Postgres connection URL.
+        connections: Most connections at once.
+        application_name: Name of the connections in Postgres.
 
     Raises:
-        ConfigurationError: A pooler stands between, and transactions are of another isolation level.
-        What asyncpg raises; `unavailable` makes one line of it.
+        ConfigurationError: A pooler is in between, and transactions have another isolation level.
+        Exception: Any error of `CONNECT_ERRORS`; `unavailable` makes one line of it.
     """
     options: dict[str, Any] = {}
     settings = {"application_name": application_name}
@@ -222,7 +234,8 @@ async def open_pool(dsn: str, *, connections: int, application_name: str) -> asy
     try:
         pooled = await behind_pooler(first)
         if pooled and (level := await first.fetchval("SHOW default_transaction_isolation")) != ISOLATION:
-            # A pooler takes no settings of ours, and a statement cannot name its level without two more.
+            # A pooler accepts no settings of ours, and a statement cannot name its level without two more
+            # statements.
             raise ConfigurationError(
                 f"transactions at {describe(dsn)} are {level} by default, and the queue needs {ISOLATION}",
                 f"ALTER ROLE ... SET default_transaction_isolation = '{ISOLATION}', or leave out the pooler",
@@ -230,12 +243,12 @@ async def open_pool(dsn: str, *, connections: int, application_name: str) -> asy
     finally:
         first.terminate()
     if pooled:
-        # Statements are prepared on one server connection and would be looked for on another. Parsed anew
-        # each time, they are planned anew as well; and PgBouncer refuses settings it does not know.
+        # A statement prepared on one server connection would be missing on another. Without the cache,
+        # statements are parsed and planned each time. PgBouncer also refuses settings that it does not know.
         options["statement_cache_size"] = 0
     else:
-        # A plan made while the table was small would be kept when it is not: a settlement that scans it.
-        # Planning each time costs 0.2 ms a claim.
+        # A plan made while the table was small would be kept when it is large: a settlement would scan it.
+        # Planning each time costs 0.2 ms for a claim.
         settings["plan_cache_mode"] = "force_custom_plan"
         settings["default_transaction_isolation"] = ISOLATION
     return await Pool(
@@ -245,11 +258,11 @@ async def open_pool(dsn: str, *, connections: int, application_name: str) -> asy
         timeout=CONNECT_TIMEOUT,
         command_timeout=COMMAND_TIMEOUT,
         server_settings=settings,
-        # Nothing of the queue leaves anything behind in a session, and the default spends a round trip after
-        # every statement on cleaning up.
+        # The queue leaves nothing behind in a session. The default reset spends a round trip on cleaning up
+        # after every statement.
         reset=_nothing,
         init=read_any_moment,
-        # What `asyncpg.create_pool` would say.
+        # The defaults of `asyncpg.create_pool`.
         max_queries=50_000,
         max_inactive_connection_lifetime=300.0,
         connection_class=asyncpg.Connection,

@@ -1,7 +1,7 @@
-"""Wake-ups by LISTEN on a connection of their own.
+"""Wake-ups by LISTEN, on a separate connection.
 
-A probe that only asks for an answer is enough: on a connection to Postgres itself, one that answers also
-hears its notifications, and a pooler that takes LISTEN without keeping it is known when connecting.
+A probe needs nothing but an answer. On a direct connection to Postgres, a session that answers also receives
+its notifications. A pooler that accepts LISTEN without keeping it is detected when connecting.
 """
 
 from __future__ import annotations
@@ -18,17 +18,21 @@ from organism_flows.blocks.queue.db.connection import CONNECT_ERRORS, behind_poo
 
 CHANNEL = "organism_tasks"
 RECONNECT_DELAYS = (0.1, 0.3, 1.0, 3.0)
-"""Seconds, by failures in a row."""
+"""Seconds to wait before a reconnect, by the number of failures in a row."""
 PROBE_INTERVAL = 5.0
-"""Seconds between round trips on the idle connection: one that broke silently never says so by itself."""
+"""Seconds between round trips on the idle connection: one that broke silently does not report it."""
 PROBE_TIMEOUT = 3.0
 
 logger = logging.getLogger("organism.queue")
 
 
 class Listener:
-    """Sets ``event`` when a task became ready, ``cancel`` when a running task is to be cancelled, ``asked``
-    when lanes are asked to stop or to leave, and all of them whenever notifications may have been missed."""
+    """Sets events when Postgres sends notifications.
+
+    ``event`` is set when a task became ready, ``cancel`` when a running task is to be cancelled, and
+    ``asked`` when lanes are asked to stop or to leave. All of them are set when notifications may have been
+    missed.
+    """
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
@@ -36,7 +40,7 @@ class Listener:
         self.cancel = asyncio.Event()
         self.asked = asyncio.Event()
         self.listening = asyncio.Event()
-        """Set while the connection stands."""
+        """Set while the connection is up."""
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -61,7 +65,7 @@ class Listener:
             await asyncio.sleep(RECONNECT_DELAYS[min(failures, len(RECONNECT_DELAYS) - 1)])
 
     async def _listen_until_broken(self) -> bool:
-        """Listen. False: there is no listening on this connection."""
+        """Listen until the connection breaks. Return False if it cannot listen at all."""
         connection: asyncpg.Connection[Any] = await connect(
             self._dsn, server_settings={"application_name": "organism-listener"}
         )
@@ -79,8 +83,8 @@ class Listener:
             self.listening.set()
             self._set_all()
             while not broken.is_set():
-                # Not asyncio.wait_for: until Python 3.12 it may swallow a cancellation, and then whoever left
-                # would wait for this loop for ever (bpo-37658).
+                # Not asyncio.wait_for: until Python 3.12 it may swallow a cancellation, and `__aexit__` would
+                # then wait for this loop for ever (bpo-37658).
                 with suppress(TimeoutError):
                     async with asyncio.timeout(PROBE_INTERVAL):
                         await broken.wait()

@@ -1,4 +1,4 @@
-"""Bring a database to the schema of this version."""
+"""Migration of a database to the schema of this version."""
 
 from __future__ import annotations
 
@@ -24,42 +24,44 @@ MIGRATIONS = Path(__file__).parents[1] / "migrations"
 MIGRATION_LOCK = 0x6F7267616E69  # "organi": one migrator at a time in a database
 LOCK_POLL_S = 0.2
 LOCK_S = 600.0
-"""A migration of a large table builds indexes for minutes; one that takes longer may hang."""
+"""Longest wait for another migrator, in seconds. Building the indexes of a large table takes minutes; a
+migration that takes longer may hang."""
 READ_TIMEOUT = 10.0
 MEANINGS = "meanings"
-"""The attribute of Alembic's configuration that holds what labels of an older table mean."""
+"""Attribute of Alembic's configuration that holds the status for each label of an older table."""
 OWNER = f"""
     SELECT session_user, coalesce(
         (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = to_regclass('tasks')), '{MIGRATOR}')
 """  # noqa: S608
-"""Who asks, and the role that may migrate: the owner of the tables, or of those to come."""
+"""Query for the login, and for the role that may migrate: the owner of the tables, or of those to be created.
+"""
 
 
 async def migrate(
     dsn: str, *, meanings: Mapping[str, Status] | None = None, lock_s: float = LOCK_S
 ) -> list[str]:
-    """Migrate to the newest schema; safe to run at once from several places and under live lanes.
+    """Migrate to the newest schema. Safe to run several times at once, and while lanes run.
 
-    The group roles of `blocks.queue.db.roles` are made, if this login may make roles, and get their
+    Also creates the group roles of `blocks.queue.db.roles`, if this login may create roles, and sets their
     privileges.
 
     Args:
         dsn: Postgres connection URL.
-        meanings: Status by label, for labels of an older table that are none of ours in any case.
+        meanings: Status by label, for labels of an older table that are not ours even in another case.
         lock_s: Longest wait for another migrator, in seconds.
 
     Returns:
-        The group roles that are missing, which this login may not make. None of them has any privileges then.
+        The group roles that are missing because this login may not create them. If one is missing, no
+        privileges are set.
 
     Raises:
         ConfigurationError: ``dsn`` leads through a pooler.
-        PrivilegeMissing: The login does not own the tables, or may make none.
-        QueueUnavailable: Postgres cannot be reached or refuses us, another migrator does not end, or a table
-            stays locked.
+        PrivilegeMissing: The login does not own the tables, or may not create any.
+        QueueUnavailable: Postgres cannot be reached or refuses the connection, another migrator does not end,
+            or a table stays locked.
         SchemaMismatch: A table called ``tasks`` cannot be adopted, or Postgres refuses a change.
     """
-
-    # Half a second of imports that only a migration needs.
+    # These imports take half a second, and only a migration needs them.
     from sqlalchemy import text
     from sqlalchemy.exc import DBAPIError
     from sqlalchemy.ext.asyncio import create_async_engine
@@ -69,7 +71,7 @@ async def migrate(
         connection = await connect(dsn)
         if await behind_pooler(connection):
             connection.terminate()
-            # The lock would be left behind on one of its server connections, and lock out every migrator.
+            # The lock would stay on one of the pooler's server connections, and lock out every migrator.
             raise ConfigurationError(
                 f"no migration through the pooler at {describe(dsn)}",
                 "set ORGANISM_DIRECT_DSN to Postgres itself",
@@ -80,8 +82,8 @@ async def migrate(
     engine = create_async_engine("postgresql+asyncpg://", async_creator=creator, poolclass=NullPool)
     try:
         async with engine.connect() as connection:
-            # Asked for again and again: a migrator that waits inside a statement has a snapshot, and the one
-            # that builds an index concurrently would wait for it.
+            # Polled: a migrator that waits inside a statement has a snapshot, and one that builds an index
+            # concurrently would wait for that snapshot.
             deadline = time.monotonic() + lock_s
             while not await connection.scalar(
                 text("SELECT pg_try_advisory_lock(:key)"), {"key": MIGRATION_LOCK}
@@ -114,10 +116,13 @@ async def migrate(
 
 
 async def pending(dsn: str) -> list[str]:
-    """Names of the migrations of this version that the database has not had; empty when it is up to date.
+    """Return the names of the migrations that the database still needs. Empty if it is up to date.
+
+    Args:
+        dsn: Postgres connection URL.
 
     Raises:
-        QueueUnavailable: Postgres cannot be reached or refuses us.
+        QueueUnavailable: Postgres cannot be reached or refuses the connection.
     """
     known = sorted(path.stem for path in (MIGRATIONS / "versions").glob("v*.py"))
     connection = await connect(dsn)
@@ -135,10 +140,10 @@ async def pending(dsn: str) -> list[str]:
 
 
 def run_script(migration: str) -> None:
-    """Run the SQL script beside a migration, in the migration that is under way.
+    """Run the SQL script of a migration, in the migration's transaction.
 
     Args:
-        migration: Its ``__file__``; beside ``v0001_tasks.py`` lies ``v0001_tasks.sql``.
+        migration: The ``__file__`` of the migration. The script of ``v0001_tasks.py`` is ``v0001_tasks.sql``.
     """
     from alembic import op
 
@@ -158,7 +163,7 @@ def _run_steps(connection: Connection, script: Path) -> None:
 
 
 def _set_privileges(connection: Connection) -> list[str]:
-    """Make the group roles and set their privileges; return the roles that are missing."""
+    """Create the group roles and set their privileges. Return the roles that are missing."""
     _run_steps(connection, MIGRATIONS / "roles.sql")
     known = set(connection.exec_driver_sql("SELECT rolname FROM pg_roles").scalars())
     missing = [role for role in ROLES if role not in known]

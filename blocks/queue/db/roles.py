@@ -1,7 +1,7 @@
-"""Group roles of Postgres that may do one thing each, and what to grant a login that lacks one.
+"""Group roles of Postgres, each for one job, and the role to grant to a login that lacks a privilege.
 
-``migrations/grants.sql`` has their privileges. Whoever runs the server makes the logins, and grants each of
-them one of these roles or several.
+``migrations/grants.sql`` holds their privileges. The administrator of the server creates the logins, and
+grants each of them one or more of these roles.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ STATEMENTS: dict[tuple[str, ...], str] = {
         resume retry set_policy start states stuck to_cancel unheld
     """,
 }
-"""Names of statements, by the roles they are for. Every statement is for one at least."""
+"""Names of statements, by the roles that may run them. Only `attached` is missing, which migrations run."""
 
 
 class PrivilegeMissing(ConfigurationError, asyncpg.InsufficientPrivilegeError):
-    """The login may not do this; the next step names the role to grant.
+    """The login lacks a privilege. The next step names the role to grant.
 
-    It is an `asyncpg.InsufficientPrivilegeError` too, with its SQLSTATE.
+    It is also an `asyncpg.InsufficientPrivilegeError`, with its SQLSTATE.
     """
 
     __str__ = Exception.__str__  # asyncpg's adds Postgres's detail on lines of their own
@@ -62,13 +62,13 @@ def privilege_missing(error: asyncpg.InsufficientPrivilegeError, login: str) -> 
 
 
 def how_to_make(missing: Iterable[str]) -> str:
-    """Return the one line for group roles that the migrating login may not make."""
+    """Return the one line for group roles that the migrating login may not create."""
     sql = " ".join(f"CREATE ROLE {role};" for role in missing)
     return f"this login may not make the group roles → as an administrator: {sql} then migrate again"
 
 
 def _roles_for(sql: str | None) -> tuple[str, ...]:
-    # asyncpg does not say the text of a COPY, which only producers run.
+    # asyncpg does not give the text of a COPY, which only producers run.
     return (SUBMITTER, OPERATOR) if sql is None else _by_text().get(sql, (SUBMITTER, LANE, OPERATOR))
 
 

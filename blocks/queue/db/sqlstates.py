@@ -1,4 +1,4 @@
-"""Which errors of Postgres pass, which are about a value, and which stay: a decision for every SQLSTATE."""
+"""Classification of every SQLSTATE: the error passes, is about a value, or stays."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ Verdict: TypeAlias = Literal["passes", "value", "stays"]
 """What to do about an error.
 
 - ``passes``: the server restarts, fails over, is overloaded, locked or full. The statement succeeds later.
-- ``value``: Postgres cannot take a value or a row. The statement succeeds without it.
-- ``stays``: the statement fails until somebody changes the database, the login or this program.
+- ``value``: Postgres cannot accept a value or a row. The statement succeeds without it.
+- ``stays``: the statement fails until the database, the login or this program is changed.
 """
 
 CLASSES: dict[str, Verdict] = {
     "01": "stays",  # warnings, which are not raised
     "02": "stays",  # no data: likewise
     "03": "stays",  # SQL statement not yet complete
-    "08": "passes",  # connection; PgBouncer says 08P01 whenever it has no server to give
+    "08": "passes",  # connection; PgBouncer reports 08P01 whenever it has no server connection to give
     "09": "value",  # triggered action
     "0A": "stays",  # feature not supported
     "0B": "stays",  # invalid transaction initiation
@@ -61,7 +61,7 @@ CLASSES: dict[str, Verdict] = {
     "P0": "value",  # PL/pgSQL: a trigger of the user's
     "XX": "value",  # internal, such as a text beyond 1 GB; of one row more often than of the server
 }
-"""By the first two characters."""
+"""Verdict by the first two characters of the SQLSTATE."""
 
 STATES: dict[str, Verdict] = {
     "25006": "passes",  # read only: a session from before a fail-over, or a disk that is nearly full
@@ -70,19 +70,19 @@ STATES: dict[str, Verdict] = {
     "25P04": "passes",  # transaction timeout: likewise
     "42P05": "passes",  # the prepared statement is there already: see 26
 }
-"""By all five, where one is not as its class."""
+"""Verdict by the whole SQLSTATE, where it differs from that of its class."""
 
 DISK_FULL = "53100"
 SESSION_STATES = frozenset({"25006", "25P02", "26000", "42P05"})
-"""Errors of the session and not of the server: another session may do."""
+"""Errors of the session, not of the server. The statement may succeed in another session."""
 
 _CLIENT_ERRORS: tuple[type[BaseException], ...] = (
     OSError,
     TimeoutError,
-    # Used after it broke ("connection is closed"). Also the base of what asyncpg cannot encode.
+    # The connection was used after it broke ("connection is closed"). Also the base class of encoding errors.
     asyncpg.InterfaceError,
-    # A connection that the server closed at the wrong moment leaves asyncpg's state machine confused
-    # ("cannot switch to state 15; another operation (2) is in progress"); the pool discards it.
+    # If the server closes a connection at the wrong moment, asyncpg's state machine is left confused ("cannot
+    # switch to state 15; another operation (2) is in progress"). The pool discards the connection.
     InternalClientError,
     # A migration changed a table under a prepared statement; asyncpg prepares it again.
     asyncpg.InvalidCachedStatementError,
@@ -100,17 +100,17 @@ def verdict(error: BaseException) -> Verdict:
 
 
 def of_state(sqlstate: str) -> Verdict:
-    """Return the decision for a SQLSTATE; one of an unknown class is of a user's own function."""
+    """Return the verdict for a SQLSTATE. One of an unknown class comes from a function of the user."""
     return STATES.get(sqlstate) or CLASSES.get(sqlstate[:2], "value")
 
 
 def spoils_session(error: BaseException | None) -> bool:
-    """Return True if the session that raised ``error`` is of no more use, and another may be."""
+    """Return True if the session that raised ``error`` is unusable, but another may work."""
     return getattr(error, "sqlstate", None) in SESSION_STATES
 
 
 def raised_states() -> dict[str, type[asyncpg.PostgresError]]:
-    """Return the class that asyncpg raises for each SQLSTATE it knows."""
+    """Return the class that asyncpg raises, by SQLSTATE."""
     known = (getattr(exceptions, name) for name in exceptions.__all__)
     return {
         kind.sqlstate: kind
@@ -123,4 +123,5 @@ TRANSIENT_ERRORS: tuple[type[BaseException], ...] = (
     *_CLIENT_ERRORS,
     *(kind for state, kind in raised_states().items() if of_state(state) == "passes"),
 )
-"""What a restarting, overloaded, full or unreachable Postgres raises: the call may be made again."""
+"""Errors of a Postgres that restarts, is overloaded, full or unreachable. You may make the same call again.
+"""

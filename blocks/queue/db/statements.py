@@ -1,4 +1,4 @@
-"""The statements of the queue, one file each, named after the method that runs it."""
+"""SQL statements of the queue, one file each. Most are named after the method that runs them."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from importlib.resources import files
 
 @cache
 def statement(name: str) -> str:
-    """SQL text of ``sql/<name>.sql``."""
+    """Return the SQL text of ``sql/<name>.sql``."""
     return files("organism_flows.blocks.queue").joinpath("sql", f"{name}.sql").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Lines by type and priority, time-ordered ids, deduplication, cancelling, pausing, policies by type."""
+"""Lines by type and priority, time-ordered ids, deduplication, cancel, pause, policies by type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finished tasks by status and time, an audit of what was done to many at once, files that were loaded."""
+"""Finished tasks by status and time, an audit of bulk operations, and notes of loaded files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OLDER_FINISHED = (
     "UPDATE tasks SET finished_at = updated_at "
     "WHERE status IN ('completed', 'failed', 'cancelled') AND finished_at IS NULL"
 )
-"""The older system did not say when, and what has no time is neither redriven nor pruned by time."""
+"""The older system did not record the time, and a task without one is neither redriven nor pruned by time."""
 
 
 def upgrade() -> None:

@@ -1,4 +1,4 @@
-"""What lanes count of themselves, kept when they are gone."""
+"""Counters of lanes, kept after a lane is gone."""
 
 from __future__ import annotations
 

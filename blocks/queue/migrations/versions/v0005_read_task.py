@@ -1,4 +1,4 @@
-"""Reading a task by its id, without planning it each time."""
+"""A function that reads a task by its id, without planning the query each time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When tasks began and how often they were interrupted, and lanes that leave without a hurry."""
+"""When tasks began and how often they were interrupted, and lanes that leave slowly."""
 
 from __future__ import annotations
 

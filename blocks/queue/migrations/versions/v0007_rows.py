@@ -1,4 +1,4 @@
-"""Rules for new rows, and tolerance for what older rows hold."""
+"""Rules for new rows, and tolerance for values in older rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whoever may only insert tasks adds none that has ended."""
+"""A rule that logins which may only insert tasks cannot insert finished ones."""
 
 from __future__ import annotations
 
