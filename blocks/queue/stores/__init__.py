@@ -1,1 +1,1 @@
-"""Operations of the queue, grouped by who needs them: producers, lanes, operators, upkeep."""
+"""Operations of the queue, grouped by who uses them: producers, lanes, operators, maintenance."""

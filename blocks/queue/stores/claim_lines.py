@@ -1,7 +1,8 @@
-"""What a lane knows of the tasks that wait: their lines, and how far it has claimed along each.
+"""The lines of waiting tasks that a lane knows, and how far it has claimed along each of them.
 
-A line is the waiting tasks of one type and priority, in the order they are claimed. Claiming line by line
-lets a lane take of each type what it has room for, without reading past the tasks of the others.
+A line is the waiting tasks of one type and priority, in the order in which they are claimed. Claiming line by
+line lets a lane take as many tasks of each type as it has room for, without reading past those of other
+types.
 """
 
 from __future__ import annotations
@@ -25,24 +26,28 @@ from organism_flows.blocks.queue.wire import Batch
 
 CLAIM_TIMEOUT = LOOK_TIMEOUT = 10.0
 CLAIM_LIMIT = 10_000
+"""Most tasks of one claim."""
 LINES_LIMIT = 64
-"""Most lines one claim asks: each costs it about 3 µs, and there may be thousands of types and priorities."""
+"""Most lines that one claim reads. Each costs about 3 µs, and there may be thousands of types and priorities.
+"""
 SLOW = (TimeoutError, asyncpg.QueryCanceledError)
 SLOWED_BY = 10
-"""After a claim that took too long the next is for so many times fewer tasks; success doubles them."""
+"""Divisor of the next claim's limit after a claim that timed out. Each success doubles the limit again."""
 REWIND_S = 1.0
-"""How often cursors go back to the heads of their lines, where tasks may have come back into line."""
+"""Seconds between two returns of the cursors to the heads of their lines: tasks may have returned there."""
 LOOK_PAUSE_S = 0.05
-"""Shortest time between two looks."""
+"""Shortest pause between two scans for lines, in seconds."""
 LOOK_SHARE = 20
-"""At most one in so many seconds goes into looking, and into claiming from the heads of lines, however many
-dead entries there are to read past,"""
+"""Upper bound, as 1/N, on the share of time spent on scans for lines and on claims from the heads of lines.
+It holds however many dead index entries they read past, up to `LOOK_PAUSE_LIMIT_S`."""
 LOOK_PAUSE_LIMIT_S = 60.0
-"""unless that were to mean a longer pause than this."""
+"""Longest pause between two scans for lines, in seconds, whatever `LOOK_SHARE` demands."""
 KEEP_S = 60.0
-"""How long a line without tasks is still asked: the next task of a type is then found by the first claim."""
+"""Seconds for which an empty line is still claimed from. The first claim then finds the next task of its
+type."""
 LATE_S = 2.0
-"""A transaction may commit so long after it began, and the task it added is still found at once."""
+"""Longest time between the start of a transaction and its commit, in seconds, for its task to be found at
+once."""
 NEVER = float("inf")
 
 
@@ -53,23 +58,24 @@ class ClaimLine:
     type: str
     priority: int
     due_s: float = 0.0
-    """Seconds, at the last look, until its first task is due; 0 or less: it is due; infinite: it is empty."""
+    """Seconds from the last scan until its first task is due. 0 or less means it is due; infinity means the
+    line is empty."""
     after: tuple[datetime, UUID] | None = None
-    """Place after which the next claim begins; None: at the head. Entries of claimed tasks stay in the index
-    until no snapshot can see them; beginning after them keeps a claim as cheap as the first."""
+    """Place after which the next claim begins. `None` means at the head. Index entries of claimed tasks stay
+    until no snapshot can see them. A claim that begins after them is as cheap as the first."""
     exhausted: bool = False
-    """The last claim found less than it asked for."""
+    """True if the last claim found fewer tasks than it asked for."""
     seen_at: float = 0.0
-    """When it was last known to hold a task, by our own clock."""
+    """When it was last known to hold a task, by the clock of this process."""
 
 
 class ClaimLines:
-    """The lines of one queue as one lane sees them.
+    """The lines of one queue, as one lane knows them.
 
     Args:
         pool: Connections to the queue's database.
         lane: Id of the lane.
-        clock: Seconds that only grow.
+        clock: Returns seconds that only grow.
     """
 
     def __init__(
@@ -83,41 +89,43 @@ class ClaimLines:
         self._looked_at = self._rewound_at = -NEVER
         self._look_took_s: deque[float] = deque([0.0], maxlen=5)
         self._from_heads_took_s = 0.0
-        """The last claim that began at the head of a line."""
+        """Duration of the last claim that began at the head of a line, in seconds."""
         self._found = False
         self._most = CLAIM_LIMIT
-        """Most tasks of the next claim: fewer after one that took too long, as with enormous params."""
+        """Most tasks of the next claim. Smaller after a claim that timed out, for example because of enormous
+        params."""
         self.stale = True
-        """Something may have changed since the last look: tasks were claimed, or the lane was woken."""
+        """True if something may have changed since the last scan: tasks were claimed, or the lane was woken.
+        """
 
     def __iter__(self) -> Iterator[ClaimLine]:
         return iter(self._lines.values())
 
     @property
     def age_s(self) -> float:
-        """Seconds since the last look."""
+        """Return the seconds since the last scan."""
         return self._clock() - self._looked_at
 
     @property
     def exhausted(self) -> bool:
-        """The last claim found everything there was, in every line."""
+        """Return True if the last claim found every due task, in every line."""
         return all(line.exhausted for line in self)
 
     @property
     def next_look_s(self) -> float:
-        """Seconds until it is worth its cost to look again."""
+        """Return the seconds until another scan is worth its cost."""
         return max(LOOK_PAUSE_S, self._look_cost_s) - self.age_s
 
     @property
     def _look_cost_s(self) -> float:
-        # The shortest of some: the others have waited for a busy machine.
+        # The shortest of the last few: the others have waited for a busy machine.
         return _pause_after(min(self._look_took_s))
 
     async def look(self) -> bool:
-        """Find out which lines there are; now and then, begin again at their heads.
+        """Read which lines exist. From time to time, let the cursors begin again at the heads.
 
         Returns:
-            Whether there is a line that was not known.
+            True if there is a line that was not known.
         """
         started = self._clock()
         pause_s = max(REWIND_S, self._look_cost_s, _pause_after(self._from_heads_took_s))
@@ -145,23 +153,24 @@ class ClaimLines:
         return news
 
     async def claim(self, limit: int, room: Callable[[str], int]) -> Batch:
-        """Claim up to ``limit`` due tasks, by priority; within one priority the types take turns.
+        """Claim due tasks by priority. Within one priority the types take turns.
 
         Args:
-            room: Most tasks to take of a type.
+            limit: Most tasks to claim.
+            room: Returns the most tasks to take of a type.
         """
         if not self._lines or (self._found and self.age_s > max(REWIND_S, self._look_cost_s)):
             await self.look()
         limit = min(limit, self._most)
         wanted = self._wanted(limit, room)
         if not wanted and self.stale and self.next_look_s <= 0:
-            # There is room for none of the types known: perhaps there are others by now.
+            # There is room for none of the known types, but there may be new ones by now.
             await self.look()
             wanted = self._wanted(limit, room)
         self._found = False
         while wanted:
             news = [line for line, _ in wanted if not line.exhausted]
-            # One at a time, one line at a time: then it is known what takes so long.
+            # One task from one line at a time, to find out which one takes so long.
             wanted = wanted[:1] if self._most == 1 else wanted
             try:
                 batch = await self._take(limit, wanted)
@@ -177,7 +186,8 @@ class ClaimLines:
             self._most = min(self._most * 2, CLAIM_LIMIT)
             if len(batch) or not news:
                 return batch
-            # Lines believed to hold more were empty: the lower lines of their types have their turn.
+            # Lines that were expected to hold more were empty. The lower lines of their types have their
+            # turn.
             wanted = self._wanted(limit, room)
         return Batch()
 
@@ -208,7 +218,7 @@ class ClaimLines:
         return batch
 
     async def _take_singly(self, wanted: Sequence[tuple[ClaimLine, int]]) -> Batch:
-        """Claim one task of each line, and make way for the others where the first cannot be claimed."""
+        """Claim one task of each line, and pass over those that cannot be claimed."""
         batch = Batch()
         for line, _ in wanted:
             try:
@@ -221,7 +231,7 @@ class ClaimLines:
         return batch
 
     async def _pass_over(self, line: ClaimLine, why: Exception) -> None:
-        """Begin after the first task of ``line``; one that Postgres refuses is a dead letter."""
+        """Begin after the first task of ``line``. If Postgres refuses the task, make it a dead letter."""
         pool = self._pool
         after, after_id = line.after or (None, None)
         place = await pool.fetchrow(
@@ -240,7 +250,7 @@ class ClaimLines:
         line.after = (place["run_after"], place["id"])
 
     def _wanted(self, limit: int, room: Callable[[str], int]) -> list[tuple[ClaimLine, int]]:
-        """The lines to claim from, the highest priority first, each with the most tasks to take of it."""
+        """Return the lines to claim from, highest priority first, each with the most tasks to take."""
         self._turn += 1
         wanted: list[tuple[ClaimLine, int]] = []
         served: set[str] = set()
@@ -254,12 +264,12 @@ class ClaimLines:
                 quota = rooms.setdefault(line.type, room(line.type))
                 if quota > 0:
                     wanted.append((line, quota))
-                # A lower line of the type has its turn when those above hold less than was asked for, or when
-                # it is the limit of the claim that keeps their sum within the room.
+                # A lower line of the type has its turn in two cases: when those above hold less than was
+                # asked for, or when the limit of the claim keeps their sum within the room.
                 if not line.exhausted and quota < limit:
                     served.add(line.type)
         if len(wanted) > LINES_LIMIT:
-            # Those that held nothing make way: the next look finds what has come to them.
+            # Lines that held nothing are left out first: the next scan finds what has been added to them.
             chosen = sorted(range(len(wanted)), key=lambda place: (wanted[place][0].exhausted, place))
             wanted = [wanted[place] for place in sorted(chosen[:LINES_LIMIT])]
         return wanted
@@ -273,7 +283,7 @@ class ClaimLines:
         *,
         cut: bool,
     ) -> None:
-        # The lines are read in order: where the limit cut the claim short, the last line found holds more.
+        # The lines are read in order. If the limit cut the claim short, the last line found holds more.
         cut_line = (batch.types[-1], priorities[-1]) if cut else None
         taken: dict[tuple[str, int], list[tuple[datetime, str]]] = {}
         for key, moment, task_id in zip(
@@ -295,12 +305,12 @@ class ClaimLines:
 
 
 def _pause_after(took_s: float) -> float:
-    """Seconds to leave after something that took so long, for it to take no more than its share."""
+    """Return the seconds to wait after something that took so long, so that it stays within `LOOK_SHARE`."""
     return min(LOOK_SHARE * took_s, LOOK_PAUSE_LIMIT_S)
 
 
 async def lines_of(pool: asyncpg.Pool[Any]) -> list[ClaimLine]:
-    """Return the lines of waiting tasks, the highest priority first."""
+    """Return the lines of waiting tasks, highest priority first."""
     rows = await pool.fetch(statement("lines"), timeout=LOOK_TIMEOUT)
     lines = [ClaimLine(row["type"], row["priority"], row["due_s"]) for row in rows]
     return sorted(lines, key=lambda line: -line.priority)

@@ -1,4 +1,4 @@
-"""Steering the queue: cancel, pause and resume, and how the tasks of a type are retried."""
+"""Operations for operators: cancel, start, retry, pause and resume tasks, and set the policies of types."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from organism_flows.blocks.queue.stores.reads import READ_TIMEOUT
 
 CANCEL_TIMEOUT = 10.0
 RACES = 5
-"""A statement meets a submit with a key of its own tasks this often at most before it is an error."""
+"""Most attempts of a statement that meets a submission with the key of one of its tasks."""
 CANCELLED_AT_ONCE = 1000
-"""Tasks one statement cancels, so that none of them is locked for long."""
+"""Most tasks that one statement cancels, so that none of them is locked for long."""
 
 
 class Control(Loading):
-    """The operators' half of `blocks.queue.Queue`."""
+    """Operations of `blocks.queue.Queue` for operators."""
 
     async def cancel(self, ids: Sequence[UUID]) -> Cancelled:
-        """Cancel tasks: at once those that wait; those that run as soon as their lane has told the handler.
+        """Cancel tasks: at once if they wait, else as soon as their lane has stopped the handler.
 
-        A running task whose handler ends first keeps what came of it, if it completed.
+        A running task whose handler completes before that stays completed.
         """
         rows = await self._steer("cancel", ids)
         cancelled = [UUID(row["id"]) for row in rows if row["status"] == "cancelled"]
@@ -45,14 +45,17 @@ class Control(Loading):
         return Cancelled(cancelled, requested, [task_id for task_id in ids if task_id not in touched])
 
     async def cancellable(self, filter: TaskFilter) -> dict[Status, int]:
-        """How many tasks `cancel_all` would cancel, by status."""
+        """Return how many tasks `cancel_all` would cancel, by status."""
         rows = await self.pool.fetch(statement("cancellable"), *filter.columns(), timeout=CANCEL_TIMEOUT)
         return {row["status"]: row["tasks"] for row in rows}
 
     async def cancel_all(self, filter: TaskFilter) -> AsyncIterator[Cancelled]:
-        """Cancel every unfinished task that fits, some at a time, from the newest to the oldest.
+        """Cancel every unfinished task that matches, page by page, from the newest to the oldest.
 
-        What has been yielded is done; what is submitted meanwhile is left alone.
+        Tasks that were submitted after the call began are not touched.
+
+        Yields:
+            The tasks of a page, which are cancelled by then.
         """
         before: UUID | None = None
         while True:
@@ -66,16 +69,16 @@ class Control(Loading):
             before = ids[-1]
 
     async def start(self, ids: Sequence[UUID]) -> list[UUID]:
-        """Let tasks run that are only ``created``.
+        """Queue tasks that are only ``created``.
 
         Returns:
-            Ids of those that were, and are queued now.
+            Ids of the tasks that were queued.
         """
         rows = await self._steer("start", ids)
         return [row["id"] for row in rows]
 
     async def retry(self, ids: Sequence[UUID]) -> Retried:
-        """Queue tasks again that failed or were cancelled, with fresh attempts; their history stays."""
+        """Queue failed or cancelled tasks again, with fresh attempts. Their history stays."""
         rows = await self._steer("retry", ids)
         retried = [row["id"] for row in rows if row["retried"]]
         duplicates = [row["id"] for row in rows if not row["retried"]]
@@ -83,14 +86,18 @@ class Control(Loading):
         return Retried(retried, [task_id for task_id in ids if task_id not in touched], duplicates)
 
     async def _steer(self, name: str, ids: Sequence[UUID]) -> list[Any]:
-        """Run a statement over tasks; one that Postgres refuses stays as it is, unless it is the only one."""
+        """Run a statement over tasks. One that Postgres refuses is logged and stays as it is.
+
+        Raises:
+            ConfigurationError: Postgres refuses the only task.
+        """
 
         async def write(some: Sequence[UUID]) -> list[Any]:
             for race in range(RACES):
                 try:
                     return await self.pool.fetch(statement(name), some, timeout=CANCEL_TIMEOUT)
                 except (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError):
-                    # A task with the key of one of these was added at the same moment; now it can be seen.
+                    # A task with the key of one of these was added at the same moment. Now it is visible.
                     if race == RACES - 1:
                         raise
             raise AssertionError
@@ -107,21 +114,25 @@ class Control(Loading):
         return [row for part in parts for row in part]
 
     async def pause(self, kind: PausedKind, name: str, *, reason: str | None = None) -> None:
-        """Claim no further task of a type or domain, from now on; what runs goes on."""
+        """Stop claiming tasks of a type or domain. Tasks that run go on."""
         await self.pool.execute(statement("pause"), kind, name, reason, timeout=READ_TIMEOUT)
 
     async def resume(self, kind: PausedKind, name: str) -> bool:
-        """Claim its tasks again, from now on; whether it was paused."""
+        """Claim tasks of a type or domain again.
+
+        Returns:
+            True if it was paused.
+        """
         found = await self.pool.fetchval(statement("resume"), kind, name, timeout=READ_TIMEOUT)
         return cast("str | None", found) is not None
 
     async def pauses(self) -> list[Pause]:
-        """What is paused."""
+        """Return everything that is paused."""
         rows = await self.pool.fetch(statement("pauses"), timeout=READ_TIMEOUT)
         return [Pause.model_validate(dict(row)) for row in rows]
 
     async def set_policy(self, policy: TypePolicy) -> None:
-        """Set how tasks of a type are retried and timed out; in effect at once, for waiting tasks too."""
+        """Set how tasks of a type are retried and timed out. Takes effect at once, also for waiting tasks."""
         await self.pool.execute(
             statement("set_policy"),
             policy.type,
@@ -134,7 +145,7 @@ class Control(Loading):
         )
 
     async def policies(self) -> list[TypePolicy]:
-        """The policies of all types that have one."""
+        """Return the policies of all types that have one."""
         rows = await self.pool.fetch(statement("policies"), timeout=READ_TIMEOUT)
-        # Not validated: the table may hold what we would not put there.
+        # Not validated: the table may hold values that this version would not write.
         return [TypePolicy.model_construct(**row) for row in rows]

@@ -1,4 +1,4 @@
-"""Tasks with their params and results, page by page, for as many as there are."""
+"""Export of tasks with their params and results, page by page."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ from organism_flows.blocks.queue.models import STATUSES, Exported, Status, TaskF
 from organism_flows.blocks.queue.stores.reads import Inspection
 
 EXPORT_TIMEOUT = 300.0
-"""For a page, in seconds: a filter that few tasks fit reads many others before it has one."""
+"""Longest time for a page, in seconds: a filter that few tasks match reads many others before it finds one.
+"""
 PAGE_TASKS = 1000
 PAGE_BYTES = 8_000_000
-"""A page ends after so many bytes of params and results, as they are stored: Postgres compresses them."""
+"""Bytes of params and results after which a page ends, as they are stored: Postgres compresses them."""
 
 
 class Export(Inspection):
-    """The half of `blocks.queue.Queue` that exports tasks."""
+    """Operations of `blocks.queue.Queue` that export tasks."""
 
     async def export(
         self, filter: TaskFilter, *, page: int = PAGE_TASKS, page_bytes: int = PAGE_BYTES
     ) -> AsyncGenerator[list[Exported], None]:
-        """Yield the tasks that fit ``filter`` in pages, by falling id.
+        """Yield the tasks that match in pages, in descending order of their ids.
 
-        No page shows a task twice, and a task that fits all the while is in one. Each page is as the table
-        was when it was read: no transaction stays open in between.
+        No task is in two pages. A task that matches all the time is in one of them. Each page shows the table
+        at the time it was read: no transaction stays open between pages.
 
         Args:
+            filter: Which tasks.
             page: Most tasks of a page.
             page_bytes: Bytes of params and results, as stored, after which a page ends.
         """
@@ -39,6 +41,6 @@ class Export(Inspection):
             last = UUID(rows[-1]["id"])
 
     async def counts_of(self, filter: TaskFilter) -> dict[Status, int]:
-        """Count the tasks that fit ``filter`` by status; every status is present."""
+        """Return the number of tasks that match, by status. Every status is present."""
         rows = await self.pool.fetch(statement("counts_of"), *filter.columns(), timeout=EXPORT_TIMEOUT)
         return dict.fromkeys(STATUSES, 0) | {row["status"]: row["tasks"] for row in rows}

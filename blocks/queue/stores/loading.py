@@ -1,4 +1,4 @@
-"""Loading files of tasks, part by part, each line once: killed in the middle, it is only run again."""
+"""Loading of task files, part by part, each line once. After a crash, run it again."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ from organism_flows.blocks.queue.stores.reads import READ_TIMEOUT
 from organism_flows.blocks.queue.stores.submission import LOADED_COLUMNS, SUBMIT_TIMEOUT, Submission, task_row
 
 PART_TASKS = 5000
+"""Tasks after which a part ends."""
 PART_BYTES = 16_000_000
-"""A part is closed when it has so many tasks or, of large ones, so many bytes."""
+"""Bytes of the file after which a part ends, even if it has fewer tasks."""
 
 
 @dataclass(slots=True)
 class Loaded:
-    """What loading some files did."""
+    """Result of loading some files."""
 
     checked: FileCheck = field(default_factory=FileCheck)
     added: int = 0
     duplicates: int = 0
-    """Not added: an unfinished task of the type has the same ``dedup_key``, or a task has the id."""
+    """Tasks not added: an unfinished task of the type has the same ``dedup_key``, or a task has the same id.
+    """
     earlier: int = 0
     """Tasks that an earlier load of the same file had added."""
     parts: int = 0
@@ -43,11 +45,11 @@ class _File:
     path: Path
     name: str
     loaded: int
-    """Lines that an earlier load has brought in."""
+    """Lines that an earlier load has added."""
     begin: int
-    """Lines to pass over."""
+    """Lines to skip."""
     digest: bytes
-    """Of the whole file."""
+    """Digest of the whole file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class _Part:
 
 
 class Loading(Submission, Export):
-    """The half of `blocks.queue.Queue` that loads files."""
+    """Operations of `blocks.queue.Queue` that load files."""
 
     async def load_files(
         self,
@@ -72,21 +74,24 @@ class Loading(Submission, Export):
     ) -> Loaded:
         """Add the tasks of JSON lines, CSV and Parquet files by COPY, each line or row of a file once.
 
-        A part and the note of how far its file is loaded are one transaction. A file is known by its absolute
-        path and the content of what was loaded of it: killed, or called twice, the next call goes on where
-        the last one was; lines that were appended since are loaded too.
+        A part, and the note of how far its file is loaded, are one transaction. A file is identified by its
+        absolute path and by the content of the lines loaded from it. After a crash, and on a second call, the
+        next call continues where the last one ended. Lines appended since then are loaded too.
 
         Args:
             paths: The files.
-            strict: Load nothing if a line of any file is bad; else load the others.
+            strict: Load nothing if a line of any file is bad. If False, load the other lines.
             again: Load the whole of each file, whatever was loaded of it before.
             columns: How columns become fields of tasks. A file is loaded once for each type that they name.
-            part: Most tasks a transaction adds.
-            on_part: Called after each part with what has been done so far.
+            part: Most tasks that a transaction adds.
+            on_part: Called after each part with the result so far.
+
+        Returns:
+            The result over all files.
 
         Raises:
-            ConfigurationError: A file cannot be read, a line is bad, what was loaded of a file has changed
-                since, or somebody else loads the same file now. Parts loaded by then stay.
+            ConfigurationError: A file cannot be read, a line is bad, the lines loaded from a file have
+                changed since, or another process loads the same file now. Parts loaded by then stay.
         """
         done = Loaded()
         files = [
@@ -101,7 +106,7 @@ class Loading(Submission, Export):
         return done
 
     async def _check(self, name: str, path: Path, again: bool, columns: Columns, done: Loaded) -> _File:
-        """Read the whole of a file: what is bad in it, and whether it still begins as it was loaded."""
+        """Read a whole file, count its bad lines, and check that the lines loaded earlier are unchanged."""
         known = await self.pool.fetchrow(statement("loaded"), name, timeout=READ_TIMEOUT)
         loaded: int = known["lines"] if known else 0
         begin = 0 if again else loaded
@@ -134,7 +139,8 @@ class Loading(Submission, Export):
             lines = TaskFileReader(source, str(file.path), columns=columns)
             parts = _parts(lines, file.begin, part)
             loaded = file.loaded
-            # Reading and checking a part takes a while, and the loop has a flow's signals to listen to.
+            # Reading and checking a part takes a while, and the event loop must handle a flow's signals
+            # meanwhile.
             while read := await asyncio.to_thread(next, parts, None):
                 added = await self._load_part(file, loaded, read)
                 loaded = read.lines
@@ -149,7 +155,7 @@ class Loading(Submission, Export):
                 )
 
     async def _load_part(self, file: _File, loaded: int, part: _Part) -> int:
-        """Add a part and note it, both or neither; returns how many tasks were added."""
+        """Add a part and note it in one transaction. Return how many tasks were added."""
         moment = await self.now()
         rows = [task_row(task, moment) for task in part.tasks]
         noted = (file.name, loaded, part.lines, part.digest)
@@ -163,7 +169,7 @@ class Loading(Submission, Export):
                 return len(rows)
             except asyncpg.UniqueViolationError:
                 pass
-            # COPY cannot pass over what is there already.
+            # COPY cannot skip tasks that exist already.
             async with connection.transaction():
                 await _note(connection, *noted)
                 columns = [list(column) for column in zip(*rows, strict=True)]
@@ -172,13 +178,14 @@ class Loading(Submission, Export):
 
 
 def _by_name(paths: Sequence[Path], columns: Columns) -> dict[str, Path]:
-    # One file may be there twice, and may be loaded as tasks of several types.
+    # One file may be named twice, and may be loaded as tasks of several types.
     of_type = f" as {columns.type}" if columns.type is not None else ""
     return {os.path.realpath(path) + of_type: path for path in paths}
 
 
 async def _note(connection: Any, name: str, loaded: int, lines: int, digest: bytes) -> None:
-    # First, because it locks the file's row: of two loads of one file the second waits here and then is told.
+    # First, because it locks the file's row: if two loads of one file meet, the second waits here and then
+    # fails.
     if not await connection.fetchval(
         statement("load_part"), name, loaded, lines, digest, timeout=SUBMIT_TIMEOUT
     ):
@@ -189,7 +196,7 @@ async def _note(connection: Any, name: str, loaded: int, lines: int, digest: byt
 
 
 def _parts(lines: TaskFileReader, begin: int, part: int) -> Iterator[_Part]:
-    """What comes after line ``begin``, without bad lines; the last part ends where the file does."""
+    """Yield the lines after line ``begin`` in parts, without bad lines. The last part ends with the file."""
     tasks: list[NewTask] = []
     closed_at = 0
     noted = begin

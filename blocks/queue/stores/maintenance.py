@@ -1,7 +1,7 @@
-"""Upkeep of what has finished: dead letters go back into the queue, and what is old goes away.
+"""Maintenance of finished tasks: dead letters are queued again, and old tasks are deleted.
 
-Everything is done in pages, each a short transaction of its own that skips what somebody else has locked:
-claims and settlements never wait for it, and cut short anywhere, it is simply not finished.
+All work is done in pages. Each is a short transaction that skips rows which another transaction has locked.
+So claims and settlements never wait for it. Work that is cut short can be continued later.
 """
 
 from __future__ import annotations
@@ -28,19 +28,25 @@ REDRIVE_TIMEOUT = 30.0
 PRUNE_TIMEOUT = 30.0
 COUNT_TIMEOUT = 60.0
 LOCK_TIMEOUT = 5.0
-"""Named timeouts, in seconds."""
+"""Longest wait for the answer to an attempt to lock, in seconds."""
 REDRIVE_PAGE = 2000
-"""Finished tasks a statement looks at, be they redriven or not."""
+"""Most finished tasks that one statement reads, redriven or not."""
 PRUNE_PAGE = 1000
+"""Most rows that one statement deletes."""
 
 
 class Upkeep(Control):
-    """The half of `blocks.queue.Queue` that keeps house."""
+    """Operations of `blocks.queue.Queue` for maintenance."""
 
     direct_dsn: str
 
     async def redrivable(self, wanted: RedriveFilter, *, sample: int = 10) -> Redrivable:
-        """How many tasks a `redrive` would find now, and the ``sample`` that finished first."""
+        """Return how many tasks a `redrive` would queue now, and the first of them to finish.
+
+        Args:
+            wanted: Which tasks.
+            sample: Most tasks to return.
+        """
         arguments = (list(wanted.statuses), *_fields(wanted), wanted.since, wanted.until)
         count = await self.pool.fetchval(statement("redrivable"), *arguments, timeout=COUNT_TIMEOUT)
         rows = await self.pool.fetch(
@@ -51,16 +57,16 @@ class Upkeep(Control):
     async def redrive(
         self, wanted: RedriveFilter, *, actor: str, limit: int | None = None, page: int = REDRIVE_PAGE
     ) -> Redriven:
-        """Put finished tasks back: ready now, with all their attempts before them.
+        """Queue finished tasks again, due now, with all their attempts before them.
 
-        What they failed with goes into their history, under the cause ``redriven``. Nothing that finishes
-        after the call began is touched, so a task that fails again meanwhile stays a dead letter.
+        Their last error goes into their history, under the cause ``redriven``. Tasks that finish after the
+        call began are not touched, so a task that fails again meanwhile stays a dead letter.
 
         Args:
-            wanted: Which; dead letters, unless it says otherwise.
-            actor: Who does this, for the audit.
-            limit: Most tasks to redrive, those that finished first; None: all.
-            page: Finished tasks to look at in one statement.
+            wanted: Which tasks. Only dead letters, unless it includes cancelled tasks.
+            actor: Name of the caller, for the audit.
+            limit: Most tasks to redrive, those that finished first. `None` means all.
+            page: Finished tasks to read in one statement.
         """
         began = await self.now()
         until = min(wanted.until or began, began)
@@ -91,7 +97,7 @@ class Upkeep(Control):
     async def _pass_over(
         self, status: Finished, since: Any, until: Any, after: tuple[Any, UUID | None], why: Exception
     ) -> tuple[Any, UUID | None]:
-        """Name the first task after ``after``, which cannot be redriven; returns its place."""
+        """Log the first task after ``after``, which cannot be redriven, and return its place."""
         row = await self.pool.fetchrow(
             statement("next_finished"), status, since, until, *after, timeout=REDRIVE_TIMEOUT
         )
@@ -106,26 +112,27 @@ class Upkeep(Control):
         except (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError):
             if races == 0:
                 raise
-        # A task with the key of one of these was submitted in the same moment; now it can be seen.
+        # A task with the key of one of these was submitted at the same moment. Now it is visible.
         return await self._redrive_page(*arguments, races=races - 1)
 
     async def prune(
         self, status: Finished, *, older_than_s: float, within_s: float = 60.0, page: int = PRUNE_PAGE
     ) -> int:
-        """Delete tasks that finished with ``status`` long ago, with their history, the oldest first.
+        """Delete tasks that finished with ``status`` long ago, with their history, oldest first.
 
         Args:
+            status: Status of the tasks to delete.
             older_than_s: Seconds since they finished.
-            within_s: Begin no further page after so many seconds; the next call goes on.
+            within_s: Seconds after which no further page begins. The next call continues.
             page: Tasks deleted in one statement.
 
         Returns:
-            How many were deleted.
+            How many tasks were deleted.
         """
         deleted, newest = 0, None
         deadline = time.monotonic() + within_s
         while True:
-            # From where the last page ended: what is deleted stays in the index until it is vacuumed.
+            # Begin where the last page ended: index entries of deleted tasks stay until they are vacuumed.
             arguments = (status, older_than_s, newest, page)
             try:
                 row = await self.pool.fetchrow(statement("prune"), *arguments, timeout=PRUNE_TIMEOUT)
@@ -140,7 +147,7 @@ class Upkeep(Control):
                 return deleted
 
     async def _prune_some(self, status: Finished, older_than_s: float, deadline: float, page: int) -> int:
-        """Delete what Postgres lets go: a table of the user's own may refer to a task, say."""
+        """Delete the tasks that Postgres lets go: a table of the user may refer to some of them."""
         deleted = 0
         after: tuple[Any, UUID | None] = (None, None)
 
@@ -161,21 +168,32 @@ class Upkeep(Control):
             after = (rows[-1]["finished"], rows[-1]["id"])
 
     async def forget_lanes(self, *, dead_for_s: float) -> int:
-        """Delete rows of lanes that ended and were last heard so many seconds ago; returns how many."""
+        """Delete the rows of lanes that have ended and were last heard of ``dead_for_s`` seconds ago.
+
+        Returns:
+            How many were deleted.
+        """
         rows = await self.pool.fetch(statement("forget_lanes"), dead_for_s, timeout=PRUNE_TIMEOUT)
         return len(rows)
 
     async def prune_audit(self, *, older_than_s: float) -> int:
-        """Delete the notes in ``task_audit`` that are older; returns how many."""
+        """Delete rows of ``task_audit`` that are older than ``older_than_s`` seconds, up to `PRUNE_PAGE`.
+
+        Returns:
+            How many were deleted.
+        """
         rows = await self.pool.fetch(
             statement("prune_audit"), older_than_s, PRUNE_PAGE, timeout=PRUNE_TIMEOUT
         )
         return len(rows)
 
     async def forget_files(self, *, older_than_s: float) -> int:
-        """Forget files whose last part was loaded so many seconds ago; returns how many.
+        """Delete up to `PRUNE_PAGE` notes of files whose last part was loaded ``older_than_s`` seconds ago.
 
-        Loading one of them again then adds all its tasks again.
+        Loading such a file again then adds all its tasks again.
+
+        Returns:
+            How many were deleted.
         """
         rows = await self.pool.fetch(
             statement("forget_files"), older_than_s, PRUNE_PAGE, timeout=PRUNE_TIMEOUT
@@ -184,9 +202,12 @@ class Upkeep(Control):
 
     @asynccontextmanager
     async def exclusive(self, key: int) -> AsyncIterator[bool]:
-        """Whether this is the only one to hold ``key`` in this database, for as long as the block lasts.
+        """Yield True if this is the only holder of ``key`` in this database while the block runs.
 
-        It is an advisory lock of a session of its own, so it ends with the process, however that ends.
+        It is an advisory lock on a separate session, so it ends with the process, however that ends.
+
+        Args:
+            key: Key of the lock.
 
         Raises:
             ConfigurationError: The connection leads through a pooler, which has no sessions.
@@ -201,7 +222,7 @@ class Upkeep(Control):
                 )
             yield bool(await connection.fetchval(statement("exclusive"), key))
         finally:
-            # The lock ends with the socket; a word of goodbye could wait for a Postgres that does not answer.
+            # The lock ends with the socket. A regular close could wait for a Postgres that does not answer.
             connection.terminate()
 
 

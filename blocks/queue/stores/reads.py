@@ -1,4 +1,4 @@
-"""Looking at the queue: everything that changes nothing."""
+"""Reads of the queue: every operation that changes nothing."""
 
 from __future__ import annotations
 
@@ -31,95 +31,95 @@ from organism_flows.blocks.queue.models import (
 READ_TIMEOUT = 10.0
 WRITE_CHECK_TIMEOUT = 3.0
 DEFAULT_MAX_ATTEMPTS = 5
-"""Where neither the task nor the policy of its type says."""
+"""Most attempts of a task if neither it nor the policy of its type says."""
 
 
 class Inspection:
-    """The reading half of `blocks.queue.Queue`."""
+    """Operations of `blocks.queue.Queue` that read."""
 
     def __init__(self) -> None:
         self._pool: asyncpg.Pool[Any] | None = None
 
     @property
     def pool(self) -> asyncpg.Pool[Any]:
-        """The connections; asyncpg replaces broken ones when they are next needed."""
+        """Return the connections. asyncpg replaces broken ones when they are next needed."""
         if self._pool is None:
             raise RuntimeError("the queue is not open: use `async with Queue(dsn) as queue`")
         return self._pool
 
     async def counts(self) -> dict[Status, int]:
-        """Tasks by status; every status is present."""
+        """Return the number of tasks by status. Every status is present."""
         rows = await self.pool.fetch(statement("counts"), timeout=READ_TIMEOUT)
         return dict.fromkeys(STATUSES, 0) | {row["status"]: row["tasks"] for row in rows}
 
     async def depths(self) -> list[Depth]:
-        """Tasks by type and status, with the age of the oldest; reads the whole table."""
+        """Return the number and greatest age of tasks by type and status. Reads the whole table."""
         rows = await self.pool.fetch(statement("depths"), timeout=READ_TIMEOUT)
         return [Depth(**row) for row in rows]
 
     async def lane_figures(self) -> dict[str, float]:
-        """What all lanes have counted that there ever were, as `blocks.queue.counters` has it.
+        """Return the sums of what all lanes have ever counted, as defined in `blocks.queue.counters`.
 
-        No figure ever falls. Of a lane that was lost, what it counted after its last heartbeat is missing.
+        No sum ever falls. What a lost lane counted after its last heartbeat is missing.
         """
         return dict(await self.pool.fetch(statement("lane_figures"), timeout=READ_TIMEOUT))
 
     async def check_writes(self) -> None:
-        """Return if tasks can be added now; nothing is left of the try.
+        """Return if a task can be added now. Leaves no row behind.
 
         Raises:
-            What keeps them from being added, such as `asyncpg.ReadOnlySQLTransactionError` or
-            `asyncpg.DiskFullError`.
+            Exception: The error that keeps it from being added, such as `asyncpg.ReadOnlySQLTransactionError`
+                or `asyncpg.DiskFullError`.
         """
         await self.pool.execute(statement("can_write"), timeout=WRITE_CHECK_TIMEOUT)
 
     async def now(self) -> datetime:
-        """The time that decides: the database's."""
+        """Return the current time of the database, which all decisions use."""
         return cast("datetime", await self.pool.fetchval(statement("now"), timeout=READ_TIMEOUT))
 
     async def remaining(self) -> int:
-        """Tasks that run, are due or wait for another attempt."""
+        """Return the number of tasks that run, are due or wait for another attempt."""
         return cast("int", await self.pool.fetchval(statement("remaining"), timeout=READ_TIMEOUT))
 
     async def long_running(self, longer_than_s: float) -> tuple[int, float]:
-        """How many handlers have run for longer than that, and for how many seconds the longest has."""
+        """Return how many handlers have run for longer, and for how many seconds the longest has."""
         row = await self.pool.fetchrow(statement("long_running"), longer_than_s, timeout=READ_TIMEOUT)
         assert row is not None
         return row["tasks"], row["longest_s"]
 
     async def dead_letters(self, *, at_most: int) -> int:
-        """Tasks that have failed for good; counted up to ``at_most``, by an index alone."""
+        """Return the number of dead letters, counted up to ``at_most`` from an index alone."""
         count = await self.pool.fetchval(statement("dead_letters"), at_most, timeout=READ_TIMEOUT)
         return cast("int", count)
 
     async def interrupted(self, *, at_most: int) -> int:
-        """Unfinished tasks that were interrupted more than twice; counted up to ``at_most``, by an index."""
+        """Return how many unfinished tasks were interrupted more than twice, counted up to ``at_most``."""
         count = await self.pool.fetchval(statement("interrupted"), at_most, timeout=READ_TIMEOUT)
         return cast("int", count)
 
     async def most_interrupted(self, *, at_most: int) -> list[tuple[UUID, str, int]]:
-        """Id, type and interruptions of those that were interrupted most, first the most."""
+        """Return id, type and interruptions of the tasks that were interrupted most, in descending order."""
         rows = await self.pool.fetch(statement("most_interrupted"), at_most, timeout=READ_TIMEOUT)
         return [(row["id"], row["type"], row["interrupted"]) for row in rows]
 
     async def long_work(self) -> LongWork:
-        """What an operator should know of the work that lanes hold; reads nothing but that."""
+        """Return the facts about running work that an operator needs. Reads nothing else."""
         row = await self.pool.fetchrow(statement("long_work"), *ARGUMENTS, timeout=READ_TIMEOUT)
         assert row is not None
         return LongWork.of(dict(row))
 
     async def unheld(self, *, limit: int) -> list[UnheldTasks]:
-        """Return the running tasks that no lane holds, by the holder they name, most first."""
+        """Return the running tasks that no lane holds, by the holder that they name, most tasks first."""
         rows = await self.pool.fetch(statement("unheld"), limit, timeout=READ_TIMEOUT)
         return [UnheldTasks(**row) for row in rows]
 
     async def failures_since(self, moment: datetime, *, limit: int = 100) -> list[TaskSummary]:
-        """Tasks that became dead letters at or after ``moment``, the newest first."""
+        """Return the tasks that became dead letters at or after ``moment``, newest first."""
         rows = await self.pool.fetch(statement("failures_since"), moment, limit, timeout=READ_TIMEOUT)
         return [TaskSummary.model_validate(dict(row)) for row in rows]
 
     async def outlook(self) -> Outlook:
-        """What is still to come."""
+        """Return which kinds of unfinished tasks there are, and when the next one is due."""
         row = await self.pool.fetchrow(statement("outlook"), timeout=READ_TIMEOUT)
         assert row is not None
         waits = [line["due_s"] for line in await self.pool.fetch(statement("lines"), timeout=READ_TIMEOUT)]
@@ -131,17 +131,17 @@ class Inspection:
         )
 
     async def get(self, task_id: str) -> TaskRow:
-        """The task of this id or unique id prefix, with its history.
+        """Return the task with this id or unique id prefix, with its history.
 
         Raises:
             TaskNotFound: No task has it.
-            AmbiguousTask: More than one has it.
-            ConfigurationError: It is no id.
+            AmbiguousTask: Several tasks have it.
+            ConfigurationError: It is not an id.
         """
         return await self._get(self.pool, task_id)
 
     async def _get(self, session: Any, task_id: str) -> TaskRow:
-        """`get`, by the pool or one of its connections."""
+        """Return the task as `get` does, read by the pool or by one of its connections."""
         low, high = _id_range(task_id)
         rows = await session.fetch(statement("get"), low, high, DEFAULT_MAX_ATTEMPTS, timeout=READ_TIMEOUT)
         if not rows:
@@ -171,7 +171,7 @@ class Inspection:
         domain: str | None = None,
         limit: int = 50,
     ) -> list[TaskSummary]:
-        """The newest tasks that fit every filter given."""
+        """Return the newest tasks that match every given filter."""
         rows = await self.pool.fetch(
             statement("list_tasks"), status, type, domain, limit, timeout=READ_TIMEOUT
         )
@@ -180,13 +180,17 @@ class Inspection:
     async def page(
         self, filter: TaskFilter, *, before: UUID | None = None, limit: int = 50
     ) -> list[TaskSummary]:
-        """Tasks that fit ``filter``, by falling id: the newest first, as far as ids grow with time.
+        """Return the tasks that match, in descending order of their ids.
 
-        Whatever is added or settled meanwhile, page after page shows no task twice, and leaves out none that
-        fits all the while.
+        That is newest first, as far as ids grow with time.
+
+        Whatever is added or settled meanwhile, no task is in two pages, and a task that matches all the time
+        is in one.
 
         Args:
-            before: Id of the last task of the page before; None: the first page.
+            filter: Which tasks.
+            before: Id of the last task of the previous page. `None` means the first page.
+            limit: Most tasks of the page.
         """
         rows = await self.pool.fetch(
             statement("page"), *filter.columns(), before, limit, timeout=READ_TIMEOUT
@@ -194,7 +198,7 @@ class Inspection:
         return [TaskSummary.model_validate(dict(row)) for row in rows]
 
     async def states(self, ids: Sequence[UUID]) -> dict[UUID, TaskState]:
-        """How the tasks of these ids stand now, of those that exist."""
+        """Return the current state of those of these tasks that exist, by id."""
         rows = await self.pool.fetch(statement("states"), ids, timeout=READ_TIMEOUT)
         return {
             row["id"]: TaskState(
@@ -208,17 +212,20 @@ class Inspection:
         }
 
     async def why(self, task_id: str, *, served: Collection[str] | None = None) -> Why:
-        """What the task of this id or unique id prefix waits for, or how it ended.
+        """Return the reason why a task waits, or how it ended.
 
         Args:
-            served: Types there are organs for; None: not known, and nothing is said of it.
+            task_id: Its id, or a unique prefix of it.
+            served: Types that have an organ. `None` means not known: a missing organ is then not reported.
 
         Raises:
-            As `get`.
+            TaskNotFound: No task has this id.
+            AmbiguousTask: Several tasks have it.
+            ConfigurationError: It is not an id.
         """
         async with (
             self.pool.acquire(timeout=READ_TIMEOUT) as session,
-            # One snapshot: else a task that is claimed meanwhile would be held by nobody.
+            # One snapshot: otherwise a task that is claimed meanwhile would have no holder.
             session.transaction(isolation="repeatable_read", readonly=True),
         ):
             task = await self._get(session, task_id)
@@ -239,18 +246,18 @@ class Inspection:
         return explain(task, around)
 
     async def lanes(self) -> list[LaneRow]:
-        """Every lane that holds a lease, or held one that nobody has reaped yet."""
+        """Return every lane that holds a lease, or whose last lease has not been reaped yet."""
         return [
             LaneRow.model_validate(dict(row))
             for row in await self.pool.fetch(statement("lanes"), timeout=READ_TIMEOUT)
         ]
 
     async def finished(self, domain: str) -> int:
-        """Tasks of a domain that are completed, failed or cancelled."""
+        """Return the number of tasks of a domain that are completed, failed or cancelled."""
         return cast("int", await self.pool.fetchval(statement("finished"), domain, timeout=READ_TIMEOUT))
 
     async def results(self, domain: str) -> list[TaskResult]:
-        """Every task of a domain with what came of it; meant for thousands, not millions."""
+        """Return every task of a domain with its result or error. Meant for thousands, not millions."""
         rows = await self.pool.fetch(statement("results"), domain, timeout=READ_TIMEOUT)
         return [TaskResult.model_validate({**row, "result": _decode(row["result"])}) for row in rows]
 

@@ -1,4 +1,4 @@
-"""Adding tasks: the producers' side of the queue."""
+"""Adding tasks to the queue, for producers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from organism_flows.blocks.queue.stores.reads import Inspection
 SUBMIT_TIMEOUT = 60.0
 LOAD_TIMEOUT = 3600.0
 RACES = 5
-"""A submission is the victim of a deadlock this often at most before it is an error."""
+"""Most attempts of a submission that is the victim of a deadlock."""
 LOADED_COLUMNS = (
     "id",
     "type",
@@ -38,14 +38,14 @@ LOADED_COLUMNS = (
 
 
 class Submission(Inspection):
-    """The adding half of `blocks.queue.Queue`."""
+    """Operations of `blocks.queue.Queue` that add tasks."""
 
     async def submit(self, tasks: Sequence[NewTask]) -> list[UUID]:
-        """Add tasks, all or none.
+        """Add all tasks or none.
 
         Returns:
-            Their ids, in order. A task whose ``dedup_key`` an unfinished task of its type has already is not
-            added: its place holds the id of that one.
+            Their ids, in order. A task is not added if an unfinished task of its type has the same
+            ``dedup_key``. Its place then holds the id of that task.
 
         Raises:
             AlreadySubmitted: One of the given ids exists already.
@@ -63,12 +63,12 @@ class Submission(Inspection):
             for p in kept_out:
                 if known_as := older.get((tasks[p].type, tasks[p].dedup_key)):
                     ids[p] = known_as
-                else:  # The older one has finished since, and keeps nothing out any more.
+                else:  # The older task has finished since then. Try again.
                     left.append(p)
         return ids
 
     async def load(self, tasks: Iterable[NewTask]) -> int:
-        """Add many tasks by COPY, all or none; about twice as fast as `submit`, which tells the ids.
+        """Add many tasks by COPY, all or none. About twice as fast as `submit`, which returns their ids.
 
         Returns:
             How many were added.
@@ -95,7 +95,7 @@ class Submission(Inspection):
         return added
 
     async def _add(self, rows: Sequence[tuple[Any, ...]]) -> set[UUID]:
-        """Ids of those that were not there already."""
+        """Add rows, and return the ids of those that were not there already."""
         columns = [list(column) for column in zip(*rows, strict=True)]
         for race in range(RACES):
             try:
@@ -104,7 +104,7 @@ class Submission(Inspection):
             except asyncpg.UniqueViolationError as error:
                 raise _already_there(error) from None
             except asyncpg.DeadlockDetectedError:
-                # With a producer that adds the same keys in another order, in SQL of its own.
+                # A producer adds the same keys in another order, in SQL of its own.
                 if race == RACES - 1:
                     raise
         raise AssertionError
@@ -120,9 +120,14 @@ class Submission(Inspection):
 
 
 def task_row(task: NewTask, moment: datetime | None = None) -> tuple[Any, ...]:
-    """Its columns, as in ``LOADED_COLUMNS``; ``moment`` is when it is due, where it does not say."""
+    """Return the values of a task for `LOADED_COLUMNS`.
+
+    Args:
+        task: Task to add.
+        moment: When it is due, unless it says. `None` leaves that empty.
+    """
     return (
-        # Ids that grow with time: a claim and settlement of 500 then touch neighbouring pages.
+        # Ids that grow with time: a claim or settlement of 500 then touches neighbouring pages.
         task.id or uuid7(),
         task.type,
         to_json(task.params, limit_bytes=PARAMS_LIMIT_BYTES),
