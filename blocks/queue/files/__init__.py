@@ -1,1 +1,1 @@
-"""Files of tasks: read line by line, and written from what is in the queue."""
+"""Task files: reading them line by line, and writing them from tasks of the queue."""

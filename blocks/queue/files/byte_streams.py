@@ -1,4 +1,4 @@
-"""Byte streams of text files: decompressed, and refused by name where they hold something else."""
+"""Byte streams of text files: decompresses them, and refuses other formats by name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, cast
 from organism_flows.blocks.errors import ConfigurationError
 
 COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
-"""By suffix: the codec of a file."""
+"""Codec of a file, by suffix."""
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _OTHERS = {
     b"PAR1": ("Parquet", "name it .parquet"),
@@ -25,15 +25,16 @@ _MAGIC_BYTES = 6
 
 
 def text_stream(source: BinaryIO, name: str) -> BinaryIO:
-    """Return the bytes of a text file, decompressed if its first bytes say that it is compressed.
+    """Return the bytes of a text file, decompressed if its first bytes show that it is compressed.
 
     Args:
-        source: The file as it is stored; it need not be seekable.
-        name: What the file is called; one that ends in ``.gz`` or ``.zst`` has to be compressed so.
+        source: The file as it is stored. It need not be seekable.
+        name: Name of the file. One that ends in ``.gz`` or ``.zst`` must be compressed in this way.
 
     Raises:
-        ConfigurationError: It is not what its name says, or no text in UTF-8.
-        OSError: It cannot be read, or is cut off or damaged; so does each read from what is returned.
+        ConfigurationError: The content does not match the name, or is not text in UTF-8.
+        OSError: The file cannot be read, is cut off or damaged. Reads from the returned stream raise it as
+            well.
     """
     stream: BinaryIO = _buffered(source)
     codec = next((codec for magic, codec in _MAGIC.items() if _head(stream).startswith(magic)), None)
@@ -44,10 +45,10 @@ def text_stream(source: BinaryIO, name: str) -> BinaryIO:
             "write it again, or give it its own suffix",
         )
     if codec:
-        import pyarrow as pa  # takes a while to import
+        import pyarrow as pa  # slow to import
 
-        # Unlike the standard library's gzip it knows zstd. It refuses a stream that is cut off at any byte,
-        # and reads several that follow one another.
+        # Unlike the standard library's gzip, it knows zstd. It refuses a stream that is cut off at any byte,
+        # and reads several streams that follow one another.
         stream = io.BufferedReader(cast("Any", pa.CompressedInputStream(stream, codec)))
     _refuse_what_is_no_text(stream, name)
     return stream

@@ -1,4 +1,4 @@
-"""Columns of files as fields of tasks: by their names, or as the params of tasks of one type."""
+"""Columns of files as fields of tasks: by their names, or as params of tasks of one type."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from organism_flows.blocks.json_text import from_json
 from organism_flows.blocks.queue.models import NewTask
 
 PARAM = "params."
-"""What the name of a column begins with whose values are one of the params."""
+"""Prefix of the name of a column whose values are one of the params."""
 FIELDS = frozenset(NewTask.model_fields)
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """How the columns of a file, or the keys of its JSON objects, become fields of tasks."""
+    """A mapping from the columns of a file, or the keys of its JSON objects, to fields of tasks."""
 
     type: str | None = None
-    """Type of tasks that do not say theirs; their columns are params. None: columns are named as fields."""
+    """Type of all tasks; columns are then their params. `None` means that columns are named after fields."""
     to: Mapping[str, str] = field(default_factory=dict)
-    """By column, where its name does not say so: a field, ``params.<name>``, or nothing to leave it out."""
+    """Target by column, if its name does not say it: a field, ``params.<name>``, or an empty text to leave it
+    out."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of each task that its row does not give; params are merged."""
+    """Fields for tasks whose row does not give them. Params are merged."""
 
     def __post_init__(self) -> None:
         for column, target in self.to.items():
@@ -40,19 +41,19 @@ class Columns:
 
     @classmethod
     def of(cls, type: str | None, mapped: Iterable[str], defaults: Mapping[str, Any] | None = None) -> Self:
-        """Return the columns that options say.
+        """Return the columns that command-line options describe.
 
         Args:
-            type: The type of the tasks; None: the file says it.
-            mapped: Texts such as ``text=params.input``; nothing after the sign leaves the column out.
-            defaults: Fields of each task that its row does not give.
+            type: Type of the tasks. `None` means that the file gives it.
+            mapped: Texts such as ``text=params.input``. Nothing after the sign leaves the column out.
+            defaults: Fields for tasks whose row does not give them.
 
         Raises:
-            ConfigurationError: One of them is wrong.
+            ConfigurationError: One of the texts is wrong.
         """
         to: dict[str, str] = {}
         for text in mapped:
-            # A column may have the sign in its name, a field has not.
+            # A column may have the sign in its name, a field may not.
             column, sign, target = text.rpartition("=")
             if not sign or not column or column in to:
                 raise ConfigurationError(
@@ -62,7 +63,7 @@ class Columns:
         return cls(type, to, defaults or {})
 
     def target(self, column: str) -> str | None:
-        """Return what a column is in a task; None: nothing."""
+        """Return the field or param that a column becomes. `None` means it is left out."""
         if column in self.to:
             return self.to[column] or None
         if _PANDAS_INDEX.fullmatch(column):
@@ -70,14 +71,14 @@ class Columns:
         return column if self.type is None or column.startswith(PARAM) else PARAM + column
 
     def targets(self, header: Sequence[str], name: str) -> list[str | None]:
-        """Return what each column of a file is in a task; None: nothing.
+        """Return the field or param that each column of a file becomes. `None` means it is left out.
 
         Args:
-            header: The names of the columns.
-            name: What the file is called.
+            header: Names of the columns.
+            name: Name of the file.
 
         Raises:
-            ConfigurationError: No tasks have these columns.
+            ConfigurationError: These columns do not describe tasks.
         """
         targets = [self.target(column) for column in header]
         used = [target for target in targets if target]
@@ -105,8 +106,12 @@ class Columns:
     def refuse_missing(self, found: Iterable[str], name: str) -> None:
         """Refuse a mapping of columns that a file does not have.
 
+        Args:
+            found: Columns of the file.
+            name: Name of the file.
+
         Raises:
-            ConfigurationError: It names the first of them.
+            ConfigurationError: A column is missing. Names the first.
         """
         if missing := sorted(self.to.keys() - {*found}):
             raise ConfigurationError(
@@ -114,10 +119,16 @@ class Columns:
             )
 
     def fields(self, targets: Sequence[str | None], row: Sequence[Any]) -> dict[str, Any]:
-        """Return the fields of a task in the cells of a row; None says nothing, except in one of the params.
+        """Return the fields of a task from the cells of a row.
+
+        A cell with None leaves its field out, but sets one of the params to null.
+
+        Args:
+            targets: What each cell becomes, as `targets` returns it.
+            row: The cells. A `ValueError` stands for a cell that cannot be read.
 
         Raises:
-            ValueError: A cell is one, or they describe no params.
+            ValueError: A cell cannot be read, or the params are not an object.
         """
         fields = {**self.defaults} if self.type is None else {"type": self.type, **self.defaults}
         base, more = fields.pop("params", {}), {}
@@ -140,10 +151,10 @@ class Columns:
         return {**fields, "params": params}
 
     def fields_of(self, value: Any) -> Any:
-        """Return the fields of a task in a JSON object.
+        """Return the fields of a task from a JSON object.
 
         Raises:
-            ValueError: It is none, or two of its keys are the same field.
+            ValueError: The value is not an object, or two of its keys are the same field.
         """
         if not isinstance(value, dict):
             raise ValueError("not an object")
@@ -157,14 +168,14 @@ class Columns:
 
 
 TASKS = Columns()
-"""A file whose columns are named as the fields of tasks are."""
+"""Columns that are named after the fields of tasks."""
 
 
 def parse(text: str, complaint: str = "not JSON") -> Any:
-    """The value of JSON text.
+    """Return the value of JSON text.
 
     Raises:
-        ValueError: It is none; one line that begins with ``complaint``.
+        ValueError: The text is not JSON. One line that begins with ``complaint``.
     """
     try:
         return from_json(text)
@@ -173,10 +184,10 @@ def parse(text: str, complaint: str = "not JSON") -> Any:
 
 
 def task_of(fields: Any) -> NewTask:
-    """The task that ``fields`` describe.
+    """Return the task that ``fields`` describe.
 
     Raises:
-        ValueError: They describe none; one line that names the first field that is wrong.
+        ValueError: They do not describe a task. One line that names the first wrong field.
     """
     try:
         return NewTask.model_validate(fields)

@@ -1,7 +1,7 @@
-"""Rows of CSV files, strictly by RFC 4180: where quotes are wrong the row is an error, never another row.
+"""Rows of CSV files, strictly by RFC 4180: a row with wrong quotes is an error, never another row.
 
-Quotes in a file that keeps to the RFC stand in pairs. So a row ends with the first line after which their
-number is even, and a quote too many or too few cannot end a row elsewhere without an error.
+In a file that follows the RFC, quotes come in pairs. So a row ends with the first line after which their
+number is even. A missing or extra quote cannot end a row elsewhere without an error.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 Line: TypeAlias = "tuple[bytes | None, bool]"
-"""A line, None if it is too long; and whether the number of its quotes is odd."""
+"""A line, or `None` if it is too long, and True if the number of its quotes is odd."""
 
 DELIMITERS = (",", ";", "\t")
-# The limit of a row is that of its cells; the library's own is 131,072.
+# The limit for a row also limits its cells. The library's own limit is 131,072.
 csv.field_size_limit(2**31 - 1)
 _SEP = re.compile(r"sep=(.)\s*", re.IGNORECASE)
-"""How Excel names its delimiter, in a line before the header."""
+"""The line before the header in which Excel names its delimiter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,20 +27,20 @@ class Record:
     """The lines of one row."""
 
     content: bytes | None
-    """None: it is longer than the limit."""
+    """Its bytes. `None` means it is longer than the limit."""
     lines: int
     closed: bool
-    """False: the file ends within quotes."""
+    """False if the file ends within quotes."""
     limit: int
 
     def text(self, first: int) -> str:
-        """Return it as text.
+        """Return the row as text.
 
         Args:
-            first: The number of its first line.
+            first: Number of its first line.
 
         Raises:
-            ValueError: It is too long, ends within quotes, or is not UTF-8.
+            ValueError: The row is too long, ends within quotes, or is not UTF-8.
         """
         last = first + self.lines - 1
         among = f"; lines {first} to {last} are one row by its quotes" if self.lines > 1 else ""
@@ -51,17 +51,18 @@ class Record:
         return utf8(self.content)
 
     def cells(self, first: int, delimiter: str) -> list[str]:
-        """Return its cells; none for a row in which nothing is said.
+        """Return the cells of the row. Empty for a row without values.
 
         Args:
-            first: The number of its first line.
-            delimiter: What separates them.
+            first: Number of its first line.
+            delimiter: Character that separates the cells.
 
         Raises:
-            ValueError: As `text`, or quotes or line ends are wrong.
+            ValueError: The row is too long, ends within quotes, is not UTF-8, or has wrong quotes or line
+                ends.
         """
         text = self.text(first)
-        # Excel's rows of empty cells.
+        # Excel writes rows of empty cells.
         if is_blank(text, delimiter):
             return []
         return split(text, delimiter)
@@ -71,8 +72,8 @@ def records(lines: Iterable[Line], limit: int) -> Iterator[Record]:
     """Yield the rows of a file.
 
     Args:
-        lines: Its lines, with their ends.
-        limit: Longest row, in bytes; what is longer is never in memory.
+        lines: Lines of the file, with their ends.
+        limit: Longest row, in bytes. The content of a longer one is never kept in memory.
     """
     parts: list[bytes] = []
     count = size = 0
@@ -96,15 +97,15 @@ def records(lines: Iterable[Line], limit: int) -> Iterator[Record]:
 
 
 def is_blank(text: str, delimiter: str) -> bool:
-    """Return True if a row says nothing: it is empty, or its cells are and have no quotes."""
+    """Return True if a row has no values: it is empty, or all its cells are empty and without quotes."""
     return not _without_end(text).strip(f"{delimiter} \t")
 
 
 def utf8(content: bytes) -> str:
-    """Return text.
+    """Return the text of ``content``.
 
     Raises:
-        ValueError: It is not UTF-8; names the first byte that is not.
+        ValueError: It is not UTF-8. Names the first wrong byte.
     """
     try:
         return content.decode()
@@ -119,14 +120,14 @@ def split(text: str, delimiter: str) -> list[str]:
     """Return the cells of one row.
 
     Raises:
-        ValueError: It is none: quotes or line ends are wrong.
+        ValueError: Quotes or line ends are wrong.
     """
     bare = _without_end(text)
     if '"' not in bare:
         if "\r" in bare:
             raise ValueError("a carriage return outside quotes: end lines with LF or CRLF")
         return bare.split(delimiter)
-    # `csv` takes a quote within a cell that does not begin with one as text, strict or not.
+    # `csv` accepts a quote inside a cell that does not begin with one as text, strict or not.
     if not _ROW[delimiter].fullmatch(bare):
         raise ValueError("quotes are wrong: put the whole cell in quotes, and double each quote in it")
     try:
@@ -137,13 +138,13 @@ def split(text: str, delimiter: str) -> list[str]:
 
 
 def delimiter_of(header: str) -> str:
-    """Return what separates the cells of a file: the comma, if not the header has none and another."""
+    """Return the first of `DELIMITERS` that the header has outside quotes, or the comma if it has none."""
     outside = re.sub(r'"[^"]*"', "", header)
     return next((delimiter for delimiter in DELIMITERS if delimiter in outside), ",")
 
 
 def named_delimiter(header: str) -> str | None:
-    """Return the delimiter that Excel's line ``sep=;`` names; None: it is another line."""
+    """Return the delimiter that Excel's line ``sep=;`` names. `None` means it is another line."""
     found = _SEP.fullmatch(header.strip("\r\n"))
     return found[1] if found and found[1] in DELIMITERS else None
 
@@ -153,7 +154,7 @@ def _without_end(text: str) -> str:
 
 
 def _row(delimiter: str) -> re.Pattern[str]:
-    # Possessive, so that it takes linear time.
+    # Possessive quantifiers, so that it takes linear time.
     cell = rf'(?:"(?:[^"]++|"")*+"|[^"\r\n{delimiter}]*+)'
     return re.compile(rf"{cell}(?:{delimiter}{cell})*+")
 

@@ -1,7 +1,7 @@
-"""Rows of Parquet files as the fields of tasks, in plain values: what JSON lines would have said.
+"""Rows of Parquet files as fields of tasks, in plain values as JSON lines would have them.
 
-Read in batches, so that memory goes by the largest rows and not by the file. A cell that cannot be a value of
-a task makes its row bad and no other.
+The file is read in batches, so that memory depends on the largest rows and not on the file. A cell that
+cannot be a value of a task makes only its own row bad.
 """
 
 from __future__ import annotations
@@ -20,19 +20,25 @@ from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.queue.files.columns import Columns
 
 BATCH_ROWS = 1000
+"""Most rows of a batch."""
 BATCH_BYTES = 8_000_000
-"""A batch has so many rows or, by the average of the row group with the largest, so many bytes."""
+"""Most bytes of a batch, estimated from the row group with the largest average row."""
 BUFFER_BYTES = 1 << 20
-"""Of each column, read ahead: without it a column's whole part of a row group is."""
+"""Bytes read ahead for each column. Without this limit, a column's whole part of a row group is read."""
 
 
 def rows(
     source: BinaryIO, name: str, columns: Columns
 ) -> Iterator[tuple[bytes, list[str | None], tuple[Any, ...]]]:
-    """Every row of a file: what identifies its content, and its targets and cells for `Columns.fields`.
+    """Yield for each row what identifies its content, and its targets and cells for `Columns.fields`.
+
+    Args:
+        source: The file. The caller closes it.
+        name: Name of the file.
+        columns: How its columns become fields of tasks.
 
     Raises:
-        ConfigurationError: It is no Parquet file, is broken, or has columns that no task has.
+        ConfigurationError: The file is not Parquet, is broken, or its columns do not describe tasks.
     """
     try:
         # The source is the caller's to close.
@@ -40,7 +46,7 @@ def rows(
             source,
             buffer_size=BUFFER_BYTES,
             pre_buffer=False,
-            # In nanoseconds, which is the default, years after 2262 come out as other years.
+            # In nanoseconds, the default, years after 2262 become other years.
             coerce_int96_timestamp_unit="us",
             page_checksum_verification=True,
         )
@@ -61,7 +67,7 @@ def _batch_rows(metadata: Any) -> int:
 
 
 def _cells(column: Any) -> list[Any]:
-    """Plain values, and a `ValueError` for each that is none. NaN is None: pandas and others write it so."""
+    """Return plain values, and a `ValueError` for each invalid one. NaN is None, as pandas means it."""
     if pa.types.is_floating(column.type):
         column = pc.if_else(pc.is_nan(column), None, column)
     try:
@@ -78,10 +84,10 @@ def _cell(scalar: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """``value`` as JSON would have it. NaN in a list is left to whoever knows the field's name.
+    """Return ``value`` as JSON would have it. NaN in a list is left to callers that know the field's name.
 
     Raises:
-        ValueError: JSON has nothing that says the same.
+        ValueError: JSON has no equivalent.
     """
     match value:
         case None | bool() | int() | float() | str():
@@ -91,7 +97,7 @@ def _plain(value: Any) -> Any:
         case list():
             return [_plain(item) for item in value]
         case datetime.datetime() | datetime.date() | datetime.time():
-            # Nanoseconds come as a class of pandas, if it is there.
+            # Nanoseconds come as a class of pandas, if it is installed.
             if getattr(value, "nanosecond", 0):
                 raise ValueError("a time finer than a microsecond: round it")
             return value.isoformat()

@@ -1,7 +1,7 @@
-"""Files of tasks, read line by line: JSON lines, CSV and the rows of Parquet, each a task or why it is none.
+r"""Task files, read line by line: JSON lines, CSV or Parquet rows, each a task or the reason it is not.
 
-Whatever was read so far has a digest, by which a file that was loaded in part is known again. It is the same
-whether lines end in ``\\n`` or ``\\r\\n``, and whether the last one ends at all.
+The lines read so far have a digest, which identifies a file that was loaded in part. The digest is the same
+whether lines end in ``\n`` or ``\r\n``, and whether the last line has an end.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from organism_flows.blocks.queue.files.csv_rows import (
 from organism_flows.blocks.queue.models import NewTask
 
 LINE_LIMIT_BYTES = 4_000_000
-"""Longest line; the params of a task may have a quarter of that."""
+"""Longest line, in bytes. The params of a task may have a quarter of that."""
 BAD_LINES_KEPT = 20
+"""Most bad lines that are kept for messages."""
 PARQUET = (".parquet", ".pq")
 CSV = (".csv", ".tsv")
 _BOM = "\ufeff"
@@ -38,16 +39,16 @@ _BOM = "\ufeff"
 
 @dataclass(frozen=True, slots=True)
 class RejectedRow:
-    """A line that is no task."""
+    """A line that is not a task, and why."""
 
     file: str
     line: int
-    """Counted from 1; of a CSV row over several lines, the first."""
+    """Counted from 1. For a CSV row over several lines, the first of them."""
     why: str
 
     @property
     def place(self) -> str:
-        """Where in its file: ``line 7``, or ``row 7`` of a Parquet file."""
+        """Return the place in its file: ``line 7``, or ``row 7`` of a Parquet file."""
         return f"{'row' if is_parquet(self.file) else 'line'} {self.line}"
 
     def __str__(self) -> str:
@@ -56,41 +57,43 @@ class RejectedRow:
 
 
 class RejectedRows(ConfigurationError):
-    """Lines are bad, and so nothing was loaded."""
+    """Nothing was loaded because lines are bad."""
 
     first: Sequence[RejectedRow] = ()
-    """The first of them, in order."""
+    """The first bad lines, in order."""
 
 
 class TaskFileReader:
-    """The tasks of one file, in order; iterate over it once. Empty lines and rows are passed over.
+    """The tasks of one file, in order. Iterate over it once. Empty lines and rows are skipped.
 
     Args:
-        source: Its bytes: text in UTF-8, which may be compressed, or Parquet, whose rows then count as lines.
-        name: What the file is called in messages; ``.csv`` and ``.parquet`` at its end say what it is, and
-            anything else is JSON lines. ``.gz`` or ``.zst`` may follow.
-        mark: A number of lines whose digest is wanted as `marked`.
+        source: Bytes of the file: text in UTF-8, which may be compressed, or Parquet, whose rows count as
+            lines.
+        name: Name of the file in messages. The suffixes ``.csv``, ``.tsv``, ``.parquet`` and ``.pq`` give its
+            format; any other means JSON lines. A suffix of compression, such as ``.gz`` or ``.zst``, may
+            follow.
+        mark: Number of lines whose digest is kept in `marked`.
         columns: How its columns become fields of tasks.
 
     Raises:
-        ConfigurationError: While iterating, where the file cannot be read as a whole, or has columns that no
-            task has.
+        ConfigurationError: While iterating, if the file cannot be read as a whole, or its columns do not
+            describe tasks.
     """
 
     def __init__(self, source: BinaryIO, name: str, *, mark: int = 0, columns: Columns = TASKS) -> None:
         self.name = name
         self.lines = 0
-        """Lines read so far, those of the task just given included."""
+        """Lines read so far, including those of the current task."""
         self.bytes = 0
         self.marked: bytes | None = None
-        """Digest of the first ``mark`` lines; None: there are not so many."""
+        """Digest of the first ``mark`` lines. `None` means there are fewer."""
         self._source = source
         self._mark = mark
         self._columns = columns
         self._digest = hashlib.sha256()
 
     def digest(self) -> bytes:
-        """SHA-256 of the lines read so far."""
+        """Return the SHA-256 of the lines read so far."""
         return self._digest.digest()
 
     def __iter__(self) -> Iterator[NewTask | RejectedRow]:
@@ -108,7 +111,7 @@ class TaskFileReader:
                 yield self._bad(f"longer than {LINE_LIMIT_BYTES:,} bytes")
                 continue
             try:
-                # Files that begin with a byte order mark may have been joined to one.
+                # Files that begin with a byte order mark may have been concatenated.
                 if text := utf8(line).strip().removeprefix(_BOM):
                     value = parse(text)
                     if isinstance(value, dict):
@@ -140,7 +143,7 @@ class TaskFileReader:
                 yield RejectedRow(self.name, first, str(error))
 
     def _header(self, rows: Iterator[Record]) -> tuple[list[str], str]:
-        """The names of the columns, and what separates cells; no names in an empty file."""
+        """Return the names of the columns and the delimiter. An empty file has no names."""
         delimiter: str | None = None
         for record in rows:
             try:
@@ -160,7 +163,7 @@ class TaskFileReader:
         return [], ","
 
     def _parquet(self) -> Iterator[NewTask | RejectedRow]:
-        from organism_flows.blocks.queue.files.parquet import rows  # pyarrow takes a while to import
+        from organism_flows.blocks.queue.files.parquet import rows  # pyarrow is slow to import
 
         for content, targets, row in rows(self._source, self.name, self._columns):
             self._digest.update(content + b"\n")
@@ -173,12 +176,12 @@ class TaskFileReader:
                 yield self._bad(str(error))
 
     def _lines(self) -> Iterator[Line]:
-        """Lines as they are."""
+        """Yield the lines of the file, unparsed."""
         try:
             source = text_stream(self._source, self.name)
             while line := source.readline(LINE_LIMIT_BYTES):
                 size, whole, quotes = len(line), line, line.count(b'"')
-                # Never the whole of it in memory.
+                # A line that is too long is never kept in memory as a whole.
                 while not line.endswith(b"\n") and len(line) == LINE_LIMIT_BYTES:
                     self._digest.update(line)
                     line = source.readline(LINE_LIMIT_BYTES)
@@ -188,7 +191,7 @@ class TaskFileReader:
                 self._count(size)
                 yield whole if size <= LINE_LIMIT_BYTES else None, quotes % 2 == 1
         except OSError as error:
-            # A compressed file that is cut off, too.
+            # This also catches a compressed file that is cut off.
             raise broken(self.name, error, self.lines) from None
 
     def _count(self, size: int) -> None:
@@ -202,7 +205,7 @@ class TaskFileReader:
 
 
 def is_parquet(name: str) -> bool:
-    """Whether a file of this name is a Parquet file."""
+    """Return True if a file of this name is a Parquet file."""
     return _format(name) == "parquet"
 
 
@@ -218,10 +221,10 @@ def _format(name: str) -> str:
 
 
 def _values(header: list[str], targets: list[str | None], cells: list[str]) -> list[str | None]:
-    """The cells as what they say: an empty one nothing, unless it is one of the params.
+    """Return the values of the cells. An empty cell is None, unless it is one of the params.
 
     Raises:
-        ValueError: There are too few, or some without a column.
+        ValueError: There are too few cells, or some without a column.
     """
     if len(cells) < len(header) or any(cells[len(header) :]):
         raise ValueError(f"has {len(cells)} values for {len(header)} columns")
@@ -235,15 +238,15 @@ def _values(header: list[str], targets: list[str | None], cells: list[str]) -> l
 
 @dataclass(slots=True)
 class FileCheck:
-    """What is in some files."""
+    """Count of the tasks and the bad lines of some files."""
 
     tasks: int = 0
     bad: int = 0
     first_bad: list[RejectedRow] = field(default_factory=list)
-    """The first of the bad lines, in order."""
+    """The first bad lines, in order."""
 
     def count(self, found: NewTask | RejectedRow) -> None:
-        """Count one line in."""
+        """Add one line to the count."""
         if isinstance(found, NewTask):
             self.tasks += 1
             return
@@ -252,15 +255,15 @@ class FileCheck:
             self.first_bad.append(found)
 
     def refuse_bad(self, what: str, lines: Iterable[str] | None = None, *, shown: int = 5) -> None:
-        """Refuse all of it if a line is bad.
+        """Refuse all files if a line is bad.
 
         Args:
-            what: The files.
-            lines: The bad lines in words, if not by their files.
-            shown: Most of them that are named.
+            what: Name of the files.
+            lines: Descriptions of the bad lines. `None` means their place in the file and the reason.
+            shown: Most bad lines to name.
 
         Raises:
-            RejectedRows: It names the first of them and counts the others.
+            RejectedRows: A line is bad. Names the first lines and counts the others.
         """
         if not self.bad:
             return
@@ -276,10 +279,10 @@ class FileCheck:
 
 
 def matching(pattern: str) -> list[Path]:
-    """The files that a name or a pattern such as ``data/**/*.jsonl`` fits, in order.
+    """Return the files that match a name or a pattern such as ``data/**/*.jsonl``, in order.
 
     Raises:
-        ConfigurationError: There is none.
+        ConfigurationError: No file matches.
     """
     found = sorted(glob.glob(pattern, recursive=True)) if not Path(pattern).exists() else [pattern]
     paths = [path for path in map(Path, found) if not path.is_dir()]
@@ -291,7 +294,7 @@ def matching(pattern: str) -> list[Path]:
 
 
 def open_file(path: Path) -> BinaryIO:
-    """The bytes of a file.
+    """Return the open file.
 
     Raises:
         ConfigurationError: It cannot be read.
@@ -303,5 +306,5 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def unreadable(path: Path | str, error: OSError) -> ConfigurationError:
-    """The one line for a file that cannot be read."""
+    """Return the one line for a file that cannot be read."""
     return ConfigurationError(f"cannot read {path}: {error.strerror}", "name a readable file")

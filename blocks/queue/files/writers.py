@@ -1,4 +1,4 @@
-"""Exported tasks as JSON lines, CSV and Parquet, page by page."""
+"""Writers of exported tasks as JSON lines, CSV and Parquet, page by page."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ COLUMNS = {
     "updated_at": "moment",
     "finished_at": "moment",
 }
-"""The columns of an export, in order, with what they hold."""
+"""Columns of an export, in order, and the kind of their values."""
 
 
 class TaskWriter(Protocol):
-    """Writes tasks to a stream of bytes, which stays open."""
+    """Writes tasks to a stream of bytes, which it leaves open."""
 
     def write(self, page: Sequence[Exported]) -> None:
-        """Write some tasks."""
+        """Write a page of tasks."""
 
     def close(self) -> None:
-        """Write what has to be at the end; without it the output is not whole."""
+        """Write what belongs at the end. Without it the output is incomplete."""
 
 
 def task_writer(format: Format, sink: BinaryIO) -> TaskWriter:
@@ -61,18 +61,18 @@ def task_writer(format: Format, sink: BinaryIO) -> TaskWriter:
 
 
 class JsonLinesWriter:
-    """An object a line; params and results as the JSON they are."""
+    """Writes one object a line. Params and results stay the JSON that they are."""
 
     def __init__(self, sink: BinaryIO) -> None:
         self._sink = sink
 
     def write(self, page: Sequence[Exported]) -> None:
         for task in page:
-            # Not parsed, so that numbers of any size and nesting of any depth come out as they are.
+            # Not parsed, so that numbers of any size and nesting of any depth are written unchanged.
             self._sink.write(orjson.dumps({name: _json(name, task[name]) for name in COLUMNS}) + b"\n")
 
     def close(self) -> None:
-        """Nothing is missing at any time."""
+        """Do nothing: the output is complete after every page."""
 
 
 def _json(name: str, value: Any) -> Any:
@@ -80,7 +80,7 @@ def _json(name: str, value: Any) -> Any:
 
 
 class CsvWriter:
-    """A header and a row each, in UTF-8; params and results as JSON text, null as an empty cell."""
+    """Writes a header and one row a task, in UTF-8. Params and results are JSON text, null is empty."""
 
     def __init__(self, sink: BinaryIO) -> None:
         self._sink = sink
@@ -91,22 +91,22 @@ class CsvWriter:
 
     def _put(self, rows: list[list[Any]]) -> None:
         text = io.StringIO()
-        # Ends lines with CRLF, as RFC 4180 has it: with LF, Python 3.11 leaves a CR within a cell unquoted.
+        # Lines end with CRLF, as RFC 4180 demands. With LF, Python 3.11 leaves a CR inside a cell unquoted.
         csv.writer(text).writerows(rows)
         self._sink.write(text.getvalue().encode())
 
     def close(self) -> None:
-        """Nothing is missing at any time."""
+        """Do nothing: the output is complete after every page."""
 
 
 class ParquetWriter:
-    """A row group a page; params and results as JSON text, moments as timestamps in UTC.
+    """Writes one row group a page. Params and results are JSON text, moments are timestamps in UTC.
 
-    A moment outside the years 1 to 9999 is null: no reader in Python could hold it.
+    A moment outside the years 1 to 9999 becomes null: no reader in Python can hold it.
     """
 
     def __init__(self, sink: BinaryIO) -> None:
-        import pyarrow as pa  # takes a while to import
+        import pyarrow as pa  # slow to import
         import pyarrow.parquet as pq
 
         kinds = {
@@ -129,7 +129,7 @@ class ParquetWriter:
 
 
 class _Positioned:
-    """A sink that knows how much was written to it, which pyarrow asks of pipes, too."""
+    """A sink that counts the bytes written to it: pyarrow asks for the position, even in a pipe."""
 
     closed = False
 
@@ -139,7 +139,7 @@ class _Positioned:
 
     def write(self, data: Any) -> int:
         self._position += len(data)
-        # pyarrow closes a file that was given up, with its end, when it frees the writer.
+        # pyarrow closes a file that was dropped, and writes its end, when it frees the writer.
         if not self._sink.closed:
             self._sink.write(data)
         return len(data)
