@@ -1,5 +1,6 @@
--- $1 lane, $2 bigint[] claims the lane knows of. Hands back what the table says the lane holds and the lane
--- does not: a claim whose answer was lost when the connection broke.
+-- Hands back the tasks that a lane holds in the table without knowing: the answer to their claim was lost with its
+-- connection.
+-- $1 lane, $2 bigint[] claims that the lane knows.
 UPDATE tasks t
 SET status = (CASE
         WHEN t.cancel_requested THEN 'cancelled'

@@ -1,5 +1,5 @@
--- What is attached to the table of tasks: indexes, constraints, triggers, views, policies, and foreign keys of
--- other tables. With the columns it depends on by more than being a plain key of an index, and what drops it.
+-- Objects attached to the table of tasks: indexes, constraints, triggers, views, policies, and foreign keys of other
+-- tables. For each, the columns that it depends on by more than a plain index key, and the statement that drops it.
 WITH tasks AS MATERIALIZED (
     SELECT to_regclass('tasks')::oid AS oid
 ), used AS MATERIALIZED (

@@ -1,5 +1,6 @@
--- Adds a task and takes it back, so that an error says why none can be added: read only, no disk space, a lock. Only a
--- real row finds a full disk. The transaction has written nothing that anybody sees, and its end is flushed all the same.
+-- Adds a task and rolls it back, so that an error says why none can be added: read only, no disk space, a lock. Only a
+-- real row detects a full disk. The transaction leaves nothing visible behind, and its end is flushed to disk all the
+-- same.
 DO $$
 BEGIN
     IF to_regclass('tasks') IS NULL THEN

@@ -1,4 +1,5 @@
--- $1 uuid[] ids. What waits is cancelled; what runs is marked, and its lane told.
+-- Cancels tasks that wait. Marks tasks that run, and notifies their lane.
+-- $1 uuid[] ids.
 WITH chosen AS (
     SELECT id, status FROM tasks
     WHERE id = ANY ($1::uuid[]) AND status IN ('created', 'queued', 'retry', 'running')

@@ -1,2 +1,3 @@
--- $1 lane: tasks it holds that are to be cancelled
+-- The tasks that a lane holds and that are to be cancelled.
+-- $1 lane.
 SELECT id::text, claim FROM tasks WHERE cancel_requested AND locked_by = $1 AND status = 'running'

@@ -1,5 +1,6 @@
--- $1 statuses, empty: any; or NULL: $2 type, $3 domain, $4 created since, $5 and before, $6 text in the error.
--- What to_cancel.sql would find, counted.
+-- Counts what to_cancel.sql would find.
+-- $1 statuses, empty for any. Each of these, or NULL for any: $2 type, $3 domain, $4 created since, $5 created before,
+-- $6 text in the error.
 SELECT status::text, count(*) AS tasks
 FROM tasks
 WHERE (cardinality($1::taskstatus[]) = 0 OR status = ANY ($1::taskstatus[]))

@@ -1,8 +1,9 @@
--- $1 lane, $2 limit, and a line of waiting tasks per row of: $3 types, $4 priorities, $5 most tasks to take,
--- $6 and $7 run_after and id after which to begin, or NULL. The lines are read in the order given.
+-- Claims due tasks from lines of waiting tasks. The lines are read in the order given.
+-- $1 lane, $2 limit. One line per element of: $3 types, $4 priorities, $5 most tasks to take, $6 and $7 run_after and
+-- id after which to begin, or NULL.
 WITH lane AS MATERIALIZED (
-    -- Against a reaper at the same moment: it locks this row to end the lease, so either it waits for us or
-    -- we find the lease past and claim nothing.
+    -- Against a reaper at the same moment: it locks this row to end the lease. So either it waits for us, or we find
+    -- that the lease has ended and claim nothing.
     SELECT id FROM lanes WHERE id = $1 AND lease_until > queue_now() FOR KEY SHARE
 ), ready AS MATERIALIZED (
     -- A CTE, not IN (SELECT ... LIMIT): a planner free to re-run the subquery claims more than the limit.
@@ -12,7 +13,7 @@ WITH lane AS MATERIALIZED (
         FROM unnest($3::text[], $4::int[], $5::int[], $6::timestamptz[], $7::uuid[])
             WITH ORDINALITY AS given(type, priority, quota, after, after_id, number)
         WHERE NOT EXISTS (SELECT FROM pauses WHERE kind = 'type' AND name = given.type)
-        -- The planner may hash the lines to compare them with the pauses, and their order is gone.
+        -- The planner may hash the lines to compare them with the pauses, which loses their order.
         ORDER BY number
     ) line
     CROSS JOIN LATERAL (
@@ -30,14 +31,14 @@ WITH lane AS MATERIALIZED (
     LIMIT $2
 )
 UPDATE tasks t
--- A row that its owner wrote may hold the largest number there is, or NULL in a table of the older system.
+-- A row written by its owner may hold the largest number there is, or NULL in a table of the older system.
 SET status = 'running', claim = nextval('task_claims'), attempts = least(coalesce(t.attempts, 0), 2147483646) + 1,
     locked_by = $1, locked_at = queue_now(), updated_at = queue_now()
--- Not a join: of so many rows the planner may make a scan of the table.
+-- Not a join: with so many rows the planner may turn a join into a scan of the table.
 WHERE t.ctid = ANY (ARRAY(SELECT place FROM ready))
 RETURNING t.id::text, t.claim, t.attempts, t.type, coalesce(t.params::text, '{}') AS params, t.description, t.domain,
           coalesce(t.drift_score, 0) AS drift_score,
-          -- 30 years: what waits for longer than a clock can count is as good as endless.
+          -- 30 years: a longer timeout is as good as endless, and clocks cannot count it.
           (SELECT CASE WHEN said > 1e9 THEN 1e9 ELSE said END
            FROM (SELECT coalesce(t.timeout_s, (SELECT timeout_s FROM task_types WHERE type = t.type))) own(said)) AS timeout_s, t.suspicion,
           (t.interrupted > 0 OR t.lease_lost > 0 OR t.suspicion > 0) AS reclaimed, t.priority,

@@ -1,10 +1,10 @@
--- What the database is, and what in it slows a queue down
+-- The version and state of the database, and what slows a queue down in it.
 SELECT split_part(version(), ' ', 1) || ' ' || current_setting('server_version') AS version,
        current_database() AS database,
        clock_timestamp() AS now,
        current_setting('max_connections')::int AS max_connections,
        (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')::int AS connections,
-       -- Of other users only those are seen whom the role may see; the age is there all the same.
+       -- The details of another user's session are visible only to roles with the privilege. Its age is always visible.
        extract(epoch FROM clock_timestamp() - oldest.xact_start)::float8 AS oldest_xact_s,
        format('pid %s, %s, %s', oldest.pid, coalesce(nullif(oldest.application_name, ''), 'no name'), oldest.state)
            AS oldest_xact,

@@ -1,7 +1,8 @@
--- How many tasks there are of each type and status, and for how many seconds the oldest has been due, running,
--- created or a dead letter. Reads the whole table.
+-- Counts tasks by type and status, with the seconds for which the oldest has been due, running, created or a dead
+-- letter. Reads the whole table.
 SELECT type, status, tasks,
-       -- Since 1970 at most: infinity is no age. Each by itself: before version 17 there is no difference to it.
+       -- No earlier than 1970: an age cannot be infinite. Both are extracted separately: before version 17 infinity
+       -- cannot be subtracted.
        (extract(epoch FROM queue_now()) - extract(epoch FROM CASE WHEN oldest < 'epoch' THEN 'epoch' ELSE oldest END))::float8 AS oldest_s
 FROM (
     SELECT coalesce(type, '') AS type, status::text, count(*) AS tasks,

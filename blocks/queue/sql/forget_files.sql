@@ -1,4 +1,6 @@
--- $1 age in seconds, $2 limit. One that is being loaded is locked, and is looked at again after that.
+-- Deletes the notes of files loaded long ago. The note of a file that is being loaded is locked, and left to a later
+-- call.
+-- $1 age in seconds, $2 limit.
 DELETE FROM task_files
 WHERE name = ANY (ARRAY(
     SELECT name FROM task_files

@@ -1,5 +1,6 @@
--- $1 seconds. Rows of lanes that a reap has ended so long ago: they can neither renew nor claim any more. A reap
--- deletes them itself, unless somebody's own SQL left their name on a task.
+-- Deletes rows of lanes that a reap has ended: they can neither renew nor claim any more. A reap deletes them itself,
+-- unless SQL of the user has left their name on a task.
+-- $1 seconds since the last heartbeat.
 WITH dead AS MATERIALIZED (
     SELECT id FROM lanes
     WHERE lease_until = 'epoch' AND renewed_at < queue_now() - make_interval(secs => $1)

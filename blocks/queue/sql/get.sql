@@ -1,2 +1,3 @@
--- $1 lowest uuid, $2 highest uuid of an id prefix, $3 attempts where neither task nor type says
+-- The tasks whose ids have a prefix.
+-- $1 lowest and $2 highest uuid with the prefix, $3 most attempts if neither the task nor its type says.
 SELECT (task).*, attempts_allowed, attempts_made FROM read_task($1, $2, $3)

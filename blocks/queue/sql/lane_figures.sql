@@ -1,7 +1,7 @@
--- What lanes have counted, those that are gone and those that are there, in one snapshot.
+-- The sums of what lanes have counted, those that are gone and those that exist, in one snapshot.
 SELECT name, sum(value) AS value
 FROM (
-    -- Bounded: beyond the range of a float a number and a sum are errors, and so is one that is all but zero.
+    -- Bounded: numbers and sums beyond the range of a float raise errors, and so do numbers too close to zero.
     SELECT name, least(greatest(value, -1e300), 1e300) AS value FROM lane_totals
     UNION ALL
     SELECT figure.key, CASE WHEN abs(figure.value::numeric) < 1e-300 THEN 0

@@ -1,5 +1,5 @@
--- The lines of waiting tasks, one per type and priority, with the moment the first of each is due. Jumps from
--- line to line in the index instead of reading them.
+-- The lines of waiting tasks, one per type and priority, with the moment at which the first task of each is due. Jumps
+-- from line to line in the index instead of reading the lines.
 WITH RECURSIVE line AS (
     (SELECT type, priority FROM tasks WHERE status IN ('queued', 'retry') ORDER BY type, priority LIMIT 1)
     UNION ALL
@@ -10,7 +10,7 @@ WITH RECURSIVE line AS (
     ) following
 )
 SELECT line.type, line.priority,
-       -- Each by itself: before version 17 there is no difference to infinity.
+       -- Both are extracted separately: before version 17 infinity cannot be subtracted.
        (extract(epoch FROM head.run_after) - extract(epoch FROM queue_now()))::float8 AS due_s
 FROM line CROSS JOIN LATERAL (
     SELECT run_after FROM tasks

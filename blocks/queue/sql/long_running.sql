@@ -1,4 +1,5 @@
--- $1 seconds: how many handlers have run for longer, and for how long the longest has, in seconds
+-- The number of handlers that have run for longer, and the seconds for which the longest has run.
+-- $1 seconds.
 SELECT count(*) AS tasks,
        CASE WHEN count(*) = 0 THEN 0
            ELSE extract(epoch FROM queue_now()) - extract(epoch FROM greatest(min(begun_at), 'epoch')) END::float8 AS longest_s

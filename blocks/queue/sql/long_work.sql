@@ -1,10 +1,10 @@
--- $1 seconds, $2 limit: what an operator should know of the work that lanes hold, in one snapshot. A task is handed over
--- if no handler has begun with the current claim; of those, the ones claimed more than $1 ago. Interrupted tasks are
--- counted up to $2.
+-- Facts about the work that lanes hold, for an operator, in one snapshot. A task is handed over if no handler has begun
+-- with its current claim. Only those claimed more than $1 seconds ago count. Interrupted tasks are counted up to $2.
+-- $1 seconds, $2 limit.
 WITH held AS MATERIALIZED (
     SELECT lane.id AS lane, task.*
     FROM lanes lane CROSS JOIN LATERAL (
-        -- LATERAL and OFFSET: of a join the planner may make a scan of the table.
+        -- LATERAL and OFFSET: the planner may turn a join into a scan of the table.
         SELECT type, suspicion, locked_at, timeout_s, CASE WHEN begun_at >= locked_at THEN begun_at END AS begun_at
         FROM tasks WHERE locked_by = lane.id AND status = 'running'
         OFFSET 0
@@ -13,9 +13,9 @@ WITH held AS MATERIALIZED (
 ), leaving AS (
     SELECT lane.id, lane.run, coalesce(lane.leaving_at, lane.renewed_at) AS since, count(held.lane) AS tasks,
            min(coalesce(held.begun_at, held.locked_at)) AS oldest_at,
-           -- NULL if one of them has no timeout here: that of its organ is not known to the database.
+           -- NULL if one of them has no timeout here: the database does not know that of its organ.
            CASE WHEN bool_and(coalesce(held.timeout_s, policy.timeout_s) IS NOT NULL) THEN
-               -- No later than now: beyond the last year there is no sum.
+               -- No later than now: a later moment plus the timeout could lie beyond the last year of Postgres.
                max(least(coalesce(held.begun_at, held.locked_at), queue_now())
                    + make_interval(secs => least(coalesce(held.timeout_s, policy.timeout_s), 1e9)))
            END AS until

@@ -1,4 +1,5 @@
--- $1 limit: the unfinished tasks that were interrupted most, if more than twice
+-- The unfinished tasks that were interrupted most, if more than twice.
+-- $1 limit.
 SELECT id, type, interrupted FROM tasks
 WHERE interrupted > 2 AND status IN ('queued', 'retry', 'running')
 ORDER BY interrupted DESC LIMIT $1

@@ -1,4 +1,5 @@
--- $1 type, $2 priority, $3 run_after and $4 id after which to begin, or NULL: the task that claim.sql would take next
+-- The task that claim.sql would take next from a line.
+-- $1 type, $2 priority, $3 run_after and $4 id after which to begin, or NULL.
 SELECT id, greatest(run_after, 'epoch') AS run_after FROM tasks
 WHERE status IN ('queued', 'retry') AND type = $1 AND priority = $2 AND run_after <= queue_now()
   AND (run_after, id) > (coalesce($3::timestamptz, '-infinity'),

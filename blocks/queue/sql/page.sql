@@ -1,6 +1,7 @@
--- $1 statuses, empty: any; or NULL: $2 type, $3 domain, $4 created since, $5 and before, $6 text in the error,
--- $7 id of the last task of the page before; $8 limit. By id because there is an index, and no index on
--- created_at: every claim and settlement would write it.
+-- A page of tasks, in descending order of their ids. Ids have an index. created_at has none, because every claim and
+-- settlement would have to write it.
+-- $1 statuses, empty for any. Each of these, or NULL for any: $2 type, $3 domain, $4 created since, $5 created before,
+-- $6 text in the error. $7 id of the last task of the previous page, $8 limit.
 SELECT id, type, status::text, attempts, domain, created_at, finished_at, left(error, 10000) AS error
 FROM tasks
 WHERE (cardinality($1::taskstatus[]) = 0 OR status = ANY ($1::taskstatus[]))

@@ -1,5 +1,6 @@
--- $1 status, $2 age in seconds, $3 finished_at from which on to look, as text, or NULL, $4 limit. Attempts go with their task.
--- What somebody else has locked, to redrive it, stays.
+-- Deletes tasks that finished long ago, with their attempts. Skips tasks that another transaction has locked, to
+-- redrive them.
+-- $1 status, $2 age in seconds, $3 finished_at from which to begin, as text, or NULL, $4 limit.
 WITH old AS MATERIALIZED (
     SELECT ctid AS place FROM tasks
     WHERE status = $1::taskstatus AND finished_at >= coalesce($3::text::timestamptz, '-infinity')

@@ -1,4 +1,5 @@
--- $1 status, $2 ids: of those that still have it
+-- Deletes those of these tasks that still have the status.
+-- $1 status, $2 ids.
 WITH old AS MATERIALIZED (
     SELECT id FROM tasks WHERE id = ANY ($2::uuid[]) AND status = $1::taskstatus AND finished_at IS NOT NULL
     FOR UPDATE SKIP LOCKED

@@ -1,5 +1,5 @@
--- By type what waits and for how long. The oldest of each is found in the claim index; ready tasks are counted up to
--- a limit only, because a backlog may be millions: $1 that limit.
+-- The waiting tasks of each type, and for how long the oldest has waited. It is found in the claim index. Ready tasks
+-- are counted only up to $1, because a backlog may be millions.
 SELECT line.type,
        sum((SELECT count(*) FROM (
            SELECT FROM tasks WHERE status IN ('queued', 'retry') AND tasks.type = line.type

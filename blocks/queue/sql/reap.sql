@@ -1,10 +1,10 @@
--- $1 most leases a task may lose, $2 whether to look for tasks too whose holder is no lane at all. Takes the tasks
--- of lanes whose lease is past back into the queue with their attempt uncharged.
+-- Takes the tasks of lanes whose lease has ended back into the queue, without charging the attempt.
+-- $1 most leases that a task may lose, $2 true to take back tasks as well whose holder is not a lane.
 WITH RECURSIVE lost AS MATERIALIZED (
-    -- A lane that is claiming holds this row; skipping it leaves it to the next reap.
+    -- A lane that is claiming holds this row. Skipping it leaves it to the next reap.
     SELECT id FROM lanes WHERE lease_until < queue_now() ORDER BY id FOR UPDATE SKIP LOCKED
 ), holder AS (
-    -- Jumps from holder to holder in the index; only somebody's own SQL makes one that is no lane.
+    -- Jumps from holder to holder in the index. Only SQL of the user makes a holder that is not a lane.
     (SELECT locked_by AS id FROM tasks WHERE $2 AND locked_by IS NOT NULL ORDER BY locked_by LIMIT 1)
     UNION ALL
     SELECT following.id FROM holder CROSS JOIN LATERAL (
@@ -15,9 +15,9 @@ WITH RECURSIVE lost AS MATERIALIZED (
     UNION
     SELECT id FROM holder WHERE NOT EXISTS (SELECT FROM lanes WHERE lanes.id = holder.id)
 ), orphans AS MATERIALIZED (
-    -- A task being settled is locked: its settlement goes first, and wins. A row that changed since our snapshot
-    -- is judged anew by its own columns, and a lane never takes the name of another.
-    -- LATERAL, because of a join the planner may make a scan of the table.
+    -- A task that is being settled is locked: its settlement goes first, and wins. A row that has changed since our
+    -- snapshot is checked again by its own columns, and a lane never takes the name of another.
+    -- LATERAL, because the planner may turn a join into a scan of the table.
     SELECT held.*
     FROM dead CROSS JOIN LATERAL (
         SELECT id, locked_by AS lane, locked_at AS started_at
@@ -41,21 +41,21 @@ WITH RECURSIVE lost AS MATERIALIZED (
     WHERE t.id = held.id
     RETURNING t.id, t.claim, t.attempts, t.status, held.lane, held.started_at
 ), history AS (
-    -- Two reapers may meet on a task that no lane holds; the row of the first stands.
+    -- Two reapers may meet on a task that no lane holds. The row of the first stays.
     INSERT INTO task_attempts (task_id, claim, attempt, lane, cause, error, started_at, ended_at)
     SELECT id, claim, attempts + 1, lane, 'lease_lost', 'the lane stopped renewing its lease', started_at, queue_now()
     FROM reaped
     ON CONFLICT DO NOTHING
 ), ended AS (
-    -- The row stays until nothing is held under its name: a claim may have been committed since our snapshot.
+    -- The row stays until no task is held under its name: a claim may have been committed since our snapshot.
     UPDATE lanes SET lease_until = 'epoch' WHERE id IN (SELECT id FROM lost) AND lease_until > 'epoch'
     RETURNING id
 ), gone AS (
     DELETE FROM lanes l WHERE l.id IN (SELECT id FROM lost) AND l.lease_until = 'epoch'
         AND NOT EXISTS (SELECT FROM tasks t WHERE t.locked_by = l.id)
 ), counted AS (
-    -- A reap that finds nothing, as nearly all do, touches no row. No lane tells figures of these names, or
-    -- lanes that leave at the same time could lock the rows in another order.
+    -- A reap that finds nothing, as nearly all do, writes no row. Lanes do not report counters of these names:
+    -- otherwise lanes that leave at the same time could lock the rows in another order.
     INSERT INTO lane_totals AS total (name, value)
     SELECT loss.name, loss.number
     FROM (VALUES ('lanes_lost', (SELECT count(*) FROM ended)),
@@ -69,6 +69,6 @@ WITH RECURSIVE lost AS MATERIALIZED (
 SELECT (SELECT count(*) FROM ended) AS lanes,
        count(*) FILTER (WHERE status <> 'failed') AS retried,
        count(*) FILTER (WHERE status = 'failed') AS failed,
-       -- Whose handlers may still run: whoever reaps has them stopped.
+       -- The handlers of these tasks may still run: the caller has them stopped.
        coalesce(array_agg(id::text), '{}') AS ids, coalesce(array_agg(claim), '{}') AS claims
 FROM reaped

@@ -1,4 +1,5 @@
--- $1 most leases a task may lose, $2 ids. As reap.sql, of these tasks only, where Postgres refuses to write another.
+-- As reap.sql, for these tasks only. Used when Postgres refuses to write another one.
+-- $1 most leases that a task may lose, $2 ids.
 WITH lost AS MATERIALIZED (
     SELECT id FROM lanes WHERE lease_until < queue_now() ORDER BY id FOR UPDATE SKIP LOCKED
 ), orphans AS MATERIALIZED (

@@ -1,4 +1,5 @@
--- $1 whether to look for tasks too whose holder is no lane at all: ids of what reap.sql would take
+-- Ids of the tasks that reap.sql would take back.
+-- $1 true to include tasks whose holder is not a lane.
 SELECT id FROM tasks
 WHERE locked_by IS NOT NULL AND status = 'running'
   AND (locked_by IN (SELECT lanes.id FROM lanes WHERE lease_until < queue_now())

@@ -1,4 +1,5 @@
--- $1 statuses, $2 type, $3 domain, $4 LIKE pattern of the error; finished from $5 to $6; each or NULL
+-- $1 statuses. Each of these, or NULL for any: $2 type, $3 domain, $4 LIKE pattern of the error, finished from $5, to
+-- $6.
 SELECT count(*) FROM tasks
 WHERE status = ANY ($1::taskstatus[]) AND finished_at >= coalesce($5::timestamptz, '-infinity')
   AND finished_at <= coalesce($6::timestamptz, queue_now())

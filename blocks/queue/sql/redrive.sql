@@ -1,6 +1,7 @@
--- $1 status, $2 type, $3 domain and $4 LIKE pattern of the error, each or NULL; finished from $5 on, or NULL, to $6;
--- $7 and $8 finished_at, as the text of an earlier answer, and id after which to begin, or NULL; $9 finished tasks to look at, $10 most to redrive;
--- $11 id in the audit, $12 who, $13 what was asked for. Whatever fits, it looks at no more than one page.
+-- Queues finished tasks again. Reads no more than one page, however many tasks match.
+-- $1 status. Each of these, or NULL for any: $2 type, $3 domain, $4 LIKE pattern of the error. Finished from $5, or
+-- NULL, to $6. $7 finished_at, as the text of an earlier answer, and $8 id after which to begin, or NULL. $9 finished
+-- tasks to read, $10 most to redrive. $11 id in the audit, $12 actor, $13 request for the audit.
 WITH page AS MATERIALIZED (
     SELECT ctid AS place, id, finished_at, type, domain, error, dedup_key FROM tasks
     WHERE status = $1::text::taskstatus AND finished_at >= coalesce($5::timestamptz, '-infinity') AND finished_at <= $6
@@ -9,7 +10,7 @@ WITH page AS MATERIALIZED (
     ORDER BY finished_at, id
     LIMIT $9
 ), fitting AS MATERIALIZED (
-    -- Of one type and key only one may be unfinished: the oldest of the dead, if there is no other.
+    -- Only one task of a type and key may be unfinished: the oldest of these, if there is no other.
     SELECT place, id, finished_at, dedup_key IS NOT NULL AND (
         row_number() OVER (PARTITION BY type, dedup_key ORDER BY finished_at, id) > 1
         OR EXISTS (SELECT FROM tasks other WHERE other.type = page.type AND other.dedup_key = page.dedup_key
@@ -18,8 +19,9 @@ WITH page AS MATERIALIZED (
     WHERE ($2::text IS NULL OR type = $2) AND ($3::text IS NULL OR domain = $3)
       AND ($4::text IS NULL OR error LIKE $4)
 ), chosen AS MATERIALIZED (
-    -- A row that has changed since is judged anew by its own columns; what somebody else redrives now is theirs.
-    -- Written so that no index has them: one of all dead letters would be read for each page.
+    -- A row that has changed since then is checked again by its own columns. A row that another call redrives now is
+    -- left to it.
+    -- Written so that no index matches: an index of all dead letters would be read for each page.
     SELECT ctid AS place, id, attempts, error FROM tasks
     WHERE ctid = ANY (ARRAY(SELECT place FROM fitting WHERE NOT kept_out ORDER BY finished_at, id LIMIT $10))
       AND status::text = $1::text AND (finished_at <= $6) IS TRUE
@@ -32,7 +34,7 @@ WITH page AS MATERIALIZED (
     WHERE t.ctid = ANY (ARRAY(SELECT place FROM chosen))
     RETURNING t.id
 ), history AS (
-    -- Under a token of its own, so that it comes after the attempt that ended the task and takes no other's place.
+    -- Under a new token, so that it comes after the attempt that ended the task and replaces no other row.
     INSERT INTO task_attempts (task_id, claim, attempt, cause, error, ended_at)
     SELECT id, nextval('task_claims'), coalesce(attempts, 0), 'redriven', error, queue_now()
     FROM chosen JOIN redriven USING (id)

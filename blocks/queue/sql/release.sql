@@ -1,5 +1,6 @@
--- $1 uuid[] ids, $2 bigint[] claims, $3 cause, or NULL: no handler had begun, and history has nothing to say,
--- $4 error, $5 by how much they become more suspect, $6 lane
+-- Hands claimed tasks back without charging the attempt.
+-- $1 uuid[] ids, $2 bigint[] claims, $3 cause, or NULL to add no history because no handler had begun, $4 error,
+-- $5 number to add to the suspicion, $6 lane.
 WITH released AS (
     UPDATE tasks t
     SET (status, error, finished_at) = (

@@ -1,4 +1,5 @@
--- $1 run: asks every lane of a dispatch run to claim nothing more and leave when what it holds has ended
+-- Asks every lane of a dispatch run to claim no more, and to end when the tasks that it holds have ended.
+-- $1 run.
 WITH asked AS (
     UPDATE lanes SET leave_requested = true WHERE run = $1 RETURNING id
 )

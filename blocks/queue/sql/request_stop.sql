@@ -1,4 +1,5 @@
--- $1 run: asks every lane of a dispatch run to stop claiming, finish what is in flight and leave
+-- Asks every lane of a dispatch run to claim no more, finish its calls and end.
+-- $1 run.
 WITH asked AS (
     UPDATE lanes SET stop_requested = true WHERE run = $1 RETURNING id
 )

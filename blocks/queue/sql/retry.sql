@@ -1,5 +1,6 @@
--- $1 uuid[] ids. Ended tasks are queued again, as new ones with a history. One whose key an unfinished task has is
--- left alone, as when it is submitted; of two with one key only the first is queued again.
+-- Queues failed or cancelled tasks again, as new ones with a history. A task is left alone if an unfinished task has
+-- its key, as in a submission. If two have one key, only the first is queued again.
+-- $1 uuid[] ids.
 WITH chosen AS (
     SELECT id, type, dedup_key FROM tasks
     WHERE id = ANY ($1::uuid[]) AND status IN ('failed', 'cancelled')

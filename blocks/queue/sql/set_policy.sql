@@ -1,5 +1,5 @@
--- $1 type, $2 max_attempts, $3 timeout, $4 backoff base, $5 backoff cap, $6 max_interruptions; NULL: as the lane's
--- queue says
+-- $1 type, $2 max_attempts, $3 timeout, $4 backoff base, $5 backoff cap, $6 max_interruptions. NULL leaves a value to
+-- the queue of the lane.
 INSERT INTO task_types (type, max_attempts, timeout_s, backoff_base_s, backoff_cap_s, max_interruptions)
 VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (type) DO UPDATE SET max_attempts = excluded.max_attempts, timeout_s = excluded.timeout_s,

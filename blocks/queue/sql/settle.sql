@@ -1,6 +1,7 @@
+-- Settles tasks that did not complete; complete.sql has the others.
 -- $1 uuid[] ids, $2 bigint[] claims, $3 text[] causes, $4 text[] errors, $5 text[] paths, $6 text[] organ ids,
--- $7 real[] elapsed ms; what the organs say, if they do: $8 int[] attempts, $9 float8[] backoff base and $10 float8[]
--- cap in seconds; and the same where nobody says: $11, $12, $13; $14 lane
+-- $7 real[] elapsed ms. Policies of the organs, each value or NULL: $8 int[] attempts, $9 float8[] backoff base and
+-- $10 float8[] cap in seconds. $11, $12 and $13 are the defaults of these three. $14 lane.
 WITH reported AS (
     SELECT t.id, r.claim, r.cause, r.error, r.path, r.organ_id, r.elapsed_ms,
         CASE
@@ -8,8 +9,8 @@ WITH reported AS (
             WHEN r.cause = 'rejected' OR t.attempts >= coalesce(t.max_attempts, policy.max_attempts, r.max_attempts, $11) THEN 'failed'
             ELSE 'retry'
         END::taskstatus AS status,
-        -- Half the delay is fixed and half is chance, so that tasks that failed together come back apart.
-        -- Everything is bounded because Postgres has errors where others have infinity and zero: 2^1024, 1e-320 / 2,
+        -- Half the delay is fixed and half is random, so that tasks that failed together do not return together. All
+        -- values are bounded, because Postgres raises errors where others return infinity or zero: 2^1024, 1e-320 / 2,
         -- an interval of 1e15 s.
         make_interval(secs => (0.5 + random() / 2) * least(
             least(greatest(coalesce(policy.backoff_cap_s, r.backoff_cap_s, $13), 1e-6), 1e9),
@@ -21,8 +22,8 @@ WITH reported AS (
         AS r(id, claim, cause, error, path, organ_id, elapsed_ms, max_attempts, backoff_base_s, backoff_cap_s)
     JOIN tasks t ON t.id = r.id
     LEFT JOIN task_types policy ON policy.type = t.type
-    -- The fence: a holder whose claim is not the newest changes nothing. Taken with the lock, because a cancel
-    -- may come between.
+    -- The fence: a holder whose claim is not the newest changes nothing. Checked under the lock, because a cancel may
+    -- come in between.
     WHERE t.claim = r.claim AND t.status = 'running'
     ORDER BY t.id
     FOR UPDATE OF t

@@ -1,4 +1,4 @@
--- Arguments as of page.sql: ids of unfinished tasks that fit and have not been asked to stop
+-- Ids of unfinished tasks that match and have not been asked to stop. Arguments as in page.sql.
 SELECT id
 FROM tasks
 WHERE (cardinality($1::taskstatus[]) = 0 OR status = ANY ($1::taskstatus[]))

@@ -1,4 +1,4 @@
--- Running tasks that no lane holds, by whom they name as their holder, most first
+-- Running tasks that no lane holds, by the holder that they name, most tasks first.
 SELECT t.locked_by, count(*) AS tasks, min(t.locked_at) AS since
 FROM tasks t
 WHERE t.status = 'running' AND NOT EXISTS (SELECT FROM lanes l WHERE l.id = t.locked_by)
