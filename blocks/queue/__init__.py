@@ -1,6 +1,7 @@
 """The task queue engine: a table in Postgres, claimed in batches, settled exactly once.
 
-It knows neither Prefect nor Ray. `Queue` is the whole of it; everything that travels is in `wire`.
+It depends on neither Prefect nor Ray. `Queue` has all operations; `wire` has everything that is sent
+elsewhere.
 """
 
 from organism_flows.blocks.queue.db.migrate import migrate

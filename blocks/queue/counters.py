@@ -1,6 +1,7 @@
-"""What lanes count: numbers by name, told with each heartbeat and summed over all lanes there ever were.
+"""Counters of lanes: numbers by name, sent with each heartbeat and summed over all lanes that ever existed.
 
-A histogram is a number for each bucket, ``call_seconds.le.0.5``, and their sum, ``call_seconds.sum``.
+A histogram is one number for each bucket, such as ``call_seconds.le.0.5``, and their sum,
+``call_seconds.sum``.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ CALL_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60,
 
 
 class Histogram:
-    """Values counted by bucket.
+    """Counts of values by bucket.
 
     Args:
-        name: Of its numbers.
-        bounds: Largest value of each bucket, in order; one without a bound comes after them.
+        name: Prefix of the names of its numbers.
+        bounds: Largest value of each bucket, in ascending order. A bucket without a bound comes last.
     """
 
     def __init__(self, name: str, bounds: tuple[float, ...]) -> None:
@@ -36,13 +37,13 @@ class Histogram:
 
     @property
     def figures(self) -> dict[str, float]:
-        """Its numbers, but those of empty buckets."""
+        """Return the numbers, without those of empty buckets."""
         counted = {name: n for name, n in zip(self._names, self._counts, strict=True) if n}
         return {**counted, self._sum_name: self._sum}
 
 
 class CallMeter:
-    """What one lane measures of its calls."""
+    """Measurements of the calls of one lane."""
 
     def __init__(self) -> None:
         self.batch_size = Histogram("batch_size", BATCH_SIZES)
@@ -50,17 +51,22 @@ class CallMeter:
 
     @property
     def figures(self) -> dict[str, float]:
-        """The numbers of all."""
+        """Return the numbers of both histograms."""
         return {**self.batch_size.figures, **self.call_seconds.figures}
 
 
 def buckets(
     figures: Mapping[str, float], name: str, bounds: tuple[float, ...]
 ) -> tuple[list[tuple[float, float]], float]:
-    """A histogram put together again.
+    """Return a histogram as cumulative counts.
+
+    Args:
+        figures: Numbers of lanes, by name.
+        name: Name of the histogram.
+        bounds: Bounds that must be in the answer.
 
     Returns:
-        For each bound, the last of which is infinity, how many values do not exceed it; and their sum.
+        For each bound, the number of values up to it; the last bound is infinity. And the sum of all values.
     """
     counts = dict.fromkeys((*map(float, bounds), float("inf")), 0.0)
     for key, number in figures.items():

@@ -1,4 +1,4 @@
-"""Why a task is where it is: what it waits for, who holds it, or how it ended; as data and in one line."""
+"""Why a task waits, who holds it, or how it ended; as data and in one line."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from organism_flows.blocks.queue.lane_models import LaneRow
 from organism_flows.blocks.queue.models import FINISHED, Attempt, Pause, Status, TaskRow
 
 AHEAD_LIMIT = 1000
-"""Beyond so many nobody counts."""
+"""Most tasks in front of a task that are counted."""
 BEGUN_KNOWN_S = 3.0
-"""A lane writes down that a handler has begun with a task when that was about 2 s ago, and not before."""
+"""Seconds after a claim from which it is known whether a handler has begun. A lane records a handler that has
+run for about 2 s, not earlier."""
 INTERRUPTED_OFTEN = 3
-"""From so many interruptions on, somebody should find out why."""
+"""Interruptions from which on the cause should be found."""
 
 Reason: TypeAlias = Literal[
     "created",
@@ -41,18 +42,18 @@ Reason: TypeAlias = Literal[
 ]
 """Why a task is where it is.
 
-- ``created``: nobody has said yet that it is to run.
-- ``paused``: its type or domain is.
-- ``scheduled``: it is not to run before a moment that is still to come.
+- ``created``: it was added without a request to run it.
+- ``paused``: its type or domain is paused.
+- ``scheduled``: it must not run before a moment in the future.
 - ``backing_off``: an attempt has failed, and the next one is later.
 - ``no_organ``: the organism has no organ for its type.
-- ``no_lane``: no lane that claims is alive.
+- ``no_lane``: no live lane claims tasks.
 - ``in_line``: it is due and will be claimed.
-- ``claimed``: a lane has claimed it a moment ago; whether a handler has begun with it is not known yet.
+- ``claimed``: a lane has just claimed it. Whether a handler has begun with it is not known yet.
 - ``handed_over``: a lane holds it, and it waits on a replica for a handler.
 - ``running``: a handler has begun with it.
-- ``cancelling``: a lane holds it and has been told to stop it.
-- ``lease_past``: the lane that held it has fallen silent; the next reap takes it back.
+- ``cancelling``: a lane holds it, and it is to be cancelled.
+- ``lease_past``: the lease of the lane that held it has ended. The next reap takes it back.
 - ``completed``, ``dead_letter``, ``cancelled``: it has ended.
 """
 
@@ -64,38 +65,39 @@ class Why(BaseModel):
     type: str
     status: Status
     reason: Reason
-    """The first thing in its way."""
+    """The first reason that keeps it there."""
     sentence: str
-    """The answer for a reader, with everything that is in its way."""
+    """The answer for a reader, with every reason."""
     next_step: str | None
-    """What would change it, if somebody has to do something."""
+    """What would change it, if an action is needed."""
     until: datetime | None
-    """When it is due, or when the lease ends of the lane that holds it."""
+    """When it is due, or when the lease of the lane that holds it ends."""
     attempts: int
     max_attempts: int
     lane: str | None
-    """Which holds it."""
+    """The lane that holds it."""
     lanes_alive: int
-    """Lanes that claim tasks now."""
+    """Number of lanes that claim tasks now."""
     pauses: list[Pause]
-    """Those in its way."""
+    """Pauses that keep it waiting."""
     ahead: int | None
-    """Tasks of its type and priority that are claimed before it, up to 1000; None: it does not wait."""
+    """Tasks of its type and priority that are claimed before it, up to 1000. `None` means it does not wait.
+    """
     of_type_running: int | None
-    """Other tasks of its type that lanes hold now; None: it has ended, or is not to run yet."""
+    """Other tasks of its type that lanes hold now. `None` means it has ended, or is not to run yet."""
     of_type_since: datetime | None
-    """When the first of them began, or was claimed where that is not known."""
+    """When the first of them began, or was claimed if its beginning is not known."""
     begun_at: datetime | None
-    """When a handler began with it, if one that runs now is known to have."""
+    """When the handler that runs now began with it, if that is known."""
     interrupted: int
     """How often a handler that had begun with it was stopped for no fault of the task."""
     suspicion: int
-    """Replicas that died with it on them; above 0 it runs in a process of its own."""
+    """Number of replicas that died with it on them. Above 0 it runs in a process of its own."""
     lane_leaving_at: datetime | None
-    """Since when the lane that holds it claims nothing any more and waits for its tasks to end."""
+    """When the lane that holds it stopped claiming, to wait for its tasks to end."""
     cancel_requested: bool
     error: str | None
-    """Of the last attempt."""
+    """Error of the last attempt."""
     history: list[Attempt]
 
 
@@ -106,22 +108,22 @@ class RunningOfType:
     held: int
     held_since: datetime | None
     begun: int
-    """Handlers are known to have begun with so many of them."""
+    """Number of them that a handler is known to have begun with."""
     begun_since: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
 class QueueSituation:
-    """What else there is, in the snapshot the task was read in."""
+    """The rest of the queue, in the snapshot in which the task was read."""
 
     now: datetime
     pauses: Sequence[Pause]
     lanes: Sequence[LaneRow]
     ahead: int | None
     served: Collection[str] | None
-    """Types there are organs for; None: not known."""
+    """Types that have an organ. `None` means not known."""
     of_type: RunningOfType | None = None
-    """None: the task has ended, or is not to run yet."""
+    """`None` means the task has ended, or is not to run yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,12 @@ class _Said:
 
 
 def explain(task: TaskRow, around: QueueSituation) -> Why:
-    """Why ``task`` is where it is."""
+    """Return why ``task`` is where it is.
+
+    Args:
+        task: The task.
+        around: The rest of the queue.
+    """
     pauses = [p for p in around.pauses if p.name == (task.type if p.kind == "type" else task.domain)]
     alive = sum(lane.claiming for lane in around.lanes)
     holder = next((lane for lane in around.lanes if lane.id == task.locked_by and lane.live), None)
@@ -184,10 +191,13 @@ def explain(task: TaskRow, around: QueueSituation) -> Why:
 
 
 def begun_at(task: TaskRow) -> datetime | None:
-    """When a handler began with the claim that holds ``task``; None: none has, or not for long enough."""
+    """Return when a handler began with the current claim of ``task``.
+
+    `None` means that none has begun, or not long enough ago to be recorded.
+    """
     if task.status != "running" or task.begun_at is None or task.locked_at is None:
         return None
-    # One before the claim is of an earlier claim.
+    # A beginning before the claim belongs to an earlier claim.
     return task.begun_at if task.begun_at >= task.locked_at else None
 
 
@@ -237,7 +247,7 @@ def _held(task: TaskRow, around: QueueSituation, holder: LaneRow | None) -> _Sai
     if holder is None:
         lane = next((lane for lane in around.lanes if lane.id == task.locked_by), None)
         until = lane.lease_until if lane else None
-        # A lane whose lease was ended for good has the epoch there.
+        # A lane whose lease a reap has ended has the epoch there.
         when = f" at {_time(until)}" if until and until.timestamp() > 0 else ""
         text = f"was held by lane {task.locked_by}, whose lease ended{when}; the next reap takes it back"
         return _Said("lease_past", text, "any lane reaps: `organism dispatch`")
@@ -253,7 +263,7 @@ def _held(task: TaskRow, around: QueueSituation, holder: LaneRow | None) -> _Sai
 
 
 def _place(task: TaskRow, around: QueueSituation) -> _Said:
-    """Whether a handler has begun with a task that a live lane holds."""
+    """Return whether a handler has begun with a task that a live lane holds."""
     begun = begun_at(task)
     held_s = (around.now - task.locked_at).total_seconds() if task.locked_at else 0.0
     if begun is not None:
@@ -269,7 +279,7 @@ def _place(task: TaskRow, around: QueueSituation) -> _Said:
 
 
 def _noted(task: TaskRow, holder: LaneRow | None) -> Iterator[_Said]:
-    """What else there is to know of an unfinished task; none of it is in its way."""
+    """Yield further facts about an unfinished task. None of them keeps it waiting."""
     if task.suspicion > 0:
         died = _number(task.suspicion, "replica has", "replicas have")
         runs = "runs" if begun_at(task) else "is to run"
@@ -289,7 +299,10 @@ def _noted(task: TaskRow, holder: LaneRow | None) -> Iterator[_Said]:
 
 
 def _leaving_at(lane: LaneRow) -> datetime | None:
-    """Since when it leaves; one that was asked to and has not answered yet, since its last heartbeat."""
+    """Return when the lane began to leave.
+
+    A lane that was asked to leave, and has not confirmed it yet, began with its last heartbeat.
+    """
     return lane.leaving_at or (lane.renewed_at if lane.leave_requested else None)
 
 

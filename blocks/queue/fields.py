@@ -1,4 +1,4 @@
-"""Types of the fields of a task, with what is refused and what is made alike."""
+"""Types of the fields of a task: what they refuse, and what they normalize."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from organism_flows.blocks.json_text import to_json
 
 PARAMS_LIMIT_BYTES = 1_000_000
-"""Largest params of a task; bigger inputs belong in a store, with their address in the params."""
+"""Largest params of a task, in bytes. Keep larger inputs in a store, and put their address into the params.
+"""
 
 
 def _storable(text: str) -> str:
@@ -28,7 +29,7 @@ Text = Annotated[str, AfterValidator(_storable)]
 
 
 def _whole(number: Any) -> Any:
-    # JSON knows no integers: 5.0 is one, and some languages write it so.
+    # JSON has no integers: 5.0 is one, and some languages write it so.
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
@@ -43,7 +44,7 @@ def _utc(moment: datetime) -> datetime:
 
 
 def _written_out(moment: Any) -> Any:
-    # Else a number would be seconds since 1970, or milliseconds, by its size.
+    # Otherwise a number would mean seconds since 1970, or milliseconds, depending on its size.
     number = re.fullmatch(r"\s*[-+]?[\d.]+\s*", moment) if isinstance(moment, str) else None
     if number or not isinstance(moment, (str, date)):
         raise ValueError("is not a moment such as 2030-01-01T00:00:00Z")
@@ -54,7 +55,7 @@ def _written_out(moment: Any) -> Any:
 
 
 Moment = Annotated[datetime, Field(strict=False), BeforeValidator(_written_out), AfterValidator(_utc)]
-"""In UTC, which is also what a moment without a zone is taken to be in: asyncpg has none for infinity."""
+"""A moment in UTC. One without a zone is taken as UTC: asyncpg returns infinity without a zone."""
 
 
 def _json_text(params: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the queue tells of lanes, and asks of them."""
+"""State of lanes in the queue, and what the queue asks of them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pydantic import BaseModel
 
 @dataclass(frozen=True, slots=True)
 class ReapResult:
-    """What a reap took back."""
+    """Tasks that a reap took back."""
 
     lanes: int
     retried: int
     failed: int
     """Tasks that have now lost as many leases as a task may lose."""
     runs: dict[str, int] = field(default_factory=dict)
-    """Ids of the tasks taken back and the claims they were held under: their handlers may still run."""
+    """Claims of the tasks taken back, by task id. Their handlers may still run."""
 
     def plus(self, other: ReapResult) -> ReapResult:
-        """Both together."""
+        """Return the sum of both results."""
         return ReapResult(
             self.lanes + other.lanes,
             self.retried + other.retried,
@@ -31,18 +31,18 @@ class ReapResult:
 
 @dataclass(frozen=True, slots=True)
 class UnheldTasks:
-    """Running tasks whose holder is no lane."""
+    """Running tasks whose holder is not a lane."""
 
     locked_by: str | None
-    """The holder they name."""
+    """The holder that they name."""
     tasks: int
     since: datetime | None
-    """When the first of them was taken."""
+    """When the first of them was claimed."""
 
 
 @dataclass(frozen=True, slots=True)
 class LaneRequest:
-    """What the lanes table asks of a lane."""
+    """Requests to a lane, in the table of lanes."""
 
     stop: bool
     """Claim nothing more, give calls in flight a grace period, and hand the rest back."""
@@ -51,7 +51,7 @@ class LaneRequest:
 
 
 class LaneRow(BaseModel):
-    """A lane as the table has it."""
+    """A row of the table of lanes."""
 
     id: str
     run: str | None
@@ -71,5 +71,5 @@ class LaneRow(BaseModel):
 
     @property
     def claiming(self) -> bool:
-        """Whether it claims tasks."""
+        """Return True if the lane claims tasks."""
         return self.live and not (self.stop_requested or self.leave_requested or self.leaving_at)

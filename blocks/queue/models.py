@@ -1,4 +1,4 @@
-"""What callers of the queue pass in and get back."""
+"""Arguments and results of the queue's operations."""
 
 from __future__ import annotations
 
@@ -42,43 +42,43 @@ class NewTask(BaseModel):
     priority: Annotated[int, Field(ge=-(2**31), lt=2**31), WHOLE] = Field(
         default=0, description="Higher runs first."
     )
-    run_after: Moment | None = Field(default=None, description="Not before this moment; None: now.")
+    run_after: Moment | None = Field(default=None, description="Not before this moment. `None` means now.")
     max_attempts: Annotated[int, Field(ge=1, le=1000), WHOLE] | None = Field(
-        default=None, description="None: as its type has it."
+        default=None, description="`None` means the limit of its type."
     )
-    timeout_s: float | None = Field(default=None, gt=0, description="None: the organ's own timeout.")
+    timeout_s: float | None = Field(default=None, gt=0, description="`None` means the organ's timeout.")
     dedup_key: Text | None = Field(
         default=None,
         min_length=1,
         max_length=200,
         description="Of two unfinished tasks of one type with the same key, the second is not added.",
     )
-    id: UUID | None = Field(default=None, strict=False, description="None: a fresh one.")
+    id: UUID | None = Field(default=None, strict=False, description="`None` means a new one.")
     run_immediately: bool = Field(
-        default=True, description="False: it stays `created`, and is not run before somebody says so."
+        default=True, description="False: it stays `created` until a request to run it."
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What a settlement did, task by task."""
+    """The effect of a settlement on each task."""
 
     statuses: dict[str, Status]
-    """New status by task id, of the outcomes that were accepted."""
+    """New status by task id, for the outcomes that were accepted."""
     stale: list[str]
-    """Ids whose claim was no longer the newest: nothing of them was written."""
+    """Ids of tasks whose claim was no longer the newest. Nothing was written for them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """What a cancel did, task by task."""
+    """The effect of a cancel on each task."""
 
     cancelled: list[UUID]
-    """Waited, and never will run."""
+    """Tasks that waited. They will never run."""
     requested: list[UUID]
-    """Run, and their lanes have been told."""
+    """Tasks that run. Their lanes are notified."""
     unchanged: list[UUID]
-    """Had ended, or do not exist."""
+    """Tasks that had ended, or do not exist."""
 
 
 def _pattern(text: str) -> str:
@@ -88,7 +88,7 @@ def _pattern(text: str) -> str:
 
 
 class RedriveFilter(BaseModel):
-    """Which finished tasks are to be redriven: those that fit everything given."""
+    """Conditions that select finished tasks to redrive. A task must match all of them."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -101,12 +101,12 @@ class RedriveFilter(BaseModel):
         description="SQL LIKE pattern of the whole error: % is any text, _ any character.",
     )
     since: Moment | None = Field(default=None, description="Finished then or later.")
-    until: Moment | None = Field(default=None, description="Finished then or before; None: until now.")
-    cancelled: bool = Field(default=False, description="Cancelled tasks too, beside the dead letters.")
+    until: Moment | None = Field(default=None, description="Finished then or before. `None` means until now.")
+    cancelled: bool = Field(default=False, description="Also cancelled tasks, not only dead letters.")
 
     @classmethod
     def of(cls, **fields: Any) -> Self:
-        """The filter of these fields.
+        """Return a filter with these fields.
 
         Raises:
             ConfigurationError: One of them is wrong.
@@ -121,58 +121,61 @@ class RedriveFilter(BaseModel):
 
     @property
     def statuses(self) -> tuple[Finished, ...]:
-        """What a task must have finished with."""
+        """Return the statuses of the tasks to redrive."""
         return ("failed", "cancelled") if self.cancelled else ("failed",)
 
 
 @dataclass(frozen=True, slots=True)
 class Redrivable:
-    """What a redrive would find."""
+    """Tasks that a redrive would queue."""
 
     count: int
     sample: list[TaskSummary]
-    """Some of them, those that finished first."""
+    """The first of them to finish."""
 
 
 @dataclass(slots=True)
 class Redriven:
-    """What a redrive did."""
+    """The effect of a redrive."""
 
     audit: UUID
     """Id of its row in the table ``task_audit``."""
     redriven: int = 0
     kept_out: int = 0
-    """Left as they were, because an unfinished task of their type has the same ``dedup_key``."""
+    """Tasks left as they were: an unfinished task of their type has the same ``dedup_key``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retried:
-    """What a retry did, task by task."""
+    """The effect of a retry on each task."""
 
     retried: list[UUID]
-    """Are queued again, with fresh attempts."""
+    """Tasks that are queued again, with fresh attempts."""
     unchanged: list[UUID]
-    """Have not ended, have completed, or do not exist."""
+    """Tasks that have not ended, have completed, or do not exist."""
     duplicates: list[UUID]
-    """Stay as they were: another unfinished task of their type has their ``dedup_key``."""
+    """Tasks left as they were: another unfinished task of their type has their ``dedup_key``."""
 
 
 class TaskFilter(BaseModel):
-    """Which tasks; those that fit everything that is said."""
+    """Conditions that select tasks. A task must match all of them."""
 
     model_config = ConfigDict(extra="forbid")
 
-    status: list[Status] = Field(default=[], description="Of one of these statuses; empty: of any.")
+    status: list[Status] = Field(default=[], description="In one of these statuses. Empty means any.")
     type: Text | None = Field(default=None, max_length=200)
     domain: Text | None = Field(default=None, max_length=200)
     created_since: Moment | None = Field(default=None, description="Created at this moment or later.")
     created_until: Moment | None = Field(default=None, description="Created before this moment.")
     error: Text | None = Field(
-        default=None, min_length=1, max_length=500, description="With this text in the error, in any case."
+        default=None,
+        min_length=1,
+        max_length=500,
+        description="With this text in the error, in upper or lower case.",
     )
 
     def columns(self) -> tuple[Any, ...]:
-        """As the statements take it."""
+        """Return the values in the order in which the statements take them."""
         return (self.status, self.type, self.domain, self.created_since, self.created_until, self.error)
 
 
@@ -180,7 +183,7 @@ PausedKind: TypeAlias = Literal["type", "domain"]
 
 
 class Pause(BaseModel):
-    """A type or domain of which no task is claimed."""
+    """A type or domain none of whose tasks is claimed."""
 
     kind: PausedKind
     name: str
@@ -189,36 +192,36 @@ class Pause(BaseModel):
 
 
 class TypePolicy(BaseModel):
-    """How the tasks of a type are retried and timed out, where they do not say so themselves."""
+    """Limits on retries and timeouts of the tasks of a type, unless a task sets its own."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     type: Annotated[Text, Field(min_length=1, max_length=200, pattern=r"\S")]
-    max_attempts: int | None = Field(default=None, ge=1, le=1000, description="None: 5.")
-    timeout_s: float | None = Field(default=None, gt=0, description="None: the organ's own timeout.")
-    backoff_base_s: float | None = Field(default=None, gt=0, description="None: as the queue has it.")
-    backoff_cap_s: float | None = Field(default=None, gt=0, description="None: as the queue has it.")
+    max_attempts: int | None = Field(default=None, ge=1, le=1000, description="`None` means 5.")
+    timeout_s: float | None = Field(default=None, gt=0, description="`None` means the organ's timeout.")
+    backoff_base_s: float | None = Field(default=None, gt=0, description="`None` means the queue's.")
+    backoff_cap_s: float | None = Field(default=None, gt=0, description="`None` means the queue's.")
     max_interruptions: int | None = Field(
         default=None,
         ge=1,
         le=1_000_000,
-        description="Interruptions after which a task is a dead letter; None: none is too many.",
+        description="Interruptions after which a task is a dead letter. `None` means no limit.",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What is still to come."""
+    """The kinds of unfinished tasks that exist, and when the next one is due."""
 
     running: bool
     ready: bool
     backing_off: bool
     next_due_s: float | None
-    """Seconds until the next task is due; 0 or less: one is due now; None: no task waits."""
+    """Seconds until the next task is due. 0 or less means one is due now. `None` means no task waits."""
 
     @property
     def empty(self) -> bool:
-        """Nothing runs, is ready or waits for another attempt. Tasks scheduled for later do not count."""
+        """Return True if no task runs, is due or waits for another attempt. Scheduled tasks do not count."""
         return not (self.running or self.ready or self.backing_off)
 
 
@@ -244,11 +247,11 @@ IF_NULL: dict[str, Any] = {
     "created_at": FIRST,
     "updated_at": FIRST,
 }
-"""What is read where an adopted table of the older system has NULL, or a status of its own."""
+"""Values to read where an adopted table of the older system has NULL, or a status of its own."""
 
 
 class Row(BaseModel):
-    """A row of the table of tasks, which is read whatever it holds."""
+    """A row of the table of tasks. It can be read whatever it holds."""
 
     @model_validator(mode="before")
     @classmethod
@@ -266,7 +269,7 @@ class Row(BaseModel):
 
 
 class TaskRow(Row):
-    """A task as the table has it."""
+    """A task with all its columns."""
 
     id: UUID
     type: str
@@ -277,7 +280,7 @@ class TaskRow(Row):
     status: Status
     attempts: int
     max_attempts: int
-    """In effect: the task's own, else its type's, else 5."""
+    """The limit in effect: the task's own, else its type's, else 5."""
     claim: int
     priority: int
     dedup_key: str | None
@@ -317,7 +320,7 @@ class TaskSummary(Row):
 
 @dataclass(frozen=True, slots=True)
 class TaskState:
-    """How a task stands."""
+    """The current state of a task."""
 
     id: UUID
     status: Status
@@ -328,18 +331,18 @@ class TaskState:
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """How many tasks there are of a type and status."""
+    """Number of tasks of a type and status."""
 
     type: str
     status: Status
     tasks: int
     oldest_s: float | None
-    """Seconds since the first of them was due, claimed, created or a dead letter; below 0: none is due yet;
-    None: they have ended well."""
+    """Seconds since the first of them was due, claimed, created or a dead letter. Below 0 means none is due
+    yet. `None` means they completed or were cancelled."""
 
 
 class TaskResult(Row):
-    """What came of a task."""
+    """A task with its result or error."""
 
     id: UUID
     type: str

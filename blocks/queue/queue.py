@@ -1,4 +1,4 @@
-"""The task queue: every read and write of the tasks table, and nothing of Prefect or Ray."""
+"""The task queue: every read and write of the tasks table, without Prefect or Ray."""
 
 from __future__ import annotations
 
@@ -28,30 +28,29 @@ from organism_flows.blocks.queue.stores.maintenance import Upkeep
 from organism_flows.blocks.queue.stores.reads import DEFAULT_MAX_ATTEMPTS
 from organism_flows.blocks.queue.wire import Batch, Outcomes, positions_of
 
-# Named timeouts, in seconds: a statement that takes longer is waiting for something that is not coming.
+# Timeouts in seconds: a statement that takes longer is blocked.
 SETTLE_TIMEOUT = 10.0
 RENEW_TIMEOUT = 3.0
 REAP_TIMEOUT = 10.0
 READ_TIMEOUT = 10.0
 
 LEASES_A_TASK_MAY_LOSE = 10
-"""A task whose lane has died this often is likelier the cause than the victim; it becomes a dead letter."""
+"""Leases after whose loss a task becomes a dead letter: it is more likely the cause than the victim."""
 
 
 class Queue(Upkeep):
-    """The tasks of one database. Use as an async context manager.
+    """The tasks of one database. Use it as an async context manager.
+
+    Entering raises `QueueUnavailable` or `SchemaMismatch`. A method whose connection breaks raises asyncpg's
+    own error, one of `blocks.queue.db.connection.TRANSIENT_ERRORS`, and may be called again.
 
     Args:
         dsn: Postgres connection URL.
         lease_s: Seconds without a renewal after which a lane loses its tasks.
         backoff_base_s: Delay before the second attempt; doubles with each further one, with jitter.
         backoff_cap_s: Longest delay between attempts.
-        connections: Most connections held.
-        direct_dsn: Connection URL past a pooler, for LISTEN; None: ``dsn`` is direct, or lanes poll.
-
-    Raises (from any method):
-        QueueUnavailable: Only from entering; a method whose connection breaks raises asyncpg's own error,
-            one of `blocks.queue.db.connection.TRANSIENT_ERRORS`, and may be called again.
+        connections: Most connections at once.
+        direct_dsn: Connection URL past a pooler, for LISTEN. `None`: ``dsn`` is direct, or lanes poll.
     """
 
     def __init__(
@@ -92,7 +91,7 @@ class Queue(Upkeep):
         await self.close()
 
     async def close(self) -> None:
-        """Close every connection; one that does not answer is cut off after five seconds."""
+        """Close every connection. One that does not answer is cut off after five seconds."""
         pool, self._pool = self._pool, None
         if pool is not None:
             try:
@@ -100,7 +99,7 @@ class Queue(Upkeep):
             except TimeoutError:
                 pool.terminate()
 
-    # The life of a lane
+    # Operations of one lane
 
     async def register(
         self,
@@ -111,13 +110,14 @@ class Queue(Upkeep):
         relay: bool = False,
         run_started_at: datetime | None = None,
     ) -> None:
-        """Open a lease for ``lane``, a fresh name that no process has had before.
+        """Open a lease for a lane.
 
         Args:
-            run: The dispatch run it belongs to, by which `request_stop` and `request_leave` reach it.
-            number: Which lane of that run.
-            relay: The run is one of those that relieve one another.
-            run_started_at: When the run began, by the database's clock; None: now.
+            lane: A fresh name that no process has had before.
+            run: Dispatch run that it belongs to. `request_stop` and `request_leave` address it by this.
+            number: Number of the lane in that run.
+            relay: True if the run is one of those that relieve one another.
+            run_started_at: When the run began, by the database's clock. `None` means now.
         """
         await self.pool.execute(
             statement("register"),
@@ -141,16 +141,18 @@ class Queue(Upkeep):
         leaving: bool = False,
         connection: asyncpg.Connection[Any] | None = None,
     ) -> LaneRequest | None:
-        """Renew the lease of ``lane``.
+        """Renew the lease of a lane.
 
         Args:
-            settled: Tasks the lane has settled so far.
-            figures: What it has counted so far, as `blocks.queue.counters` has it; None: as last said.
-            leaving: It claims nothing any more and waits for its calls to end.
-            connection: To be used instead of the pool's, which belong to the event loop that opened them.
+            lane: Id of the lane.
+            settled: Tasks that the lane has settled so far.
+            figures: Its counters so far, as in `blocks.queue.counters`. `None` leaves them unchanged.
+            leaving: True if it claims no more and waits for its calls to end.
+            connection: Connection to use instead of the pool's, which belong to the event loop that opened
+                them.
 
         Returns:
-            What is asked of the lane; None: its lease was lost and it holds nothing any more.
+            Requests to the lane. `None` means that its lease was lost and it holds nothing any more.
         """
         row = await (connection or self.pool).fetchrow(
             statement("renew"),
@@ -164,7 +166,7 @@ class Queue(Upkeep):
         return None if row is None else LaneRequest(row["stop_requested"], row["leave_requested"])
 
     async def begun(self, batch: Batch) -> None:
-        """Note that handlers have begun with the tasks of ``batch``; stale claims change nothing."""
+        """Record that handlers have begun with the tasks of ``batch``. Stale claims change nothing."""
 
         async def write(rows: Sequence[int]) -> None:
             ids, claims = [batch.ids[row] for row in rows], [batch.claims[row] for row in rows]
@@ -176,41 +178,41 @@ class Queue(Upkeep):
         await in_halves(range(len(batch)), write, refused)
 
     async def report(self, lane: str, *, settled: int, figures: Mapping[str, float]) -> None:
-        """Say for the last time what ``lane`` has counted; its lease stays as it is."""
+        """Write the final counters of ``lane``. Its lease stays as it is."""
         said = orjson.dumps(figures).decode()
         await self.pool.execute(statement("report"), lane, settled, said, timeout=RENEW_TIMEOUT)
 
     async def deregister(self, lane: str) -> None:
-        """Close the lease. Tasks the lane still holds are taken back by the next reap."""
+        """Close the lease of ``lane``. The next reap takes back the tasks that it still holds."""
         await self.pool.execute(statement("deregister"), lane, timeout=RENEW_TIMEOUT)
 
     async def request_stop(self, run: str) -> int:
-        """Ask every lane of a dispatch run to finish what it holds and leave; returns how many were asked."""
+        """Ask every lane of a dispatch run to finish its calls and end; return how many were asked."""
         return cast("int", await self.pool.fetchval(statement("request_stop"), run, timeout=RENEW_TIMEOUT))
 
     async def request_leave(self, run: str) -> int:
-        """Ask every lane of a dispatch run to claim nothing more and to leave when its calls have ended.
+        """Ask every lane of a dispatch run to claim no more, and to end when its calls have ended.
 
         Returns:
             How many were asked.
         """
         return cast("int", await self.pool.fetchval(statement("request_leave"), run, timeout=RENEW_TIMEOUT))
 
-    # The life of a claim
+    # Operations on claims
 
     def claim_lines(self, lane: str, *, clock: Callable[[], float] = time.monotonic) -> ClaimLines:
-        """Return what a lane that claims again and again keeps of the tasks that wait.
+        """Return the lines of waiting tasks, for a lane that claims repeatedly.
 
         Args:
-            lane: Its id.
-            clock: Seconds that only grow.
+            lane: Id of the lane.
+            clock: Returns seconds that only grow.
         """
         return ClaimLines(self.pool, lane, clock=clock)
 
     async def claim(self, lane: str, limit: int) -> Batch:
         """Claim up to ``limit`` due tasks, by priority, then due time. A lane without a lease gets none.
 
-        It looks at all lines each time; a lane that goes on claiming keeps its own `ClaimLines`.
+        Reads all lines each time. A lane that claims repeatedly keeps its own `ClaimLines`.
         """
         lines = self.claim_lines(lane)
         batch = await lines.claim(limit, lambda _: limit)
@@ -219,10 +221,9 @@ class Queue(Upkeep):
         return batch
 
     async def settle(self, lane: str, batch: Batch, outcomes: Outcomes) -> Settled:
-        """Write outcomes of tasks of ``batch`` back, each only if its claim is still the newest.
+        """Write outcomes of tasks of ``batch``, each only if its claim is still the newest.
 
-        An outcome that Postgres cannot store becomes a permanent failure of its own task; the others are
-        settled as they are.
+        If Postgres cannot store an outcome, its own task fails for good. The others are settled as they are.
         """
         completed = positions_of(outcomes.causes, "completed")
         if len(completed) == len(outcomes):
@@ -235,7 +236,7 @@ class Queue(Upkeep):
         return Settled(statuses, [task_id for task_id in reported if task_id not in statuses])
 
     async def _settle(self, lane: str, batch: Batch, outcomes: Outcomes) -> dict[str, Status]:
-        """Settle outcomes that are all completed, or of which none is."""
+        """Settle outcomes that are all completed, or none of them."""
         if not len(outcomes):
             return {}
 
@@ -249,7 +250,7 @@ class Queue(Upkeep):
             except Exception as again:
                 if verdict(again) != "value":
                     raise
-                # Not of this outcome: it is the row itself that cannot be written.
+                # The outcome is not the cause: the row itself cannot be written.
                 logger.error("task %s cannot be settled: %s", batch.ids[told.positions[0]], one_line(again))
                 return {}
 
@@ -287,16 +288,18 @@ class Queue(Upkeep):
     async def release(
         self, lane: str, batch: Batch, *, cause: str | None, error: str, suspicion: int = 0
     ) -> dict[str, Status]:
-        """Hand claimed tasks back, ready at once, with the attempt uncharged.
+        """Hand claimed tasks back, due at once, without charging the attempt.
 
         Args:
-            cause: Short name for the history: ``interrupted``, ``replica_lost``, ``unavailable``; None: no
-                handler had begun with them, and the history has nothing to say.
+            lane: Id of the lane.
+            batch: The tasks.
+            cause: For the history: ``interrupted``, ``replica_lost``, ``unavailable``. `None` adds no
+                history: no handler had begun.
             error: One readable line for the history.
-            suspicion: 1: a replica died under them.
+            suspicion: 1 if a replica died with them.
 
         Returns:
-            New status by id of those handed back: ``failed`` if a task has been interrupted as often as its
+            New status by id of the tasks handed back: ``failed`` if a task was interrupted as often as its
             type may be. The others were stale.
         """
 
@@ -322,23 +325,23 @@ class Queue(Upkeep):
         return released
 
     async def abandon(self, lane: str, *, holding: Sequence[int]) -> list[str]:
-        """Hand back what the table says ``lane`` holds beyond the claims in ``holding``.
+        """Hand back the tasks that ``lane`` holds in the table beyond the claims in ``holding``.
 
-        A claim whose answer was lost with its connection would else wait for the lane to die. Call it only
-        while no claim of the lane is under way.
+        If the answer to a claim was lost with its connection, its tasks would otherwise wait for the lane to
+        end. Call it only while the lane has no claim in progress.
         """
         try:
             rows = await self.pool.fetch(statement("abandon"), lane, holding, timeout=SETTLE_TIMEOUT)
         except Exception as error:
             if verdict(error) != "value":
                 raise
-            # Left to the reap that follows the end of the lane, which takes back what can be.
+            # The reap after the end of the lane takes back what it can.
             logger.error("lane %s cannot hand back what it does not know of: %s", lane, one_line(error))
             return []
         return [row["id"] for row in rows]
 
     async def cancel_requests(self, lane: str) -> dict[int, str]:
-        """Tasks that ``lane`` holds and that are to be cancelled, their ids by claim."""
+        """Return the tasks that ``lane`` holds and that are to be cancelled, their ids by claim."""
         rows = await self.pool.fetch(statement("cancel_requests"), lane, timeout=READ_TIMEOUT)
         return {row["claim"]: row["id"] for row in rows}
 
@@ -346,7 +349,7 @@ class Queue(Upkeep):
         """Take back the tasks of lanes that stopped renewing.
 
         Args:
-            strays: Also running tasks whose holder is no lane at all; only somebody's own SQL makes such.
+            strays: Also take back running tasks whose holder is not a lane. Only SQL of the user makes such.
         """
         try:
             return await self._reap("reap", strays)
@@ -374,10 +377,10 @@ class Queue(Upkeep):
 
     @asynccontextmanager
     async def wakeups(self) -> AsyncIterator[asyncio.Event]:
-        """An event that is set whenever a task became ready or a stop was asked for; clear it yourself.
+        """Yield an event that is set whenever a task became ready or a stop was requested; clear it yourself.
 
-        It holds a connection of its own, made again when it breaks; the event is set then too, because
-        notifications may have been missed. It never raises: look now and then anyway.
+        It has a separate connection, which is made again when it breaks. Then the event is set too, because
+        notifications may have been missed. It never raises: poll from time to time anyway.
         """
         async with Listener(self.direct_dsn) as listener:
             yield listener.event

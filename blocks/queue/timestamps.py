@@ -16,10 +16,10 @@ _LAST = (LAST - _EPOCH) // _MICROSECOND
 
 
 async def read_any_moment(connection: asyncpg.Connection[Any]) -> None:
-    """Have ``connection`` return `FIRST` or `LAST` for moments beyond them.
+    """Make ``connection`` return `FIRST` or `LAST` for moments beyond them.
 
-    asyncpg raises for them, so that one row with such a moment would make every list unreadable that has it;
-    and it returns infinity without a time zone, which cannot be compared with any other moment.
+    asyncpg raises for such a moment, so one row with it would make every list unreadable that contains the
+    row. It also returns infinity without a time zone, which cannot be compared with other moments.
     """
     await connection.set_type_codec(
         "timestamptz", schema="pg_catalog", encoder=_encode, decoder=_decode, format="tuple"
