@@ -1,4 +1,4 @@
-"""bootstrap: bring Postgres, the organism and Prefect to where they should be; safe to run again."""
+"""bootstrap: migrate Postgres, deploy the organism and set up Prefect. Safe to run again."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from organism_flows.serve_apps.organism.release.serve_config import serve_config
 STEPS = ("postgres", "organism", "deployments", "alerts", "canary")
 STEP_TIMEOUT_S = 180.0
 DEPLOY_S = 150.0
-"""For the organism to run as deployed, and as much again for the configuration before to come back."""
+"""Time for the organism to run as deployed, in seconds. A roll-back to the old configuration has as much."""
 CANARY_S = 60.0
 LOOK_INTERVAL_S = 0.2
 REPLICA_CPUS = 0.5
@@ -59,29 +59,29 @@ HTTP_PORT = 8000
 
 
 class BootstrapStep(BaseModel):
-    """What one step found and did."""
+    """Result of one step."""
 
     step: str
     changed: bool
     found: str
     changes: list[ReplacementDone] = []
-    """Of the organism."""
+    """Changes to the organism; empty in the other steps."""
 
 
 class Bootstrapped(BaseModel):
-    """What a bootstrap found and did, step by step."""
+    """Result of a bootstrap, step by step."""
 
     steps: list[BootstrapStep]
 
     @property
     def line(self) -> str:
-        """All of it on one line."""
+        """Return the changes on one line."""
         changed = [f"{s.step}: {s.found}" for s in self.steps if s.changed]
         return "; ".join(changed) or "everything was right already"
 
 
 def _may_succeed_next_time(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    # A setting stays wrong however often it is tried, and Postgres has been waited for.
+    # A retry does not correct a setting, and `prepare_postgres` has waited for Postgres already.
     return not isinstance(state.data, (ConfigurationError, QueueUnavailable))
 
 
@@ -101,7 +101,7 @@ def _step(
 
 @_step("postgres")
 async def prepare_postgres(queue: str, within_s: float) -> BootstrapStep:
-    """Wait for Postgres and migrate it."""
+    """Wait for Postgres and migrate it if migrations are missing."""
     block = (await TaskQueue.named(queue)).pinned()
     dsn = block.direct_dsn or block.dsn
     assert dsn is not None
@@ -123,7 +123,7 @@ async def prepare_postgres(queue: str, within_s: float) -> BootstrapStep:
 async def deploy_organism(
     organism: str, cluster: str, config: str | None, replicas: int, when: When = "drain"
 ) -> BootstrapStep:
-    """Connect to Ray, deploy the Serve app unless it runs as it should, wait until it is healthy."""
+    """Connect to Ray, deploy the Serve application unless it runs as configured, and wait for its health."""
     await (await RayCluster.named(cluster)).connect()
     client = (await Organism.named(organism)).client()
     url, token = dashboard()
@@ -165,7 +165,7 @@ async def deploy_organism(
 
 @_step("deployments")
 async def apply_deployments() -> BootstrapStep:
-    """Register blocks, make the work pool, apply deployments and schedules."""
+    """Register blocks, create the work pool, and apply deployments and schedules."""
     applied = await deployments.apply()
     done = ["made the work pool"] if applied.new_pool else []
     if applied.changed:
@@ -179,7 +179,7 @@ async def apply_deployments() -> BootstrapStep:
 
 @_step("alerts")
 async def apply_alerts() -> BootstrapStep:
-    """Make the automations that deliver alerts, where there is a block to deliver them."""
+    """Create the automations that deliver alerts, if there is a notification block."""
     try:
         applied = await automations.apply(load_settings().alerts)
     except ConfigurationError as error:
@@ -189,7 +189,7 @@ async def apply_alerts() -> BootstrapStep:
 
 @_step("canary", retries=1)
 async def send_canary(queue: str, organism: str, cluster: str) -> BootstrapStep:
-    """Send a task through everything; while no lane runs, one of our own."""
+    """Send a task through the whole system. If no lane claims tasks, start one for it."""
 
     async def run_lane(runs: list[str]) -> None:
         def began(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
@@ -211,14 +211,14 @@ async def send_canary(queue: str, organism: str, cluster: str) -> BootstrapStep:
 
 @asynccontextmanager
 async def some_lane(queue: Queue, run_lane: Callable[[list[str]], Any]) -> AsyncIterator[None]:
-    """See that a lane lives: anybody's, or where there is none, one of ours until the block ends.
+    """Make sure that a lane claims tasks. If there is none, run one of our own until the block ends.
 
     Args:
         queue: An open queue.
-        run_lane: Runs a lane; puts the id of its dispatch run into the list it is given.
+        run_lane: Runs a lane, and appends the id of its dispatch run to the list that it gets.
 
     Raises:
-        What ``run_lane`` raises before any lane lives.
+        Exception: The error of ``run_lane``, if it fails before any lane claims.
     """
     runs: list[str] = []
     own: asyncio.Task[None] | None = None
@@ -230,7 +230,7 @@ async def some_lane(queue: Queue, run_lane: Callable[[list[str]], Any]) -> Async
             if any(lane.claiming for lane in await queue.lanes()):
                 there.set()
             elif own is None:
-                # Also later: the lane that lived at first may have been a dead one's lease.
+                # This may be at a later pass: the lane seen at first may have been dead, with a valid lease.
                 own = asyncio.create_task(run_lane(runs))
             elif own.done():
                 return await own
@@ -252,11 +252,11 @@ async def some_lane(queue: Queue, run_lane: Callable[[list[str]], Any]) -> Async
 
 
 async def _stop(queue: Queue, runs: list[str], own: asyncio.Task[None]) -> None:
-    """Ask the lanes of ``runs``, and nobody else's, to stop."""
+    """Ask the lanes of ``runs``, and no others, to stop, and wait until ``own`` ends."""
     with anyio.move_on_after(CANARY_S + GRACE_S):
         while not own.done():
             for run in runs:
-                # Again and again: a lane that is only starting has no row to be asked in yet.
+                # Repeat the request: a lane that is still starting has no row yet that could carry it.
                 with suppress(*TRANSIENT_ERRORS):
                     await queue.request_stop(run)
             await asyncio.wait([own], timeout=1.0)
@@ -265,7 +265,7 @@ async def _stop(queue: Queue, runs: list[str], own: asyncio.Task[None]) -> None:
 
 
 def dashboard() -> tuple[str | None, str | None]:
-    """URL of the Ray dashboard, and the token that opens it; None where not known."""
+    """Return the URL of the Ray dashboard and the token for it. Each is `None` if it is not known."""
     stack = read_stack(load_settings().home)
     url = os.environ.get("RAY_DASHBOARD_URL") or (stack.ray_dashboard_url if stack else None)
     token = os.environ.get("RAY_AUTH_TOKEN")
@@ -276,7 +276,7 @@ def dashboard() -> tuple[str | None, str | None]:
 
 
 def alike(wanted: OrganismConfig, running: OrganismConfig) -> bool:
-    """Whether they differ in nothing but where handlers are imported from, which hangs on who deploys."""
+    """Return True if the two differ at most in ``python_path``, which depends on who deploys."""
     nowhere: dict[str, list[Path]] = {"python_path": []}
     return wanted.model_copy(update=nowhere) == running.model_copy(update=nowhere)
 
@@ -306,31 +306,30 @@ async def bootstrap(
 ) -> Bootstrapped:
     """Migrate Postgres, deploy the organism, apply blocks, deployments and alerts, and send a canary task.
 
-    Every step looks first and changes only what is not right, so that running it again after it was killed
-    anywhere finishes the job.
+    Each step checks first and changes only what is wrong. If a run was killed, the next one finishes the job.
 
     Args:
-        config: The organism's configuration file; empty: ORGANISM_CONFIG, else the demo.
-        replicas: Replicas of the organism.
-        canary: Send a task through everything at the end.
-        postgres_seconds: How long Postgres may take to come up.
-        when: When tasks that run on replicas which are replaced are interrupted: `drain`: after the `drain_s`
-            of their organ; `idle`: not at all, it is waited for them; `now`: at once.
+        config: The organism's configuration file; empty: ORGANISM_CONFIG, or else the demo.
+        replicas: Number of replicas of the organism.
+        canary: Send a task through the whole system at the end.
+        postgres_seconds: Time that Postgres may take to start, in seconds.
+        when: When to interrupt tasks that run on replicas to be replaced. `drain`: after the `drain_s` of
+            their organ. `idle`: never, wait until they end. `now`: at once.
         queue: Name of the Task Queue block.
         organism: Name of the Organism block.
         cluster: Name of the Ray Cluster block.
 
     Returns:
-        What each step found and did.
+        The result of each step.
 
     Raises:
-        OrganismError: A step could not be done; the message says which and what to do.
+        OrganismError: A step failed. The message says which one and what to do.
     """
     done = Bootstrapped(steps=[])
     try:
         deployments.prefect_api()
         done.steps.append(await prepare_postgres(queue, postgres_seconds))
-        # Waiting for tasks of hours has no timeout.
+        # With `idle` it may wait for tasks that take hours, so it has no timeout.
         step = deploy_organism.with_options(timeout_seconds=None) if when == "idle" else deploy_organism
         done.steps.append(await step(organism, cluster, config, replicas, when))
         done.steps.append(await apply_deployments())

@@ -31,10 +31,15 @@ from organism_flows.flows.supervision.lane_task import LaneOptions, LaneRun
 from organism_flows.flows.supervision.supervisor import DispatchSummary, Supervisor
 
 GRACE_S = 20.0
-"""For calls in flight on stop; below the 30 s after which Prefect's runner kills a flow process."""
+"""Grace period of calls in flight when a run is stopped, in seconds.
+
+Below the 30 s after which Prefect's runner kills a flow process.
+"""
 LANE_OVERTIME_S = 8 * 86_400.0
-"""A lane that is leaving for so long is stuck: the watchdog timeout of its task run. A task may take seven
-days."""
+"""Longest time a lane may take to leave, in seconds. Then it is stuck, and its task run times out.
+
+A task may take seven days.
+"""
 
 
 def _run_name() -> str:
@@ -68,29 +73,30 @@ async def dispatch(
     organism: str = "default",
     cluster: str = "default",
 ) -> DispatchSummary:
-    """Work the queue off: lanes on Ray claim tasks, call the organism and write the outcomes back.
+    """Process the queue: lanes on Ray claim tasks, call the organism and write the outcomes back.
 
     Args:
-        lanes: How many lanes work side by side.
-        until_empty: Stop when nothing runs, is ready or waits for another attempt.
-        max_seconds: Stop claiming after so many seconds, and end when what runs then has ended; empty: never,
-            so that without until_empty the run goes on until it is stopped.
-        batch_size: Most tasks a claim takes; empty: the setting's.
-        tasks_in_flight: Most tasks a lane holds; of each type it takes what its pace allows.
-        relay: For a schedule: end at once while another such run works; else go on until another relieves
-            this one, or the schedule is turned off. Without effect on a run that ends by itself, by
-            until_empty or max_seconds.
-        relieve_after_s: Relieve a run that has worked for so many seconds; 0: in any case.
+        lanes: Number of lanes that run at the same time.
+        until_empty: Stop when no task runs, is ready or waits for another attempt.
+        max_seconds: Stop claiming after this many seconds. The run ends when the tasks in flight have ended.
+            Empty: no limit; without until_empty the run then goes on until it is stopped.
+        batch_size: Upper bound on the tasks in one call to the organism; empty: ORGANISM_BATCH_SIZE.
+        tasks_in_flight: Upper bound on the tasks that one lane holds. How many of them are of one type
+            follows from how fast that type is processed.
+        relay: For schedules. The run ends at once while another relay run works. Otherwise it goes on until
+            another run relieves it, or its schedule is turned off. Has no effect with until_empty or
+            max_seconds.
+        relieve_after_s: Relieve a run that has worked for this many seconds. 0: relieve it in any case.
         queue: Name of the Task Queue block.
         organism: Name of the Organism block.
         cluster: Name of the Ray Cluster block.
 
     Returns:
-        What was done. The run ends Cancelled, with its tasks handed back, when it is cancelled, terminated or
-        interrupted; Failed when lanes could not be kept running.
+        The counts of the run. The run ends as `Cancelled`, with its tasks handed back, when it is cancelled,
+        terminated or interrupted. It ends as `Failed` when its lanes could not be kept running.
 
     Raises:
-        ConfigurationError: Something the run needs is not configured or not reachable.
+        ConfigurationError: A part that the run needs is not configured, or cannot be reached.
         QueueUnavailable: Postgres cannot be reached.
         OrganismUnavailable: The organism does not answer.
     """
@@ -155,8 +161,8 @@ async def dispatch(
                 )
                 return await supervisor.run()  # type: ignore[return-value]
     except OrganismError as error:
-        # Returned, and raised by Prefect where the flow was called: raised here it would be logged with a
-        # traceback, and what it says is one line.
+        # Return it: Prefect raises it where the flow was called. Raised here, it would be logged with a
+        # traceback, and its message is one line.
         return Failed(message=str(error), data=error)  # type: ignore[return-value]
 
 
@@ -174,10 +180,12 @@ def _deployment() -> UUID | None:
 
 @contextmanager
 def _stop_on_signals(stopping: asyncio.Event, at_once: asyncio.Event) -> Iterator[None]:
-    """Turn the first SIGTERM or SIGINT into a stop, and the second into one at once, while the run lasts.
+    """Set ``stopping`` on the first SIGTERM or SIGINT, and ``at_once`` on the second, within the block.
 
-    `ray.init` replaces Prefect's own SIGTERM handler by one that raises SystemExit, and an exception inside
-    the loop would leave lanes behind. A third signal does what it did before.
+    A third signal reaches the handler that was installed before.
+
+    `ray.init` replaces Prefect's own SIGTERM handler by one that raises SystemExit. An exception inside the
+    event loop would leave lanes behind.
     """
     loop = asyncio.get_running_loop()
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""redrive: dead letters go back into the queue; unless told otherwise, it only says which they would be."""
+"""redrive: put dead letters back into the queue. By default it only reports which ones it would take."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from organism_flows.flows.prefect_support.markdown import TaskLinks, plain
 from organism_flows.flows.prefect_support.states import EXPECTED_ERRORS, ORGANISM_TAG, cell, failed, show_page
 
 SHOWN = 20
-"""Tasks that a dry run shows."""
+"""Upper bound on the tasks that a dry run shows."""
 
 
 class RedriveSummary(BaseModel):
-    """What one run of redrive did, or would have done."""
+    """Result of one run of redrive."""
 
     dry_run: bool
     found: int | None = None
-    """Of a dry run: tasks that it would redrive."""
+    """Number of tasks that a dry run would redrive; `None` if the run is not a dry run."""
     redriven: int = 0
     kept_out: int = 0
-    """Left, because an unfinished task of their type has the same ``dedup_key``."""
+    """Number of tasks left because an unfinished task of their type has the same ``dedup_key``."""
     audit: UUID | None = None
     """Id of the row in the table ``task_audit``."""
 
@@ -46,33 +46,35 @@ async def redrive(
         str | None,
         Field(
             max_length=200,
-            description="Only tasks with such an error, as SQL LIKE has it: % is any text, _ any character.",
+            description="Only tasks whose error matches this SQL LIKE pattern: % any text, _ any character.",
         ),
     ] = None,
     since: Annotated[datetime | None, Field(description="Only tasks that finished then or later.")] = None,
     until: Annotated[datetime | None, Field(description="Only tasks that finished then or before.")] = None,
-    cancelled: Annotated[bool, Field(description="Cancelled tasks too, beside the dead letters.")] = False,
+    cancelled: Annotated[bool, Field(description="Redrive cancelled tasks as well.")] = False,
     limit: Annotated[
-        int | None, Field(ge=1, description="Most tasks, those that finished first; empty: all.")
+        int | None,
+        Field(ge=1, description="Upper bound on the tasks; those that finished first are taken; empty: all."),
     ] = None,
-    dry_run: Annotated[bool, Field(description="Only say how many there are, and show some.")] = True,
+    dry_run: Annotated[bool, Field(description="Only count the tasks and show some of them.")] = True,
     queue: Annotated[str, Field(description="Name of the Task Queue block.")] = "default",
 ) -> RedriveSummary:
-    """Put dead letters back into the queue: ready at once, with all their attempts before them.
+    """Put dead letters back into the queue. They are ready at once and have all their attempts again.
 
     Args:
         type: Only tasks of this type.
         domain: Only tasks of this domain.
-        error: Only tasks with such an error, as SQL LIKE has it: % is any text, _ any character.
-        since: Only tasks that finished then or later; of UTC unless it says otherwise.
-        until: Only tasks that finished then or before; never any that finishes after the run began.
-        cancelled: Cancelled tasks too, beside the dead letters.
-        limit: Most tasks, those that finished first; empty: all.
-        dry_run: Only say how many there are, and show some.
+        error: Only tasks whose error matches this SQL LIKE pattern: % is any text, _ any character.
+        since: Only tasks that finished then or later. UTC unless the value has an offset.
+        until: Only tasks that finished then or before. Tasks that finish after the run began are never taken.
+        cancelled: Redrive cancelled tasks as well.
+        limit: Upper bound on the tasks; those that finished first are taken. Empty: all.
+        dry_run: Only count the tasks and show some of them.
         queue: Name of the Task Queue block.
 
     Returns:
-        What was done. What the tasks failed with is in their history, who redrove how many in ``task_audit``.
+        The counts of the run. The history of each task keeps its error. The table ``task_audit`` records who
+        redrove how many tasks.
 
     Raises:
         ConfigurationError: A parameter or the block is wrong.

@@ -1,4 +1,4 @@
-"""submit: files of tasks go into the queue, each line once."""
+"""submit: load files of tasks into the queue, each line once."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from organism_flows.flows.prefect_support.states import EXPECTED_ERRORS, ORGANIS
 
 PAGE = "submit-summary"
 PROGRESS_LOG_S = 5.0
-"""A load says how far it is at most this often."""
+"""Shortest time between two log lines about the progress of a load, in seconds."""
 
 
 class SubmitSummary(BaseModel):
-    """What one run of submit did."""
+    """Result of one run of submit."""
 
     files: int = 0
     added: int = 0
     earlier: int = 0
-    """Tasks that an earlier run had added from the same lines."""
+    """Number of tasks that an earlier run had added from the same lines."""
     duplicates: int = 0
-    """Not added: an unfinished task of the type has the ``dedup_key``, or a task has the id."""
+    """Tasks not added: an unfinished task of the type has the ``dedup_key``, or another task has the id."""
     bad: int = 0
     bad_lines: list[str] = []
-    """The first of them: file, line and why."""
+    """The first bad lines: file, line and reason."""
     seconds: float = 0.0
 
 
@@ -53,33 +53,33 @@ async def submit(
         ),
     ],
     strict: Annotated[bool, Field(description="Load nothing if any line of any file is bad.")] = True,
-    again: Annotated[bool, Field(description="Load the whole of files that have been loaded.")] = False,
+    again: Annotated[bool, Field(description="Load all lines of files that were loaded before.")] = False,
     queue: Annotated[str, Field(description="Name of the Task Queue block.")] = "default",
     type: Annotated[
-        str | None, Field(description="Type of the tasks, whose params the columns of the files then are.")
+        str | None, Field(description="Type of all tasks; the columns of the files are then their params.")
     ] = None,
     columns: Annotated[
         dict[str, str],
-        Field(
-            description="By column: the field of a task that it is, or params.NAME; empty: it is left out."
-        ),
+        Field(description="Field of the task for each column, or params.NAME; an empty text leaves it out."),
     ] = {},  # noqa: B006
 ) -> SubmitSummary:
-    """Load files of tasks into the queue. Stopped in the middle, run it again: it goes on where it was.
+    """Load files of tasks into the queue. A run that was stopped is continued by running it again.
 
     Args:
-        files: A JSON lines, CSV or Parquet file, or a pattern such as /data/**/*.jsonl, where the flow runs.
-        strict: Load nothing if any line of any file is bad; else load the others and name the bad ones.
-        again: Load the whole of files that have been loaded, once more.
+        files: A JSON lines, CSV or Parquet file, or a pattern such as /data/**/*.jsonl. The paths are those
+            of the machine that runs the flow.
+        strict: Load nothing if any line of any file is bad. Otherwise load the good lines and report the bad
+            ones.
+        again: Load all lines of files that were loaded before.
         queue: Name of the Task Queue block.
-        type: Type of the tasks, whose params the columns of the files then are. None: the files say it.
-        columns: By column: the field of a task that it is, or params.NAME; empty: it is left out.
+        type: Type of all tasks; the columns of the files are then their params. Empty: the files give it.
+        columns: Field of the task for each column, or params.NAME; an empty text leaves the column out.
 
     Returns:
-        What was done.
+        The counts of the run.
 
     Raises:
-        ConfigurationError: No file fits, a line is bad, or a file has changed where it was loaded.
+        ConfigurationError: No file matches, a line is bad, or a file was changed in the part already loaded.
         QueueUnavailable: Postgres cannot be reached.
     """
     logger = get_run_logger()

@@ -1,4 +1,4 @@
-"""verify: is everything there, well, and doing work? Each part is asked, and says what to do if not."""
+"""verify: check every part of the system, and say what to do about each that does not work."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ USUAL = Limits()
 
 @task(name="check", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False, retries=0)
 async def check_part(name: str, check: Check, timeout_s: float) -> list[Finding]:
-    """Ask one part of the system."""
+    """Run the check of one part of the system, and return its findings."""
     return await finding.ask(name, check, timeout_s=timeout_s)
 
 
@@ -42,15 +42,15 @@ async def verify(
     """Check settings, Postgres, queue, lanes, Ray, Serve, the organism and Prefect, and send a canary task.
 
     Args:
-        limits: From where on something is degraded.
-        canary: Send a task through everything.
+        limits: Limits beyond which a finding is degraded.
+        canary: Send a task through the whole system.
         queue: Name of the Task Queue block.
         organism: Name of the Organism block.
         cluster: Name of the Ray Cluster block.
 
     Returns:
-        What was found. The run ends Failed when a check failed, with its name in the message; a degraded one
-        is in the message of a completed run.
+        All findings. The run ends as `Failed` when a check failed, and its message names the check. A
+        degraded check is named in the message of a completed run.
     """
     found = await verify_all(
         queue=queue,

@@ -1,7 +1,7 @@
-"""watchdog: takes back what dead lanes hold, deletes what is old, tidies up in Prefect, restarts dispatch.
+"""watchdog: take back tasks of dead lanes, delete old rows, clean up in Prefect, restart dispatch.
 
-Lanes reap one another; the watchdog is for when there are none, and for what they leave alone. Each step is
-short and a transaction of its own, so that killed anywhere it leaves nothing half done.
+Lanes reap each other. The watchdog covers the time when no lane runs, and the work that lanes leave to it.
+Each step is short and a transaction of its own: killed at any point, it leaves nothing half done.
 """
 
 from __future__ import annotations
@@ -38,13 +38,16 @@ from organism_flows.flows.supervision.watchdog_check import (
 )
 
 RUN_TIMEOUT_S = 5 * 3600.0
-"""More than a run may ask for, with the longest check at its end."""
+"""Timeout of a run, in seconds. Longer than ``LONGEST_S`` and the longest check together."""
 CHECK_TIMEOUT_S = 300.0
-"""For a check, beside the time it is given for deleting and for Prefect."""
+"""Time for one check, in seconds, without its time for deleting and for Prefect."""
 RETENTION_STEPS = 3
-"""Statuses that ``prune_seconds`` holds for."""
+"""Number of statuses that ``prune_seconds`` applies to."""
 EVENT_INTERVAL_S = 120.0
-"""Between two events that say that the queue was checked. Their absence is an alert after five minutes."""
+"""Shortest time between two events that report a check of the queue, in seconds.
+
+Their absence raises an alert after five minutes.
+"""
 
 
 def _run_name() -> str:
@@ -66,90 +69,107 @@ async def watchdog(
         Field(
             ge=0,
             le=LONGEST_S,
-            description="Check again and again for so long, or until another run takes over; empty: once, or "
-            "where the schedule has started the run, until the next one has begun.",
+            description="Repeat the check for so many seconds, or until another run takes over. Empty: check "
+            "once; a run that a schedule has started goes on until the next one has begun.",
         ),
     ] = None,
     keep_completed_days: Annotated[
         float | None,
-        Field(gt=0, le=36_500, description="Delete completed and cancelled tasks after it; empty: keep."),
+        Field(
+            gt=0,
+            le=36_500,
+            description="Delete completed and cancelled tasks after so many days; empty: keep them.",
+        ),
     ] = None,
     keep_failed_days: Annotated[
         float | None,
-        Field(gt=0, le=36_500, description="Delete dead letters after so long; empty: keep."),
+        Field(gt=0, le=36_500, description="Delete dead letters after so many days; empty: keep them."),
     ] = None,
     keep_audit_days: Annotated[
         float | None,
-        Field(gt=0, le=36_500, description="Delete notes on redrives after so long; empty: keep."),
+        Field(gt=0, le=36_500, description="Delete notes on redrives after so many days; empty: keep them."),
     ] = None,
     keep_files_days: Annotated[
         float | None,
         Field(
             gt=0,
             le=36_500,
-            description="Forget loaded files after so long, which can then be loaded anew; empty: never.",
+            description="Forget loaded files after so many days: then they can load again; empty: never.",
         ),
     ] = None,
     prune_seconds: Annotated[
-        float, Field(gt=0, le=3600, description="Longest time to delete tasks of one status in one check.")
+        float,
+        Field(gt=0, le=3600, description="Time to delete the tasks of one status in one check, in seconds."),
     ] = 60.0,
     pending_minutes: Annotated[
         float,
-        Field(ge=1, le=1440, description="A flow run of ours that is Pending for so long has crashed."),
+        Field(ge=1, le=1440, description="Mark flow runs as crashed that are Pending for so many minutes."),
     ] = 15.0,
     prefect_seconds: Annotated[
-        float, Field(gt=0, le=600, description="Longest time for tidying up in Prefect.")
+        float, Field(gt=0, le=600, description="Time to clean up in Prefect in one check, in seconds.")
     ] = 30.0,
     dead_letters: Annotated[
         int | None,
-        Field(ge=0, description="Alert above so many dead letters; empty: ORGANISM_ALERT_DEAD_LETTERS."),
+        Field(ge=0, description="Alert on more dead letters than this; empty: ORGANISM_ALERT_DEAD_LETTERS."),
     ] = None,
     oldest_ready_seconds: Annotated[
         float | None,
-        Field(gt=0, description="Alert when a task is ready for longer; empty: ORGANISM_ALERT_OLDEST_READY."),
+        Field(
+            gt=0,
+            description="Alert when a task is ready for more seconds; empty: ORGANISM_ALERT_OLDEST_READY.",
+        ),
     ] = None,
     interrupted: Annotated[
         int | None,
         Field(
             ge=0,
-            description="Alert above so many unfinished tasks that were interrupted more than twice; empty: "
+            description="Alert when more unfinished tasks than this were interrupted more than twice; empty: "
             "ORGANISM_ALERT_INTERRUPTED.",
         ),
     ] = None,
     missing_seconds: Annotated[
         float,
-        Field(ge=0, le=86_400, description="Alert when no lane has claimed for so long and one should."),
+        Field(
+            ge=0,
+            le=86_400,
+            description="Alert when no lane claims for so many seconds although dispatch is scheduled.",
+        ),
     ] = 120.0,
     queue: Annotated[str, Field(description="Name of the Task Queue block.")] = "default",
 ) -> WatchdogSummary:
-    """Take back what dead lanes hold, delete what is old, mark dead runs as crashed, and restart dispatch.
+    """Take back tasks of dead lanes, delete old rows, mark dead runs as crashed, and restart dispatch.
 
-    Dispatch is restarted only if its deployment has a schedule that is on and starts relays
-    (``relay: true``), and no lane claims tasks.
+    Dispatch is restarted only if no lane claims tasks and its deployment has a schedule that is on and starts
+    relays (``relay: true``).
 
     Args:
-        for_seconds: Check again and again for so long, every ``ORGANISM_WATCHDOG_INTERVAL`` seconds, or until
-            another run of the deployment that goes on takes over, or its schedule is turned off. Empty: once;
-            a run that a schedule has started goes on until the next one has begun.
-        keep_completed_days: Delete completed and cancelled tasks so many days after; empty: keep them.
-        keep_failed_days: Delete dead letters so many days after; empty: keep them.
-        keep_audit_days: Delete notes on redrives so many days after; empty: keep them.
-        keep_files_days: Forget files so many days after something was loaded of them; empty: never. A file
-            that is forgotten and still there is loaded once more by the next submit that finds it.
-        prune_seconds: Longest time to delete tasks of one status in one check; the next goes on.
-        pending_minutes: A flow run of ours that is Pending for so long has crashed.
-        prefect_seconds: Longest time for tidying up in Prefect.
-        dead_letters: Alert above so many dead letters; empty: the setting's.
-        oldest_ready_seconds: Alert when a task is ready for longer; empty: the setting's.
-        interrupted: Alert above so many unfinished tasks interrupted more than twice; empty: the setting's.
-        missing_seconds: Alert when no lane has claimed for so long although dispatch is scheduled.
+        for_seconds: Repeat the check for this many seconds, every ``ORGANISM_WATCHDOG_INTERVAL`` seconds. The
+            run ends earlier when another repeating run of the deployment takes over, or when its schedule is
+            turned off. Empty: check once; a run that a schedule has started goes on until the next one has
+            begun.
+        keep_completed_days: Delete completed and cancelled tasks this many days after they ended; empty: keep
+            them.
+        keep_failed_days: Delete dead letters this many days after they ended; empty: keep them.
+        keep_audit_days: Delete notes on redrives after this many days; empty: keep them.
+        keep_files_days: Forget a file this many days after the last load from it; empty: never. If the file
+            still exists, the next submit that finds it loads it again.
+        prune_seconds: Time to delete the tasks of one status in one check, in seconds. The next check goes
+            on with the rest.
+        pending_minutes: Mark a flow run of ours as crashed when it has been Pending for this many minutes.
+        prefect_seconds: Time to clean up in Prefect in one check, in seconds.
+        dead_letters: Alert when there are more dead letters; empty: ORGANISM_ALERT_DEAD_LETTERS.
+        oldest_ready_seconds: Alert when a task is ready for more seconds; empty:
+            ORGANISM_ALERT_OLDEST_READY.
+        interrupted: Alert when more unfinished tasks were interrupted more than twice; empty:
+            ORGANISM_ALERT_INTERRUPTED.
+        missing_seconds: Alert when no lane has claimed for this many seconds although dispatch is scheduled.
         queue: Name of the Task Queue block.
 
     Returns:
-        What was done in all checks. While another watchdog is at work on the same database, nothing.
+        The sums of all checks. They are 0 if another watchdog works on the same database all the time.
 
     Raises:
-        ConfigurationError: The block is wrong, or its database can only be reached through a pooler.
+        ConfigurationError: The block is wrong, or its database can be reached only through a pooler.
         QueueUnavailable: Postgres could not be reached in the last check.
     """
     options = WatchdogOptions(
@@ -174,12 +194,12 @@ async def watchdog(
 
 
 class _Run:
-    """One run: its checks, and what it says of them.
+    """One run of the watchdog: its checks and what it logs about them.
 
     Args:
-        options: What each check is to do.
+        options: Options of each check.
         run: The flow run, as it was when it began.
-        seconds: For how long it checks; 0: once.
+        seconds: How long it repeats the check; 0: it checks once.
     """
 
     def __init__(self, options: WatchdogOptions, run: FlowRun | None, seconds: float) -> None:
@@ -190,12 +210,12 @@ class _Run:
         self.began = time.monotonic()
         self.summary = WatchdogSummary(exclusive=False)
         self.error: BaseException | None = None
-        """Why the last check failed."""
+        """Error of the last check, if it failed."""
         self.said = ""
         self.event_due = self.began
 
     async def until_its_end(self) -> State[WatchdogSummary]:
-        """Check once, or until the time is over or another run takes over."""
+        """Check until the time is over or another run takes over, and return the final state of the run."""
         interval_s = load_settings().watchdog_interval
         relay = Relay(self.run)
         why = None
@@ -222,7 +242,7 @@ class _Run:
         except Exception as error:
             if not self.seconds:
                 raise
-            # The next check may well succeed, and no other run would make it.
+            # Go on: the next check may succeed, and no other run would make it.
             self.logger.debug("a check ended unforeseen", exc_info=True)
             reason = " ".join(str(error).split())[:200]
             self.error = OrganismError(
@@ -242,7 +262,12 @@ class _Run:
         await self._say((logging.INFO, line_of(found)), *trouble, always=found.did)
 
     async def _say(self, *lines: tuple[int, str], always: bool = False) -> None:
-        """Log what a check found, unless the one before found the same but for figures."""
+        """Log the lines of a check, unless they differ from those of the check before only in numbers.
+
+        Args:
+            lines: Level and text.
+            always: Log them in any case.
+        """
         shape = re.sub(r"\d[\d.,:]*", "0", str(lines))
         if always or shape != self.said:
             for level, line in lines:
