@@ -1,1 +1,1 @@
-"""The checks of `verify`: each asks one part of the system and says what to do when it is not well."""
+"""The checks of `verify`. Each checks one part of the system and says what to do if it does not work."""

@@ -1,4 +1,4 @@
-"""A task of our own, from its insertion to its outcome, through everything in between."""
+"""The canary: a small task that goes through the whole system, from its insertion to its outcome."""
 
 from __future__ import annotations
 
@@ -16,11 +16,17 @@ from organism_flows.flows.verification.thresholds import Limits
 POLL_S = 0.1
 TYPE = "health_check"
 PRIORITY = 1_000_000
-"""Before everything else: it says whether work is done, not how much of it there is."""
+"""Priority of the canary, before all other tasks.
+
+The canary shows whether tasks are processed, not how many of them wait.
+"""
 
 
 async def check(queue: Queue, limits: Limits) -> list[Finding]:
-    """Whether a task is completed in time; it does not stay behind when it is not."""
+    """Return whether a canary task completes within ``limits.canary_s`` seconds.
+
+    A task that does not is cancelled. If no lane claims tasks, none is sent.
+    """
     if not any(lane.claiming for lane in await queue.lanes()):
         return [
             degraded(

@@ -1,4 +1,4 @@
-"""Ray, Serve and the organism: there, well, and seeing the same environment as this process."""
+"""Checks of Ray, Serve and the organism: reachable, healthy, in the same environment as this process."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ from organism_flows.flows.verification.finding import Finding, degraded, failed,
 
 HTTP_TIMEOUT_S = 10.0
 NODE_TIMEOUT_S = 30.0
-"""A node may have to start a worker first, which imports what it needs."""
+"""Longest wait for the answer of one node, in seconds.
+
+The node may have to start a worker process, which takes time for its imports.
+"""
 
 
 async def check_ray(cluster: RayCluster) -> list[Finding]:
-    """Nodes and resources. Connects this process."""
+    """Connect this process to the cluster, and return findings about its nodes, resources and versions."""
     import ray
 
     await cluster.connect()
@@ -48,7 +51,7 @@ async def check_ray(cluster: RayCluster) -> list[Finding]:
 
 
 async def _same_on_nodes(nodes: list[Any]) -> Finding:
-    """Whether every node has what this process has: a lane may come to run on any."""
+    """Return whether every node has the same versions as this process: a lane may run on any node."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -73,10 +76,11 @@ async def _same_on_nodes(nodes: list[Any]) -> Finding:
 
 
 async def check_serve(organism: Organism, organism_url: str | None) -> list[Finding]:
-    """The application, the organism through its handle and its HTTP routes, and what its replica sees.
+    """Return findings about the application, the organism, its HTTP routes and its replica's environment.
 
     Args:
-        organism_url: Base of the HTTP routes; None: not known here.
+        organism: The organism, called through its handle.
+        organism_url: Base URL of the HTTP routes; `None` if it is not known here.
     """
     from ray import serve
 
@@ -91,10 +95,10 @@ async def check_serve(organism: Organism, organism_url: str | None) -> list[Find
 
 
 def copies(work: OrganismWork | None) -> list[Finding]:
-    """Whether handlers still run that were asked to stop.
+    """Return whether handlers still run that were asked to stop.
 
     Args:
-        work: None: the organism did not say, and nothing is said of it.
+        work: Answer of the organism. `None` means it did not answer: then there is no finding.
     """
     if work is None:
         return []
@@ -158,7 +162,7 @@ def _same_packages(there: dict[str, Any]) -> Finding:
 
 def _same_settings(there: dict[str, Any]) -> Finding:
     names = {name for name in (*os.environ, *there["variables"]) if name.startswith("ORGANISM_")}
-    # Masked there and of no use to a replica; what the embedded stack knows its own processes by.
+    # Replicas mask the two connection URLs and do not use them. The other two mark processes of the stack.
     names -= {"ORGANISM_DSN", "ORGANISM_DIRECT_DSN", "ORGANISM_STACK_ID", "ORGANISM_STACK_ROLE"}
     differ = [
         f"{name}={os.environ.get(name, 'unset')} here, {there['variables'].get(name, 'unset')} there"

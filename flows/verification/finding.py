@@ -1,4 +1,4 @@
-"""What a check found, and how it is told."""
+"""Findings: the results of checks, how a check is run, and how findings are summed up and shown."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ ORDER: tuple[Status, ...] = ("failed", "degraded", "ok")
 
 
 class Finding(BaseModel):
-    """The answer of one check."""
+    """Result of one check."""
 
     check: str
-    """Part and question: ``postgres: clock``."""
+    """Part and aspect, such as ``postgres: clock``."""
     status: Status
     evidence: str
-    """What was seen, on one line."""
+    """What the check saw, on one line."""
     action: str = ""
-    """What to do about it; empty when it is ok."""
+    """What to do about it; empty if the status is ``ok``."""
     seconds: float = 0.0
 
 
 class Verification(BaseModel):
-    """Everything that was found."""
+    """All findings of a verification."""
 
     findings: list[Finding]
 
     @property
     def status(self) -> Status:
-        """The worst of the findings."""
+        """Return the worst status of the findings."""
         return next((s for s in ORDER if any(f.status == s for f in self.findings)), "ok")
 
     @property
     def exit_code(self) -> int:
-        """0: all is well; 1: something is degraded; 2: something has failed."""
+        """Return 0 if all is ok, 1 if something is degraded, 2 if something has failed."""
         return EXIT_CODES[self.status]
 
     @property
     def troubles(self) -> list[Finding]:
-        """What is not ok, the worst first."""
+        """Return the findings that are not ok, the worst first."""
         found = [f for f in self.findings if f.status != "ok"]
         return sorted(found, key=lambda f: ORDER.index(f.status))
 
     @property
     def line(self) -> str:
-        """All of it on one line."""
+        """Return what is not ok, or that all is ok, on one line."""
         if not self.troubles:
             return f"all {len(self.findings)} checks are ok"
         return "; ".join(f"{f.check} {f.status}: {f.evidence}" for f in self.troubles)
@@ -63,22 +63,22 @@ Check: TypeAlias = Callable[[], Awaitable[list[Finding]]]
 
 
 def ok(check: str, evidence: str) -> Finding:
-    """All is well."""
+    """Return a finding about a part that works."""
     return Finding(check=check, status="ok", evidence=evidence)
 
 
 def degraded(check: str, evidence: str, action: str) -> Finding:
-    """It works, and not for long or not as it should."""
+    """Return a finding about a part that works, but not as it should or not for long."""
     return Finding(check=check, status="degraded", evidence=evidence, action=action)
 
 
 def failed(check: str, evidence: str, action: str) -> Finding:
-    """It does not work."""
+    """Return a finding about a part that does not work."""
     return Finding(check=check, status="failed", evidence=evidence, action=action)
 
 
 async def ask(name: str, check: Check, timeout_s: float) -> list[Finding]:
-    """The findings of ``check``; one that fails or does not answer in time is a finding too."""
+    """Run ``check`` and return its findings. If it raises or takes too long, return a failed finding."""
     started = time.monotonic()
     try:
         async with asyncio.timeout(timeout_s):
@@ -97,9 +97,9 @@ async def ask(name: str, check: Check, timeout_s: float) -> list[Finding]:
 
 
 def markdown(findings: Iterable[Finding]) -> str:
-    """What to do, and a table of findings, the worst first."""
+    """Return the actions as a list and the findings as a table in markdown, the worst first."""
     ordered = sorted(findings, key=lambda f: ORDER.index(f.status))
-    # Not in the table: the UI does not wrap its lines, and a fourth column stands beyond the edge.
+    # Actions are not a column: the UI does not wrap lines in tables, and a fourth column is out of sight.
     lines = [f"- {plain(f.check)}: {plain(f.action)}" for f in ordered if f.action]
     lines += ["", "| check | status | seen |", "|---|---|---|"]
     lines += [f"| {plain(f.check)} | {f.status} | {plain(f.evidence)} |" for f in ordered]

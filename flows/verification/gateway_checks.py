@@ -1,4 +1,4 @@
-"""The gateway's HTTP routes, where the stack of this machine has one."""
+"""Check of the gateway's HTTP routes, if the stack on this machine has a gateway."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ HTTP_TIMEOUT_S = 10.0
 
 
 async def check(url: str) -> list[Finding]:
-    """Ask the gateway whether it is of use; that the organism answers it, is the organism's own finding.
+    """Return whether the gateway is ready. The checks of the cluster find out if the organism answers.
 
     Args:
-        url: Base of its routes.
+        url: Base URL of its routes.
     """
     name = "gateway: routes"
     try:
         async with httpx.AsyncClient(trust_env=False, timeout=HTTP_TIMEOUT_S) as client:
-            # With the token it says why it is not ready.
+            # Only with the token does the answer say why the gateway is not ready.
             answer = await client.get(f"{url}/readyz", headers=dict(own_headers(load_settings())))
     except httpx.HTTPError as error:
         why = f"{url} does not answer: {str(error) or type(error).__name__}"

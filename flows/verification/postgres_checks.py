@@ -1,4 +1,4 @@
-"""Postgres: is it there, migrated, in time, and free of what slows a queue down."""
+"""Checks of Postgres: reachable, migrated, writable, in time, and free of what slows a queue down."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ERRORS: tuple[type[BaseException], ...] = (asyncpg.PostgresError, *TRANSIENT_ERR
 
 
 async def check(queue: Queue) -> list[Finding]:
-    """All findings about the database of an open queue."""
+    """Return all findings about the database of an open queue."""
     asked = time.time()
     row: Any = await queue.pool.fetchrow(statement("database_health"), timeout=TIMEOUT_S)
     between = (asked + time.time()) / 2

@@ -1,4 +1,4 @@
-"""Prefect: its API, workers and the schedules that start our flows."""
+"""Checks of Prefect: its API, its workers, and the schedules that start our flows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FLOW_NAMES = ("dispatch", "bootstrap", "verify", "watchdog", "submit", "redrive"
 
 
 async def check() -> list[Finding]:
-    """All findings about the Prefect server this process talks to."""
+    """Return all findings about the Prefect server that this process uses."""
     if not PREFECT_API_URL.value():
         return [failed("prefect: api", "PREFECT_API_URL is not set", "run `organism up`, or set it")]
     async with get_client() as client:
@@ -65,9 +65,9 @@ def _deployments(deployments: list[Any]) -> Finding:
 
 
 def _schedules(deployments: list[Any]) -> Finding | None:
-    """Name the schedules that are on and give no value to a parameter that needs one.
+    """Return a finding that names the schedules that are on and lack a required parameter, or `None`.
 
-    Prefect 3.8.8 checks the values that a schedule gives, and not that one is missing.
+    Prefect 3.8.8 validates the values that a schedule gives, but does not notice that one is missing.
     """
     wrong = {}
     for deployment in deployments:

@@ -1,4 +1,4 @@
-"""The queue and its lanes: what waits, is stuck, interrupted or dead, and who works."""
+"""Checks of the queue and its lanes: tasks that wait, are stuck, interrupted or dead, and live lanes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from organism_flows.flows.verification.thresholds import Limits
 
 TIMEOUT_S = 10.0
 COUNTED = 100_000
-"""Ready tasks of a type are counted up to here."""
+"""Upper bound on the ready tasks of one type that are counted."""
 
 
 async def check(queue: Queue, limits: Limits) -> list[Finding]:
-    """All findings about the queue and its lanes."""
+    """Return all findings about the queue and its lanes."""
     waiting: list[Any] = await queue.pool.fetch(statement("queue_health"), COUNTED, timeout=TIMEOUT_S)
     stuck: int = await queue.pool.fetchval(statement("stuck"), timeout=TIMEOUT_S)
     lanes = await queue.lanes()

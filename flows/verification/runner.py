@@ -1,4 +1,4 @@
-"""Every check, each on its own: what one finds or breaks on keeps no other from being asked."""
+"""Runs every check of `verify`. A check that fails does not keep the others from running."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ from organism_flows.flows.verification.finding import Check, Finding, Verificati
 from organism_flows.flows.verification.thresholds import Limits
 
 PART_TIMEOUT_S = 45.0
-"""Connecting to a cluster that is not there is given up after less."""
+"""Timeout of the checks of one part, in seconds.
+
+Longer than the timeout for connecting to a cluster that does not answer.
+"""
 
 Ask: TypeAlias = Callable[[str, Check, float], Awaitable[list[Finding]]]
 B = TypeVar("B", bound=NamedBlock)
@@ -45,13 +48,15 @@ async def verify_all(
     with_canary: bool = True,
     ask: Ask = finding.ask,
 ) -> Verification:
-    """Ask every part. Never raises for what is wrong: that is a finding.
+    """Check every part and return all findings. A part that does not work is a finding, not an error.
 
     Args:
-        queue: Name of the Task Queue block, and so on.
-        limits: From where on something is degraded; None: the usual.
-        with_canary: Send a task through everything.
-        ask: Makes the findings of a part of its check.
+        queue: Name of the Task Queue block.
+        organism: Name of the Organism block.
+        ray_cluster: Name of the Ray Cluster block.
+        limits: Limits beyond which a finding is degraded; `None` for the defaults.
+        with_canary: Send a task through the whole system.
+        ask: Runs the check of one part and returns its findings.
     """
     limits = limits or Limits()
     async with AsyncExitStack() as stack:
@@ -101,7 +106,10 @@ async def _cluster(organism: str, ray_cluster: str, ask: Ask) -> list[Finding]:
 
 
 async def _block(kind: type[B], name: str) -> B:
-    """The named block; where Prefect does not answer, which is a finding of its own, the defaults."""
+    """Return the named block, or the default values if the block ``default`` cannot be loaded.
+
+    That Prefect does not answer is a finding of its own.
+    """
     try:
         return await kind.named(name)
     except Exception:

@@ -1,4 +1,4 @@
-"""The settings in effect, where each came from, and versions known not to go together."""
+"""Checks of this process: disk space, the settings and their sources, versions that do not work together."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from organism_flows.blocks.settings import OLDER_NAMES, Settings, load_settings
 from organism_flows.flows.verification.finding import Finding, failed, ok
 
 TOO_NEW_FASTAPI = (0, 151)
-"""From here on an explicit null in a request is refused, and Prefect 3.8's own client sends such; from 0.156
-on its server does not start."""
+"""First version of FastAPI that refuses an explicit null in a request, which Prefect 3.8's own client sends.
+
+From 0.156 on, Prefect's server does not start.
+"""
 
 
 async def check() -> list[Finding]:
-    """All findings about this process's settings and packages."""
+    """Return all findings about the disks, settings and packages of this process."""
     settings = load_settings()
     return [
         disks(settings),
@@ -29,7 +31,7 @@ async def check() -> list[Finding]:
 
 
 def disks(settings: Settings) -> Finding:
-    """Return whether the stack has room to write, on the disks of this machine."""
+    """Return whether the disks that the stack writes to have free space."""
     full = full_disks(settings.home)
     if full:
         return failed("environment: disks", "; ".join(full), HELP)
@@ -40,11 +42,11 @@ THEIRS = ("RAY_ADDRESS", "PREFECT_API_URL")
 
 
 TOO_NEW_SQLALCHEMY = (2, 1)
-"""From here on the scheduler of Prefect 3.8 fails on every run it is to create: no schedule fires."""
+"""First version of SQLAlchemy with which Prefect 3.8's scheduler cannot create runs: no schedule fires."""
 
 
 def versions(prefect: str, fastapi: str, sqlalchemy: str) -> Finding:
-    """Whether these versions go together."""
+    """Return whether these versions work together."""
     seen = (
         f"Python {platform.python_version()}, prefect {prefect}, fastapi {fastapi}, "
         f"sqlalchemy {sqlalchemy}, ray {version('ray')}"
@@ -70,7 +72,7 @@ def _setting(settings: Settings, name: str) -> str:
 
 
 def _source(name: str) -> str:
-    """The variable a setting came from."""
+    """Return the environment variable that a setting came from, or ``default``."""
     alias = Settings.model_fields[name].validation_alias
     names = [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else []
     for variable in names or [f"ORGANISM_{name.upper()}"]:

@@ -1,4 +1,4 @@
-"""From where on `verify` calls something degraded."""
+"""Limits beyond which `verify` reports a part as degraded or failed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ class Limits(BaseModel):
     """Limits of `verify`."""
 
     oldest_ready_s: float = Field(
-        default=300.0, gt=0, description="A task that is ready for longer (seconds) is too old."
+        default=300.0, gt=0, description="Longest time a task may be ready, in seconds."
     )
-    dead_letters: int = Field(default=1000, ge=0, description="More dead letters than this are too many.")
+    dead_letters: int = Field(default=1000, ge=0, description="Most dead letters there may be.")
     canary_s: float = Field(
-        default=60.0, gt=0, le=600, description="A canary task that takes longer (seconds) has failed."
+        default=60.0, gt=0, le=600, description="Longest time a canary task may take, in seconds."
     )
