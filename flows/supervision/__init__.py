@@ -1,1 +1,1 @@
-"""Keeping the lanes of dispatch runs going, and one run after another."""
+"""Supervision: keeps the lanes of dispatch runs alive, and starts one dispatch run after another."""

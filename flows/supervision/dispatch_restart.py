@@ -1,7 +1,7 @@
-"""Start dispatch at once when its schedule is on and no lane claims tasks, instead of at the next tick.
+"""Starts dispatch when its schedule is on and no lane claims tasks, before the schedule's next run is due.
 
-The process of a dispatch run can die without a word. Its lanes' leases then pass, and the watchdog is the
-first to know that nobody claims.
+The process of a dispatch run can die without reporting it. The leases of its lanes then expire, and the
+watchdog is the first to see that no lane claims tasks.
 """
 
 from __future__ import annotations
@@ -30,26 +30,29 @@ from organism_flows.blocks.queue.lane_models import LaneRow
 from organism_flows.flows.alerting.checks import DISPATCH
 
 BEGINS_WITHIN_S = 60.0
-"""A run that is younger may still be about to start its lanes."""
+"""Time in which a run starts its lanes, in seconds. A younger run may still do so."""
 TIMEOUT_S = 15.0
 PAGE = 50
 
 
 class Restart(BaseModel):
-    """Whether dispatch was started."""
+    """Result of checking whether dispatch has to be started."""
 
     run: str | None = None
-    """Name of the flow run that was made; None: none was needed."""
+    """Name of the flow run that was created; `None` if none was needed or there was an error."""
     trouble: str | None = None
-    """Why it could not be found out, or not be started."""
+    """Why Prefect could not be asked or the run not be created; `None` if there was no error."""
 
 
 async def start_missing_dispatch(lanes: Sequence[LaneRow], queue: str) -> Restart:
-    """Start a run of dispatch if its schedule has relays and nobody claims tasks.
+    """Start a run of dispatch if no lane claims tasks and a schedule that is on starts relays.
 
     Args:
         lanes: All lanes of the queue.
         queue: Name of its Task Queue block.
+
+    Returns:
+        The run that was created, or why it could not be. Errors of Prefect are not raised.
     """
     if any(lane.claiming for lane in lanes):
         return Restart()
@@ -76,7 +79,7 @@ async def _start(client: PrefectClient, queue: str) -> str | None:
 
 
 def _relay_parameters(deployment: DeploymentResponse, queue: str) -> dict[str, Any] | None:
-    """Parameters of the first schedule that is on and starts relays for the queue of this name."""
+    """Return the parameters of the first schedule that is on and starts relays for this queue, or `None`."""
     if deployment.paused:
         return None
     for schedule in deployment.schedules:
@@ -92,7 +95,7 @@ def _relay_parameters(deployment: DeploymentResponse, queue: str) -> dict[str, A
 
 
 async def _is_about_to_begin(client: PrefectClient, deployment: DeploymentResponse) -> bool:
-    """Return True if a run is under way that may not have got to start its lanes, or waits for a worker."""
+    """Return True if a run waits for a worker, or has begun so recently that it may still start its lanes."""
     now = datetime.now(UTC)
 
     async def newest(*states: StateType, **others: Any) -> list[FlowRun]:
@@ -105,7 +108,7 @@ async def _is_about_to_begin(client: PrefectClient, deployment: DeploymentRespon
             flow_run_filter=wanted, sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=PAGE
         )
 
-    # No worker has taken one that is due: another would only wait behind it.
+    # If no worker has taken a run that is due, another run would only wait behind it.
     if await newest(StateType.SCHEDULED, expected_start_time=FlowRunFilterExpectedStartTime(before_=now)):
         return True
     begun = await newest(StateType.PENDING, StateType.RUNNING)

@@ -1,8 +1,8 @@
-"""Runs of dispatch that relieve one another: which one works, and when the next takes over.
+"""Hand-over between runs of dispatch: which one works, and when the next takes over.
 
-The schedule starts a run every few minutes. While one works, and is young enough, the others end at once.
-One that is old is relieved: its lanes leave when those of the new run are there, so there is no gap, and the
-tasks they hold run to their end under them.
+The schedule starts a run every few minutes. While a run works and is young enough, the others end at once.
+An old run is relieved: its lanes leave when the lanes of the new run claim tasks. So there is no gap, and the
+old lanes finish the tasks that they hold.
 """
 
 from __future__ import annotations
@@ -17,32 +17,37 @@ from prefect.client.orchestration import get_client
 from organism_flows.blocks.queue.lane_models import LaneRow
 
 RELIEVE_AFTER_S = 3600.0
-"""A run is relieved after so long: what leaks in its processes, and what they were started with, goes with
-them."""
+"""Age at which a run is relieved, in seconds.
+
+This bounds the life of its processes: what they leak, and the code and settings they were started with.
+"""
 LEAVING_LIMIT = 1
-"""Runs that may be leaving when one is relieved for its age. Each holds a flow process and its lanes for as
-long as its longest task, so with tasks of hours there would else be a new one every hour."""
+"""Number of leaving runs at which no further run is relieved for its age.
+
+A leaving run keeps its flow process and its lanes for as long as its longest task. Without this limit, tasks
+that take hours would add a leaving run every hour.
+"""
 SCHEDULE_CHECK_S = 20.0
-"""Between two looks at whether the schedule that started a run is still on."""
+"""Time between two checks whether the schedule that started a run is still on, in seconds."""
 
 
 @dataclass(frozen=True)
 class HandoverDecision:
-    """What a run that has just begun is to do."""
+    """Decision for a run that has just begun."""
 
     relieve: tuple[str, ...] = ()
-    """Runs whose lanes are to leave when this one's are there."""
+    """Ids of the runs whose lanes are asked to leave once the lanes of this run claim tasks."""
     not_needed: str | None = None
-    """Why it should end at once."""
+    """Why the run should end at once; `None` if it should work."""
 
 
 def turn(lanes: Sequence[LaneRow], now: datetime, *, relieve_after_s: float) -> HandoverDecision:
-    """Decide what a new run of the relay is to do.
+    """Decide whether a new relay run works, and which runs it relieves.
 
     Args:
-        lanes: The lanes table.
-        now: By the database's clock.
-        relieve_after_s: A run that has worked for so long is relieved; 0: relieve it in any case.
+        lanes: All rows of the lanes table.
+        now: Current time of the database's clock.
+        relieve_after_s: Age in seconds at which a run is relieved; 0: relieve it in any case.
     """
     live = [lane for lane in lanes if lane.relay and lane.live and lane.run]
     working = {lane.run: lane.run_started_at or lane.started_at for lane in live if lane.claiming}
@@ -61,7 +66,7 @@ def turn(lanes: Sequence[LaneRow], now: datetime, *, relieve_after_s: float) -> 
 
 
 def superfluous(lanes: Sequence[LaneRow], run: str, relieving: Sequence[str]) -> bool:
-    """Whether another run of the relay, which ``run`` does not relieve, began to work before it."""
+    """Return True if another relay run began to work before ``run`` and is not in ``relieving``."""
     working = {
         lane.run: (lane.run_started_at or lane.started_at, lane.run)
         for lane in lanes
@@ -71,10 +76,10 @@ def superfluous(lanes: Sequence[LaneRow], run: str, relieving: Sequence[str]) ->
 
 
 async def schedule_is_on(deployment_id: UUID) -> bool:
-    """Whether the deployment has a schedule that is on, and is not paused.
+    """Return True if the deployment is not paused and has a schedule that is on.
 
     Raises:
-        Exception: Whatever Prefect's client raises.
+        Exception: Any error of Prefect's client.
     """
     async with get_client() as client:
         deployment = await client.read_deployment(deployment_id)

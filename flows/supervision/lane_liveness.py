@@ -1,4 +1,4 @@
-"""Whether a lane lives, told from outside: from what the lanes table says of it and our own clock."""
+"""Liveness of a lane, judged from its row in the lanes table and the observer's own clock."""
 
 from __future__ import annotations
 
@@ -8,23 +8,27 @@ from organism_flows.blocks.queue.lane_models import LaneRow
 from organism_flows.flows.lanes.lease import RENEWALS_A_LEASE
 
 REGISTER_S = 120.0
-"""A lane that has not registered by then never will. Starting its process and importing takes 3 s, and 20 s
-on a busy machine; the rest is for a cluster that has to find room for it."""
+"""Time within which a lane has to register, in seconds.
+
+Starting its process and importing takes 3 s, and 20 s on a busy machine. The rest is for a cluster that has
+to find room for it.
+"""
 ENDING_S = 5.0
-"""What a lane that lost its lease may take to notice, end by itself and begin again."""
+"""Time for a lane that lost its lease to notice it, end by itself and begin again, in seconds."""
 LEAVING_S = 60.0
-"""What a lane that closed its lease in order may take to tell Prefect, whose server may be away."""
+"""Time for a lane that closed its lease to report to Prefect, whose server may be away, in seconds."""
 
 
 class LaneLiveness:
-    """What has been heard of one lane of a dispatch run.
+    """Signs of life of one lane of a dispatch run.
 
-    A renewal is heard when the row's ``renewed_at`` has changed, and silence is measured from then by the
-    listener's clock: no two clocks are ever compared, and a time in which nobody could listen proves nothing.
+    A renewal is noticed when ``renewed_at`` of the row has changed. Silence is measured from that moment by
+    the observer's clock, so no two clocks are ever compared. Renewals made while the table could not be read
+    are noticed at the next read.
 
     Args:
-        lease_s: The lane's lease in seconds.
-        now: Seconds, of any clock that only grows; so are all others here.
+        lease_s: Length of the lane's lease, in seconds.
+        now: Current time in seconds, by any clock that never runs backwards. The methods take the same clock.
     """
 
     def __init__(self, lease_s: float, now: float) -> None:
@@ -35,7 +39,7 @@ class LaneLiveness:
         self._settled: dict[str, int] = {}
 
     def listen(self, row: LaneRow | None, now: float) -> None:
-        """Take in what the table says now; None: it has no row of the lane."""
+        """Record the row that the table has now; `None` means it has no row of the lane."""
         if row is not None:
             self._settled[row.id] = row.settled
             self._left = None
@@ -43,11 +47,11 @@ class LaneLiveness:
                 self._renewed_at = row.renewed_at
                 self._heard = now
         elif self._renewed_at and self._left is None and now - self._heard < self._lease_s * 2 / 3:
-            # It was renewed less than two heartbeats ago: nobody but the lane itself can have taken it out.
+            # The row was renewed less than two heartbeats ago: only the lane itself can have deleted it.
             self._left = now
 
     def trouble(self, now: float) -> str | None:
-        """Why the lane is to be ended and replaced, or None."""
+        """Return why the lane must be killed and replaced, or `None` if it lives."""
         silent = now - self._heard
         if self._renewed_at is None:
             return f"it did not register within {REGISTER_S:g} s" if silent > REGISTER_S else None
@@ -60,11 +64,15 @@ class LaneLiveness:
 
     @property
     def ids(self) -> list[str]:
-        """Every id it was seen under."""
+        """Return every id under which the lane was seen."""
         return list(self._settled)
 
     def settled(self, *, beside: str | None = None) -> int:
-        """Tasks it was last heard to have settled, under any of its ids (a retry has a new one) but one."""
+        """Return the number of tasks that the lane had settled when it was last seen.
+
+        Args:
+            beside: An id whose tasks are not counted. A retry of the lane has a new id.
+        """
         return sum(settled for lane, settled in self._settled.items() if lane != beside)
 
 

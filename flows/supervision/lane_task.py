@@ -1,4 +1,4 @@
-"""A lane as a Prefect task on Ray: started, awaited, and its run repaired when its process dies."""
+"""A lane as a Prefect task on Ray: start it, wait for it, and mark its task run if its process dies."""
 
 from __future__ import annotations
 
@@ -39,13 +39,16 @@ from organism_flows.flows.lanes.summary import LaneSummary
 MARK_RETRY_S = 5.0
 MARK_ATTEMPTS = 200
 PROGRESS_LOG_S = 5.0
-"""A lane says how far it is at most this often, and"""
+"""Shortest time between two progress lines of a lane, in seconds."""
 PROGRESS_LOG_SHARE = 60
-"""at most once in this share of the time it has lived: its run's log is to be read after days, too."""
+"""Shortest time between two progress lines of a lane, as 1/N of the lane's age.
+
+It keeps the log of a run of days readable.
+"""
 
 
 class LaneOptions(BaseModel):
-    """How a lane runs; the fields of `flows.lanes.lane.Lane` that a flow may set."""
+    """Options of a lane: the parameters of `flows.lanes.lane.Lane` that a flow may set."""
 
     run: str
     batch_size: int = Field(ge=1, le=5000)
@@ -58,8 +61,8 @@ class LaneOptions(BaseModel):
 
 
 def _may_succeed_next_time(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    # Prefect hands the exception over as the state's data. TimeoutError is an OSError too, but it is the
-    # watchdog's: a lane that was stuck is not to be started again in the process it got stuck in.
+    # Prefect passes the exception as the state's data. TimeoutError is an OSError as well, but it comes from
+    # the timeout of the task run: do not start a stuck lane again in the process in which it got stuck.
     return _lost_postgres(state.data) and not isinstance(state.data, TimeoutError)
 
 
@@ -70,11 +73,11 @@ def _lost_postgres(error: object) -> bool:
 @task(
     name="lane",
     task_run_name="lane-{number}",
-    # Two lanes with equal parameters are two lanes.
+    # Lanes with equal parameters are still different lanes.
     cache_policy=NO_CACHE,
     persist_result=False,
-    # For a lane that lost Postgres for a moment: going on in the same process saves its start. A lane that
-    # hangs, or whose process died, is replaced by the flow, because Prefect's retries live in that process.
+    # For a lane that lost Postgres for a moment: a retry in the same process saves starting another one. A
+    # lane that hangs or whose process died is replaced by the flow, because retries run in that process.
     retries=2,
     retry_delay_seconds=[1, 3],
     retry_condition_fn=_may_succeed_next_time,
@@ -82,13 +85,13 @@ def _lost_postgres(error: object) -> bool:
 async def run_lane(
     number: int, queue: TaskQueue, organism: Organism, options: LaneOptions, flow_version: str
 ) -> LaneSummary:
-    """Run one lane until it is stopped, out of time or, if asked, out of tasks.
+    """Run one lane until it is stopped, its time is over or, with ``until_empty``, the queue is empty.
 
     Args:
-        number: Tells the lanes of one run apart.
+        number: Number of the lane within its run.
         queue: The queue, with every field filled in.
-        organism: Where its tasks run.
-        options: How it runs.
+        organism: The organism that runs its tasks.
+        options: Options of the lane.
         flow_version: `package_version` of the process that starts it.
 
     Raises:
@@ -114,8 +117,8 @@ async def run_lane(
 
     async with queue.open(application_name="organism-lane") as open_queue:
         client = organism.client()
-        # The first call of a process makes Serve's router and its channel, which takes a second or two: not a
-        # task's. An organism that is away is the lane's own business.
+        # The first call of a process creates Serve's router and its channel, which takes a second or two. No
+        # task should wait for that. The lane itself handles an organism that is away.
         with suppress(OrganismError):
             async for _ in client.call(Batch()):
                 pass
@@ -141,19 +144,19 @@ async def run_lane(
 
 @dataclass(frozen=True, slots=True)
 class LaneEnd:
-    """How one lane ended: with a summary, or with an error."""
+    """End of one lane: with a summary, or with an error."""
 
     summary: LaneSummary | None = None
     error: str | None = None
     lost: bool = False
-    """It ended through no mistake in it: its process died, or it lost Postgres. Another may do better."""
+    """True if the lane's process died or it lost Postgres: another lane may succeed."""
 
 
 class LaneRun:
-    """A lane on Ray, from the flow's side.
+    """A lane on Ray, as seen by the flow.
 
     Raises:
-        OrganismUnavailable: Ray does not take it.
+        OrganismUnavailable: Ray does not accept the lane.
     """
 
     def __init__(
@@ -171,18 +174,19 @@ class LaneRun:
         self._why: str | None = None
         self._abandoned = asyncio.Event()
         self.marked: asyncio.Task[None] | None = None
-        """Tells Prefect of its death."""
+        """Task that marks the lane's task run as crashed in Prefect, if the lane died."""
         lane = run_lane.with_options(timeout_seconds=timeout_s)
         try:
-            # The check asks Prefect's server: with that away no lane could start. Settings go with the task.
+            # The version check calls Prefect's server: no lane could start while that is away. Settings go
+            # with the task.
             with (
                 temporary_settings({PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED: False}),
                 remote_options(**cluster.lane_options()),
             ):
                 submitted = lane.submit(number, queue, organism, options, package_version())
         except (ray.exceptions.RayError, ConnectionError) as error:
-            # A head that was replaced meanwhile refuses everybody who knew the one before, and says that the
-            # token is missing (2.60). A process cannot change over.
+            # A new Ray head refuses each process that was connected to the head before it, with the error
+            # that the token is missing (2.60). A process cannot connect again.
             raise OrganismUnavailable(
                 f"the Ray cluster was lost: {type(error).__name__} on starting lane-{number}",
                 "start the dispatch again; nothing is lost, and what its lanes held comes back",
@@ -193,11 +197,14 @@ class LaneRun:
 
     @property
     def age_s(self) -> float:
-        """Seconds since it was started."""
+        """Return the seconds since the lane was started."""
         return time.monotonic() - self._started
 
     async def ended(self) -> LaneEnd:
-        """Wait for the end, without blocking the flow's loop, so that timeouts and signals reach it."""
+        """Wait for the end of the lane, and return it.
+
+        The wait does not block the flow's event loop, so timeouts and signals reach it.
+        """
         abandoned = asyncio.create_task(self._abandoned.wait())
         ended = asyncio.ensure_future(_end_of(self._ref))
         try:
@@ -213,26 +220,26 @@ class LaneRun:
             lost = _lost_postgres(error) and end.name != "TimedOut"
             return LaneEnd(error=end.message or end.name, lost=lost)
         what = self._why or f"its process died ({type(end).__name__})"
-        # Not waited for: another lane is to start, whether or not Prefect's server answers.
+        # Do not wait for it: another lane has to start whether or not Prefect's server answers.
         self.marked = asyncio.create_task(_mark_crashed(self.task_run_id, what))
         return LaneEnd(error=what, lost=True)
 
     def cancel(self, why: str) -> None:
-        """Cancel the lane's Ray task, after asking through the queue; the lane may still clean up."""
+        """Cancel the lane's Ray task. Ask it to stop through the queue first; it can still clean up."""
         self._why = why
         ray.cancel(self._ref)
 
     def kill(self, why: str) -> None:
         """Kill the lane's process.
 
-        Ray 2.60 does so at once where the event loop or a thread hangs, and after 5 s where the whole process
-        is frozen.
+        Ray 2.60 does so at once if the event loop or a thread hangs, and after 5 s if the whole process is
+        frozen.
         """
         self._why = why
         ray.cancel(self._ref, force=True)
 
     def abandon(self, why: str) -> None:
-        """Kill the lane's process and wait for it no more."""
+        """Kill the lane's process, and stop waiting for its end."""
         self.kill(why)
         self._abandoned.set()
 
@@ -253,7 +260,7 @@ async def _mark_crashed(task_run_id: UUID, why: str) -> None:
                 await client.set_task_run_state(task_run_id, crashed, force=True)
                 return
         except Exception as error:
-            # The work goes on without Prefect's server; only its page is wrong meanwhile.
+            # Work goes on without Prefect's server; only the run's page is wrong until it answers.
             if attempt == 0:
                 get_run_logger().warning("task run %s is not yet marked as crashed: %s", task_run_id, error)
             await asyncio.sleep(MARK_RETRY_S)

@@ -1,4 +1,4 @@
-"""What the page of a dispatch run shows: how far it is, and what became a dead letter."""
+"""The page of a dispatch run: its progress, and the tasks that became dead letters."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ FAILURES_SHOWN = 100
 
 
 class DispatchProgress:
-    """The progress artifact of a run that ends when the queue is empty, made when it is first shown.
+    """Progress artifact of a run that ends when the queue is empty. It is created when it is first shown.
 
     Args:
-        total: Tasks to go when the run began.
+        total: Number of unfinished tasks when the run began.
     """
 
     def __init__(self, total: int) -> None:
@@ -33,8 +33,8 @@ class DispatchProgress:
         self._shown = 0.0
 
     async def show(self, remaining: int, *, outcome: str | None = None) -> None:
-        """Show ``remaining`` tasks to go, or at the end what came of the run."""
-        # More may have been submitted meanwhile; a bar that only grows is still true of what is left.
+        """Show the number of unfinished tasks or, at the end, the outcome of the run."""
+        # Tasks may be submitted during the run: the total grows with them.
         self._total = max(self._total, remaining)
         percent = 100.0 * (1 - remaining / self._total)
         text = outcome or _left(remaining)
@@ -52,7 +52,12 @@ def _left(tasks: int) -> str:
 
 
 async def report_failures(failures: Sequence[TaskSummary], dsn: str) -> None:
-    """A table of dead letters of the queue at ``dsn``, and an event, if there are any."""
+    """Show a table of the dead letters on the page and emit an event, if there are any.
+
+    Args:
+        failures: The dead letters.
+        dsn: Connection URL of their queue.
+    """
     if not failures:
         return
     links = TaskLinks(dsn)

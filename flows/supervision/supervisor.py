@@ -1,4 +1,4 @@
-"""Keeps the lanes of one dispatch run going: sees them end, hang or fall silent, and replaces them."""
+"""Supervisor of one dispatch run: notices lanes that end, hang or fall silent, and replaces them."""
 
 from __future__ import annotations
 
@@ -28,25 +28,26 @@ from organism_flows.flows.supervision.lane_task import LaneEnd, LaneOptions, Lan
 from organism_flows.flows.supervision.run_page import FAILURES_SHOWN, DispatchProgress, report_failures
 
 LOOK_INTERVAL_S = 1.0
-"""Between two looks at the lanes."""
+"""Time between two checks of the lanes, in seconds."""
 PROGRESS_INTERVAL_S = 5.0
+"""Shortest time between two counts of the unfinished tasks, in seconds."""
 PROGRESS_SHARE = 50
-"""Progress is told by counting what is left, which takes the longer the more that is: at most one second in
-so many goes into it."""
+"""Upper bound on the share of time spent on these counts, as 1/N. A count of more tasks takes longer."""
 PREFECT_WAIT_S = 600.0
+"""Longest wait for a Prefect server that is away, in seconds, so that the run can report how it ended."""
 STOPPED_WAIT_S = 3.0
-"""Seconds a run whose lanes have ended stays for a Prefect server that is away, so that it can say how."""
+"""The same for a run that was stopped."""
 MARKS_WAIT_S = 10.0
 SCHEDULE_TIMEOUT_S = 5.0
 REPLACEMENTS_A_LANE = 5
 LONG_LIFE_S = 60.0
+"""Age from which a dead lane is replaced without counting, in seconds: it is not its start that fails."""
 HAND_BACK_S = 5.0
-"""Beyond its grace, a lane may take so long to stop its handlers and to hand their tasks back."""
-"""A lane that lived for so long is replaced without counting: it is not its own start that fails."""
+"""Time after its grace period for a lane to stop its handlers and hand their tasks back, in seconds."""
 
 
 class DispatchSummary(BaseModel):
-    """What one dispatch run did."""
+    """Result of one dispatch run."""
 
     completed: int = 0
     failed: int = 0
@@ -55,42 +56,45 @@ class DispatchSummary(BaseModel):
     retried: int = 0
     """Attempts that failed or timed out and were, or will be, made again."""
     released: int = 0
-    """Tasks handed back uncharged."""
+    """Tasks handed back with the attempt not charged."""
     stale: int = 0
-    """Outcomes refused because somebody else held the task by then."""
+    """Outcomes refused because another claim held the task by then."""
     claimed: int = 0
     calls: int = 0
     lanes: int = 0
     lanes_died: int = 0
     """Lanes that ended without a summary: killed, hung or without Postgres."""
     settled_by_dead_lanes: int = 0
-    """Tasks that those lanes had settled by their last heartbeat, one way or another. No other count here has
-    them, and none has what they settled after it: the table does."""
+    """Tasks that those lanes had settled by their last heartbeat, with any outcome.
+
+    No other count includes them. What those lanes settled after it is in no count, only in the table.
+    """
     seconds: float = 0.0
     tasks_per_second: float = 0.0
     errors: list[str] = []
-    """Why lanes ended that ended badly."""
+    """Errors of the lanes that ended with an error."""
 
     def add(self, lane: LaneSummary) -> None:
-        """Count one lane in."""
+        """Add the counts of one lane."""
         for name in ("completed", "failed", "cancelled", "retried", "released", "stale", "claimed", "calls"):
             setattr(self, name, getattr(self, name) + getattr(lane, name))
 
 
 class Supervisor:
-    """Runs ``lanes`` lanes until they end, they are to leave, or ``stopping`` is set.
+    """Runs ``lanes`` lanes until they end, are asked to leave, or ``stopping`` is set.
 
     Args:
         queue: An open queue.
-        options: How lanes run.
-        start_lane: Starts the lane of that number, to run for that many seconds (None: no limit).
-        lanes: How many there are to be.
-        stopping: Set it to stop the run.
-        stop_runs: Stops what goes on of tasks, given by id, under that claim or an older one.
-        relieve: Runs whose lanes are to leave when those of this one are there.
-        deployment_id: Of the deployment that started it, if it is of a relay: the lanes leave when the
-            schedule is turned off.
-        at_once: Set it to give a stop no grace any more.
+        options: Options of the lanes.
+        start_lane: Starts the lane with this number, to run for this many seconds; `None`: no limit.
+        lanes: Number of lanes.
+        stopping: Event that stops the run.
+        stop_runs: Stops the handlers that run these tasks under the given claim, or an older one. The claims
+            are given by task id.
+        relieve: Ids of the runs whose lanes are asked to leave once the lanes of this run claim tasks.
+        deployment_id: The deployment that started a relay run: the lanes leave when its schedule is turned
+            off. `None` for other runs.
+        at_once: Event that ends the grace period of a stop.
     """
 
     def __init__(
@@ -119,30 +123,30 @@ class Supervisor:
         self.deployment_id = deployment_id
         self.schedule_due = time.monotonic()
         self.scheduled = False
-        """The schedule was on while this run worked: turned off, it ends the run."""
+        """The schedule has been on during this run: if it is turned off, the lanes leave."""
         self.leaving = False
-        """The lanes leave: none is replaced."""
+        """The lanes leave, so none is replaced."""
         self.at_once = at_once or asyncio.Event()
         self.started = time.monotonic()
         self.running: dict[asyncio.Task[LaneEnd], LaneRun] = {}
         self.pulses: dict[int, LaneLiveness] = {}
-        """By number of the lanes that run."""
+        """Liveness of the running lanes, by number."""
         self.dead: dict[int, LaneLiveness] = {}
-        """By number of the lanes that ended without closing their lease."""
+        """Liveness of the lanes that ended without closing their lease, by number."""
         self.missing: list[int] = []
-        """Numbers of lanes to be replaced as soon as Postgres answers."""
+        """Numbers of the lanes to replace as soon as Postgres answers."""
         self.replacements_left = REPLACEMENTS_A_LANE * lanes
         self.failed = False
         self.marks: list[asyncio.Task[None]] = []
-        """They tell Prefect of lanes that died."""
+        """Tasks that mark lanes that died as crashed in Prefect."""
         self.errands: set[asyncio.Task[None]] = set()
         self.progress: DispatchProgress | None = None
         self.progress_due = 0.0
         self.showing: asyncio.Task[None] | None = None
-        """Tells Prefect of progress."""
+        """Task that sends progress to Prefect."""
 
     async def run(self) -> State[DispatchSummary]:
-        """Run, and return the flow run's final state."""
+        """Run the lanes, and return the final state of the flow run."""
         try:
             since = await self.queue.now()
             remaining = await self.queue.remaining() if self.options.until_empty else None
@@ -156,7 +160,7 @@ class Supervisor:
                 self._start()
             await self._supervise()
         finally:
-            # One way out for the end of the work, SIGTERM, Ctrl-C, timeouts and errors alike.
+            # The end of the work, SIGTERM, Ctrl-C, timeouts and errors all come through here.
             with anyio.CancelScope(shield=True):
                 await self._stop_lanes()
         s = self.summary
@@ -171,7 +175,7 @@ class Supervisor:
             left -= time.monotonic() - self.started
             if left <= 0:
                 return
-        # Never a number twice: a row that a dead lane left behind must not pass for its replacement's.
+        # Never use a number twice: the row of a dead lane must not be taken for that of its replacement.
         number = self.summary.lanes = self.summary.lanes + 1
         lane = self.start_lane(number, left)
         self.running[asyncio.create_task(lane.ended(), name=f"lane-{number}")] = lane
@@ -191,7 +195,7 @@ class Supervisor:
             stop.cancel()
 
     async def _look(self) -> None:
-        """Look at the table: end lanes that hang, and, as Postgres answers, start what is missing."""
+        """Read the lanes table: kill lanes that hang, replace those that died if Postgres takes writes."""
         lanes = await self.queue.lanes()
         rows = {row.number: row for row in lanes if row.run == self.options.run}
         self.leaving = self.leaving or any(row.leave_requested for row in rows.values())
@@ -199,13 +203,13 @@ class Supervisor:
             pulse, now = self.pulses[lane.number], time.monotonic()
             pulse.listen(rows.get(lane.number), now)
             if trouble := pulse.trouble(now):
-                # Its process is killed, wherever it runs and whatever it does, and then it has ended.
+                # This kills its process wherever it runs and whatever it does, and so ends the lane.
                 lane.kill(trouble)
         await self._take_back(rows)
         if self.leaving:
             self.missing.clear()
         if self.missing:
-            # A database that can be read and not written would end each replacement at its start.
+            # If the database can be read but not written, each replacement would fail at its start.
             await self.queue.check_writes()
         for number in self.missing:
             self.logger.warning("replacing lane-%d", number)
@@ -219,11 +223,11 @@ class Supervisor:
             took = time.monotonic() - started
             self.progress_due = started + max(PROGRESS_INTERVAL_S, PROGRESS_SHARE * took)
             if self.showing is None or self.showing.done():
-                # Not waited for: lanes are looked after, whether or not Prefect's server answers.
+                # Do not wait for it: lanes are supervised whether or not Prefect's server answers.
                 self.showing = asyncio.create_task(show(self.progress.show(remaining)))
 
     async def _hand_over(self, lanes: Sequence[LaneRow]) -> None:
-        """Relieve the runs before this one once its lanes are there; leave when it is not needed."""
+        """Relieve older runs once all our lanes claim tasks, and leave if this run is not needed."""
         ours = {row.number for row in lanes if row.run == self.options.run and row.claiming}
         if not self.relieved and len(ours) >= self.wanted:
             for run in self.relieving:
@@ -235,7 +239,7 @@ class Supervisor:
             why = "another run of dispatch works already"
         elif self.deployment_id and time.monotonic() >= self.schedule_due:
             self.schedule_due = time.monotonic() + handover.SCHEDULE_CHECK_S
-            # Without Prefect's server the work goes on.
+            # Work goes on without Prefect's server.
             with suppress(Exception):
                 async with asyncio.timeout(SCHEDULE_TIMEOUT_S):
                     on = await handover.schedule_is_on(self.deployment_id)
@@ -247,19 +251,19 @@ class Supervisor:
             self.leaving = True
 
     async def _rows(self) -> dict[int | None, LaneRow]:
-        """Rows of this run's lanes by number; of a lane that began again, the newest."""
+        """Return the rows of this run's lanes by number. For a lane that began again it is the newest row."""
         return {row.number: row for row in await self.queue.lanes() if row.run == self.options.run}
 
     async def _take_back(self, rows: dict[int | None, LaneRow]) -> None:
-        """Take back what dead lanes held at once: a second after a kill instead of a lease after it."""
+        """Take back the tasks of dead lanes at once: a second after a kill instead of a lease after it."""
         for number, pulse in list(self.dead.items()):
             pulse.listen(rows.get(number), time.monotonic())
             for lane in pulse.ids:
-                # An unlikely survivor is told at its next renewal, and its claims are stale by then.
+                # A lane that survived notices it at its next renewal, and its claims are stale by then.
                 await self.queue.deregister(lane)
             reaped = await self.queue.reap()
             if reaped.runs:
-                # Not waited for: lanes are looked after, whether or not the organism answers.
+                # Do not wait for it: lanes are supervised whether or not the organism answers.
                 errand = asyncio.create_task(self._stop_left_behind(reaped.runs))
                 self.errands.add(errand)
                 errand.add_done_callback(self.errands.discard)
@@ -273,7 +277,7 @@ class Supervisor:
             self.logger.warning("what dead lanes left running could not be stopped: %s", error)
 
     def _collect(self) -> None:
-        """Count in the lanes that ended, and note those that are to be replaced."""
+        """Add the counts of the lanes that ended, and note which ones to replace."""
         for ended in [task for task in self.running if task.done()]:
             lane = self.running.pop(ended)
             pulse = self.pulses.pop(lane.number)
@@ -310,10 +314,11 @@ class Supervisor:
                 len(self.running),
                 grace_s,
             )
-        # A lane that hears of it by a renewal of its lease, as through a pooler, begins its grace then.
+        # A lane without notifications, as behind a pooler, learns of the stop by a renewal of its lease. Its
+        # grace period begins then.
         deadline = time.monotonic() + grace_s + self.queue.lease_s / RENEWALS_A_LEASE + HAND_BACK_S
         while self.running and time.monotonic() < deadline and not self.at_once.is_set():
-            # Asked again and again: a lane that is only starting has no row to be asked in yet.
+            # Repeat the request: a lane that is still starting has no row yet that could carry it.
             with suppress(*TRANSIENT_ERRORS):
                 await self.queue.request_stop(self.options.run)
             await asyncio.wait(self.running, timeout=LOOK_INTERVAL_S)
@@ -329,8 +334,8 @@ class Supervisor:
             await self._take_back(await self._rows())
 
     async def _tell(self, since: datetime) -> None:
-        """Show what was done, and see that Prefect hears of it; done it is all the same."""
-        # Whoever stops a run does not wait for a server that is away.
+        """Show the results on the run's page and wait until Prefect can take the final state."""
+        # A run that was stopped must end soon, even if the server is away.
         await wait_for_prefect(STOPPED_WAIT_S if self.stopping.is_set() else PREFECT_WAIT_S)
         with suppress(*TRANSIENT_ERRORS):
             if self.progress:

@@ -1,4 +1,4 @@
-"""One check of the watchdog: lanes, alerts, retention, Prefect, dispatch; and what it says of itself."""
+"""One check of the watchdog: lanes, alerts, retention, Prefect, dispatch. Also the summary it shows."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ from organism_flows.flows.supervision.dispatch_restart import start_missing_disp
 WATCHDOG_LOCK = 0x776174636864  # "watchd": one at a time in a database
 DAY_S = 86_400.0
 REPORTED_LATE_S = 120.0
-"""So long after its flow run a task run that lives has reported its end."""
+"""Time after the end of a flow run within which a live task run reports its own end, in seconds."""
 LANE_KEPT_S = 3600.0
-"""For so long a row of a dead lane that no reap could delete is kept, for whoever wants to look at it."""
+"""Time for which the row of a dead lane is kept for inspection if no reap could delete it, in seconds."""
 EVENTS = {
     "reaped": ("lanes_ended", "tasks_taken_back", "tasks_given_up", "lanes_forgotten"),
     "pruned": ("completed_pruned", "cancelled_pruned", "failed_pruned", "notes_pruned"),
     "crashed": ("flow_runs_crashed", "task_runs_crashed", "late_runs_cancelled"),
 }
-"""By kind of event, the counts in it."""
+"""Names of the counts in an event, by kind of event."""
 DONE = tuple(name for names in EVENTS.values() for name in names)
 
 
 class WatchdogSummary(BaseModel):
-    """What one run of the watchdog did: in all its checks, where it is a count of things done."""
+    """Result of one run of the watchdog. Counts of things done are sums over all its checks."""
 
     exclusive: bool = True
-    """False: another was at work whenever this one would have checked, and it did nothing."""
+    """False if another watchdog worked whenever this one tried to check, so that it did nothing."""
     checks: int = 0
     checks_failed: int = 0
-    """Could not be finished, because Postgres was away or something unforeseen happened."""
+    """Checks that could not be finished: Postgres was away, or there was an unexpected error."""
     lanes_ended: int = 0
     tasks_taken_back: int = 0
     tasks_given_up: int = 0
-    """Dead letters now: as many of their lanes have died as may."""
+    """Tasks that became dead letters because too many of their lanes died."""
     lanes_forgotten: int = 0
     completed_pruned: int = 0
     cancelled_pruned: int = 0
@@ -56,40 +56,40 @@ class WatchdogSummary(BaseModel):
     flow_runs_crashed: int = 0
     task_runs_crashed: int = 0
     late_runs_cancelled: int = 0
-    """Late beside a later run of the same deployment."""
+    """Late runs that were cancelled because a later run of the same deployment is late, too."""
     notes_pruned: int = 0
-    """Of redrives, in ``task_audit``, and of files that were loaded, in ``task_files``."""
+    """Deleted notes: on redrives in ``task_audit``, and on loaded files in ``task_files``."""
     suspects: int = 0
-    """Run in processes of their own, because replicas died with them."""
+    """Tasks that run in processes of their own because replicas died with them."""
     interrupted: int = 0
     """Unfinished tasks that were interrupted more than twice."""
     handed_over: int = 0
     """Tasks that have waited on replicas for a handler for more than a minute."""
     lanes_leaving: int = 0
     copies: int | None = None
-    """Handlers that were asked to stop and still run; None: the organism did not say."""
+    """Handlers that were asked to stop and still run; `None` if the organism did not answer."""
     notes: list[str] = []
-    """What should be known of the work that runs, with its numbers, as of the last check."""
+    """Facts worth knowing about the running work, with numbers, as of the last check."""
     dispatch_started: list[str] = []
     """Names of the runs of dispatch that were started because no lane claimed tasks."""
     alerts: list[str] = []
-    """What it had to say of the queue, when something began to be wrong or was well again."""
+    """Alerts about the queue that were raised or cleared."""
     prefect_trouble: str | None = None
-    """Why Prefect's part was not done, or not all of it."""
+    """Why the work in Prefect was not done, or not finished."""
     seconds: float = 0.0
 
     @property
     def pruned(self) -> int:
-        """Tasks deleted."""
+        """Return the number of deleted tasks."""
         return self.completed_pruned + self.cancelled_pruned + self.failed_pruned
 
     @property
     def did(self) -> bool:
-        """Something was done or reported, rather than all found well."""
+        """Return True if something was done or reported."""
         return any(getattr(self, name) for name in (*DONE, "alerts", "dispatch_started"))
 
     def add(self, check: WatchdogSummary) -> None:
-        """Count in one more check; what describes a state is the newest's."""
+        """Add the result of one more check: counts are summed, values that describe a state are replaced."""
         sums = {name: getattr(self, name) + getattr(check, name) for name in (*DONE, "alerts", "checks")}
         sums["dispatch_started"] = self.dispatch_started + check.dispatch_started
         for name in type(self).model_fields:
@@ -99,7 +99,7 @@ class WatchdogSummary(BaseModel):
 
 @dataclass(frozen=True)
 class WatchdogOptions:
-    """What a check is to do: the parameters of the flow, which describe them."""
+    """Options of a check: the parameters of the flow `watchdog`, which describes them."""
 
     keep_completed_days: float | None
     keep_failed_days: float | None
@@ -116,15 +116,15 @@ class WatchdogOptions:
 
 
 async def check(options: WatchdogOptions, own_run: UUID | None, *, say_checked: bool) -> WatchdogSummary:
-    """Check once, and return what was done. While another check is at work on the same database: nothing.
+    """Check once, and return what was done. Do nothing while another check works on the same database.
 
     Args:
-        options: What to do.
+        options: Options of the check.
         own_run: The flow run that checks.
-        say_checked: Emit the event whose absence is an alert.
+        say_checked: Emit the event whose absence raises an alert.
 
     Raises:
-        ConfigurationError: The block is wrong, or its database can only be reached through a pooler.
+        ConfigurationError: The block is wrong, or its database can be reached only through a pooler.
         QueueUnavailable: Postgres cannot be reached.
     """
     began = time.monotonic()
@@ -183,7 +183,7 @@ async def _delete_what_is_old(queue: Queue, options: WatchdogOptions, summary: W
 
 
 async def _look_after_lanes(queue: Queue, summary: WatchdogSummary) -> None:
-    # The first ends the leases that are past, the second deletes the rows of lanes that hold nothing more.
+    # The first pass ends expired leases, the second deletes the rows of lanes that hold no task any more.
     for _ in range(2):
         reaped = await queue.reap(strays=True)
         summary.lanes_ended += reaped.lanes
@@ -200,7 +200,7 @@ async def _note_long_work(queue: Queue, summary: WatchdogSummary) -> None:
     try:
         url = organism_url(load_settings())
     except StackError:
-        # Of a broken state file others complain; what the queue says is said all the same.
+        # Other commands report a broken state file. Report what the queue says anyway.
         url = None
     if (running := await ask_organism(url, own_headers(load_settings()))) is not None:
         summary.copies = running.copies
@@ -212,7 +212,7 @@ async def _prune(queue: Queue, status: Finished, older_than_s: float, within_s: 
 
 
 def _emit(queue: str, summary: WatchdogSummary) -> None:
-    """Emit an event for each kind of thing that was done, for automations to act on."""
+    """Emit one event for each kind of thing that was done. Automations can act on it."""
     resource = {"prefect.resource.id": f"organism.queue.{queue}", "prefect.resource.name": queue}
     for kind, names in EVENTS.items():
         counts = {name: getattr(summary, name) for name in names}
@@ -221,7 +221,7 @@ def _emit(queue: str, summary: WatchdogSummary) -> None:
 
 
 def line_of(summary: WatchdogSummary) -> str:
-    """All of it on one line."""
+    """Return the summary on one line."""
     said = [
         f"{count} {what}"
         for count, what in (
@@ -247,7 +247,7 @@ def line_of(summary: WatchdogSummary) -> str:
 
 
 def page_of(line: str, summary: WatchdogSummary) -> str:
-    """A run's page in markdown."""
+    """Return the page of a run in markdown."""
     counts = summary.model_dump(
         exclude={"exclusive", "alerts", "notes", "dispatch_started", "prefect_trouble", "seconds"}
     )
