@@ -1,1 +1,1 @@
-"""A lane: claims tasks, calls the organism and settles outcomes, in plain asyncio without Prefect or Ray."""
+"""Lanes: claim tasks, call the organism and settle the outcomes, in plain asyncio without Prefect or Ray."""

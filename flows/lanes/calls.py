@@ -21,25 +21,28 @@ from organism_flows.flows.lanes.summary import LaneSummary
 from organism_flows.flows.lanes.windows import CallRecord, Windows
 
 SUSPICION_LIMIT = 5
-"""Replicas that may die with a task on them before each further one is charged to it. A suspect runs in a
-process of its own, so a replica that dies all the same is hardly its doing; but a task that takes its whole
-machine down has to come to an end."""
+"""Number of replicas that may die with a task on them. Each further one fails the task's attempt.
+
+A suspect runs in a process of its own, so it rarely causes the death of its replica. But a task that takes
+down its whole machine must come to an end.
+"""
 PATIENCE_S = 30.0
-"""Beyond twice the longest timeout of its tasks, a call that reports nothing is given up: a task may have to
-wait for another's timeout before its own begins."""
+"""Time after which a call that reports nothing is given up, in seconds, on top of twice the longest timeout
+of its tasks: a task may have to wait for the timeout of another before its own begins."""
 ORGANISM_PAUSE_S = (0.5, 1.0, 2.0, 5.0)
-"""Waits before claiming again after no replica took a call."""
+"""Waits before the next claim after no replica took a call, in seconds."""
 WAITING_S = 5.0
-"""Tasks that no handler has begun with for so long are handed back: another replica may have room."""
+"""Time after which tasks that no handler has begun are handed back, in seconds: others may have room."""
 RECALL_PAUSE_S = 30.0
-"""Between two recalls of one call: what waits for a replica of its organ's own is better left there."""
+"""Shortest time between two recalls of one call, in seconds. Tasks that wait for a replica of their organ's
+own deployment are better left there."""
 ERRANDS_S = 5.0
-"""Longest wait, on leaving, for replicas that are still to be told to stop something."""
+"""Longest wait for messages to replicas that are still on their way when the lane ends, in seconds."""
 
 
 @dataclass(slots=True, eq=False)
 class OpenCall:
-    """One call that is under way."""
+    """One call in flight."""
 
     batch: Batch
     record: CallRecord
@@ -47,28 +50,28 @@ class OpenCall:
     unreported: set[int]
     """Positions of the tasks whose outcome is still to come."""
     begun: set[int] = field(default_factory=set)
-    """Of those, the ones that a handler is known to have begun with."""
+    """Positions of the tasks that a handler is known to have begun."""
     accepted: float = float("inf")
     """When a replica first answered, by `time.monotonic`. Until then the call waits for a replica, and its
-    tasks say nothing of how much room there is."""
+    tasks do not show how much room there is."""
     recalled: float = float("-inf")
 
     @property
     def waiting(self) -> set[int]:
-        """Positions of the tasks that no handler is known to have begun with."""
+        """Return the positions of the tasks that no handler is known to have begun."""
         return self.unreported - self.begun
 
 
 class Calls:
-    """Runs the tasks one lane has claimed.
+    """Calls of one lane: they run the tasks that the lane has claimed.
 
     Args:
         queue: An open queue.
-        organism: Where the tasks run.
+        organism: The organism that runs the tasks.
         lease: The lane's lease: every write is made under it.
-        pace: Told of everything that ends, and how long it took.
-        summary: Counts what becomes of the tasks.
-        logger: Where its few lines go.
+        pace: The windows of the lane. They learn how long tasks take.
+        summary: The counts of the lane.
+        logger: Logger of its lines.
         on_settled: Called after each settlement.
         on_room: Called when tasks are no longer in flight.
     """
@@ -96,24 +99,24 @@ class Calls:
         self._settler = SettleBatcher(self._write_outcomes)
         self._open: set[OpenCall] = set()
         self._errands: set[asyncio.Task[None]] = set()
-        """Messages to replicas that nothing has to wait for."""
+        """Messages to replicas that are being sent in the background."""
         self._failures_in_a_row = 0
         self.running: set[asyncio.Task[None]] = set()
         self.holding: set[int] = set()
         """Claims whose tasks are in flight."""
         self.meter = CallMeter()
         self.organism_back = asyncio.Event()
-        """Not set while nobody takes calls and it is too early to try again."""
+        """Not set while no replica takes calls and it is too early to try again."""
         self.organism_back.set()
         self.broken: BaseException | None = None
-        """What ended a call that should not have: a mistake of ours."""
+        """Unexpected error of a call, which is a defect of ours."""
 
     def start(self, batch: Batch) -> None:
         """Start the calls for claimed tasks."""
         self.holding.update(batch.claims)
         reclaimed = [position for position, again in enumerate(batch.reclaimed) if again]
         if reclaimed:
-            # A lane that fell silent left its runs behind.
+            # The lane that held these tasks before may have left handlers running.
             self.stop_runs({batch.ids[p]: batch.claims[p] - 1 for p in reclaimed})
         for part in self._pace.calls(batch):
             call = asyncio.create_task(self._run(part), name=f"{self._summary.lane}-call")
@@ -126,7 +129,7 @@ class Calls:
             call.cancel()
 
     async def close(self) -> None:
-        """Cut off what runs, and wait until each call has handed its tasks back and all is written."""
+        """Cut off every call, and wait until each has handed back its tasks and everything is written."""
         # Shielded: a second cancellation must not keep tasks from being handed back.
         ended = asyncio.gather(*self.running, return_exceptions=True)
         self.cut_off()
@@ -137,28 +140,28 @@ class Calls:
             for errand in late:
                 errand.cancel()
 
-    # Telling replicas
+    # Messages to replicas
 
     def stop_runs(self, runs: Mapping[str, int]) -> None:
-        """Stop what goes on of these tasks under the claim given by id, or an older one; not waited for."""
+        """Stop handlers that run these tasks under the given claim, by id, or an older one. Does not wait."""
         self._send(self._organism.cancel(runs))
 
     def cut(self, claims: Collection[int]) -> None:
-        """Cut off the calls all of whose tasks are among ``claims``; each hands back its tasks."""
+        """Cut off each call whose unreported tasks are all among ``claims``; it hands back its tasks."""
         for call in self._open:
             if {call.batch.claims[p] for p in call.unreported} <= set(claims):
                 call.task.cancel()
 
     def recall(self) -> None:
-        """Have everything handed back that no handler has begun with."""
+        """Ask replicas to hand back all tasks that no handler has begun. Does not wait."""
         claims = [call.batch.claims[p] for call in self._open for p in call.waiting]
         if claims:
             self._send(self._organism.recall(claims, leaving=True))
 
     def balance(self) -> None:
-        """Hand back what waits where it is for too long, and let windows follow what runs.
+        """Hand back tasks that wait too long for a handler, and adjust the windows to those that run.
 
-        Windows learn from tasks that end; this is for those that run for long.
+        Windows learn from tasks that end. This is for tasks that run for long.
         """
         now = time.monotonic()
         waiting: list[int] = []
@@ -167,7 +170,7 @@ class Calls:
             by_type.setdefault(call.record.type, []).append(call)
         for task_type, calls in by_type.items():
             if late := [c for c in calls if c.waiting and now - c.accepted > WAITING_S]:
-                # While others of the type end, its window learns from those.
+                # While other tasks of the type end, its window learns from them.
                 if self._pace.idle_s(task_type) > WAITING_S:
                     self._pace.shrink(task_type, sum(len(call.begun) for call in calls))
                 for call in late:
@@ -210,9 +213,9 @@ class Calls:
             self._make_room(call, call.unreported)
 
     async def _interrupted(self, left: Batch) -> None:
-        """Hand tasks back, whatever cancels this meanwhile.
+        """Hand back tasks, even if this is cancelled while it waits.
 
-        A process that ends cancels every task it has, and the lane, which closes then, does so once more.
+        A process that ends cancels every asyncio task, and the lane does so again when it closes.
         """
         release = asyncio.ensure_future(
             self._release(left, "interrupted", "the lane stopped before the task ended")
@@ -243,7 +246,7 @@ class Calls:
         """Settle outcomes as they come.
 
         Raises:
-            ReplicaLost: Signs of life are all that came, for longer than the tasks' timeouts allow.
+            ReplicaLost: Only signs of life came, for longer than the timeouts of the tasks allow.
         """
         loop = asyncio.get_running_loop()
         patience_s: float | None = None
@@ -266,7 +269,7 @@ class Calls:
                 raise ReplicaLost(f"a replica reported nothing for {patience_s:g} s")
 
     async def _begun(self, call: OpenCall, positions: Collection[int]) -> None:
-        """Note that handlers have begun, for whoever looks at the tasks."""
+        """Record in the table which tasks handlers have begun."""
         news = call.unreported.intersection(positions) - call.begun
         call.begun |= news
         if news:
@@ -282,26 +285,26 @@ class Calls:
         self._on_room()
         if call.cancelled() or (error := call.exception()) is None or self._lease.lost:
             return
-        # Its tasks are no longer in `holding`, so maintenance hands them back; ending the lane keeps a
-        # mistake of ours from turning into a loop.
+        # Its tasks are no longer in `holding`, so maintenance hands them back. The lane ends, so a defect of
+        # ours does not repeat in a loop.
         self._logger.error("a call ended unexpectedly", exc_info=error)
         self.broken = self.broken or error
         self._on_room()
 
     async def _blame(self, call: OpenCall, error: ReplicaLost) -> None:
-        """Suspect every task that was on a lost replica; each runs in a process of its own from now on."""
+        """Suspect every task that was on a lost replica: each runs in a process of its own from now on."""
         batch, unreported = call.batch, call.unreported
         self._logger.warning("%s; %d tasks had not been reported", error, len(unreported))
-        # A replica that only fell silent may still run them.
+        # If the replica only fell silent, it may still run them.
         self.stop_runs({batch.ids[p]: batch.claims[p] for p in unreported})
         charged = await self._suspect(call, set(unreported), error.what)
         self._make_room(call, charged)
 
     async def _suspect(self, call: OpenCall, positions: set[int], what: str) -> list[int]:
-        """Hand tasks back that a replica was lost with.
+        """Hand back tasks that were on a lost replica.
 
         Returns:
-            Positions of those that were charged instead, because it befell them too often.
+            Positions of the tasks whose attempt failed instead, because it happened to them too often.
         """
         batch = call.batch
         outcomes = Outcomes()
@@ -331,7 +334,7 @@ class Calls:
         try:
             await asyncio.shield(settling)
         except asyncio.CancelledError:
-            # Already on its way: whoever cancels us learns first what came of it.
+            # The statement is already on its way: wait for its result before the cancellation goes on.
             await asyncio.gather(settling, return_exceptions=True)
             raise
 
@@ -359,7 +362,7 @@ class Calls:
         self._on_settled()
 
     async def _hand_back(self, call: OpenCall, outcomes: Outcomes) -> Outcomes:
-        """Hand back the tasks that the organism gave back; returns the outcomes of the others."""
+        """Hand back the tasks that the organism gave back, and return the outcomes of the others."""
         for cause in HANDED_BACK:
             rows = positions_of(outcomes.causes, cause)
             if not rows:
@@ -370,7 +373,8 @@ class Calls:
             match cause:
                 case "recalled":
                     if call.recalled == float("-inf"):
-                        # Nobody asked for it: the replica is going, and another call may find it still there.
+                        # We did not ask for it: the replica is being taken down, and the next call could
+                        # still reach it.
                         self._pace.back_off(call.record.type)
                     await self._release(left, None, error)
                 case "replica_lost":

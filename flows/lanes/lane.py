@@ -1,9 +1,9 @@
 """One lane: claim → call → settle, in plain asyncio.
 
-A lane is the only writer about the tasks it claims. It holds a lease that its heartbeat renews, claims of
-each type what its pace has room for, keeps calls to the organism in flight, settles outcomes as they stream
-in, and leaves nothing behind: what it cannot finish it hands back uncharged. It knows neither Prefect nor
-Ray, so everything it promises can be tried without them.
+Only the lane writes to the tasks that it has claimed. It holds a lease that its heartbeat renews. It claims
+as many tasks of each type as its windows allow, keeps calls to the organism in flight, and settles outcomes
+as they arrive. Tasks that it cannot finish it hands back with the attempt not charged. It uses neither
+Prefect nor Ray, so it can be tested without them.
 """
 
 from __future__ import annotations
@@ -31,26 +31,28 @@ from organism_flows.flows.lanes.summary import LaneSummary
 from organism_flows.flows.lanes.windows import Windows
 
 POLL_S = 5.0
-"""Longest wait without looking: wake-ups come by NOTIFY, this only catches what it missed."""
+"""Longest wait between two reads of the queue, in seconds. NOTIFY announces work, but can be missed."""
 LAST_TASKS_POLL_S = 0.5
 GATHER_S = 0.01
-"""Shortest time between two claims while calls are in flight: what arrives meanwhile is called together. At
-200 tasks a second a claim and a call for each kept 1.7 of 2 processors busy, and tasks waited for those: p50
-17 ms and p90 35 ms, with this 13 and 19 ms at 1.1 processors."""
+"""Shortest time between two claims while calls are in flight, in seconds: tasks that arrive share a call.
+
+At 200 tasks a second, a claim and a call for each task kept 1.7 of 2 processors busy, and tasks waited for
+them: p50 17 ms and p90 35 ms. With this pause it is 13 and 19 ms at 1.1 processors.
+"""
 MISSED_S = 0.05
-"""Wait before claiming again what is due and could not be claimed: another lane has it locked."""
+"""Wait before claiming due tasks again that could not be claimed, in seconds: another lane locks them."""
 CLAIM_LIMIT = 2000
-"""Most tasks of one claim: larger ones delay the first of their calls."""
+"""Upper bound on the tasks of one claim. A larger claim delays the first of its calls."""
 TROUBLE: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, OrganismError)
 BALANCE_S = 2.0
-"""Between two looks at tasks that run, or wait, for long; replicas name them as often."""
+"""Time between two checks of tasks that run or wait for long, in seconds. Replicas report them as often."""
 STRAYS_EVERY = 12
-"""Reaps between two that also look for tasks that no lane holds."""
+"""One in so many reaps also takes back running tasks that no lane holds."""
 
 
 @dataclass(slots=True)
 class LaneSignals:
-    """What happens in a lane, to be awaited instead of slept for."""
+    """Events of a lane that others can await."""
 
     claimed: asyncio.Event = field(default_factory=asyncio.Event)
     settled: asyncio.Event = field(default_factory=asyncio.Event)
@@ -59,26 +61,26 @@ class LaneSignals:
 
 
 class Lane:
-    """Runs tasks of one queue on one organism until it is to leave or to stop.
+    """Worker loop that runs tasks of one queue on one organism until it is asked to leave or to stop.
 
-    A lane that leaves claims nothing more, hands back what no handler has begun with, and keeps its lease
-    until its calls have ended, however long that takes. A lane that stops gives them its grace period.
+    A lane that leaves claims nothing more and hands back the tasks that no handler has begun. It keeps its
+    lease until its calls have ended, however long that takes. A lane that stops gives them its grace period.
 
     Args:
         queue: An open queue.
-        organism: Where the tasks run.
-        run: The dispatch run it belongs to; `Queue.request_stop` of that run stops it, and
-            `Queue.request_leave` has it leave.
-        number: Tells it apart from the other lanes of that run.
-        batch_size: Most tasks one call carries.
-        tasks_in_flight: Most tasks held at once; how many of each type there really are follows their pace.
-        until_empty: Stop when nothing runs, is ready or waits for another attempt.
-        max_seconds: Leave after this long; None: never.
-        grace_s: On stop, how long calls in flight may still take before their handlers are stopped and their
-            tasks handed back.
-        relay: Its run is one of those that relieve one another.
-        run_started_at: When its run began, by the database's clock.
-        logger: Where its few lines go.
+        organism: The organism that runs the tasks.
+        run: Id of its dispatch run. `Queue.request_stop` of that run stops the lane, and
+            `Queue.request_leave` makes it leave.
+        number: Number of the lane within its run.
+        batch_size: Upper bound on the tasks in one call.
+        tasks_in_flight: Upper bound on the tasks in flight, all types together.
+        until_empty: Stop when no task runs, is ready or waits for another attempt.
+        max_seconds: Leave after this time, in seconds; `None`: never.
+        grace_s: On a stop, how long calls in flight may go on, in seconds. Then their handlers are stopped
+            and their tasks handed back.
+        relay: The run is one of those that relieve each other.
+        run_started_at: Start of its run, by the database's clock.
+        logger: Logger of its lines.
         on_settled: Called with the summary after each settlement.
     """
 
@@ -134,35 +136,35 @@ class Lane:
         self._notified = Listener(queue.direct_dsn)
         self._wake = self._notified.event
         self._crowded = False
-        """There was more to claim than room for it."""
+        """Some type with waiting tasks had no room in its window."""
         self._claimed_at = -GATHER_S
         self._claiming = asyncio.Lock()
         self._unanswered = False
-        """A claim went out and its answer did not come: we may hold what we do not know of."""
+        """The answer to a claim did not arrive: we may hold tasks that we do not know of."""
         self._leaving = asyncio.Event()
         self._stop = asyncio.Event()
 
     @property
     def id(self) -> str:
-        """Fresh for every lane, so that a namesake can never pass for it."""
+        """Return the id of the lane, unique to it, so no two lanes can be confused."""
         return self.summary.lane
 
     def leave(self) -> None:
-        """Stop claiming; `run` returns when what is in flight has ended."""
+        """Stop claiming; `run` returns when the calls in flight have ended."""
         self._leaving.set()
         self._wake.set()
         self._calls.organism_back.set()
 
     def stop(self) -> None:
-        """Stop claiming; `run` returns when what is in flight has ended or the grace period is over."""
+        """Stop claiming; `run` returns when the calls in flight have ended or the grace period is over."""
         self._stop.set()
         self.leave()
 
     async def run(self) -> LaneSummary:
-        """Run until it is to stop or leave, empty, or out of time.
+        """Run until asked to stop or leave, the queue is empty, or the time is over; return the counts.
 
         Raises:
-            LaneLost: The lease could not be renewed in time; nothing was written after that.
+            LaneLost: The lease could not be renewed in time. Nothing was written after that.
         """
         started = time.monotonic()
         await self._lease.open()
@@ -181,7 +183,7 @@ class Lane:
                 await self._claim_until_leaving()
                 await self._drain()
         finally:
-            # Reached by cancellation too: hand everything back before leaving, whatever the reason.
+            # A cancellation also comes through here: hand everything back, whatever the reason.
             await self._calls.close()
             for keeper in keepers:
                 keeper.cancel()
@@ -234,10 +236,10 @@ class Lane:
         return batch
 
     async def _wait_for_work(self, *, found: bool) -> bool:
-        """Wait until there may be something to claim. True: there will be nothing, and the lane may end.
+        """Wait until there may be tasks to claim. Return True if there will be none and the lane may end.
 
         Args:
-            found: The claim just made found something.
+            found: The last claim found tasks.
         """
         wait_s = POLL_S
         self._crowded = any(not self._pace.room(line.type) for line in self._lines)
@@ -249,13 +251,13 @@ class Lane:
             if self._lines.stale:
                 wait_s = self._lines.next_look_s
             else:
-                # What is due and was not claimed is locked by another lane, or waits for room.
+                # Tasks that are due and were not claimed are locked by another lane, or wait for room.
                 wait_s = min((line.due_s for line in self._lines), default=POLL_S) - self._lines.age_s
                 wait_s = min(max(wait_s, MISSED_S), POLL_S)
             if self.until_empty and not self._calls.running:
                 if (await self.queue.outlook()).empty:
                     return True
-                # A task that somebody else runs may be the last one, and its settlement wakes nobody.
+                # Another lane may run the last task, and its settlement sends no notification.
                 wait_s = min(wait_s, LAST_TASKS_POLL_S)
         except TRANSIENT_ERRORS:
             wait_s = RETRY_S
@@ -266,7 +268,7 @@ class Lane:
                 await self._wake.wait()
         gather_s = self._claimed_at + GATHER_S - time.monotonic()
         if gather_s > 0 and self._calls.running and not self._leaving.is_set():
-            # Until then, or until nothing is in flight any more.
+            # Wait until then, or until no call is in flight.
             await asyncio.wait(list(self._calls.running), timeout=gather_s)
         return False
 
@@ -283,10 +285,10 @@ class Lane:
         self.signals.settled.set()
         self._tell_settled(self.summary)
 
-    # Keeping house
+    # Background tasks
 
     def _keeper(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start something that goes on as long as the lane does; the lane does not go on without it."""
+        """Start a background task for the life of the lane. If it fails, the lane stops."""
 
         def ended(keeper: asyncio.Task[None]) -> None:
             if not keeper.cancelled() and (error := keeper.exception()) and not self._lease.lost:
@@ -299,9 +301,9 @@ class Lane:
         return keeper
 
     async def _maintain(self) -> None:
-        """Take back what dead lanes held, and what the table says we hold and we do not know of."""
+        """Take back tasks of dead lanes, and hand back tasks that are ours only in the table."""
         for turn in count():
-            # Under the lease like every write: a lane that thaws after it must not even reap itself.
+            # Under the lease like every write: a lane that was frozen past it must not even reap itself.
             reap = partial(self.queue.reap, strays=turn % STRAYS_EVERY == 0)
             reaped = await self._lease.write(reap)
             if reaped.runs:
@@ -319,7 +321,7 @@ class Lane:
             self._logger.warning("handed back %d tasks of an unanswered claim", len(abandoned))
 
     async def _watch_cancellations(self) -> None:
-        """Tell the organism which of our tasks are to be cancelled, wherever they run."""
+        """Ask the organism to cancel those of our tasks that are to be cancelled."""
         told: set[int] = set()
         while True:
             with suppress(TimeoutError):
@@ -332,27 +334,27 @@ class Lane:
                 requested = await self.queue.cancel_requests(self.id)
                 if news := {task: claim for claim, task in requested.items() if claim not in told}:
                     await self.organism.cancel(news)
-                # No message reaches a replica that is being taken down; giving up the call on it does.
+                # A replica that is being taken down gets no message, but it notices when its call is cut off.
                 self._calls.cut(told.intersection(requested))
                 told = set(requested)
             except TROUBLE as error:
                 self._logger.warning("cannot cancel tasks yet, trying again: %s", error)
 
     async def _watch_requests(self) -> None:
-        """Learn at once that the lane is asked to stop or to leave; without notifications, by a renewal."""
+        """Renew the lease at once when a request to stop or to leave is announced; the renewal brings it."""
         while True:
             await self._notified.asked.wait()
             self._notified.asked.clear()
             self._lease.renew_soon()
 
     async def _balance(self) -> None:
-        """See to the tasks that run, or wait, for long."""
+        """Hand back tasks that wait for long, and adjust windows to tasks that run for long."""
         while True:
             await asyncio.sleep(BALANCE_S)
             self._calls.balance()
 
     def _lose(self, why: str) -> None:
-        """Cut every call off and write nothing more."""
+        """Cut off every call, and write nothing more."""
         self._logger.error("lane %s lost its lease: %s", self.id, why)
         self._calls.cut_off()
         self.stop()
@@ -364,7 +366,7 @@ class Lane:
         self.leave()
 
     async def _drain(self) -> None:
-        """Wait for the calls in flight: until they have ended or, once the lane is to stop, for its grace."""
+        """Wait until the calls in flight have ended. Once the lane is to stop, wait for its grace period."""
         if not self._calls.running or self._lease.lost:
             return
         self._lease.leaving = True

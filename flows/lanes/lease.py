@@ -1,4 +1,4 @@
-"""A lane's lease: renewed from a thread of its own, given up by our own clock before anybody can take it."""
+"""The lease of a lane: renewed from a thread of its own, and given up before another lane can take it."""
 
 from __future__ import annotations
 
@@ -20,32 +20,38 @@ from organism_flows.blocks.queue.lane_models import LaneRequest
 
 RENEWALS_A_LEASE = 3
 RENEWAL_TIMEOUT_S = 3.0
-"""Longest wait for one renewal, connecting included: an answer that late leaves time for another try."""
+"""Longest wait for one renewal, connecting included, in seconds. It leaves time for another attempt."""
 RETRY_S = 0.2
 CLOSE_S = 2.0
-"""For closing a lease while connections break; it may as well expire, and somebody waits for us to end."""
+"""Longest time for closing a lease while connections break, in seconds.
+
+The lease may as well expire, and the caller waits for the lane to end.
+"""
 TICK_S = 1.0
-"""How often the lane's event loop shows that it runs."""
+"""Longest time between two signs that the lane's event loop runs, in seconds."""
 LOOP_STUCK_S = 60.0
-"""A lane whose event loop has not run for so long is renewed no more. A blocked loop is usually a long
-computation that will end, and taking its tasks away would only run them twice; but one that never ends
-(a deadlock, an endless loop) would hold its tasks for ever behind a heartbeat that proves nothing."""
+"""Time without such a sign after which the lease is not renewed any more, in seconds.
+
+A blocked loop is usually a long computation that will end: to take its tasks away would only run them twice.
+But a loop that never ends (a deadlock, an endless loop) would hold its tasks for ever, behind a heartbeat
+that proves nothing.
+"""
 
 T = TypeVar("T")
 
 
 class Report(NamedTuple):
-    """What a lane says of itself with each renewal."""
+    """Counts that a lane reports with each renewal."""
 
     settled: int
-    """Tasks it has settled so far."""
+    """Number of tasks that it has settled so far."""
     figures: Mapping[str, float]
-    """What else it has counted, as `blocks.queue.counters` has it."""
+    """Its other counts, by their names in `blocks.queue.counters`."""
 
 
 def clock() -> float:
-    """Seconds that never run backwards, and go on while the process or the whole machine is suspended."""
-    # time.monotonic stands still on Linux while the machine sleeps, and the database's clock does not.
+    """Return seconds that never run backwards and go on while the process or the machine is suspended."""
+    # On Linux time.monotonic stops while the machine sleeps, and the database's clock does not.
     return time.clock_gettime(_CLOCK) if _CLOCK is not None else time.monotonic()
 
 
@@ -53,26 +59,26 @@ _CLOCK: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 
 
 class LaneLost(QueueUnavailable):
-    """The lease could not be kept: the tasks are somebody else's, and the lane must end."""
+    """The lease could not be kept: another lane may hold the tasks, and this lane must end."""
 
 
 class Lease:
     """The lease of one lane.
 
-    The heartbeat's thread renews it on a connection of its own, so neither a blocked event loop nor a pool
-    without a free connection lets it lapse. It ends when the database says so, or when our clock says that it
-    may have been given away: the event loop looks while it runs, and every write looks for itself.
+    The heartbeat's thread renews it on a connection of its own. So neither a blocked event loop nor a pool
+    without a free connection lets it expire. It ends when the database says so, or when our clock says that
+    another lane may have it. The event loop checks this while it runs, and every write checks it as well.
 
     Args:
         queue: An open queue.
-        lane: Id of the lane, fresh for every lane, so that a namesake can never pass for it.
-        run: The dispatch run it belongs to.
-        number: Tells it apart from the other lanes of that run.
-        on_lost: Called once in the event loop, when the lease is past or somebody took the tasks back.
+        lane: Id of the lane, unique to it, so no two lanes can be confused.
+        run: Id of its dispatch run.
+        number: Number of the lane within its run.
+        on_lost: Called once in the event loop, when the lease has expired or the tasks were taken back.
         on_stop: Called in the event loop when the lane is asked to stop, perhaps more than once.
-        on_leave: Likewise, when it is asked to leave.
-        relay: Its run is one of those that relieve one another.
-        run_started_at: When that run began, by the database's clock.
+        on_leave: Called in the same way when it is asked to leave.
+        relay: The run is one of those that relieve each other.
+        run_started_at: Start of its run, by the database's clock.
     """
 
     def __init__(
@@ -98,9 +104,9 @@ class Lease:
         self._relay = relay
         self._run_started_at = run_started_at
         self.leaving = False
-        """Told with each renewal: the lane claims nothing any more."""
+        """Sent with each renewal: the lane claims no more tasks."""
         self.lost: str | None = None
-        """Why it was lost, or None."""
+        """Why the lease was lost; `None` while it is not."""
         # Written by one thread and read by the other; each is a single assignment.
         self._until = 0.0
         self._ticked = 0.0
@@ -109,13 +115,13 @@ class Lease:
         self._trouble = "this process did not run"
         self._closing = threading.Event()
         self._due = threading.Event()
-        """Set to renew before the interval is over, or to close."""
+        """Set to renew before the interval is over, or to end the thread."""
         self._thread: threading.Thread | None = None
         self._report: Callable[[], Report] | None = None
 
     @property
     def interval(self) -> float:
-        """Seconds between renewals."""
+        """Return the seconds between two renewals."""
         return self._queue.lease_s / RENEWALS_A_LEASE
 
     async def open(self) -> None:
@@ -128,15 +134,15 @@ class Lease:
             relay=self._relay,
             run_started_at=self._run_started_at,
         )
-        # Counted from before the request, here as at every renewal: the database may have dated the lease at
-        # any moment since.
+        # Count from before the request, as at every renewal: the database may have dated the lease at any
+        # moment since then.
         self._until = sent + self._queue.lease_s
 
     async def keep(self, report: Callable[[], Report]) -> None:
-        """Keep the lease until cancelled or lost.
+        """Keep the lease until this is cancelled or the lease is lost.
 
         Args:
-            report: What the lane has to say, for whoever looks at it. Called from the heartbeat's thread.
+            report: Returns the counts to report with a renewal. Called from the heartbeat's thread.
         """
         loop = asyncio.get_running_loop()
         news = asyncio.Event()
@@ -161,8 +167,8 @@ class Lease:
                     self._on_stop()
                 elif self._asked.leave:
                     self._on_leave()
-                # Not asyncio.wait_for: until Python 3.12 it may swallow a cancellation, and the lane, which
-                # waits for this to end, would never leave (bpo-37658).
+                # Not asyncio.wait_for: before Python 3.12 it may swallow a cancellation. The lane waits for
+                # this to end, and would never leave (bpo-37658).
                 with suppress(TimeoutError):
                     async with asyncio.timeout(min(TICK_S, max(self._until - clock(), 0))):
                         await news.wait()
@@ -172,17 +178,17 @@ class Lease:
             self._end_thread()
 
     def renew_soon(self) -> None:
-        """Renew now, because the lane may have been asked for something."""
+        """Renew the lease now, because the lane may have been asked to stop or to leave."""
         self._due.set()
 
     async def write(self, write: Callable[[], Awaitable[T]]) -> T:
-        """Make a write, again while Postgres is away and the lease may still be ours.
+        """Return the result of ``write``, repeated while Postgres is away and the lease may still be ours.
 
         Raises:
-            LaneLost: The lease is past; whatever is written now would be refused anyway.
+            LaneLost: The lease is over. Postgres would refuse the write anyway.
         """
         while True:
-            # Asked here and not only told: after a freeze this may run before anything else in the process.
+            # Check here as well: after a freeze this may run before anything else in the process.
             if self._is_past():
                 raise self.error()
             try:
@@ -194,7 +200,7 @@ class Lease:
                 await asyncio.sleep(RETRY_S)
 
     async def close(self) -> None:
-        """End the lease; if Postgres cannot be reached it will expire."""
+        """End the lease. If Postgres cannot be reached, the lease will expire."""
         self._end_thread()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
@@ -202,7 +208,7 @@ class Lease:
         while not self.lost:
             try:
                 if self._report is not None:
-                    # Of its own, because a statement cannot change a row and delete it.
+                    # In a statement of its own: one statement cannot change a row and delete it.
                     await self._queue.report(self._lane, **self._report()._asdict())
                 await self._queue.deregister(self._lane)
                 return
@@ -212,7 +218,7 @@ class Lease:
                 await asyncio.sleep(RETRY_S)
 
     def error(self) -> LaneLost:
-        """What a lane that lost its lease ends with."""
+        """Return the error with which a lane that lost its lease ends."""
         return LaneLost(
             f"lane {self._lane} lost its lease: {self.lost}",
             "its tasks go to another lane; look at Postgres and at the load of this machine",
@@ -245,7 +251,7 @@ class Lease:
                 if connection is None:
                     connection = await connect(
                         self._queue.dsn,
-                        # For the sake of poolers; one statement every few seconds needs no cache.
+                        # For poolers. One statement every few seconds needs no cache.
                         statement_cache_size=0,
                         server_settings={"application_name": "organism-heartbeat"},
                     )
@@ -262,8 +268,8 @@ class Lease:
                     break
                 sent = clock()
                 if sent > self._until:
-                    # Postgres would still renew a lease that nobody has reaped yet, but the lane has
-                    # perhaps already been told that it is past.
+                    # Postgres would still renew a lease that was not reaped yet, but the lane may already
+                    # treat it as lost.
                     break
                 if sent - self._ticked > LOOP_STUCK_S:
                     self._trouble = f"the lane's event loop did not run for {LOOP_STUCK_S:g} s"
@@ -271,7 +277,7 @@ class Lease:
                 try:
                     asked = runner.run(renew())
                 except Exception as error:
-                    # Whatever it is, the lease passes unless a later renewal succeeds, and this is why.
+                    # The lease expires unless a later renewal succeeds. Then this error is the reason.
                     self._trouble = str(error) or type(error).__name__
                     delay = RETRY_S
                     if connection is not None:

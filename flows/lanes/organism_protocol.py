@@ -1,4 +1,4 @@
-"""What a lane needs of the organism, so that it can be tried with any."""
+"""Protocol of the organism as a lane calls it, so that a lane can be tested with another one."""
 
 from __future__ import annotations
 
@@ -9,20 +9,24 @@ from organism_flows.blocks.queue import Batch, Outcomes
 
 
 class OrganismCalls(Protocol):
-    """What a lane needs of the organism."""
+    """The calls that a lane makes to the organism."""
 
     def call(self, batch: Batch) -> AsyncGenerator[Outcomes, None]:
-        """Run ``batch`` and yield outcomes as they come, some of them empty as a sign of life.
+        """Run ``batch`` and yield outcomes as they come. Empty ones are a sign of life.
 
         Raises:
-            OrganismUnavailable: Nothing of the batch ran.
-            ReplicaLost: What has not been yielded is unknown.
+            OrganismUnavailable: No task of the batch ran.
+            ReplicaLost: The outcomes that were not yielded are unknown.
         """
         ...
 
     async def cancel(self, runs: Mapping[str, int]) -> None:
-        """Stop tasks, wherever they run under the claim given by id, or an older one; each is reported
-        through its own call.
+        """Stop handlers that run these tasks under the given claim or an older one, on every replica.
+
+        The outcome of each task comes through its own call.
+
+        Args:
+            runs: Newest claim to stop, by task id.
 
         Raises:
             OrganismUnavailable: Not every replica could be asked.
@@ -30,10 +34,11 @@ class OrganismCalls(Protocol):
         ...
 
     async def recall(self, claims: Sequence[int], *, leaving: bool) -> None:
-        """Have those of these tasks handed back that no handler has begun with.
+        """Ask replicas to hand back those of these tasks that no handler has begun.
 
         Args:
-            leaving: Those too that wait for a replica of their organ's own deployment.
+            claims: Claims of the tasks.
+            leaving: Include tasks that wait for a replica of their organ's own deployment.
 
         Raises:
             OrganismUnavailable: Not every replica could be asked.

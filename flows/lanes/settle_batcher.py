@@ -1,4 +1,4 @@
-"""Settlements of several calls in one statement: a statement costs as much as some twenty tasks."""
+"""Settles the outcomes of several calls in one statement, which by itself costs as much as about 20 tasks."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Awaitable, Callable
 from organism_flows.blocks.queue import Batch, Outcomes, Settled
 
 STATEMENTS_AT_ONCE = 2
-"""While one is on its way the next is filled; more would only be smaller."""
+"""Upper bound on the statements in flight. More of them would only be smaller."""
 TASKS_A_STATEMENT = 1000
 
 
 class SettleBatcher:
-    """Writes outcomes back, as many at once as have come in while the last ones were being written.
+    """Writer of outcomes: one statement takes all that came in while the one before was written.
 
     Args:
-        write: `Queue.settle` of the lane.
+        write: `Queue.settle`, for the lane.
     """
 
     def __init__(self, write: Callable[[Batch, Outcomes], Awaitable[Settled]]) -> None:
@@ -25,10 +25,12 @@ class SettleBatcher:
         self._writing: set[asyncio.Task[None]] = set()
 
     async def settle(self, batch: Batch, outcomes: Outcomes) -> Settled:
-        """Write the outcomes of some tasks of ``batch``; returns when Postgres has acknowledged them.
+        """Write the outcomes of some tasks of ``batch``, and return what became of those tasks.
+
+        It returns when Postgres has acknowledged them.
 
         Raises:
-            Exception: Whatever ``write`` raised.
+            Exception: Any error of ``write``.
         """
         done: asyncio.Future[Settled] = asyncio.get_running_loop().create_future()
         self._waiting.append((batch, outcomes, done))
@@ -76,7 +78,7 @@ def _merge(chosen: list[tuple[Batch, Outcomes, asyncio.Future[Settled]]]) -> tup
     merged, all_outcomes = Batch(), Outcomes()
     for batch, outcomes, _ in chosen:
         begin = len(merged.ids)
-        # Ids and claims are all that a settlement needs of the tasks.
+        # A settlement needs only the ids and claims of the tasks.
         merged.ids += [batch.ids[p] for p in outcomes.positions]
         merged.claims += [batch.claims[p] for p in outcomes.positions]
         all_outcomes.extend(outcomes)

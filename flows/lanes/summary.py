@@ -1,4 +1,4 @@
-"""What one lane did."""
+"""The counts of one lane."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class LaneSummary:
-    """What one lane did. ``claimed`` is the sum of the settled, the stale and the handed back."""
+    """Counts of one lane. ``claimed`` is the sum of settled tasks, stale ones and those handed back."""
 
     lane: str
     claimed: int = 0
@@ -18,9 +18,9 @@ class LaneSummary:
     retried: int = 0
     """Attempts that failed or timed out and will be made again."""
     released: int = 0
-    """Tasks handed back with the attempt uncharged."""
+    """Tasks handed back with the attempt not charged."""
     stale: int = 0
-    """Outcomes refused because somebody else holds the task by now."""
+    """Outcomes refused because a newer claim holds the task."""
     calls: int = 0
     seconds: float = 0.0
 
@@ -37,7 +37,7 @@ class LaneSummary:
 
     @property
     def figures(self) -> dict[str, int]:
-        """By their names in `blocks.queue.counters`."""
+        """Return the counts by their names in `blocks.queue.counters`."""
         return {
             "claims": self.claimed,
             "completed": self.completed,

@@ -1,9 +1,9 @@
-"""How many tasks a lane takes of each type, and how many of them one call carries.
+"""Windows: how many tasks of each type a lane has in flight, and how many of them one call carries.
 
-A type's window, the tasks of it in flight, follows the time they take, as TCP Vegas sizes its window: while
-tasks come back about as soon as their handlers end, the window grows; once they wait somewhere on the way,
-for a handler, a replica or a settlement, it shrinks to what is being worked off. So a lane keeps every
-replica busy with quick tasks, holds no more slow ones than are run, and hoards nothing behind its lease.
+The window of a type follows the time that its tasks take, as TCP Vegas sizes its window. While tasks come
+back about as soon as their handlers end, the window grows. Once they wait on the way, for a handler, a
+replica or a settlement, it shrinks to the number that is being processed. So a lane keeps every replica busy
+with quick tasks, holds no more slow tasks than run, and keeps no tasks waiting under its lease.
 """
 
 from __future__ import annotations
@@ -16,59 +16,68 @@ from organism_flows.blocks.queue.wire import HANDED_BACK
 
 FIRST_WINDOW = 32
 SLACK_S = 0.15
-"""What a task may take beyond its handler's own time: a call, its outcomes' way back and their settlement
-take 15 to 40 ms under full load, so this keeps the way full and no more."""
+"""Time that a task may take beyond its handler's own time, in seconds.
+
+A call, the way back of its outcomes and their settlement take 15 to 40 ms under full load. So this value
+keeps calls in flight all the time, and no more.
+"""
 CALL_S = 0.05
-"""About how long one call should last: long enough to make up for what a call costs, about 1 ms, and short
-enough that replicas share the work."""
+"""Target for the duration of one call, in seconds.
+
+It is long compared with the cost of a call, about 1 ms, and short enough that replicas share the work.
+"""
 CALLS_A_WINDOW = 4
-"""A window is at least so many calls: while one is settled others run."""
+"""Least number of calls that a window is split into: while one is settled, others run."""
 GROWTH = 4.0
+"""Largest factor by which a window grows or shrinks while as many tasks settle as it holds."""
 PROBE = 1.25
-"""A window that was full and whose tasks hardly waited grows at least by this: it may be the limit itself."""
+"""Least growth of a full window whose tasks hardly waited: the window itself may be the bottleneck."""
 BYTES_IN_FLIGHT = 64_000_000
-"""Most params of one type in flight, in characters."""
+"""Upper bound on the params of one type in flight, in characters."""
 BYTES_A_CALL = 8_000_000
+"""Upper bound on the params in one call, in characters."""
 HOLD_S = (2.0, 10.0)
-"""After tasks waited for too long, no more of their type are tried for this many seconds; doubled each time,
-up to the second figure. Serve chooses the replica, and only one may have a free slot: with 120 s, one of
-eight tasks of 20 min waited for 12 min while a slot was free. A try that fails costs a claim and its
-return."""
+"""Time for which a window does not grow after tasks waited for too long: first and longest, in seconds.
+
+It doubles each time. Serve chooses the replica, and only one may have a free slot: with 120 s, one of eight
+tasks of 20 min waited for 12 min while a slot was free. An attempt that fails costs a claim and its return.
+"""
 
 
 @dataclass(slots=True)
 class Window:
-    """The tasks of one type in flight."""
+    """Window of one type: how many of its tasks may be in flight."""
 
     size: float = FIRST_WINDOW
     in_flight: int = 0
     latency_s: float = SLACK_S
-    """From claim to settlement, moving average."""
+    """Time from claim to settlement, as a moving average."""
     bytes: float = 0.0
-    """Of params a task, moving average."""
+    """Size of the params of one task, as a moving average."""
     held_until: float = 0.0
-    """Does not grow before this moment of `time.monotonic`."""
+    """The window does not grow before this moment of `time.monotonic`."""
     hold_s: float = HOLD_S[0]
     ended_at: float = 0.0
     """When a task of the type last ended, by `time.monotonic`."""
     widened: bool = False
-    """The last thing that happened to it was `Windows.widen`."""
+    """True if the last change of the window was `Windows.widen`."""
 
     def call_size(self, limit: int) -> int:
-        """Tasks one call should carry: about as many as are settled in `CALL_S`."""
+        """Return how many tasks one call should carry: about as many as are settled in `CALL_S`."""
         rate = self.size / self.latency_s
         return max(1, min(limit, int(rate * CALL_S), int(self.size / CALLS_A_WINDOW)))
 
     @property
     def full(self) -> bool:
-        """Whether about as many tasks are in flight as may be: only then can it be too small."""
+        """Return True if about as many tasks are in flight as may be. Only then can it be too small."""
         return self.in_flight >= 0.75 * int(self.size)
 
     def adjust(self, call: CallRecord, limit: float) -> None:
-        """Learn from a call that settled tasks, and let the window be ``limit`` at most."""
+        """Adjust the window to a call that settled tasks; ``limit`` is its largest size."""
         latency_s, service_s = call.latency_s / call.settled, call.service_s / call.settled
-        # A call changes the window by its share of it, so that a window's worth of tasks changes it once. Of
-        # the window it began in: those of one window end together, and the first has changed it already.
+        # A call weighs as much as its share of the window, so a full window of tasks changes it once. The
+        # share is of the window as the call began: calls of one window end together, and the first one
+        # changes it.
         weight = min(1.0, call.settled / call.window)
         self.latency_s += weight * (latency_s - self.latency_s)
         ratio = (service_s + SLACK_S) / latency_s
@@ -83,26 +92,26 @@ class Window:
 
 @dataclass(slots=True)
 class CallRecord:
-    """How long the tasks of one call took, and in what window."""
+    """Times of the tasks of one call, and the window that it began in."""
 
     type: str
     window: float
-    """Size of the window when it began."""
+    """Size of the window when the call began."""
     full: bool
-    """The window was full then."""
+    """True if the window was full when the call began."""
     started: float = field(default_factory=time.monotonic)
     settled: int = 0
-    """Tasks."""
+    """Number of settled tasks."""
     latency_s: float = 0.0
-    """From claim to settlement, their sum."""
+    """Sum of the times from claim to settlement."""
     service_s: float = 0.0
-    """In the handler, their sum."""
+    """Sum of the times in the handler."""
 
     def add(self, outcomes: Outcomes) -> bool:
-        """Count in outcomes that have just come; those of tasks that were handed back say nothing of pace.
+        """Add outcomes that have just come, without those of tasks that were handed back.
 
         Returns:
-            Whether there were others.
+            True if there were outcomes of tasks that were not handed back.
         """
         if not set(HANDED_BACK).isdisjoint(outcomes.causes):
             outcomes = outcomes.take(n for n, cause in enumerate(outcomes.causes) if cause not in HANDED_BACK)
@@ -116,8 +125,8 @@ class Windows:
     """The windows of one lane.
 
     Args:
-        batch_size: Most tasks in one call.
-        tasks_in_flight: Most tasks in flight, all types together.
+        batch_size: Upper bound on the tasks in one call.
+        tasks_in_flight: Upper bound on the tasks in flight, all types together.
     """
 
     def __init__(self, batch_size: int, tasks_in_flight: int) -> None:
@@ -129,11 +138,11 @@ class Windows:
 
     @property
     def left(self) -> int:
-        """Tasks that may be claimed now, all types together."""
+        """Return how many tasks may be claimed now, all types together."""
         return self._limit - self.in_flight
 
     def room(self, task_type: str) -> int:
-        """Tasks of a type that may be claimed now: none, or enough for a call of the right size."""
+        """Return how many tasks of a type may be claimed now: 0, or enough for a call of the right size."""
         window = self.window(task_type)
         if not window.in_flight and time.monotonic() < window.held_until:
             return 0
@@ -142,7 +151,7 @@ class Windows:
         return room if enough else 0
 
     def window(self, task_type: str) -> Window:
-        """The window of a type."""
+        """Return the window of a type."""
         return self._windows.setdefault(task_type, Window())
 
     def calls(self, batch: Batch) -> list[Batch]:
@@ -158,37 +167,37 @@ class Windows:
             size = sum(len(batch.params[p]) for p in positions) / len(positions)
             window.bytes += 0.2 * (size - window.bytes) if window.bytes else size
             limit = min(window.call_size(self._batch_size), max(1, int(BYTES_A_CALL / (size + 1))))
-            # Of equal size: not a full one and a rest.
+            # Calls of equal size, instead of full ones and a small rest.
             limit = -(-len(positions) // -(-len(positions) // limit))
             calls += [batch.take(positions[i : i + limit]) for i in range(0, len(positions), limit)]
         return calls
 
     def settled(self, task_type: str, tasks: int) -> None:
-        """Tasks of a type are no longer in flight."""
+        """Record that tasks of a type are no longer in flight."""
         self.window(task_type).in_flight -= tasks
         self.in_flight -= tasks
 
     def ended(self, task_type: str) -> None:
-        """Tasks of a type have ended: what they ran on is free."""
+        """Record that tasks of a type have ended, so their slots are free."""
         window = self.window(task_type)
         window.ended_at, window.held_until = time.monotonic(), 0.0
 
     def idle_s(self, task_type: str) -> float:
-        """Seconds since a task of the type ended."""
+        """Return the seconds since a task of the type ended."""
         return time.monotonic() - self.window(task_type).ended_at
 
     def begin(self, task_type: str) -> CallRecord:
-        """A record for a call that begins now."""
+        """Return a record for a call that begins now."""
         window = self.window(task_type)
         return CallRecord(task_type, window.size, window.full)
 
     def learn(self, record: CallRecord) -> None:
-        """Adjust the window by a call that has ended."""
+        """Adjust the window to a call that has ended."""
         if record.settled:
             self.window(record.type).adjust(record, self._limit)
 
     def shrink(self, task_type: str, running: int) -> None:
-        """Some tasks of a type have waited for too long: take for now only as many as run."""
+        """Shrink the window to the tasks that run, and hold it, because others waited for too long."""
         window, now = self.window(task_type), time.monotonic()
         window.size = max(1.0, min(window.size, running))
         window.widened = False
@@ -197,22 +206,22 @@ class Windows:
             window.hold_s = min(2 * window.hold_s, HOLD_S[1])
 
     def widen(self, task_type: str) -> bool:
-        """Every task of a type that is in flight runs: try some more if the window is full.
+        """Grow the window if it is full and not held, because every task of the type in flight runs.
 
         Returns:
-            Whether it grew.
+            True if it grew.
         """
         window = self.window(task_type)
         if not window.full or time.monotonic() < window.held_until or window.size >= self._limit:
             return False
         if window.widened:
-            # What it tried last runs: there is more room than there was.
+            # The tasks that it was widened for run: there is more room than before.
             window.hold_s = HOLD_S[0]
         window.widened = True
         window.size = min(max(window.size + 1, window.size * PROBE), self._limit)
         return True
 
     def back_off(self, task_type: str) -> None:
-        """Nobody took a call of this type."""
+        """Shrink the window, because no replica took a call of this type."""
         window = self.window(task_type)
         window.size = max(1.0, window.size / GROWTH)
