@@ -1,1 +1,1 @@
-"""What flows share of Prefect: states, schedules, deployments, stale runs, text on pages."""
+"""Helpers of the flows for Prefect: states, schedules, deployments, stale runs, text on pages."""

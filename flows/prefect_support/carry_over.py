@@ -1,4 +1,4 @@
-"""What of an older Prefect database is carried over to a new one: which schedules people turned on or off."""
+"""Carries over from an older Prefect database which schedules are on and which are off."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GROUP BY flow.name
 def schedules(database: Path) -> dict[str, bool]:
     """Return whether the schedule of each flow is on in the Prefect server's SQLite file ``database``.
 
-    A file that cannot be read says nothing: its schedules then are as prefect.yaml has them.
+    If the file cannot be read, return nothing: schedules are then as in prefect.yaml.
     """
     try:
         with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
@@ -29,11 +29,11 @@ def schedules(database: Path) -> dict[str, bool]:
 
 
 async def apply(database: Path) -> list[str]:
-    """Turn schedules on and off as they are in ``database``, and return what was changed: ``dispatch on``."""
+    """Turn schedules on and off as they are in ``database``, and return the changes, like ``dispatch on``."""
     from organism_flows.flows.prefect_support.schedules import scheduled, turn
 
     now = {one.deployment.partition("/")[0]: one.on for one in await scheduled() if one.schedules}
-    # One that is not here any more is left out.
+    # A flow that the server does not have is left out.
     changed = [(flow, on) for flow, on in schedules(database).items() if now.get(flow, on) != on]
     for flow, on in changed:
         await turn(flow, on=on)

@@ -2,8 +2,8 @@
 
 Also a program: `python -m organism_flows.flows.prefect_support.deployments`.
 
-The deployments are those of deployments/prefect.yaml, applied by Prefect's own command, so that what we do is
-what anybody can do by hand.
+The deployments are those of deployments/prefect.yaml. Prefect's own command applies them, so you can do the
+same by hand.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ WATCHDOG = "watchdog/organism"
 WORK_POOL_NAME = "organism"
 POOL_TYPE = "process"
 JOB_TEMPLATE: dict[str, Any] = {
-    # No `command`, `env` or `working_dir`: with Prefect's own template a run may bring a command line, which
-    # the worker executes. `env` must not be here at all: a run's is merged into one that is (3.8.8).
+    # No `command`, `env` or `working_dir`: with Prefect's own template a run may set a command line, which
+    # the worker then executes. `env` must be absent: the `env` of a run would be merged into it (3.8.8).
     "job_configuration": {
         "name": "{{ name }}",
         "labels": "{{ labels }}",
@@ -66,7 +66,7 @@ JOB_TEMPLATE: dict[str, Any] = {
         },
     },
 }
-"""What a run may decide of the process it runs in."""
+"""Job template of the work pool: it limits what a run may set for its process."""
 DEPLOY_TIMEOUT_S = 120.0
 DECISION_VARIABLE = {
     "entrypoint",
@@ -82,38 +82,38 @@ DECISION_VARIABLE = {
     "pull_steps",
     "concurrency_options",
 }
-"""What somebody decided of a deployment; the rest of what the server tells is its own affair."""
+"""Fields of a deployment that people decide. The server manages the others itself."""
 
 
 class AppliedDeployments(BaseModel):
-    """What a Prefect server has now."""
+    """Result of applying the deployments to a Prefect server."""
 
     api: str
     deployments: list[str]
-    """Flow and name: ``dispatch/organism``."""
+    """Flow and name of each deployment, such as ``dispatch/organism``."""
     new_pool: bool
-    """The work pool was not there before."""
+    """True if the work pool did not exist before."""
     changed: list[str]
-    """Deployments that are new, or not what they were."""
+    """Names of the deployments that are new or changed."""
 
 
 def prefect_yaml() -> Path:
-    """The file the deployments are in."""
+    """Return the path of the file with the deployments."""
     return Path(str(resources.files("organism_flows.deployments").joinpath("prefect.yaml")))
 
 
 async def apply(*, start: bool = True) -> AppliedDeployments:
-    """Register blocks, make the work pool if it is missing, apply every deployment; safe to repeat.
+    """Register blocks, create a missing work pool, and apply every deployment. Safe to repeat.
 
-    Afterwards deployments are as prefect.yaml has them, whatever was changed in the UI. Only schedules stay
-    as people left them: on or off, and those they added themselves.
+    Afterwards the deployments are as in prefect.yaml, whatever was changed in the UI. Only schedules stay as
+    people left them: on or off, and with those that they added.
 
     Args:
-        start: Start a watchdog if its deployment is new or not what it was.
+        start: Start a watchdog run if its deployment is new or changed.
 
     Raises:
         ConfigurationError: No Prefect server is configured.
-        OrganismError: It cannot be reached, or refuses.
+        OrganismError: The server cannot be reached, or refuses.
     """
     with reaching_prefect() as api:
         from organism_flows.flows.prefect_support.watchdog_relay import start_watchdog
@@ -130,10 +130,10 @@ async def apply(*, start: bool = True) -> AppliedDeployments:
 
 
 def prefect_api() -> str:
-    """URL of the Prefect server this process talks to.
+    """Return the URL of the Prefect server that this process uses.
 
     Raises:
-        ConfigurationError: None is configured.
+        ConfigurationError: No Prefect server is configured.
     """
     from prefect.settings import PREFECT_API_URL
 
@@ -147,11 +147,14 @@ def prefect_api() -> str:
 
 @contextmanager
 def reaching_prefect() -> Iterator[str]:
-    """Say on one line that there is no Prefect server, or that it does not answer. Gives its URL.
+    """Turn a failure to reach the Prefect server within the block into an error on one line.
+
+    Yields:
+        The URL of the server.
 
     Raises:
-        ConfigurationError: None is configured.
-        OrganismError: It cannot be reached.
+        ConfigurationError: No server is configured.
+        OrganismError: The server cannot be reached.
     """
     import httpx
 
@@ -166,7 +169,7 @@ def reaching_prefect() -> Iterator[str]:
 
 
 async def _ensure_pool() -> bool:
-    """Make the work pool, or give the one that is there our template. Return True if it is new."""
+    """Create the work pool, or give our template to the one that exists. Return True if it is new."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
     from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
@@ -176,7 +179,7 @@ async def _ensure_pool() -> bool:
             pool = await client.read_work_pool(WORK_POOL_NAME)
         except ObjectNotFound:
             new = WorkPoolCreate(name=WORK_POOL_NAME, type=POOL_TYPE, base_job_template=JOB_TEMPLATE)
-            with suppress(ObjectAlreadyExists):  # somebody else was quicker
+            with suppress(ObjectAlreadyExists):  # another process was quicker
                 await client.create_work_pool(new)
             return True
         # A pool of another type runs flows elsewhere; its template is its operator's decision.
@@ -252,24 +255,25 @@ def _purpose(deployment: DeploymentResponse) -> dict[str, Any]:
 
 
 def digest() -> str:
-    """Of what `apply` applies: it changes when applying again would change something."""
+    """Return a digest of what `apply` applies. It differs if applying again would change something."""
     ours = (prefect_yaml().read_bytes(), orjson.dumps(JOB_TEMPLATE), version("organism-flows").encode())
     return hashlib.sha256(b"".join(ours)).hexdigest()
 
 
 def main(mark: Path | None = None, older: Path | None = None) -> int:
-    """Apply, and say on one line what there is or what is wrong.
+    """Apply the deployments, print the result or the error on one line, and return the exit code.
 
     Args:
-        mark: File that says what was applied last; the same is not applied again, which saves some seconds.
-        older: SQLite file of the Prefect server that was used before; its schedules are carried over once.
+        mark: File that records what was applied last. The same is not applied again, which saves some
+            seconds.
+        older: SQLite file of the Prefect server that was used before. Its schedules are carried over once.
     """
     try:
         if mark is not None and mark.is_file() and mark.read_text() == digest():
             print("applied before")
             return 0
         first = mark is None or not mark.exists()
-        applied = asyncio.run(apply(start=False))  # whoever starts the worker does
+        applied = asyncio.run(apply(start=False))  # `organism up` starts one with the worker
         if first and older is not None and older.exists():
             with reaching_prefect():
                 print(f"carried over from {older}: {', '.join(asyncio.run(carry_over.apply(older))) or '-'}")

@@ -1,4 +1,4 @@
-"""Text from outside on the pages of runs: what it says, and never what markdown would make of it."""
+"""Text from outside on the pages of runs, escaped so that markdown shows it as it is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BLOCK = re.compile(r"^(\d*)([-+=.)])")
 
 
 def plain(text: str | None, length: int = 300) -> str:
-    """``text`` on one line, cut to ``length`` characters, as markdown that shows just that."""
+    """Return ``text`` on one line, cut to ``length`` characters and escaped for markdown."""
     line = " ".join((text or "").split())
     if len(line) > length:
         line = line[: length - 1] + "…"
@@ -23,7 +23,7 @@ def plain(text: str | None, length: int = 300) -> str:
 
 
 class TaskLinks:
-    """How pages name the tasks of a queue: with a link, where a gateway is known that has them.
+    """References to the tasks of a queue on pages: links, if a gateway that shows them is known.
 
     Args:
         dsn: Connection URL of the queue.
@@ -36,10 +36,10 @@ class TaskLinks:
             ours = queue_dsn(settings).get_secret_value() == dsn
         except ConfigurationError:
             ours = False
-        # A browser has no token to send.
+        # A browser sends no token.
         reachable = stack and stack.gateway_url and settings.gateway_open
         self._base = f"{stack.gateway_url}/api/tasks" if stack and reachable and ours else None
 
     def to(self, task: UUID) -> str:
-        """The task in markdown."""
+        """Return a reference to the task in markdown."""
         return f"[{task}]({self._base}/{task})" if self._base else str(task)

@@ -1,4 +1,4 @@
-"""Which of our deployments start by themselves: people turn that on and off, and applying leaves it so."""
+"""Schedules of our deployments: people turn them on and off, and applying deployments keeps their state."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.flows.prefect_support.states import ORGANISM_TAG
 
 RENAMED = {"every-10-minutes": "every-30-seconds"}
-"""Slugs that schedules of the file had before: the one that was turned off stays off."""
+"""Older slugs of schedules in prefect.yaml, by the slug of today: one that was turned off stays off."""
 DEPLOYMENTS_LIMIT = 200
-"""The server's own limit on what it lists at once."""
+"""Upper bound on the deployments that the server lists at once."""
 
 
 class ScheduleState(BaseModel):
-    """When a deployment starts by itself."""
+    """Schedules of one deployment."""
 
     deployment: str
-    """Flow and name: ``dispatch/organism``."""
+    """Flow and name, such as ``dispatch/organism``."""
     on: bool
+    """True if the deployment starts by itself."""
     schedules: list[str]
-    """All it has: ``every 300 s``."""
+    """All its schedules, such as ``every 300 s``."""
 
 
 async def scheduled() -> list[ScheduleState]:
-    """Our deployments on the Prefect server, those first that start by themselves."""
+    """Return our deployments on the Prefect server. Those that start by themselves come first."""
     async with get_client() as client:
         found = await ours(client)
     every = [_scheduled(name, deployment) for name, deployment in found.items()]
@@ -39,7 +40,11 @@ async def scheduled() -> list[ScheduleState]:
 
 
 async def turn(flow: str, *, on: bool) -> ScheduleState:
-    """Turn every schedule of ``flow``'s deployment on, or off; runs that have begun go on.
+    """Turn every schedule of a deployment on or off, and return its new state. Runs that have begun go on.
+
+    Args:
+        flow: Name of the flow, or flow and name of the deployment.
+        on: True to turn them on.
 
     Raises:
         ConfigurationError: The server has no such deployment of ours, or it has no schedule.
@@ -66,7 +71,7 @@ async def turn(flow: str, *, on: bool) -> ScheduleState:
 
 
 async def ours(client: PrefectClient) -> dict[str, DeploymentResponse]:
-    """Our deployments on the server, by flow and name."""
+    """Return our deployments on the server, by flow and name."""
     found = await client.read_deployments(
         deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(all_=[ORGANISM_TAG])),
         limit=DEPLOYMENTS_LIMIT,
@@ -76,11 +81,14 @@ async def ours(client: PrefectClient) -> dict[str, DeploymentResponse]:
 
 
 def as_left(file: dict[str, Any], there: dict[str, DeploymentResponse]) -> str:
-    """``file``, the contents of a prefect.yaml, with schedules on and off as they are on the server.
+    """Return the text of a prefect.yaml whose schedules are on and off as they are on the server.
 
-    Prefect's own `deploy` deletes schedules without a slug, and turns the others on and off as the file has
-    them. So what somebody turned on or off keeps its state, and schedules that are not the file's, which have
-    no slug, are taken along.
+    Prefect's own `deploy` deletes schedules without a slug, and turns the others on and off as the file says.
+    So this keeps what people turned on or off. It adds the schedules that people made, which have no slug.
+
+    Args:
+        file: Contents of our prefect.yaml.
+        there: Our deployments on the server, by flow and name.
     """
     deployments = []
     for deployment in file["deployments"]:
@@ -96,14 +104,18 @@ def as_left(file: dict[str, Any], there: dict[str, DeploymentResponse]) -> str:
             schedules += [_in_words_of_the_file(s) for s in before.schedules if not s.slug]
             deployment = {**deployment, "schedules": schedules, "paused": before.paused}
         deployments.append(deployment)
-    # Every JSON document is a YAML one.
+    # Every JSON document is YAML as well.
     return json.dumps({**file, "deployments": deployments})
 
 
 async def delete_retired(file: dict[str, Any], there: dict[str, DeploymentResponse]) -> None:
-    """Delete the schedules ``there`` that ``file`` had once, and has no more: Prefect's `deploy` keeps them.
+    """Delete schedules on the server that our prefect.yaml has no more: Prefect's `deploy` keeps them.
 
-    Those that people added have no slug, and stay.
+    Schedules that people made have no slug, and stay.
+
+    Args:
+        file: Contents of our prefect.yaml.
+        there: Our deployments on the server, by flow and name.
     """
     kept = {schedule["slug"] for d in file["deployments"] for schedule in d.get("schedules", [])}
     async with get_client() as client:
@@ -126,7 +138,7 @@ def _scheduled(name: str, deployment: DeploymentResponse) -> ScheduleState:
 
 
 def every(schedule: Any) -> str:
-    """When a schedule fires, in a few words."""
+    """Return when a schedule fires, in a few words."""
     interval = getattr(schedule, "interval", None)
     if interval is not None:
         return f"every {interval.total_seconds():.0f} s"

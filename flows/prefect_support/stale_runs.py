@@ -1,4 +1,4 @@
-"""What dead processes leave behind in Prefect, and what would stay so for ever: runs nobody is running."""
+"""Ends stale runs in Prefect: runs that no process runs any more would stay as they are for ever."""
 
 from __future__ import annotations
 
@@ -38,24 +38,24 @@ from organism_flows.flows.prefect_support.states import ORGANISM_TAG
 FLOW_NAMES = ("bootstrap", "dispatch", "redrive", "submit", "verify", "watchdog")
 HEARTBEAT = "prefect.flow-run.heartbeat"
 SILENT_FOR = timedelta(minutes=10)
-"""A run that has sent heartbeats and none for so long is dead; they come every 3 minutes,"""
+"""Least silence after which a run that has sent heartbeats is dead. By default they come every 3 minutes."""
 SILENT_BEATS = 3
-"""and where they come less often, so many of them have to be missing."""
+"""Number of heartbeats that have to be missing before a run is dead."""
 PAGE = 200
-"""Most runs looked at, which is also the most the server gives; the next watchdog finds the rest."""
+"""Upper bound on the runs read at once, which is the server's own. The next check finds the rest."""
 
 
 class StaleRuns(BaseModel):
-    """What was found and put right."""
+    """Numbers of stale runs that were ended."""
 
     flow_runs: int = 0
-    """Nobody ran them, and they are ``Crashed``."""
+    """Flow runs that no process ran; now ``Crashed``."""
     task_runs: int = 0
-    """Were ``Running`` under a flow run that had ended, and are ``Crashed``."""
+    """Task runs that were ``Running`` under a flow run that had ended; now ``Crashed``."""
     late: int = 0
-    """Were ``Late`` beside a later one of the same schedule, and are ``Cancelled``."""
+    """Flow runs that were ``Late`` when a later one of their deployment was, too; now ``Cancelled``."""
     trouble: str | None = None
-    """Why it was not all looked at."""
+    """Why not all runs were checked; `None` if they were."""
 
 
 async def clear_debris(
@@ -66,15 +66,15 @@ async def clear_debris(
     own_run: UUID | None = None,
     live: Collection[str] = (),
 ) -> StaleRuns:
-    """Mark runs of ours as crashed that nobody is running, and cancel those that are late beside a later one.
+    """Mark those of our runs as crashed that no process runs, and cancel late runs except the newest.
 
     Args:
-        pending_before: A flow run that has been ``Pending`` since then will not start any more.
-        ended_before: A task run is left over when its flow run had ended then. Those that live report their
-            end late, through events.
-        within_s: Seconds for all of it. What is not done by then is left to the next time.
-        own_run: The flow run that asks.
-        live: Ids of flow runs that have live lanes: they are not dead, whatever Prefect has heard of them.
+        pending_before: A flow run that has been ``Pending`` since before this time will not start any more.
+        ended_before: A running task run is stale if its flow run had ended before this time. Live task runs
+            report their end late, through events.
+        within_s: Time for all of it, in seconds. The rest is left to the next call.
+        own_run: The flow run that calls.
+        live: Ids of flow runs that have live lanes. They are not dead, whatever Prefect knows of them.
     """
     debris = StaleRuns()
     try:
@@ -95,10 +95,10 @@ def _flows() -> FlowFilter:
 
 
 def _ours(state: FlowRunFilterState, *, ended: FlowRunFilterEndTime | None = None) -> list[FlowRunFilter]:
-    """Runs in ``state`` that our deployments, and that notebooks and programs, have started."""
+    """Return filters for our runs in ``state``: those of deployments, and those of notebooks and programs."""
     return [
         FlowRunFilter(state=state, end_time=ended, tags=FlowRunFilterTags(all_=[ORGANISM_TAG])),
-        # Runs of a deployment have no version.
+        # Flow runs of a deployment have no flow version.
         FlowRunFilter(
             state=state, end_time=ended, flow_version=FlowRunFilterFlowVersion(any_=[ORGANISM_TAG])
         ),
@@ -118,7 +118,7 @@ async def _runs(
 
 
 async def _end(client: PrefectClient, run: FlowRun, state: State[Any]) -> bool:
-    """Put ``run`` in a final state, unless it is not any more in the one that it was listed in."""
+    """Put ``run`` into a final state, and return True. If its state changed meanwhile, return False."""
     current = (await client.read_flow_run(run.id)).state
     if current is None or run.state is None or current.id != run.state.id:
         return False
@@ -151,9 +151,9 @@ async def _crash_silent_flow_runs(client: PrefectClient, live: Collection[str], 
             ),
             2,
         )
-        if not beats:  # heartbeats are turned off, or their time has not come
+        if not beats:  # heartbeats are turned off, or the first is not due yet
             continue
-        # By what the server has taken in since: a time in which it took in nothing proves nothing.
+        # Compare with the server's newest event: while it receives no events at all, silence proves nothing.
         heard = heard or (await _events(client, EventFilter(), 1))[0].received
         if (silent := heard - beats[0].received) > _patience(beats):
             why = f"No heartbeat for {silent.total_seconds() / 60:.0f} minutes: its process died."
@@ -161,12 +161,12 @@ async def _crash_silent_flow_runs(client: PrefectClient, live: Collection[str], 
 
 
 async def _events(client: PrefectClient, wanted: EventFilter, limit: int) -> list[ReceivedEvent]:
-    """The newest events, first the newest."""
+    """Return the newest events, the newest first."""
     return list((await client.read_events(wanted, limit=limit)).events)
 
 
 def _patience(beats: list[ReceivedEvent]) -> timedelta:
-    """How long a run may be silent that was last heard twice at these moments, or only once."""
+    """Return how long a run may be silent, given its last two heartbeats or its only one."""
     every = timedelta(seconds=get_current_settings().flows.heartbeat_frequency or 0)
     if len(beats) > 1:
         every = max(every, beats[0].received - beats[1].received)
@@ -185,13 +185,13 @@ async def _crash_orphaned_task_runs(client: PrefectClient, ended_before: datetim
         )
         for run in runs:
             why = "Its flow run had ended, and it was still Running: its process died."
-            # Forced: the rules for a change of state are those of a run that is still alive.
+            # Forced, because the rules for changes of state assume a run that is alive.
             await client.set_task_run_state(run.id, Crashed(message=why), force=True)
             debris.task_runs += 1
 
 
 async def _cancel_late_flow_runs(client: PrefectClient, debris: StaleRuns) -> None:
-    """Of the runs that schedules have made and nobody has started, leave the newest of each deployment."""
+    """Cancel the late runs that schedules have created, except the newest of each deployment."""
     late = FlowRunFilterState(name=FlowRunFilterStateName(any_=["Late"]))
     kept: set[UUID | None] = set()
     async for run in _runs(client, late, FlowRunSort.EXPECTED_START_TIME_DESC):

@@ -1,4 +1,4 @@
-"""How flows end, and what they show of themselves."""
+"""Final states of flows, the pages of their runs, and waiting for Prefect's server."""
 
 from __future__ import annotations
 
@@ -20,46 +20,48 @@ from organism_flows.blocks.errors import OrganismError, QueueUnavailable
 from organism_flows.blocks.queue.db.connection import TRANSIENT_ERRORS
 
 ORGANISM_TAG = "organism"
-"""Tag of every run of our deployments, and version of every run of our flows that is started otherwise: by it
-they are told from flows of the same name on a server that is shared."""
+"""Tag of every run of our deployments, and flow version of every other run of our flows.
+
+It distinguishes them from flows of the same name on a shared server.
+"""
 PAGE_TIMEOUT_S = 10.0
 SERVER_POLL_S = 1.0
 EXPECTED_ERRORS: tuple[type[BaseException], ...] = (OrganismError, *TRANSIENT_ERRORS)
-"""What a flow ends with in good order, in a line and without a traceback."""
+"""Errors that end a flow in good order: with one line and without a traceback."""
 
 BEGUN: ContextVar[asyncio.Event | None] = ContextVar("begun", default=None)
-"""Set when a flow that is called in this process begins, for whoever waits for it with a deadline."""
+"""Event to set when a flow that is called in this process begins. The caller waits for it with a deadline."""
 
 
 def note_begun() -> None:
-    """Say that the flow has begun.
+    """Set the event in ``BEGUN``, if there is one.
 
-    A function, because a lane's task carries its flow, and what the flow's own module holds, to Ray: a
-    `ContextVar` cannot be pickled.
+    This is a function because a `ContextVar` cannot be pickled: the task of a lane carries its flow to Ray,
+    and with it everything that the flow's module holds.
     """
     if begun := BEGUN.get():
         begun.set()
 
 
 def failed(error: BaseException) -> State[Any]:
-    """The final state of a flow that met ``error``, one of ``EXPECTED_ERRORS``; its caller sees it raised."""
+    """Return the final state of a flow for ``error``, one of ``EXPECTED_ERRORS``. Prefect raises it."""
     if not isinstance(error, OrganismError):
         error = QueueUnavailable(
             f"lost Postgres: {type(error).__name__}{f': {error}' if str(error) else ''}",
             "run it again; what it has done stays done",
         )
-    # Returned, and raised by Prefect where the flow was called: raised in the flow, it would be logged with a
-    # traceback, and what it says is one line.
+    # Return it: Prefect raises it where the flow was called. Raised in the flow, it would be logged with a
+    # traceback, and its message is one line.
     return Failed(message=str(error), data=error)
 
 
 async def show_page(text: str, *, key: str) -> None:
-    """Make ``text`` the markdown page of this run; without one, what it did is done all the same."""
+    """Make ``text`` the markdown page of this run. An error is logged and does not fail the run."""
     await show(acreate_markdown_artifact(text, key=key))
 
 
 async def show(page: Awaitable[object]) -> None:
-    """Await what only shows something on a run's page; a server that does not answer stops nothing."""
+    """Await a call that shows something on a run's page. An error is logged and does not fail the run."""
     try:
         async with asyncio.timeout(PAGE_TIMEOUT_S):
             await page
@@ -68,9 +70,9 @@ async def show(page: Awaitable[object]) -> None:
 
 
 async def wait_for_prefect(within_s: float) -> None:
-    """Return when Prefect's server answers, or after so many seconds.
+    """Return when Prefect's server answers, or after ``within_s`` seconds.
 
-    A run that ends while it is away could not say how: Prefect's client tries for about a minute.
+    A run that ends while the server is away cannot report how: Prefect's client tries for about a minute.
     """
     logger = get_run_logger()
     deadline = time.monotonic() + within_s
@@ -93,6 +95,6 @@ async def _answers() -> bool:
 
 
 def cell(text: str | None, length: int = 200) -> str:
-    """``text`` as it may stand in a cell of a markdown table."""
+    """Return ``text`` for a cell of a markdown table: on one line, cut to ``length`` and escaped."""
     line = " ".join((text or "").split()).replace("|", "\\|").replace("`", "'")
     return line if len(line) <= length else line[: length - 1] + "…"

@@ -1,4 +1,4 @@
-"""Which run of the watchdog goes on checking, how it is relieved, and how one that died is replaced."""
+"""Relay of watchdog runs: which run goes on checking, how it is relieved, and how a dead one is replaced."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from prefect.flows import Flow
 
 WATCHDOG = "watchdog/organism"
 LONGEST_S = 3600.0
-"""A run that no other relieves ends after so long; the schedule starts one every ten minutes."""
+"""Longest time that a run repeats its check, in seconds. The schedule starts a run every ten minutes."""
 TIMEOUT_S = 5.0
-"""Seconds for Prefect's server to answer; without an answer the run goes on."""
+"""Longest wait for Prefect's server, in seconds. Without an answer the run goes on."""
 UNREACHABLE = (HTTPError, PrefectException, OSError)  # TimeoutError is an OSError
 
 
 def seconds_to_go_on(parameters: Mapping[str, Any], *, auto_scheduled: bool) -> float:
-    """How long a run checks again and again; 0: it checks once."""
+    """Return how long a run repeats its check, in seconds; 0 if it checks once."""
     asked: float | None = parameters.get("for_seconds")
     if asked is not None:
         return asked
@@ -38,10 +38,10 @@ def seconds_to_go_on(parameters: Mapping[str, Any], *, auto_scheduled: bool) -> 
 
 
 class Relay:
-    """Whether ``run`` is to leave, because another run goes on or its schedule was turned off.
+    """Decides when ``run`` leaves: when another run takes over, or its schedule is turned off.
 
     Args:
-        run: The flow run that checks. One that belongs to no deployment is never relieved.
+        run: The flow run that checks. A run without a deployment is never relieved.
     """
 
     def __init__(self, run: FlowRun | None) -> None:
@@ -49,7 +49,7 @@ class Relay:
         self._schedule_was_on = False
 
     async def reason_to_leave(self) -> str | None:
-        """Ask Prefect's server; `None`: go on, also when the server does not answer."""
+        """Return why the run must leave, or `None` if it goes on, as it does if no server answers."""
         run = self._run
         if run is None or run.deployment_id is None:
             return None
@@ -67,7 +67,7 @@ class Relay:
 
 
 async def _younger_run(client: PrefectClient, run: UUID, deployment: UUID) -> FlowRun | None:
-    """Return a run of the deployment that began after ``run``, and goes on as well."""
+    """Return a run of the deployment that began after ``run`` and repeats its check as well, or `None`."""
     began = (await client.read_flow_run(run)).start_time
     others = await client.read_flow_runs(
         flow_run_filter=FlowRunFilter(
@@ -87,13 +87,13 @@ def _schedule_is_on(deployment: DeploymentResponse) -> bool:
 
 
 async def start_watchdog() -> str | None:
-    """Start a run that goes on, if the schedule is on: the next of the schedule may be ten minutes away.
+    """Start a run that repeats its check, if the schedule is on. Its next run may be ten minutes away.
 
     Returns:
-        Its name; `None`: the schedule is off, or there is no such deployment.
+        The name of the run; `None` if the schedule is off or there is no such deployment.
 
     Raises:
-        Exception: Whatever Prefect's client raises.
+        Exception: Any error of Prefect's client.
     """
     async with get_client() as client:
         try:
@@ -104,9 +104,9 @@ async def start_watchdog() -> str | None:
 
 
 async def replace_crashed(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Start another run at once in place of one that died while it went on; not of one that was cancelled.
+    """Start another run in place of a repeating run that died. A run that was cancelled is not replaced.
 
-    A hook of the flow. After a ``kill -9`` of its process, the worker calls it.
+    This is a hook of the flow. After a ``kill -9`` of the flow's process, the worker calls it.
     """
     if flow_run.deployment_id is None:
         return
