@@ -1,1 +1,1 @@
-"""What somebody must be told of: what is wrong (`looks`), said once (`edges`), delivered (`automations`)."""
+"""Alerts: what is wrong (`checks`), reported once (`transitions`), delivered (`automations`)."""

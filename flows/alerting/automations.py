@@ -1,4 +1,4 @@
-"""The automations that deliver alerts: one each, found by name, to any notification block of Prefect's."""
+"""Prefect automations that deliver alerts to a notification block: one for each alert, found by its name."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from organism_flows.flows.prefect_support.states import ORGANISM_TAG
 
 TO_BE_NAMED = "name a notification block of your Prefect server: `organism alerts on --to slack-webhook/ops`"
 QUIET = timedelta(minutes=30)
-"""So long after a crash no other run of the same deployment is told of: one that crashes crashes again."""
+"""Time after a crash in which no other crash of the same deployment is reported: they tend to repeat."""
 SILENCE = timedelta(minutes=5)
-"""The watchdog looks every 30 s."""
+"""Time without a report of a check of the watchdog after which an alert is raised. It checks every 30 s."""
 SUBJECT = "{{ event.payload.subject }}"
 BODY = (
     "{{ event.payload.text }}{% if event.payload.todo %}\n→ {{ event.payload.todo }}{% endif %}\n"
@@ -46,19 +46,19 @@ MESSAGE = "{{ event.resource['prefect.state-message'] | truncate(1000) }}"
 
 
 class AlertState(BaseModel):
-    """One automation of ours, as it is on the server."""
+    """One of our automations, as it is on the server."""
 
     name: str
     on: bool
-    """False: switched off by hand, in the UI."""
+    """False if it was switched off by hand, in the UI."""
     to: str | None
-    """The notification block: ``slack-webhook/ops``; None: it is gone."""
+    """Its notification block, such as ``slack-webhook/ops``; `None` if the block was deleted."""
     wrong: str | None = None
-    """What is wrong now with the queue ``default``, as far as this alert has said."""
+    """What is wrong with the queue ``default`` now, by the last report of this alert."""
 
 
 class AlertsApplied(BaseModel):
-    """What was made or changed, and what there is now."""
+    """Result of applying the automations: what was created or changed, and what exists now."""
 
     made: list[str] = []
     changed: list[str] = []
@@ -66,7 +66,7 @@ class AlertsApplied(BaseModel):
 
     @property
     def line(self) -> str:
-        """All of it on one line."""
+        """Return all of it on one line."""
         off = [alert.name for alert in self.alerts if not alert.on]
         said = [
             f"{len(names)} {what}"
@@ -79,14 +79,14 @@ class AlertsApplied(BaseModel):
 
 
 async def apply(to: str | None, *, silence: timedelta = SILENCE) -> AlertsApplied:
-    """Make or bring up to date the automations; one that was switched off stays off. Safe to repeat.
+    """Create or update the automations. One that was switched off stays off. Safe to repeat.
 
     Args:
-        to: The notification block, as ``type/name``; None: the one in use.
-        silence: When no watchdog has looked for so long, that is told; 10 s at least.
+        to: The notification block, as ``type/name``; `None` for the one in use.
+        silence: Time without a check of the watchdog after which an alert is raised; 10 s at least.
 
     Raises:
-        ConfigurationError: There is no such block, or it notifies nobody; or none is named.
+        ConfigurationError: There is no such block, it cannot send notifications, or none is named.
         OrganismError: The Prefect server cannot be reached, or refuses.
     """
     async with _server() as client:
@@ -99,7 +99,7 @@ async def apply(to: str | None, *, silence: timedelta = SILENCE) -> AlertsApplie
                 await client.create_automation(wanted)
                 applied.made.append(wanted.name)
             elif not _alike(found, wanted):
-                # What is not set is not sent (Prefect 3.8.8), and an owner is refused.
+                # Prefect 3.8.8 does not send fields that are not set, and refuses an owner.
                 fields = wanted.model_dump(exclude={"owner_resource"}) | {"enabled": found.enabled}
                 await client.update_automation(found.id, AutomationCore.model_validate(fields))
                 applied.changed.append(wanted.name)
@@ -108,7 +108,7 @@ async def apply(to: str | None, *, silence: timedelta = SILENCE) -> AlertsApplie
 
 
 async def remove() -> list[str]:
-    """Delete our automations; their names.
+    """Delete our automations, and return their names.
 
     Raises:
         OrganismError: The Prefect server cannot be reached, or refuses.
@@ -130,7 +130,7 @@ async def changed_at(client: PrefectClient) -> dict[Alert, datetime]:
 
 
 async def state() -> list[AlertState]:
-    """Our automations on the server.
+    """Return our automations as they are on the server.
 
     Raises:
         OrganismError: The Prefect server cannot be reached, or refuses.
@@ -140,7 +140,7 @@ async def state() -> list[AlertState]:
 
 
 def wanted_automations(block: UUID, silence: timedelta = SILENCE) -> list[AutomationCore]:
-    """The automations as they should be, delivering to the block of this id."""
+    """Return the automations as they should be, delivering to the block with this id."""
     return [
         _automation(
             block,
@@ -148,7 +148,7 @@ def wanted_automations(block: UUID, silence: timedelta = SILENCE) -> list[Automa
             "A run of ours has crashed, or one of dispatch has failed; half an hour's peace a deployment.",
             CompoundTrigger(
                 require="any",
-                # Each has its own peace and quiet, so no run may fit both.
+                # Each trigger has a quiet time of its own, so no run may match both.
                 triggers=[
                     _runs_that("!dispatch", ["CRASHED"]),
                     _runs_that("dispatch", ["CRASHED", "FAILED"]),
@@ -167,14 +167,14 @@ def wanted_automations(block: UUID, silence: timedelta = SILENCE) -> list[Automa
             block,
             "organism: watchdog silent",
             "No watchdog has looked for some minutes: without it little else is noticed.",
-            # Not Prefect's own events of its runs: those of a run that starts within 5 minutes of being
-            # scheduled wait 15 minutes for one that never comes (Prefect 3.8.8).
+            # Not Prefect's own events of the watchdog's runs: those of a run that starts within 5 minutes of
+            # being scheduled wait 15 minutes for an event that never comes (Prefect 3.8.8).
             EventTrigger(
                 after={SCANNED_EVENT},
                 expect={SCANNED_EVENT},
                 match=ResourceSpecification({"prefect.resource.id": "organism.queue.*"}),
                 match_related=_of_ours("watchdog"),
-                # With `for_each` empty Prefect would not wait for the first one.
+                # With `for_each` empty Prefect would not wait for the first event.
                 for_each={"prefect.resource.id"},
                 posture=Posture.Proactive,
                 threshold=1,
@@ -190,7 +190,7 @@ def wanted_automations(block: UUID, silence: timedelta = SILENCE) -> list[Automa
 
 
 def _said(block: UUID, alert: Alert, description: str) -> AutomationCore:
-    """For what the watchdog and verify say in events."""
+    """Return the automation for an alert that the watchdog or verify reports in events."""
     trigger = EventTrigger(
         expect={f"{PREFIX}.{alert}.raised", f"{PREFIX}.{alert}.cleared"},
         match=ResourceSpecification({"prefect.resource.id": "organism.queue.*"}),
@@ -201,7 +201,10 @@ def _said(block: UUID, alert: Alert, description: str) -> AutomationCore:
 
 
 def _runs_that(flow: str, types: list[str]) -> EventTrigger:
-    """Runs of our deployments of a flow that ended in a state of these types, whatever name the state has."""
+    """Return a trigger for runs of our deployments of a flow that end in a state of these types.
+
+    The name of the state does not matter.
+    """
     return EventTrigger(
         expect={"prefect.flow-run.*"},
         match=ResourceSpecification(
@@ -248,10 +251,10 @@ def _alike(found: Automation, wanted: AutomationCore) -> bool:
 
 
 async def _ours(client: PrefectClient) -> dict[str, _Found]:
-    """By name, those that have a name of ours."""
+    """Return the automations that have a name of ours, by name."""
     names = {wanted.name for wanted in wanted_automations(UUID(int=0))}
     tagged = AutomationFilter(tags=AutomationFilterTags(all_=[ORGANISM_TAG]))
-    # Not `read_automations`, which drops when they were changed (Prefect 3.8.8).
+    # Not `read_automations`, which drops the time of the last change (Prefect 3.8.8).
     wanted = {"automations": tagged.model_dump(mode="json"), "limit": 200}
     answer = await client.request("POST", "/automations/filter", json=wanted)
     found = [_Found.model_validate(automation) for automation in answer.json()]
@@ -323,7 +326,7 @@ def _notifies(document: BlockDocument) -> bool:
 
 @asynccontextmanager
 async def _server() -> AsyncIterator[PrefectClient]:
-    """A client of the configured server, whose failures are one line."""
+    """Yield a client of the configured server, and turn its failures into errors on one line."""
     api = PREFECT_API_URL.value()
     if not api:
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""What is looked at for alerts: dead letters, tasks that wait or are interrupted, dispatch, verify."""
+"""Checks for alerts: dead letters, tasks that wait or are interrupted, dispatch, verify."""
 
 from __future__ import annotations
 
@@ -21,14 +21,17 @@ from organism_flows.flows.verification.finding import Verification
 
 TIMEOUT_S = 10.0
 COUNTED = 100_000
-"""Dead letters, and ready tasks of a type, are counted up to here."""
+"""Number up to which dead letters, interrupted tasks and ready tasks of a type are counted."""
 WELL_AT = 0.9
-"""Of a limit: a figure about it would else raise and clear the alert at every look."""
+"""Share of a limit at or below which an alert is cleared.
+
+Without this hysteresis, a value near the limit would raise and clear the alert at every check.
+"""
 DISPATCH = "dispatch/organism"
 
 
 async def dead_letters(queue: Queue, limit: int) -> AlertCheck:
-    """Whether more tasks than ``limit`` have failed for good."""
+    """Check whether more than ``limit`` tasks have failed for good."""
     count = await queue.dead_letters(at_most=max(COUNTED, limit + 1))
     seen = f"{count:,}{'+' if count >= COUNTED else ''} tasks have failed for good, the limit is {limit:,}"
     return AlertCheck(
@@ -41,7 +44,7 @@ async def dead_letters(queue: Queue, limit: int) -> AlertCheck:
 
 
 async def oldest_ready(queue: Queue, limit_s: float) -> AlertCheck:
-    """Whether a task is ready for longer than ``limit_s`` seconds."""
+    """Check whether a task has been ready for longer than ``limit_s`` seconds."""
     rows: list[Any] = await queue.pool.fetch(statement("queue_health"), COUNTED, timeout=TIMEOUT_S)
     oldest_s = max((row["oldest_s"] for row in rows), default=0.0)
     seen = f"the oldest ready task has waited for {oldest_s:,.0f} s, the limit is {limit_s:,.0f} s"
@@ -60,7 +63,7 @@ async def oldest_ready(queue: Queue, limit_s: float) -> AlertCheck:
 
 
 async def interrupted(queue: Queue, limit: int) -> AlertCheck:
-    """Whether more unfinished tasks than ``limit`` were interrupted more than twice."""
+    """Check whether more than ``limit`` unfinished tasks were interrupted more than twice."""
     count = await queue.interrupted(at_most=max(COUNTED, limit + 1))
     shown = f"{count:,}{'+' if count >= COUNTED else ''}"
     seen = f"unfinished tasks that were interrupted more than twice: {shown}, the limit is {limit:,}"
@@ -79,7 +82,13 @@ async def interrupted(queue: Queue, limit: int) -> AlertCheck:
 
 
 def dispatch(lanes: int, due: bool, patience_s: float) -> AlertCheck:
-    """Whether there are no ``lanes`` that claim although there should be: a run of dispatch was due."""
+    """Check whether lanes claim tasks if they should.
+
+    Args:
+        lanes: Number of lanes that claim tasks.
+        due: A run of dispatch was due by its schedule.
+        patience_s: Time without a lane after which the alert is raised, in seconds.
+    """
     if lanes:
         seen = f"{lanes} lanes claim tasks"
     elif due:
@@ -97,7 +106,7 @@ def dispatch(lanes: int, due: bool, patience_s: float) -> AlertCheck:
 
 
 def verification(found: Verification) -> AlertCheck:
-    """Whether a check of verify has failed; one that is degraded is no alert."""
+    """Check whether a check of verify has failed. A degraded one is no alert."""
     failures = [f for f in found.troubles if f.status == "failed"]
     seen = "; ".join(f"{f.check}: {cell(f.evidence)}" for f in failures[:5])
     if len(failures) > 5:
@@ -118,7 +127,7 @@ def _waiting(row: Any) -> str:
 
 
 async def dispatch_is_due(client: PrefectClient, queue: str) -> bool:
-    """Whether dispatch of the queue of this name has a schedule that is on, and was for one run at least."""
+    """Return True if dispatch of this queue has a schedule that is on and has been for one run at least."""
     try:
         deployment = await client.read_deployment_by_name(DISPATCH)
     except ObjectNotFound:

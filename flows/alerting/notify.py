@@ -1,4 +1,4 @@
-"""What the flows call to have alerts said: the watchdog about the queue, verify about what it found."""
+"""Reports alerts for the flows: the watchdog's about the queue, and verify's about its findings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TELL_TIMEOUT_S = 30.0
 
 
 class NotifyResult(BaseModel):
-    """What was said, or why nothing could be."""
+    """Lines that were reported, or why nothing could be."""
 
     said: list[str] = []
     trouble: str | None = None
@@ -37,15 +37,17 @@ async def tell_of_queue(
     missing_s: float,
     looked: bool = True,
 ) -> NotifyResult:
-    """Look at the queue and its lanes, and say what has begun to be wrong or is well again.
+    """Check the queue and its lanes, and report what has begun to be wrong or is well again.
 
     Args:
-        name: Of the Task Queue block.
-        dead_letters: More are too many; None: the setting's.
-        oldest_ready_s: A task that is ready for longer is too old; None: the setting's.
-        interrupted: More unfinished tasks interrupted more than twice are too many; None: the setting's.
-        missing_s: So long no lane may claim, while dispatch is scheduled.
-        looked: Say that the queue was looked at, so that its absence can be told.
+        queue: An open queue.
+        name: Name of its Task Queue block.
+        dead_letters: Limit on dead letters; `None` for the setting's.
+        oldest_ready_s: Limit on the time a task may be ready, in seconds; `None` for the setting's.
+        interrupted: Limit on unfinished tasks that were interrupted more than twice; `None` for the
+            setting's.
+        missing_s: Limit on the time without a lane that claims while dispatch is scheduled, in seconds.
+        looked: Report that the queue was checked, so that silence can be noticed.
     """
     settings = load_settings()
     now = await queue.now()
@@ -70,10 +72,11 @@ async def tell_of_queue(
 
 
 async def tell_of_verification(found: Verification, name: str) -> NotifyResult:
-    """Say that a check has begun to fail, or that none fails any more.
+    """Report that a check has begun to fail, or that none fails any more.
 
     Args:
-        name: Of the Task Queue block that was verified.
+        found: Findings of verify.
+        name: Name of the Task Queue block that was verified.
     """
 
     async def say(client: PrefectClient) -> list[str]:

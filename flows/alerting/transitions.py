@@ -1,8 +1,8 @@
-"""An alert is said when it begins and when it is over, and not in between.
+"""Transitions of alerts: an alert is reported when it begins and when it is over, and not in between.
 
-Prefect's event feed is the memory of what has been said, so there is nothing to keep in step with it: an
-event that got lost is simply said at the next look, and one that has left the feed (after 7 days, by
-Prefect's default) is said again if it is still so.
+Prefect's event feed stores what has been reported, so no other state has to be kept in step with it. An event
+that got lost is reported at the next check. One that has left the feed (after 7 days, by Prefect's default)
+is reported again if the alert still holds.
 """
 
 from __future__ import annotations
@@ -20,46 +20,55 @@ from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFi
 Alert: TypeAlias = Literal["dispatch-missing", "dead-letters", "oldest-ready", "interrupted", "verify"]
 ALERTS: tuple[Alert, ...] = get_args(Alert)
 Step: TypeAlias = Literal["pending", "passed", "raised", "cleared"]
-"""Wrong, and not for long enough; well before it was raised; wrong; well again."""
+"""Step of an alert.
+
+- ``pending``: wrong, but not for long enough to be raised.
+- ``passed``: well again before it was raised.
+- ``raised``: wrong.
+- ``cleared``: well again after it was raised.
+"""
 PREFIX = "organism.alert"
 SCANNED_EVENT = "organism.looked"
-"""Said every two minutes while the queue is looked at, so that its absence can be told."""
+"""Event emitted every two minutes while the queue is checked. Its absence raises an alert."""
 SKEW = timedelta(days=1)
-"""Whoever spoke last may have a clock that is ahead of ours."""
+"""Largest lead of another reporter's clock over ours with which its events are still found."""
 HEARD_AFTER_S = 10.0
-"""Prefect's server looks for new automations every 5 s (3.8.8); until then it delivers nothing to them."""
+"""Time after which a new automation receives events, in seconds.
+
+Prefect's server reads new automations every 5 s (3.8.8), and delivers nothing to them before.
+"""
 
 
 @dataclass(frozen=True)
 class AlertCheck:
-    """What one look at one thing found."""
+    """Result of the check for one alert."""
 
     alert: Alert
     wrong: bool | None
-    """None: hardly well, hardly wrong; what was said of it stays."""
+    """`None` means the value lies inside the hysteresis band: keep the previous state."""
     text: str
-    """What was seen, with the figure, on one line."""
+    """What the check saw, with the value, on one line."""
     todo: str
     """What to do if it is wrong."""
     figures: dict[str, Any] = field(default_factory=dict)
     patience_s: float = 0.0
-    """It is raised when it has been wrong for so long (seconds)."""
+    """Time for which it has to be wrong before the alert is raised, in seconds."""
 
 
 @dataclass(frozen=True)
 class LastNotification:
-    """The last that was said of an alert."""
+    """Last report of an alert."""
 
     step: Step
     since: datetime
     """When it began to be wrong."""
     text: str
     received: datetime
-    """When the server had it, by the server's clock."""
+    """When the server received it, by the server's clock."""
 
 
 def next_step(look: AlertCheck, last: LastNotification | None, now: datetime) -> Step | None:
-    """What is to be said after ``last``, if anything."""
+    """Return the step to report after ``last``, or `None` if there is nothing to report."""
     open_step = last.step if last is not None and last.step in ("pending", "raised") else None
     if look.wrong is False:
         return {"pending": "passed", "raised": "cleared", None: None}[open_step]
@@ -71,7 +80,7 @@ def next_step(look: AlertCheck, last: LastNotification | None, now: datetime) ->
 
 
 async def last_said(client: PrefectClient, alert: Alert, queue: str) -> LastNotification | None:
-    """The last that was said of an alert about the queue of this name, as far as the feed goes back."""
+    """Return the last report of an alert about this queue, or `None` if the event feed has none."""
     wanted = EventFilter(
         event=EventNameFilter(name=[f"{PREFIX}.{alert}.{step}" for step in get_args(Step)]),
         resource=EventResourceFilter(id=[_resource(queue)["prefect.resource.id"]]),
@@ -93,20 +102,20 @@ async def tell(
     now: datetime | None = None,
     changed: Mapping[Alert, datetime] | None = None,
 ) -> list[str]:
-    """Say in events what has begun or ended, for automations to deliver.
+    """Emit events about alerts that have begun or ended, for automations to deliver.
 
-    What is wrong is said again if the automation that delivers it is newer than what was said: alerts that
-    are switched on, or go elsewhere from now on, begin with what is wrong already.
+    An alert that holds is reported again if the automation that delivers it is newer than the last report. So
+    an alert that is switched on, or goes to another block, begins with what is wrong already.
 
     Args:
-        client: Of the Prefect server the events go to.
-        queue: Name of the Task Queue block the looks are about.
-        looks: What was found now, at most one of each alert.
-        now: The time by the clock that measures; None: this machine's.
-        changed: When the automation of an alert was made or last changed, by the server's clock.
+        client: Client of the Prefect server that the events go to.
+        queue: Name of the Task Queue block that the checks are about.
+        looks: Results of the checks, at most one for each alert.
+        now: Current time, by the clock of the checks; `None` for this machine's.
+        changed: When the automation of an alert was created or last changed, by the server's clock.
 
     Returns:
-        What was said: ``dead letters raised: 1,234 tasks have failed for good``.
+        What was reported, such as ``dead letters raised: 1,234 tasks have failed for good``.
     """
     now = now or datetime.now(UTC)
     lines = []
@@ -140,7 +149,7 @@ async def tell(
 
 
 def say_looked(queue: str) -> None:
-    """Say that the queue has been looked at, and that whatever is wrong with it has been said."""
+    """Emit the event that the queue was checked and that everything wrong with it was reported."""
     emit_event(SCANNED_EVENT, resource=_resource(queue))
 
 
