@@ -1,1 +1,1 @@
-"""How the system is started: the `organism` command and the embedded local stack."""
+"""The `organism` command and the embedded stack that it starts on this machine."""

@@ -1,4 +1,4 @@
-"""The addresses of a stack, decided before anything is started."""
+"""Addresses of a stack. They are chosen before any component is started."""
 
 from __future__ import annotations
 
@@ -24,17 +24,20 @@ def plan(
     kept: Collection[str],
     tell: Callable[[str, str], None],
 ) -> StackState:
-    """Choose every port; those of components that keep running stay, those of the last start are preferred.
+    """Return the state of a stack that is about to start, with every port chosen.
+
+    Components that keep running keep their ports. For the others, the ports of the last start are preferred.
 
     Args:
+        settings: Settings in effect.
         home: Folder of the stack.
-        dsn: Connection URL of the embedded database, empty for an external one.
-        previous: What the last start left, or None.
+        dsn: Connection URL of the embedded database; empty for an external one.
+        previous: State that the last start left, or `None`.
         kept: Roles that keep running.
         tell: Called with a component and a line for each port that is not the usual one.
 
     Raises:
-        StackError: A port the user asked for is taken.
+        StackError: A port that the user asked for is taken.
     """
     taken: set[int] = set()
 
@@ -104,7 +107,7 @@ def plan(
 
 
 def ignored_ports(settings: Settings, stack: StackState) -> list[str]:
-    """A line for each port the user asks for that the running ``stack`` does not have."""
+    """Return a line for each port that the user asks for and the running ``stack`` does not have."""
     return [
         f"{variable}={wanted} has no effect on the running stack; run `organism down` first"
         for variable, wanted, url in (
@@ -118,7 +121,7 @@ def ignored_ports(settings: Settings, stack: StackState) -> list[str]:
 
 
 def dsn_mark(home: Path, settings: Settings) -> str:
-    """A fingerprint of the external database's URL; keyed with the stack's token, it gives nothing away."""
+    """Return a fingerprint of the external database's URL, keyed with the stack's token to hide the URL."""
     if settings.dsn is None:
         return ""
     key = ray_token(home).read_bytes()
@@ -126,5 +129,5 @@ def dsn_mark(home: Path, settings: Settings) -> str:
 
 
 def port_of(url: str) -> int | None:
-    """The port in ``url``."""
+    """Return the port in ``url``."""
     return urlsplit(url if "//" in url else f"//{url}").port

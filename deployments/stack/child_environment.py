@@ -1,4 +1,4 @@
-"""The environment of the stack's processes: what of ours they inherit, and what they must not."""
+"""Environments of the stack's processes: which variables they inherit, and which they must not."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from organism_flows.deployments.stack.prefect_server import HOSTS
 from organism_flows.deployments.stack.system.ports import LOOPBACK
 from organism_flows.deployments.stack.system.processes import STACK_ID
 
-# Each of these would point a process of the stack at somebody else's server, cluster or database.
-# The two secrets of Prefect come back from the stack's file if they are meant for it (`own_prefect_secret`).
+# Each of these would point a process of the stack at another server, cluster or database.
+# The stack's file has the two secrets of Prefect, if they are meant for this stack (`own_prefect_secret`).
 FOREIGN = {
     "RAY_ADDRESS",
     "RAY_AUTH_TOKEN",
@@ -36,8 +36,8 @@ NO_PROXY = "127.0.0.1,localhost"
 
 
 def base_environment(settings: Settings, stack: StackState) -> dict[str, str]:
-    """What every process of ``stack`` gets: ours, less the foreign addresses, plus the stack's own."""
-    # libpq's own variables (PGSSLMODE, PGPASSFILE, ...) may belong to the external database; the embedded one
+    """Return the environment of every process of ``stack``: ours with the addresses of the stack."""
+    # libpq's own variables (PGSSLMODE, PGPASSFILE, ...) may belong to an external database. The embedded one
     # must not see them.
     prefixes = FOREIGN_PREFIXES if settings.dsn is not None else (*FOREIGN_PREFIXES, "PG")
     older_dsns = {older for older, name in OLDER_NAMES.items() if name == "ORGANISM_DSN"}
@@ -50,7 +50,7 @@ def base_environment(settings: Settings, stack: StackState) -> dict[str, str]:
     if settings.dsn is not None:
         environment["ORGANISM_DSN"] = settings.dsn.get_secret_value()
     for name in ("NO_PROXY", "no_proxy"):
-        # Everything of the stack is on loopback, of which a proxy knows nothing.
+        # The whole stack is on loopback, which a proxy cannot reach.
         environment[name] = ",".join(filter(None, [environment.get(name), NO_PROXY]))
     return {
         **environment,
@@ -64,7 +64,7 @@ def base_environment(settings: Settings, stack: StackState) -> dict[str, str]:
 
 
 def postgres_environment(stack: StackState) -> dict[str, str]:
-    """For Postgres, which needs nothing of ours but to be found again."""
+    """Return the environment of Postgres, which inherits only ``PATH``."""
     return {
         STACK_ID: stack.stack_id,
         "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
@@ -74,34 +74,36 @@ def postgres_environment(stack: StackState) -> dict[str, str]:
 
 
 def ray_environment(settings: Settings, stack: StackState, temporary: Path) -> dict[str, str]:
-    """For the Ray head, and so for every worker, lane and replica of the stack.
+    """Return the environment of the Ray head, and so of every Ray worker, lane and replica.
 
     Args:
+        settings: Settings in effect.
+        stack: State of the stack.
         temporary: Their folder for temporary files.
     """
     from organism_flows.deployments.stack.ray_head import WORKER_HOOK, WORKER_HOOK_VARIABLE
 
     environment = base_environment(settings, stack)
-    # The head has no cluster to join; its workers get the address from it.
+    # The head joins no cluster. Its workers get the address from it.
     del environment["RAY_ADDRESS"]
     return {
         **environment,
-        # Meant for macOS and Windows: makes the node's address 127.0.0.1, which everything then binds.
+        # Meant for macOS and Windows: 0 makes the node's address 127.0.0.1, which everything then binds.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         WORKER_HOOK_VARIABLE: WORKER_HOOK,
-        # Of processes that are killed, temporary files stay behind: here they are found and removed.
+        # Processes that are killed leave temporary files behind. In this folder they are found and removed.
         "TMPDIR": str(temporary),
-        # Draining is for clusters whose other nodes take over; here it would only be waited for, 30 s.
+        # Draining is for clusters with other nodes that take over. Here it would only cost 30 s.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-        # 15 by default: lanes and replicas would starve beside Postgres and whatever else the machine runs.
+        # 15 by default: next to Postgres and other programs, lanes and replicas would get too little CPU.
         "RAY_worker_niceness": "0",
-        # 10 by default: how often Serve is told how much there is to do, for organs that scale.
+        # 10 by default: seconds between two reports of the load to Serve, for organs that scale.
         "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
         "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
-        # A replica whose loop is blocked would else keep it for the graceful_shutdown_timeout_s of its
-        # deployment, which grows with drain_s, before it is killed (2.60, deployment_state.py).
+        # Without this, a replica whose event loop is blocked is killed only after the
+        # graceful_shutdown_timeout_s of its deployment, which grows with drain_s (2.60, deployment_state.py).
         "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
-        # Fixed ports by default, so a second cluster on the machine would collide.
+        # By default these ports are fixed, and a second cluster on the machine would collide.
         "AUTOSCALER_METRIC_PORT": "0",
         "DASHBOARD_METRIC_PORT": "0",
         "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.2",
@@ -109,16 +111,18 @@ def ray_environment(settings: Settings, stack: StackState, temporary: Path) -> d
 
 
 def prefect_environment(settings: Settings, stack: StackState, home: Path) -> dict[str, str]:
-    """For the Prefect server.
+    """Return the environment of the Prefect server.
 
     Args:
+        settings: Settings in effect.
+        stack: State of the stack.
         home: Prefect's own folder.
     """
     return {
         **base_environment(settings, stack),
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_API_AUTH_STRING": read_secret(stack.prefect_secret_path),
-        # The UI, under both names of loopback; any page of any site by default.
+        # Only the UI, under both names of loopback. By default any web page may call the API.
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(ui_origins(stack)),
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": prefect_database(stack),
         "PREFECT_SERVER_DATABASE_SQLALCHEMY_CONNECT_ARGS_APPLICATION_NAME": "prefect-server",
@@ -128,7 +132,7 @@ def prefect_environment(settings: Settings, stack: StackState, home: Path) -> di
         # The default copies the UI into site-packages, which may be read-only.
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(home / "ui"),
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-        # In memory, by default: a restart would lose who holds a concurrency slot, and some never come back.
+        # In memory by default: a restart would lose who holds a concurrency slot, and some slots for ever.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         # Flow runs are kept for ever by default. In seconds.
         "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
@@ -138,9 +142,9 @@ def prefect_environment(settings: Settings, stack: StackState, home: Path) -> di
 
 
 def prefect_database(stack: StackState) -> str:
-    """Return the URL of the Prefect server's database: in the embedded Postgres where there is one.
+    """Return the URL of the Prefect server's database: in the embedded Postgres, if there is one.
 
-    Next to a database of the operator's own it is theirs to name, by Prefect's own setting; else SQLite.
+    With an external database for tasks, Prefect's own setting names it. Without that setting it is SQLite.
     """
     if stack.dsn:
         postgres = EmbeddedPostgres(stack.home, stack.stack_id)
@@ -149,18 +153,18 @@ def prefect_database(stack: StackState) -> str:
 
 
 def sqlite_file(home: Path) -> Path:
-    """Return the Prefect server's SQLite file, where it has one or had one."""
+    """Return the path of the Prefect server's SQLite file, which need not exist."""
     return home / "prefect" / "prefect.db"
 
 
 def ui_origins(stack: StackState) -> list[str]:
-    """Return the origins that the Prefect UI may be opened at: those of `prefect_server.HOSTS`."""
+    """Return the origins at which the Prefect UI may be opened: the hosts of `prefect_server.HOSTS`."""
     port = urlsplit(stack.prefect_ui_url).port
     return [f"http://{host}:{port}" for host in HOSTS]
 
 
 def gateway_environment(settings: Settings, stack: StackState) -> dict[str, str]:
-    """For the gateway: on loopback like all of the stack, whatever a gateway of its own is to listen on."""
+    """Return the environment of the gateway. It listens on loopback, whatever our environment says."""
     return {
         **base_environment(settings, stack),
         "ORGANISM_GATEWAY_HOST": LOOPBACK,
@@ -170,17 +174,19 @@ def gateway_environment(settings: Settings, stack: StackState) -> dict[str, str]
 
 
 def worker_environment(settings: Settings, stack: StackState, temporary: Path) -> dict[str, str]:
-    """For the Prefect worker, and so for every flow run it starts.
+    """Return the environment of the Prefect worker, and so of every flow run that it starts.
 
     Args:
+        settings: Settings in effect.
+        stack: State of the stack.
         temporary: Their folder for temporary files.
     """
     return {
         **base_environment(settings, stack),
-        # Prefect 3.8.8's worker makes /tmp/runner_storage for the first user of a machine who starts one, and
-        # ends with "Permission denied" for every other.
+        # Prefect 3.8.8's worker creates /tmp/runner_storage for the first user who starts one on a machine.
+        # It ends with "Permission denied" for every other user.
         "TMPDIR": str(temporary),
-        # 10 by default, which is how long somebody waits who has clicked on Run.
+        # 10 by default, which is how long a click on Run may take to have an effect.
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         # A flow run that ends early would lose its last lines.
         "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.2",

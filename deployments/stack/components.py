@@ -1,4 +1,4 @@
-"""The processes of the embedded stack beside Postgres: their commands, and when they are ready."""
+"""The processes of the embedded stack except Postgres: their commands, and when they are ready."""
 
 from __future__ import annotations
 
@@ -40,40 +40,43 @@ DEPLOYMENTS_TIMEOUT = 120.0
 WORKER_TIMEOUT = 90.0
 PREFECT_TIMEOUT = 180.0
 GATEWAY_TIMEOUT = 60.0
-"""Seconds; a first start without compiled bytecode on a slow disk takes tens of them."""
+"""Each is in seconds. A first start without compiled bytecode on a slow disk takes tens of them."""
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
-"""Batches travel over handle calls, not through the object store."""
+"""Size of Ray's object store, in bytes. Batches travel over handle calls, not through the object store."""
 WATCHDOG = "watchdog/organism"
 WATCHDOG_LONGEST_S = 3600.0
-"""As in `flows.prefect_support.watchdog_relay`, which takes a second to import."""
+"""Time that a started watchdog run goes on, in seconds.
+
+The same as in `flows.prefect_support.watchdog_relay`, which takes a second to import.
+"""
 KEPT_SESSIONS = 3
-"""Ray's logs of so many earlier starts are kept."""
-# What Ray puts below its folder: /session_2026-11-23_23-13-14_708374_1234567/sockets/ and a name.
+"""Number of earlier starts whose Ray logs are kept."""
+# Length of what Ray adds to its folder: /session_2026-11-23_23-13-14_708374_1234567/sockets/ and a name.
 RAY_SOCKET_SUFFIX = 1 + 42 + len("/sockets/dash_PlatformEventsHead")
 
 
 def run_folder(home: Path) -> Path:
-    """Working folder of the stack's processes, by which they are known."""
+    """Return the working folder of the stack's processes, by which they are recognized."""
     return home / "run"
 
 
 def ray_folder(home: Path, stack_id: str) -> Path:
-    """Ray's own folder. Ray opens it to everybody, so it lies in one that is closed."""
+    """Return Ray's own folder. Ray opens it to all users, so it lies in a private one."""
     folder = home / "ray" / "t"
     too_long = len(os.fsencode(folder)) + RAY_SOCKET_SUFFIX > SOCKET_LIMIT
-    # With a space or an umlaut in its folder Ray 2.60 starts and then never answers.
+    # With a space or an umlaut in the path of its folder, Ray 2.60 starts and then never answers.
     if too_long or not re.fullmatch(r"[\w./+-]+", str(folder), re.ASCII):
         folder = short_folder(stack_id) / "ray" / "t"
     return folder
 
 
 def refuse_long_sockets(home: Path, stack_id: str) -> None:
-    """Refuse folders that leave no room for the paths of Unix sockets.
+    """Raise an error if the paths of Ray's Unix sockets would be too long.
 
-    A long home has its sockets in a short folder below the temporary one, which may be long as well.
+    For a long home, sockets lie in a short folder below the temporary folder. That may be too long as well.
 
     Raises:
-        StackError: They would be too long.
+        StackError: The paths would be too long.
     """
     folder = ray_folder(home, stack_id)
     excess = len(os.fsencode(folder)) + RAY_SOCKET_SUFFIX - SOCKET_LIMIT
@@ -100,10 +103,11 @@ def start_ray(settings: Settings, stack: StackState) -> Child:
     command += ["--dashboard-host", LOOPBACK, "--dashboard-port", _port(stack.ray_dashboard_url)]
     command += ["--dashboard-agent-listen-port", "0", "--temp-dir", str(folder), "--disable-usage-stats"]
     command += ["--object-store-memory", str(OBJECT_STORE_BYTES)]
-    # It copies what workers print to every connected driver. Lanes do not listen; the dashboard reads files.
-    # There is nothing to scale on one node. Each of the two takes 0.7 s of CPU and 80 MB.
+    # The log monitor copies what workers print to every connected driver: lanes ignore it, and the dashboard
+    # reads the files. The autoscaler's monitor has nothing to scale on one node. Each takes 0.7 s of CPU and
+    # 80 MB.
     command += ["--include-log-monitor", "false", "--no-monitor"]
-    # Slots for placing work, not cores: on a laptop of two cores lanes and replicas must still find room.
+    # Slots for placing work, not cores: lanes and replicas must find room on a laptop with two cores as well.
     command += [
         "--num-cpus",
         str(max(4, os.cpu_count() or 1)),
@@ -135,7 +139,10 @@ def start_prefect(settings: Settings, stack: StackState) -> Child:
 
 
 async def check_own_port(child: Child, address: str, check: Callable[[], Awaitable[Check]]) -> Check:
-    """``check``, and that it was ``child`` that answered: two stacks started at once may choose one port."""
+    """Return the answer of ``check``, which fails if another process than ``child`` has the port.
+
+    Two stacks that start at the same time may choose one port.
+    """
     answer = await check()
     port = int(_port(address))
     if answer.ok and not await asyncio.to_thread(listens, child.process.pid, port):
@@ -146,7 +153,7 @@ async def check_own_port(child: Child, address: str, check: Callable[[], Awaitab
 def start_worker(settings: Settings, stack: StackState) -> Child:
     """Start a Prefect worker, which runs flows in processes of their own on this machine."""
     command = [sys.executable, "-P", "-m", "prefect", "worker", "start", "--pool", WORK_POOL]
-    # No --limit: with one, Prefect 3.8.8's worker ends when a run is retried in the UI before its process has
+    # No --limit: with one, Prefect 3.8.8's worker exits if a run is retried in the UI before its process has
     # ended ("this borrower is already holding one of this CapacityLimiter's tokens").
     command += ["--type", "process", "--name", stack.stack_id]
     return spawn(
@@ -170,12 +177,12 @@ def start_gateway(settings: Settings, stack: StackState) -> Child:
 
 
 async def apply_deployments(settings: Settings, stack: StackState) -> None:
-    """Make blocks, and with a worker work pool and deployments, known to the stack's Prefect server.
+    """Register blocks with the stack's Prefect server, and with a worker also work pool and deployments.
 
-    In a process of its own, because Prefect takes seconds to import and reads its settings while it is.
+    It runs in a process of its own, because Prefect takes seconds to import and reads its settings on import.
 
     Raises:
-        StackError: It failed.
+        StackError: The process failed.
     """
     what = ["organism_flows.blocks.registration"]
     if settings.worker:
@@ -202,7 +209,7 @@ async def apply_deployments(settings: Settings, stack: StackState) -> None:
 
 
 def about_prefects_data(stack: StackState) -> list[str]:
-    """Return what somebody should know of where the Prefect server keeps its data, before it starts."""
+    """Return notes on where the Prefect server, which is about to start, keeps its data."""
     older = sqlite_file(stack.home)
     if stack.dsn and older.exists() and not applied_mark(stack).exists():
         return [
@@ -218,15 +225,16 @@ def about_prefects_data(stack: StackState) -> list[str]:
 
 
 def applied_mark(stack: StackState) -> Path:
-    """Return the file that says which deployments the Prefect server has. It lies with the server's data."""
+    """Return the file that records which deployments were applied. It lies with the Prefect server's data."""
     folder = stack.home / ("postgres" if stack.dsn else "prefect")
     return folder / "deployments-applied"
 
 
 async def start_watchdog(client: httpx.AsyncClient, stack: StackState) -> None:
-    """Have the worker start a watchdog, if its schedule is on: the next of the schedule may be minutes away.
+    """Create a run of the watchdog if its schedule is on. The schedule's next run may be minutes away.
 
-    Without Prefect's own client, which takes a second to import. If it fails, the schedule starts the next.
+    Prefect's own client is not used, because it takes a second to import. If this fails, the schedule starts
+    the next run.
     """
     api, headers = stack.prefect_api_url, basic(stack.prefect_secret_path)
     with contextlib.suppress(httpx.HTTPError):
@@ -244,10 +252,12 @@ async def wait_for(child: Child, check: Callable[[], Awaitable[Check]], timeout:
     """Wait until ``check`` says that ``child`` works.
 
     Args:
-        timeout: Seconds.
+        child: The process.
+        check: Returns whether it works.
+        timeout: Longest wait, in seconds.
 
     Raises:
-        StackError: It ended, or did not work in time.
+        StackError: The process ended, or did not work in time.
     """
     deadline = time.monotonic() + timeout
     while True:
@@ -263,7 +273,7 @@ async def wait_for(child: Child, check: Callable[[], Awaitable[Check]], timeout:
 
 
 def prune_sessions(folder: Path) -> None:
-    """Remove all but the newest of Ray's session folders in ``folder``; no Ray may be running on it."""
+    """Delete all but the newest of Ray's session folders in ``folder``. No Ray may run on it."""
     sessions = sorted(folder.glob("session_2*"), key=lambda path: path.name)
     for session in sessions[: -KEPT_SESSIONS or None]:
         shutil.rmtree(session, ignore_errors=True)

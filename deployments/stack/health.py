@@ -1,4 +1,4 @@
-"""Whether the parts of the stack work: each is asked, because a live pid says little."""
+"""Health of the stack's components. Each is called, because a live process may still not work."""
 
 from __future__ import annotations
 
@@ -17,29 +17,32 @@ if TYPE_CHECKING:
     import httpx
 
 WORK_POOL = "organism"
-"""The work pool of our deployments, as deployments/prefect.yaml has it."""
+"""The work pool of our deployments, the same as in deployments/prefect.yaml."""
 CHECK_TIMEOUT = 5.0
-"""Seconds one question may take."""
+"""Longest time of one check, in seconds."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """An answer, and on one line why it is no."""
+    """Result of a check and, if it failed, the reason on one line."""
 
     ok: bool
     detail: str = ""
 
 
 def local_client() -> httpx.AsyncClient:
-    """An HTTP client for loopback; it ignores the proxies of the environment."""
+    """Return an HTTP client for loopback. It ignores the proxies of the environment."""
     import httpx
 
     return httpx.AsyncClient(trust_env=False, timeout=CHECK_TIMEOUT)
 
 
 async def check_postgres(dsn: str) -> Check:
-    """Have Postgres at ``dsn`` add a task and take it back: one that answers may be read only, or full."""
-    # Not through `blocks.queue`, whose import takes longer than all the answers together.
+    """Check that Postgres at ``dsn`` can add a task. The task is taken back.
+
+    A server that answers may be read only, or its disk full.
+    """
+    # Not through `blocks.queue`, whose import takes longer than all checks together.
     import asyncpg
 
     try:
@@ -56,7 +59,7 @@ async def check_postgres(dsn: str) -> Check:
 
 
 async def long_work(dsn: str) -> LongWork | None:
-    """What should be known of the work that lanes hold; None: the database does not say."""
+    """Return facts about the work that lanes hold, or `None` if the database does not answer."""
     import asyncpg
 
     try:
@@ -68,13 +71,13 @@ async def long_work(dsn: str) -> LongWork | None:
                 with contextlib.suppress(Exception):
                     await connection.close(timeout=1)
     except Exception:
-        # That Postgres is away, or not migrated, is said elsewhere.
+        # Other checks report that Postgres is away or not migrated.
         return None
     return None if row is None else LongWork.of(dict(row))
 
 
 async def check_ray(client: httpx.AsyncClient, stack: StackState) -> Check:
-    """Ask the Ray head's control store, and its dashboard for the Serve applications."""
+    """Check the Ray head's control store, and that its dashboard lists the Serve applications."""
     headers = bearer(stack.ray_token_path)
     url = stack.ray_dashboard_url
     return await _first_problem(
@@ -84,15 +87,15 @@ async def check_ray(client: httpx.AsyncClient, stack: StackState) -> Check:
 
 
 async def check_prefect(client: httpx.AsyncClient, stack: StackState) -> Check:
-    """Ask the Prefect server, which shows that it knows the stack's secret.
+    """Check that the Prefect server answers and accepts the stack's secret.
 
-    Not for its database: that is Postgres's own line, and no reason to restart the server.
+    Its database is not checked: Postgres has a check of its own, and is no reason to restart the server.
     """
     return await _get(client, f"{stack.prefect_api_url}/version", basic(stack.prefect_secret_path))
 
 
 async def check_worker(client: httpx.AsyncClient, stack: StackState) -> Check:
-    """Ask the Prefect server whether the stack's worker reports to it."""
+    """Check that the stack's worker reports to the Prefect server."""
     url = f"{stack.prefect_api_url}/work_pools/{WORK_POOL}/workers/filter"
     try:
         response = await client.post(url, json={}, headers=basic(stack.prefect_secret_path))
@@ -109,24 +112,24 @@ async def check_worker(client: httpx.AsyncClient, stack: StackState) -> Check:
 
 
 async def check_gateway(client: httpx.AsyncClient, stack: StackState) -> Check:
-    """Ask the gateway whether it lives; what it needs is asked on its own."""
+    """Check that the gateway lives. The services that it needs have checks of their own."""
     return await _get(client, f"{stack.gateway_url}/healthz", {})
 
 
 async def check_organism(client: httpx.AsyncClient, stack: StackState) -> Check:
-    """Ask the organism through its HTTP routes."""
+    """Check the organism through its HTTP routes."""
     return await _get(client, f"{stack.organism_url}/health", {}, status_key=True)
 
 
 def bearer(token_path: Path) -> dict[str, str]:
-    """The header that opens the Ray dashboard; empty when the token cannot be read."""
+    """Return the header that opens the Ray dashboard, empty if the token cannot be read."""
     with contextlib.suppress(OSError):
         return {"Authorization": f"Bearer {token_path.read_text().strip()}"}
     return {}
 
 
 def basic(secret_path: Path | None) -> dict[str, str]:
-    """Return the header that opens the Prefect API, empty when the secret cannot be read."""
+    """Return the header that opens the Prefect API, empty if the secret cannot be read."""
     secret = read_secret(secret_path)
     return {"Authorization": f"Basic {base64.b64encode(secret.encode()).decode()}"} if secret else {}
 

@@ -1,4 +1,4 @@
-"""The embedded stack on this machine: Postgres, Ray, the Prefect server and the organism, up and down."""
+"""Starts and stops the embedded stack on this machine: Postgres, Ray, Prefect, organism and gateway."""
 
 from __future__ import annotations
 
@@ -39,42 +39,42 @@ if TYPE_CHECKING:
     from organism_flows.serve_apps.organism.release.replacement import ReplacementDone, When
 
 STOPPING = (("gateway", "worker"), ("ray", "prefect"), ("postgres",))
-"""Roles in the order they are stopped; those of one step at once. First the worker, whose flow runs hand back
-what they hold, and the gateway, which takes more. Postgres last: others may be writing."""
+"""Roles in the order in which they are stopped; those of one step at the same time. First the worker, whose
+flow runs hand back their tasks, and the gateway, which takes new ones. Postgres last: others may write."""
 ROLES = tuple(role for step in STOPPING for role in step)
 GRACE = {"gateway": 8.0, "worker": 25.0, "ray": 8.0, "prefect": 8.0, "postgres": 30.0}
-"""Seconds between the polite signal and SIGKILL. Postgres flushes everything in that time."""
+"""Time between the first signal and SIGKILL by role, in seconds. Postgres flushes all data in that time."""
 
 
 class StackStopped(BaseModel):
-    """What `stop` found and did."""
+    """Result of `stop`."""
 
     was_running: bool
     stopped: list[str]
     """Roles that had processes."""
     killed: int
-    """Processes that did not end when asked."""
+    """Number of processes that did not end by themselves."""
     seconds: float
 
 
 class StackStarted(NamedTuple):
-    """What `start` found and did."""
+    """Result of `start`."""
 
     stack: StackState
     joined: bool
-    """All of it was running already."""
+    """True if the whole stack was running already."""
     changes: list[ReplacementDone]
-    """What became of the organism that ran."""
+    """Changes to the organism."""
 
 
 async def start(settings: Settings, *, when: When = "drain", progress: Progress = silent) -> StackStarted:
-    """Start what is missing of the stack in ``settings.home``, or join the one that runs.
+    """Start the missing components of the stack in ``settings.home``, or join the stack that runs.
 
-    When it fails or is cancelled, whatever this call started is stopped again.
+    If it fails or is cancelled, the components that it started are stopped again.
 
     Args:
         settings: Settings in effect.
-        when: When tasks that run on what is replaced are interrupted.
+        when: When to interrupt tasks that run on replaced replicas.
         progress: Called with every step.
 
     Raises:
@@ -82,8 +82,8 @@ async def start(settings: Settings, *, when: When = "drain", progress: Progress 
     """
     home = prepare_home(settings)
     if full := full_disks(home):
-        # A Postgres without room answers no new connection. It is not to be restarted for that: it goes on
-        # when there is room, and could not start without.
+        # On a full disk Postgres accepts no new connection. Do not restart it for that: it goes on when there
+        # is space, and could not start without.
         raise StackError(
             f"{full[0]}; nothing was started or stopped", "free some space, then run `organism up`"
         )
@@ -116,14 +116,14 @@ async def stop(settings: Settings, *, progress: Progress = silent) -> StackStopp
 
 
 def prepare_home(settings: Settings) -> Path:
-    """Make the stack's folders, and the token of its HTTP routes.
+    """Create the stack's folders and the token of its HTTP routes, and return its home.
 
     Raises:
-        StackError: They cannot be made, belong to somebody else, or have too long a path.
+        StackError: The folders cannot be created, belong to another user, or have too long a path.
         ConfigurationError: The token cannot be written.
     """
     components.refuse_long_sockets(settings.home.resolve(), stack_id_of(settings.home))
-    # Root's is open to pass, not to read: Postgres runs as another user below it.
+    # Other users may enter root's home but not list it: Postgres runs as another user below it.
     home = private_folder(settings.home.resolve(), mode=0o711 if os.geteuid() == 0 else 0o700)
     private_folder(home / "logs")
     make_token(settings.model_copy(update={"home": home}))
@@ -132,7 +132,7 @@ def prepare_home(settings: Settings) -> Path:
 
 
 def marks_of(home: Path) -> processes.Marks:
-    """What the processes of the stack in ``home`` are known by."""
+    """Return the marks by which processes of the stack in ``home`` are recognized."""
     home = home.resolve()
     return processes.Marks(stack_id_of(home), components.run_folder(home), home / "postgres" / "data")
 
@@ -153,7 +153,7 @@ class _Start:
     async def run(self) -> StackStarted:
         app = await organism_app.load(self.settings)
         if self.settings.dsn is not None:
-            # Before a cluster is started for nothing.
+            # Connect before a cluster is started for nothing.
             from organism_flows.blocks.queue.db.connection import connect
 
             await (await connect(self.settings.dsn.get_secret_value())).close()
@@ -166,8 +166,8 @@ class _Start:
             return StackStarted(previous, True, self.changes)
         kept = healthy & set(ROLES)
         if not kept >= {"ray", "prefect"}:
-            # It was started with their addresses. Not for Postgres, whose address stays: its flow runs, and
-            # the tasks they have in hand, outlive a restart.
+            # The worker was started with their addresses. A restart of Postgres does not matter: its address
+            # stays, and flow runs survive it with the tasks that they hold.
             kept.discard("worker")
         try:
             stack = await self._clear(previous, kept)
@@ -194,7 +194,7 @@ class _Start:
             return None
 
     async def _healthy(self, previous: StackState) -> set[str]:
-        """Roles of ``previous`` that run and work, and ``organism`` if it answers."""
+        """Return the roles of ``previous`` that run and work, and ``organism`` if it answers."""
         if previous.dsn_mark != dsn_mark(self.home, self.settings):
             self._note("stack", "the stack runs with another database than ORGANISM_DSN says; restarting it")
             return set()
@@ -218,18 +218,18 @@ class _Start:
                 checks["postgres"] = health.check_postgres(previous.dsn)
             answers = dict(zip(checks, await asyncio.gather(*checks.values()), strict=True))
         if self.embedded and self.settings.worker and not answers["postgres"].ok:
-            # Prefect's server knows of it from the database alone. What it runs outlives a restart of that.
+            # Prefect's server knows the worker only from the database, whose restart flow runs survive.
             answers["worker"] = health.Check(True)
         return {role for role, answer in answers.items() if answer.ok and role in alive | {"organism"}}
 
     def _knows_secret(self, previous: StackState) -> bool:
-        """Return True if the processes of ``previous`` have the secret that Prefect is to ask for."""
+        """Return True if the processes of ``previous`` have the secret that Prefect must require now."""
         known = read_secret(previous.prefect_secret_path)
         own = own_prefect_secret(previous.prefect_api_url)
         return bool(known) and own in (None, known)
 
     async def _clear(self, previous: StackState | None, kept: set[str]) -> StackState:
-        """Stop what is broken or left over, then decide the addresses; ``kept`` loses what must restart."""
+        """Stop what is broken or left over, and choose the addresses. Roles to restart leave ``kept``."""
         refs = previous.processes if previous else {}
         await _stop_roles(self.marks, refs, set(ROLES) - kept, silent, sweep=not kept)
         dsn = self.embedded.dsn() if self.embedded else ""
@@ -334,12 +334,12 @@ class _Start:
             )
 
     def _remember(self, stack: StackState, child: processes.Child) -> None:
-        # Written before it is waited for: were we killed now, the next `up` or `down` finds it.
+        # Write it before waiting for the process: if we are killed now, the next `up` or `down` finds it.
         stack.processes[child.role] = child.ref
         write_stack(stack)
 
     def _assert_alive(self, stack: StackState) -> None:
-        # Another server on the same port might have given the good answers.
+        # The answers may have come from another server on the same port.
         for role, ref in stack.processes.items():
             if processes.find(ref) is None:
                 log = self.home / "logs" / f"{role}.log"
@@ -370,7 +370,7 @@ class _Start:
 
 
 def _misled(stack: StackState, previous: StackState) -> set[str]:
-    """Roles that were started with an address which is another now."""
+    """Return the roles that were started with an address that has changed."""
     misled = set()
     if stack.prefect_api_url != previous.prefect_api_url:
         misled.add("ray")  # its workers report to Prefect
@@ -387,7 +387,7 @@ async def _stop_roles(
     *,
     sweep: bool = True,
 ) -> int:
-    """Stop ``roles`` in their order; with ``sweep`` also what carries our mark and no role we know."""
+    """Stop ``roles`` in order, with ``sweep`` also processes of unknown role; return how many were killed."""
 
     async def one(role: str) -> int:
         started = time.monotonic()

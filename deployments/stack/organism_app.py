@@ -22,30 +22,31 @@ if TYPE_CHECKING:
     from organism_flows.serve_apps.organism.release.replacement import ReplacementDone, When
 
 TIMEOUT = 120.0
-"""Seconds until every replica runs; handlers may load models."""
+"""Time until every replica has to run, in seconds. Handlers may load models."""
 FIRST_ANSWER = 15.0
+"""Time until the HTTP routes have to answer, in seconds."""
 
 
 @dataclass(frozen=True)
 class OrganismApp:
-    """A configuration that was read and found right."""
+    """A valid configuration of the organism."""
 
     path: Path | None
-    """Of the configuration; None: the demo organism."""
+    """Path of the configuration; `None` for the demo organism."""
     config: Any
     python_path: list[Path]
     replicas: int
 
 
 async def load(settings: Settings, path: Path | None = None) -> OrganismApp:
-    """Read the organism's configuration, before anything is started.
+    """Return the organism's configuration, read from its file.
 
     Args:
         settings: Settings in effect.
-        path: Of the configuration, in place of the setting.
+        path: Path of the configuration, instead of the setting.
 
     Raises:
-        ConfigurationError: It is wrong; the message says where.
+        ConfigurationError: The configuration is wrong. The message says where.
     """
     path = Path.cwd() / path if path else settings.config
     folders = [path.parent] if path else []
@@ -63,18 +64,20 @@ async def deploy(
     on_note: Callable[[str], None],
     on_progress: Callable[[str], None] | None = None,
 ) -> list[ReplacementDone]:
-    """Deploy the application on the running cluster; deploying the same once more changes nothing.
+    """Deploy the application on the running cluster. To deploy the same again changes nothing.
 
     Args:
-        when: When tasks that run on what is replaced are interrupted.
-        on_note: Called with what is about to change.
-        on_progress: Called with what Serve is doing.
+        app: The configuration to deploy.
+        stack: The running stack.
+        when: When to interrupt tasks that run on replaced replicas.
+        on_note: Called with a line about each change before it is made.
+        on_progress: Called with lines about what Serve is doing.
 
     Returns:
-        What was changed.
+        The changes.
 
     Raises:
-        OrganismError: It cannot be deployed, or does not run in time.
+        OrganismError: The application cannot be deployed, or does not run in time.
     """
     from organism_flows.serve_apps.organism.release import replacement
     from organism_flows.serve_apps.organism.release.serve_config import serve_config
@@ -96,10 +99,10 @@ async def deploy(
 
 
 async def wait_until_healthy(client: httpx.AsyncClient, stack: StackState) -> None:
-    """Wait for the first good answer through HTTP.
+    """Wait until the organism reports through HTTP that it is healthy.
 
     Raises:
-        StackError: There was none in time.
+        StackError: It did not do so in time.
     """
     deadline = time.monotonic() + FIRST_ANSWER
     while not (answer := await check_organism(client, stack)).ok:

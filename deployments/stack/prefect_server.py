@@ -1,8 +1,8 @@
 """The Prefect server of the embedded stack: Prefect's own application, for loopback names only.
 
-Run as ``python -P -m`` with its module name and a port. It does what ``prefect server start`` does, and
-refuses requests for any host but the loopback names of this machine, for which Prefect 3.8.8 has no setting.
-So a page of a web site whose name is made to lead to 127.0.0.1 (DNS rebinding) gets 400.
+Run as ``python -P -m`` with its module name and a port. It does what ``prefect server start`` does. In
+addition it refuses requests for any host but the loopback names of this machine, for which Prefect 3.8.8 has
+no setting. So a web page whose host name was pointed to 127.0.0.1 (DNS rebinding) gets 400.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ HOSTS = [LOOPBACK, "localhost"]
 
 def main(port: int) -> None:
     """Serve Prefect on loopback until a signal ends it."""
-    # First of all: uvicorn takes its port when Prefect has migrated its database, up to half a minute later,
-    # and by then another stack may have it. Who connects meanwhile waits.
+    # Take the port first: uvicorn takes it only after Prefect has migrated its database, up to half a minute
+    # later, and by then another stack may have it. Clients that connect before that wait.
     listener = socket.create_server((LOOPBACK, port), backlog=2048)
     import uvicorn
     from prefect.server.api.server import create_app
@@ -28,9 +28,9 @@ def main(port: int) -> None:
 
     server = get_current_settings().server
     prefect = create_app(final=True)
-    # It is asked for without the secret, and takes seconds to make, during which nothing else is answered.
+    # The description is served without the secret. It takes seconds to build, which block all other requests.
     prefect.openapi = cache(prefect.openapi)  # type: ignore[method-assign]
-    # Around the application, not in it: Prefect's own services call it under a host of their own.
+    # Around the application, not within it: Prefect's own services call it under another host name.
     app = TrustedHostMiddleware(prefect, allowed_hosts=HOSTS, www_redirect=False)
     config = uvicorn.Config(
         app,

@@ -1,4 +1,4 @@
-"""What starting and stopping report while they run."""
+"""Progress that starting and stopping the stack report."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Phase = Literal["starting", "ready", "kept", "stopping", "stopped", "failed", "n
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened to one component."""
+    """Event of one component."""
 
     component: str
     phase: Phase
     seconds: float = 0.0
-    """Since the component's start; 0 where it says nothing."""
+    """Time since the component's start; 0 if it is of no interest."""
     detail: str = ""
 
 
@@ -32,7 +32,7 @@ def silent(event: Event) -> None:
 
 
 class StepTimer:
-    """Report a component's start and end. Within it, call it to report what the component is doing."""
+    """Reports the start and end of a component. Call it within its block to report what happens."""
 
     def __init__(self, component: str, progress: Progress) -> None:
         self.component = component

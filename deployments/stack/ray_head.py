@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 WORKER_HOOK_VARIABLE = "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"
-"""What Ray sets for a ``worker_process_setup_hook``; on the head it holds for all its workers (2.60)."""
+"""Variable that Ray sets for a ``worker_process_setup_hook``. On the head it is for all workers (2.60)."""
 WORKER_HOOK = "organism_flows.deployments.stack.ray_head.listen_on_loopback_only"
 
 
@@ -18,8 +18,8 @@ def listen_on_loopback_only() -> None:
     """Make Serve replicas of this worker bind 127.0.0.1.
 
     ``ray/serve/_private/replica.py`` binds its gRPC server to ``[::]:0``, with no setting to change it
-    (2.60); everything else follows the node's address. It binds through this helper, which it imports later
-    than a worker's setup hook runs. Should that change, `organism status` reports the open socket.
+    (2.60). Everything else uses the node's address. It binds through a helper of Ray, which it imports after
+    the worker's setup hook has run. If that changes, `organism status` reports the open socket.
     """
     tls_utils: Any = import_module("ray._common.tls_utils")
     bind = tls_utils.add_port_to_grpc_server
@@ -33,7 +33,7 @@ def listen_on_loopback_only() -> None:
 def main() -> None:
     """Run Ray's command line without the Ray Client server, which nothing here uses."""
     ray_command: Any = import_module("ray.scripts.scripts")
-    # `ray start` has no option to leave it out: a port of 0 is refused.
+    # `ray start` has no option to leave the Client server out: it refuses port 0.
     ray_command.get_ray_client_dependency_error = lambda: "not wanted"
     ray_command.main()
 

@@ -1,4 +1,4 @@
-"""The stack's secrets: files of mode 0600 in its home, generated on first use."""
+"""Secrets of the stack: files with mode 0600 in its home, generated on first use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from organism_flows.deployments.stack.state import write_atomically
 RAY_TOKEN_FILE = "ray-token"  # noqa: S105 - a file's name
 PREFECT_SECRET_FILE = "prefect-secret"  # noqa: S105 - a file's name
 PREFECT_USER = "organism"
-"""Prefect asks for ``user:password`` and compares all of it; the name only reads well."""
+"""User in Prefect's ``user:password``. Prefect compares the whole text, so any name would do."""
 
 
 def ray_token(home: Path) -> Path:
@@ -22,11 +22,11 @@ def ray_token(home: Path) -> Path:
 
 
 def prefect_secret(home: Path, own: str | None = None) -> Path:
-    """Return the file with the ``user:password`` that the Prefect server asks for.
+    """Return the file with the ``user:password`` that the Prefect server requires.
 
     Args:
         home: Folder of the stack.
-        own: What the operator wants it to be. `None` keeps what is there.
+        own: Value that the operator has set; `None` keeps the value in the file.
     """
     path = home / PREFECT_SECRET_FILE
     if own is not None and read_secret(path) != own:
@@ -35,13 +35,13 @@ def prefect_secret(home: Path, own: str | None = None) -> Path:
 
 
 def own_prefect_secret(prefect_api_url: str) -> str | None:
-    """Return the secret that the operator's environment gives to the Prefect server, or None.
+    """Return the secret that the operator's environment sets for the Prefect server, or `None`.
 
-    ``PREFECT_SERVER_API_AUTH_STRING`` decides, and so does ``PREFECT_API_AUTH_STRING`` unless
-    ``PREFECT_API_URL`` names another server, whose secret it then is.
+    ``PREFECT_SERVER_API_AUTH_STRING`` sets it. ``PREFECT_API_AUTH_STRING`` does so as well, unless
+    ``PREFECT_API_URL`` names another server: then it is the secret of that server.
 
     Args:
-        prefect_api_url: Where the stack's server answers.
+        prefect_api_url: API URL of the stack's server.
 
     Raises:
         ConfigurationError: The two differ, or Prefect cannot compare the value.
@@ -67,7 +67,7 @@ def own_prefect_secret(prefect_api_url: str) -> str | None:
 
 
 def _generated(path: Path, *, prefix: str = "") -> Path:
-    # A file that a full disk left empty is no secret.
+    # A full disk may have left the file empty.
     if not read_secret(path):
         write_atomically(path, f"{prefix}{secrets.token_hex(32)}\n")
     path.chmod(0o600)

@@ -1,4 +1,4 @@
-"""The stack's own files: the state others read, the lock by which `up` and `down` take turns."""
+"""The stack's own files: the state file, which other processes read, and the lock of `up` and `down`."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ LOCK_FILE = "stack.lock"
 
 
 def stack_id_of(home: Path) -> str:
-    """The mark every process of the stack in ``home`` carries.
+    """Return the id of the stack in ``home``, which every process of the stack carries.
 
-    It follows from the folder alone, so a stack can be found and removed even when its state file is lost.
+    It follows from the folder alone, so a stack can be found and removed even if its state file is lost.
     """
     return hashlib.sha256(os.fsencode(home.resolve())).hexdigest()[:16]
 
 
 def known_processes(home: Path) -> dict[str, ProcessRef]:
-    """Return the processes in the state file; none when it is missing or broken."""
+    """Return the processes in the state file by role, or none if it is missing or broken."""
     with contextlib.suppress(StackError):
         stack = read_stack(home)
         return dict(stack.processes) if stack else {}
@@ -36,10 +36,10 @@ def known_processes(home: Path) -> dict[str, ProcessRef]:
 
 
 def write_atomically(path: Path, text: str, mode: int = 0o600) -> None:
-    """Replace ``path`` so that a reader sees the old text or the new, never half of one.
+    """Replace the contents of ``path`` so that a reader sees either the old text or the new one.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -71,17 +71,17 @@ async def turn(
     interrupt: bool = False,
     timeout: float = 300.0,
 ) -> AsyncIterator[None]:
-    """Hold the stack's lock; whoever else has it is waited for.
+    """Hold the stack's lock within the block. Wait if another process holds it.
 
     Args:
         home: Folder of the stack; it must exist.
-        command: ``up`` or ``down``, shown to those who wait.
-        waiting: Called once, with a line to show, when somebody else holds the lock.
+        command: ``up`` or ``down``; other processes that wait show it.
+        waiting: Called once, with a line to show, if another process holds the lock.
         interrupt: Ask an ``up`` that holds it to stop, as Ctrl-C would.
-        timeout: Seconds to wait at most.
+        timeout: Longest wait, in seconds.
 
     Raises:
-        StackError: It was not free in time.
+        StackError: The lock was not free in time.
     """
     path = home / LOCK_FILE
     try:
@@ -95,7 +95,7 @@ async def turn(
         told = False
         while True:
             try:
-                # The kernel gives the lock back when its holder dies, however it dies.
+                # The kernel releases the lock when its holder dies, however it dies.
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:

@@ -1,4 +1,4 @@
-"""What runs of the stack and whether it works, asked now."""
+"""Status of the stack: which components run, and whether they work now."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ State = Literal["healthy", "unhealthy", "stopped"]
 
 
 class ComponentStatus(BaseModel):
-    """One component."""
+    """Status of one component."""
 
     state: State
     address: str = ""
@@ -37,31 +37,31 @@ class ComponentStatus(BaseModel):
     detail: str = ""
     """Why it is not healthy."""
     seconds: float = 0.0
-    """How long its answer took."""
+    """Time that its answer took."""
 
 
 class StackStatus(BaseModel):
-    """The stack as it is now."""
+    """Status of the stack."""
 
     home: Path
     stack_id: str
     state: State
-    """Healthy only when every component is; stopped when none runs."""
+    """``healthy`` only if every component is; ``stopped`` if none runs."""
     components: dict[str, ComponentStatus]
     logs: Path
     notes: list[str]
-    """What else the reader should know, a line each."""
+    """Other facts worth knowing, one a line."""
     work: list[str] = []
-    """What is unusual about the tasks that run, with its numbers; a healthy stack may have some of it."""
+    """Unusual facts about the running tasks, with numbers. A healthy stack may have some."""
 
     @property
     def failing(self) -> list[str]:
-        """Names of the components that are not healthy."""
+        """Return the names of the components that are not healthy."""
         return [name for name, component in self.components.items() if component.state != "healthy"]
 
 
 async def status(settings: Settings) -> StackStatus:
-    """Ask every component of the stack in ``settings.home``. Waits for nobody and changes nothing."""
+    """Return the status of the stack in ``settings.home``. It takes no lock and changes nothing."""
     home = settings.home.resolve()
     notes: list[str] = []
     stack: StackState | None = None

@@ -1,1 +1,1 @@
-"""The embedded PostgreSQL server, its roles and the user that it runs as."""
+"""The embedded PostgreSQL server, its roles and its user on the machine."""

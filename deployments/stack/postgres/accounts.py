@@ -1,4 +1,4 @@
-"""Users that PostgreSQL runs as when the stack is root's: it refuses to be root."""
+"""Users that PostgreSQL runs as when root runs the stack: it refuses to run as root."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ from organism_flows.blocks.errors import StackError
 from organism_flows.deployments.stack.system.processes import Account
 
 FIRST_ID, IDS = 60706, 478
-"""User ids that neither distributions nor systemd give away, and that fit the usual 65,536 of a container."""
+"""First user id and number of ids that neither distributions nor systemd assign.
+
+They lie below 65,536, the usual number of ids in a container.
+"""
 
 
 def service_account(stack_id: str, folder: Path) -> Account:
-    """Return a user and group that only this stack's server has. They have no name on the machine.
+    """Return a user and group for this stack's server alone. They have no name on the machine.
 
-    As `nobody`, the server and its data would be open to whatever else runs as `nobody`.
+    As `nobody`, the server and its data would be open to all other processes that run as `nobody`.
 
     Args:
-        stack_id: Decides the id, together with what is taken on the machine.
-        folder: Of the server's data. If it is there, its owner stays.
+        stack_id: Id of the stack. The user id follows from it, unless that is taken on the machine.
+        folder: Folder of the server. If it exists, its owner is kept.
 
     Raises:
-        StackError: The machine gives no such id, and has no user `nobody` either.
+        StackError: No such id is free, and the machine has no user `nobody` either.
     """
     ids = range(FIRST_ID, FIRST_ID + IDS)
     with suppress(FileNotFoundError):
@@ -45,7 +48,7 @@ def service_account(stack_id: str, folder: Path) -> Account:
 
 
 def unprivileged_account() -> Account:
-    """Return `nobody`, for programs that insist on a user with a name.
+    """Return the user `nobody`, for programs that need a user with a name.
 
     Raises:
         StackError: The machine has no such user.
@@ -67,7 +70,7 @@ def give(tree: Path, account: Account) -> None:
 
 
 def first_closed_folder(path: Path, account: Account) -> Path | None:
-    """The topmost folder on the way to ``path`` (itself included) that ``account`` may not pass, or None."""
+    """Return the topmost of ``path`` and its parents that ``account`` may not enter, or `None`."""
     resolved = path.resolve()
     for folder in [*reversed(resolved.parents), resolved]:
         try:
@@ -102,7 +105,7 @@ def _has_name(number: int) -> bool:
 
 
 def _is_mapped(number: int) -> bool:
-    """Return True if this user namespace has the id; a container without privileges may have few."""
+    """Return True if this user namespace has the id. An unprivileged container may have few."""
     try:
         lines = [Path(f"/proc/self/{kind}_map").read_text() for kind in ("uid", "gid")]
     except OSError:

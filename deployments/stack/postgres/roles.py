@@ -1,12 +1,12 @@
-"""Roles and databases of the embedded PostgreSQL: who the stack's parts connect as.
+"""Roles and databases of the embedded PostgreSQL, and which part of the stack uses which.
 
 =============  =========================================================================================
 ``postgres``   The superuser. Only `prepare` connects as it.
-``organism``   Owns the database of the tasks. Makes databases and roles, because migrations do.
+``organism``   Owns the database of the tasks. May create databases and roles, because migrations do.
 ``prefect``    Owns the database of the Prefect server, and may enter no other.
 =============  =========================================================================================
 
-All of them are for the user who runs the stack: the server asks the kernel who is calling (``peer``).
+Only the user who runs the stack can use them: the server asks the kernel who connects (``peer``).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ PREFECT = "prefect"
 MAINTENANCE = "postgres"
 """Database that every server has."""
 STAND_IN = "organism_stand_in"
-"""Superuser for the moment in which the one of an older folder gets another name."""
+"""Superuser that renames the superuser of an older data folder."""
 Dsn = Callable[[str, str], str]
-"""Connection URL of a database as a role."""
+"""Function that returns the connection URL for a database and a role."""
 
 
 def access_rules(caller: str) -> dict[str, str]:
@@ -45,10 +45,10 @@ def access_rules(caller: str) -> dict[str, str]:
 
 
 async def prepare(dsn: Dsn) -> None:
-    """Make the roles and databases that are missing on a server that answers. Safe to repeat.
+    """Create missing roles and databases on a server that answers. Safe to repeat.
 
-    Before there was a role for each part, the superuser was called ``organism`` and owned the tasks. It gets
-    its name of today, and the tasks a new owner. Nothing is copied.
+    In older data folders the superuser is called ``organism`` and owns the tasks. It is renamed, and the
+    tasks get a new owner. Nothing is copied.
 
     Raises:
         asyncpg.PostgresError: The server refuses.
@@ -75,7 +75,7 @@ async def prepare(dsn: Dsn) -> None:
         async with _session(dsn(row["datname"], SUPERUSER)) as session:
             await session.execute((Path(__file__).parent / "owner.sql").read_text(encoding="utf-8"))
     async with _session(dsn(PREFECT, SUPERUSER)) as session:
-        # Prefect's own migrations ask for it.
+        # Prefect's own migrations need it.
         await session.execute("CREATE EXTENSION IF NOT EXISTS pg_trgm")
 
 
@@ -85,7 +85,7 @@ async def _roles_and_databases(session: asyncpg.Connection[Any]) -> None:
     if USER not in roles:
         await session.execute(
             f"CREATE ROLE {USER} LOGIN CREATEDB CREATEROLE;"
-            # For `verify`, which asks how old transactions of other sessions are.
+            # For `verify`, which reads how old the transactions of other sessions are.
             f"GRANT pg_monitor TO {USER}"
         )
     if PREFECT not in roles:
@@ -97,7 +97,7 @@ async def _roles_and_databases(session: asyncpg.Connection[Any]) -> None:
 
 
 async def _rename_superuser(dsn: Dsn) -> None:
-    # The superuser that made the folder must stay one, and nobody can rename the role they are connected as.
+    # The superuser that created the folder must stay one, and a session cannot rename its own role.
     async with _session(dsn(MAINTENANCE, USER)) as session:
         if not await session.fetchval("SELECT true FROM pg_roles WHERE rolname = $1", STAND_IN):
             await session.execute(f"CREATE ROLE {STAND_IN} LOGIN SUPERUSER")

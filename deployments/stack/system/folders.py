@@ -1,4 +1,4 @@
-"""Folders of the stack, closed to other users, and short ones for sockets."""
+"""Private folders of the stack, and short folders for sockets."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from organism_flows.deployments.stack.system.processes import Account
 
 
 def private_folder(path: Path, *, mode: int = 0o700, account: Account | None = None) -> Path:
-    """Make ``path``, with its parents, or check that it is ours.
+    """Create the folder ``path`` with its parents, or check that it is ours, and return it.
 
     Args:
-        mode: Permissions it gets when it is made.
-        account: Who owns it, when not we ourselves.
+        path: The folder.
+        mode: Permissions of a new folder.
+        account: Owner of the folder; `None` for our own user.
 
     Raises:
-        StackError: It cannot be made, is no folder, or belongs to somebody else.
+        StackError: It cannot be created, is no folder, or belongs to another user.
     """
     owner = account.user if account else os.geteuid()
     try:
@@ -32,12 +33,12 @@ def private_folder(path: Path, *, mode: int = 0o700, account: Account | None = N
             if account is not None:
                 os.chown(path, account.user, account.group)
             path.chmod(mode)
-        # Not followed in a folder everybody can write to: there a link could be somebody else's.
+        # Do not follow a link in a folder that all users can write to: another user could have made it.
         status = path.lstat()
         if stat.S_ISLNK(status.st_mode) and not path.parent.stat().st_mode & stat.S_IWOTH:
             status = path.stat()
         if account is not None and status.st_uid == os.geteuid() and not any(path.iterdir()):
-            # Left by a run that was killed between the two steps above.
+            # A run that was killed between the two steps above left it.
             os.chown(path, account.user, account.group)
             status = path.stat()
     except OSError as error:
@@ -55,5 +56,5 @@ def private_folder(path: Path, *, mode: int = 0o700, account: Account | None = N
 
 
 def short_folder(stack_id: str) -> Path:
-    """A folder whose path is short enough for sockets below it. It is not made here."""
+    """Return a folder whose path is short enough for sockets below it. The folder is not created."""
     return Path(tempfile.gettempdir()) / f"organism-{os.geteuid()}-{stack_id[:8]}"

@@ -1,4 +1,4 @@
-"""Which TCP ports of the loopback interface are free, who holds the others, which one a component gets."""
+"""TCP ports on loopback: which are free, which process holds the others, which one a component gets."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from organism_flows.blocks.errors import StackError
 
 LOOPBACK = "127.0.0.1"
 SCAN = 200
-"""How many ports after the wanted one are tried."""
+"""Number of ports from the usual one on that are tried."""
 _reserved: dict[int, socket.socket] = {}
 
 
 @dataclass(frozen=True)
 class PortChoice:
-    """A port, and the line to show when it is not the usual one."""
+    """A port, and the line to show if it is not the usual one."""
 
     port: int
     note: str = ""
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on ``port`` now: nobody listens there on loopback or everywhere."""
+    """Return True if a server could listen on ``port`` on loopback now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # As servers do: connections of a predecessor in TIME_WAIT are no obstacle, a listener is.
+        # As servers do: old connections in TIME_WAIT are no obstacle, but a listener is.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
@@ -39,11 +39,11 @@ def is_free(port: int) -> bool:
 
 
 def reserve(port: int) -> bool:
-    """Reserve ``port`` against other stacks that start on this machine; return False if it is not free.
+    """Reserve ``port`` against other stacks that start on this machine. Return False if it is not free.
 
-    Between the choice of a port and the moment its server listens lie seconds, in which another stack would
-    find it free. A reservation is an abstract Unix socket: its name is known to all users of the machine, and
-    the kernel frees it when this process ends.
+    Seconds pass between the choice of a port and the moment when its server listens. In that time another
+    stack would find the port free. A reservation is an abstract Unix socket: all users of the machine see its
+    name, and the kernel frees it when this process ends.
     """
     if port in _reserved:
         return is_free(port)
@@ -67,7 +67,10 @@ def release() -> None:
 
 
 def holder(port: int) -> str:
-    """Who listens on ``port``: ``pid 123 (python)``, or what can be said without the right to look."""
+    """Return which process listens on ``port``, such as ``pid 123 (python)``.
+
+    Without the permission to see it, return what it may be.
+    """
     with contextlib.suppress(psutil.Error, OSError):
         for connection in psutil.net_connections("tcp"):
             if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
@@ -87,18 +90,18 @@ def choose(
     keep: int | None = None,
     taken: Collection[int] = (),
 ) -> PortChoice:
-    """The port for one component.
+    """Return the port for one component, and reserve it.
 
     Args:
-        what: The component, for the messages: ``Prefect UI``.
+        what: Name of the component in messages, such as ``Prefect UI``.
         variable: The environment variable that sets the port.
-        wanted: The port the user asked for, or None.
+        wanted: The port that the user asked for, or `None`.
         default: The usual port.
-        keep: The port it had until now, preferred to the usual one when free.
-        taken: Ports given to other components a moment ago.
+        keep: The port of the last start. If it is free, it is preferred to the usual one.
+        taken: Ports that were just given to other components.
 
     Raises:
-        StackError: The port the user asked for is taken.
+        StackError: The port that the user asked for is taken, or no port is free.
     """
     if wanted is not None:
         if wanted in taken:
@@ -120,10 +123,11 @@ def choose(
 
 
 def steady(seed: str, *, taken: Collection[int] = ()) -> int:
-    """A free port that is the same each time for the same ``seed`` unless somebody else took it.
+    """Return a free port, the same each time for the same ``seed`` unless another program took it.
 
-    Drivers that hold an address reconnect after a restart. The range is below the ports the kernel gives to
-    outgoing connections (32768 up) and above those Ray gives its workers (10002 to 19999).
+    So drivers that hold an address can reconnect after a restart. The range is below the ports that the
+    kernel gives to outgoing connections (from 32768) and above those that Ray gives to its workers (10002 to
+    19999).
     """
     start = sum(seed.encode()) * 7919 % 10_000
     for offset in range(10_000):

@@ -1,11 +1,11 @@
 """Child processes of the embedded stack: started in sessions of their own, found again, and stopped.
 
-Three marks identify a process of a stack, because no single one survives everything Ray and Postgres do:
+Three marks identify a process of a stack, because no single one survives everything that Ray and Postgres do:
 
-* ``ORGANISM_STACK_ID`` in its environment. Processes that rewrite their title overwrite it (Ray's dashboard
-  and agents, every Postgres process).
-* Its session, begun by a process we started, together with the stack's working folder. Ray's workers change
-  their process group but never their session.
+* ``ORGANISM_STACK_ID`` in its environment. Processes that change their title overwrite it: Ray's dashboard
+  and agents, and every Postgres process.
+* Its session, begun by a process that we started, together with the stack's working folder. Ray's workers
+  change their process group but never their session.
 * For Postgres, whose processes each begin a session, the data folder as the working folder.
 """
 
@@ -32,7 +32,7 @@ STACK_ID = "ORGANISM_STACK_ID"
 STACK_ROLE = "ORGANISM_STACK_ROLE"
 LOG_LIMIT = 20 * 1024 * 1024
 POLL = 0.03
-"""Seconds between looks at a process that should end."""
+"""Time between two checks of a process that should end, in seconds."""
 
 TELLING = re.compile(
     r"FATAL|PANIC|\bERROR\b|[A-Za-z]Error\b|Exception\b|No space left|cannot |could not |already in use",
@@ -43,7 +43,7 @@ ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 @dataclass(frozen=True)
 class Account:
-    """The user and group a child runs as, when not our own."""
+    """User and group of a child process that does not run as our own user."""
 
     user: int
     group: int
@@ -51,25 +51,25 @@ class Account:
 
 @dataclass
 class Child:
-    """A process we started and whose output goes to a log file."""
+    """A process that we started, whose output goes to a log file."""
 
     role: str
     process: subprocess.Popen[bytes]
     ref: ProcessRef
     log: Path
     log_start: int
-    """Where in the log this process's output begins, in bytes."""
+    """Offset in the log at which this process's output begins, in bytes."""
 
     def exited(self) -> int | None:
-        """Exit code, or None while it runs."""
+        """Return the exit code, or `None` while the process runs."""
         return self.process.poll()
 
     def last_words(self) -> str:
-        """The most telling line it wrote."""
+        """Return the most useful of the last lines that it wrote."""
         return last_words(self.log, self.log_start)
 
     def died(self) -> StackError:
-        """The one line for a child that ended while we waited for it."""
+        """Return the error for a process that ended while we waited for it."""
         code = self.process.poll()
         how = (
             f"was killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended with code {code}"
@@ -78,10 +78,13 @@ class Child:
 
 
 def failure(what: str, words: str, log: Path, *folders: Path) -> StackError:
-    """An error about a component, with its last words and where to read more; a full disk is named.
+    """Return an error about a component, with its last line and its log. A full disk is named.
 
     Args:
-        folders: Where it writes besides its log.
+        what: What failed.
+        words: Last line of the component's output.
+        log: Its log.
+        folders: Other folders that it writes to.
     """
     if "No space left on device" in words or "DiskFull" in words:
         full = min((log.parent, *folders), key=lambda folder: shutil.disk_usage(folder).free)
@@ -93,7 +96,10 @@ def failure(what: str, words: str, log: Path, *folders: Path) -> StackError:
 
 
 def last_words(log: Path, start: int = 0) -> str:
-    """The last line of ``log`` after ``start`` that names a problem, or else its last; without colours."""
+    """Return the last line of ``log`` after ``start`` that names a problem, or else the last line.
+
+    Colours are removed.
+    """
     try:
         with log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -121,7 +127,7 @@ def spawn(
     """Start ``command`` in a session of its own, so that a Ctrl-C on our terminal does not reach it.
 
     Raises:
-        StackError: It cannot be started.
+        StackError: The command cannot be started.
     """
     with suppress(FileNotFoundError):
         if log.stat().st_size > LOG_LIMIT:
@@ -150,15 +156,15 @@ def spawn(
 
 
 def reference(pid: int) -> ProcessRef:
-    """A reference to the process that has ``pid`` now."""
+    """Return a reference to the process that has ``pid`` now."""
     return ProcessRef(pid=pid, created=psutil.Process(pid).create_time())
 
 
 def find(ref: ProcessRef) -> psutil.Process | None:
-    """The very process ``ref`` was taken from if it still runs; never a later one of the same pid."""
+    """Return the process of ``ref`` if it still runs, and never a later process with the same pid."""
     with suppress(psutil.Error):
         process = psutil.Process(ref.pid)
-        # A hundredth of a second is the clock tick create times are made of.
+        # Create times are counted in clock ticks, of a hundredth of a second.
         if abs(process.create_time() - ref.created) < 0.05 and process.status() != psutil.STATUS_ZOMBIE:
             return process
     return None
@@ -166,7 +172,7 @@ def find(ref: ProcessRef) -> psutil.Process | None:
 
 @dataclass(frozen=True)
 class Marks:
-    """What a process of one stack can be known by; see the module's text."""
+    """Marks by which the processes of one stack are recognized; the module's docstring explains them."""
 
     stack_id: str
     run_dir: Path
@@ -175,11 +181,11 @@ class Marks:
     def members(
         self, refs: Mapping[str, ProcessRef] | None = None, roles: Iterable[str] | None = None
     ) -> list[psutil.Process]:
-        """Every live process of the stack, ourselves and our parents excepted.
+        """Return every live process of the stack, except ourselves and our parents.
 
         Args:
-            refs: The processes we started, by role.
-            roles: Only those of these roles; None means all.
+            refs: The processes that we started, by role.
+            roles: Only processes of these roles; `None` for all.
         """
         wanted = None if roles is None else set(roles)
         sessions: dict[int, str] = {ref.pid: role for role, ref in (refs or {}).items() if _same_or_gone(ref)}
@@ -214,7 +220,7 @@ class Marks:
 
 
 def _same_or_gone(ref: ProcessRef) -> bool:
-    # While any process is left in a session the kernel does not give its leader's pid away.
+    # While any process is left in a session, the kernel does not reuse the pid of its leader.
     with suppress(psutil.Error):
         return bool(abs(psutil.Process(ref.pid).create_time() - ref.created) < 0.05)
     return True
@@ -229,24 +235,26 @@ async def stop(
     grace: float,
     limit: float = 10.0,
 ) -> int:
-    """Stop the processes of ``role``: a signal to the one we started, ``grace`` seconds, SIGKILL to the rest.
+    """Stop the processes of ``role``: send a signal to the one that we started, then SIGKILL to the rest.
 
     Args:
-        role: None means every process of the stack, whatever its role.
-        first: The polite signal.
-        grace: Seconds the leader has to end by itself.
-        limit: Seconds the rest may take to disappear after SIGKILL.
+        marks: Marks of the stack.
+        refs: The processes that we started, by role.
+        role: Role of the processes; `None` for every process of the stack.
+        first: The first signal.
+        grace: Time for the process that we started to end by itself, in seconds.
+        limit: Time for the rest to end after SIGKILL, in seconds.
 
     Returns:
-        How many processes had to be killed.
+        The number of processes that had to be killed.
 
     Raises:
-        StackError: Some are still there; the message names them.
+        StackError: Some processes still run. The message names them.
     """
     roles = None if role is None else [role]
     leader = find(refs[role]) if role is not None and role in refs else None
     if leader is None and role is not None:
-        # The state file does not know it: `up` was killed before it could write it down.
+        # The state file does not have it: `up` was killed before it could write it.
         leader = next((p for p in marks.members(refs, roles) if _is_session_leader(p)), None)
     if leader is not None:
         with suppress(psutil.Error):
@@ -276,7 +284,10 @@ def _is_session_leader(process: psutil.Process) -> bool:
 
 
 async def gone(processes: Sequence[psutil.Process], timeout: float) -> bool:
-    """Wait until none of ``processes`` runs, at most ``timeout`` seconds; reap our children."""
+    """Wait until none of ``processes`` runs, and return True, or False after ``timeout`` seconds.
+
+    Children of ours are reaped.
+    """
     deadline = time.monotonic() + timeout
     while True:
         _, alive = psutil.wait_procs(list(processes), timeout=0)
@@ -294,7 +305,7 @@ def _runs(process: psutil.Process) -> bool:
 
 
 def listens(pid: int, port: int) -> bool:
-    """Whether process ``pid`` or one it started listens on TCP ``port``."""
+    """Return True if process ``pid`` or a descendant of it listens on TCP ``port``."""
     with suppress(psutil.Error):
         parent = psutil.Process(pid)
         for process in (parent, *parent.children(recursive=True)):
@@ -306,7 +317,10 @@ def listens(pid: int, port: int) -> bool:
 
 
 def exposed_sockets(processes: Iterable[psutil.Process]) -> list[str]:
-    """Listening TCP sockets of ``processes`` that others could reach: ``0.0.0.0:8000 (pid 12, python)``."""
+    """Return listening TCP sockets of ``processes`` that other machines could reach.
+
+    Each is a text such as ``0.0.0.0:8000 (pid 12, python)``.
+    """
     exposed = []
     for process in processes:
         with suppress(psutil.Error, OSError):
