@@ -1,4 +1,4 @@
-"""The demo: every module of this Python's standard library measured as a task, and some that must fail."""
+"""The demo: one task for each module of this Python's standard library, and some tasks that must fail."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EXPECTED_FAILURES = {
     "demo.raise": "raised on purpose",
     "demo.hang": "timed out",
 }
-"""What must become a dead letter, and what its error must say."""
+"""Types of the tasks that must become dead letters, and a text that the error must contain."""
 
 
 class Complex(BaseModel):
@@ -50,12 +50,12 @@ class Failure(BaseModel):
 
 
 class DemoReport(BaseModel):
-    """What the demo did and measured."""
+    """Result of the demo."""
 
     submitted: int
     by_status: dict[str, int]
     seconds: float
-    """From the submission to the last settlement."""
+    """Time from the submission to the last settlement."""
     tasks_per_second: float
     lines: int
     """Source lines read by all tasks together."""
@@ -66,11 +66,11 @@ class DemoReport(BaseModel):
     most_complex: list[Complex]
     failures: list[Failure]
     surprises: list[str]
-    """What is not as submitted; empty when the demo succeeded."""
+    """Results that were not expected; empty if the demo succeeded."""
 
 
 def standard_library() -> list[Path]:
-    """The modules of the running Python's standard library, without the files its tests break on purpose."""
+    """Return the files of the running Python's standard library, except those that are broken on purpose."""
     root = Path(sysconfig.get_paths()["stdlib"])
     return sorted(
         path
@@ -81,11 +81,11 @@ def standard_library() -> list[Path]:
 
 
 def make_tasks(domain: str, broken: Path) -> list[NewTask]:
-    """Tasks for the whole library, and those that must fail scattered among them.
+    """Return the tasks for the whole library, with the tasks that must fail spread among them.
 
     Args:
-        domain: Marks the tasks of this demo.
-        broken: Where to write a file that does not parse.
+        domain: Domain of the tasks, which marks those of this demo.
+        broken: Path at which a file that does not parse is written.
     """
     broken.write_text("def half_a_function(:\n")
     tasks = [
@@ -103,11 +103,11 @@ def make_tasks(domain: str, broken: Path) -> list[NewTask]:
 
 
 async def run(settings: Settings, on_progress: Callable[[int, int], None]) -> DemoReport:
-    """Submit the tasks, dispatch until the queue is empty, and look at what came out.
+    """Submit the tasks, dispatch until the queue is empty, and return what came out.
 
     Args:
-        settings: Of a running stack.
-        on_progress: Called with tasks done and tasks submitted.
+        settings: Settings of a running stack.
+        on_progress: Called with the numbers of tasks done and tasks submitted.
     """
     domain = f"demo-{time.time_ns():x}"
     tasks = await asyncio.to_thread(make_tasks, domain, settings.home / "demo-does-not-parse.py")
@@ -126,10 +126,10 @@ async def run(settings: Settings, on_progress: Callable[[int, int], None]) -> De
 
 
 async def _dispatch(settings: Settings) -> None:
-    """Run the dispatch flow, in a process of its own.
+    """Run the dispatch flow in a process of its own.
 
-    A process that has talked to Ray and to Prefect does not outlive them well: Ray ends it 60 s after its
-    cluster is gone, and Prefect's log sender waits as long for its server. The demo stops both.
+    A process that has used Ray and Prefect does not survive them: Ray ends it 60 s after its cluster is gone,
+    and Prefect's log sender waits as long for its server. The demo stops both.
 
     Raises:
         OrganismError: The flow failed.
@@ -146,14 +146,14 @@ async def _dispatch(settings: Settings) -> None:
     ]
     process = await asyncio.create_subprocess_exec(
         *command,
-        # Lanes report through Prefect's API as ever; on this terminal only what is wrong is of interest.
+        # Lanes report through Prefect's API as usual. This terminal only has to show problems.
         env={
             **os.environ,
             "ORGANISM_HOME": str(settings.home),
             "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
         },
         stdout=asyncio.subprocess.PIPE,
-        # A Ctrl-C on the terminal is ours to pass on.
+        # We pass on a Ctrl-C ourselves.
         start_new_session=True,
     )
     try:

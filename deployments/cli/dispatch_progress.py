@@ -1,4 +1,4 @@
-"""What a terminal shows while `organism dispatch` works."""
+"""Progress that a terminal shows while `organism dispatch` works."""
 
 from __future__ import annotations
 
@@ -17,28 +17,31 @@ LIVE_INTERVAL_S = 1.0
 LINES_INTERVAL_S = 10.0
 COUNT_INTERVAL_S = 5.0
 COUNT_SHARE = 50
-"""Upper bound on the share of time spent on counting what is left, as 1/N: that reads the whole backlog."""
+"""Upper bound on the share of time spent counting the tasks left, as 1/N. A count reads the whole backlog."""
 RATE_WINDOW_S = 15.0
-"""The rate is that of the last so many seconds. Lanes report three times in a lease, every 5 s by default."""
+"""Time over which the rate is measured, in seconds.
+
+Lanes report three times in a lease, every 5 s by default.
+"""
 LONG_S = 30.0
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """How far the work on the queue is."""
+    """Progress of the queue at one moment."""
 
     done: int
     """Tasks completed since the start, by any lane."""
     dead_letters: int
     left: int | None
-    """`None`: not counted yet."""
+    """Unfinished tasks; `None` means they are not counted yet."""
     per_second: float
     long_running: int
     longest_s: float
 
     @property
     def line(self) -> str:
-        """All of it on one line."""
+        """Return all of it on one line."""
         parts = [f"{self.done:,} done"]
         if self.dead_letters:
             parts.append(f"{self.dead_letters:,} dead letter{'s' if self.dead_letters != 1 else ''}")
@@ -53,7 +56,7 @@ class Snapshot:
 
 
 class QueueWatch:
-    """Follows a queue from the first `look` on.
+    """Observer of a queue. It counts from the first `look` on.
 
     Args:
         queue: An open queue.
@@ -66,14 +69,14 @@ class QueueWatch:
         self._first: tuple[int, int] | None = None
         self._history: deque[tuple[float, int]] = deque()
         self._counted: tuple[int, int] | None = None
-        """What was left, and how many had been settled by then."""
+        """Unfinished tasks at the last count, and the number of tasks settled by then."""
         self._count_due = 0.0
 
     async def look(self) -> Snapshot:
-        """Read how far the queue is.
+        """Return the progress of the queue, read from the database.
 
         Raises:
-            One of `TRANSIENT_ERRORS`: Postgres does not answer; it may be tried again.
+            Exception: One of `TRANSIENT_ERRORS`: Postgres does not answer. A retry may succeed.
         """
         figures = await self._queue.lane_figures()
         now = self._clock()
@@ -110,10 +113,10 @@ class QueueWatch:
 
 @asynccontextmanager
 async def shown(queue: Queue) -> AsyncIterator[None]:
-    """Show progress until the block ends: one live line on a terminal, else a line every 10 s.
+    """Show progress until the block ends: one live line on a terminal, and else a line every 10 s.
 
-    Enter it before Prefect is imported: its log goes to what `sys.stderr` is then, and must not write into
-    the live line.
+    Enter it before Prefect is imported. Prefect logs to what `sys.stderr` is on import, and must not write
+    into the live line.
     """
     stream = sys.stderr
     if stream.isatty():

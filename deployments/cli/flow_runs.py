@@ -1,4 +1,4 @@
-"""Running a flow in this process, with its failures as errors that say what to do."""
+"""Runs a flow in this process, and turns its failures into errors that say what to do."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from organism_flows.deployments.cli.output import show_error
 T = TypeVar("T")
 STACK_POLL_S = 1.0
 SHOW_CURSOR = "\r\x1b[K\x1b[?25h"
-"""The line that shows progress hides it."""
+"""Escape sequence that clears the progress line and shows the cursor, which that line hides."""
 BEGIN_S = 60.0
-"""Seconds a run may take to begin; 1 to 3 when Prefect's server is well."""
+"""Longest time until a run begins, in seconds. It takes 1 to 3 if Prefect's server is well."""
 GIVE_UP_S = 5.0
-"""Seconds for a run that is given up to notice."""
+"""Time for a run that is given up to end, in seconds."""
 INTERRUPTED = 130
 """Exit code of a command whose flow was stopped."""
 
@@ -34,14 +34,14 @@ class RunStopped(OrganismError):
 def leave_with(stack: StackState, as_json: bool) -> None:
     """End this process with one line and exit code 1 as soon as `organism down` has stopped ``stack``.
 
-    From a thread, and without cleaning up: by then the flow's loop is blocked in a call of Ray's, which ends
-    the process after 60 s with a message of its own (2.60). Everybody who would be told is gone.
+    A thread does this, without cleaning up. By then the flow's event loop is blocked in a call of Ray, which
+    ends the process after 60 s with a message of its own (2.60). The services to report to are gone.
     """
 
     def watch() -> None:
         while _is_there(stack):
             time.sleep(STACK_POLL_S)
-        # The flow has it turned elsewhere.
+        # The call of the flow redirects standard output.
         sys.stdout = sys.__stdout__
         if sys.stderr.isatty():
             print(SHOW_CURSOR, end="", file=sys.stderr)
@@ -66,15 +66,16 @@ def _is_there(stack: StackState) -> bool:
 async def begun_within(run: Coroutine[Any, Any, T], begun: asyncio.Event, seconds: float) -> T:
     """Return what ``run`` returns, if it begins in time.
 
-    To record one run takes Prefect's client a few requests, each of 60 s and tried six times (3.8.8).
+    Prefect's client makes a few requests to record one run. Each may take 60 s, and is tried six times
+    (3.8.8).
 
     Args:
         run: The call of a flow.
-        begun: What the flow sets when it has begun.
-        seconds: How long that may take.
+        begun: Event that the flow sets when it has begun.
+        seconds: Longest time until it begins.
 
     Raises:
-        OrganismError: It has not begun in time, and was given up.
+        OrganismError: The run did not begin in time, and was given up.
     """
     task = asyncio.ensure_future(run)
     beginning = asyncio.ensure_future(begun.wait())
@@ -94,18 +95,18 @@ async def begun_within(run: Coroutine[Any, Any, T], begun: asyncio.Event, second
 
 
 async def outcome(run: Awaitable[T]) -> T:
-    """What a flow called in this process returns.
+    """Return what a flow called in this process returns.
 
     Raises:
-        Stopped: It was cancelled, and drained.
+        RunStopped: The run was cancelled, and has handed back its tasks.
         ConfigurationError: A parameter is wrong.
-        OrganismError: It failed, or lost Prefect's server.
+        OrganismError: The run failed, or lost Prefect's server.
     """
     from httpx import HTTPError
     from prefect.exceptions import CancelledRun, FailedRun, ParameterTypeError
 
     try:
-        # Ray prints what it has to say of dead workers to standard output, which is for results.
+        # Ray prints messages about dead workers to standard output, which is for results.
         with redirect_stdout(sys.stderr):
             return await run
     except CancelledRun as stopped:
@@ -113,7 +114,7 @@ async def outcome(run: Awaitable[T]) -> T:
     except FailedRun as failed:
         raise OrganismError(str(failed), "look at the run's page in the Prefect UI") from None
     except (HTTPError, RuntimeError) as lost:
-        # How Prefect 3.8 says that its server did not answer when the run was to begin.
+        # With these errors Prefect 3.8 reports that its server did not answer when the run was to begin.
         if isinstance(lost, RuntimeError) and not str(lost).startswith("Failed to reach API"):
             raise
         raise OrganismError(

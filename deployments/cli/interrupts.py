@@ -1,4 +1,4 @@
-"""Running a command so that Ctrl-C and SIGTERM let it clean up, once, and then end it with the usual code."""
+"""Runs a command so that Ctrl-C and SIGTERM let it clean up once, and end it with the usual exit code."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run_until_interrupted(work: Coroutine[Any, Any, Any]) -> Any:
-    """Run ``work`` to its end.
+    """Run ``work``, and return its result or an exit code.
 
-    The first signal cancels it; what it then does to clean up is not interrupted again.
+    The first signal cancels it. The clean-up that follows is not interrupted again.
 
     Returns:
-        Its result, or 128 plus the signal that ended it.
+        The result of ``work``, or 128 plus the number of the signal that ended it.
     """
     received: list[signal.Signals] = []
 
@@ -34,8 +34,8 @@ def run_until_interrupted(work: Coroutine[Any, Any, Any]) -> Any:
             else:
                 print("still cleaning up", file=sys.stderr, flush=True)
 
-        # Not through the loop's own signal handlers: those cannot be read back, and a dispatch run in here
-        # puts its own in their place for a while.
+        # Not through the loop's own signal handlers: those cannot be read back, and a dispatch run in this
+        # process replaces them for a while.
         before = {
             number: signal.signal(number, lambda n, _: loop.call_soon_threadsafe(on_signal, n))
             for number in SIGNALS

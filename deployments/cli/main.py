@@ -1,9 +1,9 @@
-"""The `organism` command: the one place where commands are found and errors become lines and exit codes.
+"""The `organism` command: finds commands, and turns errors into lines and exit codes.
 
 Commands live in `deployments.cli.commands`, one module each. A command is a function or coroutine function
-whose docstring is its help; it returns its exit code, or None for 0, prints its result with
-`deployments.cli.output.show`, and raises `OrganismError` for what went wrong. Every module is imported for
-every command, so what is heavy is imported inside the function.
+whose docstring is its help. It returns its exit code, or `None` for 0. It prints its result with
+`deployments.cli.output.show`, and raises `OrganismError` if it fails. Every module is imported for every
+command, so slow imports are inside the functions.
 
 Exit codes: 0 done, 1 an expected failure, 2 wrong usage, 70 a defect of ours, 130 interrupted (SIGINT),
 143 terminated (SIGTERM).
@@ -52,11 +52,11 @@ COMMANDS = {
     "alerts": "alerts:alerts",
     "migrate": "migrate:migrate",
 }
-"""By the name on the command line: module of the commands, and function or cyclopts `App` in it."""
+"""Module and function, or cyclopts `App`, of each command by its name on the command line."""
 
 
 def build() -> App:
-    """The command line."""
+    """Return the cyclopts `App` with all commands."""
     app = App(
         name="organism",
         help="Run work from a Postgres table on Ray Serve, with Prefect flows in between.",
@@ -70,12 +70,12 @@ def build() -> App:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry of the console script; ends the process with the command's exit code."""
+    """Run a command line, and end the process with its exit code. Entry point of the console script."""
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line and return its exit code. Every failure is shown on one line."""
+    """Run one command line, and return its exit code. Every failure is shown on one line."""
     as_json = "--json" in arguments
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
@@ -95,7 +95,7 @@ def run(arguments: Sequence[str]) -> int:
         show_error(error.what, error.next_step, as_json)
         return 1
     except BrokenPipeError:
-        # The reader of our output left, as `organism tasks list | head` does.
+        # The reader of our output has closed the pipe, as in `organism tasks list | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
@@ -130,7 +130,7 @@ def _help_command(arguments: Sequence[str]) -> str:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
-    # Deprecation notes to users are one line; those among libraries are not for them.
+    # Deprecation notes for users are one line. Those of libraries are not for users.
     if issubclass(category, FutureWarning) or os.environ.get("ORGANISM_DEBUG"):
         print(f"note: {' '.join(str(message).split())}", file=sys.stderr)
 
@@ -146,7 +146,7 @@ def _no_space(error: BaseException) -> str:
 
 
 def _of_postgres(error: BaseException) -> str:
-    """Return the line for an error of a statement that would succeed later; nothing for any other."""
+    """Return a line for an error of Postgres after which a retry can succeed, and else an empty text."""
     if not hasattr(error, "sqlstate") and type(error).__module__.partition(".")[0] != "asyncpg":
         return ""
     from organism_flows.blocks.queue.db.sqlstates import verdict
@@ -162,7 +162,7 @@ def _show_traceback() -> None:
 
 
 def _write_traceback() -> Path | None:
-    """Write the current traceback into the stack's logs, or into the temporary folder."""
+    """Write the current traceback to a file in the stack's logs or the temporary folder; return its path."""
     import tempfile
     import traceback
     from pathlib import Path

@@ -1,4 +1,4 @@
-"""How commands print: results to standard output, as text or JSON; progress to standard error."""
+"""Output of commands: results on standard output, as text or JSON, and progress on standard error."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ SIGNS = {"ready": "✓", "kept": "✓", "stopped": "✓", "failed": "✗"}
 
 
 def when_replaced(when_idle: bool, now: bool) -> When:
-    """When tasks on replicas that are replaced are interrupted, from the two options."""
+    """Return when to interrupt tasks on replaced replicas, from the two options."""
     return "idle" if when_idle else "now" if now else "drain"
 
 
@@ -76,8 +76,9 @@ def show(result: BaseModel | dict[str, Any], as_json: bool, text: str) -> None:
     """Print a command's result to standard output.
 
     Args:
-        result: What ``--json`` prints.
-        text: What is printed without it.
+        result: The result, for JSON.
+        as_json: Print JSON instead of the text.
+        text: The result as text.
     """
     if not as_json:
         print(without_controls(text))
@@ -90,23 +91,23 @@ def show(result: BaseModel | dict[str, Any], as_json: bool, text: str) -> None:
 
 
 def without_controls(text: str) -> str:
-    """``text`` with every character written out that would steer a terminal, but line ends and tabs."""
+    """Return ``text`` with every character escaped that controls a terminal, except line ends and tabs."""
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def _json(text: str) -> str:
-    # Within strings only, where JSON has the same escape; the encoder leaves DEL and C1 as they are.
+    # These occur only within strings, where JSON has this escape. The encoder does not escape DEL and C1.
     return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-# C0 and C1, DEL, and what turns the direction of text or hides it.
+# C0 and C1, DEL, and characters that change the direction of text or hide it.
 _CONTROLS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
 )
 
 
 class ProgressLines:
-    """Each event on a line of its own; for logs and pipes."""
+    """Progress with each event on a line of its own, for logs and pipes."""
 
     def __enter__(self) -> ProgressLines:
         return self
@@ -123,7 +124,7 @@ class ProgressLines:
 
 
 class ProgressTable:
-    """One row a component, changing in place; for terminals."""
+    """Progress with one row for each component, updated in place, for terminals."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -173,15 +174,15 @@ class ProgressTable:
 
 
 def progress_display(as_json: bool) -> ProgressTable | ProgressLines:
-    """The display for this terminal, or lines when standard error is none."""
+    """Return a table if standard error is a terminal, and else lines."""
     if sys.stderr.isatty() and not as_json:
         return ProgressTable()
     return ProgressLines()
 
 
 def show_error(what: str, next_step: str, as_json: bool) -> None:
-    """Show on one line what went wrong, and what to do."""
-    # Whatever reads standard error as a terminal does must not be moved about by a name in a message.
+    """Show on one line what went wrong and what to do next."""
+    # A name in a message must not control the terminal.
     what, next_step = _printable(what), _printable(next_step)
     with contextlib.suppress(OSError):
         if as_json:

@@ -1,4 +1,4 @@
-"""`organism alerts`: who is told when something is wrong."""
+"""`organism alerts`: list, create or delete the alerts in Prefect."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ alerts = App(name="alerts", help="Who is told when something is wrong: the autom
 
 @alerts.default
 async def listed(*, as_json: AsJson = False) -> None:
-    """List the alerts there are, whether each is on, where it goes, and what is wrong now."""
+    """List the alerts: whether each is on, where it goes, and what is wrong now."""
     # Importing flows points Prefect and Ray at the embedded stack, so it comes before Prefect.
     import organism_flows.flows.alerting.automations as automations
 
@@ -31,7 +31,7 @@ async def on(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make the alerts, or bring them up to date; one that was switched off in the UI stays off."""
+    """Create or update the alerts. An alert that was switched off in the UI stays off."""
     import organism_flows.flows.alerting.automations as automations
     from organism_flows.blocks.settings import load_settings
 
@@ -41,7 +41,7 @@ async def on(
 
 @alerts.command(name="off")
 async def off(*, as_json: AsJson = False) -> None:
-    """Delete the alerts. To be left in peace by one of them for a while, switch it off in the UI."""
+    """Delete the alerts. To silence one of them for a while, switch it off in the Prefect UI."""
     import organism_flows.flows.alerting.automations as automations
 
     removed = await automations.remove()

@@ -20,11 +20,11 @@ async def bootstrap(
     now: Now = False,
     as_json: AsJson = False,
 ) -> int:
-    """Run the bootstrap flow here: bring Postgres, the organism and Prefect to where they should be.
+    """Run the bootstrap flow in this process: migrate Postgres, deploy the organism and set up Prefect.
 
-    For services of your own, which it does not start; `organism up` starts all of them on this machine. Safe
-    to run again at any time, and twice at once: what is right is left alone. Before the organism is replaced,
-    it is said why, what runs there and what it costs.
+    It is for services of your own, which it does not start. `organism up` starts all of them on this machine.
+    It is safe to run again at any time, and twice at the same time: what is right is not changed. Before the
+    organism is replaced, it prints why, what runs there and what it costs.
     """
     # Importing flows points Prefect and Ray at the embedded stack, so it comes before Prefect.
     import organism_flows.flows.bootstrap as flow  # isort: skip
@@ -32,7 +32,7 @@ async def bootstrap(
     from organism_flows.deployments.cli.flow_runs import INTERRUPTED, RunStopped, outcome
     from organism_flows.flows.prefect_support.deployments import prefect_api
 
-    # Before the flow is called: Prefect would start a server of its own to record that it fails.
+    # Check before the flow is called: Prefect would start a server of its own to record the failure.
     prefect_api()
     try:
         done = await outcome(

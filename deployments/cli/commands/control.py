@@ -1,4 +1,4 @@
-"""`organism tasks cancel`, `run`, `retry`, `pause`, `resume` and `policy`: steer tasks."""
+"""`organism tasks cancel`, `run`, `retry`, `pause`, `resume` and `policy`: control tasks."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ DomainOption = Annotated[str | None, Parameter(name="--domain", help="The tasks 
 
 @tasks.command(name="cancel")
 async def cancel(*ids: str, as_json: AsJson = False) -> int:
-    """Cancel tasks: at once those that wait; those that run, as soon as their handlers have been told.
+    """Cancel tasks: waiting tasks at once, and running tasks by asking their handlers to stop.
 
-    Exits with 1 when one of them had ended already.
+    Exits with 1 if one of them had ended already.
 
-    Parameters
-    ----------
-    ids
-        Their ids, or the beginnings of them.
+    Args:
+        ids: Ids of the tasks, or the beginnings of ids.
+        as_json: Print the result as JSON.
     """
     async with open_queue() as queue:
         found = await _found(queue, ids)
@@ -43,14 +42,13 @@ async def cancel(*ids: str, as_json: AsJson = False) -> int:
 
 @tasks.command(name="run")
 async def run(*ids: str, as_json: AsJson = False) -> int:
-    """Queue tasks that were submitted to be run later, and are only ``created``.
+    """Queue tasks that were submitted to be run later and have the status ``created``.
 
-    Exits with 1 when one of them was not.
+    Exits with 1 if one of them has another status.
 
-    Parameters
-    ----------
-    ids
-        Their ids, or the beginnings of them.
+    Args:
+        ids: Ids of the tasks, or the beginnings of ids.
+        as_json: Print the result as JSON.
     """
     async with open_queue() as queue:
         found = await _found(queue, ids)
@@ -62,14 +60,13 @@ async def run(*ids: str, as_json: AsJson = False) -> int:
 
 @tasks.command(name="retry")
 async def retry(*ids: str, as_json: AsJson = False) -> int:
-    """Queue failed or cancelled tasks again, with fresh attempts; their history stays.
+    """Queue failed or cancelled tasks again, with all their attempts. Their history stays.
 
-    Exits with 1 when one of them was neither, or an unfinished task has its dedup key.
+    Exits with 1 if one of them was neither, or an unfinished task has its dedup key.
 
-    Parameters
-    ----------
-    ids
-        Their ids, or the beginnings of them.
+    Args:
+        ids: Ids of the tasks, or the beginnings of ids.
+        as_json: Print the result as JSON.
     """
     async with open_queue() as queue:
         found = await _found(queue, ids)
@@ -86,7 +83,7 @@ async def pause(
     reason: Annotated[str | None, Parameter(help="Shown to whoever asks why tasks wait.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Claim no further task of a type or domain; what runs goes on. Without either: list what is paused."""
+    """Claim no more tasks of a type or domain; running tasks go on. Without either, list what is paused."""
     async with open_queue() as queue:
         if type is None and domain is None:
             pauses = await queue.pauses()
@@ -105,7 +102,7 @@ async def pause(
 
 @tasks.command(name="resume")
 async def resume(*, type: TypeOption = None, domain: DomainOption = None, as_json: AsJson = False) -> None:
-    """Claim the tasks of a paused type or domain again, from now on."""
+    """Claim the tasks of a paused type or domain again."""
     kind, name = _one_of(type, domain)
     async with open_queue() as queue:
         if not await queue.resume(kind, name):
@@ -128,9 +125,9 @@ async def policy(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Set how the tasks of a type are retried, where they do not say so themselves. Without a type: list.
+    """Set the policy of a type, for tasks that have no values of their own. Without a type, list policies.
 
-    It is in effect at once, for waiting tasks too; what is not given goes back to its default.
+    It applies at once, to waiting tasks as well. Values that are not given go back to their defaults.
     """
     from pydantic import ValidationError
 

@@ -18,11 +18,11 @@ async def demo(
     keep: Annotated[bool, Parameter(negative="", help="Leave the stack up.")] = False,
     as_json: AsJson = False,
 ) -> int:
-    """See it work: start the stack, measure this Python's standard library with it, and stop it again.
+    """Start the stack, measure this Python's standard library with it, and stop it again.
 
-    One task a module goes through the tasks table, a Prefect flow, a lane on Ray and a Serve replica, and so
-    do four that must fail. Exit code 1 if anything came out other than submitted. A stack that was up already
-    is used and left up.
+    One task for each module goes through the tasks table, a Prefect flow, a lane on Ray and a Serve replica.
+    So do four tasks that must fail. Exits with 1 if a result is not as expected. If a stack is up already, it
+    is used and not stopped.
     """
     from organism_flows.blocks.settings import load_settings
     from organism_flows.deployments.cli.demo import run
@@ -30,7 +30,7 @@ async def demo(
 
     settings = load_settings()
     with progress_display(as_json) as progress:
-        # A worker would only start what nobody asked for here, and nobody asks a gateway.
+        # The demo uses neither a worker, which would start scheduled runs, nor a gateway.
         alone = settings.model_copy(update={"worker": False, "gateway": False})
         stack, joined, _ = await start(alone, progress=progress)
     try:
@@ -47,7 +47,7 @@ async def demo(
 
 
 class _Bar:
-    """Progress through the tasks: a bar on a terminal, a line now and then elsewhere."""
+    """Progress of the tasks: a bar on a terminal, and else a line for each tenth."""
 
     def __init__(self, as_json: bool) -> None:
         import sys

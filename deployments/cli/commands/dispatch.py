@@ -26,12 +26,12 @@ async def dispatch(
     quiet: Annotated[bool, Parameter(negative="", help="Show no progress.")] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Run the dispatch flow here: lanes on Ray work the queue off.
+    """Run the dispatch flow in this process: lanes on Ray process the queue.
 
-    Without --until-empty and --max-seconds it goes on until Ctrl-C. That stops claiming, lets what is in
-    flight finish for 20 s, and hands the rest back, uncharged; a second Ctrl-C hands it back at once. With
-    --until-empty, exit code 1 says that --max-seconds was over before the queue was empty. If `organism down`
-    stops the stack meanwhile, it ends at once with exit code 1.
+    Without --until-empty and --max-seconds it goes on until Ctrl-C. Ctrl-C stops claiming and gives the tasks
+    in flight 20 s to end. The rest is handed back, and its attempts are not charged. A second Ctrl-C hands it
+    back at once. With --until-empty, exit code 1 means that --max-seconds was over before the queue was
+    empty. If `organism down` stops the stack, the command ends at once with exit code 1.
     """
     from organism_flows.blocks.queue import Queue
     from organism_flows.blocks.settings import load_settings
@@ -46,7 +46,7 @@ async def dispatch(
         if not quiet:
             from organism_flows.deployments.cli.dispatch_progress import shown
 
-            # Before Prefect is imported, which writes its log to what standard error is by then.
+            # Before Prefect is imported: it logs to what standard error is on import.
             await open_parts.enter_async_context(shown(queue))
         # Importing flows points Prefect and Ray at the embedded stack, so it comes before Prefect.
         import organism_flows.flows.dispatch as flow  # isort: skip
@@ -65,7 +65,7 @@ async def dispatch(
         from organism_flows.flows.prefect_support.states import BEGUN
 
         if not PREFECT_API_URL.value():
-            # Before the flow is called: Prefect would start a server of its own to record that it fails.
+            # Check before the flow is called: Prefect would start a server of its own to record the failure.
             raise ConfigurationError(
                 "no Prefect server is configured and no embedded stack is up",
                 "run `organism up`, or set PREFECT_API_URL",
@@ -92,7 +92,7 @@ async def dispatch(
 
 
 def _report(summary: DispatchSummary, left: int | None, as_json: bool) -> int:
-    """Show what was done; ``left`` tasks, if any, were not reached in the time that was given."""
+    """Show the result, and return the exit code: 1 if tasks are left because the time was over."""
     text = (
         f"{summary.completed} completed, {summary.failed} dead letters, {summary.retried} retried, "
         f"{summary.released} handed back in {summary.seconds:.1f} s ({summary.tasks_per_second:g} tasks/s)"

@@ -8,8 +8,8 @@ from organism_flows.deployments.cli.output import AsJson, progress_display, show
 async def down(*, as_json: AsJson = False) -> None:
     """Stop the stack; its data stays.
 
-    Every process of the stack in ORGANISM_HOME is ended, also those a killed `organism up` left. A running
-    `organism up` is asked to stop first.
+    Every process of the stack in ORGANISM_HOME is stopped, including those that a killed `organism up` left.
+    A running `organism up` is asked to stop first.
     """
     from organism_flows.blocks.settings import load_settings
     from organism_flows.deployments.stack.local import stop

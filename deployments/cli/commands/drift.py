@@ -1,4 +1,4 @@
-"""`organism drift`: which tasks are escalated and why, and how to begin again."""
+"""`organism drift`: show which tasks are escalated and why, and reset the sums."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def drift(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the rules of escalation, the sums of drift by type and domain, and which way tasks went."""
+    """Show the rules of escalation, the sums of drift by type and domain, and the paths that tasks took."""
     import httpx
 
     from organism_flows.blocks.access_token import bearer, own_headers

@@ -6,10 +6,10 @@ from organism_flows.deployments.cli.output import AsJson, show
 
 
 def env(*, as_json: AsJson = False) -> None:
-    """Print the variables by which other programs find this stack's Prefect and Ray, for a shell to evaluate.
+    """Print the variables with which other programs find this stack's Prefect and Ray, as shell commands.
 
-    `eval "$(organism env)"`, and then `prefect deployment run dispatch/organism`. The secret itself is not
-    printed: the shell reads it from its file.
+    Run `eval "$(organism env)"`, and then for example `prefect deployment run dispatch/organism`. The secret
+    is not printed: the shell reads it from its file.
     """
     import shlex
 

@@ -1,4 +1,4 @@
-"""What `organism tasks export` does with files and pipes."""
+"""Writes the output of `organism tasks export` to files and pipes."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ COMPRESSED = (".gz", ".zst", ".zstd")
 
 
 def format_of(output: str, format: Format | None) -> Format:
-    """Return the format that is asked for, or that the name of a file says; JSON lines if neither does.
+    """Return the format given, or that of the file's suffix, or else JSON lines.
 
     Raises:
-        ConfigurationError: It says one that is not written.
+        ConfigurationError: The suffix is that of a compressed file, which is not supported.
     """
     suffix = Path(output).suffix.lower()
     if suffix in COMPRESSED:
@@ -35,17 +35,20 @@ def format_of(output: str, format: Format | None) -> Format:
 
 
 async def export(queue: Queue, filter: TaskFilter, format: Format, output: str) -> int:
-    """Write the tasks that fit a filter.
+    """Write the tasks that match a filter.
 
     Args:
-        output: A file, which has its name only once it is whole, or ``-`` for standard output.
+        queue: An open queue.
+        filter: Selects the tasks.
+        format: Format of the output.
+        output: A file, or ``-`` for standard output. The file gets its name only when it is complete.
 
     Returns:
-        How many.
+        The number of tasks written.
 
     Raises:
         ConfigurationError: The file cannot be written.
-        OrganismError: The reader of the output is gone.
+        OrganismError: The reader of the output has closed it.
     """
     from organism_flows.blocks.queue.files.writers import task_writer
 
@@ -84,13 +87,13 @@ def _standard_output() -> Iterator[BinaryIO]:
 
 @contextmanager
 def _whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that has its name once the block has ended without an error, and else is removed."""
+    """Yield a file that gets its name when the block ends without an error, and else is deleted."""
     if path.exists() and not path.is_file():
-        # A device or a named pipe is written as it is.
+        # A device or a named pipe is written directly.
         with path.open("wb") as sink:
             yield sink
         return
-    target = path.resolve()  # a link stays one
+    target = path.resolve()  # a link stays a link
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         with part.open("xb") as sink:

@@ -1,4 +1,4 @@
-"""`organism handlers check` and `schema`: the organism's configuration, before it is deployed."""
+"""`organism handlers check` and `schema`: check the organism's configuration before it is deployed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def check(
 ) -> int:
     """Import every handler as a replica would, and say which cannot be used and why.
 
-    Exits with 1 when there is one. It runs what the handlers' modules run on import, in this process.
+    Exits with 1 if there is one. The handlers' modules are imported in this process, with all their effects.
     """
     from organism_flows.blocks.errors import ConfigurationError
     from organism_flows.blocks.settings import load_settings
@@ -51,7 +51,7 @@ async def check(
 
 @handlers.command(name="schema")
 def schema(*, as_json: AsJson = False) -> None:
-    """Print the JSON Schema of the configuration, for editors and other checkers; with --json on one line."""
+    """Print the JSON Schema of the configuration, for editors and other tools; with --json on one line."""
     import json
 
     from organism_flows.serve_apps.organism.config import OrganismConfig
@@ -70,7 +70,7 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def _runs(organ: OrganConfig, *, is_async: bool) -> str:
-    """Return where calls of the organ's handler run, and how many at once on one replica."""
+    """Return where calls of the organ's handler run, and how many at the same time on one replica."""
     many = organ.concurrency
     if organ.processes:
         return f"in up to {many} processes"

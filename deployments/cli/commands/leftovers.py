@@ -1,4 +1,4 @@
-"""`organism leftovers`: what an older system, or a crash, has left on the Ray cluster and in the table."""
+"""`organism leftovers`: list what an older system or a crash has left on the Ray cluster and in the table."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ async def leftovers(
 ) -> int:
     """List named Ray actors that Serve does not manage, and running tasks that no lane holds.
 
-    Organism Flows starts no named actor, so whatever is listed is of something else: perhaps the
-    coordinator, dispatchers or reaper of an older system. Nothing is ended but what --kill names.
-    Exits with 1 when something is left.
+    Organism Flows starts no named actor. So the listed actors belong to other programs, perhaps to the
+    coordinator, dispatchers or reaper of an older system. Only actors that --kill names are ended.
+    Exits with 1 if something is left.
     """
     # Importing flows points Ray at the embedded stack.
     import organism_flows.flows.dispatch  # noqa: F401  # isort: skip

@@ -26,10 +26,11 @@ Statuses = Annotated[
 async def migrate(*, status: Statuses = None, as_json: AsJson = False) -> None:
     """Bring the tasks table in ORGANISM_DSN, or in the embedded Postgres, to this version's schema.
 
-    Where ORGANISM_DSN leads through a pooler, ORGANISM_DIRECT_DSN is used.
-    Safe while lanes run and from several places at once. A table of the older system is adopted in place.
-    The roles of docs/roles.md are made, if this login may make roles, and get their privileges.
-    What else is on the table stays, and is listed with what it costs.
+    If ORGANISM_DSN leads through a pooler, set ORGANISM_DIRECT_DSN, which is then used instead.
+    It is safe while lanes run, and from several processes at the same time. A table of the older system is
+    adopted in place.
+    The roles of docs/roles.md are created if this login may create roles, and get their privileges.
+    Other objects on the table stay, and are listed with what they cost.
     """
     from dataclasses import asdict
 

@@ -31,10 +31,10 @@ async def redrive(
     yes: Annotated[bool, Parameter(negative="", help="Do it; without this it is only shown.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Put dead letters back into the queue, with all their attempts before them.
+    """Put dead letters back into the queue, with all their attempts again.
 
-    Without --yes it says how many there are and shows some. What they failed with stays in their history, and
-    the table task_audit has who redrove how many.
+    Without --yes it only counts them and shows some. Their history keeps the errors, and the table task_audit
+    records who redrove how many.
     """
     import getpass
     import socket

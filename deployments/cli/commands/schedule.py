@@ -18,9 +18,9 @@ async def schedule(
 ) -> None:
     """Show which deployments start by themselves, or turn the schedules of one on or off.
 
-    `organism schedule dispatch on` has the queue worked off for good. After `off` the run that works leaves
-    within half a minute: it claims nothing more, and ends when its tasks have.
-    The Prefect UI does the same, and neither `organism up` nor `organism deploy` changes it back.
+    With `organism schedule dispatch on` the queue is processed all the time. After `off` the working run
+    leaves within half a minute: it claims nothing more, and ends when its tasks have ended.
+    You can do the same in the Prefect UI. Neither `organism up` nor `organism deploy` changes it back.
     """
     # Importing flows points Prefect and Ray at the embedded stack, so it comes before Prefect.
     from organism_flows.flows.prefect_support.deployments import reaching_prefect  # isort: skip

@@ -25,9 +25,9 @@ async def serve_config(
     gateway: Annotated[bool, Parameter(help="Add the gateway, under /gateway.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Print what Ray Serve is to run, for KubeRay's `serveConfigV2` or `serve deploy`.
+    """Print the configuration for Ray Serve, for KubeRay's `serveConfigV2` or `serve deploy`.
 
-    The handlers must be in the image, or come by the `working_dir` of the configuration.
+    The handlers must be in the image, or in the `working_dir` of the configuration.
     """
     from io import StringIO
 
@@ -39,13 +39,13 @@ async def serve_config(
     from organism_flows.serve_apps.organism.release.serve_config import serve_config as what_to_serve
 
     organism = (await load(load_settings(), config)).config
-    # Pods have addresses of their own, and Kubernetes probes each.
+    # Each pod has an address of its own, which Kubernetes probes.
     found = what_to_serve(organism, http_host="0.0.0.0", replicas=replicas)  # noqa: S104
     found["proxy_location"] = "EveryNode"
     if gateway:
         found["applications"].append(GATEWAY)
     for deployment in found["applications"][0]["deployments"]:
-        # What the image says too is left out.
+        # Leave out values that the image has as well.
         own = OrganismConfig.model_validate(deployment["user_config"])
         deployment["user_config"] = own.model_dump(mode="json", exclude_defaults=True)
     yaml = YAML()

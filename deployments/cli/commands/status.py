@@ -8,9 +8,9 @@ SIGNS = {"healthy": "✓", "unhealthy": "✗", "stopped": "-"}
 
 
 async def status(*, as_json: AsJson = False) -> int:
-    """Ask every part of the stack whether it works.
+    """Check whether every component of the stack works.
 
-    Exit code 0 when all do, 1 when one does not or nothing runs.
+    Exits with 0 if all do, and with 1 if one does not or nothing runs.
     """
     from organism_flows.blocks.settings import load_settings
     from organism_flows.deployments.stack.status import status as ask

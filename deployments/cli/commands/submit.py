@@ -55,11 +55,11 @@ async def submit(
     timeout: Annotated[float | None, Parameter(help="Seconds an attempt may take.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add a task, or a file of them, to the table.
+    """Add a task, or a file of tasks, to the table.
 
-    Of a file either every line is added or, when one is bad, none: the bad ones are named by their numbers.
-    With --once a file is loaded in parts, and run again it goes on where it was. The other options hold for
-    each task of a file that does not say otherwise.
+    If one line of a file is bad, no line is added, and the bad ones are named by their numbers. With --once a
+    file is loaded in parts: after a stop, run it again to go on. The other options apply to each task of a
+    file that does not set them itself.
     """
     if type is None and file is None:
         raise ConfigurationError("name a task type, or a file with --file", "see `organism submit --help`")
@@ -85,7 +85,7 @@ async def submit(
     else:
         from organism_flows.blocks.queue.files.columns import Columns
 
-        # Before any of its lines is: they would all be bad.
+        # Check the options before the lines are read: otherwise every line would be bad.
         _task({"type": "any" if type is None else type, **fields})
         columns = Columns.of(type, map, fields)
         if once:
@@ -99,11 +99,11 @@ async def submit(
 
 
 def read_tasks(file: str, columns: Columns) -> list[NewTask]:
-    """The tasks of a file, or of standard input; empty lines are skipped.
+    """Return the tasks of a file, or of standard input for ``-``. Empty lines are skipped.
 
     Raises:
-        ConfigurationError: It cannot be read, holds no task, or some lines are bad; the message names the
-            first of them by number.
+        ConfigurationError: The file cannot be read, holds no task, or has bad lines. The message names the
+            first bad lines by number.
     """
     from organism_flows.blocks.queue import NewTask
     from organism_flows.blocks.queue.files.reader import FileCheck, TaskFileReader, open_file

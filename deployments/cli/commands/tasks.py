@@ -1,4 +1,4 @@
-"""`organism tasks`: look at tasks; `deployments.cli.commands.control` steers them."""
+"""`organism tasks`: read tasks. The commands that change them are in `deployments.cli.commands.control`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def list_tasks(
     limit: Annotated[int, Parameter(help="Most tasks shown, newest first.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """List the newest tasks that fit every option, and count all that do by status."""
+    """List the newest tasks that match every option, and count all that match by status."""
     if not 1 <= limit <= 10_000:
         raise ConfigurationError(f"--limit {limit} is not between 1 and 10000", "choose another")
     chosen = _filter(status, type, domain, since, until, error)
@@ -71,10 +71,10 @@ async def export_tasks(
     ] = "-",
     as_json: AsJson = False,
 ) -> None:
-    """Write the tasks that fit every option, with their params and results, newest first.
+    """Write the tasks that match every option, with their params and results, newest first.
 
-    A file has its name once it is whole. What is done and submitted meanwhile may be in it or not; no task is
-    in it twice.
+    A file gets its name only when it is complete. It may or may not contain changes made during the export.
+    No task is in it twice.
     """
     from organism_flows.deployments.cli.commands.export import export, format_of
 
@@ -127,10 +127,9 @@ def _filter(
 async def show_task(id: str, /, *, as_json: AsJson = False) -> None:
     """Show a task with the history of its attempts.
 
-    Parameters
-    ----------
-    id
-        Its id, or the beginning of it.
+    Args:
+        id: Id of the task, or the beginning of it.
+        as_json: Print the result as JSON.
     """
     async with open_queue() as queue:
         task = await queue.get(id)
@@ -139,12 +138,11 @@ async def show_task(id: str, /, *, as_json: AsJson = False) -> None:
 
 @tasks.command(name="why")
 async def why_task(id: str, /, *, as_json: AsJson = False) -> None:
-    """Say what a task waits for, who runs it, or how it ended.
+    """Say what a task waits for, which lane runs it, or how it ended.
 
-    Parameters
-    ----------
-    id
-        Its id, or the beginning of it.
+    Args:
+        id: Id of the task, or the beginning of it.
+        as_json: Print the result as JSON.
     """
     from contextlib import aclosing
     from functools import partial
@@ -155,7 +153,7 @@ async def why_task(id: str, /, *, as_json: AsJson = False) -> None:
     from organism_flows.serve_apps.gateway.organism_link import Coordinator, OrganismByHttp
 
     settings = load_settings()
-    # As the gateway does, so that both say the same.
+    # The same as in the gateway, so that both say the same.
     coordinator = Coordinator(
         OrganismByHttp(partial(organism_url, settings), partial(own_headers, settings)), calls=1
     )
@@ -165,7 +163,7 @@ async def why_task(id: str, /, *, as_json: AsJson = False) -> None:
 
 
 def open_queue() -> Queue:
-    """The configured queue, for one command."""
+    """Return the configured queue, not yet opened, for one command."""
     from organism_flows.blocks.queue import Queue
     from organism_flows.blocks.settings import load_settings
     from organism_flows.blocks.stack_state import queue_dsn

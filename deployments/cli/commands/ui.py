@@ -20,8 +20,8 @@ def ui(
 ) -> None:
     """Open the Prefect UI of this stack, and print the password that it asks for once.
 
-    The browser keeps the password. It is generated, and stays the same until you delete its file or set
-    PREFECT_SERVER_API_AUTH_STRING for `organism up`.
+    The browser keeps the password. The password is generated. It stays the same until you delete its file or
+    set PREFECT_SERVER_API_AUTH_STRING for `organism up`.
     """
     import webbrowser
 
@@ -29,7 +29,7 @@ def ui(
     from organism_flows.blocks.stack_state import read_secret, running_stack
 
     stack = running_stack(load_settings().home)
-    # The address only: other users of the machine can read the arguments of a browser.
+    # Pass only the address: other users of the machine can read the arguments of a browser.
     opened = browser and not as_json and _has_screen() and webbrowser.open(stack.prefect_ui_url)
     secret = read_secret(stack.prefect_secret_path)
     result = {

@@ -8,14 +8,14 @@ from organism_flows.deployments.cli.output import AsJson, Now, WhenIdle, progres
 async def up(*, when_idle: WhenIdle = False, now: Now = False, as_json: AsJson = False) -> None:
     """Start the stack on this machine, or join the one that runs.
 
-    If handlers' code or the organism's configuration changed, it is deployed again. What that replaces, what
-    runs there and what it costs is said first. Tasks that run have the drain_s of their organ to end, unless
-    --when-idle or --now says otherwise.
+    If the handlers' code or the organism's configuration has changed, the organism is deployed again. Before
+    that, it prints what is replaced, what runs there and what it costs. Running tasks have the drain_s of
+    their organ to end, unless you give --when-idle or --now.
 
-    Postgres, Ray with the organism on it, a Prefect server with our deployments, a worker that runs them, and
-    the gateway, all on loopback, with their data in ORGANISM_HOME. With ORGANISM_DSN set, that database is
-    used and no Postgres is started; ORGANISM_WORKER=false leaves the worker out, ORGANISM_GATEWAY=false the
-    gateway.
+    The stack is Postgres, Ray with the organism, a Prefect server with our deployments, a worker that runs
+    them, and the gateway. All listen on loopback only, and their data is in ORGANISM_HOME. With ORGANISM_DSN
+    set, that database is used and no Postgres is started. ORGANISM_WORKER=false leaves out the worker,
+    ORGANISM_GATEWAY=false the gateway.
     Ports: ORGANISM_PREFECT_PORT, ORGANISM_DASHBOARD_PORT, ORGANISM_HTTP_PORT, ORGANISM_GATEWAY_PORT.
     """
     import time

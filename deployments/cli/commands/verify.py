@@ -19,9 +19,9 @@ async def verify(
     dead_letters: Annotated[int, Parameter(help="How many there may be.")] = 1000,
     as_json: AsJson = False,
 ) -> int:
-    """Ask every part of the system whether it is well, and say what to do where it is not.
+    """Check every part of the system, and say what to do about each problem.
 
-    Exits with 0 when all is well, 1 when something is degraded, 2 when something has failed.
+    Exits with 0 if all is ok, 1 if something is degraded, 2 if something has failed.
     """
     # Importing flows points Prefect and Ray at the embedded stack, so it comes before Prefect.
     import organism_flows.flows.dispatch  # noqa: F401  # isort: skip
