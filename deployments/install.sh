@@ -1,6 +1,6 @@
 #!/bin/sh
-# Make the virtual environment $1 and install the locked versions and this project into it.
-# Every way to fail says what and what next on one line.
+# Create the virtual environment $1, and install the locked versions and this project into it.
+# Each failure prints one line: what failed, and what to do next.
 set -u
 venv=$1
 
@@ -23,7 +23,7 @@ if [ -z "$python" ]; then
         "install one, or name it: make PYTHON=/path/to/python3.11"
 fi
 
-# About 1.3 GB are written; a disk that fills up half way leaves errors nobody can read.
+# About 1.3 GB are written. A disk that fills up half way leads to errors that are hard to read.
 free=$(df -Pk . | awk 'NR == 2 { print $4 }')
 if [ "${free:-9999999}" -lt 2000000 ]; then
     fail "only $((free / 1024)) MB are free here, 2,000 are needed" "free some space, then run make again"
@@ -49,7 +49,7 @@ if [ -z "$uv" ]; then
     fi
 fi
 
-# Compiled now, because the Prefect server alone takes 8 s longer to start when it has to compile itself.
+# Compile now: the Prefect server alone takes 8 s longer to start if it has to compile itself.
 echo "installing $(grep -c '^[a-z].*==' requirements.lock) locked packages" >&2
 "$uv" pip install -q --python "$venv/bin/python" --require-hashes --compile-bytecode -r requirements.lock ||
     fail "the locked packages could not be installed" "check the network and the lines above, then run make again"
