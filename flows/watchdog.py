@@ -116,7 +116,8 @@ async def watchdog(
         float | None,
         Field(
             gt=0,
-            description="Alert when a task is ready for more seconds; empty: ORGANISM_ALERT_OLDEST_READY.",
+            description="Alert when a task is ready for more seconds than this; empty: "
+            "ORGANISM_ALERT_OLDEST_READY.",
         ),
     ] = None,
     interrupted: Annotated[
@@ -157,10 +158,10 @@ async def watchdog(
             on with the rest.
         pending_minutes: Mark a flow run of ours as crashed when it has been Pending for this many minutes.
         prefect_seconds: Time to clean up in Prefect in one check, in seconds.
-        dead_letters: Alert when there are more dead letters; empty: ORGANISM_ALERT_DEAD_LETTERS.
-        oldest_ready_seconds: Alert when a task is ready for more seconds; empty:
+        dead_letters: Alert when there are more dead letters than this; empty: ORGANISM_ALERT_DEAD_LETTERS.
+        oldest_ready_seconds: Alert when a task has been ready for more seconds than this; empty:
             ORGANISM_ALERT_OLDEST_READY.
-        interrupted: Alert when more unfinished tasks were interrupted more than twice; empty:
+        interrupted: Alert when more unfinished tasks than this were interrupted more than twice; empty:
             ORGANISM_ALERT_INTERRUPTED.
         missing_seconds: Alert when no lane has claimed for this many seconds although dispatch is scheduled.
         queue: Name of the Task Queue block.
