@@ -1,1 +1,1 @@
-"""What runs on Ray Serve."""
+"""The applications: the organism, which runs on Ray Serve, and the gateway, which may."""

@@ -1,4 +1,4 @@
-"""Which HTTP requests are meant for us, whatever token they carry: shared by the gateway and the organism."""
+"""Checks of HTTP requests that the gateway and the organism share: origin, host name, body type, token."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ from organism_flows.blocks.settings import Settings
 def route_path(scope: Scope) -> str:
     """Return the path of a request below the prefix that the app is mounted at."""
     path: str = scope["path"]
-    # As an app of Serve it lies below a prefix, which ASGI has in both.
+    # An app of Serve is mounted below a prefix. ASGI puts the prefix in both `path` and `root_path`.
     return path.removeprefix(scope.get("root_path", ""))
 
 
 def host_names(settings: Settings) -> frozenset[str]:
-    """Return the names of ORGANISM_HOSTS."""
+    """Return the host names in ORGANISM_HOSTS, in lower case."""
     return frozenset(name.strip().lower() for name in settings.hosts.split(",") if name.strip())
 
 
 def why_foreign(scope: Scope, hosts: Collection[str], *, loopback_only: bool = False) -> str | None:
-    """Return why a request is refused for the site or the name it comes by; `None` if it is not.
+    """Return why a request is refused for its `Origin` or its `Host`; `None` means it is not refused.
 
-    Any web page can have a browser on this machine send requests here. Its `Origin` gives it away, or, if it
-    has its own name lead here, its `Host`.
+    Any web page can make a browser on this machine send requests here. Its `Origin` shows that. If the page
+    points its own host name at this machine, its `Host` shows it.
 
     Args:
-        scope: Of the request.
-        hosts: Names that are allowed besides those of loopback.
-        loopback_only: Allow no others, however the request arrives.
+        scope: ASGI scope of the request.
+        hosts: Host names that are allowed in addition to those of loopback. Without any, a request that
+            arrives at another address than loopback may use any name.
+        loopback_only: Refuse all other names, at whatever address the request arrives.
     """
     headers = Headers(scope=scope)
     origin = headers.get("origin")
@@ -51,9 +52,10 @@ def why_foreign(scope: Scope, hosts: Collection[str], *, loopback_only: bool = F
 
 
 def why_not_json(scope: Scope) -> str | None:
-    """Return why the body of a request that changes something is refused unread; `None` if it is not.
+    """Return why the body of a request that changes something is refused unread; `None` means it is not.
 
-    A page of another site may send forms and plain text to any server, but JSON only to those that agree.
+    A browser lets a page of another site send forms and plain text to any server. It sends JSON only to
+    servers that allow it.
     """
     if scope["method"] in ("GET", "HEAD", "OPTIONS"):
         return None
@@ -69,19 +71,19 @@ def why_not_json(scope: Scope) -> str | None:
 
 
 def bearer_token(scope: Scope) -> str | None:
-    """Return the bearer token that came with a request."""
+    """Return the bearer token of a request; `None` means it has none."""
     kind, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
     return token.strip() if kind.lower() == "bearer" else None
 
 
 def is_token(given: str | None, known: str) -> bool:
-    """Return True if ``given`` is the token ``known``; takes as long either way."""
+    """Return True if ``given`` is the token ``known``, compared in constant time."""
     return given is not None and hmac.compare_digest(given.encode("utf-8", "replace"), known.encode())
 
 
 @lru_cache(maxsize=1000)
 def is_loopback(host: str) -> bool:
-    """Whether nobody but this machine is at ``host``."""
+    """Return True if ``host`` is a name or an address of loopback."""
     try:
         address = ip_address(host.strip("[]"))
     except ValueError:

@@ -1,4 +1,5 @@
-"""The gateway: the tasks table over HTTP, for programs that know neither Prefect nor Ray.
+"""The gateway: an HTTP API on the tasks table, for programs that use neither Prefect nor Ray.
 
-A plain ASGI app on the queue alone: while Ray is down, tasks are accepted, watched and steered as ever.
+A plain ASGI app that needs only the queue. While Ray is down, clients can still submit, watch and cancel
+tasks.
 """

@@ -1,4 +1,4 @@
-"""``python -m organism_flows.serve_apps.gateway``: the gateway under uvicorn, as the settings have it."""
+"""``python -m organism_flows.serve_apps.gateway``: runs the gateway under uvicorn, by the settings."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from organism_flows.serve_apps.gateway.http.tokens import check_binding
 
 DEFAULT_PORT = 8080
 NEIGHBOURS = 20
-"""Ports tried after the default one."""
+"""Number of ports tried, the default one included."""
 OTHER_FILES = 200
-"""Open files besides the connections of clients."""
+"""Open files allowed in addition to the connections of clients."""
 BACKLOG = 2048
 STOP_TIMEOUT_S = 3
-"""How long requests that wait for a task may delay a stop."""
+"""Longest time a stop waits for open requests, such as those that wait for a task, in seconds."""
 
 
 def main() -> int:
-    """Serve until interrupted; the exit code."""
+    """Serve until interrupted, and return the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         settings = load_settings()
@@ -52,16 +52,16 @@ def main() -> int:
 
 
 def server_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
-    """How uvicorn serves the gateway."""
+    """Return the configuration of uvicorn for the gateway."""
     return uvicorn.Config(
         app,
         http=BoundedProtocol,
         ws="none",
         limit_concurrency=settings.gateway_connections,
-        # By default uvicorn believes whatever arrives over loopback.
+        # By default uvicorn trusts the proxy headers of every request that arrives over loopback.
         proxy_headers=settings.gateway_proxies is not None,
         forwarded_allow_ips=settings.gateway_proxies or "",
-        # Warnings are one for each request that cannot be read: anybody could fill the disk.
+        # uvicorn logs one warning for each request that it cannot parse: any client could fill the disk.
         log_level="error",
         access_log=False,
         server_header=False,
@@ -70,7 +70,7 @@ def server_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
 
 
 def allow_files(wanted: int) -> None:
-    """Raise the limit of open files towards ``wanted``, as far as this user may."""
+    """Raise the limit of open files to ``wanted``, or as far as this user is allowed to."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
@@ -78,10 +78,11 @@ def allow_files(wanted: int) -> None:
 
 
 def listen(settings: Settings) -> socket.socket:
-    """A socket bound where the settings say.
+    """Return a socket that listens where the settings say.
 
     Raises:
-        ConfigurationError: It would be open to others without tokens, or cannot be bound.
+        ConfigurationError: The gateway would be open to other machines without tokens, or the address
+            cannot be bound.
     """
     host, port = settings.gateway_host, settings.gateway_port
     check_binding(settings)
@@ -100,19 +101,19 @@ def listen(settings: Settings) -> socket.socket:
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A socket that listens on ``host`` and ``port``; 0: any.
+    """Return a socket that listens on ``host`` and ``port``; port 0 means any free port.
 
     Raises:
-        OSError: It cannot be.
+        OSError: The address cannot be bound.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Named as TCP: else asyncio leaves Nagle's algorithm on, and each answer waits 40 ms for the client's
-    # delayed acknowledgement. `socket.create_server` does not name it.
+    # The protocol is named: otherwise asyncio leaves Nagle's algorithm on, and each answer waits 40 ms for
+    # the client's delayed acknowledgement. `socket.create_server` does not name it.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host.strip("[]"), port))
-        # Not later: two that are bound and do not listen yet may have one port.
+        # Listen at once: two sockets that are bound but do not listen yet may have the same port.
         listener.listen(BACKLOG)
     except BaseException:
         listener.close()

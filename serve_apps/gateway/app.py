@@ -1,4 +1,4 @@
-"""The gateway as an ASGI app: its parts, put together."""
+"""The gateway as an ASGI app, assembled from its parts."""
 
 from __future__ import annotations
 
@@ -30,16 +30,18 @@ from organism_flows.serve_apps.http_access import host_names
 
 
 def create_app(settings: Settings | None = None, *, organism: OrganismLink | None = None) -> FastAPI:
-    """The gateway, for ``uvicorn --factory organism_flows.serve_apps.gateway.app:create_app`` too.
+    """Return the gateway as an ASGI app.
 
-    Open, without tokens, it answers this machine only, wherever it is made to listen.
+    Also the factory for ``uvicorn --factory organism_flows.serve_apps.gateway.app:create_app``. Where the
+    settings switch tokens off, the app answers this machine only, whatever address it listens on.
 
     Args:
-        settings: None: from the environment.
-        organism: Who runs tasks; None: the organism's HTTP routes, where the settings or the stack say them.
+        settings: `None` means those of the environment.
+        organism: Runs tasks. `None` means the organism's HTTP routes, at the URL that the settings or the
+            state of the stack name.
 
     Raises:
-        ConfigurationError: No database is named, there is no token to ask for, or the tokens cannot be read.
+        ConfigurationError: No database is named, no token is configured, or the tokens cannot be read.
     """
     settings = settings or load_settings()
     registry = CollectorRegistry()
@@ -48,7 +50,8 @@ def create_app(settings: Settings | None = None, *, organism: OrganismLink | Non
     database = Database(
         queue_dsn(settings).get_secret_value(),
         direct_dsn=direct.get_secret_value() if direct else None,
-        # A page of an export may read the whole table; none of the others waits for its connection.
+        # A page of an export may read the whole table. With these extra connections no other request waits
+        # for one that an export holds.
         connections=CONNECTIONS + exports,
     )
     organism = organism or OrganismByHttp(partial(organism_url, settings), partial(own_headers, settings))
@@ -65,7 +68,7 @@ def create_app(settings: Settings | None = None, *, organism: OrganismLink | Non
         description=DESCRIPTION,
         version="1",
         lifespan=lifespan,
-        # They would load scripts from elsewhere.
+        # These pages would load scripts from other hosts.
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -77,7 +80,7 @@ def create_app(settings: Settings | None = None, *, organism: OrganismLink | Non
         metrics,
         registry,
         coordinator,
-        # A quarter of the connections is left to those that ask for something at once.
+        # A quarter of the connections stays free for requests that are answered at once.
         ConcurrencyLimit(
             settings.gateway_waits,
             max(1, settings.gateway_connections * 3 // 4),
@@ -94,7 +97,8 @@ def create_app(settings: Settings | None = None, *, organism: OrganismLink | Non
         coordinator_routes.router,
         health.router,
     ):
-        # Not included: a router within the router is asked anew for each request, and longer than its routes.
+        # `include_router` would nest the routers: each request would match the nested router first, which
+        # takes longer than matching its routes.
         app.router.routes.extend(router.routes)
     describe_problems(app)
     problems.install(app)

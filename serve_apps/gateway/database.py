@@ -1,4 +1,4 @@
-"""The queue behind the gateway, which need not be there when the gateway starts, nor always after."""
+"""The queue behind the gateway. Postgres may be away when the gateway starts, and at any time after."""
 
 from __future__ import annotations
 
@@ -12,24 +12,26 @@ from organism_flows.blocks.queue import Queue
 from organism_flows.blocks.queue.db.connection import TRANSIENT_ERRORS
 
 OUTAGE: tuple[type[BaseException], ...] = (OrganismError, *TRANSIENT_ERRORS)
-"""What any use of the queue raises while Postgres is away."""
+"""Errors that any use of the queue may raise while Postgres is away."""
 CONNECTIONS = 4
 OPEN_DELAYS_S = (0.2, 0.5, 1.0, 2.0)
-"""Between tries to open the queue."""
+"""Pauses between tries to open the queue, in seconds; the last one repeats."""
 FIRST_TRY_S = 5.0
-"""How long a start waits for the first of them."""
+"""Longest time a start waits for the first try to open the queue, in seconds."""
 READY_TIMEOUT_S = 3.0
 CHECK_PAUSE_S = 0.2
-"""A successful write stands for so long: anybody may ask for one."""
+"""Time for which a successful check of writes stays valid, in seconds: any client may ask for one."""
 
 
 class Database:
-    """Opens the queue as soon as Postgres lets it; from then on its pool makes broken connections anew.
+    """The gateway's queue, opened as soon as Postgres allows it.
+
+    Once the queue is open, its pool replaces broken connections.
 
     Args:
         dsn: Postgres connection URL.
-        direct_dsn: The same past a pooler.
-        connections: Most to Postgres.
+        direct_dsn: Connection URL of the same database past a pooler.
+        connections: Most connections to Postgres.
     """
 
     def __init__(self, dsn: str, *, direct_dsn: str | None = None, connections: int = CONNECTIONS) -> None:
@@ -45,21 +47,21 @@ class Database:
 
     @property
     def queue(self) -> Queue:
-        """The open queue.
+        """Return the open queue.
 
         Raises:
-            OrganismError: It could not be opened yet; why, as of the last try.
+            OrganismError: The queue could not be opened yet. The message is that of the last try.
         """
         if self._queue is None:
             raise self._reason
         return self._queue
 
     async def check(self) -> None:
-        """Return if Postgres answers and tasks can be added now, or could be a moment ago.
+        """Check that Postgres answers, and that tasks can be added now or could be `CHECK_PAUSE_S` ago.
 
         Raises:
             OrganismError: The queue is not open yet.
-            Exception: Why they cannot: Postgres does not answer, is read only, has no disk space.
+            Exception: No task can be added: Postgres does not answer, is read only, or has no disk space.
         """
         async with asyncio.timeout(READY_TIMEOUT_S), self._checking:
             if time.monotonic() - self._checked_at <= CHECK_PAUSE_S:

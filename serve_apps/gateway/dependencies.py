@@ -1,4 +1,4 @@
-"""What the routes have in common: the parts of the running app, and how its API describes errors."""
+"""What the routes share: the parts of the running app, and the descriptions of errors in its API."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from organism_flows.serve_apps.gateway.task_watcher import TaskWatcher
 
 @dataclass
 class AppState:
-    """What the app is made of."""
+    """The parts of the app."""
 
     database: Database
     waiting: TaskWatcher
@@ -32,31 +32,39 @@ class AppState:
     exports: ConcurrencyLimit
 
 
-# Coroutines, all of them: FastAPI runs anything else in a thread, which takes longer than a statement;
-# and none asks for another, because each that is asked for costs as much as some routes do.
+# All of these are coroutines: FastAPI runs other functions in a thread, which takes longer than a statement.
+# None depends on another, because each dependency costs as much as some routes do.
 
 
 async def parts(request: Request) -> AppState:
-    """Those of the app that got the request."""
+    """Return the parts of the app that received the request."""
     found: AppState = request.app.state.parts
     return found
 
 
 async def queue(request: Request) -> Queue:
-    """The queue; 503 while there is none."""
+    """Return the queue.
+
+    Raises:
+        OrganismError: The queue is not open yet; the client gets 503.
+    """
     found: AppState = request.app.state.parts
     return found.database.queue
 
 
 async def wait_slot(request: Request) -> AsyncIterator[None]:
-    """Count a request that waits, until it is answered; 429 if there are as many as may be."""
+    """Count a request that waits, until it is answered.
+
+    Raises:
+        RequestRefused: Too many requests wait already; the client gets 429.
+    """
     found: AppState = request.app.state.parts
     with found.waits.taken(str(request.state.who)):
         yield
 
 
 async def gone(request: Request) -> None:
-    """Return when the client has left."""
+    """Return when the client has disconnected."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
@@ -64,12 +72,12 @@ async def gone(request: Request) -> None:
 TheParts = Annotated[AppState, Depends(parts)]
 TheQueue = Annotated[Queue, Depends(queue)]
 WAITS = [Depends(wait_slot)]
-"""Of routes that keep a connection for long."""
+"""Dependencies of routes that keep a connection for long."""
 TaskId = Annotated[
     str,
     Path(
         description="Id of a task, or a beginning of it that no other has.",
-        # Only described: the queue says better what is wrong.
+        # Described only, not validated: the queue's error says better what is wrong.
         json_schema_extra={"pattern": "^-*([0-9A-Fa-f]-*){1,32}$"},
         examples=["019a8c6e-2f3b-7c41-9d5a-6b7c8d9e0f12", "019a8c6e2f3b"],
     ),
@@ -77,7 +85,7 @@ TaskId = Annotated[
 
 
 async def task(task_id: TaskId, request: Request) -> TaskRow:
-    """The task a path names."""
+    """Return the task whose id is in the path."""
     return await (await queue(request)).get(task_id)
 
 
@@ -85,7 +93,11 @@ TheTask = Annotated[TaskRow, Depends(task)]
 
 
 def errors(*kinds: str) -> dict[int | str, dict[str, Any]]:
-    """The problems a route may answer with, for its description; those of every route included."""
+    """Return the OpenAPI responses for the problems that a route may answer with.
+
+    Args:
+        *kinds: Keys of `TITLES`, in addition to the problems that every route may answer with.
+    """
     described: dict[int | str, dict[str, Any]] = {}
     for kind in ("unauthenticated", "forbidden", *kinds, "invalid", "too-many", "unavailable"):
         status, title = TITLES[kind]

@@ -1,7 +1,7 @@
 """The gateway as an ingress deployment of Ray Serve: ``organism_flows.serve_apps.gateway.ingress:build``.
 
-For those whose traffic comes through Serve's proxies anyway. It ends with Ray, which the gateway under
-uvicorn does not. Settings and tokens are those of the replica's environment.
+For installations whose traffic passes through Serve's proxies anyway. It stops when Ray stops; the gateway
+under uvicorn does not. Settings and tokens are those of the replica's environment.
 """
 
 from __future__ import annotations
@@ -27,25 +27,29 @@ class IngressArgs(BaseModel):
 
 
 class OrganismByHandle:
-    """The organism by the handle of its deployment. See `serve_apps.gateway.organism_link.Organism`.
+    """An `OrganismLink` that calls the organism by the handle of its deployment.
 
     Args:
-        app_name: Name of its Serve application.
+        app_name: Name of the organism's Serve application.
     """
 
     def __init__(self, app_name: str) -> None:
         self._client = OrganismClient(app_name)
 
     async def health(self) -> dict[str, Any]:
-        """What it says of its health."""
+        """Return the organism's health."""
         return await self._client.health()
 
     async def status(self) -> dict[str, Any]:
-        """What it says of its setup and load."""
+        """Return the organism's configuration and load."""
         return await self._client.status()
 
     async def running(self) -> dict[str, Any]:
-        """What runs on all its replicas."""
+        """Return what runs on all replicas of the organism.
+
+        Raises:
+            OrganismUnavailable: The client cannot ask for it, or the organism does not answer.
+        """
         ask = getattr(self._client, "running", None)
         if ask is None:
             raise OrganismUnavailable("this version does not ask for it", "use its HTTP routes: ORGANISM_URL")
@@ -53,18 +57,21 @@ class OrganismByHandle:
         return answer
 
     async def handle(self, task: dict[str, Any]) -> dict[str, Any]:
-        """The outcome of a task."""
+        """Run a task and return its outcome."""
         return await self._client.handle_task(task)
 
 
 def build(args: IngressArgs) -> Application:
-    """The application, for ``import_path`` in a Serve config file. It needs a ``route_prefix`` of its own."""
+    """Return the application, for ``import_path`` in a Serve config file.
+
+    The application needs a ``route_prefix`` of its own.
+    """
     name = args.organism
 
     def app() -> FastAPI:
         return create_app(organism=OrganismByHandle(name))
 
-    # Serve calls `app` on the replica, whose environment counts.
+    # Serve calls `app` on the replica, so the replica's environment is in effect.
     ingress: Any = serve.deployment(name="Gateway", max_ongoing_requests=1000)(serve.ingress(app)())
     application: Application = ingress.bind()
     return application

@@ -1,6 +1,7 @@
-"""The organism as the gateway sees it: something that may answer, and that it lives without.
+"""The gateway's link to the organism, which need not answer for the gateway to work.
 
-By HTTP, because the gateway stays up when Ray does not: a process connected to a Ray cluster ends with it.
+It uses HTTP because the gateway stays up when Ray does not: a process that is connected to a Ray cluster ends
+with it.
 """
 
 from __future__ import annotations
@@ -25,36 +26,40 @@ T = TypeVar("T")
 
 
 class TooManyCalls(Exception):
-    """As many calls are under way as may be."""
+    """Error: the limit of concurrent calls is reached, here or at the organism."""
 
 
 class OrganismUnknown(OrganismUnavailable):
-    """Nobody says where the organism is."""
+    """Error: neither the settings nor the state of the stack say where the organism is."""
 
 
 class OrganismLink(Protocol):
-    """Whoever runs tasks. Each method raises `OrganismUnavailable` when it does not answer."""
+    """A way to call the organism. Each method raises `OrganismUnavailable` when there is no answer."""
 
     async def health(self) -> dict[str, Any]:
-        """What `OrganismManager.health` says."""
+        """Return the answer of `OrganismManager.health`."""
 
     async def status(self) -> dict[str, Any]:
-        """What `OrganismManager.status` says."""
+        """Return the answer of `OrganismManager.status`."""
 
     async def running(self) -> dict[str, Any]:
-        """What runs on all its replicas; one of an older version does not say."""
+        """Return what runs on all replicas; an organism of an older version cannot say."""
 
     async def handle(self, task: dict[str, Any]) -> dict[str, Any]:
-        """Ask `OrganismManager.handle_incoming_task`; raise `TooManyCalls` when it takes no more calls."""
+        """Return the answer of `OrganismManager.handle_incoming_task`.
+
+        Raises:
+            TooManyCalls: The organism takes no more calls.
+        """
 
 
 class OrganismByHttp:
-    """The organism by its own HTTP routes.
+    """An `OrganismLink` that calls the organism's own HTTP routes.
 
     Args:
-        where: Their base, such as ``http://127.0.0.1:8000/organism``; None: it is not known. Asked anew each
-            time: the organism may be started after us, and move.
-        headers: Those that carry its token; read anew each time for the same reason.
+        where: Returns the base of the routes, such as ``http://127.0.0.1:8000/organism``. `None` means it is
+            not known. Called for each request: the organism may start after the gateway, and move.
+        headers: Returns the headers that carry the token. Called for each request, for the same reason.
     """
 
     def __init__(
@@ -65,23 +70,26 @@ class OrganismByHttp:
         self._http = httpx.AsyncClient(trust_env=False, timeout=STATUS_TIMEOUT_S)
 
     async def health(self) -> dict[str, Any]:
-        """What its health route says, also when that is that it is unhealthy."""
+        """Return the answer of the health route, also when it says that the organism is unhealthy."""
         return await self._answer("GET", "health", fine=(200, 503))
 
     async def status(self) -> dict[str, Any]:
-        """What its status route says."""
+        """Return the answer of the status route."""
         return await self._answer("GET", "status")
 
     async def running(self) -> dict[str, Any]:
-        """What its route of running tasks says."""
+        """Return the answer of the route of running tasks."""
         return await self._answer("GET", "running")
 
     async def handle(self, task: dict[str, Any]) -> dict[str, Any]:
-        """The outcome of a task; cancelled, it hangs up, which stops the handler."""
+        """Run a task and return its outcome.
+
+        Cancelling this call closes the connection, which stops the handler.
+        """
         return await self._answer("POST", "handle-task", json=task, timeout=None)
 
     async def aclose(self) -> None:
-        """Close its connections."""
+        """Close the HTTP connections."""
         await self._http.aclose()
 
     async def _answer(
@@ -118,7 +126,12 @@ class OrganismByHttp:
 
 
 def types_of(status: dict[str, Any]) -> list[str] | None:
-    """The task types in what `OrganismManager.status` says; None: one organ takes what the others do not."""
+    """Return the task types in an answer of `OrganismManager.status`.
+
+    Returns:
+        `None` means that a default organ takes every type that no other organ serves, or that the answer
+        names no types.
+    """
     if (status.get("config") or {}).get("default_organ"):
         return None
     return cast("list[str] | None", status.get("task_types"))
@@ -126,7 +139,7 @@ def types_of(status: dict[str, Any]) -> list[str] | None:
 
 @dataclass
 class _Kept(Generic[T]):
-    """The last answer to a question, good for a while; several who ask at once share one question."""
+    """The last answer to a question, kept for ``kept_s`` seconds. Concurrent callers share one question."""
 
     ask: Callable[[], Awaitable[T]]
     kept_s: float
@@ -156,11 +169,11 @@ class _Kept(Generic[T]):
 
 
 class Coordinator:
-    """Asks the organism as rarely as will do, and gives it no more calls at once than it is to have.
+    """Calls the organism: keeps its answers for a while, and limits how many tasks it runs at once.
 
     Args:
-        organism: Who runs tasks.
-        calls: Most calls at once.
+        organism: Runs tasks.
+        calls: Most calls of `submit` under way at once.
     """
 
     def __init__(self, organism: OrganismLink, calls: int) -> None:
@@ -171,27 +184,31 @@ class Coordinator:
         self._status = _Kept(organism.status, TYPES_KEPT_S)
 
     async def health(self) -> dict[str, Any]:
-        """Its health, a second old at most.
+        """Return the organism's health, at most 1 s old.
 
         Raises:
-            OrganismUnavailable: It does not answer.
+            OrganismUnavailable: The organism does not answer.
         """
         return await self._health()
 
     async def types(self) -> list[str] | None:
-        """The types it serves, ten seconds old at most; None: it takes any, or it does not answer."""
+        """Return the task types that the organism serves, at most 10 s old.
+
+        Returns:
+            `None` means that the organism takes any type, or that it does not answer.
+        """
         try:
             return types_of(await self._status())
         except OrganismUnavailable:
             return None
 
     async def submit(self, task: DirectTask) -> dict[str, Any]:
-        """Run a task, outside of the queue.
+        """Run a task outside of the queue, and return its outcome.
 
         Raises:
-            Busy: As many as may be are under way, here or there.
-            OrganismUnavailable: Nobody took it.
-            TimeoutError: It took longer than its deadline; its handler is told to stop.
+            TooManyCalls: The limit of concurrent calls is reached, here or at the organism.
+            OrganismUnavailable: The organism does not answer, or answers with an error.
+            TimeoutError: The task took longer than its deadline. Its handler is asked to stop.
         """
         if self._under_way >= self._calls:
             raise TooManyCalls
@@ -203,6 +220,6 @@ class Coordinator:
             self._under_way -= 1
 
     async def aclose(self) -> None:
-        """Close what it asks by."""
+        """Close the connections to the organism."""
         if isinstance(self._organism, OrganismByHttp):
             await self._organism.aclose()

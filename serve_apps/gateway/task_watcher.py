@@ -1,7 +1,7 @@
-"""Waiting for tasks: one statement for all that anybody waits for, while somebody does.
+"""Waiting for tasks: one statement polls all tasks that clients wait for, as long as any client waits.
 
-Nothing is added to settlements: Postgres says nothing of its own accord when a task ends, and a poll costs
-only whoever waits (docs/decisions/0011-gateway.md).
+Settlements do nothing extra: Postgres does not notify of its own accord when a task ends, and polling costs
+only those who wait (docs/decisions/0011-gateway.md).
 """
 
 from __future__ import annotations
@@ -18,24 +18,25 @@ from organism_flows.blocks.queue import FINISHED, TaskState
 from organism_flows.serve_apps.gateway.database import OUTAGE
 
 POLL_PAUSE_S = 0.02
-"""Shortest time between two polls."""
+"""Shortest pause between two polls, in seconds."""
 POLL_SHARE = 20
-"""At most one in so many seconds goes into polling, however many are waited for,"""
+"""Upper bound on the share of time spent polling, as 1/N, unless `POLL_PAUSE_LIMIT_S` ends the pause."""
 POLL_PAUSE_LIMIT_S = 2.0
-"""unless that were to mean a longer pause than this."""
+"""Longest pause between two polls, in seconds."""
 OUTAGE_PAUSE_S = 0.5
+"""Pause after a poll that failed, in seconds."""
 
 logger = logging.getLogger("organism.gateway")
 
 
 class _Watcher(Protocol):
-    """Somebody who waits, and is given how each task that they wait for stands."""
+    """Receives the state of each task that a client waits for."""
 
     def tell(self, task_id: UUID, state: TaskState | None) -> None: ...
 
 
 class _OfOne:
-    """What one waiter has been told, and has not yet looked at."""
+    """Watcher of one task: keeps its newest state until the client reads it."""
 
     def __init__(self) -> None:
         self.told = asyncio.Event()
@@ -49,7 +50,7 @@ class _OfOne:
 
 
 class _OfMany:
-    """Which of many tasks have ended, or are gone, since that was last asked."""
+    """Watcher of many tasks: collects those that have ended, or are gone, until the client reads them."""
 
     def __init__(self) -> None:
         self.told = asyncio.Event()
@@ -62,10 +63,10 @@ class _OfMany:
 
 
 class TaskWatcher:
-    """Everybody who waits for a task.
+    """Polls the tasks that clients wait for, and passes their states on.
 
     Args:
-        states: Reads how tasks stand; one that does not exist is left out.
+        states: Reads the states of tasks, by id. A task that does not exist is left out.
     """
 
     def __init__(self, states: Callable[[Sequence[UUID]], Awaitable[dict[UUID, TaskState]]]) -> None:
@@ -87,14 +88,16 @@ class TaskWatcher:
 
     @property
     def waiters(self) -> int:
-        """How many wait now."""
+        """Return the number of waits: a request that waits for ten tasks counts ten times."""
         return sum(len(watchers) for watchers in self._watchers.values())
 
     async def changes(self, task_id: UUID) -> AsyncGenerator[TaskState | None, None]:
-        """How a task stands now, and each time that has changed, until it has ended.
+        """Yield the state of a task now and after each change, until the task has ended.
 
-        What changes twice between two looks is seen once. None: the task does not exist, or not any more.
-        An outage is waited out.
+        Of several changes between two polls only the last is seen. An outage of Postgres is waited out.
+
+        Yields:
+            `None` means that the task does not exist, or no longer exists.
         """
         watcher = _OfOne()
         self._add(task_id, watcher)
@@ -109,9 +112,12 @@ class TaskWatcher:
             self._remove(task_id, watcher)
 
     async def ends(self, task_ids: Collection[UUID]) -> AsyncGenerator[dict[UUID, TaskState | None], None]:
-        """Yield those of many tasks that have ended since the last time, until all have; None: it is gone.
+        """Yield those of many tasks that have ended since the last time, until all have.
 
-        As for one, an outage is waited out.
+        An outage of Postgres is waited out.
+
+        Yields:
+            States by task id. `None` means that the task does not exist, or no longer exists.
         """
         left = set(task_ids)
         watcher = _OfMany()
@@ -147,7 +153,8 @@ class TaskWatcher:
             started = time.monotonic()
             pause = OUTAGE_PAUSE_S
             try:
-                # Those who come while it is read are not told: it may be older than what they have seen.
+                # Watchers that are added during the read are left out: the states that are read may be older
+                # than what those clients have seen.
                 asked = {task_id: list(watchers) for task_id, watchers in self._watchers.items()}
                 states = await self._states(list(asked))
                 for task_id, watchers in asked.items():

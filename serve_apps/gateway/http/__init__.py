@@ -1,1 +1,1 @@
-"""HTTP for all routes of the gateway: tokens, limits, bodies, problem details, OpenAPI."""
+"""What all routes of the gateway share: tokens, limits, bodies, problem details, OpenAPI."""

@@ -1,6 +1,6 @@
-"""The door: who is let in, how much they may bring, and what every answer carries.
+"""Middleware that admits or refuses requests, limits their bodies, and adds headers to every answer.
 
-It stands before everything else, so that nothing of a request is read for somebody who may not make it.
+It runs before everything else, so that no body is read of a request that is not allowed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from organism_flows.serve_apps.http_access import (
 )
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json"})
-"""What may be read without a token."""
+"""Paths that may be read without a token."""
 LONG_POLL_PATHS = (
     "/wait",
     "/events",
@@ -36,13 +36,14 @@ LONG_POLL_PATHS = (
     "/api/tasks/redrive",
     "/coordinator/submit",
 )
-"""Ends of the paths of requests that may take their time."""
+"""Ends of the paths of requests that may take longer than `REQUEST_TIMEOUT_S`."""
 SUBMITTING = frozenset({("POST", "/api/tasks"), ("POST", "/coordinator/submit")})
 READING = frozenset({("POST", "/api/tasks/wait")})
 QUERY_LIMIT = 100
-"""Most parameters of a query: each that is wrong makes an error."""
+"""Most parameters of a query: each wrong one makes an error."""
 REQUEST_TIMEOUT_S = 20.0
-"""For those that meet a Postgres that has fallen silent, or wait for a connection to it."""
+"""Longest time for any other request, in seconds. It ends requests that wait for a connection to Postgres,
+or for a Postgres that no longer answers."""
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -50,7 +51,7 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-# As ASGI has them, because setting them one by one takes as long as reading the request.
+# In the form that ASGI has, because setting them one by one takes as long as reading the request.
 _HEADERS = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 _NAMES = frozenset(name for name, _ in _HEADERS)
 
@@ -61,11 +62,13 @@ class AuthMiddleware:
     """ASGI middleware around the whole gateway.
 
     Args:
-        tokens: Whom to let in; None: whoever is on this machine.
-        hosts: Names of this gateway besides those of loopback.
-        rate: How often; None: as often as they like.
+        app: The app behind it.
+        tokens: The tokens that are accepted. `None` means that no token is needed, and that only this machine
+            is answered.
+        hosts: Host names of this gateway, in addition to those of loopback.
+        rate: Limit of the requests of one client. `None` means no limit.
         body_limit: Longest body, in bytes.
-        requests: Counts them.
+        requests: Counter of the requests.
     """
 
     def __init__(
@@ -106,7 +109,7 @@ class AuthMiddleware:
             async with asyncio.timeout(patience):
                 await self._app(scope, self._limited(scope, receive), answer)
         except Exception as error:
-            # Of an answer that had begun, Starlette says only that, and what was wrong is its cause.
+            # If the answer had begun, Starlette's error says only that. The original error is its cause.
             if status and isinstance(error.__cause__, Exception):
                 error = error.__cause__
             refused = refusal(error)
@@ -114,7 +117,7 @@ class AuthMiddleware:
                 logger.exception("a request failed: %s %s", scope["method"], scope["path"])
                 refused = RequestRefused("defect", "it is in the gateway's log")
             if status:
-                # The answer has begun. All that is left is to end it badly: uvicorn closes the connection.
+                # An answer that has begun can only be cut off: uvicorn closes the connection.
                 logger.warning("an answer was broken off: %s %s: %s", scope["method"], scope["path"], error)
                 return
             await refused.response()(scope, receive, answer)
@@ -122,7 +125,11 @@ class AuthMiddleware:
             self._requests.count(scope, status)
 
     def _admit(self, scope: Scope) -> str | None:
-        """Let a request in, or refuse it; whose it is, `None` for one without a token that needs none."""
+        """Return the name of the client that sent a request, or refuse the request.
+
+        Returns:
+            `None` means that no known token came with it and that its path needs none.
+        """
         if reason := why_foreign(scope, self._hosts, loopback_only=self._tokens is None):
             raise RequestRefused("forbidden", reason)
         if self._tokens is None:
@@ -179,7 +186,7 @@ class AuthMiddleware:
 
 
 def scope_needed(method: str, path: str) -> TokenScope:
-    """What a token must be for, to make a request."""
+    """Return the scope that a request needs its token to have."""
     if method in ("GET", "HEAD") or (method, path) in READING:
         return "read"
     return "submit" if (method, path) in SUBMITTING else "operate"

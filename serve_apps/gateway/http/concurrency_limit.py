@@ -1,4 +1,4 @@
-"""How many requests of a kind may be under way at once."""
+"""Limit of the requests of one kind that are under way at once."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from organism_flows.serve_apps.gateway.http.problems import RequestRefused
 
 
 class ConcurrencyLimit:
-    """Counts requests that take long, each of which keeps a connection.
+    """Counter of requests that take long and keep a connection each.
 
     Args:
-        per_holder: Most of one token.
-        overall: Most of all together.
-        doing: What they do: "... requests of this token ``doing`` already".
-        next_step: What to do when there are as many as may be.
+        per_holder: Most requests of one token.
+        overall: Most requests of all tokens together.
+        doing: What the requests do, as a verb for the error "... requests of this token ``doing`` already".
+        next_step: What a client can do when the limit is reached.
     """
 
     def __init__(self, per_holder: int, overall: int, doing: str, next_step: str) -> None:
@@ -28,15 +28,15 @@ class ConcurrencyLimit:
 
     @property
     def total(self) -> int:
-        """How many are under way."""
+        """Return the number of requests under way."""
         return self._held.total()
 
     @contextmanager
     def taken(self, holder: str) -> Iterator[None]:
-        """Count one more of ``holder`` for as long as the block runs.
+        """Count one more request of ``holder`` for as long as the block runs.
 
         Raises:
-            Refused: There are as many as may be.
+            RequestRefused: The limit is reached.
         """
         if self._held[holder] >= self._per_holder or self._held.total() >= self._overall:
             raise RequestRefused(

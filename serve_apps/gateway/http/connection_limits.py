@@ -1,7 +1,7 @@
-"""Connections to the gateway: what each may send, and how long that may take, before a token is asked for.
+"""Limits of each connection to the gateway, in bytes and in time. They apply before a token is checked.
 
 uvicorn's own protocol reads a head of any length, in time that grows with its square (12 s for a header of
-20 MB, httptools 0.9), and waits for half a request for ever.
+20 MB, httptools 0.9). And it waits for ever for the rest of a request.
 """
 
 from __future__ import annotations
@@ -13,39 +13,40 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_LIMIT = 32_768
-"""Longest request line and headers, in bytes; also of what is between two pieces of a body."""
+"""Longest request line and headers, in bytes; also the most bytes between two pieces of a body."""
 HEADERS_LIMIT = 100
 READ_TIMEOUT_S = 20.0
-"""Longest time a request may take to arrive, and a new connection to send one, in seconds."""
+"""Longest time for a request to arrive, and for a new connection to send its first one, in seconds."""
 PIPELINE_LIMIT = 16
 """Most requests that may wait on one connection for the answer to an earlier one."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with bounds. `limit_concurrency` of its configuration is the most connections."""
+    """Protocol of uvicorn with limits. `limit_concurrency` of its configuration limits the connections."""
 
     transport: asyncio.Transport
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.quiet_since = self.loop.time()
-        """When it began to have no request under way."""
+        """When the connection opened or its last answer ended, by the loop's clock."""
         self._deadline: asyncio.TimerHandle | None = None
         self._head = 0
-        """Bytes that came since the last piece of a body."""
+        """Bytes received since the last piece of a body."""
         self._length = 0
-        """Of the head as far as it is read."""
+        """Bytes of the head that are parsed."""
         self._excess: HTTPStatus | None = None
 
     @property
     def is_quiet(self) -> bool:
-        """True if no answer is being worked on."""
+        """Return True if no request is under way."""
         return self.cycle is None or self.cycle.response_complete or self.transport.is_closing()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         limit = self.config.limit_concurrency
         if limit is not None and len(self.connections) >= limit - 1:
-            # The new one is more likely to be of use. If all have a request under way, uvicorn answers 503.
+            # A new connection is more likely to be used than the one that has been quiet for longest. If all
+            # have a request under way, uvicorn answers 503.
             quiet = [each for each in self.connections if isinstance(each, BoundedProtocol) and each.is_quiet]
             if quiet:
                 oldest = min(quiet, key=lambda each: each.quiet_since)
@@ -81,7 +82,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._exceed(HTTPStatus.REQUEST_URI_TOO_LONG)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # Those after a body in chunks come here too.
+        # Trailers, the headers after a chunked body, come here too.
         super().on_header(name, value)
         self._length += len(name) + len(value)
         if self._length > HEAD_LIMIT or len(self.headers) > HEADERS_LIMIT:
@@ -104,7 +105,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refuse(self._excess or HTTPStatus.BAD_REQUEST)
 
     def _exceed(self, status: HTTPStatus) -> None:
-        # Raised through the parser, which stops there and has uvicorn refuse the request.
+        # The error passes through the parser, which stops. Then uvicorn calls `send_400_response`.
         self._excess = status
         raise ValueError(status.phrase)
 
@@ -117,7 +118,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._deadline = None
 
     def _refuse(self, status: HTTPStatus) -> None:
-        """Say what was wrong, unless an answer is on its way or nothing was asked, and close."""
+        """Close the connection. First send the error, unless an answer is on its way or nothing arrived."""
         if self.transport.is_closing():
             return
         cycle = self.cycle

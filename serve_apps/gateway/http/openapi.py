@@ -1,4 +1,4 @@
-"""The published OpenAPI description: FastAPI's, the problems that no route returns, and the tokens."""
+"""The published OpenAPI description: FastAPI's, with the schema of problems and the tokens added."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ DESCRIPTION = """Submit, watch and steer tasks. Errors are problem details (RFC 
 Where tokens are configured, a request needs `Authorization: Bearer TOKEN`: of scope `read` to look, `submit`
 to add tasks as well, `operate` for everything."""
 BEARER = {"type": "http", "scheme": "bearer", "description": "Where tokens are configured."}
-"""Not FastAPI's own, which would look at each request too: `Guard` is who asks for it."""
+"""Security scheme of the tokens. FastAPI's own would check each request too, which `AuthMiddleware` does."""
 
 
 def describe_problems(app: FastAPI) -> None:
-    """Add what the errors of every route refer to, and which routes ask for a token."""
+    """Add the schema that the errors of every route refer to, and mark the routes that need a token."""
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Errors as problem details (RFC 9457): one shape, whatever went wrong and wherever."""
+"""Errors as problem details (RFC 9457): one shape for every error."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ TITLES = {
 }
 """Status and title by kind."""
 OPERATORS_STATES = ("0P", "28", "3D", "3F", "42501", "42P01", "42703", "42883", "F0", "XX")
-"""SQLSTATEs, by their beginnings, of a database that is not as the gateway needs it: login, rights, schema.
-The others that stay are a mistake in our own statements."""
+"""Beginnings of the SQLSTATEs of a database that is not as the gateway needs it: login, rights, schema.
+Other errors that do not pass with time are mistakes in the gateway's own statements."""
 KIND_BY_STATUS = {400: "bad-request", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
 
 
 class RequestRefused(Exception):
-    """Ends a request with a problem."""
+    """Error that ends a request with a problem."""
 
     def __init__(
         self,
@@ -85,14 +85,14 @@ class RequestRefused(Exception):
             self.headers["Retry-After"] = str(RETRY_AFTER_S)
 
     def response(self) -> Response:
-        """What the client gets."""
+        """Return the response for the client."""
         return Response(
             self.problem.model_dump_json(), self.problem.status, headers=self.headers, media_type=PROBLEM_TYPE
         )
 
 
 def refusal(error: Exception) -> RequestRefused | None:
-    """The problem that ``error`` is for a client; None: it is a defect of ours."""
+    """Return the problem that ``error`` is for a client; `None` means it is a defect of the gateway."""
     match error:
         case RequestRefused():
             return error
@@ -158,7 +158,7 @@ def _invalid(error: RequestValidationError) -> RequestRefused:
 
 
 def _place(location: tuple[Any, ...]) -> str:
-    # `one` and `many` are the names of the two forms of a submission, not of anything that was sent.
+    # `one` and `many` name the two forms of a submission, not a part of what the client sent.
     if location[:1] == ("body",) and location[1:2] in (("one",), ("many",)):
         location = (location[0], *location[2:])
     return ".".join(_readable(str(part))[:SHOWN_CHARACTERS] for part in location)
@@ -169,7 +169,7 @@ def _message(error: dict[str, Any]) -> str:
 
 
 def _shown(value: Any) -> Any:
-    """``value``, if it is short and simple; else what it is."""
+    """Return ``value`` if it is short and simple, else a description of it."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
@@ -186,12 +186,12 @@ def _shown(value: Any) -> Any:
 
 
 def _readable(text: str) -> str:
-    """``text`` with halves of surrogate pairs, which no answer can carry, written out."""
+    """Return ``text`` with lone surrogates escaped: no answer can carry them."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _allowed(request: Request) -> list[str]:
-    """The methods of a path. Starlette tells only those of the first of its routes."""
+    """Return the methods of a path. Starlette names only those of the first route of the path."""
     routes = [route for route in request.app.routes if isinstance(route, Route)]
     fitting = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
     same = [route for route in fitting if route.path == fitting[0].path and route.include_in_schema]
@@ -199,7 +199,7 @@ def _allowed(request: Request) -> list[str]:
 
 
 def install(app: FastAPI) -> None:
-    """Make every error of ``app`` a problem; what is none of those below is a defect, for `Guard`."""
+    """Make every expected error of ``app`` a problem. `AuthMiddleware` reports all others as defects."""
 
     async def answer(request: Request, error: Exception) -> Response:
         refused = refusal(error)

@@ -1,4 +1,4 @@
-"""How many requests one client may make."""
+"""Rate limit of the requests of one client."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from organism_flows.serve_apps.gateway.http.problems import RequestRefused
 
 
 class RateLimit:
-    """Counts the requests of each client over the last second.
+    """Counter of each client's requests in the last second.
 
     Args:
-        requests: Most of them.
+        requests: Most requests of one client in a second.
     """
 
     def __init__(self, requests: int) -> None:
@@ -27,7 +27,7 @@ class RateLimit:
         """Count a request of ``client``.
 
         Raises:
-            Refused: It has made as many as may be.
+            RequestRefused: The client has reached the limit.
         """
         if await self._limiter.hit(self._item, client):
             return

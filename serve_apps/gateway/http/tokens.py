@@ -1,4 +1,4 @@
-"""Who may do what: bearer tokens, known by their SHA-256 alone, each with a scope and perhaps a name."""
+"""Bearer tokens, kept as their SHA-256 only, each with a scope and perhaps a name."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from organism_flows.serve_apps.http_access import is_loopback
 
 Scope: TypeAlias = Literal["read", "submit", "operate"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
-"""Each may do what those before it may."""
+"""The scopes in rising order: each allows all that those before it allow."""
 LOOK_EVERY_S = 1.0
+"""Shortest time between two checks for changes of the file, in seconds."""
 _LINE = re.compile(r"(\w+):([0-9a-fA-F]{64})")
 
 
@@ -30,25 +31,25 @@ logger = logging.getLogger("organism.gateway")
 
 @dataclass(frozen=True)
 class Holder:
-    """Who has a token."""
+    """The holder of a token."""
 
     scope: Scope
     name: str
-    """What stands after # beside the token, else the beginning of its digest."""
+    """Text after # in the line of the token, else the beginning of the token's digest."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens that are taken."""
+    """The tokens that are accepted."""
 
     holders: dict[bytes, Holder]
-    """By SHA-256 digest."""
+    """Holders by the SHA-256 digest of their token."""
 
     def holder_of(self, token: str) -> Holder | None:
-        """Who has ``token``; None: it is none of ours."""
+        """Return the holder of ``token``; `None` means the token is unknown."""
         digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
         found: Holder | None = None
-        # All of them, each in constant time: how long it takes tells nothing of which is near.
+        # Compare with all of them, each in constant time: the duration must not reveal which one is similar.
         for known, holder in self.holders.items():
             if hmac.compare_digest(known, digest):
                 found = holder
@@ -56,14 +57,14 @@ class Tokens:
 
 
 class TokenFile:
-    """The tokens of a file as it is now: who adds or takes away a line need not restart the gateway.
+    """The tokens of a file. Changes of the file take effect without a restart of the gateway.
 
     Args:
-        path: The file, as `read_tokens` reads it.
-        own: A token that is taken besides, for everything.
+        path: The file, in the format of `read_tokens`.
+        own: Another token, which allows everything.
 
     Raises:
-        ConfigurationError: The file cannot be read or understood, or holds no token.
+        ConfigurationError: The file cannot be read or parsed, or holds no token.
     """
 
     def __init__(self, path: Path, own: SecretStr | None = None) -> None:
@@ -75,7 +76,7 @@ class TokenFile:
 
     @property
     def tokens(self) -> Tokens:
-        """Those of the last file that could be understood, a second late at most."""
+        """Return the tokens of the last valid version of the file, at most 1 s late."""
         if time.monotonic() >= self._due:
             self._due = time.monotonic() + LOOK_EVERY_S
             if (seen := self._look()) != self._seen:
@@ -92,12 +93,12 @@ class TokenFile:
             seen = self._path.stat()
         except OSError:
             return None
-        # Not the time alone: an editor's new file may have that of the old one.
+        # The time alone is not enough: an editor's new file may have the time of the old one.
         return seen.st_mtime_ns, seen.st_size, seen.st_ino
 
 
 class OwnToken:
-    """The one token of this user's stack.
+    """The single token of this user's stack.
 
     Args:
         own: The token.
@@ -108,7 +109,7 @@ class OwnToken:
 
 
 def with_own(tokens: Tokens, own: SecretStr | None) -> Tokens:
-    """Return ``tokens`` and, for everything, that of the user whose gateway it is."""
+    """Return ``tokens`` with ``own`` added: the token of the gateway's user, which allows everything."""
     if own is None:
         return tokens
     digest = hashlib.sha256(own.get_secret_value().encode()).digest()
@@ -116,10 +117,10 @@ def with_own(tokens: Tokens, own: SecretStr | None) -> Tokens:
 
 
 def tokens_of(settings: Settings) -> TokenFile | OwnToken | None:
-    """Return the tokens that the gateway takes; `None` if it is to ask for none.
+    """Return the tokens that the gateway accepts; `None` means that no token is needed.
 
     Raises:
-        ConfigurationError: There is none to ask for, or the file of tokens cannot be read.
+        ConfigurationError: No token is configured, or the file of tokens cannot be read.
     """
     if settings.gateway_open:
         return None
@@ -136,15 +137,15 @@ def tokens_of(settings: Settings) -> TokenFile | OwnToken | None:
 
 
 def covers(held: Scope, needed: Scope) -> bool:
-    """Whether a token of scope ``held`` may do what needs ``needed``."""
+    """Return True if a token of scope ``held`` allows what needs the scope ``needed``."""
     return SCOPES.index(held) >= SCOPES.index(needed)
 
 
 def read_tokens(path: Path) -> Tokens:
-    """The tokens in a file, one ``scope:sha256hex  # name`` a line; empty lines are skipped.
+    """Return the tokens in a file with one ``scope:sha256hex  # name`` per line; skip empty lines.
 
     Raises:
-        ConfigurationError: It cannot be read or understood, or holds none.
+        ConfigurationError: The file cannot be read or parsed, or holds no token.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -161,7 +162,7 @@ def read_tokens(path: Path) -> Tokens:
         match = _LINE.fullmatch(text)
         scope = next((scope for scope in SCOPES if match and match[1] == scope), None)
         if match is None or scope is None:
-            # Not the line itself: somebody may have written a token there.
+            # Do not show the line: it may hold a token by mistake.
             raise ConfigurationError(
                 f"{path}, line {number} is not scope:sha256hex with one of {', '.join(SCOPES)}",
                 "make one by `printf %s TOKEN | sha256sum`",
@@ -173,10 +174,10 @@ def read_tokens(path: Path) -> Tokens:
 
 
 def check_binding(settings: Settings) -> None:
-    """Refuse to listen where other machines are without a token that was chosen for them.
+    """Refuse to listen on an address that other machines reach, unless the settings name a token.
 
     Raises:
-        ConfigurationError: The host is not loopback, and the settings name no token.
+        ConfigurationError: The host is not loopback, and the settings name no token or need none.
     """
     host = settings.gateway_host
     named = settings.gateway_tokens is not None or settings.token is not None

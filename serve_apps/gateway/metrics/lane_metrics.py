@@ -1,4 +1,4 @@
-"""What lanes count, as Prometheus has it: sums over every lane there ever was, which therefore never fall."""
+"""Counters of the lanes, for Prometheus: sums over every lane that ever ran, so they never fall."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ HISTOGRAMS = {
 
 
 def lane_metrics(figures: Mapping[str, float]) -> Iterator[Metric]:
-    """Every metric there is of lanes, also those that have counted nothing yet.
+    """Yield every metric of lanes, including those that have counted nothing yet.
 
     Args:
-        figures: Numbers by their names in `blocks.queue.counters`.
+        figures: Counts by their names in `blocks.queue.counters`.
     """
     for name, (metric, says) in COUNTERS.items():
         yield CounterMetricFamily(metric, says, value=figures.get(name, 0.0))
@@ -43,7 +43,7 @@ def lane_metrics(figures: Mapping[str, float]) -> Iterator[Metric]:
         labels=["status"],
     )
     for status in ENDED:
-        # A task may also end with the lane that held it.
+        # A task may also end when it is taken back from a lost lane.
         ended = figures.get(status, 0.0) + figures.get(f"reaped.{status}", 0.0)
         settlements.add_metric([status], ended)
     yield settlements

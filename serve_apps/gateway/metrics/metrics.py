@@ -1,4 +1,4 @@
-"""What Prometheus is told: how much waits and for how long, who works it off, and what the gateway does."""
+"""Metrics for Prometheus: the tasks by type and status, the lanes, the pauses, the gateway's requests."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from organism_flows.serve_apps.gateway.metrics.lane_metrics import lane_metrics
 from organism_flows.serve_apps.gateway.metrics.organ_metrics import Organs
 
 TYPES_LIMIT = 100
-"""Most task types that are told apart: types come from whoever submits, and every label is kept for ever."""
+"""Most task types with a label of their own: submitters choose types, and every label is kept for ever."""
 OTHERS = "(others)"
 READ_SHARE = 20
-"""At most one in so many seconds goes into counting, which reads the whole table."""
+"""Upper bound on the share of time spent counting, as 1/N: a count reads the whole table."""
 METHODS = ("GET", "POST")
 
 
 class Requests:
-    """Counts requests by route, which are few, unlike paths."""
+    """Counter of requests by route. Routes are few, unlike paths."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._requests = Counter(
@@ -41,7 +41,7 @@ class Requests:
         )
 
     def count(self, scope: Scope, status: int) -> None:
-        """Count a request that was answered with ``status``; 0: not at all."""
+        """Count a request that was answered with ``status``; 0 means that it was not answered."""
         method = scope["method"] if scope["method"] in METHODS else "(other)"
         route = getattr(scope.get("route"), "path", "(none)")
         self._requests.labels(method, route, status or "(none)").inc()
@@ -49,19 +49,19 @@ class Requests:
 
 @dataclass
 class QueueFigures:
-    """What one look at the queue found."""
+    """The results of one count of the queue."""
 
     depths: list[Depth] = field(default_factory=list)
     lanes: dict[str, int] = field(default_factory=dict)
     pauses: dict[str, int] = field(default_factory=dict)
     counted: dict[str, float] = field(default_factory=dict)
-    """By lanes."""
+    """Counts of the lanes, by name."""
     work: LongWork | None = None
-    """None: not asked yet."""
+    """`None` means that it has not been read yet."""
 
 
 class QueueMetrics(Collector):
-    """The queue's figures, counted when they are asked for, as far as that may be."""
+    """Metrics of the queue, counted when Prometheus asks, within the bound of `READ_SHARE`."""
 
     def __init__(self, registry: CollectorRegistry, database: Database, organs: Organs) -> None:
         self._database = database
@@ -73,7 +73,7 @@ class QueueMetrics(Collector):
         registry.register(self)
 
     async def look(self) -> None:
-        """Count anew, unless the last count took so long that it is not due yet."""
+        """Ask the organism, and count the queue again unless the last count was too recent for its cost."""
         async with self._looking:
             await self.organs.look()
             started = time.monotonic()
@@ -86,7 +86,7 @@ class QueueMetrics(Collector):
                 self._figures = None
 
     def collect(self) -> Iterator[Metric]:
-        """The figures of the last look."""
+        """Yield the metrics of the last count."""
         yield from self.organs.collect()
         figures = self._figures
         yield GaugeMetricFamily(
@@ -118,7 +118,7 @@ class QueueMetrics(Collector):
 
 
 def exposition(registry: CollectorRegistry) -> bytes:
-    """Every metric, in the text format of Prometheus."""
+    """Return every metric, in the text format of Prometheus."""
     return generate_latest(registry)
 
 
@@ -158,7 +158,7 @@ async def _figures(queue: Queue) -> QueueFigures:
 
 
 def _folded(depths: list[Depth]) -> list[Depth]:
-    """The types with the most tasks, and the others as one."""
+    """Return the depths of the types with the most tasks, and the others summed up as one type."""
     sizes: Count[str] = Count()
     for depth in depths:
         sizes[depth.type] += depth.tasks

@@ -1,4 +1,4 @@
-"""How busy the organism's organs are, asked of it when Prometheus asks us."""
+"""Load of the organs, read from the organism whenever Prometheus asks for the metrics."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from organism_flows.blocks.long_work import OrganismWork
 from organism_flows.serve_apps.gateway.organism_link import OrganismLink, OrganismUnknown, TooManyCalls
 
 TIMEOUT_S = 1.0
-"""A scrape waits no longer for an organism."""
+"""Longest time a scrape waits for each answer of the organism, in seconds."""
 KEPT_S = 60.0
-"""How long a replica's answer stands. Each request reaches one replica, so of several the figures are those
-of the ones that have answered meanwhile."""
+"""Time for which a replica's answer is kept, in seconds. Each request reaches one replica. With several
+replicas, the metrics are those of the replicas that have answered within this time."""
 
 Count = Annotated[int, Field(ge=0)]
 
 
 class OrganLoad(BaseModel):
-    """What one organ of a replica has to do."""
+    """The load of one organ on a replica."""
 
     in_flight: Count
     waiting: Count
 
 
 class Answer(BaseModel):
-    """What is read of the organism's status."""
+    """The part of the organism's status that is read."""
 
     replica: str | None = None
     organs: dict[str, OrganLoad]
 
 
 class Organs:
-    """Asks for the load of organs.
+    """Reads the load of the organs.
 
     Args:
-        organism: Whose they are.
+        organism: The organism that has the organs.
     """
 
     def __init__(self, organism: OrganismLink) -> None:
@@ -53,7 +53,10 @@ class Organs:
         self._work: OrganismWork | None = None
 
     async def look(self) -> None:
-        """Ask once. Never raises: an organism that is away is a figure too."""
+        """Ask the organism once.
+
+        Never raises: that the organism does not answer is a metric too.
+        """
         now = time.monotonic()
         self._work = None
         try:
@@ -70,13 +73,13 @@ class Organs:
         if not self._up:
             self._answers.clear()
             return
-        # One of an older version has no such route: then those metrics are missing.
+        # An organism of an older version has no such route. Then these metrics are missing.
         with suppress(OrganismUnavailable, TooManyCalls, TimeoutError):
             async with asyncio.timeout(TIMEOUT_S):
                 self._work = OrganismWork.of(await self._organism.running())
 
     def collect(self) -> Iterator[Metric]:
-        """What the last look found; nothing while it is not known where the organism is."""
+        """Yield the metrics of the last answer; none while it is not known where the organism is."""
         if self._up is None:
             return
         yield GaugeMetricFamily(

@@ -1,1 +1,1 @@
-"""The routes of the gateway, by what they are about."""
+"""The routes of the gateway, by subject."""

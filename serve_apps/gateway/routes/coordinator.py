@@ -1,4 +1,4 @@
-"""The routes to the organism itself: how it is, and a task straight to it, past the queue."""
+"""The routes that call the organism itself: its health, and a task that runs at once, past the queue."""
 
 from typing import Any
 
@@ -21,7 +21,10 @@ router = APIRouter(prefix="/coordinator", tags=["coordinator"], route_class=Rout
 
 @router.get("/health", summary="How the organism is", responses=UNHEALTHY)
 async def health(parts: TheParts, response: Response) -> OrganismHealth:
-    """Whether the organism serves, in its own words. Degraded: it does, but not by its latest setup."""
+    """Return the organism's health, as the organism reports it.
+
+    `degraded` means that it serves, but not with its latest configuration.
+    """
     try:
         said = await parts.coordinator.health()
     except OrganismUnavailable as error:
@@ -40,10 +43,10 @@ async def health(parts: TheParts, response: Response) -> OrganismHealth:
     responses=errors("bad-request", "too-large", "not-json", "busy", "no-organism", "deadline"),
 )
 async def submit(task: DirectTask, parts: TheParts) -> DirectOutcome:
-    """Have the organism run a task, and answer with its outcome, also when that is an error.
+    """Run a task on the organism, and answer with its outcome, also when the task fails.
 
-    Nothing is written down: should anything die meanwhile, the task is lost, and nothing tries it again. When
-    the deadline is over its handler is told to stop.
+    The task is not stored. If a process dies meanwhile, the task is lost, and nothing retries it. When the
+    deadline is over, its handler is asked to stop.
     """
     try:
         return DirectOutcome.model_validate(await parts.coordinator.submit(task))

@@ -1,4 +1,4 @@
-"""The route that exports tasks with their params and results, for as many as there are."""
+"""The route that exports any number of tasks with their params and results."""
 
 import asyncio
 import io
@@ -18,13 +18,14 @@ from organism_flows.serve_apps.gateway.dependencies import AppState, TheQueue, e
 from organism_flows.serve_apps.gateway.http.json_body import Route
 
 PAGE_BYTES = 1_000_000
-"""Of a page, as stored. Postgres compresses up to a hundredfold, and a page is held in memory unpacked."""
+"""Size of a page as stored, in bytes. Postgres compresses up to a hundredfold, and a page is held in memory
+decompressed."""
 
 router = APIRouter(prefix="/api/tasks", tags=["tasks"], route_class=Route)
 
 
 class ExportQuery(TaskFilter):
-    """Which tasks, and how they are written."""
+    """Which tasks to export, and in which format."""
 
     format: Format = Field(
         default="jsonl", description="JSON lines, or CSV or Parquet with params and results as JSON text."
@@ -32,7 +33,11 @@ class ExportQuery(TaskFilter):
 
 
 async def export_slot(request: Request) -> AsyncIterator[None]:
-    """Count an export until it has ended; 429 if there are as many as may be."""
+    """Count an export until it has ended.
+
+    Raises:
+        RequestRefused: Too many exports run already; the client gets 429.
+    """
     found: AppState = request.app.state.parts
     with found.exports.taken(str(request.state.who)):
         yield
@@ -59,19 +64,20 @@ async def export_slot(request: Request) -> AsyncIterator[None]:
     dependencies=[Depends(export_slot)],
 )
 async def export(query: Annotated[ExportQuery, Query()], queue: TheQueue, request: Request) -> Response:
-    """Every task that fits every filter, with params and result, by falling id.
+    """Return every task that fits all filters, with params and result, in falling order of ids.
 
-    No task comes twice, and one that fits all the while is there. An answer that ends without its last chunk
-    was broken off, and is not whole.
+    No task comes twice. A task that fits during the whole export is included. An answer that ends without its
+    last chunk was cut off and is not complete.
     """
     pages = queue.export(query, page_bytes=PAGE_BYTES)
-    # Before the answer begins, so that an outage is a 503. It may take minutes to find a task that fits.
+    # Read the first page before the answer begins, so that an outage is a 503. It may take minutes to find a
+    # task that fits.
     first = asyncio.ensure_future(anext(pages, []))
     leaving = asyncio.ensure_future(gone(request))
     try:
         await asyncio.wait({first, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not first.done():
-            return Response(status_code=204)  # Nobody reads it.
+            return Response(status_code=204)  # the client has disconnected
     finally:
         for each in (first, leaving):
             each.cancel()
@@ -86,7 +92,8 @@ async def _written(
     format: Format, first: list[Exported], pages: AsyncGenerator[list[Exported], None]
 ) -> AsyncIterator[bytes]:
     sink = io.BytesIO()
-    # In threads: a page of Parquet takes tens of milliseconds, and pyarrow half a second to import.
+    # In threads, off the event loop: a page of Parquet takes tens of milliseconds, importing pyarrow half a
+    # second.
     writer = await asyncio.to_thread(task_writer, format, sink)
     async with aclosing(pages):
         page = first

@@ -1,4 +1,4 @@
-"""The routes for whoever runs the gateway: is it alive, is it of use, and what does it measure."""
+"""The routes for operating the gateway: liveness, readiness, metrics."""
 
 from typing import Any
 
@@ -19,17 +19,17 @@ FOREIGN: dict[int | str, dict[str, Any]] = {403: errors()[403]}
 
 @router.get("/healthz", summary="Whether the gateway lives", responses=FOREIGN)
 async def healthz() -> GatewayHealth:
-    """Answers as long as the process does anything, whatever Postgres does."""
+    """Answer as long as the process works, whatever the state of Postgres."""
     return GatewayHealth(status="ok")
 
 
 @router.get("/readyz", summary="Whether the gateway is of use", responses={**FOREIGN, 503: errors()[503]})
 async def readyz(parts: TheParts, request: Request) -> GatewayHealth:
-    """Whether a task can be added; 503 while it cannot, with the reason for whoever has a token.
+    """Answer 200 if a task can be added, and 503 while it cannot. With a token, the answer says why.
 
-    Without the organism it is degraded and of use all the same: tasks are taken, and wait.
+    Without the organism, the gateway is `degraded` and still ready: it accepts tasks, and they wait.
     """
-    # Reasons name hosts, databases and users.
+    # Only for clients with a token: reasons name hosts, databases and users.
     known = request.state.who is not None
     try:
         await parts.database.check()
@@ -58,9 +58,9 @@ async def readyz(parts: TheParts, request: Request) -> GatewayHealth:
     },
 )
 async def metrics(parts: TheParts) -> Response:
-    """Tasks and their age, lanes and what they have counted, pauses, organs, requests of the gateway.
+    """Return metrics of tasks and their age, lanes and their counters, pauses, organs, and requests.
 
-    While Postgres is away, `organism_postgres_up` is 0 and the queue's own figures are missing.
+    While Postgres is away, `organism_postgres_up` is 0 and the metrics of the queue are missing.
     """
     parts.metrics.waiters.set(parts.waiting.waiters)
     await parts.metrics.look()

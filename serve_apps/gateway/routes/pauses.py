@@ -1,4 +1,4 @@
-"""The routes that keep the tasks of a type or domain from being claimed."""
+"""The routes that pause and resume the tasks of a type or domain."""
 
 from fastapi import APIRouter
 
@@ -13,18 +13,21 @@ router = APIRouter(prefix="/api/pauses", tags=["steering"], route_class=Route)
 
 @router.get("", summary="What is paused", responses=errors())
 async def pauses(queue: TheQueue) -> PauseList:
-    """The types and domains of which no task is claimed."""
+    """Return the types and domains that are paused: their tasks are not claimed."""
     return PauseList(pauses=await queue.pauses())
 
 
 @router.post("", summary="Pause a type or domain", responses=WRITING)
 async def pause(body: PauseRequest, queue: TheQueue) -> PauseList:
-    """Claim no further task of it, from now on; what runs goes on. Answers with all that is paused."""
+    """Stop claiming tasks of a type or domain. Tasks that run go on.
+
+    The answer lists everything that is paused.
+    """
     await queue.pause(body.kind, body.name, reason=body.reason)
     return PauseList(pauses=await queue.pauses())
 
 
 @router.post("/resume", summary="Resume a type or domain", responses=WRITING)
 async def resume(body: ResumeRequest, queue: TheQueue) -> ResumeResult:
-    """Claim its tasks again, from now on."""
+    """Claim tasks of a type or domain again."""
     return ResumeResult(resumed=await queue.resume(body.kind, body.name))

@@ -1,4 +1,4 @@
-"""The routes that change what becomes of tasks."""
+"""The routes that cancel, run, retry and redrive tasks."""
 
 from fastapi import APIRouter, Request
 
@@ -16,8 +16,9 @@ from organism_flows.serve_apps.gateway.http.json_body import Route
 from organism_flows.serve_apps.gateway.http.problems import RequestRefused
 
 CANCELLED_AT_MOST = 100_000
+"""Number of tasks after which a request stops to cancel, and answers that there may be more."""
 REDRIVEN_AT_MOST = 100_000
-"""By one request; then it answers that there are more."""
+"""Most tasks that one request redrives; then it answers that there may be more."""
 CONFLICT = {**OF_A_TASK, **errors("not-found", "ambiguous-id", "conflict", "not-json")}
 
 router = APIRouter(prefix="/api/tasks", tags=["steering"], route_class=Route)
@@ -31,7 +32,7 @@ router = APIRouter(prefix="/api/tasks", tags=["steering"], route_class=Route)
 async def cancel_all(body: BulkCancelRequest, queue: TheQueue) -> BulkCancelResult:
     """Count the unfinished tasks that fit, and with `dry_run: false` cancel them.
 
-    Tasks submitted meanwhile are left alone.
+    Tasks that are submitted meanwhile are not cancelled.
     """
     filter = TaskFilter(**body.model_dump(exclude={"dry_run"}))
     if filter == TaskFilter():
@@ -61,7 +62,7 @@ async def cancel_all(body: BulkCancelRequest, queue: TheQueue) -> BulkCancelResu
 async def redrive_all(body: BulkRedriveRequest, queue: TheQueue, request: Request) -> BulkRedriveResult:
     """Count the dead letters that fit, and with `dry_run: false` queue them again, with fresh attempts.
 
-    What they failed with stays in their history; who did it is written into the table `task_audit`.
+    Their history keeps the errors. The table `task_audit` records who redrove them.
     """
     wanted = RedriveFilter(**body.model_dump(exclude={"dry_run", "limit"}))
     if wanted in (RedriveFilter(), RedriveFilter(cancelled=True)):
@@ -96,9 +97,10 @@ async def redrive_all(body: BulkRedriveRequest, queue: TheQueue, request: Reques
 
 @router.post("/{task_id}/cancel", summary="Cancel a task", responses=CONFLICT)
 async def cancel(task: TheTask, queue: TheQueue) -> TaskActionResult:
-    """Cancel a task: at once while it waits; while it runs, as soon as its handler has been told.
+    """Cancel a task: at once while it waits; while it runs, as soon as the request reaches its handler.
 
-    Of a task that is cancelled already nothing changes; one that has completed or failed is a conflict.
+    A task that is already cancelled does not change. For one that has completed or failed, the answer is a
+    conflict.
     """
     done = await queue.cancel([task.id])
     task = await queue.get(str(task.id))
@@ -113,7 +115,7 @@ async def cancel(task: TheTask, queue: TheQueue) -> TaskActionResult:
 async def run(task: TheTask, queue: TheQueue) -> TaskActionResult:
     """Queue a task that was submitted with `run_immediately: false`.
 
-    Of a task that waits or runs already nothing changes; one that has ended is a conflict.
+    A task that already waits or runs does not change. For one that has ended, the answer is a conflict.
     """
     started = await queue.start([task.id])
     task = await queue.get(str(task.id))
@@ -126,7 +128,8 @@ async def run(task: TheTask, queue: TheQueue) -> TaskActionResult:
 async def retry(task: TheTask, queue: TheQueue) -> TaskActionResult:
     """Queue a failed or cancelled task again, with fresh attempts; its history stays.
 
-    Of a task that waits or runs nothing changes; one that has completed, or is only created, is a conflict.
+    A task that already waits or runs does not change. For one that has completed or is only created, the
+    answer is a conflict. So it is if another unfinished task of its type has its `dedup_key`.
     """
     done = await queue.retry([task.id])
     task = await queue.get(str(task.id))

@@ -1,4 +1,4 @@
-"""The routes that submit tasks and look at them."""
+"""The routes that submit tasks, list and show them, and wait for them."""
 
 import asyncio
 import base64
@@ -47,13 +47,13 @@ from organism_flows.serve_apps.gateway.http.problems import RequestRefused
 
 LINES = "application/x-ndjson"
 SIGN_OF_LIFE_S = 10.0
-"""Between empty lines, by which both sides know that the other is there."""
+"""Longest silence in an answer of lines, in seconds. Then an empty line shows that both sides are there."""
 
 router = APIRouter(prefix="/api/tasks", tags=["tasks"], route_class=Route)
 
 Tasks = Annotated[
     Annotated[TaskBody, Tag("one")]
-    # The errors of one task at a time: those of ten thousand take seconds to make.
+    # Stop at the first wrong task: the errors of ten thousand tasks take seconds to make.
     | Annotated[list[TaskBody], Tag("many"), Field(min_length=1, max_length=TASKS_LIMIT, fail_fast=True)],
     Discriminator(lambda body: "many" if isinstance(body, list) else "one"),
 ]
@@ -86,11 +86,11 @@ async def submit(
 ) -> SubmitResult:
     """Add tasks to the queue, all or none.
 
-    A task whose `dedup_key` an unfinished task of its type has is not added: it is told as `deduplicated`,
-    with the id of that one.
+    If an unfinished task of the same type has the same `dedup_key`, the task is not added. The answer then
+    says `deduplicated` and has the id of that unfinished task.
     """
     tasks = body if isinstance(body, list) else [body]
-    # The ids are made here so that those that come back differ where a task was not added.
+    # Ids are made here: where the queue returns another id, the task was not added.
     for new in tasks:
         new.id = new.id or uuid7()
     ids = await queue.submit(tasks)
@@ -103,12 +103,12 @@ async def submit(
     return SubmitResult.model_validate({"added": kept_out.count(False), "tasks": told})
 
 
-# The pattern is only described: `_place` says better what is wrong.
+# The pattern is described only, not validated: the error of `_place` says better what is wrong.
 Cursor = Annotated[str, Field(max_length=100, json_schema_extra={"pattern": "^[A-Za-z0-9_-]{22}$"})]
 
 
 class ListQuery(TaskFilter):
-    """Which tasks, and which page of them."""
+    """Which tasks to list, and which page of them."""
 
     limit: int = Field(default=50, ge=1, le=PAGE_LIMIT, description="Most tasks of a page.")
     cursor: Cursor | None = Field(default=None, description="`next` of the page before.")
@@ -116,12 +116,13 @@ class ListQuery(TaskFilter):
 
 @router.get("", summary="List tasks", responses=errors())
 async def list_tasks(query: Annotated[ListQuery, Query()], queue: TheQueue) -> TaskPage:
-    """Tasks that fit every filter, by falling id: the newest first, as far as their ids grow with time.
+    """Return the tasks that fit all filters, in falling order of ids.
 
-    Going from page to page shows no task twice and leaves none out, whatever is submitted meanwhile.
+    The newest come first as far as ids grow with time. Going from page to page shows no task twice and leaves
+    none out, whatever is submitted meanwhile.
     """
     before = _place(query.cursor) if query.cursor is not None else None
-    # One more than asked for tells whether there is another page.
+    # One task more than asked for shows whether there is another page.
     lines = await queue.page(query, before=before, limit=query.limit + 1)
     more = len(lines) > query.limit
     lines = lines[: query.limit]
@@ -141,9 +142,10 @@ async def list_tasks(query: Annotated[ListQuery, Query()], queue: TheQueue) -> T
 async def wait_for_many(order: WaitRequest, queue: TheQueue, parts: TheParts) -> StreamingResponse:
     """Answer with a line of JSON for each task as it ends, in the form of `GET /api/tasks/{task_id}/wait`.
 
-    When the time is up, the others follow with `finished: false`; then the answer ends. One that does not
-    exist, or not any more, is `{"id": ..., "gone": true}`. An empty line comes every 10 s and means nothing.
-    An answer that ends before each task has had its line was broken off: ask again for the missing ones.
+    When the time is up, the other tasks follow with `finished: false`, and the answer ends. A task that does
+    not exist, or no longer exists, is `{"id": ..., "gone": true}`. After 10 s of silence an empty line comes,
+    which has no meaning. An answer that ends before every task has its line was cut off: ask again for the
+    missing ones.
     """
     return StreamingResponse(_lines(order, queue, parts), media_type=LINES)
 
@@ -182,25 +184,25 @@ async def _line(task_id: UUID, queue: Queue) -> bytes:
 @router.get("/wait", include_in_schema=False)
 @router.get("/redrive", include_in_schema=False)
 async def only_posted() -> None:
-    """Else these words would be taken for ids of tasks."""
+    """Refuse to read these words as ids of tasks."""
     raise HTTPException(405)
 
 
 @router.get("/{task_id}", summary="Show a task", responses=OF_A_TASK)
 async def show(task_id: TaskId, request: Request) -> TaskRow:
-    """A task with its params, its result and the history of its attempts."""
+    """Return a task with its params, its result and the history of its attempts."""
     return await task(task_id, request)
 
 
 @router.get("/{task_id}/status", summary="How a task stands", responses=OF_A_TASK)
 async def status(task: TheTask) -> TaskStatus:
-    """How a task stands, and nothing else of it."""
+    """Return the status of a task, without its params, result and history."""
     return TaskStatus.of(task)
 
 
 @router.get("/{task_id}/why", summary="What a task waits for", responses=OF_A_TASK)
 async def why(task_id: TaskId, queue: TheQueue, parts: TheParts) -> Why:
-    """What a task waits for, who runs it, or how it ended: in one sentence, and as data."""
+    """Return what a task waits for, who runs it, or how it ended: in one sentence, and as data."""
     return await queue.why(task_id, served=await parts.coordinator.types())
 
 
@@ -214,7 +216,7 @@ async def wait(
         float, Query(ge=0, le=WAIT_LIMIT_S, allow_inf_nan=False, description="Longest wait in seconds.")
     ] = 30,
 ) -> WaitResult:
-    """Answer when the task has ended or the time is up, which `finished` tells apart."""
+    """Answer when the task has ended or the time is up; `finished` says which."""
 
     async def end() -> None:
         async with aclosing(parts.waiting.changes(task.id)) as changes:
@@ -238,10 +240,10 @@ async def wait(
     dependencies=WAITS,
 )
 async def events(task: TheTask, parts: TheParts) -> AsyncIterable[ServerSentEvent]:
-    """Server-sent events `status`, one now and one for each change that is seen, until the task has ended.
+    """Send server-sent events `status`: one now and one for each change, until the task has ended.
 
-    Of changes within some 20 ms the last is seen. The data is what `/status` answers. A browser's
-    `EventSource` must be closed when `finished` is true, or it connects again.
+    Of several changes within about 20 ms only the last is sent. The data is what `/status` answers. Close a
+    browser's `EventSource` when `finished` is true, or it connects again.
     """
     async with aclosing(parts.waiting.changes(task.id)) as changes:
         async for state in changes:
