@@ -1,1 +1,1 @@
-"""Running tasks on a replica: organs, their queues, timeouts, threads and outcomes."""
+"""Execution of tasks on a replica: organs, their queues, timeouts, threads and outcomes."""

@@ -1,7 +1,8 @@
-"""Calls one organ's handler, on the event loop, in a thread or in a process, and makes endings of it.
+"""Calls of one organ's handler, on the event loop, in a thread or in a process, and the results of its tasks.
 
-Everything is caught: SystemExit and KeyboardInterrupt would end the replica's loop, and a CancelledError the
-handler raised by itself is a failure; when it is ours, the run is reported already.
+Every exception is caught. SystemExit and KeyboardInterrupt would end the replica's loop. A CancelledError
+that the handler raised by itself is a failure. One that the organ caused does not matter, because the run is
+reported already.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class AwaitableResult:
-    """A plain function turned out to return something to await."""
+    """What a plain function returned, if it is something to await."""
 
     awaitable: Any
 
 
 class NotIsolated:
-    """A suspect could not have a process of its own, because none starts."""
+    """Says that a suspect got no process of its own, because none starts."""
 
 
 NOT_ISOLATED = NotIsolated()
@@ -43,9 +44,9 @@ class HandlerCaller:
     """Calls the handler of one organ.
 
     Args:
-        config: Of the organ.
-        handler: What `load_handler` or `ProcessPool.load` made of it.
-        rules: What applies to every organ.
+        config: Configuration of the organ.
+        handler: The handler, loaded by `load_handler` or `ProcessPool.load`.
+        rules: What all organs of the replica share.
     """
 
     def __init__(self, config: OrganConfig, handler: Handler, rules: SharedRules) -> None:
@@ -53,7 +54,7 @@ class HandlerCaller:
         self._handler = handler
         self._rules = rules
         self.on_loop = handler.is_async and handler.processes is None
-        """Else it is called in a thread, which may wait for a process."""
+        """True for a call on the event loop; False for one in a thread, which may wait for a process."""
 
     async def results(self, run: Invocation) -> Endings:
         """Call the async handler of ``run`` and return the results of its tasks; never raises."""
@@ -63,28 +64,28 @@ class HandlerCaller:
             return self.failures(run, error)
 
     def _call(self, run: Invocation) -> Any:
-        """What the handler returns, something to await if it is async; raises what it raises."""
+        """Return what the handler returns, something to await if it is async; raise what it raises."""
         return self._handler.call(*run.arguments(self._handler, batch=self._batch))
 
     def endings(self, run: Invocation, value: Any) -> Endings:
-        """The endings of the tasks of ``run``, which returned ``value``; raises what `of_value` raises."""
+        """Return the results of the tasks of ``run``, which returned ``value``; raise like `of_value`."""
         end_if_forked()
         return of_value(value, len(run.jobs), self._rules.result_limit_bytes, batch=self._batch)
 
     def failures(self, run: Invocation, error: BaseException) -> Endings:
-        """The endings of the tasks of ``run``, which raised ``error``; none: a batch failed as a whole."""
+        """Return the result of the task of ``run``, which raised ``error``; none if it has several tasks."""
         end_if_forked()
         return of_error(error, len(run.jobs))
 
     async def wait(self, run: Invocation, awaitable: Awaitable[Any]) -> Endings:
-        """Wait for what the handler returned."""
+        """Await what the handler of ``run`` returned, and return the results of its tasks; never raises."""
         try:
             return self.endings(run, await awaitable)
         except BaseException as error:
             return self.failures(run, error)
 
     def in_thread(self, run: Invocation) -> Endings | AwaitableResult | NotIsolated:
-        """Call the handler on a thread, and encode there too."""
+        """Call the handler in the current thread, and encode the results there too; never raises."""
         try:
             if run.processes is not None:
                 return self._in_process(run, run.processes)
@@ -118,12 +119,12 @@ class HandlerCaller:
             raise failed.error from None
 
     def kill(self, run: Invocation) -> None:
-        """Kill the process of ``run``, which is reported already, if it runs in one."""
+        """Kill the process of ``run``, if it runs in one. The run must be reported already."""
         if run.processes is not None:
             run.processes.kill(run)
 
     def place(self, run: Invocation) -> str:
-        """Where in the handler's own code ``run`` is; empty if unknown."""
+        """Return where in the handler's own code ``run`` is; empty if unknown."""
         if run.work is not None:
             return place_of_frame(sys._current_frames().get(run.work.thread_id or 0))
         return place_of_coroutine(run.task.get_coro()) if run.task else ""

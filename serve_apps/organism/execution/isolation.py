@@ -1,8 +1,8 @@
-"""Where suspects run: tasks that a replica has died with.
+"""Isolation of suspects, which are tasks that were on a replica when it died.
 
-In a process of their own, so that the next death says whose doing it was, costs nobody else anything, and
-nobody has to wait for it. Where a second process would need what there is only once, such as the memory of a
-GPU, on the replica itself, beside everything else but one suspect at a time.
+A suspect runs in a process of its own. Then the next death shows which task caused it, costs no other task
+anything, and delays none. A second process may need something that exists only once, such as the memory of a
+GPU. Then suspects run on the replica itself, together with other tasks, but one suspect at a time.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from organism_flows.serve_apps.organism.processes.pool import ProcessPool
 logger = logging.getLogger("ray.serve.organism")
 
 DELIVERY_S = 0.05
-"""The word that a suspect begins on this replica needs the event loop, and time, to leave it."""
+"""Delay before a suspect begins on this replica, in seconds: the report that it begins must leave first."""
 PROCESSES = 16
 """Most suspects of one organ that run at once on one replica: each process imports the handler again."""
 KEPT_S = 60.0
-"""For so long after the last suspect its processes are kept: where one death is, the next is near."""
+"""Time for which processes are kept after the last suspect, in seconds: deaths tend to come together."""
 
 
 class Isolation:
     """The suspects of one organ.
 
     Args:
-        config: Of the organ.
-        handler: Its handler.
-        rules: What the organ shares with the others.
+        config: Configuration of the organ.
+        handler: Handler of the organ.
+        rules: What all organs of the replica share.
     """
 
     def __init__(self, config: OrganConfig, handler: Handler, rules: SharedRules) -> None:
         self._config = config
         self._rules = rules
         self._apart = handler.processes is not None
-        """The organ has processes anyway."""
+        """True if the organ runs all its tasks in processes."""
         self._in_process = config.isolates
         self._processes: ProcessPool | None = None
         self._closing: asyncio.TimerHandle | None = None
@@ -48,13 +48,13 @@ class Isolation:
 
     @property
     def has_room(self) -> bool:
-        """Whether another suspect may start."""
+        """Return True if another suspect may start."""
         if self._apart or self._in_process:
             return self.running < PROCESSES
         return self._rules.suspect is None
 
     def enter(self, run: Invocation) -> bool:
-        """Take in a suspect that starts. False: it runs on the replica itself."""
+        """Count a suspect that starts, and return True if it runs in a process."""
         run.suspect = True
         self.running += 1
         if self._apart:
@@ -72,7 +72,7 @@ class Isolation:
         return True
 
     def leave(self, run: Invocation) -> None:
-        """A suspect has ended."""
+        """Count a suspect that has ended."""
         self.running -= 1
         if self._rules.suspect is run:
             self._rules.suspect = None
@@ -81,7 +81,7 @@ class Isolation:
             self._closing = asyncio.get_running_loop().call_later(KEPT_S, self.close)
 
     def give_up(self) -> None:
-        """No process starts: run suspects on the replica from now on."""
+        """Run suspects on the replica from now on, because no process starts."""
         logger.error(
             "organ %s: no process starts for a task that a replica died with; it runs on this replica",
             self._config.id,

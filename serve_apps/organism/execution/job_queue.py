@@ -1,4 +1,4 @@
-"""The jobs of one organ that wait for its handler, and which of them are next."""
+"""The queue of the jobs that wait for one organ's handler."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from organism_flows.serve_apps.organism.execution.outcome_stream import BatchCal
 
 
 class JobQueue:
-    """Two lines of jobs: the suspects, of which fewer may run at once, and the others.
+    """Two queues of jobs: suspects, of which fewer may run at once, and all others.
 
     Args:
-        config: Of the organ: whether its handler takes batches, and how large ones.
+        config: Configuration of the organ: whether its handler takes batches, and of what size.
     """
 
     def __init__(self, config: OrganConfig) -> None:
@@ -28,18 +28,19 @@ class JobQueue:
 
     @property
     def count(self) -> int:
-        """Jobs whose outcome is still awaited."""
+        """Return the number of jobs whose outcome is still awaited."""
         return sum(not job.settled for job in (*self._suspects, *self._others))
 
     def add(self, job: Job) -> None:
-        """Let ``job`` wait behind the others."""
+        """Add ``job`` at the end."""
         (self._suspects if job.suspect else self._others).append(job)
 
     def again(self, jobs: Sequence[Job], *, alone: bool) -> None:
-        """Let ``jobs``, which have been next already, wait once more, before the others.
+        """Put ``jobs``, which were taken already, back in front of the others.
 
         Args:
-            alone: Each is to have a handler call of its own.
+            jobs: The jobs, in order.
+            alone: Give each job a handler call of its own.
         """
         for job in reversed(jobs):
             job.run = None
@@ -47,20 +48,23 @@ class JobQueue:
             (self._suspects if job.suspect else self._others).appendleft(job)
 
     def learn(self, tasks: int, elapsed_ms: float) -> None:
-        """A batch of so many tasks took so long: size the next ones to take ``target_ms``."""
+        """Size the next batches to take ``target_ms``, from a batch that took ``elapsed_ms``."""
         if self._config.target_ms is None:
             return
         fitting = tasks * self._config.target_ms / max(elapsed_ms, 0.001)
-        # Half way there, and at most doubled: one batch that took long or short says little.
+        # Go half of the way, and at most double: the time of one batch says little.
         size = min((self._batch_size + fitting) / 2, 2 * self._batch_size)
         self._batch_size = min(max(size, 1.0), self._config.max_batch_size)
 
     def next(self, call: BatchCall | None = None, *, suspects: bool = False) -> list[Job]:
-        """The jobs of the next handler call; one, but for batch handlers. Empty: nothing may start.
+        """Take the jobs of the next handler call; one job, except for batch handlers.
 
         Args:
-            call: Only if they are of this call.
+            call: Take jobs only if the next one is of this call.
             suspects: A suspect may start.
+
+        Returns:
+            The jobs; empty if none may start.
         """
         for line in (self._suspects, self._others) if suspects else (self._others,):
             while line and line[0].settled:

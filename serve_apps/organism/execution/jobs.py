@@ -1,4 +1,4 @@
-"""A task on its way through an organ, and one call of the organ's handler."""
+"""A job, which is a task on its way through an organ, and an invocation of the organ's handler."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ LONGEST_SHOWN = 5
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One task waiting for a handler or running in one."""
+    """One task that waits for a handler or runs in one."""
 
     call: BatchCall
     position: int
     timeout_s: float
     path: str
     told: bool = False
-    """The lane has been told that a handler has begun with it."""
+    """True if it is reported to the lane that a handler has begun with it."""
     alone: bool = False
-    """It was in a handler batch that failed as a whole, and is tried again by itself."""
+    """True if it was in a handler batch that failed as a whole, and is tried again by itself."""
     run: Invocation | None = None
     """The handler call it is in."""
     settled: bool = False
-    """Its outcome is reported, or nobody waits for it any more."""
+    """True if its outcome is reported or no longer awaited."""
 
     @property
     def claim(self) -> int:
@@ -43,16 +43,16 @@ class Job:
 
     @property
     def suspect(self) -> bool:
-        """Whether a replica has died with it."""
+        """Return True if a replica has died with it."""
         return self.call.batch.suspicions[self.position] > 0
 
     @property
     def running(self) -> bool:
-        """Whether it is in a handler."""
+        """Return True if it is in a handler."""
         return not self.settled and self.run is not None and self.run.begun
 
     def task(self) -> dict[str, Any]:
-        """What the handler gets.
+        """Return the task that the handler is called with.
 
         Raises:
             ValueError: The params are not JSON.
@@ -72,42 +72,42 @@ class Job:
 
 @dataclass(slots=True, eq=False)
 class Invocation:
-    """One call of the handler."""
+    """One call of an organ's handler."""
 
     jobs: list[Job]
     tasks: list[dict[str, Any]]
     started: float
     organ_id: str = ""
     task: asyncio.Task[None] | None = None
-    """Where an async handler runs."""
+    """The asyncio task that an async handler runs in."""
     begun: bool = True
-    """It is in the handler, and does not wait for a replica elsewhere."""
+    """True if the handler has begun; False while the tasks wait for a process or for another replica."""
     waits: bool = False
-    """The handler has given way to the event loop."""
+    """True if the handler has given way to the event loop."""
     work: ThreadCall | None = None
-    """Where a plain one runs."""
+    """The thread call that a plain handler runs in."""
     processes: HandlerProcesses | None = None
-    """The processes it is called in; None: this one."""
+    """The processes that the handler is called in. `None` means this process."""
     on_begin: Callable[[], object] = lambda: None
-    """Called in its thread when a process has the tasks."""
+    """Called in the call's thread when a process has the tasks."""
     suspect: bool = False
     context: Context | None = None
-    """Given to a handler that wants one."""
+    """Passed to a handler that wants one."""
     linger: asyncio.TimerHandle | None = None
-    """Counts it as abandoned, once cancelled."""
+    """Timer that counts a cancelled call as abandoned."""
     reported: bool = False
     released: bool = False
-    """Its slot is free again."""
+    """True if its slot is free again."""
     abandoned: bool = False
     waiters: list[Callable[[], None]] = field(default_factory=list)
-    """Called when its handler has ended, though it was told to stop before."""
+    """Called when the handler has ended."""
 
     @property
     def timeout_s(self) -> float:
         return self.jobs[0].timeout_s
 
     def arguments(self, handler: Handler, *, batch: bool) -> tuple[Any, ...]:
-        """What to call the handler with."""
+        """Return the arguments to call the handler with."""
         if batch:
             return (self.tasks,)
         if not handler.wants_context:
@@ -116,12 +116,12 @@ class Invocation:
         return (self.tasks[0], self.context)
 
     def open_jobs(self) -> list[Job]:
-        """Those whose outcome is still awaited."""
+        """Return the jobs whose outcome is still awaited."""
         return [job for job in self.jobs if not job.settled]
 
 
 def longest(runs: Iterable[Invocation]) -> list[dict[str, Any]]:
-    """The few tasks that have run longest, and what their handlers say of them, as plain data."""
+    """Return the tasks that have run longest, with the progress that their handlers report, as plain data."""
     now = time.monotonic()
     return [
         {

@@ -1,8 +1,8 @@
-"""One organ: a handler, its slots, its timeouts, and the endings of the tasks it runs.
+"""An organ on this replica: a handler, its slots, its timeouts, and the results of the tasks it runs.
 
-Driven by callbacks on the event loop rather than by a coroutine a task: starting and ending a task costs few
-microseconds, and a handler that cannot be stopped can be left behind without anybody waiting for it. Async
-handlers that return without having waited for anything share one asyncio task: one each costs more than they.
+It is driven by callbacks on the event loop, not by a coroutine for each task. So starting and ending a task
+costs few microseconds, and a handler that cannot be stopped can be left behind. Async handlers that return
+without waiting share one asyncio task: a task for each costs more than the handlers do.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ from organism_flows.serve_apps.organism.handler_api.results import Endings, Hand
 logger = logging.getLogger("ray.serve.organism")
 
 TASKS_A_TURN = 8
-"""Asyncio tasks started before it is seen whether their handlers wait."""
+"""Most asyncio tasks that are started before the check which of their handlers wait."""
 STRETCH_S = 0.005
-"""How long handlers that do not wait may follow one another before the event loop has its turn."""
+"""Longest time that handlers which do not wait may hold the event loop one after another, in seconds."""
 
 
 class LocalOrgan:
     """Runs tasks under one handler.
 
     Args:
-        config: Its configuration.
-        handler: What `load_handler` or `Agents.load` made of it.
-        rules: What it shares with the other organs.
+        config: Configuration of the organ.
+        handler: The handler, loaded by `load_handler` or `ProcessPool.load`.
+        rules: What all organs of the replica share.
     """
 
     def __init__(self, config: OrganConfig, handler: Handler, rules: SharedRules) -> None:
@@ -65,7 +65,7 @@ class LocalOrgan:
         self._waiting = JobQueue(config)
         self._runs: set[Invocation] = set()
         self._first_steps: set[Invocation] = set()
-        """Of the runs those in an asyncio task that has not yet been seen to wait."""
+        """Handler calls in an asyncio task that has not been seen to wait yet."""
         self._looking = False
         self._deadlines = Timeouts(self._expire)
         self._slots_taken = 0
@@ -73,12 +73,12 @@ class LocalOrgan:
 
     @property
     def abandoned(self) -> int:
-        """Handler calls that were told to stop, and cannot be stopped."""
+        """Return the number of handler calls that were asked to stop and cannot be stopped."""
         return self._threads.abandoned + self._abandoned_tasks
 
     @property
     def problem(self) -> str | None:
-        """Why the replica should be replaced for it."""
+        """Return why the replica should be replaced for this organ; `None` means it should not."""
         problem = self.handler.processes.problem if self.handler.processes else None
         return f"organ {self.config.id}: its processes do not start: {problem}" if problem else None
 
@@ -87,13 +87,13 @@ class LocalOrgan:
         return not (self._runs or self._first_steps or self._waiting)
 
     def submit(self, jobs: Iterable[Job]) -> None:
-        """Run ``jobs`` as slots become free; each reports to its call."""
+        """Run ``jobs`` as slots become free, and report each to its call."""
         for job in jobs:
             self._waiting.add(job)
         self.pump()
 
     def pump(self) -> None:
-        """Start what may start now, or a part of it and the rest in a moment."""
+        """Start what can start now, or a part of it and the rest in the next turn of the loop."""
         while self._slots_taken < self.config.concurrency and len(self._first_steps) < TASKS_A_TURN:
             jobs = self._waiting.next(suspects=self._isolation.has_room)
             if not jobs:
@@ -101,10 +101,10 @@ class LocalOrgan:
             self._start(jobs)
 
     def drop(self, jobs: Iterable[Job]) -> list[asyncio.Task[None]]:
-        """Forget ``jobs``: what waits never starts, what runs is cancelled.
+        """Forget ``jobs``: those that wait never start, those that run are cancelled.
 
         Returns:
-            Tasks that are ending and may be awaited; threads cannot be cancelled and are not among them.
+            Asyncio tasks that are ending and can be awaited. Threads cannot be cancelled and are left out.
         """
         runs = set()
         for job in jobs:
@@ -125,9 +125,9 @@ class LocalOrgan:
         return ending
 
     def stop(self, jobs: Iterable[Job], ending: HandlerResult) -> None:
-        """Report ``jobs`` to have ended so, at once: what waits never starts, what runs is stopped.
+        """Report ``ending`` for ``jobs`` at once: those that wait never start, those that run are stopped.
 
-        A handler batch goes on as long as one of its tasks is still wanted.
+        A handler batch goes on as long as one of its tasks is still awaited.
         """
         for job in jobs:
             if job.settled:
@@ -142,28 +142,28 @@ class LocalOrgan:
         if last and run.work is not None and not self._threads.abandon(run.work):
             return  # it has just ended
         self._report(job, ending)
-        # A handler batch goes on for its others, and so with this one.
+        # A handler batch goes on for its other tasks, and so does this one in it.
         self._rules.lingering[job.call.batch.ids[job.position]] = run
         if last:
             run.reported = True
             self._stop(run)
 
     def recall(self, jobs: Iterable[Job], *, leaving: bool) -> None:
-        """Report those of ``jobs`` as ``recalled`` that no handler has begun with."""
+        """Report as ``recalled`` those of ``jobs`` that no handler has begun with."""
         for job in jobs:
-            # One that is to be tried alone has been in a handler already.
+            # A job that is to be tried alone has been in a handler already.
             if not (job.settled or job.run or job.alone):
                 self._report(job, RECALLED)
 
     def close(self) -> None:
-        """Give threads and processes back; nothing may be submitted any more."""
+        """Give back threads and processes. Nothing may be submitted afterwards."""
         self._threads.close()
         self._isolation.close()
         if self.handler.processes is not None:
             self.handler.processes.shrink(self.config.concurrency)
 
     def status(self) -> dict[str, Any]:
-        """Its configuration and figures, as plain data."""
+        """Return configuration and counters, as plain data."""
         runs = (*self._runs, *self._first_steps)
         return organ_status(
             self.config,
@@ -183,7 +183,7 @@ class LocalOrgan:
             return
         self._slots_taken += 1
         if run.jobs[0].suspect and not self._isolation.enter(run):
-            # What dies from here on is its doing, and the caller is to know it.
+            # The caller must know that it begins: if the replica dies from here on, it is the cause.
             for job in run.jobs:
                 job.told = True
                 job.call.begin(job.position)
@@ -192,7 +192,7 @@ class LocalOrgan:
             self._begin(run)
 
     def _begin(self, run: Invocation) -> None:
-        """Call the handler."""
+        """Call the handler, or start the process or thread that calls it."""
         if run.reported:  # stopped while it was announced
             return self._ended_after_report(run)
         loop = asyncio.get_running_loop()
@@ -207,7 +207,7 @@ class LocalOrgan:
         if processes is None:
             self._watch(run)
         else:
-            # A process may have to be started first, which is not the task's time.
+            # A process may have to start first. That does not count as the task's time.
             run.begun = False
             self._runs.add(run)
             run.on_begin = partial(loop.call_soon_threadsafe, self._begun_in_process, run)
@@ -223,7 +223,7 @@ class LocalOrgan:
             self._end(run, self._caller.failures(run, error))
 
     def _prepare(self, jobs: list[Job]) -> Invocation | None:
-        """A run of those whose params can be read; None: of none."""
+        """Return a call for those of ``jobs`` whose params can be read; `None` means there are none."""
         run = Invocation(jobs, [], time.monotonic(), self.config.id)
         for job in jobs:
             try:
@@ -239,8 +239,10 @@ class LocalOrgan:
         return asyncio.get_running_loop().create_task(call, context=run.jobs[0].call.context.copy())
 
     def _look(self) -> None:
-        """Watch the handlers that wait, now that those begun in this turn of the loop have made their first
-        step, and start what has not had its turn."""
+        """Watch the handlers that wait, and start jobs that still wait for a slot.
+
+        Handlers that began in this turn of the loop have made their first step by now.
+        """
         self._looking = False
         for run in self._first_steps:
             run.waits = True
@@ -261,15 +263,14 @@ class LocalOrgan:
     # Calling
 
     async def _call_in_turn(self, run: Invocation) -> None:
-        """Call the handler for ``run``, and then for others of its call as long as it does not wait."""
+        """Call the handler for ``run``, and then for other jobs of its call, as long as it does not wait."""
         task, context = run.task, copy_context()
         assert task is not None
         until = run.started + STRETCH_S
         while True:
             self._report_all(run, await self._caller.results(run))
             following = None
-            # What a handler leaves behind in its task is not to be the next one's: a context variable, a
-            # cancellation.
+            # A context variable or a cancellation that a handler leaves in the task must not reach the next.
             if not run.waits and not task.cancelling() and copy_context() == context:
                 following = self._following(run, until)
             if following is None:
@@ -280,7 +281,7 @@ class LocalOrgan:
             run = following
 
     def _following(self, run: Invocation, until: float) -> Invocation | None:
-        """The next run of the same call, to take the place of ``run``."""
+        """Return the next handler call for jobs of the same batch, to take the place of ``run``."""
         if time.monotonic() > until:
             return None
         while jobs := self._waiting.next(run.jobs[0].call):
@@ -313,7 +314,7 @@ class LocalOrgan:
     # Ending
 
     def _end(self, run: Invocation, endings: Endings) -> None:
-        """The handler has ended by itself; no endings: its batch failed as a whole."""
+        """Report a handler that has ended by itself. No endings mean that its batch failed as a whole."""
         if self.config.batch:
             self._waiting.learn(len(run.jobs), (time.monotonic() - run.started) * 1000)
         self._report_all(run, endings)
@@ -353,7 +354,7 @@ class LocalOrgan:
     def _stop(self, run: Invocation) -> None:
         """Leave an abandoned thread behind and kill the process it waits for, or cancel an async handler.
 
-        Its slot is free when it has ended, or has had time enough to.
+        The slot of an async handler is free when the handler has ended, or `LINGER_S` later.
         """
         self._rules.lingering.update((task["task_id"], run) for task in run.tasks)
         if run.work is not None:
@@ -375,7 +376,7 @@ class LocalOrgan:
             self._free(run)
 
     def _isolate(self, run: Invocation, what: str) -> None:
-        """Try each member of a failed handler batch alone, so that only the culprit is charged."""
+        """Try each task of a failed handler batch alone, so that only those that fail are charged."""
         logger.warning("organ %s: a batch of %d %s; trying each alone", self.config.id, len(run.jobs), what)
         self._waiting.again(run.open_jobs(), alone=True)
 
@@ -388,7 +389,7 @@ class LocalOrgan:
         job.call.report(job.position, ending, job.path, self.config.id, elapsed_ms)
 
     def _release(self, run: Invocation) -> None:
-        """The handler has ended."""
+        """Free the slot of a handler that has ended or was left behind."""
         if not run.released:
             self._free(run)
         elif run.abandoned:

@@ -1,4 +1,4 @@
-"""What an organ has done: how many tasks ended how, and how long the last ones took."""
+"""Counters of an organ: how many tasks ended with which cause, and how long the last ones took."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, get_args
 from organism_flows.blocks.queue.wire import Cause
 
 SAMPLE = 1000
-"""Times kept. A quantile of the last so many says how an organ fares now."""
+"""Number of times kept: the quantiles of the last tasks show how an organ is doing now."""
 
 
 class OrganCounters:
-    """Of one organ, since its replica started; outlive a reconfiguration."""
+    """Counters of one organ since its replica started. They outlive a reconfiguration."""
 
     def __init__(self) -> None:
         self.counters: dict[str, int] = dict.fromkeys(get_args(Cause), 0)
@@ -25,7 +25,7 @@ class OrganCounters:
             self._elapsed_ms.append(elapsed_ms)
 
     def report(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return the counters and the quantiles of the times, as plain data."""
         times = sorted(self._elapsed_ms)
         quantiles = {
             name: round(times[int(share * (len(times) - 1))], 3) if times else None

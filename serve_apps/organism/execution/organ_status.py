@@ -1,4 +1,4 @@
-"""What an organ on a replica tells of itself, as plain data."""
+"""The status of an organ on a replica, as plain data."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def organ_status(
     suspects: int,
     abandoned: int,
 ) -> dict[str, Any]:
-    """Return the configuration and figures of an organ.
+    """Return the configuration and the counters of an organ.
 
     Args:
-        config: Of the organ.
-        handler: Of the organ.
-        figures: What it has done.
-        runs: Its handler calls.
-        waiting: Jobs that wait for one.
-        suspects: Suspects in handlers.
-        abandoned: Handler calls that were told to stop, and cannot be stopped.
+        config: Configuration of the organ.
+        handler: Handler of the organ.
+        figures: Counters of the organ.
+        runs: Handler calls under way.
+        waiting: Number of jobs that wait for a handler call.
+        suspects: Number of suspects in handlers.
+        abandoned: Number of handler calls that were asked to stop and cannot be stopped.
     """
     return {
         **config.model_dump(mode="json"),
@@ -46,10 +46,11 @@ def organ_status(
 
 
 def load(status: dict[str, Any], lingering: int) -> dict[str, Any]:
-    """The part of a status that whoever is about to replace the replica wants to know.
+    """Return the part of an organ's status that says what replacing the replica would interrupt.
 
     Args:
-        lingering: Handler calls that were told to stop and go on.
+        status: Value of `organ_status`.
+        lingering: Number of handler calls that were asked to stop and go on.
     """
     return {
         **{name: status[name] for name in ("in_flight", "waiting", "suspects", "drain_s")},

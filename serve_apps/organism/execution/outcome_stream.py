@@ -1,4 +1,4 @@
-"""Collects the outcomes of one call and hands them out in chunks."""
+"""The outcomes of one call, streamed in chunks."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ CHUNK = 1000
 """Most outcomes in one chunk. 500 no-ops in one chunk instead of three took a quarter less CPU on the
 replica and 40 % less in the caller."""
 COALESCE_S = 0.025
-"""How long the first outcome of a chunk may wait for others: a yield costs as much as some hundred tasks."""
+"""Longest time the first outcome of a chunk waits for others, in seconds: a yield costs as much as some
+hundred tasks."""
 SIGN_OF_LIFE_S = 2.0
-"""Longest silence; lanes take 30 s of it for a dead replica."""
+"""Longest silence, in seconds. Lanes take 30 s of silence for a dead replica."""
 
 
 class BatchCall:
-    """One batch on the replica, and its outcomes as they come.
+    """One batch on the replica, and its outcomes.
 
     Args:
-        batch: Its tasks.
-        context: Its handlers run in copies of it.
+        batch: The tasks.
+        context: The context that handlers run in copies of.
     """
 
     def __init__(self, batch: Batch, context: Context) -> None:
         self.batch = batch
         self.context = context
         self.cancelled: set[int] = set()
-        """Claims of its tasks that somebody asked to be stopped."""
+        """Claims of the tasks that were asked to stop."""
         self.begun: list[int] = []
-        """Positions that are to be told of at once: a handler is about to begin with them."""
+        """Positions of the tasks to report at once: a handler is about to begin with them."""
         self.left = len(batch)
         self._chunk = Outcomes()
         self._some = asyncio.Event()
@@ -42,7 +43,7 @@ class BatchCall:
     def report(
         self, position: int, ending: HandlerResult, path: str, organ_id: str | None, elapsed_ms: float
     ) -> None:
-        """Take the outcome of one task; each position is reported once."""
+        """Add the outcome of one task. Report each position only once."""
         self._chunk.add(position, *ending, path, organ_id, elapsed_ms)
         self.left -= 1
         self._some.set()
@@ -50,13 +51,13 @@ class BatchCall:
             self._full.set()
 
     def begin(self, position: int) -> None:
-        """Tell at once that a handler is about to begin with a task."""
+        """Report at once that a handler is about to begin with a task."""
         self.begun.append(position)
         self._some.set()
         self._full.set()
 
     async def chunks(self) -> AsyncGenerator[Outcomes, None]:
-        """Chunks of outcomes until all are out; an empty one is a sign of life."""
+        """Yield chunks of outcomes until all are out. An empty one only shows that the replica lives."""
         while self.left or len(self._chunk):
             if not len(self._chunk) and not await happens(self._some, SIGN_OF_LIFE_S):
                 yield Outcomes()
@@ -69,12 +70,12 @@ class BatchCall:
                 yield (
                     ready if len(ready) <= CHUNK else ready.take(range(start, min(start + CHUNK, len(ready))))
                 )
-                # A generator that never lets the loop run holds back what it has already yielded.
+                # While a generator does not let the loop run, what it has yielded does not leave.
                 await asyncio.sleep(0)
 
 
 async def happens(event: asyncio.Event, timeout: float) -> bool:
-    """Wait for ``event``, at most ``timeout`` seconds; whether it is set."""
+    """Wait for ``event``, at most ``timeout`` seconds, and return True if it is set."""
     if not event.is_set():
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):

@@ -1,5 +1,7 @@
-"""What a manager needs of whatever runs tasks: an organ on its replica, an organ elsewhere, the escalation;
-and what it tells them."""
+"""The interface between the manager and everything that runs tasks.
+
+Three things do: an organ on the manager's replica, an organ elsewhere, and the escalation.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +16,25 @@ from organism_flows.serve_apps.organism.execution.organ_counters import OrganCou
 from organism_flows.serve_apps.organism.handler_api.results import HandlerResult
 
 LINGER_S = 1.0
-"""How long a cancelled handler may clean up before it counts as abandoned."""
+"""Longest time a cancelled handler may clean up before it counts as abandoned, in seconds."""
 
 
 @dataclass(slots=True)
 class SharedRules:
-    """What applies to everything that runs tasks of an organism."""
+    """Limits and state that everything that runs tasks of an organism on one replica shares."""
 
     result_limit_bytes: int
     lingering: dict[str, Invocation] = field(default_factory=dict)
-    """Handler calls that were told to stop and have not ended, by task id."""
+    """Handler calls that were asked to stop and have not ended, by task id."""
     suspect: Invocation | None = None
-    """The one suspect that runs on the replica itself, where suspects have no process of their own."""
+    """The single suspect that runs on the replica itself, for organs whose suspects get no process."""
     pump: Callable[[], None] = lambda: None
-    """Starts what may start now, in every organ."""
+    """Starts what can start now, in every organ."""
     figures: dict[str, OrganCounters] = field(default_factory=dict)
-    """By organ id."""
+    """Counters by organ id."""
 
     def ended(self, run: Invocation) -> None:
-        """A handler has ended, whether or not it was told to stop before."""
+        """Forget a handler call that has ended, and start what waited for that."""
         for task in run.tasks:
             if self.lingering.get(task["task_id"]) is run:
                 del self.lingering[task["task_id"]]
@@ -41,58 +43,59 @@ class SharedRules:
             waiter()
 
     def figures_of(self, organ_id: str) -> OrganCounters:
-        """Those of an organ, which may have been there before."""
+        """Return the counters of an organ; those from before a reconfiguration, if there are any."""
         return self.figures.setdefault(organ_id, OrganCounters())
 
 
 class JobRunner(Protocol):
-    """Runs jobs. Each is reported to its call once, unless it is dropped before. On the event loop only."""
+    """Runs jobs, on the event loop only. Reports each job to its call once, unless it is dropped before."""
 
     @property
     def idle(self) -> bool:
-        """Nothing runs or waits."""
+        """Return True if nothing runs or waits."""
         ...
 
     @property
     def abandoned(self) -> int:
-        """Handler calls on this replica that outlived their timeout and cannot be stopped."""
+        """Return the number of handler calls on this replica that were asked to stop and go on."""
         ...
 
     @property
     def problem(self) -> str | None:
-        """Why the replica should be replaced."""
+        """Return why the replica should be replaced; `None` means it should not."""
         ...
 
     def submit(self, jobs: Iterable[Job]) -> None:
-        """Run ``jobs`` as there is room."""
+        """Run ``jobs`` as soon as there is room."""
         ...
 
     def stop(self, jobs: Iterable[Job], ending: HandlerResult) -> None:
-        """Report ``jobs`` to have ended so, at once, and stop them as far as that is possible."""
+        """Report ``ending`` for ``jobs`` at once, and stop them as far as possible."""
         ...
 
     def recall(self, jobs: Iterable[Job], *, leaving: bool) -> None:
-        """Report those of ``jobs`` as ``recalled`` that no handler has begun with.
+        """Report as ``recalled`` those of ``jobs`` that no handler has begun with.
 
         Args:
-            leaving: Those too that wait for a replica elsewhere.
+            jobs: The jobs.
+            leaving: Also recall jobs that wait for a replica elsewhere.
         """
         ...
 
     def drop(self, jobs: Iterable[Job]) -> list[asyncio.Task[None]]:
-        """Forget ``jobs``; returns tasks that are ending and may be awaited."""
+        """Forget ``jobs``, and return the asyncio tasks that are ending and can be awaited."""
         ...
 
     def pump(self) -> None:
-        """Start what may start now."""
+        """Start what can start now."""
         ...
 
     def close(self) -> None:
-        """Give back what it has; nothing may be submitted any more."""
+        """Give back threads and processes. Nothing may be submitted afterwards."""
         ...
 
     def status(self) -> dict[str, Any]:
-        """Configuration and figures, as plain data."""
+        """Return configuration and counters, as plain data."""
         ...
 
 

@@ -1,7 +1,7 @@
-"""An organ that is a Serve deployment of its own: sends tasks there and reports what comes back.
+"""An organ that is a Serve deployment of its own: tasks are sent there, and outcomes come back.
 
-A handler call there is one call of Serve's, so that Serve knows how much there is to do when it chooses a
-replica, and when it decides how many there should be.
+Each handler call there is one call of Serve's. So Serve knows the load when it chooses a replica, and when it
+decides on their number.
 """
 
 from __future__ import annotations
@@ -23,42 +23,50 @@ from organism_flows.serve_apps.organism.handler_api.results import HandlerResult
 logger = logging.getLogger("ray.serve.organism")
 
 PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
-"""Waits before a call that no replica took is made again."""
+"""Pauses before a call that no replica took is made again, in seconds; the last one repeats."""
 
 
 class OrganClient(Protocol):
-    """Calls the deployment."""
+    """Client of an organ's deployment."""
 
     def call(self, batch: Batch) -> AsyncGenerator[Outcomes, None]:
-        """Run ``batch`` and yield outcomes as they come, some of them empty as a sign of life.
+        """Run ``batch`` and yield outcomes as tasks end; empty ones only show that the replica lives.
 
         Raises:
             OrganismUnavailable: Nothing of the batch ran.
-            ReplicaLost: What has not been yielded is unknown.
+            ReplicaLost: The outcomes that were not yielded are unknown.
         """
         ...
 
     async def health(self) -> dict[str, Any]:
-        """Raises OrganismUnavailable: No replica answers."""
+        """Return the health of one replica.
+
+        Raises:
+            OrganismUnavailable: No replica answers.
+        """
         ...
 
     async def cancel(self, runs: Mapping[str, int]) -> None:
-        """Stop tasks, wherever they run under the claim given by id, or an older one.
+        """Stop tasks on every replica where they run under the claim given by id, or an older one.
 
         Raises:
-            OrganismUnavailable: Not every replica has answered.
+            OrganismUnavailable: At least one replica has not answered.
         """
         ...
 
     async def running(self) -> list[dict[str, Any]]:
-        """What runs on each replica. Raises OrganismUnavailable: Not every one has answered."""
+        """Return what runs on each replica.
+
+        Raises:
+            OrganismUnavailable: At least one replica has not answered.
+        """
         ...
 
     async def limit_drain(self, within_s: float) -> None:
-        """Give running tasks only so long on replicas that are taken down from now on.
+        """Give running tasks at most ``within_s`` seconds on replicas that are taken down from now on.
 
         Raises:
-            OrganismUnavailable: Not every replica has answered.
+            OrganismUnavailable: At least one replica has not answered.
         """
         ...
 
@@ -67,9 +75,9 @@ class RemoteOrgan:
     """Runs tasks on the deployment of one organ.
 
     Args:
-        config: Its configuration.
-        client: Calls it.
-        rules: What it shares with the other organs.
+        config: Configuration of the organ.
+        client: Client of the deployment.
+        rules: What all organs of the replica share.
     """
 
     abandoned = 0
@@ -88,19 +96,19 @@ class RemoteOrgan:
 
     @property
     def always_there(self) -> bool:
-        """Whether it is never without a replica."""
+        """Return True if it always has a replica."""
         scaling = self.config.deployment and self.config.deployment.autoscaling
         return not scaling or scaling.min_replicas > 0
 
     async def health(self) -> dict[str, Any]:
-        """Health of one replica."""
+        """Return the health of one replica."""
         try:
             return await self.client.health()
         except OrganismUnavailable as error:
             return {"status": "unhealthy", "problem": error.what}
 
     def submit(self, jobs: Iterable[Job]) -> None:
-        """Send ``jobs``, those of one call, to the deployment; Serve lets them wait for a replica."""
+        """Send ``jobs``, all of one call, to the deployment. Serve lets them wait for a replica."""
         ready = [job for job in jobs if not job.settled]
         size = self.config.max_batch_size if self.config.batch else 1
         for suspects in (True, False):
@@ -110,22 +118,22 @@ class RemoteOrgan:
                 self._start(alike[start : start + step])
 
     def stop(self, jobs: Iterable[Job], ending: HandlerResult) -> None:
-        """Report ``jobs`` to have ended so, at once; a call goes on as long as one of its tasks is wanted."""
+        """Report ``ending`` for ``jobs`` at once. A call goes on as long as one of its tasks is awaited."""
         for job in jobs:
             if not job.settled:
                 self._report(job, ending, 0.0)
                 self._stop_if_unwanted(job.run)
 
     def recall(self, jobs: Iterable[Job], *, leaving: bool) -> None:
-        """Hand back those of ``jobs`` that wait for a replica, if the lane is leaving.
+        """Hand back those of ``jobs`` that wait for a replica, if ``leaving``.
 
-        Else they stay: Serve sees by them how much there is to do.
+        Otherwise they stay, because they show Serve the load.
         """
         if leaving:
             self.stop((job for job in jobs if not job.running), RECALLED)
 
     def drop(self, jobs: Iterable[Job]) -> list[asyncio.Task[None]]:
-        """Forget ``jobs``; returns the calls that are ending."""
+        """Forget ``jobs``, and return the asyncio tasks of the calls that are ending."""
         runs = {job.run: None for job in jobs if job.run}
         for run in runs:
             for job in run.open_jobs():
@@ -134,13 +142,13 @@ class RemoteOrgan:
         return [run.task for run in runs if self._stop_if_unwanted(run) and run.task]
 
     def pump(self) -> None:
-        """Nothing waits here."""
+        """Do nothing: no job waits here."""
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there is nothing to give back."""
 
     def status(self) -> dict[str, Any]:
-        """Its configuration and figures, as plain data; of the tasks sent there from this replica."""
+        """Return configuration and counters, as plain data. They count tasks sent from this replica."""
         begun = [run for run in self._runs if run.begun]
         return {
             **self.config.model_dump(mode="json"),
@@ -169,7 +177,7 @@ class RemoteOrgan:
     async def _run(self, run: Invocation) -> None:
         try:
             await self._call_until_taken(run)
-        except Exception as error:  # a mistake of ours must not leave tasks without an outcome
+        except Exception as error:  # a defect here must not leave tasks without an outcome
             logger.exception("organ %s: a call failed", self.config.id)
             for job in run.open_jobs():
                 self._report(job, HandlerResult("failed", error=f"{type(error).__name__}: {error}"), 0.0)
@@ -190,11 +198,11 @@ class RemoteOrgan:
                 return
 
     async def _call(self, run: Invocation) -> None:
-        """Report outcomes as they come.
+        """Call the deployment once, and report outcomes as they come.
 
         Raises:
-            OrganismUnavailable: None of the jobs ran.
-            ReplicaLost: What becomes of those still open is unknown.
+            OrganismUnavailable: None of the open jobs ran.
+            ReplicaLost: The outcomes of the jobs that are still open are unknown.
         """
         jobs = run.open_jobs()
         batch = jobs[0].call.batch.take(job.position for job in jobs)
@@ -210,8 +218,8 @@ class RemoteOrgan:
     def _blame(self, run: Invocation, what: str) -> None:
         """Hand the tasks of a lost replica back as suspects.
 
-        A suspect that has no process of its own was the only one there, and said so before it began: it is
-        charged.
+        A suspect without a process of its own was the only one there, and was reported before it began. Its
+        attempt is charged.
         """
         left = run.open_jobs()
         logger.warning("organ %s: %s; %d tasks had not been reported", self.config.id, what, len(left))

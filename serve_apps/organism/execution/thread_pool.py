@@ -1,7 +1,7 @@
-"""Threads of one organ, for handlers written as plain functions.
+"""Threads of one organ, for handlers that are plain functions.
 
 Not `concurrent.futures`: a thread that hangs must neither keep its place for ever nor keep the process from
-ending, and results come back to the loop many to a wake-up (a wake-up costs more than a small task).
+ending. And one wake-up of the loop brings many results, because it costs more than a small task.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ThreadPool:
     def __init__(self, name: str) -> None:
         self.name = name
         self.abandoned = 0
-        """Threads that outlived their timeout and still run."""
+        """Number of threads that were given up and still run."""
         self._queue: SimpleQueue[ThreadCall | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._ended: deque[tuple[ThreadCall, Any]] = deque()
@@ -52,7 +52,7 @@ class ThreadPool:
         self._closed = False
 
     def submit(self, call: Callable[[], Any], done: Callable[[Any], None]) -> ThreadCall:
-        """Run ``call`` in a thread, then ``done`` with what it returned, on the loop.
+        """Run ``call`` in a thread, then call ``done`` with its value on the loop.
 
         Raises:
             RuntimeError: The system refuses another thread.
@@ -67,7 +67,7 @@ class ThreadPool:
         return work
 
     def abandon(self, work: ThreadCall) -> bool:
-        """Give up on ``work``: another thread takes its place. False: it has just ended."""
+        """Give up ``work``, so that another thread can take its place; return False if it has just ended."""
         with self._lock:
             if work.state == "done":
                 return False
@@ -80,7 +80,7 @@ class ThreadPool:
         return True
 
     def close(self) -> None:
-        """Let idle threads end; busy ones end after their work."""
+        """Let threads end: idle ones at once, busy ones after their work."""
         if not self._closed:
             self._closed = True
             for _ in range(self._alive):
@@ -102,7 +102,7 @@ class ThreadPool:
                 wake = not self._waking
                 self._waking = True
             if wake and self._loop is not None:
-                with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                with contextlib.suppress(RuntimeError):  # the loop is closed: no result is awaited any more
                     self._loop.call_soon_threadsafe(self._collect)
             if abandoned:
                 return

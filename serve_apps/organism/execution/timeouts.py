@@ -1,7 +1,7 @@
-"""Timeouts by one timer for all that runs, on a clock that stands still while the event loop is blocked.
+"""Timeouts of all handler calls by one timer, on a clock that stands still while the event loop is blocked.
 
-A timer each cost as much as a third of a small task. And when one handler blocks the loop, by `time.sleep` or
-by computing, the others cannot go on: that must not count against them.
+A timer for each call cost as much as a third of a small task. And when one handler blocks the loop, by
+`time.sleep` or by computing, the others cannot go on. That time must not count against them.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 TICK_S = 0.25
-"""Longest wait of the timer, so that a blocked loop is noticed."""
+"""Longest wait of the timer, in seconds, so that a blocked loop is noticed."""
 BLOCKED_S = 0.1
-"""A timer this late means that the loop was blocked."""
+"""Delay of the timer, in seconds, above which the loop counts as blocked."""
 
 T = TypeVar("T")
 
 
 class Timeouts(Generic[T]):
-    """Calls back for every item that is not discarded in time. Used on the event loop only.
+    """Calls back for every item that is not discarded in time. Use it on the event loop only.
 
     Args:
-        on_due: Called with an item when its time is up; it is no longer among them then.
+        on_due: Called with an item when its time is up. The item is removed before.
     """
 
     def __init__(self, on_due: Callable[[T], None]) -> None:
         self._on_due = on_due
         self._due: dict[float, dict[T, float]] = {}
-        """By timeout: within one, who starts first is due first."""
+        """When each item is due, by timeout: with the same timeout, the first to start is due first."""
         self._timer: asyncio.TimerHandle | None = None
         self._planned = 0.0
         self._blocked_s = 0.0
@@ -38,6 +38,8 @@ class Timeouts(Generic[T]):
         """Call back about ``item`` in ``timeout_s`` seconds.
 
         Args:
+            item: The item.
+            timeout_s: Seconds from ``now``.
             now: `time.monotonic()`. Not the loop's own time: uvloop's stands still between two polls.
         """
         due = now - self._blocked_s + timeout_s
@@ -49,7 +51,7 @@ class Timeouts(Generic[T]):
             self._set(now, timeout_s)
 
     def discard(self, item: T, timeout_s: float) -> None:
-        """Never mind ``item``, added with ``timeout_s``; nothing happens if it is not there."""
+        """Remove ``item``, which was added with ``timeout_s``; do nothing if it is not there."""
         line = self._due.get(timeout_s)
         if line is not None:
             line.pop(item, None)
@@ -78,9 +80,9 @@ class Timeouts(Generic[T]):
                     break
                 late.append((item, timeout_s))
         for item, timeout_s in late:
-            if item in self._due.get(timeout_s, ()):  # else the one before it has taken it along
+            if item in self._due.get(timeout_s, ()):  # the callback of an earlier item may have removed it
                 self.discard(item, timeout_s)
                 self._on_due(item)
-        # Without anything to watch there is no timer, until the next item.
+        # Without items there is no timer.
         if self._due and self._timer is None:
             self._set(now, wait_s)
