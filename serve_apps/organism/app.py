@@ -1,10 +1,10 @@
 """The organism as a Ray Serve application: app ``organism``, deployment ``OrganismManager``.
 
-Beside it, where the configuration wants them, a deployment for each organ that is to have its own, and the
-drift valve.
+Where the configuration says so, the application has more deployments: one for each organ apart, and the drift
+valve.
 
-Annotations are not postponed in this module: Serve and FastAPI evaluate them in a pickled copy of the class,
-whose globals lack what only annotations name.
+Annotations are not postponed in this module: Serve and FastAPI evaluate them in a pickled copy of the class.
+The globals of that copy lack names that only annotations use.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ from organism_flows.serve_apps.organism.request import InvalidTask, parse_task, 
 
 CAUSES: tuple[str, ...] = get_args(Cause)
 TAKEN_DOWN_CHECK_S = 0.5
-"""Between two looks at whether Serve takes this replica down."""
+"""Pause between two checks whether Serve takes this replica down, in seconds."""
 
 http = FastAPI(title="Organism", description="One task at a time; queued work goes through the gateway.")
 http.add_middleware(HttpAuth)
@@ -77,7 +77,7 @@ class BuildArgs(BaseModel):
 
 
 class RemoteValve:
-    """The drift valve, which is a deployment of its own. See `DriftValve`."""
+    """A drift valve that is a deployment of its own. See `DriftValve`."""
 
     def __init__(self, handle: Any) -> None:
         self._handle = handle
@@ -96,7 +96,7 @@ class RemoteValve:
         return sums
 
 
-# Serve pickles the class where it is decorated, with the globals it finds then: helpers come before it.
+# Serve pickles the class where it is decorated, with the globals that exist then: helpers come before it.
 
 
 def _json(value: Any, status: int = 200) -> Response:
@@ -112,9 +112,9 @@ def _replica_name() -> str:
 
 
 def _is_taken_down() -> bool:
-    """Whether Serve has begun to take this replica down.
+    """Return True if Serve has begun to take this replica down.
 
-    Serve 2.60 tells a replica's class nothing before the calls on it have ended: then it calls its
+    Serve 2.60 does not notify a replica's class before the calls on it have ended. Then it calls the
     destructor.
     """
     try:
@@ -133,11 +133,11 @@ def _app_name() -> str:
 
 
 class Replica:
-    """What the replicas of the organism and of the organs apart have in common.
+    """Common base of the replicas of the organism and of the organs apart.
 
     Args:
         organs: Ids of the organs apart.
-        valve: Handle of the drift valve; None: a replica has its own.
+        valve: Handle of the drift valve. `None` means that the replica has its own.
     """
 
     def __init__(self, organs: Sequence[str] = (), valve: Any = None) -> None:
@@ -161,9 +161,9 @@ class Replica:
         try:
             await self.organism.reconfigure(user_config)
         except ConfigurationError:
-            # Serve kills a replica that raises here, and its tasks with it: a typing error in a configuration
-            # must not do that. The replica stays with what it has and says so in `health`, where
-            # `wait_until_running` looks; a new replica has nothing to stay with and must fail.
+            # Serve kills a replica that raises here, and its tasks with it. A typing error in a configuration
+            # must not do that: the replica keeps its configuration, and `health` says so, which
+            # `wait_until_running` reads. A new replica has no configuration to keep and must fail.
             if not self.organism.configured:
                 raise
 
@@ -178,14 +178,14 @@ class Replica:
                 self.organism.drain()
 
     async def handle_tasks(self, wire: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-        # Not wrapped in anything: cancelling the request must reach the organism's own `finally`.
+        # Not wrapped: cancelling the request must reach the organism's own `finally`.
         async for outcomes in self.organism.handle_tasks(wire):
             yield outcomes
 
     async def cancel_tasks(self, runs: dict[str, int]) -> list[str]:
         known = self.organism.cancel_tasks(runs)
         if left := {task: claim for task, claim in runs.items() if task not in known}:
-            # Where a replica of the manager died, what it had sent to an organ apart goes on there.
+            # If a replica of the manager has died, tasks that it had sent to an organ apart go on there.
             for organ in self.organism.apart:
                 forwarded = asyncio.create_task(_cancel_apart(organ.client, left))
                 self._forwarded.add(forwarded)
@@ -214,7 +214,7 @@ async def _cancel_apart(client: OrganClient, runs: dict[str, int]) -> None:
 
 
 def _everywhere(organism: OrganismManager) -> list[OrganClient]:
-    """Clients of the manager's own deployment and of the organs apart."""
+    """Return clients of the manager's own deployment and of the organs apart."""
     return [OrganismClient(_app_name(), MANAGER), *(organ.client for organ in organism.apart)]
 
 
@@ -224,7 +224,7 @@ class OrganismDeployment(Replica):
     """Puts an `OrganismManager` on a replica.
 
     Args:
-        organs: Handles of the organs apart by id: what is bound here is part of the application.
+        organs: Handles of the organs apart, by id. Binding them here makes them part of the application.
         valve: Handle of the drift valve.
     """
 
@@ -236,7 +236,7 @@ class OrganismDeployment(Replica):
 
     @http.get("/health")
     async def get_health(self, request: Request) -> Response:
-        """All that is known with the token; without one, for probes, no more than whether it serves."""
+        """Return the health; without the token, for probes, only whether the organism serves."""
         health = self.organism.health()
         if not getattr(request.state, PROVEN):
             health = {name: health[name] for name in ("status", "organism_initialized")}
@@ -248,12 +248,12 @@ class OrganismDeployment(Replica):
 
     @http.get("/organs-apart")
     async def get_organs_apart(self) -> Response:
-        """Health of the organs that are deployments of their own, by id: of one replica each."""
+        """Return the health of the organs that are deployments of their own, by id: one replica each."""
         return _json(await self.organism.health_apart())
 
     @http.get("/running")
     async def get_running(self) -> Response:
-        """What runs on every replica, those of organs apart included, by organ."""
+        """Return what runs on every replica, including those of organs apart, by organ."""
         parts = await asyncio.gather(
             *(client.running() for client in _everywhere(self.organism)), return_exceptions=True
         )
@@ -263,7 +263,7 @@ class OrganismDeployment(Replica):
 
     @http.post("/drain-limit")
     async def post_drain_limit(self, within_s: float) -> Response:
-        """Give running tasks only so many seconds on replicas that are taken down from now on."""
+        """Give running tasks at most ``within_s`` seconds on replicas that are taken down from now on."""
         if not 0 <= within_s <= 604_800:
             return _json({"error": f"within_s is {within_s}, not 0 to 604800 seconds"}, 422)
         clients = _everywhere(self.organism)
@@ -275,17 +275,17 @@ class OrganismDeployment(Replica):
 
     @http.get("/drift")
     async def get_drift(self) -> Response:
-        """Rules, the sums of all types and domains, and which way the tasks of this replica went."""
+        """Return the rules, the sums of all types and domains, and the paths of this replica's tasks."""
         return _json(await self.organism.drift_now())
 
     @http.post("/drift/reset")
     async def post_drift_reset(self, type: str | None = None, domain: str | None = None) -> Response:
-        """Set sums back to 0: of a type, of one of its domains, or all."""
+        """Set sums back to 0: those of a type, those of one of its domains, or all."""
         return _json({"reset": await self.organism.drift.valve.reset(type, domain)})
 
     @http.post("/handle-task")
     async def post_task(self, request: Request) -> Response:
-        """Run one task; 200 with its outcome, failed or not, 422 when no handler could see it."""
+        """Run one task. Answer 200 with its outcome, failed or not, or 422 if a field is wrong."""
         try:
             raw = json.loads(await request.body())
         except (ValueError, RecursionError) as error:
@@ -299,26 +299,26 @@ class OrganismDeployment(Replica):
 
 @serve.deployment
 class OrganDeployment(Replica):
-    """Puts one organ on replicas of its own: an organism of nothing else."""
+    """Puts one organ on replicas of its own, as an organism that has no other organ."""
 
 
 @serve.deployment(name=VALVE, num_replicas=1, ray_actor_options={"num_cpus": 0})
 class ValveDeployment(DriftValve):
-    """The drift valve of all replicas: one, so that there is one sum."""
+    """The drift valve of all replicas. It has one replica, so that there is one sum."""
 
 
 def build(args: BuildArgs) -> Application:
-    """The application, for ``import_path`` in a Serve config file.
+    """Return the application, for ``import_path`` in a Serve config file.
 
     Raises:
         ConfigurationError: The configuration file is wrong.
     """
     config = load_config(args.config)
-    # Classes to the type checker, though `serve.deployment` has made deployments of them.
+    # The type checker takes these for classes, but `serve.deployment` has made deployments of them.
     manager: Any = OrganismDeployment
     organ: Any = OrganDeployment
     drift_valve: Any = ValveDeployment
-    # What Serve's config file says of a deployment goes before what is said here.
+    # Options in Serve's config file take precedence over those given here.
     apart = organs_apart(config)
     ids = list(apart) if args.organs is None else args.organs
     organs = {}

@@ -1,4 +1,4 @@
-"""What one configuration makes of an organism: its organs, the router to them, and the escalation."""
+"""The parts that an organism has under one configuration: organs, the router to them, the escalation."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from organism_flows.serve_apps.organism.processes.pool import closed_on_error, l
 from organism_flows.serve_apps.organism.router import Router
 
 Connect: TypeAlias = "Callable[[str], OrganClient]"
-"""Gives the client of the deployment of an organ, by the organ's id."""
+"""Returns the client of an organ's own deployment, by the organ's id."""
 
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """What there is while one configuration is in effect."""
+    """The parts that exist while one configuration is in effect."""
 
     config: OrganismConfig
     organs: Mapping[str, LocalOrgan | RemoteOrgan]
@@ -32,11 +32,11 @@ class Assembly:
 
     @property
     def runners(self) -> list[JobRunner]:
-        """Everything in it that runs tasks."""
+        """Return all parts that run tasks."""
         return [*self.organs.values(), *([self.escalation] if self.escalation else [])]
 
     def handler_of(self, organ: OrganConfig) -> Handler | None:
-        """The handler that an organ of this configuration would load, if there is one already."""
+        """Return the handler that ``organ`` would load, if it is loaded here already, else `None`."""
         present = self.organs.get(organ.id)
         if not isinstance(present, LocalOrgan):
             return None
@@ -49,7 +49,7 @@ class Assembly:
         return present.handler if alike else None
 
     def policies(self, outcomes: Outcomes) -> dict[str, Policy]:
-        """What the organs say of how often and when to try again, where that may happen."""
+        """Return what the organs of these tasks say about retries, by organ id, if any may be retried."""
         policies: dict[str, Policy] = {}
         if any(cause in ("failed", "timed_out") for cause in outcomes.causes):
             for name in set(outcomes.organ_ids):
@@ -62,9 +62,9 @@ class Assembly:
 
 
 def load_missing(config: OrganismConfig, present: Assembly | None) -> dict[str, Handler]:
-    """The handlers of the organs that are to run here, by organ id; those loaded already as they are.
+    """Return the handlers of the organs that run here, by organ id. Keep those that are loaded already.
 
-    May take as long as it takes to import a model.
+    This may take as long as importing a model.
 
     Raises:
         ConfigurationError: A handler cannot be used.
@@ -84,14 +84,17 @@ def assemble(
     rules: SharedRules,
     connect: Connect,
 ) -> Assembly:
-    """Make what ``config`` says; organs that stay as they are stay.
+    """Return the parts that ``config`` describes. Keep the organs whose configuration has not changed.
 
     Args:
-        handlers: By organ id, of those without a deployment of their own.
-        present: What there was before.
+        config: The new configuration.
+        handlers: Handlers by organ id, of the organs without a deployment of their own.
+        present: The parts under the configuration before; `None` means there are none.
+        rules: What everything that runs tasks shares.
+        connect: Returns the client of an organ's own deployment, by the organ's id.
 
     Raises:
-        ConfigurationError: There is no deployment of an organ that is to have one.
+        ConfigurationError: An organ is to have a deployment, and the application has none for it.
     """
     organs: dict[str, LocalOrgan | RemoteOrgan] = {}
     with closed_on_error(handlers):
@@ -111,7 +114,7 @@ def assemble(
 
 
 def nowhere(organ_id: str) -> OrganClient:
-    """For an organism none of whose organs has a deployment.
+    """Refuse to connect: for an organism none of whose organs has a deployment of its own.
 
     Raises:
         ConfigurationError: Always.

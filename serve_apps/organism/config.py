@@ -1,4 +1,4 @@
-"""Which organs an organism has, and which handler serves which task type."""
+"""The configuration of an organism: its organs, and which handler serves which task type."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _one_colon(path: str) -> str:
 
 def _not_over_plain_http(uri: str) -> str:
     if uri.startswith("http://"):
-        # It imports Starlette, which a configuration does not need.
+        # Imported here because it imports Starlette, which most configurations do not need.
         from organism_flows.serve_apps.http_access import is_loopback
 
         if not is_loopback(urlsplit(uri).hostname or ""):
@@ -54,7 +54,7 @@ class Section(BaseModel):
 
 
 class Autoscaling(Section):
-    """How many replicas an organ's own deployment has."""
+    """Bounds and pace of the number of replicas of an organ's own deployment."""
 
     min_replicas: int = Field(
         default=1,
@@ -87,7 +87,7 @@ class Autoscaling(Section):
 
 
 class DeploymentConfig(Section):
-    """An organ as a Serve deployment of its own: what each replica needs, and how many there are."""
+    """An organ's own Serve deployment: what each replica needs, and how many replicas there are."""
 
     replicas: int = Field(default=1, ge=1, le=10_000, description="Number of replicas, without autoscaling.")
     autoscaling: Autoscaling | None = Field(default=None, description="Unset: always as many as replicas.")
@@ -173,7 +173,7 @@ class OrganConfig(Section):
 
     @property
     def isolates(self) -> bool:
-        """Whether a suspect runs in a process of its own."""
+        """Return True if a suspect runs in a process of its own."""
         if self.suspects is not None:
             return self.suspects == "process"
         return not (self.deployment and self.deployment.num_gpus)
@@ -186,10 +186,10 @@ class OrganConfig(Section):
 
 
 class Cusum(Section):
-    """When the drift scores of a type and domain, taken together, are too much.
+    """Rule for when the drift scores of a type and domain, taken together, are too high.
 
-    A sum by type and domain grows by what each score exceeds ``expected + slack``, shrinks by what it falls
-    short of it, and is never below 0 (the one-sided CUSUM chart of Page, 1954).
+    Each type and domain has a sum. It grows by what a score exceeds ``expected + slack``, and shrinks by what
+    a score falls short of that. It is never below 0 (the one-sided CUSUM chart of Page, 1954).
     """
 
     expected: float = Field(ge=0, allow_inf_nan=False, description="Drift score of ordinary tasks.")
@@ -202,7 +202,7 @@ class Cusum(Section):
 
 
 class Escalation(Section):
-    """Which tasks are escalated to a planner, for too much drift."""
+    """Which tasks are escalated to a planner because they drift too much."""
 
     drift_score: float | None = Field(
         default=None,
@@ -225,7 +225,7 @@ class Escalation(Section):
 
 
 class OrganismConfig(Section):
-    """The whole organism; what Serve calls ``user_config``."""
+    """The configuration of a whole organism; what Serve calls ``user_config``."""
 
     organs: list[OrganConfig] = Field(default_factory=list, description="Its organs.")
     include_builtin: bool = Field(
@@ -256,7 +256,7 @@ class OrganismConfig(Section):
     escalation: Escalation | None = Field(default=None, description="The drift valve; unset: no escalation.")
 
     def alone(self, organ: OrganConfig) -> OrganismConfig:
-        """The configuration of a deployment that is only ``organ`` and takes whatever is sent there."""
+        """Return the configuration of a deployment that is only ``organ`` and takes every task sent there."""
         suspects = "process" if organ.isolates else "replica"
         here = organ.model_copy(update={"deployment": None, "domains": [], "suspects": suspects})
         alone = {"organs": [here], "include_builtin": False, "default_organ": organ.id, "escalation": None}
@@ -264,12 +264,12 @@ class OrganismConfig(Section):
 
     @property
     def task_types(self) -> list[str]:
-        """Every type it serves, for all domains or for some, sorted."""
+        """Return every type it serves, for all domains or for some, sorted."""
         return sorted({name for organ in self.organs for name in organ.task_types})
 
 
 def load_config(path: Path | None = None) -> OrganismConfig:
-    """The configuration in a YAML file, built-in organs added; with None, the demo organism.
+    """Return the configuration in a YAML file, with built-in organs; without a path, the demo organism.
 
     Raises:
         ConfigurationError: The file cannot be read, or one of its fields is wrong; the message names it.
@@ -288,7 +288,7 @@ def load_config(path: Path | None = None) -> OrganismConfig:
 
 
 def parse_config(raw: Any, *, source: str = "the organism's configuration") -> OrganismConfig:
-    """A checked configuration with the built-in organs in it, from plain data or a configuration.
+    """Return a checked configuration with the built-in organs, from plain data or a configuration.
 
     The result says ``include_builtin: false``, so parsing it again changes nothing.
 
@@ -373,7 +373,7 @@ def _yaml(text: str, source: str) -> Any:
 
 
 def first_problem(error: ValidationError) -> str:
-    """One line about the first wrong field: its place, what is wrong, and the value."""
+    """Return one line about the first wrong field: its place, what is wrong, and the value."""
     first = error.errors(include_url=False)[0]
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""

@@ -1,4 +1,4 @@
-"""Who may use the organism's HTTP routes: whoever has its token. Without one only `/health` is answered."""
+"""Authorization of the organism's HTTP routes: they need its token. Without one, only `/health` answers."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from organism_flows.serve_apps.http_access import (
 
 HEALTH = "/health"
 BODY_LIMIT = 16_000_000
-"""Longest body in bytes, as the gateway's."""
+"""Longest body, in bytes; the gateway's default."""
 PROVEN = "organism_token_proven"
-"""In the state of a request: it came with the token."""
+"""Key in the state of a request: whether the request came with the token."""
 
 logger = logging.getLogger("organism.http")
 
@@ -68,7 +68,7 @@ class HttpAuth:
         try:
             settings = load_settings()
         except ConfigurationError:
-            # What is wrong with it, others say; these routes stay closed.
+            # The organism works without them; only these routes stay closed.
             logger.exception("the settings of the replica are not acceptable")
             settings = Settings.model_construct()
         token = own_token(settings)
@@ -84,7 +84,7 @@ def _limited(scope: Scope, receive: Receive) -> Receive:
         nonlocal read
         message = await receive()
         read += len(message.get("body", b""))
-        # A body without a length: what is cut off is no JSON, which the route says.
+        # A body without a length is cut off here. Then it is not JSON, and the route refuses it.
         return {**message, "body": b"", "more_body": False} if read > BODY_LIMIT else message
 
     return limited

@@ -1,4 +1,4 @@
-"""The organism: takes tasks, routes them to organs, streams their outcomes back.
+"""The manager of the organism: takes tasks, routes them to organs, streams their outcomes back.
 
 A plain class without Serve; `serve_apps.organism.app` puts it on replicas.
 """
@@ -42,20 +42,19 @@ from organism_flows.serve_apps.organism.router import NoOrgan
 logger = logging.getLogger("ray.serve.organism")
 
 ABANDONED_LIMIT = 32
-"""Handler calls that outlive their timeouts (a thread or task each) beyond which the replica asks to be
-replaced."""
+"""Most handler calls (a thread or task each) that outlive their timeouts before a replica is unhealthy."""
 TELL_S = 2.0
-"""How often a call tells with which of its tasks handlers have begun."""
+"""Pause between two reports of a call on which of its tasks handlers have begun with, in seconds."""
 
 
 class OrganismManager:
     """Runs tasks on the organs of one configuration, which may change while it runs.
 
     Args:
-        config: Its first configuration; None: none until `reconfigure`.
+        config: The first configuration. `None` means none until `reconfigure`.
         replica: Name of the replica it runs on, for `health` and `status`.
-        connect: Client of the deployment of an organ that has one of its own, by the organ's id.
-        valve: Where drift is summed up; None: here.
+        connect: Returns the client of an organ's own deployment, by the organ's id.
+        valve: Sums up drift. `None` means a valve in this process.
 
     Raises:
         ConfigurationError: The configuration is wrong or a handler does not import.
@@ -88,14 +87,14 @@ class OrganismManager:
 
     @property
     def configured(self) -> bool:
-        """Whether a configuration is in effect."""
+        """Return True if a configuration is in effect."""
         return self._assembly is not None
 
     async def reconfigure(self, user_config: OrganismConfig | dict[str, Any]) -> None:
-        """Apply a configuration; tasks already accepted end under the old one.
+        """Apply a configuration. Tasks that were accepted before end under the old one.
 
         Raises:
-            ConfigurationError: It is wrong or a handler does not import; the old one stays in effect.
+            ConfigurationError: It is wrong or a handler does not import. The old one stays in effect.
         """
         try:
             await self._reconfigure(user_config)
@@ -109,14 +108,14 @@ class OrganismManager:
         async with self._reconfiguring:
             parsed = parse_config(user_config)
             extend_import_path(parsed.python_path)
-            # In a thread: importing a model may take minutes, and there is work to do meanwhile.
+            # In a thread: importing a model may take minutes, and tasks go on meanwhile.
             self._apply(parsed, await asyncio.to_thread(load_missing, parsed, self._assembly))
 
     def _apply(self, config: OrganismConfig, handlers: dict[str, Handler]) -> None:
         old = self._assembly
         new = self._assembly = assemble(config, handlers, old, self._rules, self._connect)
         self._rules.result_limit_bytes = config.result_limit_bytes
-        # It was meant for the replacement that this is instead of.
+        # The limit was set for a replacement of this replica, and this is a change in place.
         self._calls.limit_drain(None)
         if old is not None:
             kept = set(map(id, new.runners))
@@ -130,10 +129,10 @@ class OrganismManager:
         """Run one task.
 
         Args:
-            task: Its fields; see `serve_apps.organism.request.Task`.
+            task: Its fields; see `TaskRequest`.
 
         Returns:
-            Its outcome: task_id, success, result, error, retryable, path, organ_id, elapsed_ms. A bad task
+            Its outcome: task_id, success, result, error, retryable, path, organ_id, elapsed_ms. A wrong task
             has one too, whose error names the field.
         """
         try:
@@ -165,12 +164,11 @@ class OrganismManager:
             wire: `Batch.to_wire()`.
 
         Yields:
-            `Outcomes.to_wire()`: some tasks as they end, and at least every 2 s one, empty if need be; one in
-            any case.
+            `Outcomes.to_wire()`, with tasks as they end, and at least every 2 s; at least one, perhaps empty.
 
         Raises:
-            ConfigurationError: The batch is of another version, or its columns do not fit, or there is no
-                configuration yet; none of it ran.
+            ConfigurationError: The batch is of another version, its columns do not fit, or there is no
+                configuration yet. None of the batch ran.
         """
         batch = open_wire(wire)
         async with aclosing(self._run(batch)) as parts:
@@ -178,7 +176,7 @@ class OrganismManager:
                 yield outcomes.to_wire()
 
     async def _run(self, batch: Batch) -> AsyncGenerator[Outcomes, None]:
-        # Handlers run in copies of the caller's context: Serve's request id is in their log lines.
+        # Handlers run in copies of the caller's context, so that Serve's request id is in their log lines.
         context = copy_context()
         context.run(ORGANISM.set, self)
         call = BatchCall(batch, context)
@@ -189,7 +187,7 @@ class OrganismManager:
             )
             timeout_s = self._route(call, work, drifting)
             if not len(batch):
-                # Of a stream without a message gRPC may lose what Serve says before the first.
+                # If a stream has no message, gRPC may lose what Serve sends before the first message.
                 yield Outcomes()
             told_at = time.monotonic()
             async with aclosing(call.chunks()) as chunks:
@@ -203,8 +201,7 @@ class OrganismManager:
                         outcomes.begun += newly_begun(work)
                     yield outcomes
             if self._calls.draining:
-                # Serve ends this replica when no call is on it any more: handlers that were told to stop have
-                # until then.
+                # Serve ends this replica after its last call: handlers that must stop have until then.
                 await self._calls.handlers_ended(batch)
         finally:
             # Reached by cancellation too. A finished call has nothing left to drop.
@@ -215,13 +212,10 @@ class OrganismManager:
                 await asyncio.wait(ending, timeout=LINGER_S)
 
     def _route(self, call: BatchCall, work: Work, drifting: Collection[int]) -> float | None:
-        """Hand the jobs of ``call`` to their organs; what is not to run is reported at once.
-
-        Args:
-            work: Filled with the jobs by organ.
+        """Add the jobs of ``call`` to ``work`` and hand them to their organs; report tasks that must not run.
 
         Returns:
-            The longest timeout among the jobs, in seconds; None: there are none.
+            The longest timeout among the jobs, in seconds; `None` means there are no jobs.
         """
         assembly = self._assembly
         if assembly is None:
@@ -269,7 +263,7 @@ class OrganismManager:
         return longest_s
 
     def _pump(self) -> None:
-        """Start what may start now, and let go of old organs that nothing needs any more."""
+        """Start what can start now, and close old organs that nothing needs any more."""
         runners = [*(self._assembly.runners if self._assembly else ()), *self._retiring]
         for runner in runners:
             runner.pump()
@@ -279,12 +273,12 @@ class OrganismManager:
                 self._retiring.remove(runner)
 
     def cancel_tasks(self, runs: dict[str, int]) -> list[str]:
-        """Stop tasks that run here under the claim given by id, or an older one; each is reported
-        ``cancelled`` through its own call, at once.
+        """Stop tasks that run here under the claim given by id, or an older one.
 
-        A waiting task never starts. An async handler is cancelled, and may clean up. A plain function cannot
-        be stopped: it counts as abandoned until it ends. A handler batch goes on for its other tasks. What
-        has ended keeps its outcome, and calling again changes nothing.
+        Each is reported ``cancelled`` through its own call, at once. A waiting task never starts. An async
+        handler is cancelled, and may clean up. A plain function in a thread cannot be stopped: it counts as
+        abandoned until it ends. A handler batch goes on for its other tasks. A task that has ended keeps its
+        outcome. Calling again changes nothing.
 
         Returns:
             Ids of those of ``runs`` that are on this replica.
@@ -292,20 +286,23 @@ class OrganismManager:
         return self._calls.stop(runs, CANCELLED)
 
     def recall_tasks(self, claims: list[int], leaving: bool) -> None:
-        """Report those of these tasks as ``recalled`` that no handler has begun with.
+        """Report as ``recalled`` those of these tasks that no handler has begun with.
 
         Args:
-            leaving: Those too that wait for a replica of their organ's own deployment.
+            claims: Claims of the tasks.
+            leaving: Also recall tasks that wait for a replica of their organ's own deployment.
         """
         self._calls.recall(claims, leaving=leaving)
 
     def limit_drain(self, within_s: float) -> None:
-        """Once this replica is taken down, give running tasks at most so many seconds."""
+        """Give running tasks at most ``within_s`` seconds once this replica is taken down."""
         self._calls.limit_drain(within_s)
 
     def drain(self) -> None:
-        """This replica is being taken down: hand back what waits at once, and what runs as its organ's
-        ``drain_s`` is over. To be called again and again."""
+        """Hand back waiting tasks at once, and running ones when the ``drain_s`` of their organ is over.
+
+        Call it repeatedly while this replica is being taken down.
+        """
         self._calls.drain(self._drain_s)
 
     def _drain_s(self, runner: JobRunner) -> float:
@@ -317,9 +314,10 @@ class OrganismManager:
     # Telling
 
     def health(self) -> dict[str, Any]:
-        """Whether it serves: status, organism_initialized, uptime_s, pid, replica, and which version it is.
+        """Return whether it serves: status, organism_initialized, uptime_s, pid, replica, version.
 
-        Degraded: it serves, but not by the latest configuration; ``refused_configuration`` says why."""
+        ``degraded`` means that it does not serve by the latest configuration: see ``refused_configuration``.
+        """
         problem = self._problem()
         return {
             "status": "unhealthy" if problem else "degraded" if self._refused else "healthy",
@@ -334,7 +332,7 @@ class OrganismManager:
         }
 
     def status(self) -> dict[str, Any]:
-        """What it serves and what it has done: known types, figures by organ, effective configuration."""
+        """Return what it serves and has done: task types, counts by organ, configuration in effect."""
         assembly = self._assembly
         organs = {name: organ.status() for name, organ in assembly.organs.items()} if assembly else {}
         totals: Counter[str] = Counter()
@@ -367,7 +365,7 @@ class OrganismManager:
         }
 
     def running(self) -> dict[str, Any]:
-        """What runs on this replica, by organ: for whoever is about to replace it."""
+        """Return what runs on this replica, by organ: what replacing the replica would interrupt."""
         left_behind = Counter(run.organ_id for run in set(self._rules.lingering.values()))
         here = [organ for organ in self._organs() if isinstance(organ, LocalOrgan)]
         organs = {organ.config.id: load(organ.status(), left_behind[organ.config.id]) for organ in here}
@@ -378,24 +376,26 @@ class OrganismManager:
 
     @property
     def apart(self) -> list[RemoteOrgan]:
-        """The organs that are deployments of their own."""
+        """Return the organs that are deployments of their own."""
         return [organ for organ in self._organs() if isinstance(organ, RemoteOrgan)]
 
     async def health_apart(self) -> dict[str, dict[str, Any]]:
-        """Health of the organs that are deployments of their own, by id; those that may have no replica are
-        not asked, since that would start one."""
+        """Return the health of the organs that are deployments of their own, by id.
+
+        Organs that may have no replica are not asked, because that would start one.
+        """
         return {organ.config.id: await organ.health() for organ in self.apart if organ.always_there}
 
     async def drift_now(self) -> dict[str, Any]:
-        """The drift part of `status`, with the sums of all replicas where the valve answers."""
+        """Return the drift part of `status`, with the sums of all replicas if the valve answers."""
         config = self._assembly.config if self._assembly else None
         return await self.drift.now(config.escalation if config else None)
 
     async def check_health(self) -> None:
-        """Return at once while the replica can work; async, so that a wedged event loop does not.
+        """Return at once if the replica can work. It is async, so that it cannot return on a blocked loop.
 
         Raises:
-            RuntimeError: It should be replaced.
+            RuntimeError: The replica should be replaced.
         """
         if problem := self._problem():
             raise RuntimeError(problem)
@@ -403,7 +403,7 @@ class OrganismManager:
     def _problem(self) -> str | None:
         runners = [*(self._assembly.runners if self._assembly else ()), *self._retiring]
         now = time.monotonic()
-        # Those that were told to stop before their time was over may still look, and end.
+        # Calls that were asked to stop before their timeout may still notice that, and end.
         hung = sum(now > run.started + run.timeout_s for run in set(self._rules.lingering.values()))
         if hung > ABANDONED_LIMIT:
             return f"{hung} handler calls hang and cannot be stopped, more than {ABANDONED_LIMIT}"

@@ -1,4 +1,4 @@
-"""The calls that are under way on a replica: which of their tasks may run here, and which are to stop.
+"""The calls under way on a replica: which of their tasks may run here, and which must stop.
 
 A task never runs twice at once on one replica: a newer claim of it stops the older run and waits for its end.
 """
@@ -27,8 +27,8 @@ from organism_flows.serve_apps.organism.handler_api.results import HandlerResult
 logger = logging.getLogger("ray.serve.organism")
 
 STOPPING_S = 8.0
-"""How long a replica that is taken down stays for handlers that were told to stop; Serve ends it 10 s after
-the longest ``drain_s``."""
+"""Longest time a replica that is taken down stays for handlers that were asked to stop, in seconds. Serve
+ends the replica 10 s after the longest ``drain_s``."""
 OUTLIVED = HandlerResult(
     "timed_out",
     error="not begun: an earlier run of it outlived its timeout and still runs on this replica; a plain "
@@ -42,7 +42,7 @@ Work: TypeAlias = "dict[JobRunner, list[Job]]"
 
 
 class OpenCalls:
-    """The calls on one replica.
+    """The calls under way on one replica.
 
     Args:
         rules: What the organs of the replica share.
@@ -51,22 +51,22 @@ class OpenCalls:
     def __init__(self, rules: SharedRules) -> None:
         self._rules = rules
         self._work: dict[BatchCall, Work] = {}
-        """By call; no work: not begun."""
+        """Jobs by call and runner. A call without jobs has not been routed yet."""
         self._newest: dict[str, int] = {}
-        """The newest claim of each task in them."""
+        """The newest claim of each task in these calls."""
         self._drain_limit_s: float | None = None
         self._draining_since: float | None = None
 
     @property
     def draining(self) -> bool:
-        """Whether the replica is being taken down."""
+        """Return True if the replica is being taken down."""
         return self._draining_since is not None
 
     def __iter__(self) -> Iterator[Work]:
         return iter(self._work.values())
 
     def open(self, call: BatchCall) -> Work:
-        """Take in ``call``, and stop what runs here under older claims of its tasks: they have been lost."""
+        """Add ``call``, and stop runs under older claims of its tasks: those claims have been lost."""
         work = self._work[call] = {}
         batch = call.batch
         if self._newest.keys().isdisjoint(batch.ids):
@@ -92,7 +92,7 @@ class OpenCalls:
                 del self._newest[task]
 
     def not_to_run(self, call: BatchCall, position: int) -> HandlerResult | None:
-        """The ending of a task that is not to run here, or None."""
+        """Return the ending of a task that must not run here; `None` means that it may run."""
         batch = call.batch
         if batch.claims[position] in call.cancelled:
             return CANCELLED_BEFORE
@@ -104,10 +104,13 @@ class OpenCalls:
         return None
 
     def wait_for(self, older: Invocation, job: Job, runner: JobRunner) -> bool:
-        """Let ``job`` begin when an earlier run of its task, which was told to stop, has ended.
+        """Let ``job`` begin when an earlier run of its task, which was asked to stop, has ended.
 
-        A plain function may not look whether it is to stop: then the job waits as long as the function may
-        take, and no longer. False: the run is of the same claim, and there is nothing to wait for.
+        A plain function may not check whether it should stop. Then the job waits until the timeout of that
+        run is over, and ends as timed out.
+
+        Returns:
+            False if the run is not of an older claim: then there is nothing to wait for.
         """
         if all(one.claim >= job.claim for one in older.jobs):
             return False
@@ -131,7 +134,8 @@ class OpenCalls:
         """Stop tasks that run here under the claim given by id, or an older one.
 
         Args:
-            ending: How each is reported.
+            runs: Claims by task id.
+            ending: How each task is reported.
 
         Returns:
             Ids of those of ``runs`` that are here.
@@ -153,10 +157,11 @@ class OpenCalls:
         return sorted(known)
 
     def recall(self, claims: Iterable[int], *, leaving: bool) -> None:
-        """Report those of these tasks as ``recalled`` that no handler has begun with.
+        """Report as ``recalled`` those of these tasks that no handler has begun with.
 
         Args:
-            leaving: Those too that wait for a replica of their organ's own deployment.
+            claims: Claims of the tasks.
+            leaving: Also recall tasks that wait for a replica of their organ's own deployment.
         """
         wanted = set(claims)
         for work in self:
@@ -164,14 +169,17 @@ class OpenCalls:
                 organ.recall([job for job in jobs if job.claim in wanted], leaving=leaving)
 
     def limit_drain(self, within_s: float | None) -> None:
-        """Once this replica is taken down, give running tasks at most so many seconds; None: as they have."""
+        """Give running tasks at most ``within_s`` seconds once this replica is taken down.
+
+        `None` means the time that their organs give them.
+        """
         self._drain_limit_s = within_s
 
     def drain(self, drain_s: Callable[[JobRunner], float]) -> None:
-        """Hand back what waits at once, and what runs when its time is over. To be called again and again.
+        """Hand back waiting tasks at once, and running ones when their time is over. Call it repeatedly.
 
         Args:
-            drain_s: Seconds that tasks of a runner may still take.
+            drain_s: Returns the seconds that tasks of a runner may still take.
         """
         now = time.monotonic()
         if self._draining_since is None:
@@ -186,7 +194,7 @@ class OpenCalls:
                     organ.stop([job for job in jobs if not job.settled], TAKEN_DOWN)
 
     async def handlers_ended(self, batch: Batch) -> None:
-        """Wait, for `STOPPING_S` at most, until handlers of ``batch`` that were told to stop have ended."""
+        """Wait until handlers of ``batch`` that were asked to stop have ended, for at most `STOPPING_S`."""
         runs = {run for task in batch.ids if (run := self._rules.lingering.get(task))}
         ended = [asyncio.Event() for _ in runs]
         for run, event in zip(runs, ended, strict=True):
@@ -198,7 +206,7 @@ class OpenCalls:
 
 
 def newly_begun(work: Work) -> list[int]:
-    """Positions of the tasks that handlers have begun with, each told once."""
+    """Return the positions of the tasks that handlers have begun with, each of them only once."""
     positions = []
     for jobs in work.values():
         for job in jobs:
@@ -209,5 +217,5 @@ def newly_begun(work: Work) -> list[int]:
 
 
 def any_runs(work: Work) -> bool:
-    """Whether a handler has begun with any of its tasks."""
+    """Return True if a handler has begun with any of the tasks."""
     return any(job.running for jobs in work.values() for job in jobs)

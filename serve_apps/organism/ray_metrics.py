@@ -1,6 +1,6 @@
-"""What a replica tells Ray's metrics, for Prometheus: tasks by organ and ending, paths, drift.
+"""Metrics of a replica, for Prometheus by way of Ray: tasks by organ and cause, paths, drift.
 
-Told at every health check, every 2 s, from figures that are kept anyway: it costs tasks nothing.
+They are updated at every health check, every 2 s, from counts that are kept anyway. This costs tasks nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ray.serve.metrics import Counter, Gauge
 
 
 class Telemetry:
-    """The metrics of one replica; Serve adds its name and those of deployment and app."""
+    """The metrics of one replica. Serve adds the names of the replica, its deployment and its app."""
 
     def __init__(self) -> None:
         organ_and_cause: Any = ("organ", "cause")  # Ray's annotation allows one key only
@@ -44,17 +44,18 @@ class Telemetry:
         self._drifting: set[tuple[str, str]] = set()
 
     def tell(self, status: dict[str, Any], causes: tuple[str, ...]) -> None:
-        """Bring the metrics up to what ``status``, of the manager, says.
+        """Update the metrics.
 
         Args:
-            causes: How tasks may end.
+            status: Status of the manager.
+            causes: The causes that tasks may end with.
         """
         for organ, figures in status["organs"].items():
             for cause in causes:
                 self._count(self._tasks, figures[cause], {"organ": organ, "cause": cause})
             self._in_flight.set(figures["in_flight"], {"organ": organ})
             self._waiting.set(figures["waiting"], {"organ": organ})
-            # An organ that has neither need not count them.
+            # An organ that can have neither leaves them out of its status.
             self._suspects.set(figures.get("suspects", 0), {"organ": organ})
             self._lingering.set(figures.get("lingering", 0), {"organ": organ})
             for quantile in ("p50", "p95", "p99"):

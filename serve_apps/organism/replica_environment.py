@@ -1,4 +1,4 @@
-"""The environment a replica really sees, without what may be a secret."""
+"""The environment that a replica has, without values that may be secrets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PACKAGES = ("organism-flows", "ray", "prefect", "fastapi", "pydantic", "asyncpg"
 SHOWN = re.compile(
     r"(ORGANISM|RAY|SERVE|PREFECT|CUDA|NVIDIA|OMP|MKL|OPENBLAS|PYTHON|UV|LC)_?.*|PATH|HOME|LANG|TZ|VIRTUAL_ENV|PWD|USER"
 )
-"""Variables whose values are shown; of the others only the names, since any of them may hold a secret."""
+"""Variables whose values are shown. Of all others only the names are: any of them may hold a secret."""
 SECRET = re.compile(
     r"TOKEN|SECRET|PASS|KEY|CREDENTIAL|AUTH_STRING|COOKIE|DSN|JOB_CONFIG|RUNTIME_ENV", re.IGNORECASE
 )
@@ -23,7 +23,7 @@ PASSWORD_IN_URL = re.compile(r"(?<=//)([^/@\s:]*):[^/@\s]*@")
 
 
 def environment() -> dict[str, Any]:
-    """Interpreter, packages, machine, GPUs and environment variables, as plain data."""
+    """Return interpreter, packages, machine, GPUs and environment variables, as plain data."""
     shown = {name: value for name, value in sorted(os.environ.items()) if SHOWN.fullmatch(name)}
     return {
         "python": platform.python_version(),
@@ -40,7 +40,7 @@ def environment() -> dict[str, Any]:
 
 @cache
 def packages() -> dict[str, str | None]:
-    """Versions of what matters here."""
+    """Return the versions of `PACKAGES`; `None` means not installed."""
     found: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
@@ -51,7 +51,7 @@ def packages() -> dict[str, str | None]:
 
 
 def masked(name: str, value: str) -> str:
-    """``value`` of the variable ``name``, or stars where it may be a secret."""
+    """Return ``value`` of the variable ``name``, or stars if it may be a secret."""
     if SECRET.search(name) and not name.endswith("_PATH"):
         return "***"
     return PASSWORD_IN_URL.sub(r"\1:***@", value)

@@ -1,4 +1,4 @@
-"""One task as people and programs send it, checked field by field."""
+"""Tasks as clients send them, one or a batch, checked field by field."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ PARAMS_LIMIT_BYTES = 10_000_000
 
 
 class InvalidTask(Exception):
-    """A task, or a batch of them, that cannot be run; the message names the field and why."""
+    """Error: a task cannot be run. The message names the field and the reason."""
 
 
 class TaskRequest(BaseModel):
-    """The fields of a task; only ``type`` is needed."""
+    """The fields of a task; only ``type`` is required."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -36,10 +36,10 @@ class TaskRequest(BaseModel):
     timeout_s: float | None = Field(default=None, gt=0, le=604_800, allow_inf_nan=False)
 
     def as_batch(self) -> Batch:
-        """A batch of this one task.
+        """Return a batch of this one task.
 
         Raises:
-            InvalidTask: Its params are not JSON.
+            InvalidTask: The params are not JSON, or too long.
         """
         try:
             params = to_json(self.params, limit_bytes=PARAMS_LIMIT_BYTES)
@@ -61,7 +61,7 @@ class TaskRequest(BaseModel):
 
 
 def parse_task(raw: Any) -> TaskRequest:
-    """The task in plain data.
+    """Return the task in plain data.
 
     Raises:
         InvalidTask: A field is missing, unknown or wrong.
@@ -84,7 +84,7 @@ def parse_task(raw: Any) -> TaskRequest:
 
 
 def refused(raw: Any, why: str) -> dict[str, Any]:
-    """The outcome of a task that no handler saw."""
+    """Return the outcome of a task that no handler saw."""
     task_id = raw.get("task_id") if isinstance(raw, dict) else None
     return {
         "task_id": task_id if isinstance(task_id, str) else None,
@@ -99,10 +99,10 @@ def refused(raw: Any, why: str) -> dict[str, Any]:
 
 
 def open_wire(wire: dict[str, Any]) -> Batch:
-    """The batch that came over the wire.
+    """Return the batch that came over the wire.
 
     Raises:
-        ConfigurationError: It is of another version, or its columns do not fit.
+        ConfigurationError: It is no batch, is of another version, or has columns of different lengths.
     """
     next_step = "run the same organism-flows version on lanes and replicas"
     try:

@@ -1,4 +1,4 @@
-"""Task type and domain → organ."""
+"""The router, which finds the organ for a task's type and domain."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from organism_flows.serve_apps.organism.execution.protocol import OrganRunner
 
 
 class NoOrgan(Exception):
-    """No organ serves the task; the message says for which domains its type is served, or what is near it."""
+    """Error: there is no such organ. The message names the domains that are served, or similar names."""
 
 
 class Router:
-    """Finds the organ of a task: by type and domain, else by type, else the default.
+    """Finds the organ of a task: by type and domain, else by type alone, else the default organ.
 
     Args:
         config: A checked configuration.
@@ -23,7 +23,7 @@ class Router:
 
     def __init__(self, config: OrganismConfig, organs: Mapping[str, OrganRunner]) -> None:
         self._by_domain: dict[str, dict[str | None, OrganRunner]] = {}
-        """Organs by type and then domain; None: every other domain, and none."""
+        """Organs by type and then domain. `None` stands for all other domains, and for no domain."""
         for organ in config.organs:
             domains: Sequence[str | None] = organ.domains or (None,)
             for name in organ.task_types:
@@ -33,14 +33,14 @@ class Router:
 
     @property
     def types(self) -> list[str]:
-        """Every type served, for all domains or for some, sorted."""
+        """Return every type that is served, for all domains or for some, sorted."""
         return sorted(self._by_domain)
 
     def route(self, task_type: str, domain: str | None) -> OrganRunner:
-        """The organ of a task.
+        """Return the organ of a task.
 
         Raises:
-            NoOrgan: Nothing serves it.
+            NoOrgan: No organ serves it.
         """
         places = self._by_domain.get(task_type)
         organ = self._default
@@ -51,7 +51,7 @@ class Router:
         return organ
 
     def organ(self, organ_id: str) -> OrganRunner:
-        """The organ of this id.
+        """Return the organ with this id.
 
         Raises:
             NoOrgan: There is none.
