@@ -1,1 +1,1 @@
-"""Worker processes of organs that say ``processes``: pool, messages, and their end."""
+"""Worker processes, for organs that say ``processes`` and for suspects: their pool, messages and end."""

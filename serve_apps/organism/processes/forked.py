@@ -1,4 +1,4 @@
-"""Ends a process that a handler has forked and that returns from the handler, as if it were the replica's."""
+"""The end of a process that a handler forked and that returns from the handler as if it were the replica."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def _note() -> None:
 
 
 def end_if_forked() -> None:
-    """End this process, at once and silently, if it is a copy of the one that imported this module.
+    """End this process, at once and silently, if it is a fork of the one that imported this module.
 
-    A copy would go on as the replica or the agent: it would report the task a second time, or the next one,
-    and keep their connections open.
+    A fork would go on as the replica or the worker process: it would report the task a second time, or the
+    next one, and keep their connections open.
     """
     if _forked:
         os._exit(0)

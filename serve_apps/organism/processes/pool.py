@@ -1,6 +1,6 @@
-"""The pool of processes that one organ's handler is called in.
+"""The pool of worker processes that one organ's handler is called in.
 
-Not `concurrent.futures`: one death breaks a pool of it, and a single call cannot be killed.
+Not `concurrent.futures`: there one death breaks the pool, and a single call cannot be killed.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from organism_flows.serve_apps.organism.processes.worker_process import WorkerPr
 logger = logging.getLogger("ray.serve.organism")
 
 START_S = 600.0
-"""How long a process may take to import its handler, once others have."""
+"""Longest time a process may take to import its handler, in seconds; the first process may take any time."""
 FAILED_STARTS = 3
-"""In a row; then the replica asks to be replaced."""
+"""Number of failed starts in a row after which the replica asks to be replaced."""
 LONGEST_PAUSE_S = 10.0
-"""Before the next start, when starts fail."""
+"""Longest pause before the next start when starts fail, in seconds."""
 
 
 def load(organ: OrganConfig) -> Handler:
-    """The handler of ``organ``, from this process or from the first of its own.
+    """Return the handler of ``organ``, loaded in this process or in the first one of its own.
 
     Raises:
-        ConfigurationError: It cannot be used.
+        ConfigurationError: The handler cannot be used.
     """
     return ProcessPool(organ).load() if organ.processes else load_handler(organ)
 
 
 @contextlib.contextmanager
 def closed_on_error(handlers: Mapping[str, Handler]) -> Iterator[None]:
-    """On an error, end the processes of those among ``handlers`` that no organ has come to use."""
+    """End the processes of those among ``handlers`` that no organ uses yet, if the block raises."""
     try:
         yield
     except BaseException:
@@ -52,10 +52,10 @@ def closed_on_error(handlers: Mapping[str, Handler]) -> Iterator[None]:
 
 
 class StartFailed(Exception):
-    """No process could be started for a call.
+    """Error: no process could be started for a call.
 
     Args:
-        error: Why.
+        error: The reason.
     """
 
     def __init__(self, error: Exception) -> None:
@@ -72,28 +72,28 @@ class ProcessStart:
 
 
 class ProcessPool:
-    """The processes of one organ, started as they are needed and used again. Used from any thread.
+    """The worker processes of one organ, started when needed and used again. It is safe in any thread.
 
     Args:
-        organ: Its configuration.
+        organ: Configuration of the organ.
     """
 
     def __init__(self, organ: OrganConfig) -> None:
         self._organ = organ
         self._changed = threading.Condition()
         self._idle: list[WorkerProcess] = []
-        """Used last: last."""
+        """The process that was used last comes last."""
         self._busy: dict[Any, WorkerProcess] = {}
-        """By the key of its call."""
+        """Processes by the key of their call."""
         self._starting = 0
         self._limit = 0
         self._failed_starts = 0
         self._closed = threading.Event()
         self.problem: str | None = None
-        """Why processes do not start."""
+        """Why processes do not start; `None` means that they do."""
 
     def load(self) -> Handler:
-        """Start the first process.
+        """Start the first process, and return its handler.
 
         Raises:
             ConfigurationError: The handler cannot be used.
@@ -114,7 +114,7 @@ class ProcessPool:
             self._changed.notify_all()
 
     def shrink(self, less: int) -> None:
-        """Allow fewer processes at once; none: they are not needed any more."""
+        """Allow ``less`` fewer processes at once. If none is allowed, the pool is closed."""
         with self._changed:
             self._limit -= less
             if self._limit <= 0:
@@ -134,19 +134,20 @@ class ProcessPool:
         on_begin: Callable[[], object],
         unwanted: Callable[[], bool],
     ) -> Endings:
-        """Have the handler called with ``tasks``, and wait for it.
+        """Call the handler with ``tasks`` in a process, and wait for their results.
 
         Args:
             key: Names the call for `kill`.
-            tasks: Params in them as JSON text.
-            timeout_s: Seconds the tasks may take from when a process has them; only told to the handler.
-            limit_bytes: Longest result.
-            progress: Called with what the handler says of it.
-            on_begin: Called when a process that is ready has been given the tasks.
-            unwanted: Whether the tasks have been given up by now; must be so before `kill` is called.
+            tasks: The tasks, with their params as JSON text.
+            timeout_s: Seconds that the tasks may take once a process has them. Only the handler gets to know
+                this; the caller has to `kill` the call.
+            limit_bytes: Longest result, in bytes of JSON text.
+            progress: Called with the progress that the handler reports.
+            on_begin: Called when a process that is ready has received the tasks.
+            unwanted: Returns True if the tasks are given up. It must do so before `kill` is called.
 
         Returns:
-            No endings when a batch failed as a whole, or nobody waits any more.
+            The results of the tasks; empty if a batch failed as a whole, or the tasks are given up.
 
         Raises:
             WorkerProcessDied: The process ended during the call.
@@ -174,14 +175,14 @@ class ProcessPool:
             return endings
 
     def kill(self, key: Any) -> None:
-        """Kill the process of a call, if the call has one; `call` returns then."""
+        """Kill the process of a call, if the call has one. Then `call` returns or raises."""
         with self._changed:
             if agent := self._busy.pop(key, None):
                 agent.kill()
             self._changed.notify_all()
 
     def status(self) -> list[dict[str, Any]]:
-        """Its processes, as plain data."""
+        """Return the processes, as plain data."""
         with self._changed:
             return [
                 {"pid": agent.pid, "busy": busy}
@@ -193,8 +194,11 @@ class ProcessPool:
         return len(self._idle) + len(self._busy) + self._starting
 
     def _acquire(self, key: Any, unwanted: Callable[[], bool]) -> WorkerProcess | None:
-        """A process that is free for the call. Not necessarily the one started for it: that may take longer
-        than another call, and than this one is wanted."""
+        """Return a process that is free for the call; `None` means that the call is given up.
+
+        It need not be the process that was started for the call: that start may take longer than another
+        call, and longer than this one is wanted.
+        """
         start: ProcessStart | None = None
         with self._changed:
             while not unwanted():

@@ -1,12 +1,12 @@
-"""The ancestor of an agent process: ends when the replica does, and kills whatever the handler has started.
+"""The parent of a worker process: it ends when the replica ends, and kills all that the handler has started.
 
-A process group is not enough: a program that a handler starts in a session of its own leaves it, and the
-program's own parent may be gone by then. The kernel gives such an orphan to the nearest subreaper among its
-ancestors (Linux, ``man 2 PR_SET_CHILD_SUBREAPER``), which is this process.
+A process group is not enough: a program that a handler starts in a session of its own leaves the group, and
+its parent may be gone by then. The kernel gives such an orphan to the nearest subreaper among its ancestors
+(Linux, ``man 2 PR_SET_CHILD_SUBREAPER``), which is this process.
 
-It is the grandchild of the replica: Ray kills the direct children of a worker that exits
-(``RAY_kill_child_processes_on_worker_exit``), and would leave nothing to kill the rest. The process between
-them waits and exits as the agent did.
+It is a grandchild of the replica. Ray kills the direct children of a Ray worker that exits
+(``RAY_kill_child_processes_on_worker_exit``). If this process were one, nothing would be left to kill the
+rest. The process between them waits, and exits with the status of the worker process.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ import time
 from typing import NoReturn
 
 KILL_S = 5.0
-"""How long killed processes may take to be gone; one that waits for a dead disk never is."""
+"""Longest wait for killed processes to be gone, in seconds. One that waits for a dead disk never goes."""
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 
 def main() -> None:
-    """Serve as an agent, below a process that ends all of it when the lifeline closes.
+    """Serve as a worker process, below a subreaper that ends everything when the lifeline closes.
 
-    Started with two file descriptors, of the agent's connection and of a pipe that nobody writes to, and the
-    organ's id for whoever lists processes. Neither Ray nor pydantic is imported before the processes fork.
+    The arguments are two file descriptors, and the organ's id, which is there to be seen in lists of
+    processes. The descriptors are those of the worker's connection and of the lifeline, a pipe that is never
+    written to. Neither Ray nor pydantic is imported before the processes fork.
     """
     connection_fd, lifeline_fd = map(int, sys.argv[1:3])
     sys.argv[1:] = []
     for fd in (connection_fd, lifeline_fd):
-        os.set_inheritable(fd, False)  # or what the handler starts would keep them open
+        os.set_inheritable(fd, False)  # otherwise programs that the handler starts would keep them open
     if middle := os.fork():
         os.close(connection_fd)
         os.close(lifeline_fd)
@@ -53,7 +54,7 @@ def main() -> None:
 
 
 def _wait(agent: int, lifeline_fd: int) -> int:
-    """Wait until ``agent`` ends or the lifeline closes, kill what is left, and return the agent's status."""
+    """Wait until ``agent`` ends or the lifeline closes, kill what is left, and return its exit status."""
     woken_fd, wakes_fd = os.pipe()
     os.set_blocking(wakes_fd, False)
     signal.set_wakeup_fd(wakes_fd, warn_on_full_buffer=False)
@@ -72,7 +73,7 @@ def _wait(agent: int, lifeline_fd: int) -> int:
 
 
 def _reap(agent: int) -> int | None:
-    """Collect every child that has ended, and return the status of ``agent`` if it is among them."""
+    """Reap every child that has ended, and return the status of ``agent`` if it is among them."""
     found = None
     with contextlib.suppress(ChildProcessError):
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
@@ -82,7 +83,10 @@ def _reap(agent: int) -> int | None:
 
 
 def _kill_descendants(agent: int, status: int | None) -> int:
-    """Kill until no process is left below this one: those that are killed may have started others."""
+    """Kill all processes below this one until none is left, and return the status of ``agent``.
+
+    A process that is killed may have started others before.
+    """
     import psutil
 
     until = time.monotonic() + KILL_S
@@ -98,7 +102,7 @@ def _kill_descendants(agent: int, status: int | None) -> int:
 
 
 def _exit_alike(status: int) -> NoReturn:
-    """End as a process with ``status`` did."""
+    """End in the same way as a process with ``status`` did."""
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # it has left its own core file, if any

@@ -1,8 +1,8 @@
-"""The process a handler runs in when its organ says ``processes``: one task, or one batch of them, at a time.
+"""The worker process, in which a handler runs one task, or one batch of tasks, at a time.
 
-Started by `worker_process` below a `subreaper`, and ended by killing it: so it may
-compute, crash or hang. It imports neither Ray nor Prefect nor the queue, and is ready 0.2 s after it was
-started, half of that for pydantic; then comes what the handler imports.
+`worker_process` starts it below a `subreaper` and ends it by a kill, so the handler may compute, crash or
+hang. It imports neither Ray nor Prefect nor the queue. It is ready 0.2 s after its start, half of which is
+pydantic. The imports of the handler come on top.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     import asyncio
 
 PROGRESS_S = 0.25
-"""Shortest time between two words on the progress of one task."""
+"""Shortest time between two reports of progress, in seconds."""
 
 
 class ReadyMessage(NamedTuple):
-    """The agent has its handler."""
+    """Message to the replica: the handler is loaded."""
 
     pid: int
     is_async: bool
@@ -44,25 +44,25 @@ class ReadyMessage(NamedTuple):
 
 
 class RefusedMessage(NamedTuple):
-    """The handler cannot be used."""
+    """Message to the replica: the handler cannot be used."""
 
     what: str
     next_step: str
 
 
 class InvokeMessage(NamedTuple):
-    """Call the handler."""
+    """Message from the replica: call the handler."""
 
     number: int
     tasks: list[dict[str, Any]]
-    """With params as JSON text."""
+    """The tasks, with their params as JSON text."""
     remaining_s: float
     limit_bytes: int
-    """Longest result."""
+    """Longest result, in bytes of JSON text."""
 
 
 class ProgressMessage(NamedTuple):
-    """What the handler says of the call with this number."""
+    """Message to the replica: the progress of the call with this number."""
 
     number: int
     fraction: float | None
@@ -70,17 +70,19 @@ class ProgressMessage(NamedTuple):
 
 
 class DoneMessage(NamedTuple):
-    """How the tasks of the call with this number ended."""
+    """Message to the replica: the results of the call with this number."""
 
     number: int
     endings: Endings
 
 
 class MessageSender:
-    """Sends messages from any thread, and of progress only a few a second, but always the last word.
+    """Sends messages to the replica, from any thread.
+
+    Of progress it sends only a few messages a second. Progress that is unsent when its call ends is dropped.
 
     Args:
-        connection: To the replica.
+        connection: The connection to the replica.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -92,7 +94,7 @@ class MessageSender:
         self._said = 0.0
 
     def send(self, message: ReadyMessage | RefusedMessage | DoneMessage) -> None:
-        """Send ``message``; what has not been said of the call before is not said any more."""
+        """Send ``message``, and drop progress that is not sent yet."""
         with self._lock:
             self._latest = None
             if self._timer is not None:
@@ -101,7 +103,7 @@ class MessageSender:
             self._connection.send(message)
 
     def progress(self, progress: ProgressMessage) -> None:
-        """Send ``progress`` now or, unless there is news by then, in a moment."""
+        """Send ``progress`` now, or when `PROGRESS_S` is over, unless there is newer progress by then."""
         with self._lock:
             wait_s = self._said + PROGRESS_S - time.monotonic()
             self._latest = progress
@@ -126,14 +128,14 @@ class MessageSender:
 
 
 class WorkerContext(Context):
-    """A context that tells the replica of progress."""
+    """A context that reports progress to the replica."""
 
     __slots__ = ("_tell",)
 
     def __init__(
         self, task: dict[str, Any], remaining_s: float, tell: Callable[[float | None, str], None]
     ) -> None:
-        # Nobody asks whether it is cancelled: the process is killed.
+        # It never says that it is cancelled: the process is killed instead.
         super().__init__(task, time.monotonic(), remaining_s, lambda: False)
         self._tell = tell
 
@@ -143,12 +145,12 @@ class WorkerContext(Context):
 
 
 class Worker:
-    """Calls one handler as it is told.
+    """Calls one handler when the replica asks for it.
 
     Args:
-        organ: Whose handler.
-        handler: What `load_handler` made of it.
-        voice: Answers the replica.
+        organ: Configuration of the handler's organ.
+        handler: The handler, loaded by `load_handler`.
+        voice: Sends the answers to the replica.
     """
 
     def __init__(self, organ: OrganConfig, handler: Handler, voice: MessageSender) -> None:
@@ -158,9 +160,9 @@ class Worker:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def obey(self, order: InvokeMessage) -> None:
-        """Call the handler, and tell how the tasks ended. Whatever the handler does, it does not raise."""
+        """Call the handler, and send the results of the tasks. Never raise what the handler raises."""
         try:
-            # A context of its own: what the handler leaves in a context variable is not the next one's.
+            # A context of its own: what a call leaves in a context variable must not reach the next call.
             endings = copy_context().run(self._call, order)
         except BaseException as error:
             endings = of_error(error, len(order.tasks))
@@ -182,15 +184,15 @@ class Worker:
         return of_value(value, len(tasks), order.limit_bytes, batch=self._batch)
 
     def _await(self, awaitable: Awaitable[Any]) -> Any:
-        """Wait on the one event loop of the agent: handlers keep their connections on it."""
+        """Wait on the single event loop of the process: handlers keep their connections on it."""
         import asyncio
 
         returned: list[Any] = []
         raised: list[BaseException] = []
 
         async def wait() -> None:
-            # Kept here: SystemExit would leave the loop by another way, and a handler that cancels its own
-            # task still returns something.
+            # Results are kept here: SystemExit would leave the loop in another way, and a handler that
+            # cancels its own task still returns something.
             try:
                 returned.append(await awaitable)
             except BaseException as error:
@@ -212,8 +214,8 @@ class Worker:
 
 
 def serve(connection_fd: int) -> None:
-    """Call the handler of the organ that the replica sends first, until the replica closes the connection."""
-    # Ctrl-C is for the stack to handle. Not SIG_IGN: programs that the handler starts would inherit that.
+    """Load the handler of the organ that the replica sends first; call it until the connection closes."""
+    # The stack handles Ctrl-C. Not SIG_IGN: programs that the handler starts would inherit that.
     signal.signal(signal.SIGINT, lambda *_: None)
     faulthandler.enable()
     log = logging.getLogger("ray.serve.organism")

@@ -1,7 +1,7 @@
-"""One agent process, as the replica sees it: it is started, given tasks one call after another, and killed.
+"""The replica's side of one worker process: starts it, gives it tasks call by call, and kills it.
 
-Not `multiprocessing`: the main module of a replica is Ray's, which a spawned process would import, and gRPC's
-threads do not survive a fork.
+Not `multiprocessing`: the main module of a replica is Ray's, and a spawned process would import it. A fork is
+no way out, because gRPC's threads do not survive it.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from organism_flows.serve_apps.organism.processes.worker_main import (
 logger = logging.getLogger("ray.serve.organism")
 
 END_S = 5.0
-"""How long an idle process may take to end by itself."""
+"""Longest time an idle process may take to end by itself, in seconds."""
 DEATH_S = 1.0
-"""How long a process may live on that has closed its connection."""
+"""Longest time a process may live after it closed its connection, in seconds."""
 LOOK_S = 1.0
-"""How often it is seen whether a silent process lives: when it dies, something it started may hold its
-connection open."""
+"""Pause between two checks whether a silent process lives, in seconds. When it dies, a program that it
+started may hold its connection open."""
 
-# All of its own path, which `python -m` would look for only in the folder the replica was started in.
+# The process gets the replica's whole import path: `python -m` would search only the current folder.
 _MAIN = (
     "import sys; sys.path[:] = sys.argv[4:]; "
     "from organism_flows.serve_apps.organism.processes.subreaper import main; main()"
@@ -48,14 +48,14 @@ _MAIN = (
 
 
 class WorkerProcessDied(Exception):
-    """The process of a handler ended during a call; the message says how."""
+    """Error: the process of a handler ended during a call. The message says how."""
 
 
 class WorkerProcess:
-    """One process. Used by one thread at a time, but for `kill` and `alive`.
+    """One worker process. Use it in one thread at a time, except for `kill` and `alive`.
 
     Args:
-        organ: Whose handler.
+        organ: Configuration of the handler's organ.
 
     Raises:
         OSError: The system refuses another process.
@@ -77,7 +77,7 @@ class WorkerProcess:
                 ],
                 pass_fds=(theirs.fileno(), lifeline),
                 stdin=subprocess.DEVNULL,
-                # A group of its own: Ctrl-C is for the stack to handle.
+                # A group of its own: the stack handles Ctrl-C.
                 process_group=0,
             )
         except BaseException:
@@ -95,21 +95,21 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """Of the process that runs the handler; before it is ready, of the one that was started."""
+        """Return the pid of the process that runs the handler; until that is ready, of the one started."""
         return self._agent_pid or self._process.pid
 
     @property
     def alive(self) -> bool:
-        # A dead agent's connection is closed before its subreaper has killed what it left, and exits too.
+        # The connection of a dead worker closes before its subreaper has killed the rest and exits too.
         return not self._hung_up.poll(0) and self._process.poll() is None
 
     @property
     def fresh(self) -> bool:
-        """It has not been given a task yet."""
+        """Return True if it has not received a task yet."""
         return not self._number
 
     def start(self, within_s: float | None) -> ReadyMessage:
-        """Wait until it has its handler.
+        """Wait until it has loaded its handler.
 
         Raises:
             ConfigurationError: The handler cannot be used.
@@ -128,19 +128,22 @@ class WorkerProcess:
         raise WorkerProcessDied(self._nonsense())
 
     def give(self, tasks: list[dict[str, Any]], remaining_s: float, limit_bytes: int) -> None:
-        """Have the handler called with ``tasks``.
+        """Send ``tasks``, for the handler to be called with.
 
         Raises:
-            OSError: It is dead; the handler was not called.
+            OSError: The process is dead; the handler was not called.
         """
         self._number += 1
         self._connection.send(InvokeMessage(self._number, tasks, remaining_s, limit_bytes))
 
     def take(self, progress: Callable[[float | None, str], None]) -> Endings:
-        """Wait for what the handler makes of the tasks it was given; no endings: a batch failed as a whole.
+        """Wait for the results of the tasks that were sent, and return them.
+
+        Returns:
+            The results; empty if a batch failed as a whole.
 
         Raises:
-            WorkerProcessDied: It ended meanwhile.
+            WorkerProcessDied: The process ended meanwhile.
         """
         while True:
             match self._receive(None):
@@ -172,7 +175,7 @@ class WorkerProcess:
         return "the agent process sent what is no message"
 
     def how_it_died(self) -> str:
-        """One line; it is dead, or will be."""
+        """Return one line about how the process died; kill it if it still lives after `DEATH_S`."""
         try:
             code = self._process.wait(DEATH_S)
         except subprocess.TimeoutExpired:
@@ -186,14 +189,14 @@ class WorkerProcess:
             return f"the agent process died: signal {-code}"
 
     def kill(self) -> None:
-        """Have its subreaper kill it and all that it has started, at once; from any thread."""
+        """Make its subreaper kill it and all that it has started, at once. Safe in any thread."""
         with self._closing:
             if self._lifeline >= 0:
                 os.close(self._lifeline)
                 self._lifeline = -1
 
     def end(self) -> None:
-        """Let it end, and make sure that it has. Nothing else may use it then."""
+        """Let it end by itself, and kill it if it does not. Nothing may use it afterwards."""
         self._connection.close()
         try:
             self._process.wait(END_S)
