@@ -1,1 +1,1 @@
-"""What authors of handlers meet: loading, context, errors and results."""
+"""What authors of handlers deal with: loading, context, errors and results."""

@@ -1,4 +1,4 @@
-"""What a handler may know of the call it is in, and say about it."""
+"""The context of a handler call: what a handler can read about the call, and report of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ logger = logging.getLogger("ray.serve.organism.handler")
 
 
 class TaskLogger(logging.LoggerAdapter[logging.Logger]):
-    """Names the task in every line."""
+    """Logger that names the task in every line."""
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         extra = self.extra or {}
@@ -19,13 +19,13 @@ class TaskLogger(logging.LoggerAdapter[logging.Logger]):
 
 
 class Context:
-    """Given to a handler that has a parameter called ``context``. May be used from any thread.
+    """The context that a handler with a parameter called ``context`` gets. It is safe in any thread.
 
     Args:
-        task: What the handler gets.
+        task: The task that the handler gets.
         started: When the handler was called, by `time.monotonic`.
-        timeout_s: Seconds it may take from then on.
-        cancelled: Whether anybody still waits for it.
+        timeout_s: Seconds the handler may take from then on.
+        cancelled: Returns True if the task's result is no longer awaited.
     """
 
     __slots__ = ("_cancelled", "attempt", "claim", "deadline", "progressed", "task_id")
@@ -35,33 +35,39 @@ class Context:
     ) -> None:
         self.task_id: str = task["task_id"]
         self.claim: int = task["claim"]
-        """Fencing token: only ever grows, over all tasks."""
+        """Fencing token. It only ever grows, over all tasks."""
         self.attempt: int = task["attempt"]
-        """1 for the first."""
+        """Number of the attempt, from 1."""
         self.deadline = started + timeout_s
-        """By `time.monotonic`; after it the task is reported as timed out, whatever is returned."""
+        """By `time.monotonic`. After it the task is reported as timed out, whatever the handler returns."""
         self.progressed: tuple[float | None, str] = (None, "")
         self._cancelled = cancelled
 
     @property
     def remaining_s(self) -> float:
-        """Seconds until the deadline; never negative."""
+        """Return the seconds until the deadline, never negative."""
         return max(self.deadline - time.monotonic(), 0.0)
 
     @property
     def cancelled(self) -> bool:
-        """Nobody waits for the task here any more, and whatever is returned now is thrown away: it was
-        cancelled, it timed out, its lane lost it, a newer claim of it began, or the replica is taken down.
+        """Return True if the result is no longer awaited: what the handler returns now is thrown away.
 
-        An async handler is cancelled as well; a plain function cannot be stopped, and should look here.
+        The task was cancelled, it timed out, its lane lost it, a newer claim of it began, or the replica is
+        taken down. An async handler is cancelled as well. A plain function cannot be stopped, and should
+        check this.
         """
         return self._cancelled()
 
     @property
     def logger(self) -> TaskLogger:
-        """A logger that names the task in every line of the replica's log."""
+        """Return a logger that names the task in every line of the replica's log."""
         return TaskLogger(logger, {"task_id": self.task_id, "claim": self.claim})
 
     def progress(self, fraction: float | None = None, note: str = "") -> None:
-        """Say how far the task is, from 0 to 1, or in words; shown in the organism's status."""
+        """Report how far the task is, from 0 to 1 or in words. The organism's status shows it.
+
+        Args:
+            fraction: Done share of the task, from 0 to 1; `None` means unknown.
+            note: Progress in words; at most 200 characters are kept.
+        """
         self.progressed = (fraction, note[:200])

@@ -1,14 +1,13 @@
-"""What a handler's exception means, and how it is told to people.
+"""What a handler's exception means for its task, and the text that describes it.
 
-An exception is permanent (the task fails at once, without another attempt) when
+An exception is permanent if one of these holds. Then the task fails at once, without another attempt.
 
-1. it has an attribute ``permanent`` that is ``True``, on the class or on the instance: nothing of ours needs
-   to be imported for that; an attribute that is ``False`` makes it transient, whatever else holds;
-2. or it is a `pydantic.ValidationError` or a `NotImplementedError`: the same input cannot fare better next
-   time.
+1. It has an attribute ``permanent`` that is ``True``, on the class or on the instance. A handler need not
+   import anything for that. If the attribute is ``False``, the exception is transient, whatever else holds.
+2. It is a `pydantic.ValidationError` or a `NotImplementedError`: the same input cannot do better next time.
 
-Everything else is transient, ``ValueError`` and ``KeyError`` included: they come out of a flaky reply as
-often as out of bad input, and a retry too many costs less than a task given up too early.
+Everything else is transient, ``ValueError`` and ``KeyError`` included. A flaky reply causes them as often as
+bad input does, and a retry too many costs less than a task that is given up too early.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class PermanentError(Exception):
 
 
 def is_permanent(error: BaseException) -> bool:
-    """Whether another attempt cannot help; a group is permanent when all its members are."""
+    """Return True if another attempt cannot help. A group is permanent if all its members are."""
     try:
         declared = getattr(error, "permanent", None)
     except BaseException:
@@ -52,9 +51,9 @@ def is_permanent(error: BaseException) -> bool:
 
 
 def describe(error: BaseException) -> str:
-    """``TypeName: message (file:line in function)``, harmless to store and bounded in length.
+    """Return ``TypeName: message (file:line in function)``, safe to store and bounded in length.
 
-    Never raises, whatever the exception does when printed.
+    Never raises, whatever the exception does when it is printed.
     """
     outer = error
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
@@ -72,7 +71,10 @@ def describe(error: BaseException) -> str:
 
 
 def harmless(text: str, limit: int = ERROR_LIMIT) -> str:
-    """``text`` that Postgres can store: no NUL, no lone surrogates, at most about ``limit`` characters."""
+    """Return ``text`` so that Postgres can store it.
+
+    The result has no NUL, no lone surrogates, and at most about ``limit`` characters of ``text``.
+    """
     if len(text) > limit:
         text = f"{text[:limit]}… ({len(text)} characters)"
     text = text.replace("\x00", "\\x00")
@@ -80,7 +82,7 @@ def harmless(text: str, limit: int = ERROR_LIMIT) -> str:
 
 
 def place_of_frame(frame: FrameType | None) -> str:
-    """``file:line in function`` of the innermost frame that is the handler's own code; empty if none is."""
+    """Return ``file:line in function`` of the innermost frame in the handler's own code; empty if none is."""
     while frame is not None:
         if is_user_code(frame.f_code.co_filename):
             return _place(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
@@ -89,7 +91,7 @@ def place_of_frame(frame: FrameType | None) -> str:
 
 
 def place_of_coroutine(coroutine: Any) -> str:
-    """Where a suspended coroutine waits, in the handler's own code; empty if unknown."""
+    """Return where in the handler's own code a suspended coroutine waits; empty if unknown."""
     place = ""
     for _ in range(100):
         frame = getattr(coroutine, "cr_frame", None)
@@ -102,7 +104,7 @@ def place_of_coroutine(coroutine: Any) -> str:
 
 
 def is_user_code(filename: str) -> bool:
-    """Whether a reader of the error looks there first: no library, none of the organism's own machinery."""
+    """Return True if the file is the handler's own code: no library, and not the organism's own code."""
     if filename.startswith(_OWN_FOLDER):
         return filename.startswith(_HANDLER_FOLDER) and filename != _HANDLER_HELPERS
     return not filename.startswith(_LIBRARY_FOLDERS) and not filename.startswith("<")

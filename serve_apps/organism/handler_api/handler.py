@@ -10,17 +10,17 @@ from organism_flows.serve_apps.organism.handler_api.results import Endings
 
 
 class HandlerProcesses(Protocol):
-    """The worker processes that one handler is called in. Its methods may be called from any thread."""
+    """The worker processes that one handler is called in. Its methods are safe in any thread."""
 
     problem: str | None
-    """Why processes do not start."""
+    """Why processes do not start; `None` means that they do."""
 
     def expand(self, more: int) -> None:
         """Allow ``more`` processes at once."""
         ...
 
     def shrink(self, less: int) -> None:
-        """Allow fewer processes at once."""
+        """Allow ``less`` fewer processes at once."""
         ...
 
     def call(
@@ -38,20 +38,20 @@ class HandlerProcesses(Protocol):
         ...
 
     def kill(self, key: Any) -> None:
-        """Kill the process that the call of this key is in."""
+        """Kill the process of the call with this key, if it has one."""
         ...
 
     def status(self) -> list[dict[str, Any]]:
-        """Return what each process does."""
+        """Return the processes, as plain data."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """A handler ready to be called with a task, or a list of tasks when its organ says ``batch``."""
+    """A handler ready to be called with a task, or with a list of tasks if its organ says ``batch``."""
 
     call: Callable[..., Any]
-    """With a task, and a `Context` if it wants one."""
+    """Takes a task, or a list of tasks, and a `Context` if ``wants_context``."""
     is_async: bool
     wants_context: bool = False
     processes: HandlerProcesses | None = None

@@ -1,4 +1,4 @@
-"""Lets a handler ask the organism it runs in."""
+"""Access of a handler to the organism that it runs in."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 
 class Introspection(Protocol):
-    """What a handler may ask."""
+    """What a handler can ask the organism."""
 
     def health(self) -> dict[str, Any]: ...
 
@@ -15,11 +15,11 @@ class Introspection(Protocol):
 
 
 ORGANISM: ContextVar[Introspection] = ContextVar("organism")
-"""Set in the context every handler runs in."""
+"""The organism; set in the context that every handler on a replica runs in."""
 
 
 def current_organism() -> Introspection:
-    """The organism that runs the calling handler.
+    """Return the organism that runs the calling handler.
 
     Raises:
         LookupError: Called outside a handler.

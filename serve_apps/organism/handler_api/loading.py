@@ -1,4 +1,4 @@
-"""Turns the handler path of an organ's configuration into something that can be called."""
+"""Loading of the handler that an organ's configuration names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from organism_flows.serve_apps.organism.handler_api.handler import Handler
 
 
 def extend_import_path(folders: list[Path]) -> None:
-    """Make the modules in ``folders`` importable; behind everything else, so that they shadow nothing."""
+    """Make the modules in ``folders`` importable. The folders come last, so that they shadow nothing."""
     for folder in map(str, folders):
         if folder not in sys.path:
             sys.path.append(folder)
@@ -28,18 +28,18 @@ def extend_import_path(folders: list[Path]) -> None:
 
 
 class InvalidParams(Exception):
-    """The params are not of the type that the handler declares; the message names the fields."""
+    """Error: the params are not of the type that the handler declares. The message names the fields."""
 
     permanent = True
 
 
 def load_handler(organ: OrganConfig) -> Handler:
-    """Import, and where it is a class instantiate, the handler of ``organ``.
+    """Import the handler of ``organ``, instantiate it if it is a class, and return it.
 
-    Runs whatever the handler's module runs on import, so it may take long: not on an event loop.
+    This runs the handler's module, which may take long. Do not call it on an event loop.
 
     Raises:
-        ConfigurationError: It does not import, does not exist, or cannot be called with one task.
+        ConfigurationError: The handler does not import, does not exist, or cannot be called with one task.
     """
     module_name, _, attributes = organ.handler.partition(":")
     found: Any = _attempt(organ, lambda: importlib.import_module(module_name))
@@ -58,14 +58,16 @@ def load_handler(organ: OrganConfig) -> Handler:
 
 
 def _fit(organ: OrganConfig, found: Callable[..., Any]) -> Handler:
-    """Find out what the handler wants to be called with: parameters called ``params`` and ``context`` get
-    just that, and the first of any other name gets the task."""
+    """Return a handler that passes ``found`` the arguments that it declares.
+
+    Parameters called ``params`` and ``context`` get just that. The first one with another name gets the task.
+    """
     if _is(found, inspect.isgeneratorfunction) or _is(found, inspect.isasyncgenfunction):
         raise refusal(organ, "a generator yields results one by one: return one value, for instance a list")
     is_async = _is(found, inspect.iscoroutinefunction)
     try:
         signature = inspect.signature(found)
-    except ValueError:  # a builtin that does not tell its signature
+    except ValueError:  # a builtin that does not show its signature
         return Handler(found, is_async)
     names = {
         name
@@ -75,7 +77,7 @@ def _fit(organ: OrganConfig, found: Callable[..., Any]) -> Handler:
     if organ.batch and names:
         raise refusal(organ, f"a batch handler gets a list of tasks, and no {' or '.join(sorted(names))}")
     first = next((p for name, p in signature.parameters.items() if name not in names), None)
-    # By name where that is possible: it may stand behind the others.
+    # By name where that is possible, because it may come after the others.
     task_name = first.name if names and first and first.kind in _BY_NAME else None
     positional = (object(),) if task_name is None and (first or not names) else ()
     try:
@@ -101,7 +103,10 @@ _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_O
 
 
 def _validator(organ: OrganConfig, found: Callable[..., Any]) -> Callable[[Any], Any]:
-    """Checks params against the annotation of the parameter ``params``, whatever pydantic can check."""
+    """Return a function that validates params against the annotation of the parameter ``params``.
+
+    The annotation may be any type that pydantic can validate.
+    """
     function = found if inspect.isroutine(found) else type(found).__call__
     hints = _attempt(organ, lambda: get_type_hints(function, include_extras=True))
     adapter: TypeAdapter[Any] = _attempt(organ, lambda: TypeAdapter(hints.get("params", Any)))
@@ -134,7 +139,7 @@ def _attempt(organ: OrganConfig, action: Callable[[], Any]) -> Any:
 
 
 def refusal(organ: OrganConfig, why: str) -> ConfigurationError:
-    """The error that says why the handler of ``organ`` cannot be used."""
+    """Return the error that says why the handler of ``organ`` cannot be used."""
     return ConfigurationError(
         f"organ {organ.id!r}: handler {organ.handler!r} cannot be used: {harmless(why, 500)}",
         "correct the path, or make the module importable on the replicas",

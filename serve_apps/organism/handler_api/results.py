@@ -1,4 +1,4 @@
-"""What a handler returned or raised, as endings of its tasks."""
+"""The results of tasks, made from what their handler returned or raised."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from organism_flows.blocks.json_text import NotJson, to_json
 from organism_flows.serve_apps.organism.handler_api.errors import describe, harmless, is_permanent
 
-if TYPE_CHECKING:  # agents start faster without the queue
+if TYPE_CHECKING:  # worker processes start faster without the queue
     from organism_flows.blocks.queue.wire import Cause
 
 
 class HandlerResult(NamedTuple):
-    """How one task ended."""
+    """The way one task ended: its cause, with a result as JSON text or an error."""
 
     cause: Cause
     result: str | None = None
@@ -25,23 +25,25 @@ NULL = HandlerResult("completed", "null")
 
 
 def of_value(value: Any, size: int, limit_bytes: int, *, batch: bool) -> Endings:
-    """The endings of the ``size`` tasks of one call that returned ``value``.
+    """Return the results of the ``size`` tasks of one call that returned ``value``.
 
     Raises:
-        TypeError: It is a batch handler's, and no list.
-        ValueError: It is a batch handler's, and not one result a task.
+        TypeError: A batch handler returned no list.
+        ValueError: A batch handler returned a list without exactly one result per task.
     """
     return returned_by_batch(value, size, limit_bytes) if batch else (returned(value, limit_bytes),)
 
 
 def of_error(error: BaseException, size: int) -> Endings:
-    """The endings of the ``size`` tasks of one call that raised ``error``; empty: it is not known whose
-    fault it is."""
+    """Return the results of the ``size`` tasks of one call that raised ``error``.
+
+    With several tasks the result is empty, because it is not known which of them caused the error.
+    """
     return () if size > 1 else (raised(error),)
 
 
 def returned(value: Any, limit_bytes: int) -> HandlerResult:
-    """The ending of a task whose handler returned ``value``."""
+    """Return the result of a task whose handler returned ``value``."""
     if value is None:
         return NULL
     try:
@@ -51,16 +53,18 @@ def returned(value: Any, limit_bytes: int) -> HandlerResult:
 
 
 def raised(error: BaseException) -> HandlerResult:
-    """The ending of a task whose handler raised ``error``."""
+    """Return the result of a task whose handler raised ``error``."""
     return HandlerResult("rejected" if is_permanent(error) else "failed", error=describe(error))
 
 
 def returned_by_batch(value: Any, size: int, limit_bytes: int) -> Endings:
-    """The endings of ``size`` tasks whose batch handler returned ``value``; exceptions in it are failures.
+    """Return the results of ``size`` tasks whose batch handler returned ``value``.
+
+    An exception in the list fails its task only.
 
     Raises:
-        TypeError: It is no list.
-        ValueError: It is not one result a task.
+        TypeError: ``value`` is no list.
+        ValueError: ``value`` does not have exactly one result per task.
     """
     if not isinstance(value, (list, tuple)):
         raise TypeError(f"the batch handler returned a {type(value).__name__}, not a list")
