@@ -1,1 +1,1 @@
-"""Handlers that come with the organism; examples of how little a handler needs."""
+"""The handlers that come with the organism. They show how little a handler needs."""

@@ -1,4 +1,4 @@
-"""Task types every organism understands."""
+"""The handler of the built-in task types: ``echo``, ``sleep``, and two that report on the replica."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from organism_flows.serve_apps.organism.handlers.inputs import params_of, second
 
 
 async def handle(task: dict[str, Any]) -> Any:
-    """``echo`` returns its params; ``sleep`` waits params.seconds; the other two report on the replica."""
+    """Run a built-in task.
+
+    ``echo`` returns its params. ``sleep`` waits for ``params.seconds``. ``health_check`` and
+    ``get_organism_status`` return the replica's health and status.
+    """
     match task["type"]:
         case "echo":
             return params_of(task)

@@ -1,4 +1,4 @@
-"""``code.metrics``: figures about one Python file."""
+"""The handler of ``code.metrics``, which measures one Python file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def handle(task: dict[str, Any]) -> dict[str, Any]:
         its line).
 
     Raises:
-        PermanentError: There is no such file, or it does not parse.
+        PermanentError: There is no such file, it cannot be read, it is too large, or it does not parse.
     """
     path = Path(text(task, "path"))
     source = _read(path)
@@ -42,7 +42,7 @@ def handle(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure(source: str, tree: ast.Module) -> dict[str, Any]:
-    """The figures of a parsed module."""
+    """Return the metrics of a parsed module."""
     functions = classes = 0
     imports: set[str] = set()
     docstring_lines: set[int] = set(_docstring_lines(tree))
@@ -75,7 +75,7 @@ def measure(source: str, tree: ast.Module) -> dict[str, Any]:
 
 
 def complexity(tree: ast.Module) -> dict[str, Any]:
-    """Cyclomatic complexity of the functions and methods, as radon counts it: max, mean, and where."""
+    """Return the cyclomatic complexity of functions and methods, as radon counts it: max, mean, and where."""
     visitor = ComplexityVisitor.from_ast(tree)
     found = list(visitor.functions)
     todo = list(visitor.classes)
@@ -112,7 +112,7 @@ def _read(path: Path) -> str:
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Every statement at any depth; not expressions, which hold none and are most of a tree."""
+    """Yield every statement at any depth; skip expressions, which hold none and are most of a tree."""
     todo = list(body)
     while todo:
         node = todo.pop()

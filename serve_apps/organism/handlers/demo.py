@@ -1,4 +1,4 @@
-"""Task types that misbehave, to show that their neighbours complete."""
+"""Handlers of task types that misbehave, to show that other tasks complete nevertheless."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from organism_flows.serve_apps.organism.handlers.inputs import params_of
 
 
 def fail(task: dict[str, Any]) -> None:
-    """Raise; with params.permanent true, an error that is not worth another attempt."""
+    """Raise an error; with ``params.permanent`` true, one that is not worth another attempt."""
     params = params_of(task)
     message = str(params.get("message", "raised on purpose"))
     if params.get("permanent"):
@@ -26,7 +26,7 @@ async def hang(task: dict[str, Any]) -> None:
 
 
 def block(task: dict[str, Any]) -> None:
-    """Never return, and keep a thread that nothing can end."""
+    """Never return, and hold a thread that nothing can end."""
     threading.Event().wait()
 
 

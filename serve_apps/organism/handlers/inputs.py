@@ -1,4 +1,4 @@
-"""Reading parameters, with an error that names the one that is wrong."""
+"""Readers of a task's params, with errors that name the wrong one."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from organism_flows.serve_apps.organism.handler_api.errors import PermanentError
 
 
 def params_of(task: dict[str, Any]) -> dict[str, Any]:
-    """The task's parameters.
+    """Return the task's params.
 
     Raises:
-        PermanentError: They are not a mapping.
+        PermanentError: The params are not a mapping.
     """
     params = task["params"]
     if not isinstance(params, dict):
@@ -20,10 +20,10 @@ def params_of(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def text(task: dict[str, Any], name: str) -> str:
-    """The parameter ``name``, which must be text and not empty.
+    """Return the parameter ``name``, which must be text and not empty.
 
     Raises:
-        PermanentError: It is missing or something else.
+        PermanentError: The parameter is missing, empty or not text.
     """
     params = params_of(task)
     if name not in params:
@@ -35,10 +35,10 @@ def text(task: dict[str, Any], name: str) -> str:
 
 
 def seconds(task: dict[str, Any], name: str, *, most: float) -> float:
-    """The parameter ``name`` as seconds, from 0 to ``most``.
+    """Return the parameter ``name`` as seconds, from 0 to ``most``.
 
     Raises:
-        PermanentError: It is missing, no number, or out of range.
+        PermanentError: The parameter is missing, no number, or out of range.
     """
     params = params_of(task)
     if name not in params:
