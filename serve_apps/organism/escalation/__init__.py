@@ -1,1 +1,1 @@
-"""Escalated tasks: which drift too much, and the steps that a planner makes of them."""
+"""Escalation: which tasks drift too much, and the steps that a planner makes of them."""

@@ -1,7 +1,7 @@
-"""The drift valve: whether the drift scores of late are too much for a type and domain.
+"""The drift valve, which sums up the latest drift scores of each type and domain.
 
-One valve serves all replicas of an organism, so that what becomes of a task does not hang on which of them it
-meets; its sums are gone when it is replaced.
+One valve serves all replicas of an organism, so that the path of a task does not depend on the replica that
+gets it. The sums are gone when the valve is replaced.
 """
 
 from __future__ import annotations
@@ -15,36 +15,37 @@ from organism_flows.serve_apps.organism.config import Cusum
 logger = logging.getLogger("ray.serve.organism")
 
 KEPT = 10_000
-"""Most sums kept; of more, those not asked for longest are forgotten."""
+"""Most sums that are kept. Above it, those that were not used for longest are forgotten."""
 SHOWN = 100
+"""Most sums that a status shows."""
 CEILING = 2.0
-"""A sum grows to so many bounds: else it would take as many good scores to end an escalation as it took bad
-ones, however long ago."""
+"""Limit of a sum, as a multiple of ``bound``. Without it, ending an escalation would take as many good scores
+as there were bad ones, however long ago."""
 
 Key: TypeAlias = "tuple[str, str | None]"
-"""Type and domain."""
+"""Type and domain of a task."""
 
 
 class Valve(Protocol):
-    """The valve as a replica sees it."""
+    """The interface of the valve for a replica."""
 
     async def observe(
         self, cusum: Cusum, keys: Sequence[Key], scores: Sequence[float], counted: Sequence[bool]
     ) -> list[float]:
-        """See `DriftValve.observe`."""
+        """Do as `DriftValve.observe` does."""
         ...
 
     async def reset(self, task_type: str | None, domain: str | None) -> int:
-        """See `DriftValve.reset`."""
+        """Do as `DriftValve.reset` does."""
         ...
 
     async def sums(self) -> list[dict[str, Any]]:
-        """See `DriftValve.sums`."""
+        """Do as `DriftValve.sums` does."""
         ...
 
 
 class DriftValve:
-    """Sums by type and domain. The rule comes with every question, from the configuration in effect."""
+    """Sums by type and domain. The rule comes with every call, from the configuration in effect."""
 
     def __init__(self) -> None:
         self._sums: dict[Key, float] = {}
@@ -52,12 +53,14 @@ class DriftValve:
     async def observe(
         self, cusum: Cusum, keys: Sequence[Key], scores: Sequence[float], counted: Sequence[bool]
     ) -> list[float]:
-        """Take the scores of some tasks, in order; the sum of its type and domain after each.
+        """Add the scores of some tasks in order, and return the sum of its type and domain after each.
 
         Args:
+            cusum: The rule.
             keys: Type and domain of each task.
-            scores: Its drift score.
-            counted: Whether its score changes the sum; a task that is tried again has changed it before.
+            scores: Drift score of each task.
+            counted: True for each task whose score changes the sum. A task that is tried again has changed it
+                before.
         """
         allowed = cusum.expected + cusum.slack
         sums = []
@@ -73,10 +76,10 @@ class DriftValve:
         return sums
 
     async def reset(self, task_type: str | None = None, domain: str | None = None) -> int:
-        """Set the sums of a type, and of one of its domains, back to 0; without a type: all.
+        """Set sums back to 0: those of a type, of a domain, of both, or all.
 
         Returns:
-            How many there were.
+            The number of sums that were not 0.
         """
         chosen = [key for key in self._sums if task_type in (None, key[0]) and domain in (None, key[1])]
         for key in chosen:
@@ -84,6 +87,6 @@ class DriftValve:
         return len(chosen)
 
     async def sums(self) -> list[dict[str, Any]]:
-        """The largest sums, as plain data: type, domain, sum."""
+        """Return the largest sums, as plain data: type, domain, sum."""
         largest = sorted(self._sums.items(), key=lambda item: -item[1])[:SHOWN]
         return [{"type": key[0], "domain": key[1], "sum": round(total, 6)} for key, total in largest]

@@ -1,4 +1,4 @@
-"""Which tasks drift too much: by their own score, and by the valve that all replicas share."""
+"""The choice of the tasks that drift too much: by their own score, and by the valve of all replicas."""
 
 from __future__ import annotations
 
@@ -17,32 +17,33 @@ from organism_flows.serve_apps.organism.handler_api.errors import describe
 logger = logging.getLogger("ray.serve.organism")
 
 TIMEOUT_S = 1.0
-"""Longest wait for the valve; an answer takes some milliseconds."""
+"""Longest wait for the valve, in seconds. An answer takes some milliseconds."""
 PAUSE_S = 5.0
-"""Before a valve that did not answer is asked again: tasks go on meanwhile by their own scores."""
+"""Pause before a valve that did not answer is asked again, in seconds. Meanwhile only the tasks' own scores
+count."""
 
 Path: TypeAlias = Literal["fast", "escalated", "fallback"]
-"""How a task went: to its organ; to the planner; to its organ though it drifted, for want of a planner."""
+"""Where a task went: to its organ, to the planner, or to its organ although it drifted, without a planner."""
 
 
 class DriftMonitor:
-    """Watches drift scores.
+    """Chooses the tasks to escalate, and counts the paths of all.
 
     Args:
-        valve: Has the sums.
+        valve: The drift valve.
     """
 
     def __init__(self, valve: Valve) -> None:
         self.valve = valve
         self.paths: Counter[Path] = Counter()
-        """How many tasks went which way, since the replica started."""
+        """Number of tasks by path, since the replica started."""
         self._sums: dict[Key, float] = {}
-        """As last seen."""
+        """The sums as the valve last returned them."""
         self._trouble: str | None = None
         self._ask_from = 0.0
 
     async def among(self, batch: Batch, rules: Escalation | None) -> Collection[int]:
-        """Positions of the tasks that are to be escalated."""
+        """Return the positions of the tasks to escalate."""
         if rules is None:
             return ()
         own = rules.drift_score
@@ -64,7 +65,7 @@ class DriftMonitor:
         return found
 
     def status(self, rules: Escalation | None) -> dict[str, Any]:
-        """Rules, sums as last seen here, and how many tasks went which way, as plain data."""
+        """Return the rules, the sums as last seen here, and the number of tasks by path, as plain data."""
         total = sum(self.paths.values())
         return {
             "rules": rules.model_dump(mode="json") if rules else None,
@@ -78,7 +79,7 @@ class DriftMonitor:
         }
 
     async def now(self, rules: Escalation | None) -> dict[str, Any]:
-        """`status`, with the sums as the valve has them; where it does not answer, as last seen."""
+        """Return `status` with the sums of the valve; if it does not answer, with those last seen here."""
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 return {**self.status(rules), "sums": await self.valve.sums()}

@@ -1,4 +1,4 @@
-"""A plan: what a planner makes of an escalated task, checked."""
+"""Plans: the steps that a planner returns for an escalated task, and their validation."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from organism_flows.serve_apps.organism.config import Name, first_problem
 
 
 class InvalidPlan(Exception):
-    """What a planner returned is no plan; the message names the field."""
+    """Error: a planner did not return a valid plan. The message names the field."""
 
     permanent = True
 
 
 class PlannedStep(BaseModel):
-    """One task of a plan."""
+    """One step of a plan, which is a task for an organ."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -32,7 +32,7 @@ class PlannedStep(BaseModel):
 
 
 class StepPlan(BaseModel):
-    """The steps of an escalated task."""
+    """A plan: the steps for an escalated task."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -53,10 +53,10 @@ class StepPlan(BaseModel):
 
 
 def parse_plan(returned: Any, max_steps: int) -> StepPlan:
-    """The plan a planner returned.
+    """Return the plan that a planner returned, validated.
 
     Raises:
-        InvalidPlan: It is none, or has more than ``max_steps`` steps.
+        InvalidPlan: It is not a plan, or has more than ``max_steps`` steps.
     """
     try:
         plan = StepPlan.model_validate(returned)

@@ -1,4 +1,4 @@
-"""Runs escalated tasks: asks the planner for steps, has the organs run them, makes one outcome of theirs."""
+"""The runner of escalated tasks: the planner returns steps, organs run them, and one outcome is reported."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class StepDone:
 
 
 class StepFailed(Exception):
-    """The escalated task cannot go on; ends as ``ending`` says."""
+    """Error: the escalated task cannot go on, and ends as ``ending`` says."""
 
     def __init__(self, ending: HandlerResult) -> None:
         super().__init__(ending.error)
@@ -48,14 +48,14 @@ class StepFailed(Exception):
 class EscalationRunner:
     """Runs tasks by way of a planner.
 
-    Every handler call of a task, the planner's and those of the steps, has the task's id, claim and attempt;
-    together they have its timeout. A step that fails fails the task, and another attempt plans anew.
+    All handler calls of a task, the planner's and those of the steps, have the task's id, claim and attempt.
+    Together they have its timeout. A step that fails fails the task, and the next attempt plans again.
 
     Args:
-        config: Of the organism.
+        config: Configuration of the organism.
         planner: The organ that plans.
-        router: Finds the organs of steps that name none.
-        rules: What it shares with the organs.
+        router: Finds the organs of the steps.
+        rules: What everything that runs tasks shares.
     """
 
     abandoned = 0
@@ -77,13 +77,13 @@ class EscalationRunner:
         return not any(run.open_jobs() for run in self._runs)
 
     def submit(self, jobs: Iterable[Job]) -> None:
-        """Begin with ``jobs`` at once; the planner and the organs have their own limits."""
+        """Begin ``jobs`` at once. The planner and the organs have their own limits."""
         for job in jobs:
             if not job.settled:
                 self._start(job)
 
     def stop(self, jobs: Iterable[Job], ending: HandlerResult) -> None:
-        """Report ``jobs`` to have ended so, at once, and stop the steps that run."""
+        """Report ``ending`` for ``jobs`` at once, and stop their steps."""
         for job in jobs:
             if not job.settled:
                 self._report(job, ending)
@@ -91,11 +91,11 @@ class EscalationRunner:
                     self._stop(job.run)
 
     def recall(self, jobs: Iterable[Job], *, leaving: bool) -> None:
-        """Hand back those of ``jobs`` that have not begun; most begin at once."""
+        """Hand back those of ``jobs`` that have not begun. Most begin at once."""
         self.stop((job for job in jobs if job.run is None), RECALLED)
 
     def drop(self, jobs: Iterable[Job]) -> list[asyncio.Task[None]]:
-        """Forget ``jobs``; returns those that are ending."""
+        """Forget ``jobs``, and return the asyncio tasks that are ending."""
         ending = []
         for job in jobs:
             if not job.settled and job.run is not None:
@@ -105,13 +105,13 @@ class EscalationRunner:
         return ending
 
     def pump(self) -> None:
-        """Nothing waits here."""
+        """Do nothing: no job waits here."""
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there is nothing to give back."""
 
     def status(self) -> dict[str, Any]:
-        """What is under way, as plain data."""
+        """Return what is under way, as plain data."""
         return {
             "planner": self._planner.config.id,
             "in_flight": len(self._runs),
@@ -142,7 +142,7 @@ class EscalationRunner:
             self._report(job, self._merged(done))
         except StepFailed as failed:
             self._report(job, failed.ending)
-        except Exception as error:  # a mistake of ours must not leave the task without an outcome
+        except Exception as error:  # a defect here must not leave the task without an outcome
             logger.exception("an escalation failed")
             self._report(job, HandlerResult("failed", error=describe(error)))
 
@@ -177,10 +177,10 @@ class EscalationRunner:
         return done
 
     def _place(self, step: PlannedStep, batch: Batch) -> tuple[OrganRunner, str]:
-        """The organ of a step and the type of its task.
+        """Return the organ of a step and the type of its task.
 
         Raises:
-            NoOrgan: There is none.
+            NoOrgan: There is no such organ.
         """
         kind = step.type or batch.types[0]
         if step.organ is None:
@@ -188,7 +188,11 @@ class EscalationRunner:
         return self._router.organ(step.organ), kind
 
     async def _do(self, job: Job, run: Invocation, todo: list[tuple[OrganRunner, Batch]]) -> list[StepDone]:
-        """Have tasks run, all at once; how they ended."""
+        """Run tasks, all at once, and return how they ended.
+
+        Raises:
+            StepFailed: The time of the escalated task is over.
+        """
         left_s = run.started + job.timeout_s - time.monotonic()
         if left_s <= 0:
             raise StepFailed(
@@ -217,7 +221,7 @@ class EscalationRunner:
                         kind = batch.types[position]
                         done[position] = StepDone(organ_id, kind, ending, outcomes.elapsed_ms[row])
         finally:
-            # Reached by cancellation, too.
+            # Reached by cancellation too.
             if call.left:
                 for organ, jobs in work.items():
                     organ.drop(jobs)
@@ -244,7 +248,7 @@ class EscalationRunner:
 
 
 def _with(batch: Batch, kind: str, params: dict[str, Any]) -> Batch:
-    """The task of a step of the task in ``batch``."""
+    """Return the task of a step, made from the escalated task in ``batch``."""
     step = batch.take([0])
     step.types, step.timeouts = [kind], [None]
     try:
@@ -257,7 +261,11 @@ def _with(batch: Batch, kind: str, params: dict[str, Any]) -> Batch:
 
 
 def _refuse_failures(done: list[StepDone], steps: int) -> None:
-    """Raises Failed: for the first step that failed."""
+    """Refuse steps that failed.
+
+    Raises:
+        StepFailed: A step failed. The error names the first one.
+    """
     for number, one in enumerate(done, 1):
         if one.ending.cause != "completed":
             raise StepFailed(_at(f"step {number} of {steps}", one))
