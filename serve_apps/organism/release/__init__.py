@@ -1,1 +1,1 @@
-"""Deploying the organism: what is deployed, what that changes, and replacing what runs."""
+"""Deployment of the organism: what is deployed, what that changes, and the replacement of what runs."""

@@ -1,4 +1,4 @@
-"""What deploying an application does to the one that is deployed, and why."""
+"""The changes that deploying an application makes to the deployed one, and their reasons."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ REPLACING = {
     "gang_scheduling_config",
     "deployment_actors",
 }
-"""Options of a deployment whose replicas Serve replaces when one differs (2.60, `DeploymentVersion`)."""
+"""Options of a deployment: Serve replaces its replicas if one differs (2.60, `DeploymentVersion`)."""
 REPLACING_ALL = ("import_path", "runtime_env", "args", "autoscaling_policy")
-"""Options of an application that are its code version: every replica is replaced when one differs."""
+"""Options of an application that make its code version: Serve replaces every replica if one differs."""
 NOT_DEPLOYED = {"name", "route_prefix", "deployments", *REPLACING_ALL}
 SHOWN = 3
-"""Reasons of one kind named; of the others the number."""
+"""Most reasons of one kind that are named. Of the others only the number is."""
 
 
 class Effect(StrEnum):
@@ -54,7 +54,7 @@ class Change(BaseModel):
 
 
 def compare(deployed: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> list[Change]:
-    """Return what deploying ``wanted`` changes, by deployment; empty: nothing.
+    """Return what deploying ``wanted`` changes, by deployment; empty if it changes nothing.
 
     Args:
         deployed: The application as it was deployed last, in Serve's config schema; `None` if there is none.
@@ -82,7 +82,7 @@ def compare(deployed: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> li
 
 
 def _counted_once(changes: list[Change]) -> list[Change]:
-    """Take from the manager the organs apart whose own replicas end: their tasks are on those."""
+    """Remove from the manager's change the organs apart whose own replicas end: their tasks are there."""
     apart = {
         organ
         for one in changes
@@ -98,7 +98,7 @@ def _counted_once(changes: list[Change]) -> list[Change]:
 
 
 def notes(wanted: Mapping[str, Any]) -> list[str]:
-    """What cannot be told about the changes of ``wanted``."""
+    """Return what the comparison with ``wanted`` cannot know."""
     if TRUNCATED in _files(wanted):
         return ["there is more handlers' code than is compared: changes in the rest go unnoticed"]
     return []
@@ -129,7 +129,7 @@ def _of_deployment(
 
 
 def _reasons_for_all(deployed: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Why every replica is replaced."""
+    """Return why every replica is replaced; empty if that is not so."""
     reasons = []
     for name in REPLACING_ALL:
         old, new = deployed.get(name) or {}, wanted.get(name) or {}
@@ -172,7 +172,7 @@ def _code(old: Any, new: Any) -> list[str]:
 
 
 def _configuration(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """What differs between two configurations of the organism."""
+    """Return what differs between two configurations of the organism."""
     before = {organ["id"]: organ for organ in old.get("organs", [])}
     after = {organ["id"]: organ for organ in new.get("organs", [])}
     found = [f"organ {one} is new" for one in after if one not in before]
@@ -217,9 +217,9 @@ def _change(name: str, before: dict[str, dict[str, Any]], effect: Effect, why: l
 
 
 def _organs(name: str, before: dict[str, dict[str, Any]]) -> list[str]:
-    """Ids of the organs whose tasks go through the replicas of the deployment ``name``."""
+    """Return the ids of the organs whose tasks pass through the replicas of the deployment ``name``."""
     config = (before.get(name) or {}).get("user_config") or {}
-    # Tasks for organs apart pass through the manager, and end when it does.
+    # Tasks of organs apart pass through the manager, and end when its replica ends.
     return [organ["id"] for organ in config.get("organs", [])]
 
 
@@ -237,7 +237,7 @@ def _number(replicas: Any) -> float:
 
 
 def label(change: Change) -> str:
-    """What the deployment of ``change`` is called: the organism, or an organ."""
+    """Return the name of the deployment of ``change`` for readers: the organism, or an organ."""
     if change.deployment == MANAGER:
         return "organism"
     prefix = organ_deployment("")

@@ -1,4 +1,4 @@
-"""Digests of the code that handlers are made of: replicas are replaced when one of them changes."""
+"""Digests of the handlers' code. Replicas are replaced when one of them changes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from pathlib import Path
 from organism_flows.serve_apps.organism.config import OrganismConfig
 
 MAX_FILES = 2_000
+"""Most files that are compared."""
 MAX_BYTES = 20_000_000
+"""Bytes of code after which no further file is compared."""
 MAX_ENTRIES = 20_000
-"""Bound of what is listed in search of the files of packages: a folder may hold a data set."""
+"""Most folder entries that are listed to find the files of a package: a folder may hold a data set."""
 TRUNCATED = "..."
-"""Stands among the files when a bound was reached: changes in what comes after it go unnoticed."""
+"""Stands among the files if a limit was reached. Changes in the files after it go unnoticed."""
 SKIPPED = {"__pycache__", "node_modules"}
-# Reading imports off the text takes 50 ms a megabyte, parsing it 2 s (2 busy cores). A line of a docstring
-# may look like one: then a file too many is compared, if there is one of that name.
+# Finding imports by text takes 50 ms a megabyte, parsing takes 2 s (2 busy cores). A line of a docstring may
+# have the form of an import: then one file too many is compared, if there is one of that name.
 FROM = re.compile(rb"from[ \t]+(\w+)[\w.]*[ \t]+import\b")
 BY_NAME = re.compile(rb"(?:import_module|__import__)\([ \t\n]*[\"'](\w+)")
 
@@ -29,10 +31,9 @@ BY_NAME = re.compile(rb"(?:import_module|__import__)\([ \t\n]*[\"'](\w+)")
 def code_digests(config: OrganismConfig) -> dict[str, str] | None:
     """Return a digest of each file of handlers' code in the configuration's own folders, by relative path.
 
-    These are the modules and packages there that handlers are in, and those that they import, directly or
-    through one another. A package counts with all its files. Not seen are data files, modules that are
-    imported by a name made at run time, and installed packages: new versions of those come with a new
-    environment.
+    These are the modules and packages there that hold handlers, and those that they import, directly or
+    indirectly. A package counts with all its files. Left out are data files, modules whose name is made at
+    run time, and installed packages. New versions of installed packages come with a new environment.
 
     Returns:
         `None` if no handler lies in these folders.
@@ -50,7 +51,7 @@ def code_digests(config: OrganismConfig) -> dict[str, str] | None:
             try:
                 content = path.read_bytes()
             except OSError:
-                continue  # nobody can import it either
+                continue  # it cannot be imported either
             size += len(content)
             digests[relative] = hashlib.sha256(content).hexdigest()[:12]
             new = sorted(imported(content) - seen)
@@ -60,7 +61,7 @@ def code_digests(config: OrganismConfig) -> dict[str, str] | None:
 
 
 def imported(source: bytes) -> set[str]:
-    """Names of the top-level modules that a Python source imports, relative imports left out."""
+    """Return the names of the top-level modules that a Python source imports, without relative imports."""
     found = BY_NAME.findall(source) if b"import_module(" in source or b"__import__(" in source else []
     for line in source.splitlines():
         text = line.lstrip()
@@ -74,7 +75,7 @@ def imported(source: bytes) -> set[str]:
 
 
 class _Installed:
-    """Tells which modules come from elsewhere: Python looks into the configuration's folders last."""
+    """The modules outside of the configuration's folders, which Python searches last."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         skipped = {"", str(Path.cwd()), *map(str, folders)}
@@ -88,7 +89,7 @@ class _Installed:
 
 
 def _files_of(name: str, folders: Sequence[Path], installed: _Installed) -> Iterator[tuple[Path, str]]:
-    """The files of the module or package ``name``, from the folder that Python would take it from."""
+    """Yield the files of the module or package ``name``, from the folder that Python would import it from."""
     found = [folder for folder in folders if (folder / name).is_dir() or (folder / f"{name}.py").is_file()]
     if not found or name in installed:
         return
@@ -113,7 +114,7 @@ def _files_below(package: Path) -> Iterator[tuple[Path, str]]:
             yield package, TRUNCATED
             return
         here = Path(folder)
-        # Only what can be imported: no hidden folder is an identifier.
+        # Only what can be imported. The name of a hidden folder is no identifier.
         folders[:] = sorted(
             one
             for one in folders

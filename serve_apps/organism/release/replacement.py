@@ -1,4 +1,4 @@
-"""Replaces the organism that runs: says what that costs its tasks, and can wait until there are none."""
+"""Replacement of the organism that runs: what it costs the tasks, and a wait until there are none."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from organism_flows.serve_apps.organism.release.serve_api import (
 from organism_flows.serve_apps.organism.release.serve_config import APP
 
 When = Literal["drain", "idle", "now"]
-"""When replicas are replaced: as their tasks have ``drain_s`` to end, once they have none, or at once."""
+"""When replicas end: after tasks had ``drain_s`` to end, once they have no tasks, or at once."""
 POLL_S = 0.5
 REPORT_S = 10.0
-"""Longest time between two reports while waiting."""
+"""Longest time between two reports during a wait, in seconds."""
 PATIENCE_S = 30.0
-"""For an organism that does not say what runs on it, while it is waited for."""
+"""Longest time a wait goes on while the organism does not say what runs on it, in seconds."""
 WORDS = {
     Effect.STARTED: "replicas are started",
     Effect.IN_PLACE: "the configuration is applied in place, nothing is interrupted",
@@ -63,12 +63,12 @@ class ReplicaRunning(BaseModel):
 
 
 class RunningTasks(BaseModel):
-    """Tasks on all replicas, as the organism's route ``/running`` tells."""
+    """Tasks on all replicas, as the organism's route ``/running`` returns them."""
 
     replicas: list[ReplicaRunning]
 
     def on(self, organs: Collection[str]) -> ReplacedLoad:
-        """What runs for ``organs`` on replicas that are not leaving anyhow."""
+        """Return what runs for ``organs`` on replicas that are not being taken down already."""
         found = [
             organ
             for replica in self.replicas
@@ -86,11 +86,11 @@ class RunningTasks(BaseModel):
 
 
 class LoadUnknown(NamedTuple):
-    """Why it is not known what runs."""
+    """The reason why it is not known what runs."""
 
     why: str
     lasting: bool
-    """Asking again will not help."""
+    """True if asking again will not help."""
 
 
 class ReplacedLoad(BaseModel):
@@ -100,16 +100,16 @@ class ReplacedLoad(BaseModel):
     waiting: int
     longest_s: float
     drain_s: list[float]
-    """How long they have to end; of several organs each value once, in order."""
+    """Seconds that the tasks have to end: the different values of the organs, in rising order."""
 
     @property
     def idle(self) -> bool:
-        """Whether nothing runs there or waits."""
+        """Return True if nothing runs or waits there."""
         return not self.tasks and not self.waiting
 
     @property
     def line(self) -> str:
-        """What runs, in words."""
+        """Return what runs, in words."""
         if self.idle:
             return "nothing runs there"
         waiting = f"{self.waiting:,} wait{'s' if self.waiting == 1 else ''} there" if self.waiting else ""
@@ -123,37 +123,37 @@ class ReplacementDone(Change):
     """A change that was made, with the tasks that were there when it was announced."""
 
     load: ReplacedLoad | None = None
-    """`None`: nothing is taken down, or what ran was not known."""
+    """`None` means that nothing is taken down, or that it was not known what ran."""
     line: str
-    """All of it in words."""
+    """The whole change in words."""
 
 
 @dataclass(frozen=True)
 class ReplacementPlan:
-    """What deploying would change."""
+    """The changes that a deployment would make."""
 
     config: dict[str, Any]
     """What to deploy, in Serve's config schema."""
     changes: list[Change]
     notes: list[str]
     code_changed: bool
-    """Handlers' code that is deployed by digests of its files differs."""
+    """True if handlers' code differs that was deployed with digests of its files."""
     routes: str | None
-    """Base of the routes of the organism that runs; `None`: none does, or it has none."""
+    """Base of the routes of the organism that runs. `None` means that none runs, or that it has no routes."""
 
     @property
     def taken_down(self) -> set[str]:
-        """Ids of the organs with replicas that are to end."""
+        """Return the ids of the organs whose replicas will end."""
         return {organ for one in self.changes if one.effect in TAKEN_DOWN for organ in one.organs}
 
 
 async def plan(dashboard_url: str, token: str | None, config_dict: dict[str, Any]) -> ReplacementPlan:
-    """Compare what is to be deployed with what is.
+    """Return what deploying ``config_dict`` would change.
 
     Args:
         dashboard_url: URL of the Ray dashboard.
-        token: Ray's authentication token; `None` if the cluster has none.
-        config_dict: What `deployments.serve_config` returned.
+        token: Ray's authentication token; `None` means the cluster has none.
+        config_dict: What to deploy, made by `serve_config`.
 
     Raises:
         OrganismUnavailable: The dashboard cannot be reached.
@@ -184,24 +184,23 @@ async def carry_out(
     on_note: Callable[[str], None],
     on_progress: Callable[[str], None] | None = None,
 ) -> list[ReplacementDone]:
-    """Say what ``plan`` changes and what it costs, then deploy it, and wait until it runs.
+    """Report what ``plan`` changes and what that costs, deploy it, and wait until it runs.
 
     Args:
-        plan: What `plan` returned.
+        plan: The plan, made by `plan`.
         dashboard_url: URL of the Ray dashboard.
-        token: Ray's authentication token; `None` if the cluster has none.
-        timeout_s: Seconds to wait until it runs, and once more for what ran before if it does not.
-        when: When tasks that run on what is replaced are interrupted.
-        on_note: Called with each line that is to stay to be read.
-        on_progress: Called with a line whenever something changed.
+        token: Ray's authentication token; `None` means the cluster has none.
+        timeout_s: Longest wait until it runs, in seconds; once more for what ran before if it does not run.
+        when: When tasks on replicas that end are interrupted.
+        on_note: Called with each line that should stay readable.
+        on_progress: Called with a line whenever something has changed.
 
     Returns:
-        What was changed; empty: nothing was to be changed.
+        The changes that were made; empty if there was nothing to change.
 
     Raises:
         ConfigurationError: The configuration is wrong.
-        OrganismUnavailable: It does not run in time; or it is to wait for an organism that does not say what
-            runs on it.
+        OrganismUnavailable: It does not run in time; or with "idle", it is not known what runs now.
     """
     report = on_progress or (lambda _: None)
     running = await _running(plan.routes) if plan.taken_down else RunningTasks(replicas=[])
@@ -219,7 +218,7 @@ async def carry_out(
 
 
 def summary(done: Collection[ReplacementDone]) -> str:
-    """What became of the organism, on one line."""
+    """Return what was done to the organism, in one line."""
     if not done:
         return "nothing to change"
     replaced = [one for one in done if one.effect in TAKEN_DOWN]
@@ -251,7 +250,7 @@ def _described(change: Change, running: RunningTasks | LoadUnknown, when: When) 
 
 
 def _cost(load: ReplacedLoad, when: When) -> str:
-    """What becomes of the tasks that run."""
+    """Return what happens to the tasks that run, in words."""
     match when:
         case "idle":
             return "; it is done when they have ended (--when-idle)"
@@ -269,7 +268,7 @@ def _cost(load: ReplacedLoad, when: When) -> str:
 
 
 def _lines(done: Collection[ReplacementDone]) -> list[str]:
-    """A line for the deployments that fare alike."""
+    """Return one line for all deployments with the same change."""
     alike: dict[str, list[str]] = {}
     for one in done:
         alike.setdefault(one.line, []).append(label(one))
@@ -315,7 +314,7 @@ async def _wait_until_idle(plan: ReplacementPlan, report: Callable[[str], None])
 
 
 async def _limit_drain(routes: str) -> str:
-    """Have replicas that are taken down from now on hand back at once what runs; say what came of it."""
+    """Make replicas that are taken down from now on hand back running tasks at once; return a note on it."""
     try:
         async with routes_client(routes, timeout=10.0) as client:
             response = await client.post("/drain-limit", params={"within_s": 0})

@@ -1,7 +1,7 @@
-"""Deploys the organism through the REST interface of the Ray dashboard, as ``serve deploy`` does.
+"""Deployment of the organism through the REST interface of the Ray dashboard, as ``serve deploy`` does it.
 
-Not `serve.run`: that replaces every replica even for a configuration-only change, while a deployed
-configuration is applied in place.
+Not `serve.run`: that replaces every replica even if only the configuration changes. A configuration that is
+deployed is applied in place.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ async def replace(
     timeout_s: float,
     on_progress: Callable[[str], None] | None = None,
 ) -> None:
-    """Deploy ``config_dict`` and wait until it runs; where it does not, deploy again what ran before.
+    """Deploy ``config_dict`` and wait until it runs. If it does not, deploy again what ran before.
 
-    Without that a replica that starts later, after a crash or for more load, would start with the broken one;
-    and organs that lost their deployments with it would not come back.
+    Without that, a replica that starts later, after a crash or for more load, would get the broken
+    configuration. And organs that lost their deployments with it would not come back.
 
     Args:
         dashboard_url: URL of the Ray dashboard.
-        token: Ray's authentication token; None: the cluster has none.
-        config_dict: What `deployments.serve_config` gave.
-        timeout_s: Seconds to wait at most, and once more for what ran before.
-        on_progress: Called with one line whenever something changed.
+        token: Ray's authentication token; `None` means the cluster has none.
+        config_dict: What to deploy, made by `serve_config`.
+        timeout_s: Longest wait in seconds, and once more for what ran before.
+        on_progress: Called with one line whenever something has changed.
 
     Raises:
-        OrganismError: It does not run; the message says what runs instead.
+        OrganismError: It does not run. The message says what runs instead.
     """
     before = await deploy(dashboard_url, token, config_dict)
     try:
@@ -68,7 +68,7 @@ async def replace(
 
 
 async def running_config(dashboard_url: str, token: str | None) -> OrganismConfig | None:
-    """The configuration of the organism that runs; None: none does.
+    """Return the configuration of the organism that runs; `None` means that none runs.
 
     Raises:
         OrganismUnavailable: The dashboard cannot be reached.
@@ -83,7 +83,7 @@ async def running_config(dashboard_url: str, token: str | None) -> OrganismConfi
 
 
 async def details(dashboard_url: str, token: str | None) -> dict[str, Any]:
-    """Return what Serve runs, as the dashboard has it.
+    """Return what Serve runs, as the dashboard reports it.
 
     Raises:
         OrganismUnavailable: The dashboard cannot be reached.
@@ -97,15 +97,15 @@ async def details(dashboard_url: str, token: str | None) -> dict[str, Any]:
 
 
 async def deploy(dashboard_url: str, token: str | None, config_dict: dict[str, Any]) -> dict[str, Any] | None:
-    """Hand ``config_dict`` to Serve, which starts if need be; returns before the replicas are ready.
+    """Pass ``config_dict`` to Serve, and return before the replicas are ready. Serve starts if need be.
 
     Args:
         dashboard_url: URL of the Ray dashboard.
-        token: Ray's authentication token; None: the cluster has none.
-        config_dict: What `deployments.serve_config` gave.
+        token: Ray's authentication token; `None` means the cluster has none.
+        config_dict: What to deploy, made by `serve_config`.
 
     Returns:
-        The application that ran until now, in the words of Serve's config schema; None: none did.
+        The application that ran until now, in Serve's config schema; `None` means that none ran.
 
     Raises:
         OrganismUnavailable: The dashboard cannot be reached.
@@ -121,15 +121,16 @@ async def deploy(dashboard_url: str, token: str | None, config_dict: dict[str, A
 
 
 def fitted(config_dict: dict[str, Any], details: dict[str, Any]) -> dict[str, Any]:
-    """``config_dict`` as it is best deployed over what ``details`` says is deployed.
+    """Return ``config_dict``, adapted to what ``details`` says is deployed.
 
-    Serve tries again an application that it has given up only if something differs, though the reason of the
-    failure may be gone. And code that is only not used any more is no reason to replace replicas.
+    If Serve has given up an application, it tries it again only if something differs. But the reason of the
+    failure may be gone, so a new ``retry`` is added. And code that is merely no longer used is no reason to
+    replace replicas, so the deployed digests are kept then.
     """
     present = details.get("applications", {}).get(APP) or {}
     before = (present.get("deployed_app_config") or {}).get("args") or {}
     retry = uuid4().hex if present.get("status") == "DEPLOY_FAILED" else before.get("retry")
-    # Kept while all is well: leaving it out again would replace the replicas for nothing.
+    # Keep ``retry`` afterwards: leaving it out again would replace the replicas for nothing.
     kept = {} if retry is None else {"retry": retry}
     code = before.get("code")
     applications = []
@@ -149,17 +150,17 @@ async def wait_until_running(
     timeout_s: float,
     on_progress: Callable[[str], None] | None = None,
 ) -> None:
-    """Return when every replica runs the configuration deployed last.
+    """Return when every replica runs the configuration that was deployed last.
 
     Args:
         dashboard_url: URL of the Ray dashboard.
-        token: Ray's authentication token; None: the cluster has none.
-        timeout_s: Seconds to wait at most.
-        on_progress: Called with one line whenever something changed.
+        token: Ray's authentication token; `None` means the cluster has none.
+        timeout_s: Longest wait, in seconds.
+        on_progress: Called with one line whenever something has changed.
 
     Raises:
-        ConfigurationError: The configuration is wrong, for example a handler that does not import.
-        OrganismUnavailable: It failed otherwise, or is not ready in time.
+        ConfigurationError: The configuration is wrong, for example a handler does not import.
+        OrganismUnavailable: The deployment failed for another reason, or is not ready in time.
     """
     deadline = time.monotonic() + timeout_s
     said = ""
@@ -170,8 +171,8 @@ async def wait_until_running(
             _check(response)
             present = response.json()
             line, problem, ready = _progress(present)
-            # Serve tries several times, but a wrong configuration stays wrong. What the first look shows may
-            # still be about the deployment before.
+            # Serve tries several times, but a wrong configuration stays wrong. The problem in the first
+            # answer may still be one of the deployment before.
             if earlier is None:
                 earlier = problem
             if problem and problem != earlier:
@@ -191,11 +192,11 @@ async def wait_until_running(
 
 
 def _progress(details: dict[str, Any]) -> tuple[str, str, bool]:
-    """One line about where the deployment stands, what is wrong with its config, whether it is done.
+    """Return one line about the progress, the error in the configuration, and whether the deployment is done.
 
     Raises:
-        ConfigurationError: It has failed, for its configuration.
-        OrganismUnavailable: It has failed otherwise.
+        ConfigurationError: The deployment has failed because of its configuration.
+        OrganismUnavailable: The deployment has failed for another reason.
     """
     app = details.get("applications", {}).get(APP)
     if app is None:
@@ -223,9 +224,9 @@ def _progress(details: dict[str, Any]) -> tuple[str, str, bool]:
 
 
 def _is_there(deployment: dict[str, Any], deployed_s: float) -> bool:
-    """Whether a deployment runs as it was deployed last.
+    """Return True if a deployment runs as it was deployed last.
 
-    To Serve it is only when the replicas before have stopped, which may take as long as their tasks.
+    Serve reports that only when the earlier replicas have stopped, which may take as long as their tasks.
     """
     if deployment.get("status") == "HEALTHY":
         return True
@@ -243,7 +244,7 @@ def _running(deployment: dict[str, Any]) -> int:
 
 
 def _problem(message: str, deployments: dict[str, Any]) -> str:
-    """The configuration error in Serve's message; empty: none, or one about an earlier configuration."""
+    """Return the configuration error in Serve's message; empty if there is none in this configuration."""
     found = re.findall(r"ConfigurationError: (.+)", message)
     if not found:
         return ""
@@ -255,7 +256,7 @@ def _problem(message: str, deployments: dict[str, Any]) -> str:
     if handler and handler[1] not in {
         organ.get("handler") for config in configs for organ in config.get("organs", [])
     }:
-        # Replicas of the deployment before may still be failing.
+        # The error is of another configuration: replicas of the deployment before may still be failing.
         return ""
     return str(found[-1])
 
@@ -266,10 +267,10 @@ def _misconfigured(problem: str) -> ConfigurationError:
 
 
 async def _ask_organism(details: dict[str, Any], dashboard_url: str) -> None:
-    """Make sure that the replicas took the configuration: to Serve they look alike whether they did or not.
+    """Check that the replicas took the configuration. Serve does not know whether they did.
 
     Raises:
-        ConfigurationError: They refused it and go on with the one before.
+        ConfigurationError: A replica refused it and goes on with the one before.
     """
     url = routes_url(details, dashboard_url)
     if url is None:
@@ -286,7 +287,7 @@ async def _ask_organism(details: dict[str, Any], dashboard_url: str) -> None:
 
 
 def routes_url(details: dict[str, Any], dashboard_url: str) -> str | None:
-    """Base of the organism's HTTP routes; `None` if Serve has none."""
+    """Return the base of the organism's HTTP routes; `None` means that Serve has none."""
     options = details.get("http_options") or {}
     host = options.get("host")
     if details.get("proxy_location") == "Disabled" or not host:
@@ -297,14 +298,17 @@ def routes_url(details: dict[str, Any], dashboard_url: str) -> str | None:
 
 
 def routes_client(url: str, *, timeout: float) -> httpx.AsyncClient:
-    """A client of the organism's HTTP routes at ``url``, with the token in effect."""
+    """Return a client of the organism's HTTP routes at ``url``, with the token in effect."""
     local = urlsplit(url).hostname in _LOOPBACK
     headers = dict(own_headers(load_settings()))
     return httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout, trust_env=not local)
 
 
 def useful_line(message: str) -> str:
-    """The line of a Serve message that says what is wrong: the end of its last traceback, or the first."""
+    """Return the line of a Serve message that says what is wrong.
+
+    This is the end of its last traceback or, without a traceback, its first line.
+    """
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit|Interrupt)\b.*", line)]
     return (errors or lines or ["no message"])[-1 if errors else 0][:500]
@@ -316,7 +320,7 @@ def _client(dashboard_url: str, token: str | None, *, timeout: float) -> httpx.A
         base_url=dashboard_url.rstrip("/"),
         headers={"Authorization": f"Bearer {token}"} if token else {},
         timeout=timeout,
-        trust_env=not local,  # a proxy of the environment knows nothing of our loopback
+        trust_env=not local,  # a proxy of the environment cannot reach the loopback of this machine
     )
 
 

@@ -1,4 +1,4 @@
-"""What to deploy: the application as a configuration wants it, in the words of Serve's config schema."""
+"""The application to deploy for a configuration, in Serve's config schema."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ ROUTE_PREFIX = "/organism"
 MANAGER = "OrganismManager"
 VALVE = "DriftValve"
 REQUESTS = 1000
-"""Most calls on a replica. Organs' concurrency and lanes' windows limit the work; if this did, a cancellation
-would wait in line behind what it is to cancel. It is also how many calls Ray lets an async actor run at once
-by default."""
+"""Most calls on a replica. The organs' concurrency and the lanes' windows limit the work. If this limit did,
+a cancellation would wait behind the calls that it should cancel. It is also the number of calls that Ray lets
+an async actor run at once by default."""
 CHECKS = {
     "health_check_period_s": 2,
-    # Three misses end a replica whose loop a handler blocks: sooner than a lane takes it for dead
-    # (Organism.silence_s), so that no call is sent there again.
+    # Three misses end a replica whose loop a handler blocks. That is sooner than a lane takes the replica for
+    # dead (`silence_s` of the Organism block), so that no further call is sent there.
     "health_check_timeout_s": 6,
     "graceful_shutdown_wait_loop_s": 0.5,
 }
 STOPPING_S = 10.0
-"""For handlers that have been told to stop, and to hand their tasks back, before Serve kills the replica."""
+"""Time for handlers to stop and hand their tasks back before Serve kills the replica, in seconds."""
 LOOK_BACK_S = 5.0
-"""Over which Serve averages the load; its own default, 30 s, is half a minute of waiting."""
+"""Period over which Serve averages the load, in seconds. Its default of 30 s is half a minute of waiting."""
 
 
 def serve_config(
@@ -44,15 +44,15 @@ def serve_config(
     num_cpus: float = 0.25,
     python_path: Sequence[Path] = (),
 ) -> dict[str, Any]:
-    """What to deploy, in Serve's config schema.
+    """Return what to deploy, in Serve's config schema.
 
     Args:
-        config: The organism.
-        http_host: Address the /organism routes listen on; cannot change while Serve runs.
-        http_port: Their port; cannot change while Serve runs.
-        replicas: Number of replicas; two or more, and the death of one goes unnoticed.
-        num_cpus: CPUs Ray sets aside for each replica.
-        python_path: Folders on the machines of the replicas to import handlers from, besides the config's.
+        config: Configuration of the organism.
+        http_host: Address that the /organism routes listen on. It cannot change while Serve runs.
+        http_port: Port of the routes. It cannot change while Serve runs.
+        replicas: Number of replicas. With two or more, others go on when one dies.
+        num_cpus: CPUs that Ray reserves for each replica.
+        python_path: More folders on the machines of the replicas to import handlers from.
 
     Raises:
         ConfigurationError: The configuration is wrong.
@@ -71,13 +71,13 @@ def serve_config(
                 "route_prefix": ROUTE_PREFIX,
                 "import_path": "organism_flows.serve_apps.organism.app:build",
                 **({"runtime_env": {"working_dir": config.working_dir}} if config.working_dir else {}),
-                # Modules are imported once a replica; Serve replaces replicas when something here differs.
+                # A replica imports modules once, and Serve replaces replicas when something here differs.
                 "args": {
                     "code": code_digests(config),
                     "organs": sorted(organs_apart(config)),
                     "valve": wants_valve(config),
                 },
-                # Serve does not hand the global logging configuration down to replicas.
+                # Serve does not pass the global logging configuration on to replicas.
                 "logging_config": {"encoding": "JSON", "enable_access_log": False},
                 "deployments": [
                     {
@@ -86,8 +86,8 @@ def serve_config(
                         "max_ongoing_requests": REQUESTS,
                         # Calls to organs apart pass through it too.
                         **_checks(config.organs),
-                        # Replacements start before the ones they replace stop: with one replica there would
-                        # else be none for some seconds, and none at all if they fail.
+                        # New replicas start before the old ones stop. Otherwise a single replica would leave
+                        # none for some seconds, and none at all if the new one fails.
                         "max_surge_percent": 100,
                         "ray_actor_options": {"num_cpus": num_cpus},
                         "user_config": config.model_dump(mode="json"),
@@ -100,22 +100,22 @@ def serve_config(
 
 
 def organ_deployment(organ_id: str) -> str:
-    """Name of the deployment of an organ apart."""
+    """Return the name of the deployment of an organ apart."""
     return f"organ-{organ_id}"
 
 
 def organs_apart(config: OrganismConfig) -> dict[str, OrganConfig]:
-    """The organs with a deployment of their own, by id."""
+    """Return the organs with a deployment of their own, by id."""
     return {organ.id: organ for organ in config.organs if organ.deployment}
 
 
 def wants_valve(config: OrganismConfig) -> bool:
-    """Whether there is anything to sum up."""
+    """Return True if the configuration needs a drift valve."""
     return config.escalation is not None and config.escalation.cusum is not None
 
 
 def organ_options(config: OrganismConfig, organ: OrganConfig) -> dict[str, Any]:
-    """The deployment of an organ apart, in the words of Serve's config schema."""
+    """Return the deployment of an organ apart, in Serve's config schema."""
     assert organ.deployment is not None
     return {
         "name": organ_deployment(organ.id),
@@ -127,14 +127,14 @@ def organ_options(config: OrganismConfig, organ: OrganConfig) -> dict[str, Any]:
 
 
 def _checks(organs: Iterable[OrganConfig]) -> dict[str, Any]:
-    """When a replica with ``organs`` is unhealthy, and how long one that is taken down may go on."""
+    """Return when a replica with ``organs`` counts as unhealthy, and how long it may take to shut down."""
     longest = max((organ.drain_s for organ in organs), default=0.0)
     return {**CHECKS, "graceful_shutdown_timeout_s": longest + STOPPING_S}
 
 
 def _scale(deployment: DeploymentConfig, concurrency: int) -> dict[str, Any]:
-    # A replica takes as many calls as it runs, so that those that wait are where Serve can give them to
-    # another. Cancelling a call waits in no line.
+    # A replica takes only as many calls as it runs. Those that wait stay where Serve can give them to another
+    # replica. Cancelling a call does not wait.
     common = {"max_ongoing_requests": concurrency}
     scaling = deployment.autoscaling
     if scaling is None:
