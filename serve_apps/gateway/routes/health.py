@@ -25,11 +25,13 @@ async def healthz() -> GatewayHealth:
 
 @router.get("/readyz", summary="Whether the gateway is of use", responses={**FOREIGN, 503: errors()[503]})
 async def readyz(parts: TheParts, request: Request) -> GatewayHealth:
-    """Answer 200 if a task can be added, and 503 while it cannot. With a token, the answer says why.
+    """Answer 200 if a task can be added, and 503 while it cannot.
+
+    The reason is only for clients with a token, where tokens are needed.
 
     Without the organism, the gateway is `degraded` and still ready: it accepts tasks, and they wait.
     """
-    # Only for clients with a token: reasons name hosts, databases and users.
+    # Reasons name hosts, databases and users.
     known = request.state.who is not None
     try:
         await parts.database.check()
