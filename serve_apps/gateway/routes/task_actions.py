@@ -16,7 +16,7 @@ from organism_flows.serve_apps.gateway.http.json_body import Route
 from organism_flows.serve_apps.gateway.http.problems import RequestRefused
 
 CANCELLED_AT_MOST = 100_000
-"""Number of tasks after which a request stops to cancel, and answers that there may be more."""
+"""Number of tasks after which a request stops cancelling, and answers that there may be more."""
 REDRIVEN_AT_MOST = 100_000
 """Most tasks that one request redrives; then it answers that there may be more."""
 CONFLICT = {**OF_A_TASK, **errors("not-found", "ambiguous-id", "conflict", "not-json")}
@@ -129,7 +129,7 @@ async def retry(task: TheTask, queue: TheQueue) -> TaskActionResult:
     """Queue a failed or cancelled task again, with fresh attempts; its history stays.
 
     A task that already waits or runs does not change. For one that has completed or is only created, the
-    answer is a conflict. So it is if another unfinished task of its type has its `dedup_key`.
+    answer is a conflict. It is a conflict too if another unfinished task of its type has its `dedup_key`.
     """
     done = await queue.retry([task.id])
     task = await queue.get(str(task.id))

@@ -75,7 +75,7 @@ def imported(source: bytes) -> set[str]:
 
 
 class _Installed:
-    """The modules outside of the configuration's folders, which Python searches last."""
+    """The modules outside of the configuration's folders. Python searches these folders last."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         skipped = {"", str(Path.cwd()), *map(str, folders)}
