@@ -49,13 +49,13 @@ JOB_TEMPLATE: dict[str, Any] = {
             "name": {
                 "type": "string",
                 "title": "Name",
-                "description": "Of the process, in the worker's log.",
+                "description": "Name of the process in the worker's log.",
             },
             "labels": {
                 "type": "object",
                 "title": "Labels",
                 "additionalProperties": {"type": "string"},
-                "description": "Of the process.",
+                "description": "Labels of the process.",
             },
             "stream_output": {
                 "type": "boolean",

@@ -8,7 +8,10 @@ from cyclopts import App, Parameter
 
 from organism_flows.deployments.cli.output import AsJson, show
 
-alerts = App(name="alerts", help="Who is told when something is wrong: the automations of alerts in Prefect.")
+alerts = App(
+    name="alerts",
+    help="Switch alerts on or off: automations in Prefect that notify you when something is wrong.",
+)
 
 
 @alerts.default

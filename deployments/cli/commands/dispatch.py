@@ -22,7 +22,7 @@ async def dispatch(
     max_seconds: Annotated[
         float | None, Parameter(help="Stop claiming after so many seconds; without it: never.")
     ] = None,
-    batch_size: Annotated[int | None, Parameter(help="Most tasks a claim takes.")] = None,
+    batch_size: Annotated[int | None, Parameter(help="Most tasks in one call to the organism.")] = None,
     quiet: Annotated[bool, Parameter(negative="", help="Show no progress.")] = False,
     as_json: AsJson = False,
 ) -> int:

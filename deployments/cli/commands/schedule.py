@@ -10,7 +10,7 @@ from organism_flows.deployments.cli.output import AsJson, show
 
 
 async def schedule(
-    flow: Annotated[str | None, Parameter(help="Of which deployment: `dispatch`.")] = None,
+    flow: Annotated[str | None, Parameter(help="The deployment's flow: `dispatch`.")] = None,
     state: Annotated[Literal["on", "off"] | None, Parameter(help="What it is to be.")] = None,
     /,
     *,

@@ -34,7 +34,7 @@ async def submit(
         ),
     ] = None,
     once: Annotated[
-        bool, Parameter(negative="", help="Of the files that --file fits, only lines not loaded so before.")
+        bool, Parameter(negative="", help="Load only the lines that have not been loaded yet.")
     ] = False,
     map: Annotated[
         tuple[str, ...],

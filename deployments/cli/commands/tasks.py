@@ -12,7 +12,7 @@ from organism_flows.deployments.cli.output import AsJson, show
 if TYPE_CHECKING:
     from organism_flows.blocks.queue import Queue, TaskFilter, TaskRow
 
-tasks = App(name="tasks", help="Look at tasks and steer them.")
+tasks = App(name="tasks", help="Show tasks, and cancel, retry or pause them.")
 
 
 Statuses = Annotated[
