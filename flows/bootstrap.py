@@ -39,6 +39,7 @@ from organism_flows.blocks.task_queue import TaskQueue
 from organism_flows.flows.alerting import automations
 from organism_flows.flows.dispatch import GRACE_S, dispatch
 from organism_flows.flows.prefect_support import deployments
+from organism_flows.flows.prefect_support.server import prefect_api
 from organism_flows.flows.prefect_support.states import EXPECTED_ERRORS, ORGANISM_TAG, cell, failed, show_page
 from organism_flows.flows.verification import canary as canary_check
 from organism_flows.flows.verification.thresholds import Limits
@@ -327,7 +328,7 @@ async def bootstrap(
     """
     done = Bootstrapped(steps=[])
     try:
-        deployments.prefect_api()
+        prefect_api()
         done.steps.append(await prepare_postgres(queue, postgres_seconds))
         # With `idle` it may wait for tasks that take hours, so it has no timeout.
         step = deploy_organism.with_options(timeout_seconds=None) if when == "idle" else deploy_organism

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from uuid import UUID
 
-import httpx
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import BlockDocument
 from prefect.events.actions import SendNotification
@@ -22,12 +21,12 @@ from prefect.events.schemas.automations import (
 )
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_URL
 from pydantic import BaseModel
 
 from organism_flows.blocks.block_base import DEFAULT
-from organism_flows.blocks.errors import ConfigurationError, OrganismError
+from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.flows.alerting.transitions import ALERTS, PREFIX, SCANNED_EVENT, Alert, last_said
+from organism_flows.flows.prefect_support.server import reaching_prefect
 from organism_flows.flows.prefect_support.states import ORGANISM_TAG
 
 TO_BE_NAMED = "name a notification block of your Prefect server: `organism alerts on --to slack-webhook/ops`"
@@ -327,21 +326,6 @@ def _notifies(document: BlockDocument) -> bool:
 @asynccontextmanager
 async def _server() -> AsyncIterator[PrefectClient]:
     """Yield a client of the configured server, and turn its failures into errors on one line."""
-    api = PREFECT_API_URL.value()
-    if not api:
-        raise ConfigurationError(
-            "no Prefect server is configured: PREFECT_API_URL is not set", "run `organism up`, or set it"
-        )
-    try:
+    with reaching_prefect():
         async with get_client() as client:
             yield client
-    except httpx.HTTPStatusError as error:
-        raise OrganismError(
-            f"the Prefect server at {api} refuses: {error.response.status_code} {error.response.text[:200]}",
-            "see that it is Prefect 3.8 or later",
-        ) from None
-    except (httpx.HTTPError, OSError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise OrganismError(
-            f"the Prefect server at {api} does not answer: {reason[:200]}", "start or reach it"
-        ) from None

@@ -13,8 +13,7 @@ import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
@@ -23,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from pydantic import BaseModel
 
-from organism_flows.blocks.errors import ConfigurationError, OrganismError
+from organism_flows.blocks.errors import OrganismError
 from organism_flows.blocks.registration import register_blocks
 from organism_flows.flows.prefect_support import carry_over
+from organism_flows.flows.prefect_support.server import reaching_prefect
 
 if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
@@ -127,45 +127,6 @@ async def apply(*, start: bool = True) -> AppliedDeployments:
         if start and WATCHDOG in changed:
             await start_watchdog()
     return AppliedDeployments(api=api, deployments=sorted(after), new_pool=new_pool, changed=changed)
-
-
-def prefect_api() -> str:
-    """Return the URL of the Prefect server that this process uses.
-
-    Raises:
-        ConfigurationError: No Prefect server is configured.
-    """
-    from prefect.settings import PREFECT_API_URL
-
-    api: str | None = PREFECT_API_URL.value()
-    if not api:
-        raise ConfigurationError(
-            "no Prefect server is configured: PREFECT_API_URL is not set", "run `organism up`, or set it"
-        )
-    return api
-
-
-@contextmanager
-def reaching_prefect() -> Iterator[str]:
-    """Turn a failure to reach the Prefect server within the block into an error on one line.
-
-    Yields:
-        The URL of the server.
-
-    Raises:
-        ConfigurationError: No server is configured.
-        OrganismError: The server cannot be reached.
-    """
-    import httpx
-
-    api = prefect_api()
-    try:
-        yield api
-    except (OSError, httpx.HTTPError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise OrganismError(
-            f"the Prefect server at {api} does not answer: {reason[:200]}", "start or reach it"
-        ) from None
 
 
 async def _ensure_pool() -> bool:

@@ -30,7 +30,7 @@ async def bootstrap(
     import organism_flows.flows.bootstrap as flow  # isort: skip
 
     from organism_flows.deployments.cli.flow_runs import INTERRUPTED, RunStopped, outcome
-    from organism_flows.flows.prefect_support.deployments import prefect_api
+    from organism_flows.flows.prefect_support.server import prefect_api
 
     # Check before the flow is called: Prefect would start a server of its own to record the failure.
     prefect_api()

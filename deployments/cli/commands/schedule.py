@@ -23,7 +23,7 @@ async def schedule(
     You can do the same in the Prefect UI. Neither `organism up` nor `organism deploy` changes it back.
     """
     # Importing flows points Prefect and Ray at the embedded stack, so it comes before Prefect.
-    from organism_flows.flows.prefect_support.deployments import reaching_prefect  # isort: skip
+    from organism_flows.flows.prefect_support.server import reaching_prefect  # isort: skip
 
     from organism_flows.blocks.errors import ConfigurationError
 
