@@ -36,13 +36,16 @@ notebooks: $(INSTALLED) ## Run the notebooks on a stack of their own, and keep w
 	trap '$(BIN)/organism down; rm -rf $$ORGANISM_HOME' EXIT; \
 	$(BIN)/organism up; $(BIN)/python notebooks/execute.py
 
+docs: $(INSTALLED) ## Build the documentation as a site, in docs/_build/html.
+	@$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html && echo docs/_build/html/index.html
+
 lock: $(INSTALLED) ## Resolve the versions anew.
 	@set -e; uv=$$(command -v uv || echo $(BIN)/uv); \
 	flags="--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header"; \
-	"$$uv" pip compile pyproject.toml --group test --group lint --group build --group notebooks $$flags -q --upgrade -o requirements.lock; \
+	"$$uv" pip compile pyproject.toml --group test --group lint --group build --group notebooks --group docs $$flags -q --upgrade -o requirements.lock; \
 	echo uv | "$$uv" pip compile - $$flags -q --upgrade -o requirements-uv.lock
 
-bench: $(INSTALLED) $(PEERS) ## Measure beside the peers and write docs/performance.md; ARGS="drain trickle" for parts.
+bench: $(INSTALLED) $(PEERS) ## Measure beside the peers and write docs/explanation/performance.md; ARGS="drain trickle" for parts.
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 long: $(INSTALLED) ## Run long tasks beside short ones for an hour, through kills and a redeploy; ARGS="--minutes 3 --long-minutes 1".
@@ -57,7 +60,7 @@ bench-lock: $(INSTALLED) ## Resolve the versions of the peers anew.
 	-q --upgrade -o benchmarks/requirements.lock
 
 clean: ## Remove .venv and caches.
-	@rm -rf $(VENV) benchmarks/.venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) benchmarks/.venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache docs/_build
 
 $(INSTALLED): requirements.lock requirements-uv.lock pyproject.toml
 	@sh deployments/install.sh $(VENV)
@@ -71,4 +74,4 @@ $(PEERS): benchmarks/requirements.lock | $(INSTALLED)
 	-r benchmarks/requirements.lock
 	@touch $@
 
-.PHONY: help demo up down install test soak fast lint notebooks lock bench chaos long bench-lock clean
+.PHONY: help demo up down install test soak fast lint notebooks docs lock bench chaos long bench-lock clean

@@ -1,4 +1,4 @@
-"""`make bench`: measure, print the table, write results, plots and the figures in docs/performance.md."""
+"""`make bench`: measure, print the table, write results, plots and docs/explanation/performance.md."""
 
 from __future__ import annotations
 

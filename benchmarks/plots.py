@@ -1,4 +1,4 @@
-"""Plots of the recorded results, for docs/performance.md.
+"""Plots of the recorded results, for docs/explanation/performance.md.
 
 A program of its own, because matplotlib is in the environment of the peers:
 ``python -m benchmarks.plots results.json folder``.

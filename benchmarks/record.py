@@ -1,4 +1,4 @@
-"""The results file, the machine they come from, and the figures in docs/performance.md."""
+"""The results file, the machine they come from, and the figures in docs/explanation/performance.md."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 RESULTS = HERE / "results" / "results.json"
 SCRATCH = Path(tempfile.gettempdir()) / "organism-bench-quick.json"
-PAGE = ROOT / "docs" / "performance.md"
+PAGE = ROOT / "docs" / "explanation" / "performance.md"
 IMAGES = ROOT / "docs" / "images"
 PLOT_TITLES = {
     "drain": "Tasks a second of each system",
@@ -104,7 +104,7 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 
 
 def write_page(results: Path) -> None:
-    """Put the recorded figures between the markers of docs/performance.md."""
+    """Put the recorded figures between the markers of docs/explanation/performance.md."""
     page = PAGE.read_text()
     recorded = load(results)["parts"]
     for part, entry in recorded.items():
@@ -113,7 +113,7 @@ def write_page(results: Path) -> None:
         if part == "drain":
             text = f"{_rates(entry['samples'])}\n\n{text}"
         if part in PLOT_TITLES:
-            text += f"\n\n![{PLOT_TITLES[part]}](images/bench-{part}.svg)"
+            text += f"\n\n![{PLOT_TITLES[part]}](../images/bench-{part}.svg)"
         page = _between(page, part, text)
     page = _between(page, "machine", _machine_lines(recorded))
     page = _between(page, "missed", _missed(figures(results, recorded)))

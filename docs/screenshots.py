@@ -1,4 +1,4 @@
-"""Take the pictures of docs/pages.md: what a running stack's Prefect UI shows, in headless Chromium.
+"""Take the pictures of docs/reference/prefect-ui.md: a running stack's Prefect UI, in headless Chromium.
 
     organism demo --keep && python docs/screenshots.py
     python docs/screenshots.py failures form   # only these

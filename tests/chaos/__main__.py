@@ -57,7 +57,7 @@ async def chaos(
         lanes: Lanes of a dispatch run.
         replicas: Replicas of the organism.
         ray: Kill the Ray head too.
-        record: Add the run to docs/reliability.json and its figures to docs/reliability.md.
+        record: Add the run to docs/explanation/reliability.json and its figures to the page.
     """
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     deck = DECK if ray else tuple(kind for kind in DECK if kind != "ray")

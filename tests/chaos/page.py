@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.chaos.victims import VICTIMS
 
-PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
+PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "reliability.md"
 RECORD = PAGE.with_suffix(".json")
 
 

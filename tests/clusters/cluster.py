@@ -46,7 +46,7 @@ class Cluster:
 
     @property
     def env(self) -> dict[str, str]:
-        """What docs/clusters.md tells to set where flows run."""
+        """What docs/how-to/clusters.md tells to set where flows run."""
         return {
             **self.ray_env,
             "ORGANISM_DSN": self.dsn("organism"),

@@ -1,4 +1,4 @@
-"""Another user of the machine, and what the running stack lets them do: docs/security.md has the table."""
+"""Another user of the machine, and what the running stack lets them do: see docs/explanation/security.md."""
 
 from __future__ import annotations
 

@@ -12,15 +12,15 @@ class Page:
     """One page.
 
     Args:
-        name: Of the file in docs.
+        name: Path of the file in docs.
     """
 
     def __init__(self, name: str) -> None:
-        self._text = (DOCS / name).read_text()
+        self.text = (DOCS / name).read_text()
 
     def block(self, language: str) -> str:
         """The first code block in ``language``."""
-        found = re.search(rf"```{language}\n(.*?)```", self._text, re.DOTALL)
+        found = re.search(rf"```{language}\n(.*?)```", self.text, re.DOTALL)
         assert found is not None
         return found[1]
 

@@ -1,4 +1,4 @@
-"""docs/gateway.md: every command of it runs, and every route is in it."""
+"""docs/how-to/gateway.md: every command of it runs, and every route is in it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.serve_apps.gateway.running import Gateway, running
 from tests.serve_apps.gateway.test_openapi import ROUTES
 
 pytestmark = pytest.mark.anyio
-TEXT = (DOCS / "gateway.md").read_text()
+TEXT = (DOCS / "how-to/gateway.md").read_text()
 
 
 @pytest.fixture

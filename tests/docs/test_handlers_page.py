@@ -1,4 +1,4 @@
-"""docs/handlers.md does what it says."""
+"""docs/how-to/handlers.md does what it says."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from organism_flows.serve_apps.organism.manager import OrganismManager
 from tests.docs.page import Page
 from tests.serve_apps.organism.helpers import batch, run
 
-PAGE = Page("handlers.md")
+PAGE = Page("how-to/handlers.md")
 
 
 @pytest.mark.anyio

@@ -52,13 +52,13 @@ def run(script: str, folder: Path, **env: str) -> str:
 def test_the_wheel_runs_in_a_project_of_its_own(tmp_path: Path) -> None:
     """All but the installation of other packages, which takes a gigabyte."""
     wheels, installed, project = (tmp_path / name for name in ("dist", "installed", "project"))
-    build = next(line for line in indented("install.md", "sh")[0].splitlines() if "hatchling" in line)
+    build = next(line for line in indented("start/install.md", "sh")[0].splitlines() if "hatchling" in line)
     run(f"cd {ROOT}; {Path(sys.executable).parent}/{build.split('/')[-1]} -d {wheels}", tmp_path)
     [wheel] = wheels.iterdir()
     zipfile.ZipFile(wheel).extractall(installed)
     project.mkdir()
     for language, name in (("python", "handlers.py"), ("yaml", "organism.yaml")):
-        (project / name).write_text(indented("install.md", language)[0])
+        (project / name).write_text(indented("start/install.md", language)[0])
     said = run(
         "python -c 'import organism_flows; print(organism_flows.__file__)'; "
         "python -m organism_flows.deployments.cli.main handlers check",
@@ -76,10 +76,10 @@ def test_the_wheel_runs_in_a_project_of_its_own(tmp_path: Path) -> None:
 
 
 async def test_a_nightly_load_may_be_repeated(queue: Queue, tmp_path: Path) -> None:
-    [files, load] = indented("nightly-load.md", "sh")
+    [files, load] = indented("how-to/nightly-load.md", "sh")
     said = await asyncio.to_thread(run, f"{files}\n{load}", tmp_path, ORGANISM_DSN=queue.dsn)
     assert (await queue.counts())["queued"] == 1, said
-    [deployment] = yaml.safe_load(indented("nightly-load.md", "yaml")[0])["deployments"]
+    [deployment] = yaml.safe_load(indented("how-to/nightly-load.md", "yaml")[0])["deployments"]
     module, _, name = deployment["entrypoint"].rpartition(".")
     flow = getattr(import_module(module), name)
     assert deployment["parameters"].keys() <= inspect.signature(flow.fn).parameters.keys()
@@ -88,10 +88,10 @@ async def test_a_nightly_load_may_be_repeated(queue: Queue, tmp_path: Path) -> N
 async def test_a_handler_that_runs_again_submits_no_child_twice(
     queue: Queue, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = Page("submit-from-handlers.md")
+    page = Page("how-to/submit-from-handlers.md")
     page.write(tmp_path, ("python", "crawl.py"), ("yaml", "organism.yaml"))
     assert load_config(tmp_path / "organism.yaml").organs[0].handler == "crawl:crawl"
-    codes = re.findall(r"```python\n(.*?)```", (DOCS / "submit-from-handlers.md").read_text(), re.DOTALL)
+    codes = re.findall(r"```python\n(.*?)```", page.text, re.DOTALL)
     task = {"task_id": "019a8c6e-2f3b-7c41-9d5a-6b7c8d9e0f12", "params": {"pages": 2}}
     async with running(database) as gateway:
         monkeypatch.setenv("ORGANISM_GATEWAY_URL", gateway.url)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("CONTRIBUTING.md", "SECURITY.md", "docs/architecture.md", "docs/glossary.md")
+PAGES = ("CONTRIBUTING.md", "SECURITY.md", "docs/explanation/architecture.md", "docs/glossary.md")
 FOLDERS = ("blocks", "serve_apps", "flows", "deployments", "tests", "docs", "benchmarks", ".ci", ".github")
 SUFFIX = r"(?:py|sql|md|ya?ml|json|toml|lock|sh)"
 PLACEHOLDER = re.compile(r"N{2,}|NAME|000N")

@@ -1,4 +1,4 @@
-"""docs/organs.md: its configuration is what Serve takes, and its handler does what it says."""
+"""docs/how-to/organs.md: its configuration is what Serve takes, and its handler does what it says."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from organism_flows.serve_apps.organism.release.serve_config import serve_config
 from tests.docs.page import Page
 from tests.serve_apps.organism.helpers import batch, run
 
-PAGE = Page("organs.md")
+PAGE = Page("how-to/organs.md")
 
 
 def test_its_organ_runs_on_what_it_asks_for(tmp_path: Path) -> None:

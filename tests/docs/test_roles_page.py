@@ -1,4 +1,4 @@
-"""docs/roles.md: its statements and commands run on a server without the roles, one after the other."""
+"""docs/how-to/roles.md: its statements and commands run in order on a server without the roles."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.blocks.queue.bare_server import bare_server
 from tests.docs.page import DOCS
 
 pytestmark = pytest.mark.anyio
-TEXT = (DOCS / "roles.md").read_text()
+TEXT = (DOCS / "how-to/roles.md").read_text()
 
 
 def blocks(language: str) -> list[str]:

@@ -72,7 +72,7 @@ def unavailable(dsn: str, error: BaseException) -> QueueUnavailable:
         case asyncpg.InsufficientPrivilegeError():
             return QueueUnavailable(
                 f"Postgres at {where} refuses this login: {error.args[0]}",
-                "have an administrator GRANT CONNECT ON DATABASE … TO this login; see docs/roles.md",
+                "have an administrator GRANT CONNECT ON DATABASE … TO this login; see docs/how-to/roles.md",
             )
         case asyncpg.InvalidCatalogNameError():
             return QueueUnavailable(

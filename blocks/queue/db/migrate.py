@@ -107,7 +107,7 @@ async def migrate(
                 raise PrivilegeMissing(
                     f"Postgres does not let {login} migrate {describe(dsn)}: {_cause(error)}",
                     f'migrate as their owner, or have an administrator GRANT "{owner}" TO "{login}"; '
-                    "see docs/roles.md",
+                    "see docs/how-to/roles.md",
                 ) from None
             await connection.commit()
             return missing

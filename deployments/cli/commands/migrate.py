@@ -29,7 +29,7 @@ async def migrate(*, status: Statuses = None, as_json: AsJson = False) -> None:
     If ORGANISM_DSN leads through a pooler, set ORGANISM_DIRECT_DSN, which is then used instead.
     It is safe while lanes run, and from several processes at the same time. A table of the older system is
     adopted in place.
-    The roles of docs/roles.md are created if this login may create roles, and get their privileges.
+    The roles of docs/how-to/roles.md are created if this login may create roles, and get their privileges.
     Other objects on the table stay, and are listed with what they cost.
     """
     from dataclasses import asdict

@@ -20,7 +20,7 @@ from tests.chaos.long.recorded import LongRun, Plan, default_stack
 from tests.chaos.page import PAGE, long_table, replace_block
 
 RECORD = PAGE.with_name("long-work.json")
-PICTURE = PAGE.parent / "images" / "long-work.svg"
+PICTURE = PAGE.parents[1] / "images" / "long-work.svg"
 app = App(name="long", help=__doc__, version_flags=[])
 
 
@@ -42,7 +42,7 @@ async def long(
         longs: How many long ones there are; they hold every slot of theirs.
         rate: Short tasks a second.
         replicas: Replicas of the organism.
-        record: Write docs/long-work.json, its picture and its part of docs/reliability.md.
+        record: Write docs/explanation/long-work.json, its picture and its part of the page.
     """
     # Its pool reports each try to connect while Postgres is away, with a traceback.
     logging.getLogger("asyncpg").setLevel(logging.CRITICAL)

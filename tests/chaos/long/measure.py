@@ -31,7 +31,7 @@ FROM tasks WHERE type = 'short' ORDER BY created_at
 
 
 async def measure(queue: Queue, recorded: Recorded) -> dict[str, Any]:
-    """The record of a run, as docs/long-work.json has it."""
+    """The record of a run, as docs/explanation/long-work.json has it."""
     rows = await queue.pool.fetch(SHORT, timeout=120)
     history = await read_history(queue, recorded.evidence, type="long")
     settled = sorted(row["finished"] for row in rows if row["finished"])
