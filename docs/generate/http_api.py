@@ -16,15 +16,6 @@ from organism_flows.serve_apps.gateway.http.auth import scope_needed
 from organism_flows.serve_apps.gateway.http.problems import TITLES
 
 
-async def routes(_: str) -> str:
-    """Return a table of the routes with the scope that each needs."""
-    rows = [
-        [code(f"{method} {path}"), scope(method, path, route), route["summary"]]
-        for method, path, route in described()
-    ]
-    return table(["route", "scope", "does"], rows)
-
-
 async def problems(_: str) -> str:
     """Return a table of the kinds of errors."""
     rows = [[str(status), code(f"urn:organism:{kind}"), title] for kind, (status, title) in TITLES.items()]
@@ -44,7 +35,7 @@ async def details(_: str) -> str:
             parts.append(table(["parameter", "in", "type", "default", "what it is"], parameters))
         if body := _body(route):
             parts.append(f"Body: {kind(body)}.")
-        parts.append(f"Answers: {_answers(route)}.")
+        parts.append(f"Scope: {scope(method, path, route) or 'none'}. Answers: {_answers(route)}.")
     parts.append("## Objects")
     for name, schema in sorted(document()["components"]["schemas"].items()):
         parts += [f"### {name}", prose(schema.get("description")), fields(schema)]

@@ -21,7 +21,6 @@ FOLDER = Path(__file__).parents[1] / "reference"
 PARTS: dict[str, Callable[[str], Awaitable[str]]] = {
     "blocks": prefect_blocks.text,
     "cli": cli_commands.text,
-    "http-routes": http_api.routes,
     "http-problems": http_api.problems,
     "http-details": http_api.details,
     "metrics": gateway_metrics.text,

@@ -98,7 +98,9 @@ def _connections(row: Any) -> Finding:
     seen = f"{row['connections']} of {row['max_connections']} in use"
     if left <= FEW_CONNECTIONS:
         return degraded(
-            "postgres: connections", seen, "raise max_connections, or put PgBouncer between (see the README)"
+            "postgres: connections",
+            seen,
+            "raise max_connections, or put PgBouncer between (docs/how-to/own-database.md)",
         )
     return ok("postgres: connections", seen)
 
