@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -78,7 +79,7 @@ def says(schema: Schema) -> str:
 
 def prose(text: str | None) -> str:
     """Return a docstring's text as Markdown."""
-    return re.sub(r"``([^`]+)``", r"`\1`", text or "").replace("\n    ", "\n").strip()
+    return re.sub(r"``([^`]+)``", r"`\1`", inspect.cleandoc(text or "")).strip()
 
 
 def docstring(text: str | None) -> str:

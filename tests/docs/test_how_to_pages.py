@@ -1,4 +1,4 @@
-"""The how-to pages: installing, a nightly load, submitting from within a handler."""
+"""Pages of steps: a first task, installing, a nightly load, submitting from within a handler."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ import yaml
 
 from organism_flows.blocks.queue import Queue
 from organism_flows.serve_apps.organism.config import load_config
+from organism_flows.serve_apps.organism.manager import OrganismManager
 from tests.docs.page import DOCS, Page
 from tests.serve_apps.gateway.running import running
+from tests.serve_apps.organism.helpers import batch
+from tests.serve_apps.organism.helpers import run as run_batch
 
 pytestmark = pytest.mark.anyio
 ROOT = DOCS.parent
@@ -79,10 +82,26 @@ async def test_a_nightly_load_may_be_repeated(queue: Queue, tmp_path: Path) -> N
     [files, load] = indented("how-to/nightly-load.md", "sh")
     said = await asyncio.to_thread(run, f"{files}\n{load}", tmp_path, ORGANISM_DSN=queue.dsn)
     assert (await queue.counts())["queued"] == 1, said
-    [deployment] = yaml.safe_load(indented("how-to/nightly-load.md", "yaml")[0])["deployments"]
+
+
+@pytest.mark.parametrize("page", ["how-to/nightly-load.md", "runbook/disk-full.md"])
+def test_a_deployment_gives_its_flow_what_it_takes(page: str) -> None:
+    [deployment] = yaml.safe_load(indented(page, "yaml")[0])["deployments"]
     module, _, name = deployment["entrypoint"].rpartition(".")
     flow = getattr(import_module(module), name)
     assert deployment["parameters"].keys() <= inspect.signature(flow.fn).parameters.keys()
+
+
+@pytest.mark.parametrize("name", ["start/first-task.md", "../README.md"])
+async def test_the_first_handler_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Page(name)
+    # The module of the other page has the same name.
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "handlers", raising=False)
+    page.write(tmp_path, ("python", "handlers.py"), ("yaml", "organism.yaml"))
+    manager = OrganismManager(load_config(tmp_path / "organism.yaml"))
+    outcome = await run_batch(manager, batch(("shout", {"text": "hello"})))
+    assert outcome.results[0] == {"said": "HELLO"}
 
 
 async def test_a_handler_that_runs_again_submits_no_child_twice(
