@@ -37,7 +37,7 @@ notebooks: $(INSTALLED) ## Run the notebooks on a stack of their own, and keep w
 	$(BIN)/organism up; $(BIN)/python notebooks/execute.py
 
 docs: $(INSTALLED) ## Build the documentation as a site, in docs/_build/html.
-	@$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html && echo docs/_build/html/index.html
+	@$(BIN)/python -m sphinx -E -W --keep-going -q docs docs/_build/html && echo docs/_build/html/index.html
 
 lock: $(INSTALLED) ## Resolve the versions anew.
 	@set -e; uv=$$(command -v uv || echo $(BIN)/uv); \

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from importlib.metadata import version as installed_version
 
-from pygments.lexers.special import TextLexer
-from sphinx.application import Sphinx
-
 project = "Organism Flows"
 author = project_copyright = "The Organism Flows authors"
 version = release = installed_version("organism-flows")
@@ -22,9 +19,3 @@ html_theme = "furo"
 html_title = project
 html_copy_source = False
 html_show_sphinx = False
-
-
-def setup(app: Sphinx) -> None:
-    """Register what the pages need beside MyST."""
-    # Code hosts draw these diagrams. A site that works offline shows their text.
-    app.add_lexer("mermaid", TextLexer)
