@@ -20,6 +20,7 @@ import pytest
 from organism_flows.blocks.client.async_client import Client, SyncClient
 from organism_flows.blocks.client.requests import GatewayError, GatewayUnavailable
 from organism_flows.blocks.queue import Queue, TaskFilter
+from organism_flows.blocks.queue.db.statements import statement
 from tests.blocks.queue.hostile_rows import JSON, STATUSES, TYPES, WORST, insert, take_any_row
 from tests.proxy import proxied
 from tests.serve_apps.gateway.running import Gateway, running, token_file
@@ -120,7 +121,8 @@ async def exports_in(queue: Queue) -> int:
     return int(
         await queue.pool.fetchval(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active' "
-            "AND query LIKE '-- $1 statuses%' AND pid <> pg_backend_pid()"
+            "AND left(query, 60) = left($1, 60) AND pid <> pg_backend_pid()",
+            statement("export"),
         )
     )
 
