@@ -41,7 +41,7 @@ from hypothesis import settings
 
 from organism_flows.blocks.queue import Queue, migrate
 from organism_flows.deployments.stack.postgres.server import EmbeddedPostgres
-from organism_flows.deployments.stack.system.processes import STACK_ID
+from organism_flows.deployments.stack.system.processes import STACK_ID, Child
 
 pytest_plugins = ["tests.stack"]
 
@@ -65,7 +65,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     def needs_stack(file: str) -> bool:
         return "pytest.mark.stack" in (config.rootpath / file).read_text()
 
-    class OneStack(LoadScopeScheduling):
+    class OneStack(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist ships no types
         def _split_scope(self, nodeid: str) -> str:
             return "stack" if needs_stack(nodeid.partition("::")[0]) else nodeid
 
@@ -117,7 +117,7 @@ def databases(short_home: Path) -> Iterator[Databases]:
         await server.wait_ready(child)
         await migrate(server.dsn())
 
-    started: list = []
+    started: list[Child] = []
     try:
         asyncio.run(start())
         yield Databases(server)

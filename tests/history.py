@@ -182,7 +182,7 @@ def violations(
             problems = [*_about_runs(history, task), *_about_overlaps(history, task, overlap_s)]
             found += [f"{task} ({row['type']}): {problem}" for problem in problems]
         if expected := submitted.get(task):
-            problems = _about_expectation(history, task, expected, excuses)
+            problems = [*_about_expectation(history, task, expected, excuses)]
             found += [f"{task} ({row['type']}): {problem}" for problem in problems]
     return found
 

@@ -36,6 +36,12 @@ class Task:
     redriven: int = 0
 
     @property
+    def ended_at(self) -> datetime:
+        """When it finished, of one that has."""
+        assert self.finished_at is not None
+        return self.finished_at
+
+    @property
     def line(self) -> tuple[str, int]:
         return self.type, self.priority
 
@@ -188,11 +194,9 @@ class Oracle:
             found = [
                 t
                 for t in self.tasks.values()
-                if t.status == status
-                and t.type == (type or t.type)
-                and t.finished_at >= (since or t.finished_at)
+                if t.status == status and t.type == (type or t.type) and t.ended_at >= (since or t.ended_at)
             ]
-            for task in sorted(found, key=lambda t: (t.finished_at, t.id.bytes)):
+            for task in sorted(found, key=lambda t: (t.ended_at, t.id.bytes)):
                 if task.dedup_key and any(
                     (t.type, t.dedup_key) == (task.type, task.dedup_key) and t.status not in FINISHED
                     for t in self.tasks.values()
@@ -208,7 +212,7 @@ class Oracle:
     def prune(self, status: str, *, older_than_s: float) -> int:
         """Those that finished so long ago are no more."""
         before = self.now - timedelta(seconds=older_than_s)
-        old = [t.id for t in self.tasks.values() if t.status == status and t.finished_at < before]
+        old = [t.id for t in self.tasks.values() if t.status == status and t.ended_at < before]
         for task_id in old:
             del self.tasks[task_id]
         return len(old)

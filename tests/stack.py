@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,11 +63,13 @@ class Stack:
         """URL of the Prefect API, with the login in it."""
         return prefect_api(self.state)
 
-    def start(self, *arguments: str, cwd: Path | None = None, **env: str) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[str]:
         """Start an `organism` command in a folder, or the stack's, with more in its environment."""
         return subprocess.Popen(
             [sys.executable, "-m", "organism_flows.deployments.cli.main", *arguments],
-            env={**self.env, **env},
+            env={**self.env, **(env or {})},
             cwd=cwd or self.home,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

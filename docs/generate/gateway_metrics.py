@@ -32,9 +32,10 @@ async def text(dsn: str) -> str:
     registry = CollectorRegistry()
     requests = Requests(registry)
     requests.count({"method": "GET"}, 200)
+    organism: Any = AnsweringOrganism()
     async with Database(dsn) as database:
         await database.queue.submit([NewTask(type="t")])
-        metrics = QueueMetrics(registry, database, Organs(AnsweringOrganism()))
+        metrics = QueueMetrics(registry, database, Organs(organism))
         await metrics.look()
     rows = []
     for metric in registry.collect():

@@ -73,7 +73,8 @@ def signature(name: str, function: Callable[..., Any]) -> str:
 
 def _parameter(one: inspect.Parameter) -> str:
     """Return a parameter with its type and default."""
-    stars = {one.VAR_POSITIONAL: "*", one.VAR_KEYWORD: "**"}.get(one.kind, "")
+    kinds: dict[Any, str] = {one.VAR_POSITIONAL: "*", one.VAR_KEYWORD: "**"}
+    stars = kinds.get(one.kind, "")
     annotation = "" if one.annotation is one.empty else f": {_plain(one.annotation)}"
     return f"{stars}{one.name}{annotation}" + ("" if one.default is one.empty else f" = {one.default!r}")
 

@@ -51,7 +51,7 @@ def kind(schema: Schema) -> str:
         return ", ".join(code(json.dumps(value)) for value in schema["enum"])
     if "const" in schema:
         return code(json.dumps(schema["const"]))
-    options = [one for one in schema.get("anyOf", schema.get("oneOf", ())) if one.get("type") != "null"]
+    options = [one for one in schema.get("anyOf") or schema.get("oneOf") or () if one.get("type") != "null"]
     if options:
         return " or ".join(dict.fromkeys(kind(one) for one in options))
     if "allOf" in schema:

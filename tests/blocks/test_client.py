@@ -27,6 +27,7 @@ from organism_flows.blocks.client.async_client import (
 from organism_flows.blocks.client.messages import WaitResult
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.queue import NewTask, Queue, TaskFilter
+from organism_flows.blocks.queue.wire import Cause
 from organism_flows.blocks.settings import Settings
 from organism_flows.blocks.stack_state import STATE_FILE, StackState
 from tests.blocks.queue.helpers import claim, outcomes_of
@@ -44,7 +45,7 @@ async def client(database: str) -> AsyncIterator[Client]:
         yield client
 
 
-async def settle(queue: Queue, cause: str, **columns: Any) -> None:
+async def settle(queue: Queue, cause: Cause, **columns: Any) -> None:
     batch = await claim(queue)
     await queue.settle("lane", batch, outcomes_of(batch, cause, **columns))
 

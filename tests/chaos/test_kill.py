@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -38,11 +39,11 @@ class Run:
     async def some_done(self) -> bool:
         return (await self.queue.counts())["completed"] > TASKS // 10
 
-    async def end(self) -> dict:  # type: ignore[type-arg]
-        summary = self.stack.finish(self.process)
+    async def end(self) -> dict[str, Any]:
+        summary: dict[str, Any] = self.stack.finish(self.process)
         await check_history(self.queue, self.ids, self.evidence)
         assert (await self.queue.counts())["completed"] == TASKS
-        return summary  # type: ignore[no-any-return]
+        return summary
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from tests.chaos.project import edit_handlers
 from tests.stack import Stack
 
 Kind: TypeAlias = Literal[
-    *("lane", "replica", "controller", "proxy", "postgres", "prefect", "flow", "ray", "poison"),
-    *("redeploy", "relief"),
-]
+    "lane", "replica", "controller", "proxy", "postgres", "prefect", "flow", "ray", "poison",
+    "redeploy", "relief",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

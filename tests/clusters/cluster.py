@@ -85,10 +85,12 @@ class Cluster:
             *(sys.executable, "-m", "prefect", "server", "start"),
             *("--host", self.services.address, "--port", str(API)),
             log=self.log("prefect"),
-            PREFECT_SERVER_DATABASE_CONNECTION_URL=self.dsn("prefect", "postgresql+asyncpg"),
-            PREFECT_HOME=str(self.folder / "prefect"),
-            PREFECT_SERVER_UI_STATIC_DIRECTORY=str(self.folder / "ui"),
-            PREFECT_SERVER_ANALYTICS_ENABLED="false",
+            env={
+                "PREFECT_SERVER_DATABASE_CONNECTION_URL": self.dsn("prefect", "postgresql+asyncpg"),
+                "PREFECT_HOME": str(self.folder / "prefect"),
+                "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(self.folder / "ui"),
+                "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            },
         )
 
     def start_ray(self, machine: Machine, *options: str, **env: str) -> None:
@@ -103,8 +105,7 @@ class Cluster:
             *where,
             *options,
             log=self.log(f"ray-{machine.name}"),
-            **self.ray_env,
-            **env,
+            env={**self.ray_env, **env},
         )
 
     def start_worker(self, **env: str) -> None:
@@ -112,20 +113,20 @@ class Cluster:
         self.flows.start(
             *(sys.executable, "-m", "prefect", "worker", "start", "--pool", "organism", "--type", "process"),
             log=self.log("worker"),
-            **{**self.env, "PREFECT_WORKER_QUERY_SECONDS": "1", **env},
+            env={**self.env, "PREFECT_WORKER_QUERY_SECONDS": "1", **env},
         )
 
     def organism(self, *arguments: str, code: int | None = 0, **env: str) -> Any:
         """Give an `organism` command on the machine of the flows; what it prints as JSON."""
         command = [sys.executable, "-m", "organism_flows.deployments.cli.main", *arguments, "--json"]
-        got, out, err = self.flows.run(*command, patience=240, **{**self.env, **env})
+        got, out, err = self.flows.run(*command, patience=240, env={**self.env, **env})
         assert code is None or got == code, f"{arguments}: code {got}\n{out[-3000:]}\n{err[-3000:]}"
         return json.loads(out) if out.strip() else {"error": err}
 
     def until_ok(self, machine: Machine, *command: str, **env: str) -> None:
         deadline = time.monotonic() + START_S
         while True:
-            code, out, err = machine.run(*command, **env)
+            code, out, err = machine.run(*command, env=env)
             if code == 0:
                 return
             assert time.monotonic() < deadline, f"{command}: {out}\n{err}"

@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -105,29 +105,29 @@ class Machine:
         return ["nsenter", "--target", str(self._init), "--net", "--mount", "--uts", "--pid", "--"]
 
     def start(
-        self, *command: str, log: Path | None = None, cwd: str = "/tmp", **env: str
+        self, *command: str, log: Path | None = None, cwd: str = "/tmp", env: Mapping[str, str] | None = None
     ) -> subprocess.Popen[str]:
-        """Start ``command`` here; its output goes to ``log``, or can be read."""
-        into = log.open("ab") if log else subprocess.PIPE
+        """Start ``command`` here, with ``env`` as well; its output goes to ``log``, or can be read."""
+        into = log.open("ab") if log else None
         inner = ["sh", "-c", 'cd "$0" && exec "$@"', cwd, *command]
         try:
             return subprocess.Popen(
                 [*self._enter, *inner],
-                env={**self._env, **env},
+                env={**self._env, **(env or {})},
                 stdin=subprocess.DEVNULL,
-                stdout=into,
+                stdout=into or subprocess.PIPE,
                 stderr=subprocess.STDOUT if log else subprocess.PIPE,
                 text=True,
             )
         finally:
-            if log:
-                into.close()  # type: ignore[union-attr]
+            if into:
+                into.close()
 
     def run(
-        self, *command: str, patience: float = 120, cwd: str = "/tmp", **env: str
+        self, *command: str, patience: float = 120, cwd: str = "/tmp", env: Mapping[str, str] | None = None
     ) -> tuple[int, str, str]:
         """Run ``command`` here; its code, output and errors."""
-        process = self.start(*command, cwd=cwd, **env)
+        process = self.start(*command, cwd=cwd, env=env)
         try:
             out, err = process.communicate(timeout=patience)
         finally:

@@ -51,7 +51,7 @@ def made() -> Iterator[Cluster]:
         run = made.flows.run(
             *(sys.executable, "-m", "prefect", "deployment", "run", "bootstrap/organism"),
             *("--param", "replicas=4", "--watch", "--watch-interval", "1"),
-            **made.env,
+            env=made.env,
         )
         assert run[0] == 0, run[1][-2000:] + made.log("worker").read_text()[-3000:]
         yield made
@@ -103,7 +103,7 @@ async def counted(queue: Queue, status: str) -> int:
 
 def dispatching(made: Cluster, *arguments: str, **env: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "organism_flows.deployments.cli.main", "dispatch", *arguments, "--json"]
-    return made.flows.start(*command, **{**made.env, **env})
+    return made.flows.start(*command, env={**made.env, **env})
 
 
 async def finish(process: subprocess.Popen[str], patience: float = 180) -> tuple[int, Any, str]:
@@ -144,7 +144,7 @@ def refusal(made: Cluster, *before: str, on: Machine | None = None, **env: str) 
     command_line = "from organism_flows.deployments.cli.main import main"
     script = "; ".join([*before, "import sys", command_line, "sys.exit(main())"])
     command = [sys.executable, "-c", script, "dispatch", "--until-empty"]
-    code, out, err = (on or made.flows).run(*command, **{**made.env, **env})
+    code, out, err = (on or made.flows).run(*command, env={**made.env, **env})
     assert code != 0, out
     assert "Traceback" not in out + err, out + err
     return " ".join((out + err).split())

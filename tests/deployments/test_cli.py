@@ -38,10 +38,11 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     async def fake(*, as_json: AsJson = False) -> int | None:
         await asyncio.sleep(0)
-        return box.then()
+        code: int | None = box.then()
+        return code
 
     module = ModuleType("organism_flows.deployments.cli.commands.fake")
-    module.fake = fake  # type: ignore[attr-defined]
+    vars(module)["fake"] = fake
     monkeypatch.setitem(sys.modules, "organism_flows.deployments.cli.commands.fake", module)
     monkeypatch.setitem(cli.COMMANDS, "fake", "fake:fake")
     return box
@@ -204,7 +205,9 @@ def test_interrupted_is_one_line_and_128_plus_the_signal(
             await asyncio.sleep(0.05)
             cleaned.append("done")
 
-    sys.modules["organism_flows.deployments.cli.commands.fake"].fake = lambda *, as_json=False: wait()
+    vars(sys.modules["organism_flows.deployments.cli.commands.fake"])["fake"] = lambda *, as_json=False: (
+        wait()
+    )
     assert cli.run(["fake"]) == code
     assert cleaned == ["done"]
     assert capsys.readouterr().err == f"still cleaning up\ninterrupted by {number.name}\n"

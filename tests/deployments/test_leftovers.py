@@ -33,7 +33,8 @@ async def test_detached_actors_and_stuck_rows_are_found_and_actors_ended(
 ) -> None:
     await (await RayCluster.named("default")).connect()
     options: Any = {"name": "old_coordinator", "namespace": "old-dev", "lifetime": "detached", "num_cpus": 0}
-    await ray.remote(Coordinator).options(**options).remote().ready.remote()
+    actor: Any = ray.remote(Coordinator).options(**options).remote()
+    await actor.ready.remote()
     await stack_queue.pool.execute(STUCK)
     found = await leftovers(stack, code=1)
     assert found["actors"] == ["old-dev/old_coordinator"], "and nothing of Serve's"

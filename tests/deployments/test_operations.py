@@ -274,7 +274,8 @@ async def final_state(stack: Stack, run: str) -> dict[str, Any]:
         found: dict[str, Any] = ask("GET", url).json()["state"]
         return found if found["type"] in final else None
 
-    return await until(state, patience=PATIENCE)  # type: ignore[no-any-return]
+    ended: dict[str, Any] = await until(state, patience=PATIENCE)
+    return ended
 
 
 async def test_a_run_cancelled_in_the_ui_drains(operated: Stack) -> None:

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import psutil
@@ -110,7 +111,7 @@ def test_other_users_cannot_enter(server: Server) -> None:
     own = server.postgres.account.user  # It owns the server and the socket folder.
     for user in ("daemon", "nobody", own):
         for role in ("organism", "prefect", "postgres"):
-            command = [psql, server.postgres.dsn("postgres", role), "-c", "SELECT 1"]
+            command = [str(psql), server.postgres.dsn("postgres", role), "-c", "SELECT 1"]
             shown = subprocess.run(
                 command, user=user, group=user if user == "daemon" else None, capture_output=True
             )
@@ -180,7 +181,8 @@ def test_binaries_nobody_can_reach_are_copied_once(server: Server, monkeypatch: 
     monkeypatch.setattr(postgres, "first_closed_folder", closed_outside_home)
     server.start()
     copy = server.postgres.home / f"postgres-{version(postgres.WHEEL)}"
-    assert str(copy) in " ".join(psutil.Process(server.child.ref.pid).cmdline())  # type: ignore[union-attr]
+    assert server.child is not None
+    assert str(copy) in " ".join(psutil.Process(server.child.ref.pid).cmdline())
     made = copy.stat().st_mtime
     server.kill()
     server.start()
@@ -337,7 +339,7 @@ def killed_after(statement: str, server: Server, monkeypatch: pytest.MonkeyPatch
     """Start the server, and end right after it has done ``statement``."""
     execute = asyncpg.Connection.execute
 
-    async def dying(self: asyncpg.Connection, query: str, *args: object, **kwargs: object) -> str:
+    async def dying(self: asyncpg.Connection, query: str, *args: Any, **kwargs: Any) -> str:
         done = await execute(self, query, *args, **kwargs)
         if query.startswith(statement):
             raise Killed

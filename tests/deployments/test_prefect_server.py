@@ -24,6 +24,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
+from websockets.typing import Subprotocol
 
 from docs.chromium import find_chromium, open_page
 from organism_flows.blocks.settings import Settings
@@ -183,7 +184,7 @@ async def test_the_ui_is_let_in_under_both_names_of_loopback(api: str, name: str
 @pytest.mark.parametrize("token", [None, "guess"])
 async def test_sockets_ask_for_the_secret(api: str, path: str, token: str | None) -> None:
     url = f"{api.replace('http', 'ws')}/{path}"
-    async with connect(url, subprotocols=["prefect"], proxy=None) as socket:  # type: ignore[list-item]
+    async with connect(url, subprotocols=[Subprotocol("prefect")], proxy=None) as socket:
         with pytest.raises(ConnectionClosed) as closed:  # noqa: PT012
             await socket.send(json.dumps({"type": "auth", "token": token}))
             await socket.recv()
@@ -203,7 +204,7 @@ async def taken(template: dict[str, Any]) -> dict[str, Any]:
     values = {**HOSTILE, "name": "n"}
     # A client of nothing: without one Prefect would start a server of its own.
     client = cast("PrefectClient", object())
-    job = await ProcessJobConfiguration.from_template_and_values(template, values, client=client)
+    job: Any = await ProcessJobConfiguration.from_template_and_values(template, values, client=client)
     return {"command": job.command, "env": job.env, "working_dir": job.working_dir}
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from prefect import Flow
 from prefect.cli.deploy._models import PrefectYamlModel
 from prefect.flows import load_flow_from_entrypoint
 from ruamel.yaml import YAML
@@ -17,7 +20,7 @@ def test_prefect_yaml_names_what_is_there() -> None:
     known = set(type(model.deployments[0]).model_fields)
     for deployment in raw["deployments"]:
         assert set(deployment) <= known, "Prefect ignores what it does not know"
-        flow = load_flow_from_entrypoint(deployment["entrypoint"])
+        flow: Flow[..., Any] = load_flow_from_entrypoint(deployment["entrypoint"])
         assert f"{flow.name}/{deployment['name']}" in OURS
         for name in deployment.get("parameters", {}):
             assert name in flow.parameters.properties

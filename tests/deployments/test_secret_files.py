@@ -6,7 +6,7 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -59,7 +59,7 @@ def a_stack(home: Path) -> StackState:
 
 
 @pytest.mark.parametrize("make", [ray_token, prefect_secret])
-def test_a_secret_is_made_once_and_closed_to_others(tmp_path: Path, make) -> None:
+def test_a_secret_is_made_once_and_closed_to_others(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     old = os.umask(0)
     try:
         path = make(tmp_path)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -31,9 +32,9 @@ asyncio.run(main())
 """
 
 
-def a_plan(home: Path, **settings: object) -> StackState:
+def a_plan(home: Path, **settings: Any) -> StackState:
     return plan(
-        Settings(home=home, **settings),  # type: ignore[arg-type]
+        Settings(home=home, **settings),
         home,
         dsn="",
         previous=None,

@@ -27,6 +27,7 @@ def test_its_organ_runs_on_what_it_asks_for(tmp_path: Path) -> None:
     assert organ.ray_actor_options.memory == 8e9
     assert organ.max_ongoing_requests == 2
     scaling = organ.autoscaling_config
+    assert isinstance(scaling, dict)
     assert (scaling["min_replicas"], scaling["max_replicas"]) == (0, 4)
     assert scaling["target_ongoing_requests"] == 1.4
 

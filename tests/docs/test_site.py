@@ -28,7 +28,7 @@ def anchors(page: Path) -> set[str]:
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     """A broken link, a broken anchor or a page that no navigation names is a warning."""
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-d", tmp_path / "cache"]
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-d", str(tmp_path / "cache")]
     done = subprocess.run(
         [*command, DOCS, tmp_path / "html"], capture_output=True, text=True, timeout=300, check=False
     )

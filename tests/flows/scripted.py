@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from organism_flows.blocks.errors import OrganismUnavailable, ReplicaLost
 from organism_flows.blocks.queue import Batch, NewTask, Outcomes, Queue
 from organism_flows.flows.lanes.lane import Lane
+from organism_flows.flows.lanes.summary import LaneSummary
 
 TIMEOUT = 30
 
@@ -93,8 +94,10 @@ class ScriptedOrganism:
                         while not (batch.claims[position] in self.recalled or self.let_go.is_set()):
                             yield Outcomes(waiting=True)
                             await asyncio.sleep(0.01)
-                        cause = "recalled" if batch.claims[position] in self.recalled else "completed"
-                        outcomes.add(position, cause, result=None if cause == "recalled" else "{}")
+                        if batch.claims[position] in self.recalled:
+                            outcomes.add(position, "recalled")
+                        else:
+                            outcomes.add(position, "completed", result="{}")
                     case "deaf":  # its replica is being taken down: no message reaches it
                         yield Outcomes(begun=[position])
                         await asyncio.Event().wait()
@@ -122,7 +125,7 @@ class ScriptedOrganism:
 
 
 @asynccontextmanager
-async def running(lane: Lane) -> AsyncIterator[asyncio.Task[object]]:
+async def running(lane: Lane) -> AsyncIterator[asyncio.Task[LaneSummary]]:
     task = asyncio.create_task(lane.run())
     try:
         yield task
@@ -133,7 +136,7 @@ async def running(lane: Lane) -> AsyncIterator[asyncio.Task[object]]:
 
 
 async def submit(queue: Queue, *types: str, **fields: object) -> list[str]:
-    return [str(i) for i in await queue.submit([NewTask(type=t, **fields) for t in types])]  # type: ignore[arg-type]
+    return [str(i) for i in await queue.submit([NewTask(type=t, **fields) for t in types])]
 
 
 async def nothing_left_behind(queue: Queue) -> None:

@@ -134,7 +134,7 @@ async def fresh(stack: Stack) -> AsyncIterator[str]:
 
 
 def bootstrap(stack: Stack, *arguments: str, **env: str) -> subprocess.Popen[str]:
-    return stack.start("bootstrap", *arguments, "--json", **env)
+    return stack.start("bootstrap", *arguments, "--json", env=env)
 
 
 def finished(stack: Stack, process: subprocess.Popen[str]) -> dict[str, dict[str, Any]]:

@@ -124,7 +124,7 @@ async def test_a_run_cancelled_from_the_ui_drains(worker: subprocess.Popen[bytes
 
         async def lanes_ended() -> bool:
             found = await client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run])))
-            return len(found) == 2 and all(lane.state.is_final() for lane in found)
+            return len(found) == 2 and all(lane.state and lane.state.is_final() for lane in found)
 
         await until(lanes_ended)
     assert worker.poll() is None, "the worker goes on"

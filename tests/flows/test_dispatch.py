@@ -25,9 +25,11 @@ from organism_flows.blocks.organism import Organism
 from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.blocks.ray_cluster import RayCluster
 from organism_flows.blocks.task_queue import TaskQueue
-from organism_flows.flows.dispatch import DispatchSummary, dispatch
+from organism_flows.flows.dispatch import dispatch
 from organism_flows.flows.lanes.lease import LaneLost
 from organism_flows.flows.supervision.lane_task import _may_succeed_next_time, run_lane
+from organism_flows.flows.supervision.supervisor import DispatchSummary
+from tests.flows.moments import known
 from tests.history import check_history
 from tests.stack import Stack
 
@@ -39,10 +41,10 @@ async def newest_run() -> Any:
         runs = await client.read_flow_runs(limit=200)
     # Not those of a schedule that wait, which tests before this one may have left.
     begun = [run for run in runs if run.state_type != StateType.SCHEDULED]
-    return max(begun, key=lambda run: run.created, default=None)
+    return max(begun, key=lambda run: known(run.created), default=None)
 
 
-async def artifacts_of(run: UUID) -> dict[str, Any]:
+async def artifacts_of(run: UUID) -> dict[str | None, Any]:
     async with get_client() as client:
         found = await client.read_artifacts(
             artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run]))
@@ -127,7 +129,7 @@ async def test_an_organism_that_is_not_there_is_named(stack: Stack) -> None:
 
 async def test_a_database_that_is_not_there_is_named_without_its_password(stack: Stack) -> None:
     name = f"gone-{uuid4().hex[:8]}"
-    await TaskQueue(dsn="postgresql://me:hunter2@127.0.0.1:1/db").asave(name)  # type: ignore[arg-type]
+    await TaskQueue(dsn="postgresql://me:hunter2@127.0.0.1:1/db").asave(name)
     with pytest.raises(Exception, match=r"127\.0\.0\.1:1/db") as refused:
         await dispatch(queue=name)
     assert "hunter2" not in str(refused.value)
@@ -148,7 +150,7 @@ async def test_blocks_are_registered_and_keep_secrets(stack: Stack) -> None:
             block_type = await client.read_block_type_by_slug(slug)
             assert block_type.description
             await client.read_block_document_by_name("default", slug)
-    saved = TaskQueue(dsn="postgresql://me:hunter2@db/tasks", lease_seconds=7)  # type: ignore[arg-type]
+    saved = TaskQueue(dsn="postgresql://me:hunter2@db/tasks", lease_seconds=7)
     await saved.asave("secret", overwrite=True)
     loaded = await TaskQueue.named("secret")
     assert loaded.lease_seconds == 7
@@ -190,8 +192,10 @@ async def test_a_ray_that_is_not_there_is_named(
 
 
 def test_what_a_lane_is_retried_for() -> None:
+    unread: Any = None
+
     def may(error: BaseException) -> bool:
-        return _may_succeed_next_time(run_lane, None, Failed(data=error))  # type: ignore[arg-type]
+        return _may_succeed_next_time(run_lane, unread, Failed(data=error))
 
     assert run_lane.retries == 2
     assert may(LaneLost("lost"))

@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 
 from organism_flows.blocks.queue import NewTask, Queue
+from organism_flows.blocks.queue.models import PausedKind
 from organism_flows.flows.lanes.calls import SUSPICION_LIMIT
 from organism_flows.flows.lanes.lane import POLL_S, Lane
 from organism_flows.flows.lanes.lease import LaneLost
@@ -94,7 +95,7 @@ async def test_stopping_lets_calls_in_flight_finish(queue: Queue, organism: Scri
         await submit(queue, "ok")
         organism.let_go.set()
         summary = await asyncio.wait_for(run, TIMEOUT)
-    assert summary.completed == 1  # type: ignore[attr-defined]
+    assert summary.completed == 1
     assert (await queue.counts())["queued"] == 1, "a stopping lane must not claim"
     await nothing_left_behind(queue)
 
@@ -177,7 +178,7 @@ async def test_an_outcome_that_comes_too_late_is_counted_stale(
         await asyncio.wait_for(lane.signals.settled.wait(), TIMEOUT)
         lane.stop()
         summary = await asyncio.wait_for(run, TIMEOUT)
-    assert (summary.stale, summary.completed) == (1, 0)  # type: ignore[attr-defined]
+    assert (summary.stale, summary.completed) == (1, 0)
     assert (await queue.get(task_id)).status == "cancelled"
 
 
@@ -259,9 +260,10 @@ async def test_a_paused_type_and_domain_wait_until_resumed(queue: Queue, organis
     lane = Lane(queue, organism)
     async with running(lane):
         await asyncio.wait_for(lane.signals.idle.wait(), TIMEOUT)
-        for number, kind in enumerate(("type", "domain")):
+        kinds: tuple[PausedKind, ...] = ("type", "domain")
+        for number, kind in enumerate(kinds):
             lane.signals.settled.clear()
-            assert await queue.resume(kind, "ok")  # type: ignore[arg-type]
+            assert await queue.resume(kind, "ok")
             # Woken: well before the poll.
             await asyncio.wait_for(lane.signals.settled.wait(), POLL_S - 1)
             assert (await queue.get(ids[number])).status == "completed"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -67,7 +68,7 @@ async def test_a_lane_that_leaves_keeps_its_lease_until_its_calls_have_ended(
         assert not run.done()
         organism.let_go.set()
         summary = await asyncio.wait_for(run, TIMEOUT)
-    assert summary.completed == 1  # type: ignore[attr-defined]
+    assert summary.completed == 1
     task = await queue.get(long)
     assert (task.status, task.attempts, task.interrupted, task.history) == ("completed", 1, 0, [])
     assert (await queue.get(later)).status == "queued", "a lane that leaves must not claim"
@@ -141,9 +142,9 @@ async def test_a_process_that_ends_cancels_everything_and_the_history_says_so(
         with suppress(asyncio.CancelledError):
             await asyncio.wait_for(run, TIMEOUT)
     for task_id in ids:
-        task = await queue.get(task_id)
-        assert (task.status, task.attempts) == ("queued", 0)
-        assert [a.cause for a in task.history] == ["interrupted"]
+        row = await queue.get(task_id)
+        assert (row.status, row.attempts) == ("queued", 0)
+        assert [a.cause for a in row.history] == ["interrupted"]
     await nothing_left_behind(queue)
 
 
@@ -186,7 +187,7 @@ async def test_one_task_that_waits_for_long_does_not_slow_the_short_ones_of_its_
         size = busy._pace.window("t").size
         for _ in range(8):
             ids = await submit(queue, *["t"] * 20, domain="ok")
-            await until(lambda ids=ids: _all_are(queue, ids, "completed"))
+            await until(partial(_all_are, queue, ids, "completed"))
             await asyncio.sleep(0.05)
         assert organism.recalled, "it is handed back, for another replica may have room"
         # It follows the time that calls take, which the machine has a part in; narrowed for the parked task
@@ -210,7 +211,7 @@ async def test_interruptions_are_bounded_where_the_type_says_so(
     task = await queue.get(long)
     assert (task.status, task.interrupted, task.attempts) == ("failed", 2, 0)
     assert "interrupted 2 times before it ended" in (task.error or "")
-    assert summary.failed == 1  # type: ignore[attr-defined]
+    assert summary.failed == 1
 
 
 async def test_whoever_reaps_has_the_runs_of_the_dead_lane_stopped(

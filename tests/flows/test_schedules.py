@@ -21,7 +21,7 @@ FILE: dict[str, Any] = YAML(typ="safe").load(prefect_yaml().read_text())
 
 def there(flow: str, *schedules: DeploymentSchedule, paused: bool = False) -> dict[str, DeploymentResponse]:
     deployment = DeploymentResponse(
-        id=uuid4(), name="organism", flow_id=uuid4(), schedules=list(schedules), paused=paused
+        id=uuid4(), name="organism", flow_id=uuid4(), schedules=list(schedules), paused=paused, labels={}
     )
     return {f"{flow}/organism": deployment}
 

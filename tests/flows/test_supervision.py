@@ -60,10 +60,10 @@ class Run:
         return settling
 
     async def end(self) -> dict[str, Any]:
-        summary = await asyncio.to_thread(self.stack.finish, self.process)
+        summary: dict[str, Any] = await asyncio.to_thread(self.stack.finish, self.process)
         await check_history(self.queue, self.ids, self.evidence)
         assert (await self.queue.counts())["completed"] == TASKS
-        return summary  # type: ignore[no-any-return]
+        return summary
 
 
 async def dispatch_runs() -> list[Any]:

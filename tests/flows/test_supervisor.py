@@ -15,7 +15,8 @@ from organism_flows.flows.lanes.summary import LaneSummary
 from organism_flows.flows.prefect_support import states
 from organism_flows.flows.supervision import supervisor as module
 from organism_flows.flows.supervision.lane_task import LaneEnd, LaneOptions, LaneRun
-from organism_flows.flows.supervision.supervisor import Supervisor
+from organism_flows.flows.supervision.run_page import DispatchProgress
+from organism_flows.flows.supervision.supervisor import DispatchSummary, Supervisor
 from tests.proxy import proxied
 
 pytestmark = pytest.mark.anyio
@@ -75,7 +76,7 @@ async def test_lanes_are_replaced_while_prefects_server_hangs(
         await asyncio.Event().wait()
         return False
 
-    monkeypatch.setattr(module.DispatchProgress, "show", hang)
+    monkeypatch.setattr(DispatchProgress, "show", hang)
     monkeypatch.setattr(module, "report_failures", hang)
     monkeypatch.setattr(states, "get_client", lambda: _Hanging())
 
@@ -90,6 +91,7 @@ async def test_lanes_are_replaced_while_prefects_server_hangs(
     async with asyncio.timeout(20):
         state = await Supervisor(queue, options, start_lane, 1, asyncio.Event(), stop_nothing).run()
     assert state.is_completed()
+    assert isinstance(state.data, DispatchSummary)
     assert state.data.lanes == 4
 
 

@@ -54,6 +54,7 @@ from organism_flows.flows.verify import verify
 from organism_flows.flows.watchdog import watchdog
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.clock import START, advance, set_clock
+from tests.flows.moments import known
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("own_prefect")]
 LONG_AGO: Any = {"pending_before": START, "ended_before": START}
@@ -62,7 +63,7 @@ LONG_AGO: Any = {"pending_before": START, "ended_before": START}
 async def newest_run(name: str) -> Any:
     async with get_client() as client:
         runs = await client.read_flow_runs(limit=200)
-    return max((run for run in runs if run.name.startswith(name)), key=lambda run: run.created)
+    return max((run for run in runs if run.name.startswith(name)), key=lambda run: known(run.created))
 
 
 async def page_of(run: UUID) -> Any:

@@ -340,6 +340,7 @@ def test_a_schedule_that_lacks_a_parameter_is_named() -> None:
             entrypoint="organism_flows.flows.submit.submit",
             parameter_openapi_schema=schema,
             schedules=[schedule],
+            labels={},
         )
 
     assert prefect_check._schedules([deployed(files="/data/*.csv"), deployed(active=False)]) is None

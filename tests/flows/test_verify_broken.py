@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.stack, pytest.mark.soak]
 
 async def verify(stack: Stack, *arguments: str, code: int, **env: str) -> dict[str, Any]:
     """What `organism verify` finds, by check; it is to end with ``code``."""
-    process = stack.start("verify", "--json", *arguments or ("--no-canary",), **env)
+    process = stack.start("verify", "--json", *arguments or ("--no-canary",), env=env)
     found = await asyncio.to_thread(stack.finish, process, code=code)
     worst = {0: "ok", 1: "degraded", 2: "failed"}[code]
     assert found["status"] == worst

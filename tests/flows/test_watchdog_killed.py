@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prefect.settings import PREFECT_API_URL
@@ -18,7 +19,7 @@ from tests.clock import START, advance, set_clock
 
 pytestmark = [pytest.mark.anyio, pytest.mark.soak, pytest.mark.usefixtures("own_prefect")]
 ROOT = Path(__file__).parents[2]
-KEEP = {"keep_completed_days": 1, "keep_audit_days": 1}
+KEEP: Any = {"keep_completed_days": 1, "keep_audit_days": 1}
 RUN = f"import asyncio; from organism_flows.flows.watchdog import watchdog; asyncio.run(watchdog(**{KEEP}))"
 
 

@@ -32,6 +32,7 @@ from organism_flows.flows.prefect_support.watchdog_relay import (
 )
 from organism_flows.flows.supervision.watchdog_check import WatchdogSummary, check
 from organism_flows.flows.watchdog import EVENT_INTERVAL_S, watchdog
+from tests.log_lines import LogLines
 from tests.stack import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("own_prefect", "sender")]
@@ -89,7 +90,7 @@ class Deployed:
 @pytest.fixture
 async def deployed(own_prefect: None, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Deployed]:
     monkeypatch.setenv("ORGANISM_WATCHDOG_INTERVAL", "1")
-    every = IntervalSchedule(interval=timedelta(days=300), anchor_date=datetime.now(UTC))  # type: ignore[call-arg]
+    every = IntervalSchedule(interval=timedelta(days=300), anchor_date=datetime.now(UTC))
     flow, _, name = WATCHDOG.partition("/")
     async with get_client() as client:
         assert watchdog.name == flow
@@ -120,12 +121,10 @@ async def reaped(queue: Queue, lane: str) -> None:
 @pytest.fixture
 def logged() -> Iterator[list[str]]:
     """What flow runs log."""
-    lines: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    handler = LogLines()
     logger = logging.getLogger("prefect.flow_runs")
     logger.addHandler(handler)
-    yield lines
+    yield handler.lines
     logger.removeHandler(handler)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell
@@ -76,7 +77,7 @@ async def test_quickstart_and_an_interrupted_dispatch(
         ids = await stack_queue.submit(slow)
         running = asyncio.create_task(run(client, "await dispatch(until_empty=True)"))
         await until(lambda: _running(stack_queue))
-        assert client.km is not None
+        assert isinstance(client.km, AsyncKernelManager)
         await client.km.interrupt_kernel()
         await until(lambda: _stopping(stack_queue))
         opened.touch()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from organism_flows.blocks.queue import Batch, Outcomes, Queue
+from organism_flows.blocks.queue.wire import Cause
 
 
 async def claim(queue: Queue, lane: str = "lane", limit: int = 100) -> Batch:
@@ -11,8 +14,8 @@ async def claim(queue: Queue, lane: str = "lane", limit: int = 100) -> Batch:
     return await queue.claim(lane, limit)
 
 
-def outcomes_of(batch: Batch, cause: str, **columns: str) -> Outcomes:
+def outcomes_of(batch: Batch, cause: Cause, **columns: Any) -> Outcomes:
     outcomes = Outcomes()
     for position in range(len(batch)):
-        outcomes.add(position, cause, **columns)  # type: ignore[arg-type]
+        outcomes.add(position, cause, **columns)
     return outcomes

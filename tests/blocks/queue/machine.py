@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from datetime import timedelta
 from itertools import count
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 import hypothesis.strategies as st
@@ -31,6 +31,7 @@ from organism_flows.blocks.queue.stores.claim_lines import lines_of
 from tests.clock import START, set_clock
 from tests.oracle import FINISHED, Oracle, Task
 
+T = TypeVar("T")
 LEASE_S = 15.0
 REWIND_S = 1.0
 """After so long every task that is ready must be found, wherever it came into line."""
@@ -54,7 +55,7 @@ class QueueMachine(RuleBasedStateMachine):
     queue: Queue
     loop: asyncio.AbstractEventLoop
 
-    def wait(self, awaitable):  # type: ignore[no-untyped-def]
+    def wait(self, awaitable: Awaitable[T]) -> T:
         return self.loop.run_until_complete(awaitable)
 
     @initialize(data=st.data())
@@ -101,7 +102,7 @@ class QueueMachine(RuleBasedStateMachine):
         ]
         if loaded and not fields.get("dedup_key"):
             assert self.wait(self.queue.load(tasks)) == len(tasks)
-            ids = [task.id for task in tasks]
+            ids: Sequence[UUID | None] = [task.id for task in tasks]
         else:
             ids = self.wait(self.queue.submit(tasks))
         for known_as, task in zip(ids, tasks, strict=True):
@@ -321,7 +322,7 @@ class QueueMachine(RuleBasedStateMachine):
         audited = "SELECT tasks FROM task_audit WHERE id = $1"
         assert self.wait(self.queue.pool.fetchval(audited, done.audit)) == done.redriven
         history = "SELECT task_id, count(*) FROM task_attempts WHERE cause = 'redriven' GROUP BY 1"
-        counted = dict(tuple(row) for row in self.wait(self.queue.pool.fetch(history)))
+        counted = {row["task_id"]: row["count"] for row in self.wait(self.queue.pool.fetch(history))}
         assert counted == {t.id: t.redriven for t in self.oracle.tasks.values() if t.redriven}
 
     @precondition(lambda self: self.held)

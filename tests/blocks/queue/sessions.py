@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
-import asyncpg
+from asyncpg.pool import PoolConnectionProxy
 
 from organism_flows.blocks.queue import Batch, NewTask, Outcomes, Queue
 from organism_flows.blocks.queue.db.statements import statement
@@ -16,13 +16,13 @@ from tests.clock import START, advance, set_clock
 
 
 @asynccontextmanager
-async def open_transaction(queue: Queue) -> AsyncIterator[asyncpg.Connection[Any]]:
+async def open_transaction(queue: Queue) -> AsyncIterator[PoolConnectionProxy[Any]]:
     """A session that commits only when the block ends."""
     async with queue.pool.acquire() as connection, connection.transaction():
         yield connection
 
 
-async def claim_in(connection: asyncpg.Connection[Any], lane: str, limit: int = 10) -> list[str]:
+async def claim_in(connection: PoolConnectionProxy[Any], lane: str, limit: int = 10) -> list[str]:
     """Claim of line (t, 0), from its head, in a transaction that stays open."""
     line = (["t"], [0], [limit], [None], [None])
     return [row["id"] for row in await connection.fetch(statement("claim"), lane, limit, *line)]

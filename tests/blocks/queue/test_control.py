@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from organism_flows.blocks.queue import Batch, Cancelled, NewTask, Outcomes, Queue, ReapResult, TypePolicy
+from organism_flows.blocks.queue.wire import Cause
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.clock import START, advance, set_clock
 
@@ -52,7 +53,7 @@ async def test_a_cancel_tells_what_became_of_each(queue: Queue) -> None:
         ("rejected", "cancelled"),
     ],
 )
-async def test_a_task_to_be_cancelled_is_not_tried_again(queue: Queue, cause: str, status: str) -> None:
+async def test_a_task_to_be_cancelled_is_not_tried_again(queue: Queue, cause: Cause, status: str) -> None:
     [task_id] = await queue.submit([NewTask(type="t")])
     batch = await claim(queue)
     await queue.cancel([task_id])

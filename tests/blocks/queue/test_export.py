@@ -6,13 +6,13 @@ import csv
 import io
 import json
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import pyarrow.parquet as pq
 import pytest
 
 from organism_flows.blocks.queue import NewTask, Queue, TaskFilter
-from organism_flows.blocks.queue.files.writers import COLUMNS, FORMATS, task_writer
+from organism_flows.blocks.queue.files.writers import COLUMNS, FORMATS, Format, task_writer
 from tests.blocks.queue.helpers import claim, outcomes_of
 
 pytestmark = pytest.mark.anyio
@@ -33,9 +33,9 @@ class Pipe(io.RawIOBase):
         return len(data)
 
 
-async def exported(queue: Queue, format: str, filter: TaskFilter, **options: Any) -> bytes:
+async def exported(queue: Queue, format: Format, filter: TaskFilter, **options: Any) -> bytes:
     sink = Pipe()
-    writer = task_writer(format, sink)  # type: ignore[arg-type]
+    writer = task_writer(format, cast("BinaryIO", sink))
     async for page in queue.export(filter, **options):
         writer.write(page)
     writer.close()
@@ -44,14 +44,15 @@ async def exported(queue: Queue, format: str, filter: TaskFilter, **options: Any
 
 def rows_of(format: str, content: bytes) -> list[dict[str, Any]]:
     if format == "parquet":
-        return pq.read_table(io.BytesIO(content)).to_pylist()  # type: ignore[no-any-return]
+        rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(content)).to_pylist()
+        return rows
     if format == "csv":
         return [*csv.DictReader(io.StringIO(content.decode(), newline=""))]
     return [json.loads(line) for line in content.splitlines()]
 
 
 @pytest.mark.parametrize("format", FORMATS)
-async def test_every_task_is_exported_once_whatever_the_pages(queue: Queue, format: str) -> None:
+async def test_every_task_is_exported_once_whatever_the_pages(queue: Queue, format: Format) -> None:
     ids = await queue.submit([NewTask(type="t", params={"n": n, "text": 'é,"\r\n'}) for n in range(7)])
     batch = await claim(queue, limit=3)
     await queue.settle("lane", batch, outcomes_of(batch, "completed", result='{"y": [1]}'))
@@ -95,7 +96,7 @@ async def test_filters_choose_and_count(queue: Queue) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-async def test_no_row_stops_an_export(queue: Queue, format: str) -> None:
+async def test_no_row_stops_an_export(queue: Queue, format: Format) -> None:
     # As in a table that is older than its constraints and the rules of its triggers.
     for row in await queue.pool.fetch(
         "SELECT conname FROM pg_constraint WHERE conrelid = 'tasks'::regclass AND contype = 'c'"
@@ -127,5 +128,5 @@ async def test_no_row_stops_an_export(queue: Queue, format: str) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-async def test_without_a_task_a_file_is_whole_all_the_same(queue: Queue, format: str) -> None:
+async def test_without_a_task_a_file_is_whole_all_the_same(queue: Queue, format: Format) -> None:
     assert rows_of(format, await exported(queue, format, TaskFilter())) == []

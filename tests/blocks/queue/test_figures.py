@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import defaultdict
 from itertools import pairwise
 from typing import Any
 
@@ -23,13 +23,13 @@ BOUNDS = (0.5, 1, 10)
 
 @given(st.lists(st.lists(st.sampled_from([0, 0.4, 0.5, 0.6, 1, 3, 10, 11, 1e9]))))
 def test_histograms_of_several_lanes_are_one(lanes: list[list[float]]) -> None:
-    total: Counter[str] = Counter()
+    total: defaultdict[str, float] = defaultdict(float)
     for values in lanes:
         histogram = Histogram("h", BOUNDS)
         for value in values:
             histogram.observe(value)
         for name, number in histogram.figures.items():
-            total[name] += number  # type: ignore[assignment]
+            total[name] += number
     together = [value for values in lanes for value in values]
     reached, summed = buckets({**total, "h_other.le.1": 5, "h.sum.more": 5}, "h", BOUNDS)
     assert reached == [

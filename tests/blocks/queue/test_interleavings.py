@@ -172,7 +172,11 @@ async def test_a_task_committed_late_is_found_at_once_or_after_a_rewind(queue: Q
         async with open_transaction(queue) as late:
             late_id = str(await late.fetchval("INSERT INTO tasks (type) VALUES ('t') RETURNING id"))
             [early_id] = await queue.submit([NewTask(type="t")])
-            assert (await lines.claim(10, lambda _, quota=quota: quota)).ids == [str(early_id)]
+
+            def room(_: str, quota: int = quota) -> int:
+                return quota
+
+            assert (await lines.claim(10, room)).ids == [str(early_id)]
         found = (await lines.claim(10, lambda _: 10)).ids
         if quota == 1:
             assert found == []

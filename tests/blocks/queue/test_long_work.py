@@ -111,7 +111,7 @@ async def test_it_is_read_without_the_queue_too(queue: Queue) -> None:
     finally:
         await connection.close()
     assert row is not None
-    assert LongWork.of(row) == await queue.long_work()
+    assert LongWork.of(dict(row)) == await queue.long_work()
 
 
 # The organism

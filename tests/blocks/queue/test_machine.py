@@ -15,10 +15,11 @@ from organism_flows.blocks.queue import ClaimLines
 from organism_flows.blocks.queue.db.statements import statement
 from organism_flows.blocks.queue.stores import claim_lines
 from tests.blocks.queue.machine import run_machine
+from tests.conftest import Databases
 
 
 @pytest.fixture(scope="module")
-def dsn(databases: Any) -> str:
+def dsn(databases: Databases) -> str:
     async def create() -> str:
         dsn = await databases.create()
         connection = await asyncpg.connect(dsn)

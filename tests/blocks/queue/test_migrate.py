@@ -65,7 +65,8 @@ async def test_an_older_table_is_adopted_with_nothing_lost(databases: Any) -> No
         after = await connection.fetch(OLDER_ROWS)
         assert after == before
         assert await connection.fetchval("SELECT owner_id IS NULL FROM tasks WHERE type = 'a'")
-        statuses = dict(await connection.fetch("SELECT type, status::text FROM tasks"))
+        rows = await connection.fetch("SELECT type, status::text FROM tasks")
+        statuses = {row["type"]: row["status"] for row in rows}
         assert statuses == {"a": "queued", "b": "retry", "c": "completed", "d": "failed", "e": "created"}
         async with Queue(dsn) as queue:
             await queue.register("lane")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,6 +13,7 @@ from uuid import UUID
 
 import asyncpg
 import pytest
+from asyncpg.pool import PoolConnectionProxy
 
 from organism_flows.blocks.queue import Batch, NewTask, Queue, TaskFilter
 from organism_flows.blocks.queue.db.statements import statement
@@ -46,7 +47,7 @@ class Scan:
 
 
 @pytest.fixture(scope="module")
-def large(databases: Any) -> Iterator[str]:
+def large(databases: Any) -> str:
     """URL of a database with 300,000 tasks."""
 
     async def fill() -> str:
@@ -67,7 +68,7 @@ async def queue(large: str) -> AsyncIterator[Queue]:
 
 
 @pytest.fixture(params=["analyzed", "no statistics"])
-async def session(request: pytest.FixtureRequest, queue: Queue) -> AsyncIterator[asyncpg.Connection[Any]]:
+async def session(request: pytest.FixtureRequest, queue: Queue) -> AsyncIterator[PoolConnectionProxy[Any]]:
     """A session of a queue whose transaction is rolled back."""
     async with rolled_back(queue) as connection:
         if request.param == "no statistics":
@@ -82,7 +83,7 @@ async def session(request: pytest.FixtureRequest, queue: Queue) -> AsyncIterator
 
 
 @asynccontextmanager
-async def rolled_back(queue: Queue) -> AsyncIterator[asyncpg.Connection[Any]]:
+async def rolled_back(queue: Queue) -> AsyncIterator[PoolConnectionProxy[Any]]:
     async with queue.pool.acquire() as connection:
         transaction = connection.transaction()
         await transaction.start()
@@ -92,7 +93,7 @@ async def rolled_back(queue: Queue) -> AsyncIterator[asyncpg.Connection[Any]]:
             await transaction.rollback()
 
 
-async def explain(connection: asyncpg.Connection[Any], name: str, *arguments: Any) -> tuple[list[Scan], int]:
+async def explain(connection: PoolConnectionProxy[Any], name: str, *arguments: Any) -> tuple[list[Scan], int]:
     """Run a statement; what it read of the tasks table, and the pages it touched in all."""
     text = f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {statement(name)}"
     [explained] = json.loads(await connection.fetchval(text, *arguments))
@@ -130,13 +131,13 @@ def claim_arguments(
 ALL_LINES = [(f"t{n}", priority) for priority in (1, 0) for n in range(4)]
 
 
-async def claimed(session: asyncpg.Connection[Any]) -> Batch:
+async def claimed(session: PoolConnectionProxy[Any]) -> Batch:
     rows = await session.fetch(statement("claim"), *claim_arguments(ALL_LINES, BATCH))
     return Batch(ids=[row["id"] for row in rows], claims=[row["claim"] for row in rows])
 
 
 @pytest.mark.parametrize(("quota", "lines"), [(BATCH, LINES), (10, LINES), (1, LINES), (BATCH, 1)])
-async def test_a_claim_reads_what_it_takes(session: asyncpg.Connection[Any], quota: int, lines: int) -> None:
+async def test_a_claim_reads_what_it_takes(session: PoolConnectionProxy[Any], quota: int, lines: int) -> None:
     scans, _ = await explain(session, "claim", *claim_arguments(ALL_LINES[:lines], quota))
     taken = min(BATCH, quota * lines)
     assert {(scan.how, scan.index) for scan in scans} == {
@@ -148,7 +149,7 @@ async def test_a_claim_reads_what_it_takes(session: asyncpg.Connection[Any], quo
 
 @pytest.mark.parametrize("after_all", [False, True])
 async def test_a_claim_that_finds_nothing_reads_nothing(
-    session: asyncpg.Connection[Any], after_all: bool
+    session: PoolConnectionProxy[Any], after_all: bool
 ) -> None:
     lines, after = [("none", 0)], None
     if after_all:  # Only what is scheduled for later is left of them.
@@ -158,7 +159,7 @@ async def test_a_claim_that_finds_nothing_reads_nothing(
     assert buffers <= 10 + 6 * len(lines)
 
 
-async def test_settlements_find_their_tasks_by_id(session: asyncpg.Connection[Any]) -> None:
+async def test_settlements_find_their_tasks_by_id(session: PoolConnectionProxy[Any]) -> None:
     batch = await claimed(session)
     n = len(batch)
     half = n // 2
@@ -175,7 +176,7 @@ async def test_settlements_find_their_tasks_by_id(session: asyncpg.Connection[An
         assert all(scan.rows <= half for scan in scans), name
 
 
-async def test_hand_backs_and_cancels_find_their_tasks_by_id(session: asyncpg.Connection[Any]) -> None:
+async def test_hand_backs_and_cancels_find_their_tasks_by_id(session: PoolConnectionProxy[Any]) -> None:
     batch = await claimed(session)
     for name, arguments in {
         "cancel": ([UUID(i) for i in batch.ids],),
@@ -190,7 +191,7 @@ async def test_hand_backs_and_cancels_find_their_tasks_by_id(session: asyncpg.Co
         assert all(scan.rows <= len(batch) for scan in scans), name
 
 
-async def test_a_look_jumps_from_line_to_line(session: asyncpg.Connection[Any]) -> None:
+async def test_a_look_jumps_from_line_to_line(session: PoolConnectionProxy[Any]) -> None:
     scans, buffers = await explain(session, "lines")
     assert {scan.index for scan in scans} == {"tasks_claimable"}
     assert sum(scan.rows for scan in scans) <= 2 * LINES + 1
@@ -207,7 +208,7 @@ async def test_a_look_jumps_from_line_to_line(session: asyncpg.Connection[Any]) 
     ],
 )
 async def test_keeping_house_reads_nothing_while_nothing_is_wrong(
-    session: asyncpg.Connection[Any], name: str, arguments: list[Any], index: str
+    session: PoolConnectionProxy[Any], name: str, arguments: list[Any], index: str
 ) -> None:
     await claimed(session)
     scans, buffers = await explain(session, name, *arguments)
@@ -217,7 +218,7 @@ async def test_keeping_house_reads_nothing_while_nothing_is_wrong(
     assert buffers <= 40
 
 
-async def test_looks_by_id_read_what_they_show(session: asyncpg.Connection[Any]) -> None:
+async def test_looks_by_id_read_what_they_show(session: PoolConnectionProxy[Any]) -> None:
     everything = TaskFilter().columns()
     ids = [row["id"] for row in await session.fetch("SELECT id FROM tasks LIMIT 1000")]
     for name, arguments, rows in (
@@ -248,7 +249,7 @@ async def test_a_task_is_read_by_its_key_although_that_was_planned_for_a_small_t
     assert read == 0
 
 
-async def test_who_is_ahead_is_counted_along_the_line(session: asyncpg.Connection[Any]) -> None:
+async def test_who_is_ahead_is_counted_along_the_line(session: PoolConnectionProxy[Any]) -> None:
     place = ("t0", 0, await session.fetchval("SELECT now()"), UUID(int=0))
     scans, _ = await explain(session, "ahead", *place)
     assert {scan.index for scan in scans} == {"tasks_claimable"}
@@ -261,7 +262,7 @@ UPDATE tasks SET interrupted = 9 WHERE id IN (SELECT id FROM tasks WHERE status 
 """
 
 
-async def test_interrupted_tasks_are_counted_by_their_index(session: asyncpg.Connection[Any]) -> None:
+async def test_interrupted_tasks_are_counted_by_their_index(session: PoolConnectionProxy[Any]) -> None:
     await session.execute(INTERRUPTED)
     assert await session.fetchval(statement("interrupted"), 1000) == 400
     for limit, counted in ((1000, 400), (100, 100)):
@@ -283,7 +284,7 @@ async def test_interrupted_tasks_are_counted_by_their_index(session: asyncpg.Con
 
 
 async def test_what_is_to_be_known_of_long_work_is_read_of_what_lanes_hold(
-    session: asyncpg.Connection[Any],
+    session: PoolConnectionProxy[Any],
 ) -> None:
     await session.execute(INTERRUPTED)
     held = len(await claimed(session))
@@ -322,7 +323,7 @@ async def test_a_cursor_spares_a_claim_the_entries_of_tasks_already_claimed(queu
 
 @pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])
 async def test_pruning_reads_nothing_while_nothing_is_old(
-    session: asyncpg.Connection[Any], status: str
+    session: PoolConnectionProxy[Any], status: str
 ) -> None:
     scans, buffers = await explain(session, "prune", status, 30.0 * 86400, None, 1000)
     assert sum(scan.rows for scan in scans) == 0

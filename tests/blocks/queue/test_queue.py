@@ -18,6 +18,7 @@ from organism_flows.blocks.queue.db.schema import SCHEMA_VERSION
 from organism_flows.blocks.queue.db.statements import statement
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.clock import START, advance, set_clock
+from tests.conftest import Databases
 
 pytestmark = pytest.mark.anyio
 
@@ -276,7 +277,7 @@ def test_describe_shows_no_secret() -> None:
     assert describe("postgresql://me:secret@db.example:5433/tasks?sslmode=require") == "db.example:5433/tasks"
 
 
-async def test_a_database_without_the_tables_says_what_to_do(databases) -> None:  # type: ignore[no-untyped-def]
+async def test_a_database_without_the_tables_says_what_to_do(databases: Databases) -> None:
     with pytest.raises(SchemaMismatch, match="organism migrate"):
         async with Queue(await databases.create(migrated=False)):
             pass

@@ -24,6 +24,7 @@ from organism_flows.blocks.queue.db.roles import (
 )
 from organism_flows.blocks.queue.db.statements import statement
 from organism_flows.blocks.queue.stores.claim_lines import lines_of
+from organism_flows.blocks.queue.wire import Cause
 from organism_flows.deployments.cli import main as cli
 from organism_flows.deployments.stack.postgres.server import EmbeddedPostgres
 from organism_flows.flows.verification import postgres_checks as verified_postgres
@@ -238,7 +239,8 @@ async def test_a_lane_does_the_work_of_dispatch_and_watchdog(
         assert (await queue.cancel([(await queue.get(task)).id])).requested
         assert list((await lane.cancel_requests("lane")).values()) == [task]
         completed, failed, rejected, interrupted = (batch.take([n]) for n in range(1, 5))
-        for part, cause in ((completed, "completed"), (failed, "failed"), (rejected, "rejected")):
+        causes: tuple[Cause, ...] = ("completed", "failed", "rejected")
+        for part, cause in zip((completed, failed, rejected), causes, strict=True):
             settled = await lane.settle("lane", part, outcomes_of(part, cause, result="1", error="x"))
             assert len(settled.statuses) == 1
         assert await lane.release("lane", interrupted, cause="interrupted", error="stopped", suspicion=1)

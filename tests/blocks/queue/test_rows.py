@@ -23,6 +23,7 @@ from organism_flows.blocks.queue import (
     migrate,
 )
 from organism_flows.blocks.queue.explain import Why
+from organism_flows.blocks.queue.wire import Cause
 from organism_flows.deployments.cli.commands.tasks import _describe
 from organism_flows.deployments.cli.output import without_controls
 from organism_flows.flows.verification import queue_checks as verification
@@ -30,10 +31,11 @@ from organism_flows.flows.verification.thresholds import Limits
 from organism_flows.serve_apps.gateway.metrics.lane_metrics import lane_metrics
 from tests.blocks.queue.hostile_rows import ROWS, RULES, STATUSES, WORST, insert, take_any_row
 from tests.blocks.queue.test_migrate import OLDER_SCHEMA
+from tests.log_lines import LogLines
 
 pytestmark = pytest.mark.anyio
 BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
-CAUSES = ("completed", "failed", "rejected", "timed_out", "cancelled")
+CAUSES: tuple[Cause, ...] = ("completed", "failed", "rejected", "timed_out", "cancelled")
 
 
 async def read_everything(queue: Queue, ids: list[UUID]) -> None:
@@ -107,10 +109,8 @@ async def any_rows(databases: Any) -> Any:
 @example(rows=[{**WORST, "status": status, "attempts": -(2**31), "run_after": "now"} for status in STATUSES])
 async def test_whatever_the_table_holds_the_others_go_on(any_rows: Queue, rows: list[dict[str, Any]]) -> None:
     queue = any_rows
-    refused: list[logging.LogRecord] = []
     # Nothing is passed over: every one of these rows can be claimed, settled and taken back.
-    heard = logging.Handler()
-    heard.emit = refused.append  # type: ignore[method-assign]
+    heard = LogLines()
     logging.getLogger("organism.queue").addHandler(heard)
     async with queue.pool.acquire() as connection:
         await connection.execute("TRUNCATE tasks, lanes, lane_totals, pauses, task_types CASCADE")
@@ -133,7 +133,7 @@ async def test_whatever_the_table_holds_the_others_go_on(any_rows: Queue, rows: 
     await queue.reap()
     assert await queue.states(healthy)
     logging.getLogger("organism.queue").removeHandler(heard)
-    assert [record.getMessage() for record in refused] == []
+    assert heard.lines == []
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.queue import NewTask, Queue
+from organism_flows.blocks.queue.wire import Cause
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.blocks.queue.sessions import blocked_on_a_row, open_transaction
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 
 def keyed(key: str | None = "k", type: str = "t", **fields: object) -> NewTask:
-    return NewTask(type=type, dedup_key=key, **fields)  # type: ignore[arg-type]
+    return NewTask(type=type, dedup_key=key, **fields)
 
 
 async def test_of_two_with_one_key_in_one_submit_the_second_is_the_first(queue: Queue) -> None:
@@ -34,7 +35,7 @@ async def test_a_key_is_one_of_its_type(queue: Queue) -> None:
 
 
 @pytest.mark.parametrize("end", ["completed", "rejected", "cancelled"])
-async def test_a_key_is_free_again_when_its_task_has_ended(queue: Queue, end: str) -> None:
+async def test_a_key_is_free_again_when_its_task_has_ended(queue: Queue, end: Cause) -> None:
     [first] = await queue.submit([keyed()])
     assert await queue.submit([keyed()]) == [first], "while it waits"
     batch = await claim(queue)
@@ -117,7 +118,7 @@ async def test_a_task_without_a_key_never_keeps_another_out(queue: Queue) -> Non
 @pytest.mark.parametrize("fields", [{"dedup_key": ""}, {"dedup_key": "x" * 201}, {"dedup_key": "a\x00"}])
 def test_bad_keys_are_refused(fields: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="dedup_key"):
-        NewTask(type="t", **fields)  # type: ignore[arg-type]
+        NewTask(type="t", **fields)
 
 
 @pytest.mark.parametrize(
@@ -192,9 +193,10 @@ async def test_ids_before_postgres_18_are_of_the_same_kind(queue: Queue) -> None
 async def deadlocks(dsn: str) -> int:
     connection = await asyncpg.connect(dsn)
     try:
-        return await connection.fetchval(
+        found = await connection.fetchval(
             "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
         )
+        return int(found)
     finally:
         await connection.close()
 

@@ -86,7 +86,7 @@ async def session(dsn: str) -> AsyncIterator[asyncpg.Connection[Any]]:
     await connection.close()
 
 
-async def indexes(session: asyncpg.Connection[Any]) -> dict[str, bool]:
+async def indexes(session: asyncpg.Connection[Any] | asyncpg.Pool[Any]) -> dict[str, bool]:
     """Those of the tasks table, and whether each is valid."""
     rows = await session.fetch(
         "SELECT indexrelid::regclass::text, indisvalid FROM pg_index WHERE indrelid = 'tasks'::regclass"
@@ -104,7 +104,7 @@ NEW_INDEXES = {
 }
 
 
-async def check_indexes(session: asyncpg.Connection[Any]) -> None:
+async def check_indexes(session: asyncpg.Connection[Any] | asyncpg.Pool[Any]) -> None:
     there = await indexes(session)
     assert there.keys() >= NEW_INDEXES
     assert not there.keys() & {"tasks_ready", "tasks_running", "tasks_dead_letters"}, "older ones only cost"

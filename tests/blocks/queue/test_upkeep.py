@@ -16,9 +16,11 @@ from pydantic import ValidationError
 from organism_flows.blocks.queue import NewTask, Queue, RedriveFilter
 from organism_flows.blocks.queue.db.statements import statement
 from organism_flows.blocks.queue.lane_models import LaneRequest
+from organism_flows.blocks.queue.wire import Cause
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.blocks.queue.sessions import blocked_on_a_row, open_transaction
 from tests.clock import START, advance, set_clock
+from tests.conftest import Databases
 
 pytestmark = pytest.mark.anyio
 
@@ -220,13 +222,13 @@ async def test_a_redrive_wakes_a_lane(queue: Queue) -> None:
 )
 def test_a_filter_that_cannot_be_asked_for_is_refused(fields: dict[str, str]) -> None:
     with pytest.raises(ValidationError):
-        RedriveFilter(**fields)  # type: ignore[arg-type]
+        RedriveFilter(**fields)
 
 
 # Pruning
 
 
-async def finished(queue: Queue, how: str, tasks: int) -> list[UUID]:
+async def finished(queue: Queue, how: Cause, tasks: int) -> list[UUID]:
     ids = await queue.submit([NewTask(type=how) for _ in range(tasks)])
     if how == "cancelled":
         await queue.cancel(ids)
@@ -352,11 +354,11 @@ async def test_a_lock_is_had_by_one_and_ends_with_its_process(queue: Queue, data
                 pass
 
 
-async def test_what_finished_in_the_older_system_can_be_redriven(databases: object) -> None:
+async def test_what_finished_in_the_older_system_can_be_redriven(databases: Databases) -> None:
     from organism_flows.blocks.queue import migrate
     from tests.blocks.queue.test_migrate import OLDER_SCHEMA
 
-    dsn = await databases.create(migrated=False)  # type: ignore[attr-defined]
+    dsn = await databases.create(migrated=False)
     connection = await asyncpg.connect(dsn)
     await connection.execute(OLDER_SCHEMA)
     await connection.close()

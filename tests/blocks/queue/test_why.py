@@ -8,6 +8,7 @@ import pytest
 
 from organism_flows.blocks.errors import AmbiguousTask, TaskNotFound
 from organism_flows.blocks.queue import NewTask, Queue, Why
+from organism_flows.blocks.queue.wire import Cause
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.clock import START, advance, set_clock
 
@@ -20,11 +21,11 @@ async def still(queue: Queue) -> None:
 
 
 async def submit(queue: Queue, **fields: object) -> str:
-    [task_id] = await queue.submit([NewTask(type="echo", **fields)])  # type: ignore[arg-type]
+    [task_id] = await queue.submit([NewTask(type="echo", **fields)])
     return str(task_id)
 
 
-async def end(queue: Queue, cause: str, error: str = "broken") -> None:
+async def end(queue: Queue, cause: Cause, error: str = "broken") -> None:
     batch = await claim(queue)
     await queue.settle("lane", batch, outcomes_of(batch, cause, result="1", error=error))
 
@@ -249,7 +250,7 @@ async def test_ended(queue: Queue) -> None:
 
 
 async def test_by_a_prefix(queue: Queue) -> None:
-    one, _ = await queue.submit([NewTask(type="echo", id=f"abcd{n}{'0' * 27}") for n in range(2)])  # type: ignore[arg-type]
+    one, _ = await queue.submit([NewTask(type="echo", id=f"abcd{n}{'0' * 27}") for n in range(2)])
     assert (await queue.why("abcd0")).id == one
     with pytest.raises(AmbiguousTask) as ambiguous:
         await queue.why("abcd")

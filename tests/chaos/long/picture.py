@@ -22,7 +22,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
-    look = {"svg.hashsalt": "organism", "svg.fonttype": "none", "font.size": 10, "figure.dpi": 100}
+    look: Any = {"svg.hashsalt": "organism", "svg.fonttype": "none", "font.size": 10, "figure.dpi": 100}
     with mpl.rc_context(look):
         figure, (above, below) = plt.subplots(
             2, 1, figsize=(8.5, 5.6), sharex=True, height_ratios=[1.2, 1], layout="constrained"

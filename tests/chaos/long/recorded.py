@@ -240,7 +240,7 @@ class LongRun:
             case "replica":
                 runs = [run for each in runs_in(self.recorded.evidence).values() for run in each]
                 live = next((run.replica for run in reversed(runs) if run.ended is None), None)
-                return live and self._kill(live)
+                return self._kill(live) if live else None
             case "redeploy":
                 return edit_handlers(self.stack)
             case "flow":

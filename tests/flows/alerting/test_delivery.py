@@ -13,6 +13,7 @@ from prefect import tags
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.objects import State
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.states import Crashed, Failed, Scheduled
@@ -149,7 +150,7 @@ async def test_what_the_watchdog_finds_is_delivered_once_and_that_it_is_over(
     run = await deployed(dispatch, scheduled=True)
     async with get_client() as client:
         for was_due, ago in ((False, timedelta(hours=1)), (True, timedelta())):
-            due = Scheduled(scheduled_time=datetime.now(UTC) - ago)
+            due: State[Any] = Scheduled(scheduled_time=datetime.now(UTC) - ago)
             await client.create_flow_run_from_deployment(run, state=due)
             assert await checks.dispatch_is_due(client, "default") is was_due, "not since it was switched on"
     assert (await watchdog(**patient)).alerts[0].startswith("dispatch missing pending")

@@ -16,6 +16,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.client.schemas.sorting import ArtifactSort
 
@@ -57,10 +58,10 @@ async def bootstrap(stack: Stack) -> tuple[str, str]:
         prefect, stack, "deployment", "run", "bootstrap/organism", "-p", "canary=false", "--watch"
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    newest = {"sort": ArtifactSort.CREATED_DESC, "limit": 1}
     keyed = ArtifactFilter(key=ArtifactFilterKey(any_=["bootstrap-steps"]))
     async with get_client() as client:
-        [page] = await client.read_artifacts(artifact_filter=keyed, **newest)
+        [page] = await client.read_artifacts(artifact_filter=keyed, sort=ArtifactSort.CREATED_DESC, limit=1)
+    assert isinstance(page.data, str)
     [row] = [line for line in page.data.splitlines() if line.startswith("| alerts |")]
     _, _, what, found, _ = row.split("|")
     return what.strip(), found.strip()
@@ -91,13 +92,13 @@ async def test_two_minutes_without_dispatch_are_told_and_their_end(
 
     async with get_client() as client:
         deployment = await client.read_deployment_by_name("dispatch/organism")
-        run = str((await client.create_flow_run_from_deployment(deployment.id)).id)
+        run = (await client.create_flow_run_from_deployment(deployment.id)).id
 
         async def lanes() -> bool:
-            return (await client.read_flow_run(run)).state.type.value == "RUNNING"  # type: ignore[union-attr]
+            return (await client.read_flow_run(run)).state_type == StateType.RUNNING
 
         await until(lanes)
-        process = await until(lambda: process_of(run))
+        process = await until(lambda: process_of(str(run)))
         process.send_signal(signal.SIGKILL)
         await receiver.next("organism: dispatch Crashed", patience=90)
 

@@ -15,6 +15,7 @@ from prefect.server.events import triggers
 from prefect.server.events.schemas.automations import Automation, EventTrigger
 from prefect.server.events.schemas.events import ReceivedEvent
 from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL, temporary_settings
+from sqlalchemy import Table
 
 from organism_flows.flows.alerting.automations import SILENCE, wanted_automations
 
@@ -38,7 +39,7 @@ class Evaluator:
         await triggers.reset_events_clock()  # else what comes late drags the time of all
         moment: Any = START + timedelta(seconds=second)
         await triggers.reactive_evaluation(
-            ReceivedEvent(occurred=moment, event=name, resource=resource, related=related, id=uuid4())  # type: ignore[arg-type]
+            ReceivedEvent(occurred=moment, event=name, resource=resource, related=related, id=uuid4())
         )
 
     async def looked(self, queue: str, second: float, *, deployed: bool = True) -> None:
@@ -81,7 +82,9 @@ async def evaluator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
         kinds = (database.Automation, database.AutomationBucket, database.CompositeTriggerChildFiring)
         async with (await database.engine()).begin() as connection:
             for kind in kinds:
-                await connection.run_sync(kind.__table__.create)
+                table = kind.__table__
+                assert isinstance(table, Table)
+                await connection.run_sync(table.create)
         async with database.session_context(begin_transaction=True) as session:
             for wanted in wanted_automations(uuid4()):
                 fields = wanted.model_dump(mode="json", exclude={"owner_resource"})

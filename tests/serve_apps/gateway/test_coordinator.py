@@ -99,7 +99,7 @@ async def test_an_unhealthy_organism_says_why(database: str) -> None:
 async def test_an_organism_nobody_names_is_said_to_be_so(gateway: Gateway) -> None:
     reason = (await gateway.http.get("/readyz")).json()["reason"]
     assert "nobody says where the organism is" in reason
-    assert "ORGANISM_URL" in check_problem(await post(gateway)).next_step
+    assert "ORGANISM_URL" in (check_problem(await post(gateway)).next_step or "")
 
 
 async def test_an_organism_that_is_started_later_is_found(database: str, tmp_path: Path) -> None:

@@ -84,9 +84,9 @@ async def test_each_bad_value_is_named(gateway: Gateway, queue: Queue) -> None:
         assert (problem.status, problem.type) == (422, "urn:organism:invalid"), body[:100]
         assert [error.field for error in problem.errors] == [field], body[:100]
         assert len(answer.content) < 2000
-    for body in UNREADABLE:
-        problem = check_problem(await gateway.http.post("/api/tasks", content=body, headers=JSON))
-        assert problem.status in (400, 422), body[:100]
+    for unreadable in UNREADABLE:
+        problem = check_problem(await gateway.http.post("/api/tasks", content=unreadable, headers=JSON))
+        assert problem.status in (400, 422), unreadable[:100]
     assert sum((await queue.counts()).values()) == 0
     answer = await gateway.http.post(
         "/api/tasks", content=b'{"type": "t"}', headers={"content-type": "text/plain"}

@@ -32,7 +32,8 @@ TIMEOUT = 60
 
 def rows_of(format: str, content: bytes) -> list[dict[str, Any]]:
     if format == "parquet":
-        return pq.read_table(io.BytesIO(content)).to_pylist()  # type: ignore[no-any-return]
+        rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(content)).to_pylist()
+        return rows
     if format == "csv":
         return [*csv.DictReader(io.StringIO(content.decode(), newline=""))]
     return [json.loads(line) for line in content.splitlines()]

@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 import hypothesis
@@ -27,6 +27,7 @@ from tests.conftest import Databases
 from tests.serve_apps.gateway.organism import ScriptedOrganism
 from tests.serve_apps.gateway.running import running, token_file
 
+Test = TypeVar("Test", bound=Callable[..., None])
 TOKEN = "may-do-everything"
 TIMEOUT_S = 20
 EXAMPLES = 5
@@ -84,7 +85,8 @@ async def end_tasks(queue: Queue) -> None:
         pass
 
 
-def described(examples: int) -> Any:
+def each_route(examples: int) -> Callable[[Test], Test]:
+    """Run a test with ``examples`` cases of every route of the published description."""
     config = SchemathesisConfig.from_dict(
         {
             "headers": {"Authorization": f"Bearer {TOKEN}"},
@@ -95,17 +97,19 @@ def described(examples: int) -> Any:
         }
     )
     app = create_app(Settings(dsn="postgresql://nowhere", gateway_open=True))
-    return schemathesis.openapi.from_dict(json.loads(json.dumps(app.openapi())), config=config)
+    described = schemathesis.openapi.from_dict(json.loads(json.dumps(app.openapi())), config=config)
+    parametrized: Callable[[Test], Test] = described.parametrize()
+    return parametrized
 
 
-@described(EXAMPLES).parametrize()
+@each_route(EXAMPLES)
 @settings
-def test_every_route_keeps_to_its_description(case: schemathesis.Case, url: str) -> None:
+def test_every_route_keeps_to_its_description(case: schemathesis.Case[Any], url: str) -> None:
     case.call_and_validate(base_url=url)
 
 
 @pytest.mark.soak
-@described(MANY_EXAMPLES).parametrize()
+@each_route(MANY_EXAMPLES)
 @settings
-def test_every_route_keeps_to_its_description_for_long(case: schemathesis.Case, url: str) -> None:
+def test_every_route_keeps_to_its_description_for_long(case: schemathesis.Case[Any], url: str) -> None:
     case.call_and_validate(base_url=url)

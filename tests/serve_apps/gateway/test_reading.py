@@ -73,7 +73,7 @@ async def test_no_dependency_of_a_route_is_run_in_a_thread() -> None:
 
     for router in (m.router for m in (coordinator, health, pauses, task_actions, tasks)):
         for route in router.routes:
-            for call in calls(route.dependant):  # type: ignore[attr-defined]
+            for call in calls(route.dependant):
                 target = call if asyncio.iscoroutinefunction(call) else getattr(call, "__call__", call)  # noqa: B004
                 is_async = asyncio.iscoroutinefunction(target) or inspect.isasyncgenfunction(call)
                 assert is_async, f"{call} is no coroutine"

@@ -51,7 +51,7 @@ async def test_scopes(database: str, tmp_path: Path) -> None:
             {"authorization": "Basic Y2FuLXJlYWQ="},
             bearer("é"),
         ):
-            raw = {name: value.encode() for name, value in headers.items()}
+            raw = {name.encode(): value.encode() for name, value in headers.items()}
             for method, path in [("GET", READS[0]), ("POST", "/api/tasks"), ("GET", "/nowhere")]:
                 answer = await gateway.http.request(method, path, headers=raw)
                 assert check_problem(answer).status == 401

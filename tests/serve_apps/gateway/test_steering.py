@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 
 from organism_flows.blocks.queue import NewTask, Queue
+from organism_flows.blocks.queue.wire import Cause
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.serve_apps.gateway.running import Gateway, running, token_file
 
@@ -31,8 +32,8 @@ async def put(queue: Queue, task_id: str, status: str) -> None:
         await queue.cancel([(await queue.get(task_id)).id])
     elif status != "queued":
         batch = await claim(queue)
-        cause = {"completed": "completed", "failed": "rejected", "retry": "failed"}.get(status)
-        if cause:
+        causes: dict[str, Cause] = {"completed": "completed", "failed": "rejected", "retry": "failed"}
+        if cause := causes.get(status):
             await queue.settle("lane", batch, outcomes_of(batch, cause, result="1", error="broken"))
     assert (await queue.get(task_id)).status == status
 

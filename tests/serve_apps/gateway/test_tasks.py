@@ -127,7 +127,7 @@ async def pages(
     gateway: Gateway, *, meanwhile: Callable[[], Awaitable[None]] | None = None, **query: Any
 ) -> list[list[str]]:
     """Ids of all pages, with something done between each two."""
-    found = []
+    found: list[list[str]] = []
     while True:
         if found and meanwhile:
             await meanwhile()

@@ -6,13 +6,14 @@ import asyncio
 import json
 import resource
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
-from organism_flows.blocks.queue import NewTask, Queue, TaskState
+from organism_flows.blocks.queue import NewTask, Queue, Status, TaskState
 from organism_flows.serve_apps.gateway.task_watcher import POLL_PAUSE_S, TaskWatcher
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.serve_apps.gateway.running import Gateway
@@ -70,7 +71,7 @@ async def test_a_task_deleted_under_a_waiter_is_not_found(gateway: Gateway, queu
     assert (await asyncio.wait_for(waiting, TIMEOUT)).status_code == 404
 
 
-async def sent(gateway: Gateway, task_id: str) -> AsyncIterator[tuple[str, dict]]:
+async def sent(gateway: Gateway, task_id: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
     async with gateway.http.stream("GET", f"/api/tasks/{task_id}/events") as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         name = ""
@@ -164,13 +165,13 @@ async def test_a_thousand_polls_and_streams_share_a_few_connections(gateway: Gat
 # The poll itself
 
 
-def state(task_id: UUID, status: str) -> TaskState:
-    return TaskState(task_id, status, 0, False, None)  # type: ignore[arg-type]
+def state(task_id: UUID, status: Status) -> TaskState:
+    return TaskState(task_id, status, 0, False, None)
 
 
 async def test_who_comes_while_a_poll_is_read_is_told_by_the_next(queue: Queue) -> None:
     """Else somebody who retries a task and waits for it would be told of its older end."""
-    task_id, asked, answers = uuid4(), asyncio.Event(), asyncio.Queue[str]()
+    task_id, asked, answers = uuid4(), asyncio.Event(), asyncio.Queue[Status]()
 
     async def states(ids: object) -> dict[UUID, TaskState]:
         asked.set()
@@ -192,7 +193,7 @@ async def test_an_outage_is_waited_out(queue: Queue) -> None:
     [task_id] = await queue.submit([NewTask(type="t")])
     failures = [ConnectionResetError(), asyncpg.InterfaceError("closed"), RuntimeError("a defect")]
 
-    async def states(ids: list[UUID]) -> dict[UUID, TaskState]:
+    async def states(ids: Sequence[UUID]) -> dict[UUID, TaskState]:
         if failures:
             raise failures.pop()
         return await queue.states(ids)

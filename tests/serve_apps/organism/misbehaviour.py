@@ -142,7 +142,7 @@ async def stubborn(task: dict[str, Any]) -> str:
 
 async def step(task: dict[str, Any]) -> str:
     """Say that it has started, wait until its name is allowed, say that it has ended."""
-    name = task["params"]["name"]
+    name: str = task["params"]["name"]
     STARTED[name] += 1
     ARRIVALS.put_nowait(name)
     try:

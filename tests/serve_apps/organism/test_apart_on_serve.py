@@ -11,6 +11,7 @@ import orjson
 import pytest
 import ray
 from ray import serve
+from ray.serve._private.common import ReplicaState
 from ray.serve.api import _run
 
 from organism_flows.blocks.organism_client import OrganismClient
@@ -48,7 +49,7 @@ async def outcomes_of(client: OrganismClient, batch: Batch) -> Outcomes:
 
 def replicas(deployment: str) -> int:
     found = serve.status().applications[APP].deployments[deployment].replica_states
-    return found.get("RUNNING", 0)
+    return found.get(ReplicaState.RUNNING, 0)
 
 
 @pytest.fixture(scope="module")

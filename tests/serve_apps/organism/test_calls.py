@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import anyio
 import anyio.lowlevel
 import pytest
@@ -16,7 +18,7 @@ pytestmark = pytest.mark.anyio
 async def test_an_organ_runs_no_more_than_its_concurrency() -> None:
     manager = organism(organ("s", "step", concurrency=2))
     for name in "abcd":
-        misbehaviour.ALLOWED[name] = anyio.Event()  # type: ignore[assignment]
+        misbehaviour.ALLOWED[name] = asyncio.Event()
     async with anyio.create_task_group() as group:
         group.start_soon(run, manager, batch(*[("s", {"name": name}) for name in "abcd"]))
         assert {await misbehaviour.ARRIVALS.get() for _ in range(2)} == {"a", "b"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import anyio
@@ -28,13 +28,14 @@ pytestmark = pytest.mark.anyio
 
 
 async def meanwhile(
-    manager: OrganismManager, wire: dict[str, Any], act: Callable[[], Awaitable[None]], **how: Any
+    manager: OrganismManager, wire: dict[str, Any], act: Callable[[], Coroutine[Any, Any, None]], **how: Any
 ) -> Result:
     """Run a batch to its end, and ``act`` beside it."""
     with anyio.fail_after(20):
         async with anyio.create_task_group() as group:
             group.start_soon(act)
-            return await run(manager, wire, **how)
+            result = await run(manager, wire, **how)
+    return result
 
 
 async def test_a_running_async_handler_is_cancelled_and_may_clean_up() -> None:

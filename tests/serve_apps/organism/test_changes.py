@@ -124,10 +124,11 @@ def test_fewer_replicas_end_some() -> None:
 
 def test_the_rest_has_words_too() -> None:
     app = wanted()
-    for changed, why in [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"runtime_env": {"working_dir": "s3://b/2.zip"}}, "working_dir changed"),
         ({"import_path": "other:build"}, "import_path changed"),
         ({"args": {**app["args"], "retry": "x"}}, "Serve had given it up"),
         ({"args": {**app["args"], "valve": True}}, "the drift valve is new"),
-    ]:
+    ]
+    for changed, why in cases:
         assert told(app, {**app, **changed}) == [("OrganismManager", "replaced", why)]

@@ -99,12 +99,12 @@ async def test_a_replica_that_is_replaced_hands_back_and_is_not_lost(
 
 async def _in_flight(client: OrganismClient, number: int) -> bool:
     [replica] = await client.running()
-    return sum(organ["in_flight"] for organ in replica["organs"].values()) == number
+    return bool(sum(organ["in_flight"] for organ in replica["organs"].values()) == number)
 
 
 async def _waiting(client: OrganismClient, number: int) -> bool:
     [replica] = await client.running()
-    return sum(organ["waiting"] for organ in replica["organs"].values()) == number
+    return bool(sum(organ["waiting"] for organ in replica["organs"].values()) == number)
 
 
 async def _is_another(client: OrganismClient, before: str) -> bool:

@@ -103,7 +103,9 @@ class NeverReady:
 
 
 async def test_what_no_replica_took_has_not_run(handle: Any) -> None:
-    await asyncio.to_thread(_run, NeverReady.bind(), name="never", route_prefix=None, _blocking=False)
+    # A class to the type checker, though `serve.deployment` has made a deployment of it.
+    deployment: Any = NeverReady
+    await asyncio.to_thread(_run, deployment.bind(), name="never", route_prefix=None, _blocking=False)
     try:
         organism = Organism(app_name="never", deployment_name="NeverReady", silence_s=1)
         with pytest.raises(OrganismUnavailable, match="no sign of life for 1 s"):
@@ -116,7 +118,7 @@ async def test_what_no_replica_took_has_not_run(handle: Any) -> None:
 async def test_megabytes_go_there_and_back(handle: Any) -> None:
     params = [orjson.dumps({"n": n, "text": "x" * 900_000}).decode() for n in range(12)]
     batch = make_batch(["echo"] * 12, params)
-    results = {}
+    results: dict[int, str | None] = {}
     async for outcomes in Organism().client().call(batch):
         results |= dict(zip(outcomes.positions, outcomes.results, strict=True))
     assert [results[n] for n in range(12)] == params

@@ -45,7 +45,7 @@ class Deployed:
         await self._up(CONFIG, 0)
 
     async def _up(self, config: Path, code: int) -> Any:
-        process = self._stack.start("up", "--json", ORGANISM_CONFIG=str(config))
+        process = self._stack.start("up", "--json", env={"ORGANISM_CONFIG": str(config)})
         return await asyncio.to_thread(self._stack.finish, process, code=code)
 
 

@@ -62,7 +62,8 @@ class Elsewhere:
             if not (deadly and len(outcomes)):
                 yield outcomes
             if deadly:
-                self.death, _ = asyncio.Event(), death.set()
+                death.set()
+                self.death = asyncio.Event()
             if death.is_set():
                 raise ReplicaLost("a replica died")
 
@@ -150,7 +151,7 @@ async def test_waiting_for_a_replica_is_told_as_waiting(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("size", [1, 4])
 async def test_a_death_is_charged_to_the_task_that_causes_it(size: int) -> None:
-    more = {"batch": size > 1, "max_batch_size": size, "suspects": "replica"}
+    more: dict[str, Any] = {"batch": size > 1, "max_batch_size": size, "suspects": "replica"}
     manager, elsewhere = apart("batch" if size > 1 else "seen", **more)
     elsewhere.deadly = {"n3"}
     tasks = batch(*[("far", {"name": f"n{n}"}) for n in range(8)])

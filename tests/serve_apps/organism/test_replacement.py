@@ -234,8 +234,8 @@ async def test_an_organism_that_is_away_is_replaced_and_it_is_said(played: Playe
 
 async def test_when_idle_waits_with_progress(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replacement, "POLL_S", 0.01)
-    busy = [tasks(2, longest_s=3), tasks(2, longest_s=3), 500, tasks(1, 1, longest_s=4), tasks(0)]
-    played.running = [*busy]
+    busy = tasks(2, longest_s=3)
+    played.running = [busy, busy, 500, tasks(1, 1, longest_s=4), tasks(0)]
     deployed = Deployed()
     await deployed(played, wanted("2"), "idle")
     assert deployed.notes == [

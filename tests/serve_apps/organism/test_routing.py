@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.serve_apps.organism.config import parse_config
 from organism_flows.serve_apps.organism.execution.local_organ import LocalOrgan
 from organism_flows.serve_apps.organism.execution.protocol import SharedRules
-from organism_flows.serve_apps.organism.handler_api.loading import Handler
+from organism_flows.serve_apps.organism.handler_api.handler import Handler
 from organism_flows.serve_apps.organism.router import NoOrgan, Router
 from tests.serve_apps.organism.helpers import organ, organism
 
@@ -27,7 +28,7 @@ def router(*organs: dict[str, Any], **more: Any) -> Router:
     return Router(config, {one.id: LocalOrgan(one, handler, rules) for one in config.organs})
 
 
-def served(name: str, types: str, domains: str = "") -> dict[str, Any]:
+def served(name: str, types: Iterable[str], domains: str = "") -> dict[str, Any]:
     return {**organ(name, "seen"), "task_types": list(types), "domains": list(domains)}
 
 
@@ -53,7 +54,7 @@ def test_a_type_served_for_other_domains_only_says_for_which() -> None:
 
 
 def test_an_unknown_type_names_the_nearest_ones() -> None:
-    found = router(served("o", ["report.daily", "report.weekly", "mail"]))  # type: ignore[arg-type]
+    found = router(served("o", ["report.daily", "report.weekly", "mail"]))
     with pytest.raises(NoOrgan, match=r"'report\.dayly'; nearest known: report\.daily"):
         found.route("report.dayly", None)
 
@@ -75,7 +76,7 @@ def test_it_agrees_with_reading_the_configuration(
         for n, (types, domains) in enumerate(given_organs)
     ]
     more = {"default_organ": "o0"} if default else {}
-    claims = [(t, d) for types, domains in given_organs for t in types for d in domains or {None}]
+    claims = [(t, d) for types, domains in given_organs for t in types for d in domains or [None]]
     if len(set(claims)) < len(claims):
         with pytest.raises(ConfigurationError, match="is already served by"):
             router(*organs, **more)

@@ -39,7 +39,7 @@ def observe(
     valve: DriftValve, rule: Cusum, observed: list[tuple[tuple[str, str | None], float, bool]]
 ) -> list[float]:
     columns = list(zip(*observed, strict=True)) or [(), (), ()]
-    return asyncio.run(valve.observe(rule, *columns))  # type: ignore[arg-type]
+    return asyncio.run(valve.observe(rule, *columns))
 
 
 @given(OBSERVED, st.integers(1, 7))
