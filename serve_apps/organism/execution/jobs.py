@@ -6,16 +6,13 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from organism_flows.blocks.json_text import from_json
 from organism_flows.serve_apps.organism.execution.outcome_stream import BatchCall
 from organism_flows.serve_apps.organism.execution.thread_pool import ThreadCall
 from organism_flows.serve_apps.organism.handler_api.context import Context
-from organism_flows.serve_apps.organism.handler_api.handler import Handler
-
-if TYPE_CHECKING:
-    from organism_flows.serve_apps.organism.handler_api.handler import HandlerProcesses
+from organism_flows.serve_apps.organism.handler_api.handler import Handler, HandlerProcesses
 
 LONGEST_SHOWN = 5
 
