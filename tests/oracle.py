@@ -21,6 +21,7 @@ class Task:
     priority: int
     max_attempts: int | None
     dedup_key: str | None = None
+    key: str | None = None
     status: str = "queued"
     attempts: int = 0
     claim: int = 0
@@ -42,15 +43,24 @@ class Task:
         return self.finished_at
 
     @property
-    def line(self) -> tuple[str, int]:
-        return self.type, self.priority
+    def line(self) -> tuple[str, int, str, str]:
+        return self.type, self.priority, self.domain or "", self.key or ""
 
     @classmethod
     def of(cls, new: NewTask) -> Task:
         """As it is when it has just been added."""
         assert new.id is not None
         assert new.run_after is not None
-        return cls(new.id, new.type, new.domain, new.run_after, new.priority, new.max_attempts, new.dedup_key)
+        return cls(
+            new.id,
+            new.type,
+            new.domain,
+            new.run_after,
+            new.priority,
+            new.max_attempts,
+            new.dedup_key,
+            new.key,
+        )
 
 
 @dataclass
@@ -82,7 +92,7 @@ class Oracle:
         return task.max_attempts or self.max_attempts.get(task.type, 5)
 
     def claimable(self, lane: str) -> list[Task]:
-        """What a lane may claim, each type in the order it must be."""
+        """What a lane may claim, each line in the order it must be."""
         return self.ready() if self.leases.get(lane, self.now) > self.now else []
 
     def ready(self) -> list[Task]:
@@ -97,14 +107,14 @@ class Oracle:
         return sorted(ready, key=lambda t: (-t.priority, t.run_after, t.id.bytes))
 
     def check_claim(self, lane: str, limit: int, claimed: list[UUID]) -> None:
-        """As many as there are, by priority, and within a type in order; types of one priority take turns."""
+        """As many as there are, by priority, and within a line in order; lines of one priority take turns."""
         ready = self.claimable(lane)
         assert len(claimed) == min(limit, len(ready)), "claimed too few, or what must not be claimed"
         tasks = [self.tasks[i] for i in claimed]
         assert sorted(-t.priority for t in tasks) == [-t.priority for t in ready[: len(tasks)]]
-        for kind in {t.type for t in ready}:
-            mine = [t.id for t in tasks if t.type == kind]
-            assert set(mine) == {t.id for t in [t for t in ready if t.type == kind][: len(mine)]}
+        for line in {t.line for t in ready}:
+            mine = [t.id for t in tasks if t.line == line]
+            assert set(mine) == {t.id for t in [t for t in ready if t.line == line][: len(mine)]}
 
     def claimed(self, lane: str, task_id: UUID, claim: int) -> None:
         task = self.tasks[task_id]

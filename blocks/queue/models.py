@@ -53,6 +53,12 @@ class NewTask(BaseModel):
         max_length=200,
         description="Of two unfinished tasks of one type with the same key, the second is not added.",
     )
+    key: Text | None = Field(
+        default=None,
+        min_length=1,
+        max_length=125,
+        description="Customer, account, model: tasks of one type and priority with different keys take turns.",
+    )
     id: UUID | None = Field(default=None, strict=False, description="`None` means a new one.")
     run_immediately: bool = Field(
         default=True, description="False: it stays `created` until a request to run it."
@@ -284,6 +290,7 @@ class TaskRow(Row):
     claim: int
     priority: int
     dedup_key: str | None
+    key: str | None
     timeout_s: float | None
     cancel_requested: bool
     timed_out: int

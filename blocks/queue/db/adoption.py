@@ -17,6 +17,8 @@ UNCHANGED = "nothing was changed"
 LEAVE_IT = f"or rename that table, or point ORGANISM_DSN at another database; {UNCHANGED}"
 TYPE_BYTES = 1000
 """Longest type, in bytes, that fits into an index entry."""
+DOMAIN_BYTES = 800
+"""Longest domain, in bytes, that fits into an index entry beside a type and a key."""
 
 MOMENT = "timestamp with time zone"
 COLUMNS: dict[str, tuple[str, str | None]] = {
@@ -50,6 +52,7 @@ COLUMNS: dict[str, tuple[str, str | None]] = {
     "cancel_requested": ("boolean", "false"),
     "begun_at": (MOMENT, None),
     "interrupted": ("integer", "0"),
+    "key": ("text", None),
 }
 """Type and default of each column of our table, whichever version added it."""
 REQUIRED = (
@@ -75,16 +78,23 @@ CONVERTED: dict[str, tuple[str, ...]] = {
 """Other types that a column of the given type may have. They are converted: each of their values fits."""
 
 BROKEN_ROWS = (
-    ("no id", "id IS NULL", "UPDATE tasks SET id = gen_random_uuid() WHERE id IS NULL"),
-    ("no type", "type IS NULL", "UPDATE tasks SET type = 'unknown' WHERE type IS NULL"),
-    ("no status", "status IS NULL", "UPDATE tasks SET status = 'created' WHERE status IS NULL"),
+    ("no id", "id", "id IS NULL", "UPDATE tasks SET id = gen_random_uuid() WHERE id IS NULL"),
+    ("no type", "type", "type IS NULL", "UPDATE tasks SET type = 'unknown' WHERE type IS NULL"),
+    ("no status", "status", "status IS NULL", "UPDATE tasks SET status = 'created' WHERE status IS NULL"),
     (
         f"a type of more than {TYPE_BYTES} bytes",
+        "type",
         f"octet_length(type::text) > {TYPE_BYTES}",
         f"UPDATE tasks SET type = left(type, 200) WHERE octet_length(type) > {TYPE_BYTES}",  # noqa: S608
     ),
+    (
+        f"a domain of more than {DOMAIN_BYTES} bytes",
+        "domain",
+        f"octet_length(domain::text) > {DOMAIN_BYTES}",
+        f"UPDATE tasks SET domain = left(domain, 200) WHERE octet_length(domain) > {DOMAIN_BYTES}",  # noqa: S608
+    ),
 )
-"""Rows that cannot be claimed or read: the fault, its condition, and the statement that repairs them."""
+"""Rows that cannot be claimed or read: the fault, its column and condition, and the repairing statement."""
 
 BROKEN_WHEN_NULL = ("id", "type", "status")
 
@@ -142,7 +152,7 @@ def prepare(connection: Connection, meanings: Mapping[str, Status]) -> Older | N
     found = _columns(connection)
     _refuse_shape(found)
     _refuse_key(connection)
-    _refuse_rows(connection)
+    _refuse_rows(connection, found)
     labels = _statuses(connection, meanings)
     changed = _to_convert(connection, found, labels)
     _refuse_dependents(connection, changed)
@@ -241,8 +251,10 @@ def _refuse_key(connection: Connection) -> None:
         )
 
 
-def _refuse_rows(connection: Connection) -> None:
-    for what, broken, mend in BROKEN_ROWS:
+def _refuse_rows(connection: Connection, found: dict[str, _Column]) -> None:
+    for what, column, broken, mend in BROKEN_ROWS:
+        if column not in found:
+            continue
         count = connection.exec_driver_sql(f"SELECT count(*) FROM tasks WHERE {broken}").scalar()  # noqa: S608
         if count:
             raise SchemaMismatch(

@@ -13,7 +13,8 @@ READ_TIMEOUT = 30.0
 OURS = frozenset(
     {
         "tasks_pkey",
-        "tasks_claimable",
+        "tasks_lines",
+        "tasks_lines_oldest",
         "tasks_held",
         "tasks_backing_off",
         "tasks_cancelling",

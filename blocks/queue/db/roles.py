@@ -24,12 +24,12 @@ STATEMENTS: dict[tuple[str, ...], str] = {
     (SUBMITTER, LANE, OPERATOR): "can_write exclusive now schema_version",
     (SUBMITTER, OPERATOR): "duplicates load_missing load_part loaded submit",
     (LANE, OPERATOR): """
-        dead_letters failures_since forget_files interrupted lane_figures lanes lines long_running long_work
-        most_interrupted outlook pauses prunable prune prune_audit prune_some queue_health remaining
+        dead_letters failures_since forget_files interrupted lane_figures lanes long_running long_work
+        most_interrupted next_due outlook pauses prunable prune prune_audit prune_some queue_health remaining
         request_leave request_stop
     """,
     (LANE,): """
-        abandon begun cancel_requests claim complete deregister forget_lanes next_in_line reap reap_some
+        abandon begun cancel_requests claim complete deregister forget_lanes lines next_in_line next_lines reap reap_some
         reapable register reject release renew report settle
     """,
     (OPERATOR,): """

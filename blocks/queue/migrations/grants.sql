@@ -27,7 +27,7 @@ GRANT EXECUTE ON FUNCTION read_task(uuid, uuid, int) TO organism_operator
 
 -- step: a task as whoever adds it may write it; its status by the rule tasks_begin_waiting
 GRANT INSERT (id, type, params, description, domain, drift_score, priority, run_after, max_attempts, timeout_s,
-              dedup_key, status)
+              dedup_key, status, key)
     ON tasks TO organism_submitter, organism_operator
 
 -- step: whoever opens the queue asks for its version

@@ -1,6 +1,6 @@
 -- Claims due tasks from lines of waiting tasks. The lines are read in the order given.
--- $1 lane, $2 limit. One line per element of: $3 types, $4 priorities, $5 most tasks to take, $6 and $7 run_after and
--- id after which to begin, or NULL.
+-- $1 lane, $2 limit. One line per element of: $3 types, $4 priorities, $5 domains and $6 keys, empty for none, $7 most
+-- tasks to take, $8 and $9 run_after and id after which to begin, or NULL.
 WITH lane AS MATERIALIZED (
     -- Against a reaper at the same moment: it locks this row to end the lease. So either it waits for us, or we find
     -- that the lease has ended and claim nothing.
@@ -10,19 +10,20 @@ WITH lane AS MATERIALIZED (
     SELECT due.place
     FROM (
         SELECT given.*
-        FROM unnest($3::text[], $4::int[], $5::int[], $6::timestamptz[], $7::uuid[])
-            WITH ORDINALITY AS given(type, priority, quota, after, after_id, number)
+        FROM unnest($3::text[], $4::int[], $5::text[], $6::text[], $7::int[], $8::timestamptz[], $9::uuid[])
+            WITH ORDINALITY AS given(type, priority, domain, key, quota, after, after_id, number)
         WHERE NOT EXISTS (SELECT FROM pauses WHERE kind = 'type' AND name = given.type)
+          AND NOT EXISTS (SELECT FROM pauses WHERE kind = 'domain' AND name = given.domain)
         -- The planner may hash the lines to compare them with the pauses, which loses their order.
         ORDER BY number
     ) line
     CROSS JOIN LATERAL (
         SELECT ctid AS place FROM tasks
         WHERE status IN ('queued', 'retry') AND tasks.type = line.type AND tasks.priority = line.priority
+          AND coalesce(tasks.domain, '') = line.domain AND coalesce(tasks.key, '') = line.key
           AND (run_after, id) > (coalesce(line.after, '-infinity'),
                                  coalesce(line.after_id, '00000000-0000-0000-0000-000000000000'))
           AND run_after <= queue_now()
-          AND (domain IS NULL OR domain <> ALL (ARRAY(SELECT name FROM pauses WHERE kind = 'domain')))
           AND EXISTS (SELECT FROM lane)
         ORDER BY run_after, id
         LIMIT line.quota
@@ -41,5 +42,5 @@ RETURNING t.id::text, t.claim, t.attempts, t.type, coalesce(t.params::text, '{}'
           -- 30 years: a longer timeout is as good as endless, and clocks cannot count it.
           (SELECT CASE WHEN said > 1e9 THEN 1e9 ELSE said END
            FROM (SELECT coalesce(t.timeout_s, (SELECT timeout_s FROM task_types WHERE type = t.type))) own(said)) AS timeout_s, t.suspicion,
-          (t.interrupted > 0 OR t.lease_lost > 0 OR t.suspicion > 0) AS reclaimed, t.priority,
+          (t.interrupted > 0 OR t.lease_lost > 0 OR t.suspicion > 0) AS reclaimed, t.priority, coalesce(t.key, '') AS key,
           greatest(t.run_after, 'epoch') AS run_after

@@ -1,21 +1,27 @@
--- The lines of waiting tasks, one per type and priority, with the moment at which the first task of each is due. Jumps
--- from line to line in the index instead of reading the lines.
+-- The lines of waiting tasks, one per type, priority, domain and key, with the moment at which the first task of each
+-- is due. Jumps from line to line in the index instead of reading the lines.
+-- $1 most lines to read of a type and priority; next_lines.sql reads the others.
 WITH RECURSIVE line AS (
-    (SELECT type, priority FROM tasks WHERE status IN ('queued', 'retry') ORDER BY type, priority LIMIT 1)
+    (SELECT type, priority, coalesce(domain, '') AS domain, coalesce(key, '') AS key, run_after, 1 AS number
+     FROM tasks WHERE status IN ('queued', 'retry')
+     ORDER BY type, priority, coalesce(domain, ''), coalesce(key, ''), run_after, id LIMIT 1)
     UNION ALL
-    SELECT following.* FROM line CROSS JOIN LATERAL (
-        SELECT type, priority FROM tasks
-        WHERE status IN ('queued', 'retry') AND (type, priority) > (line.type, line.priority)
-        ORDER BY type, priority LIMIT 1
+    SELECT following.*,
+           CASE WHEN (following.type, following.priority) = (line.type, line.priority) THEN line.number + 1 ELSE 1 END
+    FROM line CROSS JOIN LATERAL (
+        (SELECT type, priority, coalesce(domain, ''), coalesce(key, ''), run_after FROM tasks
+         WHERE line.number < $1 AND status IN ('queued', 'retry')
+           AND (type, priority, coalesce(domain, ''), coalesce(key, '')) > (line.type, line.priority, line.domain, line.key)
+         ORDER BY type, priority, coalesce(domain, ''), coalesce(key, ''), run_after, id LIMIT 1)
+        UNION ALL
+        (SELECT type, priority, coalesce(domain, ''), coalesce(key, ''), run_after FROM tasks
+         WHERE line.number >= $1 AND status IN ('queued', 'retry') AND (type, priority) > (line.type, line.priority)
+         ORDER BY type, priority, coalesce(domain, ''), coalesce(key, ''), run_after, id LIMIT 1)
     ) following
 )
-SELECT line.type, line.priority,
-       -- Both are extracted separately: before version 17 infinity cannot be subtracted.
-       (extract(epoch FROM head.run_after) - extract(epoch FROM queue_now()))::float8 AS due_s
-FROM line CROSS JOIN LATERAL (
-    SELECT run_after FROM tasks
-    WHERE status IN ('queued', 'retry') AND tasks.type = line.type AND tasks.priority = line.priority
-      AND (domain IS NULL OR domain <> ALL (ARRAY(SELECT name FROM pauses WHERE kind = 'domain')))
-    ORDER BY run_after, id LIMIT 1
-) head
-WHERE NOT EXISTS (SELECT FROM pauses WHERE kind = 'type' AND name = line.type)
+SELECT type, priority, domain, key,
+       CASE WHEN type = ANY (ARRAY(SELECT name FROM pauses WHERE kind = 'type'))
+              OR domain = ANY (ARRAY(SELECT name FROM pauses WHERE kind = 'domain')) THEN 'Infinity'
+            -- Both are extracted separately: before version 17 infinity cannot be subtracted.
+            ELSE extract(epoch FROM run_after) - extract(epoch FROM queue_now()) END::float8 AS due_s
+FROM line

@@ -1,20 +1,21 @@
 """The lines of waiting tasks that a lane knows, and how far it has claimed along each of them.
 
-A line is the waiting tasks of one type and priority, in the order in which they are claimed. Claiming line by
-line lets a lane take as many tasks of each type as it has room for, without reading past those of other
-types.
+A line is the waiting tasks of one type, priority, domain and key, in the order in which they are claimed.
+Claiming line by line lets a lane take as many tasks as it has room for from each, without reading past those
+of others: a backlog of one type, domain or key holds up no other.
+
+A type and priority may have any number of keys. Of those with more than `LINES_AT_ONCE` lines a lane knows one
+page at a time, and goes round; so a claim costs the same with 1,000 keys as with 100,000.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import groupby
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -22,14 +23,24 @@ import asyncpg
 from organism_flows.blocks.queue.db.bisection import logger, one_line
 from organism_flows.blocks.queue.db.sqlstates import verdict
 from organism_flows.blocks.queue.db.statements import statement
+from organism_flows.blocks.queue.stores.line_shares import (
+    LINES_LIMIT,
+    ClaimLine,
+    LineId,
+    LineShares,
+    Stream,
+)
 from organism_flows.blocks.queue.wire import Batch
 
 CLAIM_TIMEOUT = LOOK_TIMEOUT = 10.0
 CLAIM_LIMIT = 10_000
 """Most tasks of one claim."""
-LINES_LIMIT = 64
-"""Most lines that one claim reads. Each costs about 3 µs, and there may be thousands of types and priorities.
-"""
+LINES_AT_ONCE = 64
+"""Most lines of a type and priority that are known at once. Of more, a lane reads a page for each claim."""
+PAGE_LINES = (16, LINES_LIMIT[1])
+"""Fewest and most lines of a page; in between, as many as the claim may take tasks."""
+LINES_KEPT = 10_000
+"""Most lines whose cursors are kept."""
 SLOW = (TimeoutError, asyncpg.QueryCanceledError)
 SLOWED_BY = 10
 """Divisor of the next claim's limit after a claim that timed out. Each success doubles the limit again."""
@@ -50,23 +61,13 @@ LATE_S = 2.0
 once."""
 NEVER = float("inf")
 
+Group: TypeAlias = tuple[str, int]
+"""A type and priority."""
 
-@dataclass(slots=True)
-class ClaimLine:
-    """The waiting tasks of one type and priority."""
 
-    type: str
-    priority: int
-    due_s: float = 0.0
-    """Seconds from the last scan until its first task is due. 0 or less means it is due; infinity means the
-    line is empty."""
-    after: tuple[datetime, UUID] | None = None
-    """Place after which the next claim begins. `None` means at the head. Index entries of claimed tasks stay
-    until no snapshot can see them. A claim that begins after them is as cheap as the first."""
-    exhausted: bool = False
-    """True if the last claim found fewer tasks than it asked for."""
-    seen_at: float = 0.0
-    """When it was last known to hold a task, by the clock of this process."""
+def by_type(task_type: str, domain: str) -> Stream:
+    """Return the stream of a task where all tasks of a type share one room."""
+    return task_type
 
 
 class ClaimLines:
@@ -84,8 +85,15 @@ class ClaimLines:
         self._pool = pool
         self._lane = lane
         self._clock = clock
-        self._lines: dict[tuple[str, int], ClaimLine] = {}
-        self._turn = 0
+        self._known: dict[LineId, ClaimLine] = {}
+        """Every line whose cursor is kept, those of earlier pages included."""
+        self._lines: list[ClaimLine] = []
+        """The lines to claim from, highest priority first."""
+        self._pages: dict[Group, tuple[str, str]] = {}
+        """Domain and key with which the next page begins, of each group with many lines."""
+        self._blocked: set[Group] = set()
+        """Groups whose last page held paused lines only."""
+        self._shares = LineShares()
         self._looked_at = self._rewound_at = -NEVER
         self._look_took_s: deque[float] = deque([0.0], maxlen=5)
         self._from_heads_took_s = 0.0
@@ -99,7 +107,7 @@ class ClaimLines:
         """
 
     def __iter__(self) -> Iterator[ClaimLine]:
-        return iter(self._lines.values())
+        return iter(self._lines)
 
     @property
     def age_s(self) -> float:
@@ -109,6 +117,8 @@ class ClaimLines:
     @property
     def exhausted(self) -> bool:
         """Return True if the last claim found every due task, in every line."""
+        if self._pages and self._found:
+            return False
         return all(line.exhausted for line in self)
 
     @property
@@ -133,40 +143,59 @@ class ClaimLines:
         found = await lines_of(self._pool)
         now = self._looked_at = self._clock()
         self._look_took_s.append(now - started)
-        self.stale = False
         if rewind:
             self._rewound_at = now
-        news = any((line.type, line.priority) not in self._lines for line in found)
-        lines = {}
-        for line in found:
-            known = self._lines.get((line.type, line.priority), line)
-            known.due_s, known.seen_at, known.exhausted = line.due_s, now, False
-            lines[line.type, line.priority] = known
-        for key, line in self._lines.items():
-            if key not in lines and now - line.seen_at < KEEP_S:
-                line.due_s = NEVER
-                lines[key] = line
-        if rewind:
-            for line in lines.values():
+            for line in self._known.values():
                 line.after = None
-        self._lines = dict(sorted(lines.items(), key=lambda item: -item[1].priority))
+        news = any(line.id not in self._known for line in found)
+        sizes = Counter(line.id[:2] for line in found)
+        many = {group for group, size in sizes.items() if size >= LINES_AT_ONCE}
+        self._pages = {group: self._pages.get(group, ("", "")) for group in many}
+        # The next page may hold what is not paused.
+        self._blocked &= many
+        self.stale = bool(self._blocked)
+        # Those of a group with many are only its first ones. They do until the first page is read.
+        paged = {line.id[:2] for line in self._lines} & many
+        lines = [self._as_known(line, now) for line in found if line.id[:2] not in paged]
+        seen = {line.id for line in lines}
+        for line in self._lines:
+            if line.id not in seen and (line.id[:2] in paged or now - line.seen_at < KEEP_S):
+                line.due_s = line.due_s if line.id[:2] in paged else NEVER
+                lines.append(line)
+        self._lines = sorted(lines, key=lambda line: -line.priority)
+        self._known = {line.id: line for line in (*self._known.values(), *self._lines)}
+        while len(self._known) > max(LINES_KEPT, len(self._lines)):
+            del self._known[next(iter(self._known))]
         return news
 
-    async def claim(self, limit: int, room: Callable[[str], int]) -> Batch:
-        """Claim due tasks by priority. Within one priority the types take turns.
+    def _as_known(self, found: ClaimLine, now: float) -> ClaimLine:
+        """Return the line that was known before, if it was, with what has just been found."""
+        line = self._known.get(found.id, found)
+        line.due_s, line.seen_at, line.exhausted = found.due_s, now, False
+        return line
+
+    async def claim(
+        self,
+        limit: int,
+        room: Callable[[Stream], int],
+        stream: Callable[[str, str], Stream] = by_type,
+    ) -> Batch:
+        """Claim due tasks by priority. Within one priority the streams take turns, and the lines of a stream.
 
         Args:
             limit: Most tasks to claim.
-            room: Returns the most tasks to take of a type.
+            room: Returns the most tasks to take of a stream.
+            stream: Returns the stream of a type and domain (empty if the task has none).
         """
         if not self._lines or (self._found and self.age_s > max(REWIND_S, self._look_cost_s)):
             await self.look()
         limit = min(limit, self._most)
-        wanted = self._wanted(limit, room)
+        await self._turn_pages(limit, room, stream)
+        wanted = self._shares.of_claim(self._lines, limit, room, stream)
         if not wanted and self.stale and self.next_look_s <= 0:
             # There is room for none of the known types, but there may be new ones by now.
             await self.look()
-            wanted = self._wanted(limit, room)
+            wanted = self._shares.of_claim(self._lines, limit, room, stream)
         self._found = False
         while wanted:
             news = [line for line, _ in wanted if not line.exhausted]
@@ -188,8 +217,38 @@ class ClaimLines:
                 return batch
             # Lines that were expected to hold more were empty. The lower lines of their types have their
             # turn.
-            wanted = self._wanted(limit, room)
+            wanted = self._shares.of_claim(self._lines, limit, room, stream)
         return Batch()
+
+    async def _turn_pages(
+        self, limit: int, room: Callable[[Stream], int], stream: Callable[[str, str], Stream]
+    ) -> None:
+        """Read the next lines of each group that has many and room."""
+        for group in self._pages:
+            page = [line for line in self._lines if line.id[:2] == group]
+            streams = {stream(line.type, line.domain) for line in page}
+            if any(room(name) > 0 for name in streams):
+                others = [line for line in self._lines if line.id[:2] != group]
+                self._lines = sorted([*others, *await self._page(group, limit)], key=lambda line: -line.priority)
+
+    async def _page(self, group: Group, limit: int) -> list[ClaimLine]:
+        size = min(max(limit, PAGE_LINES[0]), PAGE_LINES[1])
+        rows = await self._pool.fetch(
+            statement("next_lines"), *group, *self._pages[group], size, timeout=LOOK_TIMEOUT
+        )
+        walked = [(row["domain"], row["key"]) for row in rows if row["walked"]]
+        # The page begins with the line that ended the one before.
+        self._pages[group] = walked[-1] if len(walked) == size else ("", "")
+        if any(row["due_s"] < NEVER for row in rows):
+            self._blocked.discard(group)
+        else:
+            self._blocked.add(group)
+        now = self._clock()
+        page = [
+            self._as_known(ClaimLine(*group, row["domain"], row["key"], row["due_s"]), now) for row in rows
+        ]
+        self._known.update((line.id, line) for line in page)
+        return page
 
     async def _take(self, limit: int, wanted: Sequence[tuple[ClaimLine, int]]) -> Batch:
         started = self._clock()
@@ -199,6 +258,8 @@ class ClaimLines:
             limit,
             [line.type for line, _ in wanted],
             [line.priority for line, _ in wanted],
+            [line.domain for line, _ in wanted],
+            [line.key for line, _ in wanted],
             [quota for _, quota in wanted],
             [line.after and line.after[0] for line, _ in wanted],
             [line.after and line.after[1] for line, _ in wanted],
@@ -212,9 +273,9 @@ class ClaimLines:
             return Batch()
         self._found = self.stale = True
         # asyncpg turns a list of rows into columns only through zip.
-        *columns, priorities, moments = (list(column) for column in zip(*rows, strict=True))
+        *columns, priorities, keys, moments = (list(column) for column in zip(*rows, strict=True))
         batch = Batch(*columns)
-        self._advance(wanted, batch, priorities, moments, cut=len(rows) >= limit)
+        self._advance(wanted, batch, priorities, keys, moments, cut=len(rows) >= limit)
         return batch
 
     async def _take_singly(self, wanted: Sequence[tuple[ClaimLine, int]]) -> Batch:
@@ -235,7 +296,7 @@ class ClaimLines:
         pool = self._pool
         after, after_id = line.after or (None, None)
         place = await pool.fetchrow(
-            statement("next_in_line"), line.type, line.priority, after, after_id, timeout=CLAIM_TIMEOUT
+            statement("next_in_line"), *line.id, after, after_id, timeout=CLAIM_TIMEOUT
         )
         if place is None:
             return
@@ -249,54 +310,29 @@ class ClaimLines:
                     raise
         line.after = (place["run_after"], place["id"])
 
-    def _wanted(self, limit: int, room: Callable[[str], int]) -> list[tuple[ClaimLine, int]]:
-        """Return the lines to claim from, highest priority first, each with the most tasks to take."""
-        self._turn += 1
-        wanted: list[tuple[ClaimLine, int]] = []
-        served: set[str] = set()
-        rooms: dict[str, int] = {}
-        for _, group in groupby(self, attrgetter("priority")):
-            lines = list(group)
-            shift = self._turn * (LINES_LIMIT if len(lines) > LINES_LIMIT else 1) % len(lines)
-            for line in (*lines[shift:], *lines[:shift]):
-                if line.type in served:
-                    continue
-                quota = rooms.setdefault(line.type, room(line.type))
-                if quota > 0:
-                    wanted.append((line, quota))
-                # A lower line of the type has its turn in two cases: when those above hold less than was
-                # asked for, or when the limit of the claim keeps their sum within the room.
-                if not line.exhausted and quota < limit:
-                    served.add(line.type)
-        if len(wanted) > LINES_LIMIT:
-            # Lines that held nothing are left out first: the next scan finds what has been added to them.
-            chosen = sorted(range(len(wanted)), key=lambda place: (wanted[place][0].exhausted, place))
-            wanted = [wanted[place] for place in sorted(chosen[:LINES_LIMIT])]
-        return wanted
-
     def _advance(
         self,
         wanted: Sequence[tuple[ClaimLine, int]],
         batch: Batch,
         priorities: list[int],
+        keys: list[str],
         moments: list[datetime],
         *,
         cut: bool,
     ) -> None:
+        ids = zip(batch.types, priorities, (domain or "" for domain in batch.domains), keys, strict=True)
+        taken: dict[LineId, list[tuple[datetime, str]]] = {}
+        for line_id, moment, task_id in zip(ids, moments, batch.ids, strict=True):
+            taken.setdefault(line_id, []).append((moment, task_id))
         # The lines are read in order. If the limit cut the claim short, the last line found holds more.
-        cut_line = (batch.types[-1], priorities[-1]) if cut else None
-        taken: dict[tuple[str, int], list[tuple[datetime, str]]] = {}
-        for key, moment, task_id in zip(
-            zip(batch.types, priorities, strict=True), moments, batch.ids, strict=True
-        ):
-            taken.setdefault(key, []).append((moment, task_id))
+        cut_line = next(reversed(taken)) if cut else None
         for line, quota in wanted:
-            places = taken.get((line.type, line.priority))
+            places = taken.get(line.id)
             if not places:
                 continue
             line.seen_at = self._clock()
             moment, task_id = max(places)
-            if len(places) >= quota or (line.type, line.priority) == cut_line:
+            if len(places) >= quota or line.id == cut_line:
                 line.exhausted = False
                 last = (moment, UUID(task_id))
             else:
@@ -310,7 +346,7 @@ def _pause_after(took_s: float) -> float:
 
 
 async def lines_of(pool: asyncpg.Pool[Any]) -> list[ClaimLine]:
-    """Return the lines of waiting tasks, highest priority first."""
-    rows = await pool.fetch(statement("lines"), timeout=LOOK_TIMEOUT)
-    lines = [ClaimLine(row["type"], row["priority"], row["due_s"]) for row in rows]
-    return sorted(lines, key=lambda line: -line.priority)
+    """Return the lines of waiting tasks, highest priority first; of each group `LINES_AT_ONCE` at most."""
+    rows = await pool.fetch(statement("lines"), LINES_AT_ONCE, timeout=LOOK_TIMEOUT)
+    lines = [ClaimLine(*row) for row in rows]
+    return sorted(lines, key=attrgetter("priority"), reverse=True)

@@ -122,7 +122,7 @@ class Inspection:
         """Return which kinds of unfinished tasks there are, and when the next one is due."""
         row = await self.pool.fetchrow(statement("outlook"), timeout=READ_TIMEOUT)
         assert row is not None
-        waits = [line["due_s"] for line in await self.pool.fetch(statement("lines"), timeout=READ_TIMEOUT)]
+        waits = [row["due_s"] for row in await self.pool.fetch(statement("next_due"), timeout=READ_TIMEOUT)]
         return Outlook(
             running=row["running"],
             ready=any(due_s <= 0 for due_s in waits),
@@ -231,8 +231,8 @@ class Inspection:
             task = await self._get(session, task_id)
             ahead = of_type = None
             if task.status in ("queued", "retry"):
-                place = (task.type, task.priority, task.run_after, task.id)
-                ahead = await session.fetchval(statement("ahead"), *place, timeout=READ_TIMEOUT)
+                line = (task.type, task.priority, task.domain or "", task.key or "")
+                ahead = await session.fetchval(statement("ahead"), *line, task.run_after, task.id, timeout=READ_TIMEOUT)
             if task.status in ("queued", "retry", "running"):
                 row = await session.fetchrow(statement("of_type"), task.type, task.id, timeout=READ_TIMEOUT)
                 assert row is not None

@@ -34,6 +34,7 @@ LOADED_COLUMNS = (
     "timeout_s",
     "dedup_key",
     "status",
+    "key",
 )
 
 
@@ -140,6 +141,7 @@ def task_row(task: NewTask, moment: datetime | None = None) -> tuple[Any, ...]:
         task.timeout_s,
         task.dedup_key,
         "queued" if task.run_immediately else "created",
+        task.key,
     )
 
 

@@ -82,6 +82,7 @@ class QueueMachine(RuleBasedStateMachine):
         delay=st.sampled_from([0, 0, 5]),
         max_attempts=st.sampled_from([None, None, 1, 3]),
         domain=st.sampled_from([None, "d"]),
+        key=st.sampled_from([None, "a", "b"]),
         dedup_key=st.sampled_from([None, "k"]),
         loaded=st.booleans(),
     )
@@ -423,7 +424,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert task.settlements <= 1
         lines = self.wait(lines_of(self.queue.pool))
         ready = {task.line for task in self.oracle.ready()}
-        assert {(line.type, line.priority) for line in lines if line.due_s <= 0} == ready
+        assert {line.id for line in lines if line.due_s <= 0} == ready
 
 
 def run_machine(dsn: str, *, steps: int, **options: Any) -> None:

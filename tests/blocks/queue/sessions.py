@@ -23,8 +23,8 @@ async def open_transaction(queue: Queue) -> AsyncIterator[PoolConnectionProxy[An
 
 
 async def claim_in(connection: PoolConnectionProxy[Any], lane: str, limit: int = 10) -> list[str]:
-    """Claim of line (t, 0), from its head, in a transaction that stays open."""
-    line = (["t"], [0], [limit], [None], [None])
+    """Claim of the line of type t, from its head, in a transaction that stays open."""
+    line = (["t"], [0], [""], [""], [limit], [None], [None])
     return [row["id"] for row in await connection.fetch(statement("claim"), lane, limit, *line)]
 
 

@@ -124,8 +124,8 @@ def claim_arguments(
     """As a lane sends them."""
     n = len(lines)
     moment, task_id = after or (None, None)
-    columns = ([t for t, _ in lines], [p for _, p in lines], [quota] * n, [moment] * n, [task_id] * n)
-    return (lane, BATCH, *columns)
+    line = ([t for t, _ in lines], [p for _, p in lines], [""] * n, [""] * n)
+    return (lane, BATCH, *line, [quota] * n, [moment] * n, [task_id] * n)
 
 
 ALL_LINES = [(f"t{n}", priority) for priority in (1, 0) for n in range(4)]
@@ -141,7 +141,7 @@ async def test_a_claim_reads_what_it_takes(session: PoolConnectionProxy[Any], qu
     scans, _ = await explain(session, "claim", *claim_arguments(ALL_LINES[:lines], quota))
     taken = min(BATCH, quota * lines)
     assert {(scan.how, scan.index) for scan in scans} == {
-        ("Index Scan", "tasks_claimable"),
+        ("Index Scan", "tasks_lines"),
         ("Tid Scan", None),
     }
     assert {scan.rows for scan in scans} == {taken}
@@ -192,8 +192,8 @@ async def test_hand_backs_and_cancels_find_their_tasks_by_id(session: PoolConnec
 
 
 async def test_a_look_jumps_from_line_to_line(session: PoolConnectionProxy[Any]) -> None:
-    scans, buffers = await explain(session, "lines")
-    assert {scan.index for scan in scans} == {"tasks_claimable"}
+    scans, buffers = await explain(session, "lines", 64)
+    assert {scan.index for scan in scans} == {"tasks_lines"}
     assert sum(scan.rows for scan in scans) <= 2 * LINES + 1
     assert buffers <= 12 * (LINES + 1)
 
@@ -250,9 +250,9 @@ async def test_a_task_is_read_by_its_key_although_that_was_planned_for_a_small_t
 
 
 async def test_who_is_ahead_is_counted_along_the_line(session: PoolConnectionProxy[Any]) -> None:
-    place = ("t0", 0, await session.fetchval("SELECT now()"), UUID(int=0))
+    place = ("t0", 0, "", "", await session.fetchval("SELECT now()"), UUID(int=0))
     scans, _ = await explain(session, "ahead", *place)
-    assert {scan.index for scan in scans} == {"tasks_claimable"}
+    assert {scan.index for scan in scans} == {"tasks_lines"}
     assert sum(scan.rows for scan in scans) == 1000
 
 
@@ -316,7 +316,7 @@ async def test_a_cursor_spares_a_claim_the_entries_of_tasks_already_claimed(queu
             async with rolled_back(queue) as session:
                 arguments = claim_arguments([("dead", 0)], 1, after, lane)
                 [read[after], _], _ = await explain(session, "claim", *arguments)
-    assert {scan.index for scan in read.values()} == {"tasks_claimable"}
+    assert {scan.index for scan in read.values()} == {"tasks_lines"}
     assert {scan.rows for scan in read.values()} == {1}
     assert 20 * read[line.after].buffers < read[None].buffers
 

@@ -1,0 +1,177 @@
+"""Lines by type, priority, domain and key: no backlog of one keeps another waiting, however many there are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from organism_flows.blocks.queue import Batch, ClaimLines, NewTask, Queue
+from organism_flows.blocks.queue.db.statements import statement
+from organism_flows.blocks.queue.stores import claim_lines
+from organism_flows.blocks.queue.stores.line_shares import ClaimLine, LineShares
+from tests.clock import START, advance, set_clock
+
+pytestmark = pytest.mark.anyio
+
+
+async def add(queue: Queue, number: int, *, keys: Sequence[str | None] = (None,), **fields: Any) -> None:
+    """Add so many tasks of each key, in this order."""
+    await queue.submit([NewTask(type="t", key=key, **fields) for key in keys for _ in range(number)])
+
+
+async def keys_of(queue: Queue, batch: Batch) -> Counter[str | None]:
+    rows = await queue.pool.fetch("SELECT key FROM tasks WHERE id = ANY ($1::uuid[])", batch.ids)
+    return Counter(row["key"] for row in rows)
+
+
+async def lines_of_lane(queue: Queue) -> ClaimLines:
+    await queue.register("lane")
+    return queue.claim_lines("lane")
+
+
+async def test_keys_share_a_claim_evenly_and_leave_no_room_unused(queue: Queue) -> None:
+    await add(queue, 100, keys=["many"])
+    await add(queue, 4, keys=["few", None])
+    lines = await lines_of_lane(queue)
+    taken = [await keys_of(queue, await lines.claim(9, lambda _: 9)) for _ in range(3)]
+    assert taken[0] == {"many": 3, "few": 3, None: 3}
+    assert taken[1]["few"] == taken[1][None] == 1, "what was left of them"
+    assert sum(taken[2].values()) >= 7, "nobody else waits"
+
+
+async def test_a_stream_without_room_holds_up_no_other_stream_of_its_type(queue: Queue) -> None:
+    await add(queue, 50, domain="slow")
+    await add(queue, 2, domain="quick")
+    lines = await lines_of_lane(queue)
+    room = {"slow": 0, "quick": 10}
+    batch = await lines.claim(10, lambda stream: room[stream], lambda _, domain: domain)
+    assert batch.domains == ["quick", "quick"]
+
+
+@pytest.mark.parametrize("quota", [5, 100])
+async def test_each_of_many_keys_has_its_turn_beside_one_with_a_backlog(
+    queue: Queue, quota: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claim_lines, "LINES_AT_ONCE", 8)
+    monkeypatch.setattr(claim_lines, "PAGE_LINES", (8, 16))
+    await add(queue, 2000, keys=["k050"])
+    keys = [f"k{number:03}" for number in range(100) if number != 50]
+    await add(queue, 1, keys=keys)
+    await add(queue, 1)
+    lines = await lines_of_lane(queue)
+    claims: list[Counter[str | None]] = []
+    while sum(len(claim) for claim in claims) < 5000 and (
+        batch := await lines.claim(quota, lambda _: quota)
+    ):
+        claims.append(await keys_of(queue, batch))
+        assert len(batch) <= quota
+        if {key for claim in claims for key in claim} >= {*keys, None}:
+            break
+    # Pages of 8 to 16 lines, of each of which a claim asks as many as it has places for.
+    assert len(claims) <= 2 * 100 / min(quota, 16) + 10
+    assert not lines.exhausted
+
+
+async def test_what_is_due_is_found_among_many_keys_that_are_not(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claim_lines, "LINES_AT_ONCE", 8)
+    monkeypatch.setattr(claim_lines, "PAGE_LINES", (8, 16))
+    await set_clock(queue, START)
+    later = START + timedelta(hours=1)
+    await add(queue, 1, keys=[f"k{number}" for number in range(300)], run_after=later)
+    await add(queue, 3, keys=["k7x"], run_after=START)
+    lines = await lines_of_lane(queue)
+    assert await keys_of(queue, await lines.claim(10, lambda _: 10)) == {"k7x": 3}
+    assert not await lines.claim(10, lambda _: 10)
+    assert min(line.due_s for line in lines) == 3600, "nor is it late for the next"
+    await advance(queue, 3600)
+    assert len(await queue.claim("lane", 300)) == 0, "its lease is over"
+    await queue.register("other")
+    assert len(await queue.claim("other", 400)) == 300
+
+
+async def test_a_paused_domain_with_many_keys_is_passed_over(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claim_lines, "LINES_AT_ONCE", 8)
+    monkeypatch.setattr(claim_lines, "PAGE_LINES", (8, 16))
+    await add(queue, 1, keys=[f"k{number}" for number in range(100)], domain="a")
+    await add(queue, 2, keys=["k"], domain="b")
+    await queue.pause("domain", "a")
+    lines = await lines_of_lane(queue)
+    for _ in range(100):
+        batch = await lines.claim(10, lambda _: 10)
+        if batch:
+            break
+        await lines.look()
+        assert lines.stale, "there is more to be read"
+    assert batch.domains == ["b", "b"]
+
+
+async def test_many_keys_cost_a_claim_no_more_statements(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    async def fetch(pool: asyncpg.Pool[Any], query: str, *arguments: Any, **options: Any) -> Any:
+        asked.extend(name for name in ("claim", "lines", "next_lines") if query == statement(name))
+        return await whole(pool, query, *arguments, **options)
+
+    whole = asyncpg.Pool.fetch
+    await queue.pool.execute(
+        "INSERT INTO tasks (type, key) SELECT 't', 'k' || i % 5000 FROM generate_series(1, 10000) i"
+    )
+    lines = await lines_of_lane(queue)
+    await lines.look()
+    monkeypatch.setattr(asyncpg.Pool, "fetch", fetch)
+    assert len(await lines.claim(1000, lambda _: 1000)) >= 256
+    assert asked == ["next_lines", "claim"]
+
+
+some_lines = st.lists(
+    st.tuples(st.sampled_from("tu"), st.integers(0, 1), st.sampled_from(["", "d"]), st.sampled_from("abcd")),
+    unique=True,
+    min_size=1,
+)
+
+
+@given(
+    some_lines,
+    st.lists(st.tuples(st.integers(1, 12), st.integers(0, 6), st.booleans()), min_size=20, max_size=20),
+)
+def test_every_line_has_its_turn_and_no_room_is_overdrawn(
+    ids: list[tuple[str, int, str, str]], claims: list[tuple[int, int, bool]]
+) -> None:
+    lines = sorted((ClaimLine(*line_id) for line_id in ids), key=lambda line: -line.priority)
+    top = {(line.type, line.domain): line.priority for line in reversed(lines)}
+    shares = LineShares()
+    asked: Counter[tuple[str, int, str, str]] = Counter()
+    for limit, room, some_idle in claims:
+        for place, line in enumerate(lines):
+            line.exhausted = some_idle and place % 2 == 0
+        wanted = shares.of_claim(lines, limit, lambda _, room=room: room, lambda *names: "/".join(names))  # type: ignore[misc]
+        assert [line.priority for line, _ in wanted] == sorted((line.priority for line, _ in wanted), reverse=True)
+        assert all(quota > 0 for _, quota in wanted)
+        drawn: Counter[tuple[str, str, int]] = Counter()
+        for line, quota in wanted:
+            drawn[line.type, line.domain, line.priority] += quota
+        assert max(drawn.values(), default=0) <= room
+        asked.update(line.id for line, _ in wanted)
+    # Enough claims for each line of the highest priority of its stream, with one place in each.
+    for _ in range(8):
+        for line in lines:
+            line.exhausted = False
+        asked.update(
+            line.id for line, _ in shares.of_claim(lines, 100, lambda _: 1, lambda *names: "/".join(names))
+        )
+    for line in lines:
+        if line.priority == top[line.type, line.domain]:
+            assert asked[line.id] > 0
