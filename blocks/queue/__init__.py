@@ -28,7 +28,8 @@ from organism_flows.blocks.queue.models import (
     TypePolicy,
 )
 from organism_flows.blocks.queue.queue import Queue
-from organism_flows.blocks.queue.stores.claim_lines import ClaimLine, ClaimLines
+from organism_flows.blocks.queue.stores.claim_lines import ClaimLines
+from organism_flows.blocks.queue.stores.line_shares import ClaimLine
 from organism_flows.blocks.queue.wire import Batch, Cause, Outcomes
 
 __all__ = [

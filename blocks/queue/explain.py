@@ -81,8 +81,8 @@ class Why(BaseModel):
     pauses: list[Pause]
     """Pauses that keep it waiting."""
     ahead: int | None
-    """Tasks of its type and priority that are claimed before it, up to 1000. `None` means it does not wait.
-    """
+    """Tasks of its type, priority, domain and key that are claimed before it, up to 1000. `None` means it does
+    not wait."""
     of_type_running: int | None
     """Other tasks of its type that lanes hold now. `None` means it has ended, or is not to run yet."""
     of_type_since: datetime | None
@@ -236,7 +236,7 @@ def _in_line(around: QueueSituation, alive: int) -> _Said:
         "it is the first" if not ahead else f"{ahead}{'+' if ahead >= AHEAD_LIMIT else ''} come before it"
     )
     lanes = "1 lane claims" if alive == 1 else f"{alive} lanes claim"
-    text = f"is due and in line: {before} of its type and priority, and {lanes} tasks"
+    text = f"is due and in line: {before} of its type, priority, domain and key, and {lanes} tasks"
     if around.of_type and around.of_type.held:
         text += f"; {_number(around.of_type.held, 'other of its type runs', 'others of its type run')} now, "
         text += f"{_oldest(around.of_type.held)}since {_time(around.of_type.held_since)}"

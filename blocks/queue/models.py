@@ -57,7 +57,7 @@ class NewTask(BaseModel):
         default=None,
         min_length=1,
         max_length=125,
-        description="Customer, account, model: tasks of one type and priority with different keys take turns.",
+        description="Customer, account, model: tasks with different keys take turns.",
     )
     id: UUID | None = Field(default=None, strict=False, description="`None` means a new one.")
     run_immediately: bool = Field(

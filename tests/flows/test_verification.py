@@ -160,7 +160,7 @@ async def test_a_canary_that_does_not_come_back_is_cancelled(queue: Queue) -> No
     found = named(await canary.check(queue, Limits(canary_s=0.3)))["canary"]
     assert found.status == "failed"
     assert "after 0.3 s task " in found.evidence
-    assert " is due and in line: it is the first of its type and priority" in found.evidence
+    assert " is due and in line: it is the first of its type, priority, domain and key" in found.evidence
     assert "organism tasks why" in found.action
     assert (await queue.counts())["cancelled"] == 1
 

@@ -29,8 +29,8 @@ STATEMENTS: dict[tuple[str, ...], str] = {
         request_leave request_stop
     """,
     (LANE,): """
-        abandon begun cancel_requests claim complete deregister forget_lanes lines next_in_line next_lines reap reap_some
-        reapable register reject release renew report settle
+        abandon begun cancel_requests claim complete deregister forget_lanes lines next_in_line next_lines
+        reap reap_some reapable register reject release renew report settle
     """,
     (OPERATOR,): """
         ahead attached cancel cancellable counts counts_of database_health depths export finished get

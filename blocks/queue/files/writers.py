@@ -20,6 +20,7 @@ COLUMNS = {
     "status": "text",
     "description": "text",
     "domain": "text",
+    "key": "text",
     "drift_score": "real",
     "priority": "integer",
     "attempts": "integer",

@@ -2,7 +2,7 @@
 -- are known without reading the values. Moments are text, because Postgres holds some that Python does not.
 -- $1 statuses, empty for any. Each of these, or NULL for any: $2 type, $3 domain, $4 created since, $5 created before,
 -- $6 text in the error. $7 id of the last task of the previous page, $8 most rows, $9 bytes after which a page ends.
-SELECT id::text, type, status::text, description, domain, drift_score, priority, attempts, max_attempts,
+SELECT id::text, type, status::text, description, domain, key, drift_score, priority, attempts, max_attempts,
        dedup_key, timeout_s, to_json(run_after) #>> '{}' AS run_after, params::text, result::text, error,
        organ_id, path, elapsed_ms, timed_out, lease_lost, interrupted, to_json(created_at) #>> '{}' AS created_at,
        to_json(updated_at) #>> '{}' AS updated_at, to_json(finished_at) #>> '{}' AS finished_at

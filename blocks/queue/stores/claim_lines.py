@@ -4,8 +4,8 @@ A line is the waiting tasks of one type, priority, domain and key, in the order 
 Claiming line by line lets a lane take as many tasks as it has room for from each, without reading past those
 of others: a backlog of one type, domain or key holds up no other.
 
-A type and priority may have any number of keys. Of those with more than `LINES_AT_ONCE` lines a lane knows one
-page at a time, and goes round; so a claim costs the same with 1,000 keys as with 100,000.
+A type and priority may have any number of keys. Of those with more than `LINES_AT_ONCE` lines a lane knows
+one page at a time, and goes round; so a claim costs the same with 1,000 keys as with 100,000.
 """
 
 from __future__ import annotations
@@ -229,7 +229,9 @@ class ClaimLines:
             streams = {stream(line.type, line.domain) for line in page}
             if any(room(name) > 0 for name in streams):
                 others = [line for line in self._lines if line.id[:2] != group]
-                self._lines = sorted([*others, *await self._page(group, limit)], key=lambda line: -line.priority)
+                self._lines = sorted(
+                    [*others, *await self._page(group, limit)], key=lambda line: -line.priority
+                )
 
     async def _page(self, group: Group, limit: int) -> list[ClaimLine]:
         size = min(max(limit, PAGE_LINES[0]), PAGE_LINES[1])

@@ -1,4 +1,4 @@
-"""How one claim is shared out among the lines of waiting tasks: by priority, and within one priority in turn."""
+"""How one claim is shared out among the lines of waiting tasks: by priority, then in turn."""
 
 from __future__ import annotations
 

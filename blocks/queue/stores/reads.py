@@ -232,7 +232,9 @@ class Inspection:
             ahead = of_type = None
             if task.status in ("queued", "retry"):
                 line = (task.type, task.priority, task.domain or "", task.key or "")
-                ahead = await session.fetchval(statement("ahead"), *line, task.run_after, task.id, timeout=READ_TIMEOUT)
+                ahead = await session.fetchval(
+                    statement("ahead"), *line, task.run_after, task.id, timeout=READ_TIMEOUT
+                )
             if task.status in ("queued", "retry", "running"):
                 row = await session.fetchrow(statement("of_type"), task.type, task.id, timeout=READ_TIMEOUT)
                 assert row is not None

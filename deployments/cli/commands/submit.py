@@ -44,6 +44,9 @@ async def submit(
         ),
     ] = (),
     domain: str | None = None,
+    key: Annotated[
+        str | None, Parameter(help="Customer, account, model: tasks with different keys take turns.")
+    ] = None,
     description: str | None = None,
     priority: Annotated[int, Parameter(help="Higher runs first.")] = 0,
     max_attempts: Annotated[
@@ -73,6 +76,7 @@ async def submit(
         )
     said = {
         "domain": domain,
+        "key": key,
         "description": description,
         "priority": priority,
         "max_attempts": max_attempts,

@@ -1,4 +1,4 @@
-"""Lines by type, priority, domain and key: no backlog of one keeps another waiting, however many there are."""
+"""Lines by type, priority, domain and key: no backlog keeps another waiting, however many there are."""
 
 from __future__ import annotations
 
@@ -67,9 +67,7 @@ async def test_each_of_many_keys_has_its_turn_beside_one_with_a_backlog(
     await add(queue, 1)
     lines = await lines_of_lane(queue)
     claims: list[Counter[str | None]] = []
-    while sum(len(claim) for claim in claims) < 5000 and (
-        batch := await lines.claim(quota, lambda _: quota)
-    ):
+    while sum(len(claim) for claim in claims) < 5000 and (batch := await lines.claim(quota, lambda _: quota)):
         claims.append(await keys_of(queue, batch))
         assert len(batch) <= quota
         if {key for claim in claims for key in claim} >= {*keys, None}:
@@ -158,7 +156,9 @@ def test_every_line_has_its_turn_and_no_room_is_overdrawn(
         for place, line in enumerate(lines):
             line.exhausted = some_idle and place % 2 == 0
         wanted = shares.of_claim(lines, limit, lambda _, room=room: room, lambda *names: "/".join(names))  # type: ignore[misc]
-        assert [line.priority for line, _ in wanted] == sorted((line.priority for line, _ in wanted), reverse=True)
+        assert [line.priority for line, _ in wanted] == sorted(
+            (line.priority for line, _ in wanted), reverse=True
+        )
         assert all(quota > 0 for _, quota in wanted)
         drawn: Counter[tuple[str, str, int]] = Counter()
         for line, quota in wanted:

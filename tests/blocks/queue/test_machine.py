@@ -62,8 +62,8 @@ BROKEN = {
     "claim takes tasks of another domain": ("claim", "coalesce(tasks.domain, '') = line.domain AND", ""),
     "a line is overlooked": (
         "lines",
-        "(type, priority, coalesce(domain, ''), coalesce(key, '')) > (line.type, line.priority, line.domain, line.key)",
-        "(type, priority, coalesce(domain, '')) > (line.type, line.priority, line.domain)",
+        ", coalesce(domain, ''), coalesce(key, '')) > (line.type, line.priority, line.domain, line.key)",
+        ", coalesce(domain, '')) > (line.type, line.priority, line.domain)",
     ),
     "retries are without end": ("settle", RETRIES, ""),
     "the policy of a type is ignored": ("settle", "policy.max_attempts,", ""),

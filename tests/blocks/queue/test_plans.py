@@ -29,6 +29,8 @@ INSERT INTO tasks (type, priority, run_after)
     SELECT 't' || i % 4, i / 4 % 2, now() + interval '1 day' FROM generate_series(1, 50000) i;
 INSERT INTO tasks (type, priority, run_after)
     SELECT 't' || i % 4, i / 4 % 2, now() - i * interval '1 ms' FROM generate_series(1, 50000) i;
+INSERT INTO tasks (type, key, run_after)
+    SELECT 'keyed', 'k' || i % 3000, now() - i * interval '1 ms' FROM generate_series(1, 20000) i;
 ANALYZE tasks;
 """
 LINES = 8
@@ -191,11 +193,26 @@ async def test_hand_backs_and_cancels_find_their_tasks_by_id(session: PoolConnec
         assert all(scan.rows <= len(batch) for scan in scans), name
 
 
-async def test_a_look_jumps_from_line_to_line(session: PoolConnectionProxy[Any]) -> None:
+async def test_a_scan_jumps_from_line_to_line(session: PoolConnectionProxy[Any]) -> None:
     scans, buffers = await explain(session, "lines", 64)
     assert {scan.index for scan in scans} == {"tasks_lines"}
-    assert sum(scan.rows for scan in scans) <= 2 * LINES + 1
-    assert buffers <= 12 * (LINES + 1)
+    read = LINES + 64  # of the many of the type with keys
+    assert sum(scan.rows for scan in scans) <= 2 * read + 1
+    assert buffers <= 12 * (read + 1)
+
+
+async def test_a_page_of_many_lines_reads_no_more_than_it_shows(session: PoolConnectionProxy[Any]) -> None:
+    scans, buffers = await explain(session, "next_lines", "keyed", 0, "", "k1500", 100)
+    assert {scan.index for scan in scans} <= {"tasks_lines", "tasks_lines_oldest"}
+    assert sum(scan.rows for scan in scans) <= 210
+    assert buffers <= 1500
+
+
+async def test_what_is_due_next_is_one_look_a_type_and_priority(session: PoolConnectionProxy[Any]) -> None:
+    scans, buffers = await explain(session, "next_due")
+    assert {scan.index for scan in scans} <= {"tasks_lines", "tasks_lines_oldest"}
+    assert sum(scan.rows for scan in scans) <= 3 * (LINES + 2)
+    assert buffers <= 20 * (LINES + 2)
 
 
 @pytest.mark.parametrize(
@@ -208,8 +225,10 @@ async def test_a_look_jumps_from_line_to_line(session: PoolConnectionProxy[Any])
     ],
 )
 async def test_keeping_house_reads_nothing_while_nothing_is_wrong(
-    session: PoolConnectionProxy[Any], name: str, arguments: list[Any], index: str
+    queue: Queue, session: PoolConnectionProxy[Any], name: str, arguments: list[Any], index: str
 ) -> None:
+    # The index holds what the tests before this one have claimed and rolled back.
+    await queue.pool.execute("VACUUM (INDEX_CLEANUP ON, PARALLEL 0) tasks")
     await claimed(session)
     scans, buffers = await explain(session, name, *arguments)
     by_scan = [scan for scan in scans if scan.rows or scan.how == "Seq Scan"]
@@ -364,3 +383,11 @@ async def test_dead_letters_are_counted_by_the_index_and_up_to_a_limit(queue: Qu
         scans, _ = await explain(session, "dead_letters", 100)
     assert {scan.index for scan in scans} == {"tasks_finished"}
     assert sum(scan.rows for scan in scans) == 100
+
+
+async def test_a_claim_along_keys_reads_what_it_takes(session: PoolConnectionProxy[Any]) -> None:
+    n = 100
+    line = (["keyed"] * n, [0] * n, [""] * n, [f"k{number}" for number in range(n)])
+    scans, _ = await explain(session, "claim", "lane", BATCH, *line, [2] * n, [None] * n, [None] * n)
+    assert {(scan.how, scan.index) for scan in scans} == {("Index Scan", "tasks_lines"), ("Tid Scan", None)}
+    assert {scan.rows for scan in scans} == {2 * n}

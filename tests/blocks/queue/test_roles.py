@@ -47,7 +47,7 @@ ALSO = {
         list_tasks next_finished of_type page policies redrivable redrivable_sample results retry start
         states stuck to_cancel unheld
     """,
-    OPERATOR: "abandon cancel_requests complete next_in_line reapable reject release settle",
+    OPERATOR: "abandon cancel_requests complete lines next_in_line next_lines reapable reject release settle",
 }
 """Statements that a role is not for and can run all the same, because it reads or writes the same columns."""
 
@@ -259,7 +259,7 @@ async def test_a_lane_does_the_work_of_dispatch_and_watchdog(
         # What runs and alerts show.
         assert (await lane.outlook()).ready
         assert await lane.remaining() == 5
-        assert [line.type for line in await lines_of(lane.pool)] == ["t"]
+        assert {line.type for line in await lines_of(lane.pool) if line.due_s <= 0} == {"t"}
         assert await lane.failures_since(START)
         assert [pause.name for pause in await lane.pauses()] == ["not now"]
         assert await lane.lanes() == []

@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 from alembic import command
 
+from organism_flows.blocks.errors import SchemaMismatch
 from organism_flows.blocks.queue import Queue, migrate
 
 pytestmark = pytest.mark.anyio
@@ -203,6 +204,26 @@ async def test_an_index_that_a_broken_migration_left_behind_is_made_again(
         await check_indexes(session)
     finally:
         await other.close()
+
+
+async def test_a_domain_that_has_no_room_in_the_index_is_named_and_nothing_is_lost(
+    dsn: str, session: asyncpg.Connection[Any]
+) -> None:
+    await session.execute(
+        "INSERT INTO tasks (type, domain) "
+        "SELECT 't', string_agg(md5(i::text), '') FROM generate_series(1, 99) i"
+    )
+    before = await session.fetch("SELECT id, domain FROM tasks ORDER BY id")
+    with pytest.raises(
+        SchemaMismatch, match="1 waiting tasks have a domain of more than 800 bytes"
+    ) as refused:
+        await migrate(dsn)
+    assert await session.fetch("SELECT id, domain FROM tasks ORDER BY id") == before
+    assert refused.value.next_step
+    repair = refused.value.next_step.partition("; and")[0]
+    assert await session.execute(repair) == "UPDATE 1"
+    await migrate(dsn)
+    await check_indexes(session)
 
 
 async def test_migrating_twice_changes_nothing(dsn: str, session: asyncpg.Connection[Any]) -> None:

@@ -57,7 +57,7 @@ async def test_in_line(queue: Queue) -> None:
     await queue.submit([NewTask(type="other")])
     task_id = await submit(queue)
     why = await queue.why(task_id)
-    check(why, "in_line", "1 come before it of its type and priority")
+    check(why, "in_line", "1 come before it of its type, priority, domain and key")
     assert why.ahead == 1
 
 
