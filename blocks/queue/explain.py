@@ -81,8 +81,8 @@ class Why(BaseModel):
     pauses: list[Pause]
     """Pauses that keep it waiting."""
     ahead: int | None
-    """Tasks of its type, priority, domain and key that are claimed before it, up to 1000. `None` means it does
-    not wait."""
+    """Tasks of its type, priority, domain and key that are claimed before it, up to 1000. `None` means it
+    does not wait."""
     of_type_running: int | None
     """Other tasks of its type that lanes hold now. `None` means it has ended, or is not to run yet."""
     of_type_since: datetime | None

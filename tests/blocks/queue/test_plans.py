@@ -69,6 +69,12 @@ async def queue(large: str) -> AsyncIterator[Queue]:
         yield queue
 
 
+@pytest.fixture
+async def vacuumed(queue: Queue) -> None:
+    """Rid the indexes of what the tests before have claimed and rolled back."""
+    await queue.pool.execute("VACUUM (INDEX_CLEANUP ON, PARALLEL 0) tasks")
+
+
 @pytest.fixture(params=["analyzed", "no statistics"])
 async def session(request: pytest.FixtureRequest, queue: Queue) -> AsyncIterator[PoolConnectionProxy[Any]]:
     """A session of a queue whose transaction is rolled back."""
@@ -225,10 +231,8 @@ async def test_what_is_due_next_is_one_look_a_type_and_priority(session: PoolCon
     ],
 )
 async def test_keeping_house_reads_nothing_while_nothing_is_wrong(
-    queue: Queue, session: PoolConnectionProxy[Any], name: str, arguments: list[Any], index: str
+    vacuumed: None, session: PoolConnectionProxy[Any], name: str, arguments: list[Any], index: str
 ) -> None:
-    # The index holds what the tests before this one have claimed and rolled back.
-    await queue.pool.execute("VACUUM (INDEX_CLEANUP ON, PARALLEL 0) tasks")
     await claimed(session)
     scans, buffers = await explain(session, name, *arguments)
     by_scan = [scan for scan in scans if scan.rows or scan.how == "Seq Scan"]
