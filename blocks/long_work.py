@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from organism_flows.blocks.sql_statement import Statement
+
 if TYPE_CHECKING:
     import httpx
 
@@ -19,8 +21,8 @@ WAITS_LONG_S = 60.0
 """Seconds that a task may wait on a replica for a handler before it counts as waiting for long."""
 COUNTED = 100_000
 """Most interrupted tasks that are counted."""
-ARGUMENTS = (WAITS_LONG_S, COUNTED)
-"""Arguments of the statement ``long_work``."""
+PARAMETERS = {"waits_long_s": WAITS_LONG_S, "limit": COUNTED}
+"""Parameters of the statement ``long_work``."""
 RUNNING_TIMEOUT_S = 2.0
 
 
@@ -215,9 +217,10 @@ class OrganismWork:
         return [note for note in (self.copies_note, draining) if note]
 
 
-def long_work_sql() -> str:
-    """Return the text of the statement ``long_work`` without importing the queue."""
-    return _sql("long_work")
+def long_work_sql() -> tuple[str, list[Any]]:
+    """Return the statement ``long_work`` and its arguments, without importing the queue."""
+    statement = Statement.of(_sql("long_work"))
+    return statement.text, statement.arguments(PARAMETERS)
 
 
 def can_write_sql() -> str:

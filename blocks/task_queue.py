@@ -23,7 +23,7 @@ class TaskQueue(NamedBlock):
         from organism_flows.blocks.task_queue import TaskQueue
 
         async with (await TaskQueue.named("default")).open() as queue:
-            print(await queue.counts())
+            print(await queue.reader.counts())
         ```
     """
 

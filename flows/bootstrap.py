@@ -228,7 +228,7 @@ async def some_lane(queue: Queue, run_lane: Callable[[list[str]], Any]) -> Async
     async def look() -> None:
         nonlocal own
         while True:
-            if any(lane.claiming for lane in await queue.lanes()):
+            if any(lane.claiming for lane in await queue.reader.lanes()):
                 there.set()
             elif own is None:
                 # This may be at a later pass: the lane seen at first may have been dead, with a valid lease.
@@ -259,7 +259,7 @@ async def _stop(queue: Queue, runs: list[str], own: asyncio.Task[None]) -> None:
             for run in runs:
                 # Repeat the request: a lane that is still starting has no row yet that could carry it.
                 with suppress(*TRANSIENT_ERRORS):
-                    await queue.request_stop(run)
+                    await queue.operator.request_stop(run)
             await asyncio.wait([own], timeout=1.0)
     own.cancel()
     await asyncio.gather(own, return_exceptions=True)

@@ -117,7 +117,7 @@ async def dispatch(
             relay = relay and not until_empty and max_seconds is None
             its_turn = HandoverDecision()
             if relay:
-                its_turn = turn(await open_queue.lanes(), since, relieve_after_s=relieve_after_s)
+                its_turn = turn(await open_queue.reader.lanes(), since, relieve_after_s=relieve_after_s)
             if its_turn.not_needed:
                 line = f"not needed: {its_turn.not_needed}"
                 get_run_logger().info(line)
@@ -168,7 +168,7 @@ async def dispatch(
 
 async def _now(queue: Queue) -> datetime:
     try:
-        return await queue.now()
+        return await queue.reader.now()
     except TRANSIENT_ERRORS as error:
         raise unavailable(queue.dsn, error) from None
 

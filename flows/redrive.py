@@ -88,14 +88,14 @@ async def redrive(
         block = await TaskQueue.named(queue)
         async with block.open(application_name="organism-redrive", connections=1) as open_queue:
             if dry_run:
-                found = await open_queue.redrivable(wanted, sample=SHOWN)
+                found = await open_queue.operator.redrivable(wanted, sample=SHOWN)
                 count = found.count if limit is None else min(found.count, limit)
                 summary = RedriveSummary(dry_run=True, found=count)
                 line = f"dry run: {count} tasks would be redriven"
                 sample = found.sample[:count]
             else:
                 actor = f"flow run {runtime.flow_run.name} ({runtime.flow_run.id})"
-                done = await open_queue.redrive(wanted, actor=actor, limit=limit)
+                done = await open_queue.operator.redrive(wanted, actor=actor, limit=limit)
                 summary = RedriveSummary(
                     dry_run=False, redriven=done.redriven, kept_out=done.kept_out, audit=done.audit
                 )

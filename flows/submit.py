@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from organism_flows.blocks.queue.files.columns import Columns
 from organism_flows.blocks.queue.files.reader import RejectedRow, RejectedRows, matching
-from organism_flows.blocks.queue.stores.loading import Loaded
+from organism_flows.blocks.queue.stores.file_load import Loaded
 from organism_flows.blocks.task_queue import TaskQueue
 from organism_flows.flows.prefect_support.states import EXPECTED_ERRORS, ORGANISM_TAG, cell, failed, show_page
 
@@ -96,7 +96,7 @@ async def submit(
         paths = matching(files)
         block = await TaskQueue.named(queue)
         async with block.open(application_name="organism-submit", connections=1) as open_queue:
-            done = await open_queue.load_files(
+            done = await open_queue.producer.load_files(
                 paths, strict=strict, again=again, columns=as_tasks, on_part=progress
             )
     except EXPECTED_ERRORS as error:

@@ -18,7 +18,8 @@ from typing import Any
 from uuid import UUID
 
 from organism_flows.blocks.queue import FINISHED, Queue
-from organism_flows.blocks.queue.stores.reads import DEFAULT_MAX_ATTEMPTS
+from organism_flows.blocks.queue.models import DEFAULT_MAX_ATTEMPTS
+from tests.sql import pool_of
 
 INSTALL = """
 DROP TABLE IF EXISTS test_history;
@@ -110,7 +111,7 @@ class History:
 
 async def install_history(queue: Queue) -> None:
     """Begin to record."""
-    await queue.pool.execute(INSTALL)
+    await pool_of(queue).execute(INSTALL)
 
 
 async def read_history(queue: Queue, evidence: Path | None = None, *, type: str = "%") -> History:
@@ -123,21 +124,21 @@ async def read_history(queue: Queue, evidence: Path | None = None, *, type: str 
         type: Of tasks of these types only, a pattern of LIKE.
     """
     chosen = "SELECT id FROM tasks WHERE type LIKE $1"
-    rows = await queue.pool.fetch(
+    rows = await pool_of(queue).fetch(
         "SELECT *, result::text AS result_text FROM tasks WHERE type LIKE $1", type, timeout=60
     )
     changes: dict[UUID, list[Change]] = defaultdict(list)
     recorded = (
         f"SELECT task, at, claim, old, new, lane FROM test_history WHERE task IN ({chosen}) ORDER BY number"
     )
-    for task, *values in await queue.pool.fetch(recorded, type, timeout=60):
+    for task, *values in await pool_of(queue).fetch(recorded, type, timeout=60):
         changes[task].append(Change(*values))
     charges: dict[UUID, list[Charge]] = defaultdict(list)
     attempts = (
         "SELECT task_id, claim, cause, coalesce(error, ''), ended_at FROM task_attempts "
         f"WHERE task_id IN ({chosen}) ORDER BY claim"
     )
-    for task, *values in await queue.pool.fetch(attempts, type, timeout=60):
+    for task, *values in await pool_of(queue).fetch(attempts, type, timeout=60):
         charges[task].append(Charge(*values))
     return History({row["id"]: row for row in rows}, changes, charges, runs_in(evidence))
 

@@ -22,6 +22,7 @@ from organism_flows.blocks.queue import Queue
 from organism_flows.blocks.settings import Settings
 from organism_flows.blocks.stack_state import StackState, environment_of, read_secret, read_stack
 from tests.history import install_history
+from tests.sql import pool_of
 
 PATIENCE = 180
 """Seconds; only a deadline for a machine that hangs."""
@@ -135,7 +136,7 @@ def stack(running_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sta
 async def stack_queue(stack: Stack) -> AsyncIterator[Queue]:
     """The stack's queue, empty, with every change of a task's status recorded."""
     async with Queue(stack.state.dsn) as queue:
-        await queue.pool.execute("TRUNCATE tasks, lanes, task_attempts")
+        await pool_of(queue).execute("TRUNCATE tasks, lanes, task_attempts")
         await install_history(queue)
         yield queue
 

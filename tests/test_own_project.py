@@ -54,7 +54,7 @@ async def test_commands_lanes_replicas_and_processes_take_no_folder_for_theirs(
     for kind in ("own", "own.process"):
         stack.run("submit", kind, "--params", '{"name": "a shell"}', cwd=project)
     stack.run("dispatch", "--until-empty", "--lanes", "2", cwd=project)
-    for task in await stack_queue.page(TaskFilter(), limit=10):
+    for task in await stack_queue.reader.page(TaskFilter(), limit=10):
         row = await stack_queue.get(str(task.id))
         assert (row.status, row.result) == (
             "completed",
@@ -69,4 +69,4 @@ async def test_a_flow_of_the_project_finds_its_own_packages_and_ours(
     done = run_script(stack, project)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {"completed": 1, "mine": ["flows", "blocks"]}
-    assert (await stack_queue.counts())["completed"] == 1
+    assert (await stack_queue.reader.counts())["completed"] == 1

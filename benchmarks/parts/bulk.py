@@ -20,13 +20,13 @@ COLUMNS = ("id", "type", "params", "run_after")
 
 
 async def measure(stack: Stack, options: Options) -> Result:
-    """Tasks a second by `Queue.load`, by `Queue.submit`, and rows a second by COPY."""
+    """Tasks a second by `Producer.load`, by `Producer.submit`, and rows a second by COPY."""
     tasks = [NewTask(type="bench.noop", params=PAYLOAD) for _ in range(options.tasks(TASKS))]
     async with Queue(stack.state.dsn) as queue:
-        now, params = await queue.now(), json.dumps(PAYLOAD)
+        now, params = await queue.reader.now(), json.dumps(PAYLOAD)
 
         async def load() -> None:
-            await queue.load(tasks)
+            await queue.producer.load(tasks)
 
         async def submit() -> None:
             for start in range(0, len(tasks), SUBMITTED_AT_ONCE):

@@ -86,8 +86,8 @@ async def claims(stack: Stack, database: str, rows: dict[str, int]) -> dict[str,
         stack.say(f"{sum(rows.values()):,} rows in {time.monotonic() - started:.0f} s")
         async with Queue(dsn, connections=1) as queue:
             lane = f"growth-{uuid4().hex[:8]}"
-            await queue.register(lane)
-            lines = queue.claim_lines(lane)
+            await queue.leases.register(lane)
+            lines = queue.claims.lines(lane)
             looks = [await milliseconds(lines.look()) for _ in range(LOOKS)]
             before = await connection.fetchrow(TOUCHED)
             took = []
@@ -97,7 +97,7 @@ async def claims(stack: Stack, database: str, rows: dict[str, int]) -> dict[str,
                 took.append((time.perf_counter() - began) * 1000)
                 if len(batch) != CLAIM_SIZE:
                     raise Unmeasured(f"a claim of {CLAIM_SIZE} got {len(batch)}")
-                await queue.settle(lane, batch, completed(batch))
+                await queue.claims.settle(lane, batch, completed(batch))
         after = await connection.fetchrow(TOUCHED)
         assert before is not None
         assert after is not None

@@ -18,7 +18,8 @@ from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel
 from uuid_utils.compat import uuid7
 
-from organism_flows.blocks.queue.db.statements import statement
+from organism_flows.blocks.queue.db.session import Session
+from organism_flows.blocks.queue.stores.task_rows import as_columns
 
 CONNECTIONS = 4
 """As many as the gateway has."""
@@ -126,8 +127,8 @@ async def add(tasks: Sequence[NewTask]) -> Added:
         )
         for task in tasks
     ]  # fmt: skip
-    columns = map(list, zip(*rows, strict=True))
-    return Added(ids=[row["id"] for row in await app.state.pool.fetch(statement("submit"), *columns)])
+    added = await Session(app.state.pool).fetch("submit", **as_columns(rows))
+    return Added(ids=[row["id"] for row in added])
 
 
 @app.get("/task/{task_id}")

@@ -26,20 +26,20 @@ async def drain(dsn: str, tasks: int, loops: int, size: int) -> float:
     async with Queue(dsn, connections=loops) as queue:
         lanes = [f"floor-{uuid4().hex[:8]}" for _ in range(loops)]
         for lane in lanes:
-            await queue.register(lane)
+            await queue.leases.register(lane)
 
         async def work(lane: str) -> int:
-            lines = queue.claim_lines(lane)
+            lines = queue.claims.lines(lane)
             done = 0
             while len(batch := await lines.claim(size, lambda _: size)):
-                done += len((await queue.settle(lane, batch, completed(batch))).statuses)
+                done += len((await queue.claims.settle(lane, batch, completed(batch))).statuses)
             return done
 
         started = time.perf_counter()
         done = sum(await asyncio.gather(*map(work, lanes)))
         seconds = time.perf_counter() - started
         for lane in lanes:
-            await queue.deregister(lane)
+            await queue.leases.deregister(lane)
     if done != tasks:
         raise SystemExit(f"error: {done} of {tasks} tasks were settled → is another dispatcher running?")
     return seconds

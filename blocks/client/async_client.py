@@ -264,7 +264,7 @@ class Client:
         return (await self._ask(calls.pauses())).pauses
 
     async def tasks(self, filter: TaskFilter | None = None) -> AsyncIterator[TaskSummary]:
-        """Yield every task that matches, page by page. `blocks.queue.Queue.page` defines the order."""
+        """Yield every task that matches, page by page. `Reader.page` of `blocks.queue` defines the order."""
         cursor: str | None = None
         while True:
             page = await self._ask(calls.page(filter, cursor))

@@ -234,7 +234,7 @@ class SyncClient:
         return (self._ask(calls.pauses())).pauses
 
     def tasks(self, filter: TaskFilter | None = None) -> Iterator[TaskSummary]:
-        """Yield every task that matches, page by page. `blocks.queue.Queue.page` defines the order."""
+        """Yield every task that matches, page by page. `Reader.page` of `blocks.queue` defines the order."""
         cursor: str | None = None
         while True:
             page = self._ask(calls.page(filter, cursor))

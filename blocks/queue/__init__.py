@@ -1,7 +1,7 @@
 """The task queue engine: a table in Postgres, claimed in batches, settled exactly once.
 
-It depends on neither Prefect nor Ray. `Queue` has all operations; `wire` has everything that is sent
-elsewhere.
+It depends on neither Prefect nor Ray. `Queue` has a store for each kind of operation; `wire` has
+everything that is sent elsewhere.
 """
 
 from organism_flows.blocks.queue.db.migrate import migrate
@@ -29,6 +29,7 @@ from organism_flows.blocks.queue.models import (
 )
 from organism_flows.blocks.queue.queue import Queue
 from organism_flows.blocks.queue.stores.claim_lines import ClaimLines
+from organism_flows.blocks.queue.stores.health import DatabaseState, ReadyTasks
 from organism_flows.blocks.queue.stores.line_shares import ClaimLine
 from organism_flows.blocks.queue.wire import Batch, Cause, Outcomes
 
@@ -39,6 +40,7 @@ __all__ = [
     "Cause",
     "ClaimLine",
     "ClaimLines",
+    "DatabaseState",
     "Depth",
     "LaneRow",
     "NewTask",
@@ -46,6 +48,7 @@ __all__ = [
     "Outlook",
     "Pause",
     "Queue",
+    "ReadyTasks",
     "ReapResult",
     "Redrivable",
     "RedriveFilter",

@@ -30,17 +30,6 @@ class ReapResult:
 
 
 @dataclass(frozen=True, slots=True)
-class UnheldTasks:
-    """Running tasks whose holder is not a lane."""
-
-    locked_by: str | None
-    """The holder that they name."""
-    tasks: int
-    since: datetime | None
-    """When the first of them was claimed."""
-
-
-@dataclass(frozen=True, slots=True)
 class LaneRequest:
     """Requests to a lane, in the table of lanes."""
 

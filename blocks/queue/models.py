@@ -28,6 +28,9 @@ Finished: TypeAlias = Literal["completed", "failed", "cancelled"]
 STATUSES: tuple[Status, ...] = ("created", "queued", "running", "completed", "failed", "cancelled", "retry")
 FINISHED: tuple[Finished, ...] = ("completed", "failed", "cancelled")
 
+DEFAULT_MAX_ATTEMPTS = 5
+"""Most attempts of a task if neither it nor the policy of its type says."""
+
 
 class NewTask(BaseModel):
     """A task to submit."""
@@ -180,9 +183,10 @@ class TaskFilter(BaseModel):
         description="With this text in the error, in upper or lower case.",
     )
 
-    def columns(self) -> tuple[Any, ...]:
-        """Return the values in the order in which the statements take them."""
-        return (self.status, self.type, self.domain, self.created_since, self.created_until, self.error)
+    def parameters(self) -> dict[str, Any]:
+        """Return the values as parameters of the statements that filter tasks."""
+        values = dict(self)
+        return {"statuses": values.pop("status"), **values}
 
 
 PausedKind: TypeAlias = Literal["type", "domain"]

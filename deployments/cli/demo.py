@@ -120,7 +120,7 @@ async def run(settings: Settings, on_progress: Callable[[int, int], None]) -> De
         finally:
             watching.cancel()
         seconds = time.monotonic() - started
-        rows = await queue.results(domain)
+        rows = await queue.reader.results(domain)
     on_progress(sum(row.finished_at is not None for row in rows), len(tasks))
     return _report(rows, len(tasks), seconds)
 
@@ -172,7 +172,7 @@ async def _dispatch(settings: Settings) -> None:
 
 async def _watch(queue: Queue, domain: str, total: int, on_progress: Callable[[int, int], None]) -> None:
     while True:
-        on_progress(await queue.finished(domain), total)
+        on_progress(await queue.reader.finished(domain), total)
         await asyncio.sleep(POLL_S)
 
 

@@ -78,7 +78,7 @@ class QueueWatch:
         Raises:
             Exception: One of `TRANSIENT_ERRORS`: Postgres does not answer. A retry may succeed.
         """
-        figures = await self._queue.lane_figures()
+        figures = await self._queue.reader.lane_figures()
         now = self._clock()
         completed, failed = int(figures.get("completed", 0)), int(figures.get("failed", 0))
         if self._first is None:
@@ -90,11 +90,11 @@ class QueueWatch:
             self._history.popleft()
         then, settled_then = self._history[0]
         if now >= self._count_due:
-            left = await self._queue.remaining()
+            left = await self._queue.reader.remaining()
             took = self._clock() - now
             self._count_due = now + max(COUNT_INTERVAL_S, COUNT_SHARE * took)
             self._counted = left, settled
-        tasks, longest_s = await self._queue.long_running(LONG_S)
+        tasks, longest_s = await self._queue.health.long_running(LONG_S)
         return Snapshot(
             done=done,
             dead_letters=dead_letters,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from organism_flows.blocks.long_work import ARGUMENTS, LongWork, can_write_sql, long_work_sql
+from organism_flows.blocks.long_work import LongWork, can_write_sql, long_work_sql
 from organism_flows.blocks.stack_state import StackState, read_secret
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ async def long_work(dsn: str) -> LongWork | None:
         async with asyncio.timeout(CHECK_TIMEOUT):
             connection = await asyncpg.connect(dsn)
             try:
-                row = await connection.fetchrow(long_work_sql(), *ARGUMENTS)
+                text, arguments = long_work_sql()
+                row = await connection.fetchrow(text, *arguments)
             finally:
                 with contextlib.suppress(Exception):
                     await connection.close(timeout=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
 
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import (
@@ -13,8 +12,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.exceptions import ObjectNotFound
 
-from organism_flows.blocks.queue import Queue
-from organism_flows.blocks.queue.db.statements import statement
+from organism_flows.blocks.queue import Queue, ReadyTasks
 from organism_flows.flows.alerting.transitions import AlertCheck
 from organism_flows.flows.prefect_support.states import cell
 from organism_flows.flows.verification.finding import Verification
@@ -32,7 +30,7 @@ DISPATCH = "dispatch/organism"
 
 async def dead_letters(queue: Queue, limit: int) -> AlertCheck:
     """Check whether more than ``limit`` tasks have failed for good."""
-    count = await queue.dead_letters(at_most=max(COUNTED, limit + 1))
+    count = await queue.health.dead_letters(at_most=max(COUNTED, limit + 1))
     seen = f"{count:,}{'+' if count >= COUNTED else ''} tasks have failed for good, the limit is {limit:,}"
     return AlertCheck(
         "dead-letters",
@@ -45,12 +43,12 @@ async def dead_letters(queue: Queue, limit: int) -> AlertCheck:
 
 async def oldest_ready(queue: Queue, limit_s: float) -> AlertCheck:
     """Check whether a task has been ready for longer than ``limit_s`` seconds."""
-    rows: list[Any] = await queue.pool.fetch(statement("queue_health"), COUNTED, timeout=TIMEOUT_S)
-    oldest_s = max((row["oldest_s"] for row in rows), default=0.0)
+    types = await queue.health.ready(at_most=COUNTED)
+    oldest_s = max((ready.oldest_s for ready in types), default=0.0)
     seen = f"the oldest ready task has waited for {oldest_s:,.0f} s, the limit is {limit_s:,.0f} s"
-    if rows:
-        seen += f" ({', '.join(_waiting(row) for row in rows[:3])}{' …' if len(rows) > 3 else ''})"
-    paused = [f"{pause.kind} {cell(pause.name, 60)}" for pause in await queue.pauses()]
+    if types:
+        seen += f" ({', '.join(map(_waiting, types[:3]))}{' …' if len(types) > 3 else ''})"
+    paused = [f"{pause.kind} {cell(pause.name, 60)}" for pause in await queue.operator.pauses()]
     if paused:
         seen += f"; paused: {', '.join(paused[:5])}"
     return AlertCheck(
@@ -64,10 +62,10 @@ async def oldest_ready(queue: Queue, limit_s: float) -> AlertCheck:
 
 async def interrupted(queue: Queue, limit: int) -> AlertCheck:
     """Check whether more than ``limit`` unfinished tasks were interrupted more than twice."""
-    count = await queue.interrupted(at_most=max(COUNTED, limit + 1))
+    count = await queue.health.interrupted(at_most=max(COUNTED, limit + 1))
     shown = f"{count:,}{'+' if count >= COUNTED else ''}"
     seen = f"unfinished tasks that were interrupted more than twice: {shown}, the limit is {limit:,}"
-    most = await queue.most_interrupted(at_most=3) if count else []
+    most = await queue.health.most_interrupted(at_most=3) if count else []
     if most:
         named = ", ".join(f"{cell(kind, 60)} {task}: {times} times" for task, kind, times in most)
         seen += f" ({named}{' …' if count > len(most) else ''})"
@@ -122,8 +120,8 @@ def _beyond(figure: float, limit: float) -> bool | None:
     return False if figure <= limit * WELL_AT else None
 
 
-def _waiting(row: Any) -> str:
-    return f"{cell(row['type'], 60)}: {row['ready']:,}{'+' if row['ready'] >= COUNTED else ''} ready"
+def _waiting(tasks: ReadyTasks) -> str:
+    return f"{cell(tasks.type, 60)}: {tasks.ready:,}{'+' if tasks.ready >= COUNTED else ''} ready"
 
 
 async def dispatch_is_due(client: PrefectClient, queue: str) -> bool:

@@ -50,8 +50,8 @@ async def tell_of_queue(
         looked: Report that the queue was checked, so that silence can be noticed.
     """
     settings = load_settings()
-    now = await queue.now()
-    lanes = sum(lane.claiming for lane in await queue.lanes())
+    now = await queue.reader.now()
+    lanes = sum(lane.claiming for lane in await queue.reader.lanes())
     found = [
         await checks.dead_letters(
             queue, settings.alert_dead_letters if dead_letters is None else dead_letters

@@ -274,7 +274,7 @@ class Calls:
         call.begun |= news
         if news:
             batch = call.batch.take(news)
-            await self._lease.write(lambda: self._queue.begun(batch))
+            await self._lease.write(lambda: self._queue.claims.begun(batch))
 
     def _make_room(self, call: OpenCall, positions: Collection[int]) -> None:
         self._pace.settled(call.record.type, len(positions))
@@ -385,13 +385,13 @@ class Calls:
         return outcomes.take(row for row, cause in enumerate(outcomes.causes) if cause not in HANDED_BACK)
 
     async def _write_outcomes(self, batch: Batch, outcomes: Outcomes) -> Settled:
-        return await self._lease.write(lambda: self._queue.settle(self._summary.lane, batch, outcomes))
+        return await self._lease.write(lambda: self._queue.claims.settle(self._summary.lane, batch, outcomes))
 
     async def _release(self, batch: Batch, cause: str | None, error: str, *, suspicion: int = 0) -> None:
         if not len(batch):
             return
         released = await self._lease.write(
-            lambda: self._queue.release(
+            lambda: self._queue.claims.release(
                 self._summary.lane, batch, cause=cause, error=error, suspicion=suspicion
             )
         )

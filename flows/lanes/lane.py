@@ -69,8 +69,8 @@ class Lane:
     Args:
         queue: An open queue.
         organism: The organism that runs the tasks.
-        run: Id of its dispatch run. `Queue.request_stop` of that run stops the lane, and
-            `Queue.request_leave` makes it leave.
+        run: Id of its dispatch run. `Operator.request_stop` of that run stops the lane,
+            and `Operator.request_leave` makes it leave.
         number: Number of the lane within its run.
         batch_size: Upper bound on the tasks in one call.
         tasks_in_flight: Upper bound on the tasks in flight, all types together.
@@ -121,7 +121,7 @@ class Lane:
             relay=relay,
             run_started_at=run_started_at,
         )
-        self._lines = queue.claim_lines(self.id)
+        self._lines = queue.claims.lines(self.id)
         self._pace = Windows(batch_size, tasks_in_flight)
         self._calls = Calls(
             queue,
@@ -255,7 +255,7 @@ class Lane:
                 wait_s = min((line.due_s for line in self._lines), default=POLL_S) - self._lines.age_s
                 wait_s = min(max(wait_s, MISSED_S), POLL_S)
             if self.until_empty and not self._calls.running:
-                if (await self.queue.outlook()).empty:
+                if (await self.queue.reader.outlook()).empty:
                     return True
                 # Another lane may run the last task, and its settlement sends no notification.
                 wait_s = min(wait_s, LAST_TASKS_POLL_S)
@@ -304,7 +304,7 @@ class Lane:
         """Take back tasks of dead lanes, and hand back tasks that are ours only in the table."""
         for turn in count():
             # Under the lease like every write: a lane that was frozen past it must not even reap itself.
-            reap = partial(self.queue.reap, strays=turn % STRAYS_EVERY == 0)
+            reap = partial(self.queue.leases.reap, strays=turn % STRAYS_EVERY == 0)
             reaped = await self._lease.write(reap)
             if reaped.runs:
                 self._logger.warning("took back %d tasks of lost lanes", len(reaped.runs))
@@ -315,7 +315,7 @@ class Lane:
 
     async def _abandon(self) -> None:
         async with self._claiming:
-            abandoned = await self.queue.abandon(self.id, holding=list(self._calls.holding))
+            abandoned = await self.queue.claims.abandon(self.id, holding=list(self._calls.holding))
             self._unanswered = False
         if abandoned:
             self._logger.warning("handed back %d tasks of an unanswered claim", len(abandoned))
@@ -331,7 +331,7 @@ class Lane:
             if not self._calls.running:
                 continue
             try:
-                requested = await self.queue.cancel_requests(self.id)
+                requested = await self.queue.claims.cancel_requests(self.id)
                 if news := {task: claim for claim, task in requested.items() if claim not in told}:
                     await self.organism.cancel(news)
                 # A replica that is being taken down gets no message, but it notices when its call is cut off.
@@ -389,7 +389,7 @@ class Lane:
         try:
             if not self._lease.lost and (self._unanswered or self._calls.broken):
                 with suppress(*TRANSIENT_ERRORS):  # without a lease the next reap takes them back
-                    await self.queue.abandon(self.id, holding=[])
+                    await self.queue.claims.abandon(self.id, holding=[])
             await self._lease.close()
         except TRANSIENT_ERRORS as error:
             self._logger.warning("could not close the lease, it will expire: %s", error)

@@ -127,7 +127,7 @@ class Lease:
     async def open(self) -> None:
         """Register the lane."""
         sent = clock()
-        await self._queue.register(
+        await self._queue.leases.register(
             self._lane,
             run=self._run,
             number=self._number,
@@ -209,8 +209,8 @@ class Lease:
             try:
                 if self._report is not None:
                     # In a statement of its own: one statement cannot change a row and delete it.
-                    await self._queue.report(self._lane, **self._report()._asdict())
-                await self._queue.deregister(self._lane)
+                    await self._queue.leases.report(self._lane, **self._report()._asdict())
+                await self._queue.leases.deregister(self._lane)
                 return
             except TRANSIENT_ERRORS:
                 if clock() > deadline:
@@ -255,7 +255,7 @@ class Lease:
                         statement_cache_size=0,
                         server_settings={"application_name": "organism-heartbeat"},
                     )
-                return await self._queue.renew(
+                return await self._queue.leases.renew(
                     self._lane, **report()._asdict(), leaving=self.leaving, connection=connection
                 )
 

@@ -16,7 +16,7 @@ class SettleBatcher:
     """Writer of outcomes: one statement takes all that came in while the one before was written.
 
     Args:
-        write: `Queue.settle`, for the lane.
+        write: `Claims.settle`, for the lane.
     """
 
     def __init__(self, write: Callable[[Batch, Outcomes], Awaitable[Settled]]) -> None:

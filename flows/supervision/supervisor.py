@@ -148,8 +148,8 @@ class Supervisor:
     async def run(self) -> State[DispatchSummary]:
         """Run the lanes, and return the final state of the flow run."""
         try:
-            since = await self.queue.now()
-            remaining = await self.queue.remaining() if self.options.until_empty else None
+            since = await self.queue.reader.now()
+            remaining = await self.queue.reader.remaining() if self.options.until_empty else None
         except TRANSIENT_ERRORS as error:
             raise unavailable(self.queue.dsn, error) from None
         if remaining is not None:
@@ -196,7 +196,7 @@ class Supervisor:
 
     async def _look(self) -> None:
         """Read the lanes table: kill lanes that hang, replace those that died if Postgres takes writes."""
-        lanes = await self.queue.lanes()
+        lanes = await self.queue.reader.lanes()
         rows = {row.number: row for row in lanes if row.run == self.options.run}
         self.leaving = self.leaving or any(row.leave_requested for row in rows.values())
         for lane in self.running.values():
@@ -210,7 +210,7 @@ class Supervisor:
             self.missing.clear()
         if self.missing:
             # If the database can be read but not written, each replacement would fail at its start.
-            await self.queue.check_writes()
+            await self.queue.health.check_writes()
         for number in self.missing:
             self.logger.warning("replacing lane-%d", number)
             self._start()
@@ -219,7 +219,7 @@ class Supervisor:
             await self._hand_over(lanes)
         if self.progress and self.running and time.monotonic() >= self.progress_due:
             started = time.monotonic()
-            remaining = await self.queue.remaining()
+            remaining = await self.queue.reader.remaining()
             took = time.monotonic() - started
             self.progress_due = started + max(PROGRESS_INTERVAL_S, PROGRESS_SHARE * took)
             if self.showing is None or self.showing.done():
@@ -232,7 +232,7 @@ class Supervisor:
         if not self.relieved and len(ours) >= self.wanted:
             for run in self.relieving:
                 self.logger.info("taking over from run %s", run)
-                await self.queue.request_leave(run)
+                await self.queue.operator.request_leave(run)
             self.relieved = True
         why = None
         if handover.superfluous(lanes, self.options.run, self.relieving):
@@ -247,12 +247,12 @@ class Supervisor:
                     self.scheduled = self.scheduled or on
         if why:
             self.logger.info("leaving: %s", why)
-            await self.queue.request_leave(self.options.run)
+            await self.queue.operator.request_leave(self.options.run)
             self.leaving = True
 
     async def _rows(self) -> dict[int | None, LaneRow]:
         """Return the rows of this run's lanes by number. For a lane that began again it is the newest row."""
-        return {row.number: row for row in await self.queue.lanes() if row.run == self.options.run}
+        return {row.number: row for row in await self.queue.reader.lanes() if row.run == self.options.run}
 
     async def _take_back(self, rows: dict[int | None, LaneRow]) -> None:
         """Take back the tasks of dead lanes at once: a second after a kill instead of a lease after it."""
@@ -260,8 +260,8 @@ class Supervisor:
             pulse.listen(rows.get(number), time.monotonic())
             for lane in pulse.ids:
                 # A lane that survived notices it at its next renewal, and its claims are stale by then.
-                await self.queue.deregister(lane)
-            reaped = await self.queue.reap()
+                await self.queue.leases.deregister(lane)
+            reaped = await self.queue.leases.reap()
             if reaped.runs:
                 # Do not wait for it: lanes are supervised whether or not the organism answers.
                 errand = asyncio.create_task(self._stop_left_behind(reaped.runs))
@@ -320,7 +320,7 @@ class Supervisor:
         while self.running and time.monotonic() < deadline and not self.at_once.is_set():
             # Repeat the request: a lane that is still starting has no row yet that could carry it.
             with suppress(*TRANSIENT_ERRORS):
-                await self.queue.request_stop(self.options.run)
+                await self.queue.operator.request_stop(self.options.run)
             await asyncio.wait(self.running, timeout=LOOK_INTERVAL_S)
             self._collect()
         why = "it was stopped at once" if self.at_once.is_set() else f"it did not end within {grace_s:g} s"
@@ -342,8 +342,8 @@ class Supervisor:
                 if self.showing:
                     await asyncio.wait([self.showing])
                 outcome = f"{self.summary.completed} completed, {self.summary.failed} dead letters"
-                await show(self.progress.show(await self.queue.remaining(), outcome=outcome))
-            failures = await self.queue.failures_since(since, limit=FAILURES_SHOWN)
+                await show(self.progress.show(await self.queue.reader.remaining(), outcome=outcome))
+            failures = await self.queue.health.failures_since(since, limit=FAILURES_SHOWN)
             await show(report_failures(failures, self.queue.dsn))
         if self.marks:
             _, late = await asyncio.wait(self.marks, timeout=MARKS_WAIT_S)

@@ -132,7 +132,7 @@ async def check(options: WatchdogOptions, own_run: UUID | None, *, say_checked: 
     block = await TaskQueue.named(options.queue)
     async with (
         block.open(application_name="organism-watchdog", connections=1) as queue,
-        queue.exclusive(WATCHDOG_LOCK) as alone,
+        queue.maintenance.exclusive(WATCHDOG_LOCK) as alone,
     ):
         if not alone:
             return WatchdogSummary(exclusive=False)
@@ -154,9 +154,9 @@ async def check(options: WatchdogOptions, own_run: UUID | None, *, say_checked: 
             ended_before=now - timedelta(seconds=REPORTED_LATE_S),
             within_s=options.prefect_seconds,
             own_run=own_run,
-            live={lane.run for lane in await queue.lanes() if lane.live and lane.run},
+            live={lane.run for lane in await queue.reader.lanes() if lane.live and lane.run},
         )
-        restart = await start_missing_dispatch(await queue.lanes(), options.queue)
+        restart = await start_missing_dispatch(await queue.reader.lanes(), options.queue)
     summary.flow_runs_crashed, summary.task_runs_crashed = debris.flow_runs, debris.task_runs
     summary.late_runs_cancelled = debris.late
     summary.alerts = told.said
@@ -177,23 +177,27 @@ async def _delete_what_is_old(queue: Queue, options: WatchdogOptions, summary: W
         older = (options.keep_failed_days * DAY_S, options.prune_seconds)
         summary.failed_pruned = await _prune(queue, "failed", *older)
     if options.keep_audit_days is not None:
-        summary.notes_pruned += await queue.prune_audit(older_than_s=options.keep_audit_days * DAY_S)
+        summary.notes_pruned += await queue.maintenance.prune_audit(
+            older_than_s=options.keep_audit_days * DAY_S
+        )
     if options.keep_files_days is not None:
-        summary.notes_pruned += await queue.forget_files(older_than_s=options.keep_files_days * DAY_S)
+        summary.notes_pruned += await queue.maintenance.forget_files(
+            older_than_s=options.keep_files_days * DAY_S
+        )
 
 
 async def _look_after_lanes(queue: Queue, summary: WatchdogSummary) -> None:
     # The first pass ends expired leases, the second deletes the rows of lanes that hold no task any more.
     for _ in range(2):
-        reaped = await queue.reap(strays=True)
+        reaped = await queue.leases.reap(strays=True)
         summary.lanes_ended += reaped.lanes
         summary.tasks_taken_back += reaped.retried
         summary.tasks_given_up += reaped.failed
-    summary.lanes_forgotten = await queue.forget_lanes(dead_for_s=LANE_KEPT_S)
+    summary.lanes_forgotten = await queue.maintenance.forget_lanes(dead_for_s=LANE_KEPT_S)
 
 
 async def _note_long_work(queue: Queue, summary: WatchdogSummary) -> None:
-    work = await queue.long_work()
+    work = await queue.health.long_work()
     summary.suspects, summary.interrupted = work.suspects, work.interrupted
     summary.handed_over, summary.lanes_leaving = work.handed_over, len(work.leaving)
     summary.notes = work.notes
@@ -208,7 +212,7 @@ async def _note_long_work(queue: Queue, summary: WatchdogSummary) -> None:
 
 
 async def _prune(queue: Queue, status: Finished, older_than_s: float, within_s: float) -> int:
-    return await queue.prune(status, older_than_s=older_than_s, within_s=within_s)
+    return await queue.maintenance.prune(status, older_than_s=older_than_s, within_s=within_s)
 
 
 def _emit(queue: str, summary: WatchdogSummary) -> None:

@@ -27,7 +27,7 @@ async def check(queue: Queue, limits: Limits) -> list[Finding]:
 
     A task that does not is cancelled. If no lane claims tasks, none is sent.
     """
-    if not any(lane.claiming for lane in await queue.lanes()):
+    if not any(lane.claiming for lane in await queue.reader.lanes()):
         return [
             degraded(
                 "canary", "not sent: no lane claims tasks", "start one: `organism dispatch`, or its schedule"
@@ -43,8 +43,8 @@ async def check(queue: Queue, limits: Limits) -> list[Finding]:
             while (row := await queue.get(str(task_id))).status not in FINISHED:  # noqa: ASYNC110  # a table
                 await asyncio.sleep(POLL_S)
     except TimeoutError:
-        why = await queue.why(str(task_id))
-        await queue.cancel([task_id])
+        why = await queue.reader.why(str(task_id))
+        await queue.operator.cancel([task_id])
         return [
             failed(
                 "canary",
@@ -55,7 +55,7 @@ async def check(queue: Queue, limits: Limits) -> list[Finding]:
         ]
     except asyncio.CancelledError:
         with anyio.CancelScope(shield=True), suppress(*TRANSIENT_ERRORS):
-            await queue.cancel([task_id])
+            await queue.operator.cancel([task_id])
         raise
     took = time.monotonic() - started
     if row.status != "completed":

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import Any
 
 import asyncpg
 
-from organism_flows.blocks.queue import Queue
+from organism_flows.blocks.queue import DatabaseState, Queue
 from organism_flows.blocks.queue.db.migrate import pending
 from organism_flows.blocks.queue.db.sqlstates import TRANSIENT_ERRORS
-from organism_flows.blocks.queue.db.statements import statement
 from organism_flows.flows.verification.finding import Finding, degraded, failed, ok
 
-TIMEOUT_S = 10.0
 SKEW_S = 2.0
 OLD_SNAPSHOT_S = 300.0
 DEAD_SHARE = 0.5
@@ -26,16 +23,16 @@ ERRORS: tuple[type[BaseException], ...] = (asyncpg.PostgresError, *TRANSIENT_ERR
 async def check(queue: Queue) -> list[Finding]:
     """Return all findings about the database of an open queue."""
     asked = time.time()
-    row: Any = await queue.pool.fetchrow(statement("database_health"), timeout=TIMEOUT_S)
+    state = await queue.health.database()
     between = (asked + time.time()) / 2
     return [
-        ok("postgres: reachable", f"{row['version']}, database {row['database']}"),
+        ok("postgres: reachable", f"{state.version}, database {state.database}"),
         await _migrated(queue),
         await _takes_tasks(queue),
-        _clock(row["now"], between),
-        _snapshots(row),
-        _dead_rows(row),
-        _connections(row),
+        _clock(state.now, between),
+        _snapshots(state),
+        _dead_rows(state),
+        _connections(state),
     ]
 
 
@@ -52,7 +49,7 @@ async def _migrated(queue: Queue) -> Finding:
 
 async def _takes_tasks(queue: Queue) -> Finding:
     try:
-        await queue.check_writes()
+        await queue.health.check_writes()
     except ERRORS as error:
         return failed(
             "postgres: takes tasks",
@@ -74,8 +71,8 @@ def _clock(there: datetime, here: float) -> Finding:
     return ok("postgres: clock", seen)
 
 
-def _snapshots(row: Any) -> Finding:
-    seconds, who = row["oldest_xact_s"] or 0.0, row["oldest_xact"] or ""
+def _snapshots(state: DatabaseState) -> Finding:
+    seconds, who = state.oldest_xact_s or 0.0, state.oldest_xact or ""
     if seconds > OLD_SNAPSHOT_S:
         return degraded(
             "postgres: oldest transaction",
@@ -85,17 +82,17 @@ def _snapshots(row: Any) -> Finding:
     return ok("postgres: oldest transaction", f"{seconds:.0f} s")
 
 
-def _dead_rows(row: Any) -> Finding:
-    dead, live = row["dead"] or 0, row["live"] or 0
-    seen = f"{dead:,} dead of {dead + live:,} rows in tasks; last vacuum {_when(row['vacuumed'])}"
+def _dead_rows(state: DatabaseState) -> Finding:
+    dead, live = state.dead or 0, state.live or 0
+    seen = f"{dead:,} dead of {dead + live:,} rows in tasks; last vacuum {_when(state.vacuumed)}"
     if dead > DEAD_ROWS and dead > DEAD_SHARE * (dead + live):
         return degraded("postgres: dead rows", seen, "see that autovacuum runs and no snapshot is held open")
     return ok("postgres: dead rows", seen)
 
 
-def _connections(row: Any) -> Finding:
-    left = row["max_connections"] - row["connections"]
-    seen = f"{row['connections']} of {row['max_connections']} in use"
+def _connections(state: DatabaseState) -> Finding:
+    left = state.max_connections - state.connections
+    seen = f"{state.connections} of {state.max_connections} in use"
     if left <= FEW_CONNECTIONS:
         return degraded(
             "postgres: connections",

@@ -2,47 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from organism_flows.blocks.long_work import LongWork
-from organism_flows.blocks.queue import LaneRow, Pause, Queue
-from organism_flows.blocks.queue.db.statements import statement
+from organism_flows.blocks.queue import LaneRow, Pause, Queue, ReadyTasks
 from organism_flows.flows.prefect_support.states import cell
 from organism_flows.flows.verification.finding import Finding, degraded, ok
 from organism_flows.flows.verification.thresholds import Limits
 
-TIMEOUT_S = 10.0
 COUNTED = 100_000
 """Upper bound on the ready tasks of one type that are counted."""
 
 
 async def check(queue: Queue, limits: Limits) -> list[Finding]:
     """Return all findings about the queue and its lanes."""
-    waiting: list[Any] = await queue.pool.fetch(statement("queue_health"), COUNTED, timeout=TIMEOUT_S)
-    stuck: int = await queue.pool.fetchval(statement("stuck"), timeout=TIMEOUT_S)
-    lanes = await queue.lanes()
-    counts = await queue.counts()
-    work = await queue.long_work()
+    waiting = await queue.health.ready(at_most=COUNTED)
+    stuck = await queue.health.stuck()
+    lanes = await queue.reader.lanes()
+    counts = await queue.reader.counts()
+    work = await queue.health.long_work()
     return [
         _waiting(waiting, limits),
         _stuck(stuck),
         _dead_letters(counts["failed"], limits),
-        _paused(await queue.pauses()),
+        _paused(await queue.operator.pauses()),
         await _interrupted(queue, work),
         ok("queue: suspects", work.suspects_note or "no task that may have killed a replica runs"),
         ok("queue: waiting on replicas", work.handed_over_note or "no task waits for a handler for long"),
         ok("lanes: leaving", work.leaving_note or "none"),
-        _lanes(lanes, any(row["ready"] for row in waiting), str(await queue.now())),
+        _lanes(lanes, any(tasks.ready for tasks in waiting), str(await queue.reader.now())),
     ]
 
 
-def _waiting(rows: list[Any], limits: Limits) -> Finding:
+def _waiting(waiting: list[ReadyTasks], limits: Limits) -> Finding:
     seen = "; ".join(
-        f"{row['type']}: {row['ready']:,}{'+' if row['ready'] >= COUNTED else ''} ready, "
-        f"the oldest for {row['oldest_s']:.0f} s"
-        for row in rows[:5]
+        f"{tasks.type}: {tasks.ready:,}{'+' if tasks.ready >= COUNTED else ''} ready, "
+        f"the oldest for {tasks.oldest_s:.0f} s"
+        for tasks in waiting[:5]
     )
-    oldest_s = max((row["oldest_s"] for row in rows), default=0.0)
+    oldest_s = max((tasks.oldest_s for tasks in waiting), default=0.0)
     if oldest_s > limits.oldest_ready_s:
         return degraded(
             "queue: waiting",
@@ -87,7 +83,7 @@ def _paused(pauses: list[Pause]) -> Finding:
 async def _interrupted(queue: Queue, work: LongWork) -> Finding:
     if work.interrupted_note is None:
         return ok("queue: interrupted", "no unfinished task was interrupted more than twice")
-    most = await queue.most_interrupted(at_most=3)
+    most = await queue.health.most_interrupted(at_most=3)
     named = "; ".join(f"{cell(kind, 60)} {task}: {times} times" for task, kind, times in most)
     return degraded(
         "queue: interrupted",

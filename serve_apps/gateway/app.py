@@ -56,7 +56,7 @@ def create_app(settings: Settings | None = None, *, organism: OrganismLink | Non
     )
     organism = organism or OrganismByHttp(partial(organism_url, settings), partial(own_headers, settings))
     coordinator = Coordinator(organism, settings.gateway_calls)
-    waiting = TaskWatcher(lambda ids: database.queue.states(ids))
+    waiting = TaskWatcher(lambda ids: database.queue.reader.states(ids))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -65,9 +65,9 @@ class Database:
         """
         async with asyncio.timeout(READY_TIMEOUT_S), self._checking:
             if time.monotonic() - self._checked_at <= CHECK_PAUSE_S:
-                await self.queue.now()
+                await self.queue.reader.now()
             else:
-                await self.queue.check_writes()
+                await self.queue.health.check_writes()
                 self._checked_at = time.monotonic()
 
     async def __aenter__(self) -> Self:

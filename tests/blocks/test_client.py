@@ -47,7 +47,7 @@ async def client(database: str) -> AsyncIterator[Client]:
 
 async def settle(queue: Queue, cause: Cause, **columns: Any) -> None:
     batch = await claim(queue)
-    await queue.settle("lane", batch, outcomes_of(batch, cause, **columns))
+    await queue.claims.settle("lane", batch, outcomes_of(batch, cause, **columns))
 
 
 async def test_submit_and_wait_for_the_result(client: Client, queue: Queue) -> None:
@@ -181,7 +181,7 @@ async def test_many_tasks_are_waited_for_in_one_request(database: str, queue: Qu
         collecting = asyncio.create_task(collect())
         await until(lambda: gateway.parts.waiting.waiters == 1_000)
         batch = await claim(queue, limit=400)
-        await queue.settle("lane", batch, outcomes_of(batch, "completed", result="1"))
+        await queue.claims.settle("lane", batch, outcomes_of(batch, "completed", result="1"))
         await until(lambda: ended == set(map(UUID, batch.ids)))
         assert not collecting.done(), "they come as they end"
         await gateway.http.post("/api/tasks/cancel", json={"type": "t", "dry_run": False})

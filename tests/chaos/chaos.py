@@ -22,6 +22,7 @@ from tests.chaos import workload
 from tests.chaos.dispatches import Dispatches
 from tests.chaos.victims import VICTIMS, Kind, kill
 from tests.history import Expected, install_history
+from tests.sql import pool_of
 from tests.stack import Stack
 
 SETTLED = "SELECT count(*) FROM tasks WHERE status IN ('completed', 'failed', 'cancelled')"
@@ -355,7 +356,7 @@ class Chaos:
     async def _ask(self, query: str, *arguments: object) -> int | None:
         """A number from the database; None while it is away."""
         with suppress(*TRANSIENT_ERRORS):
-            return int(await self.queue.pool.fetchval(query, *arguments))
+            return int(await pool_of(self.queue).fetchval(query, *arguments))
         return None
 
     async def _until(self, condition: Callable[[], object], limit_s: float) -> None:

@@ -65,7 +65,7 @@ class Dispatches:
             await asyncio.sleep(0.2)
         with suppress(*TRANSIENT_ERRORS):
             for run in before:
-                await self._queue.request_leave(run)
+                await self._queue.operator.request_leave(run)
         return f"dispatch run {', '.join(sorted(before))}"
 
     async def stop(self) -> None:
@@ -81,7 +81,7 @@ class Dispatches:
 
     async def _claiming(self) -> set[str]:
         with suppress(*TRANSIENT_ERRORS):
-            return {lane.run for lane in await self._queue.lanes() if lane.claiming and lane.run}
+            return {lane.run for lane in await self._queue.reader.lanes() if lane.claiming and lane.run}
         return set()
 
     def _start(self) -> None:

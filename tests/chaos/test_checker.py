@@ -16,7 +16,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from organism_flows.blocks.queue import Batch, NewTask, Outcomes, Queue, ReapResult, Settled
-from organism_flows.blocks.queue.db.statements import statement
+from organism_flows.blocks.queue.stores.claims import Claims
+from organism_flows.blocks.queue.stores.leases import Leases
 from organism_flows.flows.lanes.lane import Lane
 from organism_flows.flows.lanes.lease import Lease
 from tests.chaos.witness import Witness
@@ -33,6 +34,7 @@ from tests.history import (
     violations,
 )
 from tests.proxy import proxied
+from tests.sql import database_of, edit_statements
 
 pytestmark = pytest.mark.anyio
 LEASE_S = 1.2
@@ -67,11 +69,11 @@ async def verdict(queue: Queue, witness: Witness, expected: dict[UUID, Expected]
     return violations(history, expected) + [f"{task} ran twice at once" for task in overlaps(history)]
 
 
-class SlowWire(Queue):
-    """A queue whose settlements stay on their way for as long as one likes."""
+class SlowClaims(Claims):
+    """Claims whose settlements stay on their way for as long as one likes."""
 
-    def __init__(self, dsn: str) -> None:
-        super().__init__(dsn, lease_s=LEASE_S)
+    def __init__(self, queue: Queue) -> None:
+        super().__init__(database_of(queue), backoff_base_s=1.0, backoff_cap_s=300.0)
         self.let_through = asyncio.Event()
         self.arrived = asyncio.Event()
 
@@ -88,16 +90,18 @@ async def a_late_settlement(queue: Queue) -> list[str]:
     witness.runs = first.runs
     first.let_go.set()
     [task] = await queue.submit([NewTask(type="held")])
-    async with proxied(queue.dsn) as proxy, SlowWire(proxy.dsn) as far_queue, running(Lane(far_queue, first)):
-        await first.begun.wait()
-        proxy.fall_silent()
-        async with running(Lane(queue, witness, until_empty=True)) as other:
-            await asyncio.wait_for(witness.begun.wait(), 30)
-            proxy.speak()
-            far_queue.let_through.set()
-            await asyncio.wait_for(far_queue.arrived.wait(), 30)
-            witness.let_go.set()
-            await asyncio.wait([other], timeout=LONG_ENOUGH_S)
+    async with proxied(queue.dsn) as proxy, Queue(proxy.dsn, lease_s=LEASE_S) as far_queue:
+        far_queue.claims = far_claims = SlowClaims(far_queue)
+        async with running(Lane(far_queue, first)):
+            await first.begun.wait()
+            proxy.fall_silent()
+            async with running(Lane(queue, witness, until_empty=True)) as other:
+                await asyncio.wait_for(witness.begun.wait(), 30)
+                proxy.speak()
+                far_claims.let_through.set()
+                await asyncio.wait_for(far_claims.arrived.wait(), 30)
+                witness.let_go.set()
+                await asyncio.wait([other], timeout=LONG_ENOUGH_S)
     return await verdict(queue, witness, {task: Expected("completed", 1)})
 
 
@@ -139,8 +143,8 @@ async def a_killed_lane(queue: Queue) -> list[str]:
     witness = Witness()
     witness.let_go.set()
     [task] = await queue.submit([NewTask(type="held")])
-    await queue.register("killed")
-    assert len(await queue.claim("killed", 1)) == 1
+    await queue.leases.register("killed")
+    assert len(await queue.claims.claim("killed", 1)) == 1
     async with running(Lane(queue, witness, until_empty=True)) as lane:
         await asyncio.wait([lane], timeout=LONG_ENOUGH_S)
         return await verdict(queue, witness, {task: Expected("completed", 1)})
@@ -149,14 +153,8 @@ async def a_killed_lane(queue: Queue) -> list[str]:
 def no_token_check(patch: pytest.MonkeyPatch) -> None:
     """Settlements no longer compare the claim."""
 
-    def unfenced(name: str, real: Callable[[str], str] = statement) -> str:
-        sql = real(name)
-        if name not in ("settle", "complete"):
-            return sql
-        assert "t.claim = r.claim AND t.status = 'running'" in sql
-        return sql.replace("t.claim = r.claim AND t.status = 'running'", "t.status = 'running'")
-
-    patch.setattr("organism_flows.blocks.queue.queue.statement", unfenced)
+    fence = "t.claim = r.claim AND t.status = 'running'"
+    edit_statements(patch, {"settle", "complete"}, fence, "t.status = 'running'")
 
 
 def no_lease_watchdog(patch: pytest.MonkeyPatch) -> None:
@@ -168,41 +166,41 @@ def no_isolation(patch: pytest.MonkeyPatch) -> None:
     """Nobody is suspected of a replica's death."""
 
     async def release(
-        self: Queue, *args: Any, suspicion: int = 0, real: Any = Queue.release, **kwargs: Any
+        self: Claims, *args: Any, suspicion: int = 0, real: Any = Claims.release, **kwargs: Any
     ) -> Any:
         return await real(self, *args, **kwargs)
 
-    patch.setattr(Queue, "release", release)
+    patch.setattr(Claims, "release", release)
 
 
 def everybody_is_charged(patch: pytest.MonkeyPatch) -> None:
     """A replica's death is charged to all that was on it."""
 
-    async def release(self: Queue, lane: str, batch: Batch, *, error: str, **_: Any) -> dict[str, Any]:
+    async def release(self: Claims, lane: str, batch: Batch, *, error: str, **_: Any) -> dict[str, Any]:
         outcomes = Outcomes()
         for position in range(len(batch)):
             outcomes.add(position, "failed", error=error)
         return (await self.settle(lane, batch, outcomes)).statuses
 
-    patch.setattr(Queue, "release", release)
+    patch.setattr(Claims, "release", release)
 
 
 def nothing_is_recorded(patch: pytest.MonkeyPatch) -> None:
     """What is handed back leaves no line in its history."""
 
-    async def release(self: Queue, *args: Any, real: Any = Queue.release, **kwargs: Any) -> Any:
+    async def release(self: Claims, *args: Any, real: Any = Claims.release, **kwargs: Any) -> Any:
         return await real(self, *args, **kwargs | {"cause": None})
 
-    patch.setattr(Queue, "release", release)
+    patch.setattr(Claims, "release", release)
 
 
 def no_reaper(patch: pytest.MonkeyPatch) -> None:
     """What a dead lane held stays with it."""
 
-    async def reap(self: Queue, **_: Any) -> ReapResult:
+    async def reap(self: Leases, **_: Any) -> ReapResult:
         return ReapResult(lanes=0, retried=0, failed=0)
 
-    patch.setattr(Queue, "reap", reap)
+    patch.setattr(Leases, "reap", reap)
 
 
 SCENARIOS: list[Scenario] = [a_late_settlement, a_cut_off_lane, a_poisonous_task, a_killed_lane]

@@ -75,8 +75,8 @@ async def _relieve_until_settled(
     claiming: set[str] = set()
     deadline = time.monotonic() + patience_s
     due = 0.0
-    while time.monotonic() < deadline and await queue.remaining():
-        claiming |= {lane.run for lane in await queue.lanes() if lane.claiming and lane.run}
+    while time.monotonic() < deadline and await queue.reader.remaining():
+        claiming |= {lane.run for lane in await queue.reader.lanes() if lane.claiming and lane.run}
         if claiming and time.monotonic() > due:
             if due:
                 # The schedule's own run would take over after an hour.

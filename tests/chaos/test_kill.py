@@ -13,6 +13,7 @@ import pytest
 
 from organism_flows.blocks.queue import NewTask, Queue
 from tests.history import check_history
+from tests.sql import pool_of
 from tests.stack import Stack, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack, pytest.mark.chaos]
@@ -34,15 +35,15 @@ class Run:
         self.ids = [str(i) for i in await self.queue.submit(tasks)]
         self.process = self.stack.start("dispatch", "--until-empty", "--lanes", str(lanes), "--json")
         await until(self.some_done)
-        assert (await self.queue.counts())["completed"] < TASKS / 2, "too late to kill anything"
+        assert (await self.queue.reader.counts())["completed"] < TASKS / 2, "too late to kill anything"
 
     async def some_done(self) -> bool:
-        return (await self.queue.counts())["completed"] > TASKS // 10
+        return (await self.queue.reader.counts())["completed"] > TASKS // 10
 
     async def end(self) -> dict[str, Any]:
         summary: dict[str, Any] = self.stack.finish(self.process)
         await check_history(self.queue, self.ids, self.evidence)
-        assert (await self.queue.counts())["completed"] == TASKS
+        assert (await self.queue.reader.counts())["completed"] == TASKS
         return summary
 
 
@@ -53,22 +54,26 @@ async def run(stack: Stack, stack_queue: Queue) -> Run:
 
 async def test_a_killed_lane_is_replaced_and_its_tasks_come_back(run: Run) -> None:
     await run.begin()
-    lanes = await run.queue.lanes()
+    lanes = await run.queue.reader.lanes()
     os.kill(lanes[0].pid, signal.SIGKILL)
     summary = await run.end()
     assert summary["lanes_died"] == 1
     assert summary["lanes"] == 3
-    lost = await run.queue.pool.fetchval("SELECT count(*) FROM task_attempts WHERE cause = 'lease_lost'")
+    lost = await pool_of(run.queue).fetchval("SELECT count(*) FROM task_attempts WHERE cause = 'lease_lost'")
     assert lost > 0
-    assert await run.queue.pool.fetchval("SELECT max(attempts) FROM tasks") == 1, "a lost lane is not charged"
+    assert await pool_of(run.queue).fetchval("SELECT max(attempts) FROM tasks") == 1, (
+        "a lost lane is not charged"
+    )
 
 
 async def test_a_killed_replica_is_replaced_and_nobody_is_charged(run: Run) -> None:
     await run.begin()
     os.kill(replica_pid(run.stack), signal.SIGKILL)
     await run.end()
-    assert await run.queue.pool.fetchval("SELECT max(attempts) FROM tasks") == 1
-    causes = {row["cause"] for row in await run.queue.pool.fetch("SELECT DISTINCT cause FROM task_attempts")}
+    assert await pool_of(run.queue).fetchval("SELECT max(attempts) FROM tasks") == 1
+    causes = {
+        row["cause"] for row in await pool_of(run.queue).fetch("SELECT DISTINCT cause FROM task_attempts")
+    }
     assert "replica_lost" in causes
     assert causes <= {"replica_lost", "unavailable"}
 
@@ -90,7 +95,9 @@ async def test_the_task_that_kills_its_replica_is_found_and_its_neighbours_compl
     assert causes[0] == "replica_lost"
     assert causes[-2:] == ["failed", "failed"]
     assert set(causes[:-2]) == {"replica_lost"}
-    rest = await stack_queue.pool.fetch("SELECT status::text, attempts FROM tasks WHERE type = 'evidence'")
+    rest = await pool_of(stack_queue).fetch(
+        "SELECT status::text, attempts FROM tasks WHERE type = 'evidence'"
+    )
     assert {(row["status"], row["attempts"]) for row in rest} == {("completed", 1)}
 
 
@@ -110,8 +117,8 @@ async def test_terminated_is_not_failed(stack: Stack, stack_queue: Queue) -> Non
     Path(never).touch()
     stack.finish(process, code=130)
     assert (await stack_queue.get(str(task_id))).status == "completed"
-    assert await stack_queue.lanes() == []
+    assert await stack_queue.reader.lanes() == []
 
 
 async def _running(queue: Queue) -> bool:
-    return (await queue.counts())["running"] > 0
+    return (await queue.reader.counts())["running"] > 0

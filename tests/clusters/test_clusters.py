@@ -16,6 +16,7 @@ from organism_flows.blocks.queue import Queue
 from tests.clusters.cluster import Cluster, cluster
 from tests.clusters.machines import Machine, possible
 from tests.history import check_history, install_history
+from tests.sql import pool_of
 from tests.stack import until
 
 pytestmark = [
@@ -60,7 +61,7 @@ def made() -> Iterator[Cluster]:
 @pytest.fixture
 async def queue(made: Cluster) -> AsyncIterator[Queue]:
     async with Queue(made.dsn("organism")) as queue:
-        await queue.pool.execute("TRUNCATE tasks, lanes, task_attempts")
+        await pool_of(queue).execute("TRUNCATE tasks, lanes, task_attempts")
         await install_history(queue)
         yield queue
 
@@ -75,7 +76,7 @@ def share_handlers(made: Cluster) -> None:
 
 
 async def submit(queue: Queue, count: int, seconds: float) -> list[str]:
-    rows = await queue.pool.fetch(
+    rows = await pool_of(queue).fetch(
         "INSERT INTO tasks (type, params) SELECT 'where', jsonb_build_object('seconds', $2::float8) "
         "FROM generate_series(1, $1::int) RETURNING id::text",
         count,
@@ -85,11 +86,11 @@ async def submit(queue: Queue, count: int, seconds: float) -> list[str]:
 
 
 async def hosts_of_lanes(queue: Queue) -> set[str]:
-    return {row["host"] for row in await queue.pool.fetch("SELECT host FROM lanes")}
+    return {row["host"] for row in await pool_of(queue).fetch("SELECT host FROM lanes")}
 
 
 async def hosts_of_replicas(queue: Queue) -> set[str]:
-    rows = await queue.pool.fetch(
+    rows = await pool_of(queue).fetch(
         "SELECT DISTINCT result->>'host' AS host FROM tasks WHERE result IS NOT NULL"
     )
     return {row["host"] for row in rows}
@@ -98,7 +99,7 @@ async def hosts_of_replicas(queue: Queue) -> set[str]:
 async def counted(queue: Queue, status: str) -> int:
     # Ours: the worker runs verify every five minutes, which sends a task of its own.
     ours = "SELECT count(*) FROM tasks WHERE type = 'where' AND status = $1::taskstatus"
-    return int(await queue.pool.fetchval(ours, status))
+    return int(await pool_of(queue).fetchval(ours, status))
 
 
 def dispatching(made: Cluster, *arguments: str, **env: str) -> subprocess.Popen[str]:

@@ -14,6 +14,7 @@ from organism_flows.deployments.cli.commands.dispatch import _report
 from organism_flows.deployments.cli.dispatch_progress import QueueWatch, Snapshot, shown
 from organism_flows.flows.supervision.supervisor import DispatchSummary
 from tests.proxy import proxied
+from tests.sql import pool_of
 from tests.stack import until
 
 pytestmark = pytest.mark.anyio
@@ -48,11 +49,13 @@ class Clock:
 
 async def settle(queue: Queue, completed: int, failed: int = 0) -> None:
     """As if lane ``l`` had settled so many so far, and tasks were gone accordingly."""
-    await queue.report("l", settled=completed + failed, figures={"completed": completed, "failed": failed})
+    await queue.leases.report(
+        "l", settled=completed + failed, figures={"completed": completed, "failed": failed}
+    )
 
 
 async def test_it_counts_from_its_start_on(queue: Queue) -> None:
-    await queue.register("l", run="r")
+    await queue.leases.register("l", run="r")
     await settle(queue, 1000, 10)
     await queue.submit([NewTask(type="t")] * 50)
     clock = Clock()
@@ -91,10 +94,10 @@ async def test_counting_what_is_left_takes_a_bounded_share_of_the_time(
 
 
 async def test_tasks_that_run_for_long_are_told(queue: Queue) -> None:
-    await queue.register("l", run="r")
+    await queue.leases.register("l", run="r")
     await queue.submit([NewTask(type="t")] * 3)
-    await queue.claim("l", 3)
-    await queue.pool.execute(
+    await queue.claims.claim("l", 3)
+    await pool_of(queue).execute(
         "UPDATE tasks SET locked_at = queue_now() - interval '300 s',"
         " begun_at = queue_now() - interval '252 s'"
         " WHERE id = (SELECT min(id::text)::uuid FROM tasks)"

@@ -10,6 +10,7 @@ import ray
 
 from organism_flows.blocks.queue import Queue
 from organism_flows.blocks.ray_cluster import RayCluster
+from tests.sql import pool_of
 from tests.stack import Stack
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack]
@@ -35,12 +36,12 @@ async def test_detached_actors_and_stuck_rows_are_found_and_actors_ended(
     options: Any = {"name": "old_coordinator", "namespace": "old-dev", "lifetime": "detached", "num_cpus": 0}
     actor: Any = ray.remote(Coordinator).options(**options).remote()
     await actor.ready.remote()
-    await stack_queue.pool.execute(STUCK)
+    await pool_of(stack_queue).execute(STUCK)
     found = await leftovers(stack, code=1)
     assert found["actors"] == ["old-dev/old_coordinator"], "and nothing of Serve's"
     assert [(held["locked_by"], held["tasks"]) for held in found["tasks"]] == [("dispatcher-1", 1)]
     await leftovers(stack, "--kill", "old-dev/other", code=1)
     killed = await leftovers(stack, "--kill", "old-dev/old_coordinator", code=1)
     assert (killed["killed"], killed["actors"]) == (["old-dev/old_coordinator"], [])
-    await stack_queue.pool.execute("DELETE FROM tasks")
+    await pool_of(stack_queue).execute("DELETE FROM tasks")
     assert (await leftovers(stack, code=0))["actors"] == []

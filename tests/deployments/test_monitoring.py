@@ -26,6 +26,7 @@ from tests.flows.scripted import ScriptedOrganism, running, submit, until_settle
 from tests.serve_apps.gateway.running import Gateway
 from tests.serve_apps.gateway.running import running as gateway_running
 from tests.serve_apps.gateway.test_lane_metrics import organism_says
+from tests.sql import pool_of
 from tests.stack import until
 
 pytestmark = pytest.mark.anyio
@@ -254,7 +255,7 @@ async def test_a_real_prometheus_has_data_for_every_panel_and_an_alert_fires(
 
             await until(dead_letters_told, patience=30)
             # Nobody else is to claim: as if the lane had been killed.
-            await queue.pool.execute("UPDATE lanes SET lease_until = 'epoch'")
+            await pool_of(queue).execute("UPDATE lanes SET lease_until = 'epoch'")
             await submit(queue, "ok")
 
             async def no_lane_told() -> bool:

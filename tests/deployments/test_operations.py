@@ -25,6 +25,7 @@ from organism_flows.blocks.queue.db.migrate import MIGRATIONS
 from organism_flows.blocks.stack_state import prefect_environment_of
 from tests.deployments.test_prefect_yaml import OURS
 from tests.flows.test_cancel_run import Tasks
+from tests.sql import pool_of
 from tests.stack import PATIENCE, Stack, until
 
 # A stack of its own with a worker, three minutes in all: run with `make soak`.
@@ -289,17 +290,19 @@ async def test_a_run_cancelled_in_the_ui_drains(operated: Stack) -> None:
         state = await final_state(operated, run)
         assert (state["name"], "drained" in state["message"]) == ("Cancelled", True)
         await tasks.check()
-        await queue.cancel([UUID(tasks.endless)])
+        await queue.operator.cancel([UUID(tasks.endless)])
 
 
 async def test_a_failed_verify_is_retried_from_the_ui(operated: Stack) -> None:
     async with Queue(operated.state.dsn) as queue:
-        newest = await queue.pool.fetchval("UPDATE organism_migrations SET version_num = '0002' RETURNING 1")
+        newest = await pool_of(queue).fetchval(
+            "UPDATE organism_migrations SET version_num = '0002' RETURNING 1"
+        )
         assert newest == 1
         run = start_run(operated, "verify", canary=False)
         state = await final_state(operated, run)
         assert (state["type"], "postgres: migrated failed" in state["message"]) == ("FAILED", True)
-        await queue.pool.execute("UPDATE organism_migrations SET version_num = $1", NEWEST)
+        await pool_of(queue).execute("UPDATE organism_migrations SET version_num = $1", NEWEST)
     retry = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
     press(operated, run, retry, force=True)
     state = await final_state(operated, run)

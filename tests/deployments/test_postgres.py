@@ -24,6 +24,7 @@ from organism_flows.deployments.stack.postgres import server as postgres
 from organism_flows.deployments.stack.postgres.server import EmbeddedPostgres
 from organism_flows.deployments.stack.system import folders
 from organism_flows.deployments.stack.system.processes import STACK_ID, Account, Child
+from tests.sql import pool_of
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -307,8 +308,8 @@ def test_a_folder_of_before_keeps_its_tasks_and_loses_its_superuser(
         await migrate(dsn)
         async with Queue(dsn) as queue:
             await queue.submit([NewTask(type="kept", params={"n": n}) for n in range(10)])
-            await queue.pool.execute(OWN)
-            await queue.pool.execute("CREATE DATABASE other")
+            await pool_of(queue).execute(OWN)
+            await pool_of(queue).execute("CREATE DATABASE other")
 
     asyncio.run(fill())
     assert server.sql("SELECT rolsuper FROM pg_roles WHERE rolname = current_user") is True

@@ -9,6 +9,7 @@ import pytest
 
 from organism_flows.blocks.queue import NewTask, Queue
 from tests.blocks.queue.helpers import claim
+from tests.sql import pool_of
 from tests.stack import Stack
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack]
@@ -24,14 +25,16 @@ async def test_a_healthy_stack_says_what_is_unusual_about_its_work(stack: Stack,
     assert stack.run("status")["work"] == []
     assert said(stack.start("status"))[-1] == "all healthy"
     [task_id] = await stack_queue.submit([NewTask(type="echo")])
-    await stack_queue.register("lane", run="run")
+    await stack_queue.leases.register("lane", run="run")
     for _ in range(3):
         batch = await claim(stack_queue)
-        await stack_queue.release("lane", batch, cause="interrupted", error="the lane stopped", suspicion=1)
+        await stack_queue.claims.release(
+            "lane", batch, cause="interrupted", error="the lane stopped", suspicion=1
+        )
     await claim(stack_queue)
-    await stack_queue.pool.execute("UPDATE tasks SET locked_at = locked_at - interval '2 minutes'")
-    await stack_queue.request_leave("run")
-    await stack_queue.pool.execute("UPDATE lanes SET lease_until = queue_now() + interval '1 hour'")
+    await pool_of(stack_queue).execute("UPDATE tasks SET locked_at = locked_at - interval '2 minutes'")
+    await stack_queue.operator.request_leave("run")
+    await pool_of(stack_queue).execute("UPDATE lanes SET lease_until = queue_now() + interval '1 hour'")
     [*_, line] = said(stack.start("status"))
     assert line.startswith("healthy; 1 suspect runs in a process of its own; 1 lane leaves since ")
     assert "; 1 unfinished task was interrupted more than twice; 1 task on a replica has waited" in line

@@ -39,7 +39,7 @@ async def test_dispatch_ends_with_one_line_when_its_stack_is_taken_down(own_stac
     async with Queue(own_stack.state.dsn) as queue:
 
         async def claims() -> bool:
-            return any(lane.claiming for lane in await queue.lanes())
+            return any(lane.claiming for lane in await queue.reader.lanes())
 
         await until(claims, patience=120)
     await asyncio.to_thread(own_stack.run, "down")

@@ -23,6 +23,7 @@ from tests.docs.page import DOCS, Page
 from tests.serve_apps.gateway.running import running
 from tests.serve_apps.organism.helpers import batch
 from tests.serve_apps.organism.helpers import run as run_batch
+from tests.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 ROOT = DOCS.parent
@@ -81,7 +82,7 @@ def test_the_wheel_runs_in_a_project_of_its_own(tmp_path: Path) -> None:
 async def test_a_nightly_load_may_be_repeated(queue: Queue, tmp_path: Path) -> None:
     [files, load] = indented("how-to/nightly-load.md", "sh")
     said = await asyncio.to_thread(run, f"{files}\n{load}", tmp_path, ORGANISM_DSN=queue.dsn)
-    assert (await queue.counts())["queued"] == 1, said
+    assert (await queue.reader.counts())["queued"] == 1, said
 
 
 @pytest.mark.parametrize("page", ["how-to/nightly-load.md", "runbook/disk-full.md"])
@@ -120,9 +121,9 @@ async def test_a_handler_that_runs_again_submits_no_child_twice(
             await names["crawl"](task)
             await names["crawl"](task)
             await names["client"].aclose()
-            assert sum((await queue.counts()).values()) == children
+            assert sum((await queue.reader.counts()).values()) == children
         # Also when the children have ended meanwhile.
-        await queue.pool.execute("UPDATE tasks SET status = 'completed', finished_at = now()")
+        await pool_of(queue).execute("UPDATE tasks SET status = 'completed', finished_at = now()")
         await names["crawl"](task)
         await names["client"].aclose()
-        assert sum((await queue.counts()).values()) == 4
+        assert sum((await queue.reader.counts()).values()) == 4

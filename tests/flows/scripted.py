@@ -140,8 +140,8 @@ async def submit(queue: Queue, *types: str, **fields: object) -> list[str]:
 
 
 async def nothing_left_behind(queue: Queue) -> None:
-    assert (await queue.counts())["running"] == 0
-    assert await queue.lanes() == []
+    assert (await queue.reader.counts())["running"] == 0
+    assert await queue.reader.lanes() == []
 
 
 async def until_settled(lane: Lane, tasks: int) -> None:

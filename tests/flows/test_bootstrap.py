@@ -30,6 +30,7 @@ from organism_flows.flows.prefect_support.schedules import ours
 from tests.deployments.test_prefect_yaml import OURS
 from tests.flows.test_verification import Healthy
 from tests.proxy import proxied
+from tests.sql import pool_of
 from tests.stack import PATIENCE, Stack, until
 
 pytestmark = pytest.mark.anyio
@@ -80,15 +81,15 @@ class Own:
 async def test_only_its_own_lane_is_stopped(queue: Queue) -> None:
     own = Own(queue)
     async with some_lane(queue, own):
-        assert [lane.run for lane in await queue.lanes()] == [own.run]
+        assert [lane.run for lane in await queue.reader.lanes()] == [own.run]
         # As somebody starts one meanwhile.
-        await queue.register("theirs", run="theirs")
-    [theirs] = await queue.lanes()
+        await queue.leases.register("theirs", run="theirs")
+    [theirs] = await queue.reader.lanes()
     assert (theirs.id, theirs.stop_requested) == ("theirs", False)
 
 
 async def test_where_a_lane_lives_none_is_started(queue: Queue) -> None:
-    await queue.register("theirs", run="theirs")
+    await queue.leases.register("theirs", run="theirs")
     own = Own(queue)
     async with some_lane(queue, own):
         pass
@@ -96,15 +97,15 @@ async def test_where_a_lane_lives_none_is_started(queue: Queue) -> None:
 
 
 async def test_a_lease_that_a_dead_lane_left_does_not_pass_for_a_lane_for_long(queue: Queue) -> None:
-    await queue.register("dead", run="killed")
+    await queue.leases.register("dead", run="killed")
     own = Own(queue)
     async with some_lane(queue, own):
-        await queue.pool.execute(
+        await pool_of(queue).execute(
             "UPDATE lanes SET lease_until = queue_now() - interval '1 s' WHERE id = 'dead'"
         )
 
         async def own_lives() -> bool:
-            return any(lane.run == own.run and lane.live for lane in await queue.lanes())
+            return any(lane.run == own.run and lane.live for lane in await queue.reader.lanes())
 
         await until(own_lives)
     assert own.started == 1
@@ -265,7 +266,7 @@ async def test_killed_while_its_canary_is_under_way(stack: Stack, stack_queue: Q
     process = bootstrap(stack)
 
     async def own_lane() -> bool:
-        return bool(await stack_queue.lanes())
+        return bool(await stack_queue.reader.lanes())
 
     await until(own_lane)
     await kill(process)
@@ -273,8 +274,8 @@ async def test_killed_while_its_canary_is_under_way(stack: Stack, stack_queue: Q
     assert done["canary"]["found"].startswith("completed")
 
     async def nobody_left() -> bool:
-        await stack_queue.reap()
-        return await stack_queue.lanes() == [] and (await stack_queue.counts())["running"] == 0
+        await stack_queue.leases.reap()
+        return await stack_queue.reader.lanes() == [] and (await stack_queue.reader.counts())["running"] == 0
 
     await until(nobody_left)
 

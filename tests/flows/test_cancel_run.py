@@ -84,7 +84,7 @@ class Tasks:
         *self.ending, self.endless = [str(i) for i in await self.queue.submit([*ending, endless])]
 
     async def all_run(self) -> bool:
-        return (await self.queue.counts())["running"] == 4
+        return (await self.queue.reader.counts())["running"] == 4
 
     def let_end(self) -> None:
         Path(self.sign).touch()
@@ -96,7 +96,7 @@ class Tasks:
         task = await self.queue.get(self.endless)
         assert (task.status, task.attempts) == ("queued", 0)
         assert [attempt.cause for attempt in task.history] == ["interrupted"]
-        assert await self.queue.lanes() == []
+        assert await self.queue.reader.lanes() == []
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ async def test_a_second_ctrl_c_hands_back_at_once(stack: Stack, stack_queue: Que
         assert line, "it ended"
     process.send_signal(signal.SIGINT)
     await asyncio.to_thread(stack.finish, process, code=130)
-    assert (await stack_queue.counts())["running"] == 0, "nobody has to wait for a lease"
+    assert (await stack_queue.reader.counts())["running"] == 0, "nobody has to wait for a lease"
     tasks.let_end()
     tasks.never.touch()
 

@@ -19,6 +19,7 @@ from tests.flows.scripted import (
     until_settled,
 )
 from tests.proxy import proxied
+from tests.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 
@@ -40,7 +41,7 @@ async def test_quick_tasks_are_not_blocked_by_slow_ones(queue: Queue, organism: 
     lane = Lane(queue, organism)
     async with running(lane):
         await until_settled(lane, 200)
-        counts = await queue.counts()
+        counts = await queue.reader.counts()
         assert (counts["completed"], counts["running"]) == (200, FIRST_WINDOW), "not one slow task has ended"
         organism.let_go.set()
         await until_settled(lane, 300)
@@ -96,7 +97,7 @@ async def test_what_is_urgent_overtakes_a_backlog(queue: Queue, organism: Script
     async with running(lane):
         await until_settled(lane, 50)
         urgent = await submit(queue, *["ok"] * 20, priority=5)
-        newest = await queue.pool.fetchval("SELECT max(claim) FROM tasks")
+        newest = await pool_of(queue).fetchval("SELECT max(claim) FROM tasks")
         async with asyncio.timeout(TIMEOUT):
             while {(await queue.get(task_id)).status for task_id in urgent} != {"completed"}:
                 lane.signals.settled.clear()
@@ -111,7 +112,7 @@ async def test_tasks_are_found_without_any_notification(
     monkeypatch.setattr("organism_flows.flows.lanes.lane.POLL_S", 0.3)
     await submit(queue, "hang", *["ok"] * 3)
     lane = Lane(queue, organism)
-    async with running(lane), queue.pool.acquire() as connection:
+    async with running(lane), pool_of(queue).acquire() as connection:
         await until_settled(lane, 3)
         # As rows that replication or a restore brings: no trigger fires. A known type, and a new one.
         await connection.execute("ALTER TABLE tasks DISABLE TRIGGER USER")

@@ -218,4 +218,4 @@ async def test_the_watchdog_ends_a_stuck_lane_and_its_tasks_come_back(
     task = await stack_queue.get(str(task_id))
     assert (task.status, task.attempts) == ("queued", 0)
     assert [a.cause for a in task.history] == ["interrupted"]
-    assert await stack_queue.lanes() == []
+    assert await stack_queue.reader.lanes() == []

@@ -24,6 +24,7 @@ from organism_flows.flows.supervision.dispatch_restart import Restart, start_mis
 from organism_flows.flows.watchdog import watchdog
 from tests.blocks.queue.helpers import claim
 from tests.flows.moments import known
+from tests.sql import pool_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("own_prefect")]
 RELAY = {"relay": True}
@@ -109,10 +110,10 @@ async def test_the_line_says_so(queue: Queue) -> None:
 
 async def test_not_while_a_lane_claims_but_while_all_of_them_leave(queue: Queue) -> None:
     deployed = await Deployed.with_schedule(RELAY)
-    await queue.register("lane", run="run")
-    assert await start_missing_dispatch(await queue.lanes(), "default") == Restart()
-    await queue.request_leave("run")
-    assert (await start_missing_dispatch(await queue.lanes(), "default")).run is not None
+    await queue.leases.register("lane", run="run")
+    assert await start_missing_dispatch(await queue.reader.lanes(), "default") == Restart()
+    await queue.operator.request_leave("run")
+    assert (await start_missing_dispatch(await queue.reader.lanes(), "default")).run is not None
     assert len(await deployed.runs()) == 1
 
 
@@ -125,7 +126,7 @@ async def test_when_its_process_was_killed_the_dead_lane_and_run_are_not_waited_
     await deployed.run(Running())
     monkeypatch.setattr("organism_flows.flows.supervision.dispatch_restart.BEGINS_WITHIN_S", 0.0)
     assert (await watchdog()).dispatch_started == [], "its lease has not passed"
-    await queue.pool.execute("UPDATE lanes SET lease_until = queue_now() - interval '1 s'")
+    await pool_of(queue).execute("UPDATE lanes SET lease_until = queue_now() - interval '1 s'")
     done = await watchdog()
     assert (done.tasks_taken_back, len(done.dispatch_started)) == (1, 1)
 
@@ -188,22 +189,22 @@ async def test_a_lane_that_leaves_is_no_dispatch_for_the_alert_either(queue: Que
     await TaskQueue(dsn=SecretStr(queue.dsn)).asave("leaving", overwrite=True)
     deployed = await Deployed.with_schedule({}, of_deployment={"queue": "leaving"})
     await deployed.run(Running())
-    await queue.register("lane", run="run")
+    await queue.leases.register("lane", run="run")
     assert (await watchdog(queue="leaving")).alerts == []
-    await queue.request_leave("run")
+    await queue.operator.request_leave("run")
     [line] = (await watchdog(queue="leaving")).alerts
     assert line.startswith("dispatch missing pending: no lane has claimed for 120 s")
 
 
 async def test_the_watchdog_says_what_should_be_known_of_running_work(queue: Queue) -> None:
     await TaskQueue(dsn=SecretStr(queue.dsn)).asave("noted", overwrite=True)
-    await queue.register("lane", run="run")
+    await queue.leases.register("lane", run="run")
     await queue.submit([NewTask(type="t")])
     for _ in range(3):
         batch = await claim(queue)
-        await queue.release("lane", batch, cause="interrupted", error="x", suspicion=1)
+        await queue.claims.release("lane", batch, cause="interrupted", error="x", suspicion=1)
     await claim(queue)
-    await queue.request_leave("run")
+    await queue.operator.request_leave("run")
     done = await watchdog(queue="noted", interrupted=1)
     assert (done.suspects, done.interrupted, done.lanes_leaving, done.handed_over) == (1, 1, 1, 0)
     assert done.copies is None, "nobody says where the organism is"

@@ -15,6 +15,7 @@ from organism_flows.flows.lanes.calls import SUSPICION_LIMIT
 from organism_flows.flows.lanes.lane import POLL_S, Lane
 from organism_flows.flows.lanes.lease import LaneLost
 from tests.flows.scripted import TIMEOUT, ScriptedOrganism, nothing_left_behind, running, submit
+from tests.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 
@@ -34,7 +35,7 @@ async def test_the_sums_are_right(queue: Queue, organism: ScriptedOrganism) -> N
     await submit(queue, *["ok"] * 57, *["fail"] * 2, "reject", max_attempts=3)
     lane = Lane(queue, organism, batch_size=10, until_empty=True)
     summary = await asyncio.wait_for(lane.run(), TIMEOUT)
-    counts = await queue.counts()
+    counts = await queue.reader.counts()
     assert (counts["completed"], counts["failed"]) == (57, 3)
     assert (summary.completed, summary.failed, summary.retried) == (57, 3, 4)
     assert summary.claimed == summary.settled + summary.released + summary.stale == 64
@@ -96,7 +97,7 @@ async def test_stopping_lets_calls_in_flight_finish(queue: Queue, organism: Scri
         organism.let_go.set()
         summary = await asyncio.wait_for(run, TIMEOUT)
     assert summary.completed == 1
-    assert (await queue.counts())["queued"] == 1, "a stopping lane must not claim"
+    assert (await queue.reader.counts())["queued"] == 1, "a stopping lane must not claim"
     await nothing_left_behind(queue)
 
 
@@ -115,7 +116,7 @@ async def test_interrupted_is_not_failed(queue: Queue, organism: ScriptedOrganis
             case "cancel":
                 run.cancel()
             case "request":
-                await queue.request_stop("a run")
+                await queue.operator.request_stop("a run")
         with suppress(asyncio.CancelledError):
             await asyncio.wait_for(run, TIMEOUT)
     assert (await queue.get(done)).status == "completed"
@@ -130,10 +131,10 @@ async def test_a_live_lane_never_loses_a_long_task(queue: Queue, organism: Scrip
     [task_id] = await submit(queue, "hang")
     async with running(Lane(queue, organism)):
         await asyncio.wait_for(organism.started.wait(), TIMEOUT)
-        started = await queue.now()
+        started = await queue.reader.now()
         # Two leases long, with a reaper that would take anything it may.
-        while (await queue.now() - started).total_seconds() < 2 * queue.lease_s:
-            assert (await queue.reap()).retried == 0
+        while (await queue.reader.now() - started).total_seconds() < 2 * queue.lease_s:
+            assert (await queue.leases.reap()).retried == 0
             await asyncio.sleep(0.05)
         organism.let_go.set()
         while (await queue.get(task_id)).status != "completed":
@@ -148,19 +149,19 @@ async def test_a_lane_that_lost_its_lease_writes_nothing_more(
     lane = Lane(queue, organism)
     async with running(lane) as run:
         await asyncio.wait_for(organism.started.wait(), TIMEOUT)
-        await queue.deregister(lane.id)
+        await queue.leases.deregister(lane.id)
         with pytest.raises(LaneLost, match="taken back"):
             await asyncio.wait_for(run, TIMEOUT)
     assert organism.closed == 1
-    await queue.reap()
+    await queue.leases.reap()
     task = await queue.get(task_id)
     assert (task.status, task.attempts, task.lease_lost) == ("retry", 0, 1)
 
 
 async def test_a_silent_lane_loses_its_tasks_to_the_next(queue: Queue, organism: ScriptedOrganism) -> None:
     [task_id] = await submit(queue, "ok")
-    await queue.register("killed")
-    assert len(await queue.claim("killed", 1)) == 1
+    await queue.leases.register("killed")
+    assert len(await queue.claims.claim("killed", 1)) == 1
     summary = await asyncio.wait_for(Lane(queue, organism, until_empty=True).run(), TIMEOUT)
     assert summary.completed == 1
     assert [a.cause for a in (await queue.get(task_id)).history] == ["lease_lost"]
@@ -173,7 +174,7 @@ async def test_an_outcome_that_comes_too_late_is_counted_stale(
     lane = Lane(queue, organism)
     async with running(lane) as run:
         await asyncio.wait_for(organism.started.wait(), TIMEOUT)
-        await queue.pool.execute("UPDATE tasks SET status = 'cancelled' WHERE id = $1", task_id)
+        await pool_of(queue).execute("UPDATE tasks SET status = 'cancelled' WHERE id = $1", task_id)
         organism.let_go.set()
         await asyncio.wait_for(lane.signals.settled.wait(), TIMEOUT)
         lane.stop()
@@ -190,12 +191,12 @@ async def test_broken_connections_are_survived(queue: Queue, organism: ScriptedO
             lane.signals.settled.clear()
             await asyncio.wait_for(lane.signals.settled.wait(), TIMEOUT)
             with suppress(Exception):
-                await queue.pool.execute(
+                await pool_of(queue).execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                     "WHERE datname = current_database()"
                 )
         await asyncio.wait_for(run, TIMEOUT)
-    counts = await queue.counts()
+    counts = await queue.reader.counts()
     assert (counts["completed"], counts["running"]) == (200, 0)
 
 
@@ -213,7 +214,7 @@ async def test_an_insert_wakes_an_idle_lane(queue: Queue, organism: ScriptedOrga
     lane = Lane(queue, organism)
     async with running(lane):
         await asyncio.wait_for(lane.signals.idle.wait(), TIMEOUT)
-        await queue.pool.execute("INSERT INTO tasks (type) VALUES ('ok')")
+        await pool_of(queue).execute("INSERT INTO tasks (type) VALUES ('ok')")
         # Well below the poll interval: it was the notification.
         await asyncio.wait_for(lane.signals.settled.wait(), 2)
 
@@ -222,7 +223,7 @@ async def test_a_scheduled_task_starts_when_it_is_due(queue: Queue, organism: Sc
     lane = Lane(queue, organism)
     async with running(lane):
         await asyncio.wait_for(lane.signals.idle.wait(), TIMEOUT)
-        await queue.pool.execute(
+        await pool_of(queue).execute(
             "INSERT INTO tasks (type, run_after) VALUES ('ok', now() + interval '0.3 s')"
         )
         await asyncio.wait_for(lane.signals.settled.wait(), 2)
@@ -237,11 +238,11 @@ async def test_a_running_task_is_cancelled_through_its_handler(
     queue: Queue, organism: ScriptedOrganism
 ) -> None:
     [running_id, waiting_id] = await submit(queue, "long", "ok")
-    await queue.pause("type", "ok")
+    await queue.operator.pause("type", "ok")
     lane = Lane(queue, organism)
     async with running(lane):
         await asyncio.wait_for(organism.started.wait(), TIMEOUT)
-        done = await queue.cancel([UUID(running_id), UUID(waiting_id)])
+        done = await queue.operator.cancel([UUID(running_id), UUID(waiting_id)])
         assert ([str(i) for i in done.requested], [str(i) for i in done.cancelled]) == (
             [running_id],
             [waiting_id],
@@ -253,8 +254,8 @@ async def test_a_running_task_is_cancelled_through_its_handler(
 
 
 async def test_a_paused_type_and_domain_wait_until_resumed(queue: Queue, organism: ScriptedOrganism) -> None:
-    await queue.pause("type", "ok")
-    await queue.pause("domain", "ok")
+    await queue.operator.pause("type", "ok")
+    await queue.operator.pause("domain", "ok")
     ids = await submit(queue, "ok") + await submit(queue, "anything", domain="ok")
     assert (await asyncio.wait_for(Lane(queue, organism, until_empty=True).run(), TIMEOUT)).claimed == 0
     lane = Lane(queue, organism)
@@ -263,7 +264,7 @@ async def test_a_paused_type_and_domain_wait_until_resumed(queue: Queue, organis
         kinds: tuple[PausedKind, ...] = ("type", "domain")
         for number, kind in enumerate(kinds):
             lane.signals.settled.clear()
-            assert await queue.resume(kind, "ok")
+            assert await queue.operator.resume(kind, "ok")
             # Woken: well before the poll.
             await asyncio.wait_for(lane.signals.settled.wait(), POLL_S - 1)
             assert (await queue.get(ids[number])).status == "completed"

@@ -19,6 +19,7 @@ from organism_flows.flows.lanes.lane import Lane
 from organism_flows.flows.lanes.lease import LaneLost, Lease, Report
 from tests.flows.scripted import ScriptedOrganism
 from tests.proxy import proxied
+from tests.sql import pool_of
 from tests.stack import until
 
 pytestmark = pytest.mark.anyio
@@ -77,10 +78,10 @@ def block_the_loop(seconds: float) -> None:
 
 
 async def renewed(queue: Queue) -> Callable[[], object]:
-    [before] = await queue.lanes()
+    [before] = await queue.reader.lanes()
 
     async def again() -> bool:
-        [now] = await queue.lanes()
+        [now] = await queue.reader.lanes()
         return now.renewed_at > before.renewed_at
 
     return again
@@ -91,11 +92,11 @@ async def test_a_blocked_event_loop_keeps_its_lease(holder: Holder) -> None:
         block_the_loop(3 * LEASE_S)
         # Nothing else of this loop has run since: what renewed the lease was the thread.
         await holder.write()
-        [row] = await holder.queue.lanes()
+        [row] = await holder.queue.reader.lanes()
         assert row.live
         assert row.settled == 7
     assert holder.told == []
-    assert await holder.queue.lanes() == []
+    assert await holder.queue.reader.lanes() == []
 
 
 async def test_a_lane_with_a_blocked_loop_keeps_its_tasks(database: str) -> None:
@@ -120,7 +121,7 @@ async def main():
     until = time.monotonic() + float(sys.argv[2])
     async with Queue(sys.argv[1]) as queue:
         while time.monotonic() < until:
-            reaped = await queue.reap()
+            reaped = await queue.leases.reap()
             if reaped.lanes or reaped.retried:
                 sys.exit(1)
 asyncio.run(main())
@@ -135,7 +136,7 @@ async def test_a_loop_that_is_stuck_for_good_loses_its_lease(
         block_the_loop(0.5 + LEASE_S + holder.lease.interval + 0.3)
         with pytest.raises(LaneLost, match=r"event loop did not run for 0\.5 s"):
             await holder.write()
-        assert (await holder.queue.reap()).lanes == 1, "its tasks move on"
+        assert (await holder.queue.leases.reap()).lanes == 1, "its tasks move on"
     assert holder.writes == 0
     assert len(holder.told) == 1
 
@@ -197,7 +198,7 @@ async def test_a_renewal_that_fails_is_tried_again(holder: Holder) -> None:
     async with holder.keeping():
         for _ in range(2):
             await until(await renewed(holder.queue))
-            killed = await holder.queue.pool.fetchval(
+            killed = await pool_of(holder.queue).fetchval(
                 "SELECT count(*) FROM (SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND application_name = 'organism-heartbeat') killed"
             )
@@ -209,26 +210,26 @@ async def test_a_renewal_that_fails_is_tried_again(holder: Holder) -> None:
 
 async def test_a_pool_without_a_free_connection_does_not_starve_it(holder: Holder) -> None:
     async with holder.keeping():
-        held = [await holder.queue.pool.acquire() for _ in range(4)]
+        held = [await pool_of(holder.queue).acquire() for _ in range(4)]
         block = asyncio.get_running_loop().time() + 2 * LEASE_S
         while asyncio.get_running_loop().time() < block:
             await asyncio.sleep(0.05)
             assert holder.told == []
         for connection in held:
-            await holder.queue.pool.release(connection)
+            await pool_of(holder.queue).release(connection)
         await holder.write()
 
 
 async def test_a_lease_that_was_taken_back_is_noticed(holder: Holder) -> None:
     async with holder.keeping():
-        await holder.queue.deregister("lane-1")
+        await holder.queue.leases.deregister("lane-1")
         await asyncio.wait_for(holder.lost.wait(), 30)
     assert holder.told == ["its tasks were taken back"]
 
 
 async def test_a_stop_is_heard(holder: Holder) -> None:
     async with holder.keeping():
-        await holder.queue.request_stop("a run")
+        await holder.queue.operator.request_stop("a run")
         await asyncio.wait_for(holder.stopped.wait(), 30)
     assert holder.told == []
 
@@ -244,7 +245,7 @@ async def test_a_frozen_process_ends_when_it_thaws_and_writes_nothing(database: 
             os.kill(lane.pid, signal.SIGSTOP)
             await until(lambda: is_past(queue))
             if taken:
-                assert (await queue.reap()).retried == 1
+                assert (await queue.leases.reap()).retried == 1
             before = await queue.get(str(task_id))
             # The outcome is there the moment the lane thaws: its write is the first thing that can run.
             lane_said, _ = await asyncio.to_thread(thaw, lane)
@@ -274,4 +275,4 @@ def thaw(lane: subprocess.Popen[str]) -> tuple[str, str]:
 
 
 async def is_past(queue: Queue) -> bool:
-    return not any(lane.live for lane in await queue.lanes())
+    return not any(lane.live for lane in await queue.reader.lanes())

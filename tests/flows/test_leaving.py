@@ -12,6 +12,7 @@ from uuid import UUID
 import pytest
 
 from organism_flows.blocks.queue import NewTask, Queue, TypePolicy
+from organism_flows.blocks.queue.stores.operator import Operator
 from organism_flows.flows.lanes import calls, lane, lease
 from organism_flows.flows.lanes.lane import Lane
 from tests.flows.scripted import TIMEOUT, ScriptedOrganism, nothing_left_behind, running, submit
@@ -51,17 +52,17 @@ async def test_a_lane_that_leaves_keeps_its_lease_until_its_calls_have_ended(
         await until(lambda: begun(queue, long))
         match how:
             case "asked":
-                assert await queue.request_leave("a run") == 1
+                assert await queue.operator.request_leave("a run") == 1
             case "told":
                 leaving.leave()
         await until(lambda: leaving._leaving.is_set())
         [later] = await submit(queue, "ok")
-        left = await queue.now()
+        left = await queue.reader.now()
         # Three leases, with a reaper that would take anything it may.
-        while (await queue.now() - left).total_seconds() < 3 * queue.lease_s:
-            assert not (await queue.reap()).runs
+        while (await queue.reader.now() - left).total_seconds() < 3 * queue.lease_s:
+            assert not (await queue.leases.reap()).runs
             await asyncio.sleep(0.05)
-        [row] = await queue.lanes()
+        [row] = await queue.reader.lanes()
         assert row.live
         assert row.leaving_at is not None
         assert not row.claiming
@@ -102,7 +103,7 @@ async def test_a_lane_that_leaves_can_still_be_stopped(queue: Queue, organism: S
         leaving.leave()
         await asyncio.sleep(0.1)
         assert not run.done()
-        await queue.request_stop("a run")
+        await queue.operator.request_stop("a run")
         await asyncio.wait_for(run, TIMEOUT)
     task = await queue.get(long)
     assert (task.status, task.attempts, task.interrupted) == ("queued", 0, 1)
@@ -111,7 +112,7 @@ async def test_a_lane_that_leaves_can_still_be_stopped(queue: Queue, organism: S
     await nothing_left_behind(queue)
 
 
-@pytest.mark.parametrize("ask", [Queue.request_stop, Queue.request_leave])
+@pytest.mark.parametrize("ask", [Operator.request_stop, Operator.request_leave])
 async def test_a_lane_learns_at_once_what_it_is_asked(
     queue: Queue, organism: ScriptedOrganism, monkeypatch: pytest.MonkeyPatch, ask: Any
 ) -> None:
@@ -122,7 +123,7 @@ async def test_a_lane_learns_at_once_what_it_is_asked(
     async with running(asked) as run:
         await until(lambda: begun(queue, task))
         await asked._notified.listening.wait()
-        await ask(queue, "a run")
+        await ask(queue.operator, "a run")
         await asyncio.wait_for(asked._leaving.wait(), TIMEOUT)
         organism.let_go.set()
         await asyncio.wait_for(run, TIMEOUT)
@@ -156,7 +157,7 @@ async def test_a_task_may_be_cancelled_while_its_lane_leaves(
     async with running(leaving) as run:
         await asyncio.wait_for(organism.started.wait(), TIMEOUT)
         leaving.leave()
-        await queue.cancel([UUID(long)])
+        await queue.operator.cancel([UUID(long)])
         await asyncio.wait_for(run, TIMEOUT)
     assert (await queue.get(long)).status == "cancelled"
 
@@ -168,7 +169,7 @@ async def test_a_cancel_that_no_message_carries_gives_up_the_call(
     deaf, beside = await submit(queue, "deaf", "hang")
     async with running(Lane(queue, organism)):
         await until(lambda: begun(queue, deaf))
-        await queue.cancel([UUID(deaf)])
+        await queue.operator.cancel([UUID(deaf)])
         await until(lambda: _status_is(queue, deaf, "cancelled"))
         assert (await queue.get(beside)).status == "running", "a call of its own"
         organism.let_go.set()
@@ -200,7 +201,7 @@ async def test_one_task_that_waits_for_long_does_not_slow_the_short_ones_of_its_
 async def test_interruptions_are_bounded_where_the_type_says_so(
     queue: Queue, organism: ScriptedOrganism
 ) -> None:
-    await queue.set_policy(TypePolicy(type="begin", max_interruptions=2))
+    await queue.operator.set_policy(TypePolicy(type="begin", max_interruptions=2))
     [long] = await submit(queue, "begin")
     for _ in range(2):
         stopped = Lane(queue, organism, grace_s=0.0)
@@ -218,8 +219,8 @@ async def test_whoever_reaps_has_the_runs_of_the_dead_lane_stopped(
     queue: Queue, organism: ScriptedOrganism
 ) -> None:
     [orphan] = await submit(queue, "ok")
-    await queue.register("killed")
-    batch = await queue.claim("killed", 1)
+    await queue.leases.register("killed")
+    batch = await queue.claims.claim("killed", 1)
     async with running(Lane(queue, organism)):
         await until(lambda: _status_is(queue, orphan, "completed"))
         await until(lambda: {orphan: batch.claims[0]} in organism.stopped)
@@ -230,10 +231,10 @@ async def test_whoever_claims_what_another_lost_has_its_runs_stopped(
 ) -> None:
     """A reaper that is no lane, as the watchdog, cannot reach replicas."""
     [orphan] = await submit(queue, "ok")
-    await queue.register("killed")
-    await queue.claim("killed", 1)
-    await queue.deregister("killed")
-    await queue.reap()
+    await queue.leases.register("killed")
+    await queue.claims.claim("killed", 1)
+    await queue.leases.deregister("killed")
+    await queue.leases.reap()
     async with running(Lane(queue, organism)):
         await until(lambda: _status_is(queue, orphan, "completed"))
     task = await queue.get(orphan)

@@ -16,6 +16,7 @@ import pytest
 from organism_flows.blocks.queue import NewTask, Queue
 from tests.flows.test_supervision import dispatch_runs, lane_runs
 from tests.history import check_history
+from tests.sql import pool_of
 from tests.stack import Stack, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack]
@@ -39,7 +40,7 @@ class Trickle:
     @asynccontextmanager
     async def flowing(self) -> AsyncIterator[None]:
         # A task that backs off: a run until empty does not end between two others.
-        guard = await self.queue.pool.fetchval(
+        guard = await pool_of(self.queue).fetchval(
             "INSERT INTO tasks (type, status, run_after) "
             "VALUES ('evidence', 'retry', now() + interval '1 hour') RETURNING id"
         )
@@ -50,7 +51,7 @@ class Trickle:
             # Not cut off between a commit and our knowing of it.
             self.over.set()
             await adding
-            await self.queue.pool.execute("DELETE FROM tasks WHERE id = $1", guard)
+            await pool_of(self.queue).execute("DELETE FROM tasks WHERE id = $1", guard)
 
     async def _add(self) -> None:
         task = NewTask(type="evidence", params={"seconds": 0.0, "file": str(self.evidence)})
@@ -59,7 +60,7 @@ class Trickle:
             await asyncio.sleep(GAP_S)
 
     async def completed(self) -> int:
-        return (await self.queue.counts())["completed"]
+        return (await self.queue.reader.counts())["completed"]
 
     async def flows_on(self, tasks: int) -> None:
         """Wait until so many more are completed."""
@@ -72,7 +73,7 @@ class Trickle:
 
     async def check(self) -> None:
         await check_history(self.queue, self.ids, self.evidence)
-        assert (await self.queue.counts())["completed"] == len(self.ids)
+        assert (await self.queue.reader.counts())["completed"] == len(self.ids)
 
 
 def server(stack: Stack) -> list[psutil.Process]:
@@ -92,11 +93,11 @@ async def test_a_frozen_server_holds_up_nothing(stack: Stack, stack_queue: Queue
         try:
             await trickle.flows_on(DURING)
             # Not even the replacement of a lane.
-            [killed] = await stack_queue.lanes()
+            [killed] = await stack_queue.reader.lanes()
             os.kill(killed.pid, signal.SIGKILL)
 
             async def replaced() -> bool:
-                return any(lane.id != killed.id for lane in await stack_queue.lanes())
+                return any(lane.id != killed.id for lane in await stack_queue.reader.lanes())
 
             await until(replaced)
             await trickle.flows_on(DURING)
@@ -126,7 +127,7 @@ async def test_a_killed_server_that_is_away_for_minutes(stack: Stack, stack_queu
         ends_meanwhile = stack.start("dispatch", "--max-seconds", "40", "--json")
 
         async def all_lanes() -> bool:
-            return len(await stack_queue.lanes()) == 3
+            return len(await stack_queue.reader.lanes()) == 3
 
         await until(all_lanes)
         for part in server(stack):
@@ -136,7 +137,7 @@ async def test_a_killed_server_that_is_away_for_minutes(stack: Stack, stack_queu
             before = await trickle.completed()
             await asyncio.sleep(10)
             assert await trickle.completed() > before
-        assert len(await stack_queue.lanes()) == 2
+        assert len(await stack_queue.reader.lanes()) == 2
         assert ends_meanwhile.poll() is None, "it waits to say how it ended"
         await asyncio.to_thread(stack.run, "up")
         await asyncio.to_thread(stack.finish, ends_meanwhile)

@@ -110,14 +110,14 @@ class StubLane:
         self.left = asyncio.Event()
 
     async def ended(self) -> LaneEnd:
-        await self.queue.register(self.id, run=self.run, number=self.number, relay=True)
+        await self.queue.leases.register(self.id, run=self.run, number=self.number, relay=True)
         while True:
-            asked = await self.queue.renew(self.id)
+            asked = await self.queue.leases.renew(self.id)
             if asked is None or asked.leave or asked.stop:
                 break
             await asyncio.sleep(0.02)
         self.left.set()
-        await self.queue.deregister(self.id)
+        await self.queue.leases.deregister(self.id)
         return LaneEnd(summary=LaneSummary(lane=self.id))
 
 
@@ -165,7 +165,7 @@ async def test_the_older_run_leaves_when_the_lanes_of_the_newer_are_there(queue:
     state = await asyncio.wait_for(first, 20)
     assert state.is_completed(), "relieved is not cancelled"
     assert await _claiming(queue, {"newer": 2}), "no moment without a lane that claims"
-    await queue.request_leave("newer")
+    await queue.operator.request_leave("newer")
     assert (await asyncio.wait_for(second, 20)).is_completed()
     assert len(older) == len(newer) == 2, "what leaves is not replaced"
 
@@ -176,7 +176,7 @@ async def test_of_two_runs_the_younger_leaves(queue: Queue, quick: None) -> None
     state = await asyncio.wait_for(supervised(queue, "b", []).run(), 20)
     assert state.is_completed()
     assert await _claiming(queue, {"a": 2})
-    await queue.request_leave("a")
+    await queue.operator.request_leave("a")
     await asyncio.wait_for(first, 20)
 
 
@@ -204,12 +204,12 @@ async def test_a_schedule_that_is_turned_off_ends_the_run_it_started(
     else:
         await until(lambda: len(looks) > seen + 3)
         assert not run.done(), "it was started by hand: nobody has turned anything off"
-        await queue.request_leave("a")
+        await queue.operator.request_leave("a")
         await asyncio.wait_for(run, 20)
 
 
 async def _claiming(queue: Queue, expected: dict[str, int]) -> bool:
-    claiming = [row.run for row in await queue.lanes() if row.claiming]
+    claiming = [row.run for row in await queue.reader.lanes() if row.claiming]
     return {run: claiming.count(run) for run in claiming} == expected
 
 
@@ -232,7 +232,7 @@ async def test_a_long_task_runs_once_through_hand_overs(stack: Stack, stack_queu
         await until(partial(_all_completed, stack_queue, ids), patience=90)
         # Another claims; of those before only the one that holds the task is still there.
         await until(partial(_taken_over, stack_queue, worked, leaving=min(number, 1)), patience=90)
-        worked |= {str(row.run) for row in await stack_queue.lanes() if row.claiming}
+        worked |= {str(row.run) for row in await stack_queue.reader.lanes() if row.claiming}
     not_needed = await dispatch(relay=True)
     assert (not_needed.lanes, not_needed.claimed) == (0, 0)
     assert not runs[0].done(), "the first still waits for the long task"
@@ -241,12 +241,12 @@ async def test_a_long_task_runs_once_through_hand_overs(stack: Stack, stack_queu
     assert summary.completed >= 1
     task = await stack_queue.get(str(long))
     assert (task.status, task.attempts, task.interrupted, task.history) == ("completed", 1, 0, [])
-    rows = [row for row in await stack_queue.lanes() if row.claiming and row.run]
+    rows = [row for row in await stack_queue.reader.lanes() if row.claiming and row.run]
     for row in rows:
-        await stack_queue.request_leave(str(row.run))
+        await stack_queue.operator.request_leave(str(row.run))
     await asyncio.wait_for(asyncio.gather(*runs[1:]), 60)
     await check_history(stack_queue, every)
-    assert await stack_queue.lanes() == []
+    assert await stack_queue.reader.lanes() == []
 
 
 async def _begun_under_one_lane(queue: Queue, task_id: str) -> bool:
@@ -259,6 +259,6 @@ async def _all_completed(queue: Queue, ids: list[str]) -> bool:
 
 
 async def _taken_over(queue: Queue, worked: set[str], *, leaving: int) -> bool:
-    rows = await queue.lanes()
+    rows = await queue.reader.lanes()
     claiming = [str(row.run) for row in rows if row.claiming]
     return len(claiming) == 1 and claiming[0] not in worked and len(rows) == 1 + leaving

@@ -181,15 +181,15 @@ async def test_closing_waits_until_all_is_written(table: Table) -> None:
 
 async def test_one_unstorable_result_does_not_sink_the_calls_it_was_merged_with(queue: Queue) -> None:
     await queue.submit([NewTask(type="t") for _ in range(40)])
-    await queue.register("lane")
-    batch = await queue.claim("lane", 40)
+    await queue.leases.register("lane")
+    batch = await queue.claims.claim("lane", 40)
     bad = {3, 17, 38}
     statements = 0
 
     async def write(tasks: Batch, outcomes: Outcomes) -> Settled:
         nonlocal statements
         statements += 1
-        return await queue.settle("lane", tasks, outcomes)
+        return await queue.claims.settle("lane", tasks, outcomes)
 
     async def report(part: Batch, first: int) -> Settled:
         outcomes = outcomes_of(part)
@@ -204,5 +204,5 @@ async def test_one_unstorable_result_does_not_sink_the_calls_it_was_merged_with(
     assert statements < len(parts), "they were merged"
     statuses = {i: status for result in settled for i, status in result.statuses.items()}
     assert [statuses[i] for i in batch.ids] == ["failed" if n in bad else "completed" for n in range(40)]
-    counts = await queue.counts()
+    counts = await queue.reader.counts()
     assert (counts["completed"], counts["failed"]) == (37, 3)

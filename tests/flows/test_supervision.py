@@ -16,6 +16,7 @@ from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFi
 
 from organism_flows.blocks.queue import NewTask, Queue
 from tests.history import check_history
+from tests.sql import pool_of
 from tests.stack import Stack, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack, pytest.mark.chaos]
@@ -35,7 +36,7 @@ class Run:
     async def begin(self, *, lanes: int) -> None:
         # A task that backs off keeps lanes waiting until all are there: they may start further apart than
         # the tasks last.
-        guard = await self.queue.pool.fetchval(
+        guard = await pool_of(self.queue).fetchval(
             "INSERT INTO tasks (type, status, run_after) "
             "VALUES ('evidence', 'retry', now() + interval '1 hour') RETURNING id"
         )
@@ -44,25 +45,25 @@ class Run:
         params = {"seconds": 0.1, "file": str(self.evidence)}
         tasks = [NewTask(type="evidence", params=params) for _ in range(TASKS)]
         self.ids = [str(i) for i in await self.queue.submit(tasks)]
-        await self.queue.pool.execute("DELETE FROM tasks WHERE id = $1", guard)
+        await pool_of(self.queue).execute("DELETE FROM tasks WHERE id = $1", guard)
         await until(self.all_at_work(lanes))
 
     def all_there(self, lanes: int) -> Any:
         async def there() -> bool:
-            return len(await self.queue.lanes()) == lanes
+            return len(await self.queue.reader.lanes()) == lanes
 
         return there
 
     def all_at_work(self, lanes: int) -> Any:
         async def settling() -> bool:
-            return sum(lane.settled > 0 for lane in await self.queue.lanes()) == lanes
+            return sum(lane.settled > 0 for lane in await self.queue.reader.lanes()) == lanes
 
         return settling
 
     async def end(self) -> dict[str, Any]:
         summary: dict[str, Any] = await asyncio.to_thread(self.stack.finish, self.process)
         await check_history(self.queue, self.ids, self.evidence)
-        assert (await self.queue.counts())["completed"] == TASKS
+        assert (await self.queue.reader.counts())["completed"] == TASKS
         return summary
 
 
@@ -88,7 +89,7 @@ async def lane_runs() -> dict[str, Any]:
 async def test_a_frozen_lane_is_killed_and_replaced(stack: Stack, stack_queue: Queue) -> None:
     run = Run(stack, stack_queue)
     await run.begin(lanes=2)
-    frozen = next(lane for lane in await stack_queue.lanes() if lane.number == 1)
+    frozen = next(lane for lane in await stack_queue.reader.lanes() if lane.number == 1)
     process = psutil.Process(frozen.pid)
     os.kill(frozen.pid, signal.SIGSTOP)
     since = time.monotonic()
@@ -105,21 +106,21 @@ async def test_a_frozen_lane_is_killed_and_replaced(stack: Stack, stack_queue: Q
     assert "has not renewed its lease of 3 s" in states["lane-1"].message
     assert states["lane-2"].is_completed()
     assert states["lane-3"].is_completed()
-    assert await stack_queue.lanes() == []
+    assert await stack_queue.reader.lanes() == []
 
 
 async def test_a_killed_lane_is_replaced_within_seconds(stack: Stack, stack_queue: Queue) -> None:
     run = Run(stack, stack_queue)
     await run.begin(lanes=1)
-    [killed] = await stack_queue.lanes()
+    [killed] = await stack_queue.reader.lanes()
     os.kill(killed.pid, signal.SIGKILL)
     since = time.monotonic()
 
     async def taken_back() -> bool:
-        return bool(await stack_queue.pool.fetchval("SELECT count(*) FROM tasks WHERE lease_lost > 0"))
+        return bool(await pool_of(stack_queue).fetchval("SELECT count(*) FROM tasks WHERE lease_lost > 0"))
 
     async def replaced() -> bool:
-        return any(lane.id != killed.id for lane in await stack_queue.lanes())
+        return any(lane.id != killed.id for lane in await stack_queue.reader.lanes())
 
     await until(taken_back)
     print(f"its tasks are back after {time.monotonic() - since:.1f} s")
@@ -144,4 +145,4 @@ async def test_an_outage_of_postgres_longer_than_the_lease_is_survived(
     await asyncio.to_thread(stack.run, "up")
     summary = await run.end()
     assert summary["errors"] == [] or summary["lanes_died"] > 0
-    assert await stack_queue.lanes() == []
+    assert await stack_queue.reader.lanes() == []

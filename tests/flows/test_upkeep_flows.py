@@ -55,6 +55,7 @@ from organism_flows.flows.watchdog import watchdog
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.clock import START, advance, set_clock
 from tests.flows.moments import known
+from tests.sql import pool_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("own_prefect")]
 LONG_AGO: Any = {"pending_before": START, "ended_before": START}
@@ -77,7 +78,7 @@ async def page_of(run: UUID) -> Any:
 async def dead_letter(queue: Queue, type: str = "t", error: str = "boom | `x`") -> UUID:
     [task_id] = await queue.submit([NewTask(type=type)])
     batch = await claim(queue)
-    await queue.settle("lane", batch, outcomes_of(batch, "rejected", error=error))
+    await queue.claims.settle("lane", batch, outcomes_of(batch, "rejected", error=error))
     return task_id
 
 
@@ -89,7 +90,7 @@ async def test_redrive_shows_and_then_does(queue: Queue) -> None:
     await dead_letter(queue, "other")
     shown = await redrive(type="t", error="boom%")
     assert (shown.dry_run, shown.found, shown.redriven) == (True, 3, 0)
-    assert (await queue.counts())["failed"] == 4
+    assert (await queue.reader.counts())["failed"] == 4
     run = await newest_run("redrive")
     assert run.name.endswith("dry run")
     assert run.state.message == "dry run: 3 tasks would be redriven"
@@ -99,11 +100,11 @@ async def test_redrive_shows_and_then_does(queue: Queue) -> None:
 
     done = await redrive(type="t", error="boom%", dry_run=False)
     assert (done.dry_run, done.redriven) == (False, 3)
-    assert (await queue.counts())["queued"] == 3
+    assert (await queue.reader.counts())["queued"] == 3
     run = await newest_run("redrive")
     assert run.state.message == "3 tasks redriven"
     audited = "SELECT actor FROM task_audit WHERE id = $1"
-    assert str(run.id) in await queue.pool.fetchval(audited, done.audit)
+    assert str(run.id) in await pool_of(queue).fetchval(audited, done.audit)
     assert (await redrive(type="t", dry_run=False)).redriven == 0
 
 
@@ -118,7 +119,7 @@ async def test_submit_loads_a_pattern_of_files_once(queue: Queue, tmp_path: Path
     assert (done.files, done.added, done.earlier, done.bad) == (3, 7, 0, 0)
     done = await submit(f"{tmp_path}/*")
     assert (done.added, done.earlier) == (0, 7)
-    assert (await queue.counts())["queued"] == 7
+    assert (await queue.reader.counts())["queued"] == 7
     run = await newest_run("submit")
     assert run.state.message == "0 tasks submitted of 3 files, 7 had been before"
 
@@ -128,7 +129,7 @@ async def test_submit_makes_columns_of_files_the_params_of_one_type(queue: Queue
     file.write_text("id;text;note\n1;one;x\n2;two;y\n")
     done = await submit(str(file), type="embed", columns={"text": "params.input", "note": ""})
     assert done.added == 2
-    rows = await queue.pool.fetch("SELECT type, params::text FROM tasks ORDER BY params->>'id'")
+    rows = await pool_of(queue).fetch("SELECT type, params::text FROM tasks ORDER BY params->>'id'")
     assert [tuple(row) for row in rows] == [
         ("embed", '{"id": "1", "input": "one"}'),
         ("embed", '{"id": "2", "input": "two"}'),
@@ -142,7 +143,7 @@ async def test_submit_names_bad_lines_and_loads_nothing_or_the_others(queue: Que
     file.write_text('{"type": "t", "params": {"password": "hunter2"}}\n{"type": "t", "parms": "hunter2"}\n')
     with pytest.raises(ConfigurationError, match="1 of 2 lines are bad, nothing was submitted"):
         await submit(str(file))
-    assert (await queue.counts())["queued"] == 0
+    assert (await queue.reader.counts())["queued"] == 0
     run = await newest_run("submit")
     assert run.state_type == StateType.FAILED
     assert f"{file}:2: parms: Extra inputs" in run.state.message
@@ -193,9 +194,11 @@ async def test_a_watchdog_takes_back_deletes_and_tells(queue: Queue, monkeypatch
     await set_clock(queue, START)
     await queue.submit([NewTask(type="held"), NewTask(type="held")])
     await claim(queue, "dead")
-    await queue.pool.execute("INSERT INTO tasks (type, status, locked_by) VALUES ('t', 'running', 'stray')")
+    await pool_of(queue).execute(
+        "INSERT INTO tasks (type, status, locked_by) VALUES ('t', 'running', 'stray')"
+    )
     [young] = await queue.submit([NewTask(type="t")])
-    await queue.cancel([young])
+    await queue.operator.cancel([young])
     await dead_letter(queue)
     await advance(queue, 86_400)
     assert (await watchdog()).pruned == 0, "unless told otherwise, all are kept"
@@ -206,8 +209,8 @@ async def test_a_watchdog_takes_back_deletes_and_tells(queue: Queue, monkeypatch
     assert run.state.message == "1 tasks deleted"
     assert (await page_of(run.id)).key == "watchdog-summary"
     assert (await watchdog(keep_completed_days=1)).cancelled_pruned == 1
-    assert (await queue.counts())["retry"] == 3
-    assert await queue.lanes() == []
+    assert (await queue.reader.counts())["retry"] == 3
+    assert await queue.reader.lanes() == []
     assert (await watchdog()).seconds > 0
     assert (await newest_run("watchdog")).state.message == "all is well"
 
@@ -227,16 +230,16 @@ async def test_a_watchdog_takes_back_deletes_and_tells(queue: Queue, monkeypatch
 
 async def test_a_second_watchdog_ends_at_once(queue: Queue) -> None:
     await set_clock(queue, START)
-    await queue.register("dead")
+    await queue.leases.register("dead")
     await advance(queue, 100)
-    async with queue.exclusive(WATCHDOG_LOCK) as mine:
+    async with queue.maintenance.exclusive(WATCHDOG_LOCK) as mine:
         assert mine
         done = await watchdog()
     assert (done.exclusive, done.lanes_ended) == (False, 0)
     run = await newest_run("watchdog")
     assert (run.state_type, run.state.message) == (StateType.COMPLETED, "another watchdog is at work")
     assert run.flow_version == ORGANISM_TAG, "by which the next watchdog knows it"
-    assert [lane.id for lane in await queue.lanes()] == ["dead"]
+    assert [lane.id for lane in await queue.reader.lanes()] == ["dead"]
 
 
 async def test_runs_that_nobody_runs_have_crashed(queue: Queue) -> None:
@@ -309,7 +312,7 @@ async def test_a_run_whose_process_died_has_crashed_when_its_heartbeats_have_sto
         ]
     await heard(dead)
     await heard(laned)
-    await queue.register("lane", run=str(laned), number=1)
+    await queue.leases.register("lane", run=str(laned), number=1)
     await watchdog()
     assert {await state_of(run) for run in (dead, deaf, laned)} == {"Running"}, "it was heard just now"
     monkeypatch.setattr("organism_flows.flows.prefect_support.stale_runs.SILENT_FOR", timedelta(0))
@@ -365,17 +368,17 @@ async def test_notes_are_kept_until_told_otherwise(queue: Queue, tmp_path: Path)
     await set_clock(queue, START)
     file = tmp_path / "f.jsonl"
     file.write_text('{"type": "t"}\n')
-    await queue.load_files([file])
+    await queue.producer.load_files([file])
     await redrive(type="t", dry_run=False)
-    await queue.pool.execute("INSERT INTO task_audit (action, actor) VALUES ('redrive', 'somebody')")
+    await pool_of(queue).execute("INSERT INTO task_audit (action, actor) VALUES ('redrive', 'somebody')")
     await advance(queue, 3 * 86_400)
     assert (await watchdog()).notes_pruned == 0
     assert (await watchdog(keep_audit_days=4, keep_files_days=4)).notes_pruned == 0
     assert (await watchdog(keep_audit_days=2)).notes_pruned >= 1
-    assert await queue.pool.fetchval("SELECT count(*) FROM task_audit") == 0
-    assert (await queue.load_files([file])).added == 0
+    assert await pool_of(queue).fetchval("SELECT count(*) FROM task_audit") == 0
+    assert (await queue.producer.load_files([file])).added == 0
     assert (await watchdog(keep_files_days=2)).notes_pruned == 1
-    assert (await queue.load_files([file])).added == 1, "it is a file that nobody knows"
+    assert (await queue.producer.load_files([file])).added == 1, "it is a file that nobody knows"
 
 
 async def test_a_prefect_server_that_does_not_answer_is_not_waited_for(queue: Queue) -> None:

@@ -37,6 +37,7 @@ from organism_flows.flows.verification.thresholds import Limits
 from tests.flows.scripted import ScriptedOrganism, running, submit
 from tests.proxy import proxied
 from tests.serve_apps.gateway.running import running as running_gateway
+from tests.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 
@@ -63,19 +64,19 @@ async def test_an_idle_queue_is_well(queue: Queue) -> None:
 
 async def test_migrations_that_are_missing_are_named(queue: Queue) -> None:
     newest = (await pending_after(queue, "0001"))[-1]
-    await queue.pool.execute("UPDATE organism_migrations SET version_num = '0001'")
+    await pool_of(queue).execute("UPDATE organism_migrations SET version_num = '0001'")
     found = named(await postgres_checks.check(queue))["postgres: migrated"]
     assert (found.status, newest in found.evidence) == ("failed", True)
 
 
 async def pending_after(queue: Queue, version: str) -> list[str]:
-    await queue.pool.execute("UPDATE organism_migrations SET version_num = $1", version)
+    await pool_of(queue).execute("UPDATE organism_migrations SET version_num = $1", version)
     return await pending(queue.dsn)
 
 
 async def test_a_transaction_left_open_is_named(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres_checks, "OLD_SNAPSHOT_S", 0.0)
-    async with queue.pool.acquire() as session, session.transaction():
+    async with pool_of(queue).acquire() as session, session.transaction():
         await session.execute("SET LOCAL application_name = 'a report'")
         await session.fetchval("SELECT count(*) FROM tasks")
         found = named(await postgres_checks.check(queue))["postgres: oldest transaction"]
@@ -93,11 +94,11 @@ async def test_connections_that_run_out_and_clocks_that_differ_are_named(
 
 async def test_what_waits_is_stuck_or_has_died_is_named(queue: Queue) -> None:
     await queue.submit([NewTask(type="t")] * 3)
-    await queue.pool.execute("UPDATE tasks SET run_after = now() - interval '1 hour'")
-    await queue.pool.execute(
+    await pool_of(queue).execute("UPDATE tasks SET run_after = now() - interval '1 hour'")
+    await pool_of(queue).execute(
         "INSERT INTO tasks (type, status, locked_by, locked_at) VALUES ('t', 'running', 'gone', now())"
     )
-    await queue.pool.execute(
+    await pool_of(queue).execute(
         "INSERT INTO tasks (type, status) SELECT 't', 'failed' FROM generate_series(1, 5)"
     )
     found = named(await queue_checks.check(queue, Limits(dead_letters=4)))
@@ -107,7 +108,7 @@ async def test_what_waits_is_stuck_or_has_died_is_named(queue: Queue) -> None:
         "lanes: alive",
     }
     assert "t: 3 ready" in found["queue: waiting"].evidence, "by when they were added, not by run_after"
-    await queue.pool.execute("UPDATE tasks SET created_at = now() - interval '1 hour'")
+    await pool_of(queue).execute("UPDATE tasks SET created_at = now() - interval '1 hour'")
     found = named(await queue_checks.check(queue, Limits(dead_letters=4)))
     assert found["queue: waiting"].status == "degraded"
     assert "oldest for 36" in found["queue: waiting"].evidence
@@ -128,7 +129,7 @@ async def test_a_gateway_that_is_gone_or_of_no_use_is_named(database: str) -> No
 
 
 async def test_what_is_paused_is_named_with_its_reason(queue: Queue) -> None:
-    await queue.pause("type", "shout", reason="bad release")
+    await queue.operator.pause("type", "shout", reason="bad release")
     found = named(await queue_checks.check(queue, Limits()))["queue: paused"]
     assert (found.status, found.evidence) == ("degraded", "type shout (bad release)")
     assert "`organism tasks resume --type shout`" in found.action
@@ -149,32 +150,32 @@ async def test_the_canary_goes_through_a_lane(queue: Queue) -> None:
     assert named(await canary.check(queue, Limits()))["canary"].status == "degraded", "there is no lane"
     async with running(Lane(queue, organism)):
         async with asyncio.timeout(30):
-            while not await queue.lanes():
+            while not await queue.reader.lanes():
                 await asyncio.sleep(0.02)
         found = named(await canary.check(queue, Limits()))["canary"]
     assert (found.status, found.evidence.startswith("completed ")) == ("ok", True)
 
 
 async def test_a_canary_that_does_not_come_back_is_cancelled(queue: Queue) -> None:
-    await queue.register("a lane that does nothing")
+    await queue.leases.register("a lane that does nothing")
     found = named(await canary.check(queue, Limits(canary_s=0.3)))["canary"]
     assert found.status == "failed"
     assert "after 0.3 s task " in found.evidence
     assert " is due and in line: it is the first of its type, priority, domain and key" in found.evidence
     assert "organism tasks why" in found.action
-    assert (await queue.counts())["cancelled"] == 1
+    assert (await queue.reader.counts())["cancelled"] == 1
 
 
 async def test_a_canary_that_waits_on_a_replica_says_what_it_waits_behind(queue: Queue) -> None:
     await queue.submit([NewTask(type=canary.TYPE, priority=2_000_000)] * 2)
-    await queue.register("lane")
-    claimed = await queue.claim("lane", 2)
-    await queue.begun(claimed)
+    await queue.leases.register("lane")
+    claimed = await queue.claims.claim("lane", 2)
+    await queue.claims.begun(claimed)
 
     async def claim_it() -> None:
-        while not len(await queue.claim("lane", 1)):
+        while not len(await queue.claims.claim("lane", 1)):
             await asyncio.sleep(0.02)
-        await queue.pool.execute(
+        await pool_of(queue).execute(
             "UPDATE tasks SET locked_at = locked_at - interval '9 s' WHERE domain = 'canary'"
         )
 
@@ -190,9 +191,9 @@ async def test_a_canary_that_waits_on_a_replica_says_what_it_waits_behind(queue:
 
 async def test_lanes_that_leave_are_named_and_no_canary_is_sent_to_them(queue: Queue) -> None:
     await queue.submit([NewTask(type="t")] * 2)
-    await queue.register("lane", run="run")
-    await queue.claim("lane", 1)
-    await queue.request_leave("run")
+    await queue.leases.register("lane", run="run")
+    await queue.claims.claim("lane", 1)
+    await queue.operator.request_leave("run")
     found = named(await queue_checks.check(queue, Limits()))
     assert found["lanes: leaving"].evidence.startswith("1 lane leaves since ")
     assert "(1 task), until its tasks end, the oldest is held since" in found["lanes: leaving"].evidence
@@ -203,12 +204,12 @@ async def test_lanes_that_leave_are_named_and_no_canary_is_sent_to_them(queue: Q
 
 async def test_suspects_and_tasks_that_are_interrupted_again_and_again_are_named(queue: Queue) -> None:
     [task_id] = await queue.submit([NewTask(type="t")])
-    await queue.register("lane")
+    await queue.leases.register("lane")
     for _ in range(3):
-        batch = await queue.claim("lane", 1)
-        await queue.release("lane", batch, cause="interrupted", error="x", suspicion=1)
-    await queue.claim("lane", 1)
-    await queue.pool.execute("UPDATE tasks SET locked_at = locked_at - interval '2 minutes'")
+        batch = await queue.claims.claim("lane", 1)
+        await queue.claims.release("lane", batch, cause="interrupted", error="x", suspicion=1)
+    await queue.claims.claim("lane", 1)
+    await pool_of(queue).execute("UPDATE tasks SET locked_at = locked_at - interval '2 minutes'")
     found = named(await queue_checks.check(queue, Limits()))
     assert found["queue: interrupted"].status == "degraded"
     assert f"1 unfinished task was interrupted more than twice (t {task_id}: 3 times)" in (

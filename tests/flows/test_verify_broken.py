@@ -15,6 +15,7 @@ import pytest
 
 from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.deployments.stack.health import bearer
+from tests.sql import pool_of
 from tests.stack import Stack, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack, pytest.mark.soak]
@@ -105,19 +106,19 @@ async def test_with_a_replica_that_hangs(stack: Stack) -> None:
 
 
 async def test_with_a_migration_to_be_applied(stack: Stack, stack_queue: Queue) -> None:
-    newest = await stack_queue.pool.fetchval("SELECT version_num FROM organism_migrations")
-    await stack_queue.pool.execute("UPDATE organism_migrations SET version_num = '0002'")
+    newest = await pool_of(stack_queue).fetchval("SELECT version_num FROM organism_migrations")
+    await pool_of(stack_queue).execute("UPDATE organism_migrations SET version_num = '0002'")
     try:
         found = await verify(stack, code=2)
     finally:
-        await stack_queue.pool.execute("UPDATE organism_migrations SET version_num = $1", newest)
+        await pool_of(stack_queue).execute("UPDATE organism_migrations SET version_num = $1", newest)
     assert failed(found) == {"postgres: migrated"}
     assert "`organism migrate`" in found["postgres: migrated"]["action"]
 
 
 async def test_with_work_that_nobody_does(stack: Stack, stack_queue: Queue) -> None:
     await stack_queue.submit([NewTask(type="echo")])
-    await stack_queue.pool.execute("INSERT INTO tasks (type, status) VALUES ('echo', 'failed')")
+    await pool_of(stack_queue).execute("INSERT INTO tasks (type, status) VALUES ('echo', 'failed')")
     stack.run("tasks", "pause", "--type", "echo", "--reason", "bad release")
     try:
         found = await verify(stack, "--dead-letters", "0", code=1)

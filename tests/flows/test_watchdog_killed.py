@@ -16,6 +16,7 @@ from organism_flows.flows.watchdog import watchdog
 from tests.blocks.queue.helpers import claim
 from tests.blocks.queue.sessions import open_transaction
 from tests.clock import START, advance, set_clock
+from tests.sql import pool_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.soak, pytest.mark.usefixtures("own_prefect")]
 ROOT = Path(__file__).parents[2]
@@ -25,7 +26,7 @@ RUN = f"import asyncio; from organism_flows.flows.watchdog import watchdog; asyn
 
 async def waits_for_a_lock(queue: Queue, process: asyncio.subprocess.Process) -> None:
     async with asyncio.timeout(90):
-        while not await queue.pool.fetchval(
+        while not await pool_of(queue).fetchval(
             "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
             "AND datname = current_database() AND application_name = 'organism-watchdog'"
         ):
@@ -45,8 +46,8 @@ async def test_the_next_watchdog_does_what_a_killed_one_did_not(
 ) -> None:
     await set_clock(queue, START)
     [old] = await queue.submit([NewTask(type="t")])
-    await queue.cancel([old])
-    await queue.pool.execute("INSERT INTO task_audit (action, actor) VALUES ('redrive', 'somebody')")
+    await queue.operator.cancel([old])
+    await pool_of(queue).execute("INSERT INTO task_audit (action, actor) VALUES ('redrive', 'somebody')")
     await queue.submit([NewTask(type="t"), NewTask(type="t")])
     await claim(queue, "dead")
     await advance(queue, 2 * 86_400)
@@ -65,11 +66,11 @@ async def test_the_next_watchdog_does_what_a_killed_one_did_not(
         finally:
             process.kill()
             await process.wait()
-        counts = await queue.counts()
+        counts = await queue.reader.counts()
         assert (counts["running"], counts["cancelled"]) == (taken_back, left), "all of a step, or nothing"
     done = await watchdog(**KEEP)
     assert (done.exclusive, done.tasks_taken_back, done.cancelled_pruned) == (True, taken_back, left)
     assert done.notes_pruned == 1
-    counts = await queue.counts()
+    counts = await queue.reader.counts()
     assert (counts["running"], counts["retry"], counts["cancelled"]) == (0, 2, 0)
     assert (await watchdog(**KEEP)).tasks_taken_back == 0

@@ -33,6 +33,7 @@ from organism_flows.flows.prefect_support.watchdog_relay import (
 from organism_flows.flows.supervision.watchdog_check import WatchdogSummary, check
 from organism_flows.flows.watchdog import EVENT_INTERVAL_S, watchdog
 from tests.log_lines import LogLines
+from tests.sql import pool_of
 from tests.stack import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("own_prefect", "sender")]
@@ -109,11 +110,11 @@ async def deployed(own_prefect: None, monkeypatch: pytest.MonkeyPatch) -> AsyncI
 
 async def reaped(queue: Queue, lane: str) -> None:
     """Let a lane die, and return when the watchdog has deleted it."""
-    await queue.register(lane)
-    await queue.pool.execute("UPDATE lanes SET lease_until = queue_now() - interval '1 s'")
+    await queue.leases.register(lane)
+    await pool_of(queue).execute("UPDATE lanes SET lease_until = queue_now() - interval '1 s'")
 
     async def gone() -> bool:
-        return await queue.lanes() == []
+        return await queue.reader.lanes() == []
 
     await until(gone)
 

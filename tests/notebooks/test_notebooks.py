@@ -55,7 +55,7 @@ async def test_operate(stack: Stack, stack_queue: Queue, tmp_path: Path) -> None
     assert "would be redriven: 3" in text
     assert "3 redriven, 3 completed, 0 failed" in text
     assert "image/png" in str(notebook.cells[-2].outputs), "the plot"
-    counts = await stack_queue.counts()
+    counts = await stack_queue.reader.counts()
     assert (counts["completed"], counts["failed"]) == (303, 2)
 
 
@@ -68,7 +68,7 @@ async def test_quickstart_and_an_interrupted_dispatch(
     async with client.async_setup_kernel(env=env_of(stack)):
         for place, cell in enumerate(client.nb.cells):
             await client.async_execute_cell(cell, place)
-        counts = await stack_queue.counts()
+        counts = await stack_queue.reader.counts()
         assert counts["completed"] == sum(counts.values()) > 20
         assert f"{counts['completed']} completed, 0 failed" in printed(client.nb)
 
@@ -84,13 +84,13 @@ async def test_quickstart_and_an_interrupted_dispatch(
         with pytest.raises(CellExecutionError, match="CancelledRun"):
             await running
 
-        rows = (await stack_queue.states(ids)).values()
+        rows = (await stack_queue.reader.states(ids)).values()
         assert {row.status for row in rows} <= {"completed", "queued"}, "what ran has finished"
         assert any(row.status == "completed" for row in rows)
         assert all(row.attempts == 0 for row in rows if row.status == "queued"), "uncharged"
-        assert await stack_queue.lanes() == []
+        assert await stack_queue.reader.lanes() == []
         await run(client, "await dispatch(until_empty=True)")
-        assert (await stack_queue.counts())["completed"] == counts["completed"] + len(ids)
+        assert (await stack_queue.reader.counts())["completed"] == counts["completed"] + len(ids)
 
 
 async def run(client: NotebookClient, code: str) -> None:
@@ -100,11 +100,11 @@ async def run(client: NotebookClient, code: str) -> None:
 
 
 async def _running(queue: Queue) -> int:
-    return (await queue.counts())["running"]
+    return (await queue.reader.counts())["running"]
 
 
 async def _stopping(queue: Queue) -> bool:
-    return any(lane.stop_requested for lane in await queue.lanes())
+    return any(lane.stop_requested for lane in await queue.reader.lanes())
 
 
 @pytest.mark.anyio

@@ -307,7 +307,7 @@ def _to_convert(connection: Connection, found: dict[str, _Column], labels: dict[
 
 def _refuse_dependents(connection: Connection, changed: list[str]) -> None:
     """Refuse objects that keep a column from being converted."""
-    for row in connection.exec_driver_sql(statement("attached")):
+    for row in connection.exec_driver_sql(statement("attached").text):
         # Indexes and constraints follow a type that holds the same values. The labels of a status may change.
         follows = row.kind in ("index", "check", "foreign key")
         for name in row.columns:

@@ -88,7 +88,7 @@ async def left_in_place(dsn: str) -> list[Attached]:
     """
     connection = await connect(dsn)
     try:
-        rows = await connection.fetch(statement("attached"), timeout=READ_TIMEOUT)
+        rows = await connection.fetch(statement("attached").text, timeout=READ_TIMEOUT)
     finally:
         await connection.close()
     return [

@@ -34,7 +34,7 @@ STATEMENTS: dict[tuple[str, ...], str] = {
     """,
     (OPERATOR,): """
         ahead attached cancel cancellable counts counts_of database_health depths export finished get
-        list_tasks next_finished of_type page pause policies redrivable redrivable_sample redrive results
+        next_finished of_type page pause policies redrivable redrivable_sample redrive results
         resume retry set_policy start states stuck to_cancel unheld
     """,
 }
@@ -74,4 +74,4 @@ def _roles_for(sql: str | None) -> tuple[str, ...]:
 
 @cache
 def _by_text() -> dict[str, tuple[str, ...]]:
-    return {statement(name): roles for roles, names in STATEMENTS.items() for name in names.split()}
+    return {statement(name).text: roles for roles, names in STATEMENTS.items() for name in names.split()}

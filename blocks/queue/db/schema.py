@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import asyncpg
 
 from organism_flows.blocks.errors import SchemaMismatch
-from organism_flows.blocks.queue.db.statements import statement
+from organism_flows.blocks.queue.db.session import Session
 
 SCHEMA_VERSION = "0009"
 """Number of the newest migration. Newer tables are fine: they serve the versions before them too."""
 CHECK_TIMEOUT = 10.0
 
 
-async def check_schema(pool: asyncpg.Pool[Any]) -> None:
+async def check_schema(session: Session) -> None:
     """Refuse a database whose tables are older than this code.
 
     Raises:
         SchemaMismatch: They are, or there are none.
     """
     try:
-        version = await pool.fetchval(statement("schema_version"), timeout=CHECK_TIMEOUT)
+        version = await session.fetchval("schema_version", timeout=CHECK_TIMEOUT)
     except asyncpg.UndefinedTableError:
         version = None
     except asyncpg.InsufficientPrivilegeError:

@@ -1,6 +1,5 @@
 -- Hands back the tasks that a lane holds in the table without knowing: the answer to their claim was lost with its
 -- connection.
--- $1 lane, $2 bigint[] claims that the lane knows.
 UPDATE tasks t
 SET status = (CASE
         WHEN t.cancel_requested THEN 'cancelled'
@@ -9,5 +8,5 @@ SET status = (CASE
     attempts = greatest(t.attempts, 1) - 1,
     finished_at = CASE WHEN t.cancel_requested THEN queue_now() END,
     locked_by = NULL, locked_at = NULL, cancel_requested = false, updated_at = queue_now()
-WHERE t.locked_by = $1 AND t.status = 'running' AND t.claim <> ALL ($2::bigint[])
+WHERE t.locked_by = :lane AND t.status = 'running' AND t.claim <> ALL (:known_claims::bigint[])
 RETURNING t.id::text

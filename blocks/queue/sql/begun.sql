@@ -1,6 +1,5 @@
 -- Records that handlers have begun with these tasks. Called only for tasks that run for some seconds: the others end
 -- before it could be read.
--- $1 uuid[] ids, $2 bigint[] claims.
 UPDATE tasks t SET begun_at = queue_now()
-FROM unnest((SELECT $1::uuid[]), (SELECT $2::bigint[])) AS r(id, claim)
+FROM unnest((SELECT :ids::uuid[]), (SELECT :claims::bigint[])) AS r(id, claim)
 WHERE t.id = r.id AND t.claim = r.claim AND t.status = 'running'

@@ -1,8 +1,7 @@
 -- Cancels tasks that wait. Marks tasks that run, and notifies their lane.
--- $1 uuid[] ids.
 WITH chosen AS (
     SELECT id, status FROM tasks
-    WHERE id = ANY ($1::uuid[]) AND status IN ('created', 'queued', 'retry', 'running')
+    WHERE id = ANY (:ids::uuid[]) AND status IN ('created', 'queued', 'retry', 'running')
     ORDER BY id
     FOR UPDATE
 ), cancelled AS (

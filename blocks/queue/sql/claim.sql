@@ -1,16 +1,16 @@
--- Claims due tasks from lines of waiting tasks. The lines are read in the order given.
--- $1 lane, $2 limit. One line per element of: $3 types, $4 priorities, $5 domains and $6 keys, empty for none, $7 most
--- tasks to take, $8 and $9 run_after and id after which to begin, or NULL.
+-- Claims due tasks from lines of waiting tasks. The lines are read in the order given, one per element of the arrays.
+-- Without a domain or key, that is empty. Takes at most the quota of each line, and only after a place (run_after and
+-- id), or from its head if that is NULL.
 WITH lane AS MATERIALIZED (
     -- Against a reaper at the same moment: it locks this row to end the lease. So either it waits for us, or we find
     -- that the lease has ended and claim nothing.
-    SELECT id FROM lanes WHERE id = $1 AND lease_until > queue_now() FOR KEY SHARE
+    SELECT id FROM lanes WHERE id = :lane AND lease_until > queue_now() FOR KEY SHARE
 ), ready AS MATERIALIZED (
     -- A CTE, not IN (SELECT ... LIMIT): a planner free to re-run the subquery claims more than the limit.
     SELECT due.place
     FROM (
         SELECT given.*
-        FROM unnest($3::text[], $4::int[], $5::text[], $6::text[], $7::int[], $8::timestamptz[], $9::uuid[])
+        FROM unnest(:types::text[], :priorities::int[], :domains::text[], :keys::text[], :quotas::int[], :after::timestamptz[], :after_ids::uuid[])
             WITH ORDINALITY AS given(type, priority, domain, key, quota, after, after_id, number)
         WHERE NOT EXISTS (SELECT FROM pauses WHERE kind = 'type' AND name = given.type)
           AND NOT EXISTS (SELECT FROM pauses WHERE kind = 'domain' AND name = given.domain)
@@ -29,12 +29,12 @@ WITH lane AS MATERIALIZED (
         LIMIT line.quota
         FOR UPDATE SKIP LOCKED
     ) due
-    LIMIT $2
+    LIMIT :limit
 )
 UPDATE tasks t
 -- A row written by its owner may hold the largest number there is, or NULL in a table of the older system.
 SET status = 'running', claim = nextval('task_claims'), attempts = least(coalesce(t.attempts, 0), 2147483646) + 1,
-    locked_by = $1, locked_at = queue_now(), updated_at = queue_now()
+    locked_by = :lane, locked_at = queue_now(), updated_at = queue_now()
 -- Not a join: with so many rows the planner may turn a join into a scan of the table.
 WHERE t.ctid = ANY (ARRAY(SELECT place FROM ready))
 RETURNING t.id::text, t.claim, t.attempts, t.type, coalesce(t.params::text, '{}') AS params, t.description, t.domain,

@@ -1,9 +1,8 @@
--- $1 statuses, empty for any. Each of these, or NULL for any: $2 type, $3 domain, $4 created since, $5 created before,
--- $6 text in the error.
+-- Counts the tasks that match, by status.
 SELECT status::text, count(*) AS tasks
 FROM tasks
-WHERE (cardinality($1::taskstatus[]) = 0 OR status = ANY ($1::taskstatus[]))
-  AND ($2::text IS NULL OR type = $2) AND ($3::text IS NULL OR domain = $3)
-  AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at < $5)
-  AND ($6::text IS NULL OR position(lower($6) IN lower(left(error, 1000000))) > 0)
+WHERE (cardinality(:statuses::taskstatus[]) = 0 OR status = ANY (:statuses::taskstatus[]))
+  AND (:type::text IS NULL OR type = :type) AND (:domain::text IS NULL OR domain = :domain)
+  AND (:created_since::timestamptz IS NULL OR created_at >= :created_since) AND (:created_until::timestamptz IS NULL OR created_at < :created_until)
+  AND (:error::text IS NULL OR position(lower(:error) IN lower(left(error, 1000000))) > 0)
 GROUP BY status

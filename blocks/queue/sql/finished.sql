@@ -1,2 +1,1 @@
--- $1 domain
-SELECT count(*) FROM tasks WHERE domain = $1 AND finished_at IS NOT NULL
+SELECT count(*) FROM tasks WHERE domain = :domain AND finished_at IS NOT NULL

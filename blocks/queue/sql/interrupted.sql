@@ -1,5 +1,4 @@
--- Counts unfinished tasks that were interrupted more than twice.
--- $1 limit of the count.
+-- Counts unfinished tasks that were interrupted more than twice, up to a limit.
 SELECT count(*) FROM (
-    SELECT FROM tasks WHERE interrupted > 2 AND status IN ('queued', 'retry', 'running') LIMIT $1
+    SELECT FROM tasks WHERE interrupted > 2 AND status IN ('queued', 'retry', 'running') LIMIT :limit
 ) counted

@@ -1,6 +1,6 @@
 -- The lines of waiting tasks, one per type, priority, domain and key, with the moment at which the first task of each
--- is due. Jumps from line to line in the index instead of reading the lines.
--- $1 most lines to read of a type and priority; next_lines.sql reads the others.
+-- is due. Jumps from line to line in the index instead of reading the lines. Of a type and priority it reads no more
+-- than `at_once`; next_lines.sql reads the others.
 WITH RECURSIVE line AS (
     (SELECT type, priority, coalesce(domain, '') AS domain, coalesce(key, '') AS key, run_after, 1 AS number
      FROM tasks WHERE status IN ('queued', 'retry')
@@ -10,12 +10,12 @@ WITH RECURSIVE line AS (
            CASE WHEN (following.type, following.priority) = (line.type, line.priority) THEN line.number + 1 ELSE 1 END
     FROM line CROSS JOIN LATERAL (
         (SELECT type, priority, coalesce(domain, ''), coalesce(key, ''), run_after FROM tasks
-         WHERE line.number < $1 AND status IN ('queued', 'retry')
+         WHERE line.number < :at_once AND status IN ('queued', 'retry')
            AND (type, priority, coalesce(domain, ''), coalesce(key, '')) > (line.type, line.priority, line.domain, line.key)
          ORDER BY type, priority, coalesce(domain, ''), coalesce(key, ''), run_after, id LIMIT 1)
         UNION ALL
         (SELECT type, priority, coalesce(domain, ''), coalesce(key, ''), run_after FROM tasks
-         WHERE line.number >= $1 AND status IN ('queued', 'retry') AND (type, priority) > (line.type, line.priority)
+         WHERE line.number >= :at_once AND status IN ('queued', 'retry') AND (type, priority) > (line.type, line.priority)
          ORDER BY type, priority, coalesce(domain, ''), coalesce(key, ''), run_after, id LIMIT 1)
     ) following
 )

@@ -1,7 +1,7 @@
--- Notes how far a file is loaded. Returns no row if another process has loaded some of it meanwhile.
--- $1 file, $2 lines loaded so far, $3 lines loaded once this is committed, $4 digest of those lines.
+-- Notes how far a file is loaded, from `loaded` lines so far to `lines`. Returns no row if another process has loaded
+-- some of it meanwhile. The digest is that of all these lines.
 INSERT INTO task_files (name, lines, digest)
-SELECT $1, $3, $4 WHERE $2::bigint = 0 OR EXISTS (SELECT FROM task_files WHERE name = $1)
+SELECT :name, :lines, :digest WHERE :loaded::bigint = 0 OR EXISTS (SELECT FROM task_files WHERE name = :name)
 ON CONFLICT (name) DO UPDATE SET lines = excluded.lines, digest = excluded.digest, loaded_at = queue_now()
-    WHERE task_files.lines = $2
+    WHERE task_files.lines = :loaded
 RETURNING lines

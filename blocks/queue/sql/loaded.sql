@@ -1,2 +1,1 @@
--- $1 file
-SELECT lines, digest FROM task_files WHERE name = $1
+SELECT lines, digest FROM task_files WHERE name = :name

@@ -1,6 +1,5 @@
 -- Facts about the work that lanes hold, for an operator, in one snapshot. A task is handed over if no handler has begun
--- with its current claim. Only those claimed more than $1 seconds ago count. Interrupted tasks are counted up to $2.
--- $1 seconds, $2 limit.
+-- with its current claim. Only those claimed long ago count. Interrupted tasks are counted up to the limit.
 WITH held AS MATERIALIZED (
     SELECT lane.id AS lane, task.*
     FROM lanes lane CROSS JOIN LATERAL (
@@ -29,10 +28,10 @@ SELECT queue_now() AS now,
        (SELECT count(*) FROM held WHERE suspicion > 0) AS suspects,
        late.tasks AS handed_over, late.since AS handed_over_since,
        (SELECT count(*) FROM (
-           SELECT FROM tasks WHERE interrupted > 2 AND status IN ('queued', 'retry', 'running') LIMIT $2
+           SELECT FROM tasks WHERE interrupted > 2 AND status IN ('queued', 'retry', 'running') LIMIT :limit
        ) counted) AS interrupted,
        (SELECT coalesce(json_agg(leaving ORDER BY since, id), '[]') FROM leaving)::text AS leaving
 FROM (
     SELECT count(*) AS tasks, min(locked_at) AS since FROM held
-    WHERE begun_at IS NULL AND locked_at < queue_now() - make_interval(secs => $1)
+    WHERE begun_at IS NULL AND locked_at < queue_now() - make_interval(secs => :waits_long_s)
 ) late

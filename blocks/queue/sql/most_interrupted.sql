@@ -1,5 +1,4 @@
 -- The unfinished tasks that were interrupted most, if more than twice.
--- $1 limit.
 SELECT id, type, interrupted FROM tasks
 WHERE interrupted > 2 AND status IN ('queued', 'retry', 'running')
-ORDER BY interrupted DESC LIMIT $1
+ORDER BY interrupted DESC LIMIT :limit

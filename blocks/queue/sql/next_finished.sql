@@ -1,7 +1,6 @@
--- The task that redrive.sql would read first.
--- $1 status; finished from $2, or NULL, to $3; $4 finished_at, as text, and $5 id after which to begin, or NULL.
+-- The task that redrive.sql would read first after a place: finished_at, as text, and id. NULL begins with the first.
 SELECT finished_at::text, id FROM tasks
-WHERE status = $1::text::taskstatus AND finished_at >= coalesce($2::timestamptz, '-infinity') AND finished_at <= $3
-  AND (finished_at, id) > (coalesce($4::text::timestamptz, '-infinity'),
-                           coalesce($5::uuid, '00000000-0000-0000-0000-000000000000'))
+WHERE status = :status::text::taskstatus AND finished_at >= coalesce(:since::timestamptz, '-infinity') AND finished_at <= :until
+  AND (finished_at, id) > (coalesce(:after::text::timestamptz, '-infinity'),
+                           coalesce(:after_id::uuid, '00000000-0000-0000-0000-000000000000'))
 ORDER BY finished_at, id LIMIT 1

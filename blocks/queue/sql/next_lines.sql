@@ -1,11 +1,10 @@
--- Lines of a type and priority that has many: those from a line on, and those of the tasks that are due first,
--- which thus need not wait until the lane has come round to them.
--- $1 type, $2 priority, $3 domain and $4 key of the line to begin with, $5 most lines of either kind.
+-- Lines of a type and priority that has many: those from a line on, and those of the tasks that are due first, which
+-- thus need not wait until the lane has come round to them. At most so many of either kind.
 WITH RECURSIVE line AS (
     (SELECT type, priority, coalesce(domain, '') AS domain, coalesce(key, '') AS key, run_after
      FROM tasks
      WHERE status IN ('queued', 'retry')
-       AND (type, priority, coalesce(domain, ''), coalesce(key, '')) >= ($1::text, $2::int, $3::text, $4::text)
+       AND (type, priority, coalesce(domain, ''), coalesce(key, '')) >= (:type::text, :priority::int, :domain::text, :key::text)
      ORDER BY type, priority, coalesce(domain, ''), coalesce(key, ''), run_after, id LIMIT 1)
     UNION ALL
     SELECT following.* FROM line CROSS JOIN LATERAL (
@@ -14,21 +13,21 @@ WITH RECURSIVE line AS (
           AND (type, priority, coalesce(domain, ''), coalesce(key, '')) > (line.type, line.priority, line.domain, line.key)
         ORDER BY type, priority, coalesce(domain, ''), coalesce(key, ''), run_after, id LIMIT 1
     ) following
-    WHERE (line.type, line.priority) = ($1, $2)
+    WHERE (line.type, line.priority) = (:type, :priority)
 ), walked AS (
-    SELECT * FROM line WHERE (type, priority) = ($1, $2) LIMIT $5
+    SELECT * FROM line WHERE (type, priority) = (:type, :priority) LIMIT :limit
 ), first_due AS (
     SELECT DISTINCT ON (domain, key) domain, key, run_after
     FROM (
         SELECT coalesce(domain, '') AS domain, coalesce(key, '') AS key, run_after FROM tasks
         WHERE status IN ('queued', 'retry') AND (coalesce(domain, '') <> '' OR coalesce(key, '') <> '')
-          AND type = $1 AND priority = $2
-        ORDER BY run_after LIMIT $5
+          AND type = :type AND priority = :priority
+        ORDER BY run_after LIMIT :limit
     ) waiting
     ORDER BY domain, key, run_after
 )
 SELECT domain, key, walked,
-       CASE WHEN $1 = ANY (ARRAY(SELECT name FROM pauses WHERE kind = 'type'))
+       CASE WHEN :type = ANY (ARRAY(SELECT name FROM pauses WHERE kind = 'type'))
               OR domain = ANY (ARRAY(SELECT name FROM pauses WHERE kind = 'domain')) THEN 'Infinity'
             ELSE extract(epoch FROM run_after) - extract(epoch FROM queue_now()) END::float8 AS due_s
 FROM (SELECT domain, key, run_after, true FROM walked

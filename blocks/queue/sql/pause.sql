@@ -1,3 +1,2 @@
--- $1 kind, $2 name, $3 reason
-INSERT INTO pauses (kind, name, reason) VALUES ($1, $2, $3)
+INSERT INTO pauses (kind, name, reason) VALUES (:kind, :name, :reason)
 ON CONFLICT (kind, name) DO UPDATE SET reason = coalesce(excluded.reason, pauses.reason)

@@ -1,7 +1,6 @@
--- The tasks that prune.sql would delete.
--- $1 status, $2 age in seconds, $3 finished_at, as text, and $4 id after which to begin, or NULL; $5 limit.
+-- The tasks that prune.sql would delete, after a place: finished_at, as text, and id. NULL begins with the first.
 SELECT finished_at::text AS finished, id FROM tasks
-WHERE status = $1::taskstatus AND finished_at < queue_now() - make_interval(secs => $2)
-  AND (finished_at, id) > (coalesce($3::text::timestamptz, '-infinity'),
-                           coalesce($4::uuid, '00000000-0000-0000-0000-000000000000'))
-ORDER BY finished_at, id LIMIT $5
+WHERE status = :status::taskstatus AND finished_at < queue_now() - make_interval(secs => :older_than_s)
+  AND (finished_at, id) > (coalesce(:after::text::timestamptz, '-infinity'),
+                           coalesce(:after_id::uuid, '00000000-0000-0000-0000-000000000000'))
+ORDER BY finished_at, id LIMIT :limit

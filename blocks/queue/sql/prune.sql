@@ -1,12 +1,11 @@
 -- Deletes tasks that finished long ago, with their attempts. Skips tasks that another transaction has locked, to
--- redrive them.
--- $1 status, $2 age in seconds, $3 finished_at from which to begin, as text, or NULL, $4 limit.
+-- redrive them. Begins at a finished_at, as text, or with the first if that is NULL.
 WITH old AS MATERIALIZED (
     SELECT ctid AS place FROM tasks
-    WHERE status = $1::taskstatus AND finished_at >= coalesce($3::text::timestamptz, '-infinity')
-      AND finished_at < queue_now() - make_interval(secs => $2)
+    WHERE status = :status::taskstatus AND finished_at >= coalesce(:begin::text::timestamptz, '-infinity')
+      AND finished_at < queue_now() - make_interval(secs => :older_than_s)
     ORDER BY finished_at
-    LIMIT $4
+    LIMIT :limit
     FOR UPDATE SKIP LOCKED
 ), pruned AS (
     DELETE FROM tasks WHERE ctid = ANY (ARRAY(SELECT place FROM old)) RETURNING finished_at

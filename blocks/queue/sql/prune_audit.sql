@@ -1,6 +1,5 @@
--- $1 age in seconds, $2 limit
 DELETE FROM task_audit
 WHERE id = ANY (ARRAY(
-    SELECT id FROM task_audit WHERE at < queue_now() - make_interval(secs => $1) ORDER BY at LIMIT $2
+    SELECT id FROM task_audit WHERE at < queue_now() - make_interval(secs => :older_than_s) ORDER BY at LIMIT :limit
 ))
 RETURNING id

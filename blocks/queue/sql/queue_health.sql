@@ -1,5 +1,5 @@
 -- The waiting tasks of each type, and for how long the oldest has waited. It is found in the indexes of lines. Ready
--- tasks are counted only up to $1, because a backlog may be millions.
+-- tasks are counted only up to a limit, because a backlog may be millions.
 WITH RECURSIVE pair AS (
     (SELECT type, priority FROM tasks WHERE status IN ('queued', 'retry') ORDER BY type, priority LIMIT 1)
     UNION ALL
@@ -17,7 +17,7 @@ FROM pair CROSS JOIN LATERAL (
             (SELECT count(*) FROM (
                 SELECT FROM tasks WHERE status IN ('queued', 'retry') AND tasks.type = pair.type
                     AND tasks.priority = pair.priority AND coalesce(domain, '') = '' AND coalesce(key, '') = ''
-                    AND run_after <= queue_now() LIMIT $1) counted) AS ready
+                    AND run_after <= queue_now() LIMIT :limit) counted) AS ready
      FROM tasks
      WHERE status IN ('queued', 'retry') AND tasks.type = pair.type AND tasks.priority = pair.priority
        AND coalesce(domain, '') = '' AND coalesce(key, '') = '' AND run_after <= queue_now()
@@ -27,7 +27,7 @@ FROM pair CROSS JOIN LATERAL (
             (SELECT count(*) FROM (
                 SELECT FROM tasks WHERE status IN ('queued', 'retry') AND tasks.type = pair.type
                     AND tasks.priority = pair.priority AND (coalesce(domain, '') <> '' OR coalesce(key, '') <> '')
-                    AND run_after <= queue_now() LIMIT $1) counted) AS ready
+                    AND run_after <= queue_now() LIMIT :limit) counted) AS ready
      FROM tasks
      WHERE status IN ('queued', 'retry') AND tasks.type = pair.type AND tasks.priority = pair.priority
        AND (coalesce(domain, '') <> '' OR coalesce(key, '') <> '') AND run_after <= queue_now()

@@ -1,11 +1,11 @@
--- Takes the tasks of lanes whose lease has ended back into the queue, without charging the attempt.
--- $1 most leases that a task may lose, $2 true to take back tasks as well whose holder is not a lane.
+-- Takes the tasks of lanes whose lease has ended back into the queue, without charging the attempt. A task that has
+-- lost as many leases as it may becomes a dead letter. Strays are tasks whose holder is not a lane.
 WITH RECURSIVE lost AS MATERIALIZED (
     -- A lane that is claiming holds this row. Skipping it leaves it to the next reap.
     SELECT id FROM lanes WHERE lease_until < queue_now() ORDER BY id FOR UPDATE SKIP LOCKED
 ), holder AS (
     -- Jumps from holder to holder in the index. Only SQL of the user makes a holder that is not a lane.
-    (SELECT locked_by AS id FROM tasks WHERE $2 AND locked_by IS NOT NULL ORDER BY locked_by LIMIT 1)
+    (SELECT locked_by AS id FROM tasks WHERE :strays AND locked_by IS NOT NULL ORDER BY locked_by LIMIT 1)
     UNION ALL
     SELECT following.id FROM holder CROSS JOIN LATERAL (
         SELECT locked_by AS id FROM tasks WHERE locked_by > holder.id ORDER BY locked_by LIMIT 1
@@ -28,14 +28,14 @@ WITH RECURSIVE lost AS MATERIALIZED (
     UPDATE tasks t
     SET status = (CASE
             WHEN t.cancel_requested THEN 'cancelled'
-            WHEN t.lease_lost >= $1 - 1 THEN 'failed'
+            WHEN t.lease_lost >= :max_leases - 1 THEN 'failed'
             ELSE 'retry' END)::taskstatus,
         lease_lost = least(t.lease_lost, 2147483646) + 1,
         attempts = greatest(t.attempts, 1) - 1,
-        error = CASE WHEN t.lease_lost >= $1 - 1
+        error = CASE WHEN t.lease_lost >= :max_leases - 1
             THEN format('lease lost %s times: every lane that held this task died', least(t.lease_lost, 2147483646) + 1)
             ELSE t.error END,
-        finished_at = CASE WHEN t.cancel_requested OR t.lease_lost >= $1 - 1 THEN queue_now() END,
+        finished_at = CASE WHEN t.cancel_requested OR t.lease_lost >= :max_leases - 1 THEN queue_now() END,
         locked_by = NULL, locked_at = NULL, cancel_requested = false, updated_at = queue_now()
     FROM orphans held
     WHERE t.id = held.id

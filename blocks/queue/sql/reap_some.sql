@@ -1,24 +1,23 @@
 -- As reap.sql, for these tasks only. Used when Postgres refuses to write another one.
--- $1 most leases that a task may lose, $2 ids.
 WITH lost AS MATERIALIZED (
     SELECT id FROM lanes WHERE lease_until < queue_now() ORDER BY id FOR UPDATE SKIP LOCKED
 ), orphans AS MATERIALIZED (
     SELECT id, locked_by AS lane, locked_at AS started_at FROM tasks
-    WHERE id = ANY ($2::uuid[]) AND status = 'running'
+    WHERE id = ANY (:ids::uuid[]) AND status = 'running'
       AND (locked_by IN (SELECT lost.id FROM lost) OR NOT EXISTS (SELECT FROM lanes WHERE lanes.id = locked_by))
     FOR UPDATE SKIP LOCKED
 ), reaped AS (
     UPDATE tasks t
     SET status = (CASE
             WHEN t.cancel_requested THEN 'cancelled'
-            WHEN t.lease_lost >= $1 - 1 THEN 'failed'
+            WHEN t.lease_lost >= :max_leases - 1 THEN 'failed'
             ELSE 'retry' END)::taskstatus,
         lease_lost = least(t.lease_lost, 2147483646) + 1,
         attempts = greatest(t.attempts, 1) - 1,
-        error = CASE WHEN t.lease_lost >= $1 - 1
+        error = CASE WHEN t.lease_lost >= :max_leases - 1
             THEN format('lease lost %s times: every lane that held this task died', least(t.lease_lost, 2147483646) + 1)
             ELSE t.error END,
-        finished_at = CASE WHEN t.cancel_requested OR t.lease_lost >= $1 - 1 THEN queue_now() END,
+        finished_at = CASE WHEN t.cancel_requested OR t.lease_lost >= :max_leases - 1 THEN queue_now() END,
         locked_by = NULL, locked_at = NULL, cancel_requested = false, updated_at = queue_now()
     FROM orphans held
     WHERE t.id = held.id

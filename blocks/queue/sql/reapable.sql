@@ -1,6 +1,5 @@
 -- Ids of the tasks that reap.sql would take back.
--- $1 true to include tasks whose holder is not a lane.
 SELECT id FROM tasks
 WHERE locked_by IS NOT NULL AND status = 'running'
   AND (locked_by IN (SELECT lanes.id FROM lanes WHERE lease_until < queue_now())
-       OR ($1 AND locked_by NOT IN (SELECT lanes.id FROM lanes)))
+       OR (:strays AND locked_by NOT IN (SELECT lanes.id FROM lanes)))

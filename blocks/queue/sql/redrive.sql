@@ -1,14 +1,12 @@
--- Queues finished tasks again. Reads no more than one page, however many tasks match.
--- $1 status. Each of these, or NULL for any: $2 type, $3 domain, $4 LIKE pattern of the error. Finished from $5, or
--- NULL, to $6. $7 finished_at, as the text of an earlier answer, and $8 id after which to begin, or NULL. $9 finished
--- tasks to read, $10 most to redrive. $11 id in the audit, $12 actor, $13 request for the audit.
+-- Queues finished tasks again. Reads no more than one page, however many tasks match. Begins after a place: finished_at,
+-- as the text of an earlier answer, and id; NULL begins with the first.
 WITH page AS MATERIALIZED (
     SELECT ctid AS place, id, finished_at, type, domain, error, dedup_key FROM tasks
-    WHERE status = $1::text::taskstatus AND finished_at >= coalesce($5::timestamptz, '-infinity') AND finished_at <= $6
-      AND (finished_at, id) > (coalesce($7::text::timestamptz, '-infinity'),
-                               coalesce($8::uuid, '00000000-0000-0000-0000-000000000000'))
+    WHERE status = :status::text::taskstatus AND finished_at >= coalesce(:since::timestamptz, '-infinity') AND finished_at <= :until
+      AND (finished_at, id) > (coalesce(:after::text::timestamptz, '-infinity'),
+                               coalesce(:after_id::uuid, '00000000-0000-0000-0000-000000000000'))
     ORDER BY finished_at, id
-    LIMIT $9
+    LIMIT :page
 ), fitting AS MATERIALIZED (
     -- Only one task of a type and key may be unfinished: the oldest of these, if there is no other.
     SELECT place, id, finished_at, dedup_key IS NOT NULL AND (
@@ -16,15 +14,15 @@ WITH page AS MATERIALIZED (
         OR EXISTS (SELECT FROM tasks other WHERE other.type = page.type AND other.dedup_key = page.dedup_key
                    AND other.status IN ('created', 'queued', 'running', 'retry'))) AS kept_out
     FROM page
-    WHERE ($2::text IS NULL OR type = $2) AND ($3::text IS NULL OR domain = $3)
-      AND ($4::text IS NULL OR error LIKE $4)
+    WHERE (:type::text IS NULL OR type = :type) AND (:domain::text IS NULL OR domain = :domain)
+      AND (:error::text IS NULL OR error LIKE :error)
 ), chosen AS MATERIALIZED (
     -- A row that has changed since then is checked again by its own columns. A row that another call redrives now is
     -- left to it.
     -- Written so that no index matches: an index of all dead letters would be read for each page.
     SELECT ctid AS place, id, attempts, error FROM tasks
-    WHERE ctid = ANY (ARRAY(SELECT place FROM fitting WHERE NOT kept_out ORDER BY finished_at, id LIMIT $10))
-      AND status::text = $1::text AND (finished_at <= $6) IS TRUE
+    WHERE ctid = ANY (ARRAY(SELECT place FROM fitting WHERE NOT kept_out ORDER BY finished_at, id LIMIT :limit))
+      AND status::text = :status::text AND (finished_at <= :until) IS TRUE
     FOR UPDATE SKIP LOCKED
 ), redriven AS (
     -- The claim stays: the next one is greater, and until then no status lets a late holder write.
@@ -41,7 +39,7 @@ WITH page AS MATERIALIZED (
     ON CONFLICT DO NOTHING
 ), audited AS (
     INSERT INTO task_audit (id, action, actor, details, tasks)
-    SELECT $11, 'redrive', $12, $13::jsonb, count(*) FROM redriven
+    SELECT :audit, 'redrive', :actor, :details::jsonb, count(*) FROM redriven
     ON CONFLICT (id) DO UPDATE SET tasks = task_audit.tasks + excluded.tasks
 )
 SELECT (SELECT count(*) FROM page) AS looked_at, (SELECT count(*) FROM redriven) AS redriven,

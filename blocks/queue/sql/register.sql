@@ -1,4 +1,3 @@
--- $1 lane, $2 run, $3 number in its run, $4 host, $5 pid, $6 lease in seconds, $7 true if the run is a relay, $8 when
--- the run began, or NULL for now.
+-- Opens the lease of a lane. A run without a start began now.
 INSERT INTO lanes (id, run, number, host, pid, lease_until, relay, run_started_at)
-VALUES ($1, $2, $3, $4, $5, queue_now() + make_interval(secs => $6), $7, coalesce($8::timestamptz, queue_now()))
+VALUES (:lane, :run, :number, :host, :pid, queue_now() + make_interval(secs => :lease_s), :relay, coalesce(:run_started_at::timestamptz, queue_now()))

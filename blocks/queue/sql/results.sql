@@ -1,3 +1,2 @@
--- $1 domain
 SELECT id, type, status::text, result::text, error, attempts, created_at, finished_at, elapsed_ms
-FROM tasks WHERE domain = $1
+FROM tasks WHERE domain = :domain

@@ -1,2 +1,1 @@
--- $1 kind, $2 name
-DELETE FROM pauses WHERE kind = $1 AND name = $2 RETURNING name
+DELETE FROM pauses WHERE kind = :kind AND name = :name RETURNING name

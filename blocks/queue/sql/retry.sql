@@ -1,9 +1,8 @@
 -- Queues failed or cancelled tasks again, as new ones with a history. A task is left alone if an unfinished task has
 -- its key, as in a submission. If two have one key, only the first is queued again.
--- $1 uuid[] ids.
 WITH chosen AS (
     SELECT id, type, dedup_key FROM tasks
-    WHERE id = ANY ($1::uuid[]) AND status IN ('failed', 'cancelled')
+    WHERE id = ANY (:ids::uuid[]) AND status IN ('failed', 'cancelled')
     ORDER BY id
     FOR UPDATE
 ), judged AS (

@@ -1,7 +1,6 @@
--- $1 type, $2 max_attempts, $3 timeout, $4 backoff base, $5 backoff cap, $6 max_interruptions. NULL leaves a value to
--- the queue of the lane.
+-- NULL leaves a value to the queue of the lane.
 INSERT INTO task_types (type, max_attempts, timeout_s, backoff_base_s, backoff_cap_s, max_interruptions)
-VALUES ($1, $2, $3, $4, $5, $6)
+VALUES (:type, :max_attempts, :timeout_s, :backoff_base_s, :backoff_cap_s, :max_interruptions)
 ON CONFLICT (type) DO UPDATE SET max_attempts = excluded.max_attempts, timeout_s = excluded.timeout_s,
     backoff_base_s = excluded.backoff_base_s, backoff_cap_s = excluded.backoff_cap_s,
     max_interruptions = excluded.max_interruptions

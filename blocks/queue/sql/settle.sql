@@ -1,24 +1,22 @@
--- Settles tasks that did not complete; complete.sql has the others.
--- $1 uuid[] ids, $2 bigint[] claims, $3 text[] causes, $4 text[] errors, $5 text[] paths, $6 text[] organ ids,
--- $7 real[] elapsed ms. Policies of the organs, each value or NULL: $8 int[] attempts, $9 float8[] backoff base and
--- $10 float8[] cap in seconds. $11, $12 and $13 are the defaults of these three. $14 lane.
+-- Settles tasks that did not complete; complete.sql has the others. The limits of the organs, one per task, may be
+-- NULL: then the default counts. The task's own and those of its type go first.
 WITH reported AS (
     SELECT t.id, r.claim, r.cause, r.error, r.path, r.organ_id, r.elapsed_ms,
         CASE
             WHEN r.cause = 'cancelled' OR t.cancel_requested THEN 'cancelled'
-            WHEN r.cause = 'rejected' OR t.attempts >= coalesce(t.max_attempts, policy.max_attempts, r.max_attempts, $11) THEN 'failed'
+            WHEN r.cause = 'rejected' OR t.attempts >= coalesce(t.max_attempts, policy.max_attempts, r.max_attempts, :default_max_attempts) THEN 'failed'
             ELSE 'retry'
         END::taskstatus AS status,
         -- Half the delay is fixed and half is random, so that tasks that failed together do not return together. All
         -- values are bounded, because Postgres raises errors where others return infinity or zero: 2^1024, 1e-320 / 2,
         -- an interval of 1e15 s.
         make_interval(secs => (0.5 + random() / 2) * least(
-            least(greatest(coalesce(policy.backoff_cap_s, r.backoff_cap_s, $13), 1e-6), 1e9),
-            least(greatest(coalesce(policy.backoff_base_s, r.backoff_base_s, $12), 1e-6), 1e9)
+            least(greatest(coalesce(policy.backoff_cap_s, r.backoff_cap_s, :default_backoff_cap_s), 1e-6), 1e9),
+            least(greatest(coalesce(policy.backoff_base_s, r.backoff_base_s, :default_backoff_base_s), 1e-6), 1e9)
                 * 2.0 ^ least(greatest(t.attempts, 1) - 1, 60))) AS backoff
-    FROM unnest((SELECT $1::uuid[]), (SELECT $2::bigint[]), (SELECT $3::text[]), (SELECT $4::text[]),
-                (SELECT $5::text[]), (SELECT $6::text[]), (SELECT $7::real[]), (SELECT $8::int[]),
-                (SELECT $9::float8[]), (SELECT $10::float8[]))
+    FROM unnest((SELECT :ids::uuid[]), (SELECT :claims::bigint[]), (SELECT :causes::text[]), (SELECT :errors::text[]),
+                (SELECT :paths::text[]), (SELECT :organ_ids::text[]), (SELECT :elapsed_ms::real[]), (SELECT :max_attempts::int[]),
+                (SELECT :backoff_base_s::float8[]), (SELECT :backoff_cap_s::float8[]))
         AS r(id, claim, cause, error, path, organ_id, elapsed_ms, max_attempts, backoff_base_s, backoff_cap_s)
     JOIN tasks t ON t.id = r.id
     LEFT JOIN task_types policy ON policy.type = t.type
@@ -43,7 +41,7 @@ WITH reported AS (
     RETURNING t.id, t.claim, t.attempts, t.status, r.cause, r.error, r.elapsed_ms
 ), history AS (
     INSERT INTO task_attempts (task_id, claim, attempt, lane, cause, error, started_at, ended_at)
-    SELECT s.id, s.claim, s.attempts, $14, s.cause, s.error,
+    SELECT s.id, s.claim, s.attempts, :lane, s.cause, s.error,
            queue_now() - make_interval(secs => s.elapsed_ms / 1000), queue_now()
     FROM settled s
     ON CONFLICT DO NOTHING

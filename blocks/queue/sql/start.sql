@@ -1,5 +1,4 @@
 -- Queues tasks that were only created. The trigger on updates that make a task ready wakes the lanes.
--- $1 uuid[] ids.
 UPDATE tasks SET status = 'queued', run_after = greatest(run_after, queue_now()), updated_at = queue_now()
-WHERE id = ANY ($1::uuid[]) AND status = 'created'
+WHERE id = ANY (:ids::uuid[]) AND status = 'created'
 RETURNING id

@@ -1,2 +1,1 @@
--- $1 uuid[] ids
-SELECT id, status::text, attempts, cancel_requested, locked_by AS lane FROM tasks WHERE id = ANY ($1::uuid[])
+SELECT id, status::text, attempts, cancel_requested, locked_by AS lane FROM tasks WHERE id = ANY (:ids::uuid[])

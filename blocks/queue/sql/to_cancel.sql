@@ -1,11 +1,11 @@
--- Ids of unfinished tasks that match and have not been asked to stop. Arguments as in page.sql.
+-- Ids of unfinished tasks that match and have not been asked to stop, as pages of page.sql.
 SELECT id
 FROM tasks
-WHERE (cardinality($1::taskstatus[]) = 0 OR status = ANY ($1::taskstatus[]))
-  AND ($2::text IS NULL OR type = $2) AND ($3::text IS NULL OR domain = $3)
-  AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at < $5)
-  AND ($6::text IS NULL OR position(lower($6) IN lower(left(error, 1000000))) > 0)
-  AND ($7::uuid IS NULL OR id < $7)
+WHERE (cardinality(:statuses::taskstatus[]) = 0 OR status = ANY (:statuses::taskstatus[]))
+  AND (:type::text IS NULL OR type = :type) AND (:domain::text IS NULL OR domain = :domain)
+  AND (:created_since::timestamptz IS NULL OR created_at >= :created_since) AND (:created_until::timestamptz IS NULL OR created_at < :created_until)
+  AND (:error::text IS NULL OR position(lower(:error) IN lower(left(error, 1000000))) > 0)
+  AND (:before::uuid IS NULL OR id < :before)
   AND status IN ('created', 'queued', 'running', 'retry') AND NOT cancel_requested
 ORDER BY id DESC
-LIMIT $8
+LIMIT :limit

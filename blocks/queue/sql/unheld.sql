@@ -4,4 +4,4 @@ FROM tasks t
 WHERE t.status = 'running' AND NOT EXISTS (SELECT FROM lanes l WHERE l.id = t.locked_by)
 GROUP BY t.locked_by
 ORDER BY tasks DESC, t.locked_by
-LIMIT $1
+LIMIT :limit

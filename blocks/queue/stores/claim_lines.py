@@ -15,14 +15,14 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from operator import attrgetter
-from typing import Any, TypeAlias
+from typing import TypeAlias
 from uuid import UUID
 
 import asyncpg
 
 from organism_flows.blocks.queue.db.bisection import logger, one_line
+from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.db.sqlstates import verdict
-from organism_flows.blocks.queue.db.statements import statement
 from organism_flows.blocks.queue.stores.line_shares import (
     LINES_LIMIT,
     ClaimLine,
@@ -74,15 +74,13 @@ class ClaimLines:
     """The lines of one queue, as one lane knows them.
 
     Args:
-        pool: Connections to the queue's database.
+        database: The queue's database.
         lane: Id of the lane.
         clock: Returns seconds that only grow.
     """
 
-    def __init__(
-        self, pool: asyncpg.Pool[Any], lane: str, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._pool = pool
+    def __init__(self, database: Database, lane: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._database = database
         self._lane = lane
         self._clock = clock
         self._known: dict[LineId, ClaimLine] = {}
@@ -140,7 +138,7 @@ class ClaimLines:
         started = self._clock()
         pause_s = max(REWIND_S, self._look_cost_s, _pause_after(self._from_heads_took_s))
         rewind = started - self._rewound_at > pause_s
-        found = await lines_of(self._pool)
+        found = await lines_of(self._database)
         now = self._looked_at = self._clock()
         self._look_took_s.append(now - started)
         if rewind:
@@ -235,8 +233,16 @@ class ClaimLines:
 
     async def _page(self, group: Group, limit: int) -> list[ClaimLine]:
         size = min(max(limit, PAGE_LINES[0]), PAGE_LINES[1])
-        rows = await self._pool.fetch(
-            statement("next_lines"), *group, *self._pages[group], size, timeout=LOOK_TIMEOUT
+        task_type, priority = group
+        domain, key = self._pages[group]
+        rows = await self._database.fetch(
+            "next_lines",
+            type=task_type,
+            priority=priority,
+            domain=domain,
+            key=key,
+            limit=size,
+            timeout=LOOK_TIMEOUT,
         )
         walked = [(row["domain"], row["key"]) for row in rows if row["walked"]]
         # The page begins with the line that ended the one before.
@@ -254,17 +260,17 @@ class ClaimLines:
 
     async def _take(self, limit: int, wanted: Sequence[tuple[ClaimLine, int]]) -> Batch:
         started = self._clock()
-        rows = await self._pool.fetch(
-            statement("claim"),
-            self._lane,
-            limit,
-            [line.type for line, _ in wanted],
-            [line.priority for line, _ in wanted],
-            [line.domain for line, _ in wanted],
-            [line.key for line, _ in wanted],
-            [quota for _, quota in wanted],
-            [line.after and line.after[0] for line, _ in wanted],
-            [line.after and line.after[1] for line, _ in wanted],
+        rows = await self._database.fetch(
+            "claim",
+            lane=self._lane,
+            limit=limit,
+            types=[line.type for line, _ in wanted],
+            priorities=[line.priority for line, _ in wanted],
+            domains=[line.domain for line, _ in wanted],
+            keys=[line.key for line, _ in wanted],
+            quotas=[quota for _, quota in wanted],
+            after=[line.after and line.after[0] for line, _ in wanted],
+            after_ids=[line.after and line.after[1] for line, _ in wanted],
             timeout=CLAIM_TIMEOUT,
         )
         if any(line.after is None for line, _ in wanted):
@@ -295,10 +301,16 @@ class ClaimLines:
 
     async def _pass_over(self, line: ClaimLine, why: Exception) -> None:
         """Begin after the first task of ``line``. If Postgres refuses the task, make it a dead letter."""
-        pool = self._pool
         after, after_id = line.after or (None, None)
-        place = await pool.fetchrow(
-            statement("next_in_line"), *line.id, after, after_id, timeout=CLAIM_TIMEOUT
+        place = await self._database.fetchrow(
+            "next_in_line",
+            type=line.type,
+            priority=line.priority,
+            domain=line.domain,
+            key=line.key,
+            after=after,
+            after_id=after_id,
+            timeout=CLAIM_TIMEOUT,
         )
         if place is None:
             return
@@ -306,7 +318,7 @@ class ClaimLines:
         if verdict(why) == "value":
             try:
                 error = f"it cannot be claimed: {one_line(why)}"
-                await pool.execute(statement("reject"), place["id"], error, timeout=CLAIM_TIMEOUT)
+                await self._database.execute("reject", id=place["id"], error=error, timeout=CLAIM_TIMEOUT)
             except Exception as again:
                 if verdict(again) != "value":
                     raise
@@ -347,8 +359,8 @@ def _pause_after(took_s: float) -> float:
     return min(LOOK_SHARE * took_s, LOOK_PAUSE_LIMIT_S)
 
 
-async def lines_of(pool: asyncpg.Pool[Any]) -> list[ClaimLine]:
+async def lines_of(database: Database) -> list[ClaimLine]:
     """Return the lines of waiting tasks, highest priority first; of each group `LINES_AT_ONCE` at most."""
-    rows = await pool.fetch(statement("lines"), LINES_AT_ONCE, timeout=LOOK_TIMEOUT)
+    rows = await database.fetch("lines", at_once=LINES_AT_ONCE, timeout=LOOK_TIMEOUT)
     lines = [ClaimLine(*row) for row in rows]
     return sorted(lines, key=attrgetter("priority"), reverse=True)

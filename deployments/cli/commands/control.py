@@ -30,7 +30,7 @@ async def cancel(*ids: str, as_json: AsJson = False) -> int:
     """
     async with open_queue() as queue:
         found = await _found(queue, ids)
-        done = await queue.cancel(found)
+        done = await queue.operator.cancel(found)
     _tell(
         {"cancelled": done.cancelled, "requested": done.requested, "unchanged": done.unchanged},
         as_json,
@@ -52,7 +52,7 @@ async def run(*ids: str, as_json: AsJson = False) -> int:
     """
     async with open_queue() as queue:
         found = await _found(queue, ids)
-        started = await queue.start(found)
+        started = await queue.operator.start(found)
     unchanged = [task_id for task_id in found if task_id not in started]
     _tell({"queued": started, "unchanged": unchanged}, as_json)
     return 1 if unchanged else 0
@@ -70,7 +70,7 @@ async def retry(*ids: str, as_json: AsJson = False) -> int:
     """
     async with open_queue() as queue:
         found = await _found(queue, ids)
-        done = await queue.retry(found)
+        done = await queue.operator.retry(found)
     _tell({"queued": done.retried, "unchanged": done.unchanged, "duplicates": done.duplicates}, as_json)
     return 1 if done.unchanged or done.duplicates else 0
 
@@ -86,7 +86,7 @@ async def pause(
     """Claim no more tasks of a type or domain; running tasks go on. Without either, list what is paused."""
     async with open_queue() as queue:
         if type is None and domain is None:
-            pauses = await queue.pauses()
+            pauses = await queue.operator.pauses()
             lines = [
                 f"{p.kind} {p.name}, since {p.paused_at:%Y-%m-%d %H:%M:%S %Z}"
                 + (f": {p.reason}" if p.reason else "")
@@ -96,7 +96,7 @@ async def pause(
             show(shown, as_json, "\n".join(lines) or "nothing is paused")
             return
         kind, name = _one_of(type, domain)
-        await queue.pause(kind, name, reason=reason)
+        await queue.operator.pause(kind, name, reason=reason)
     show({"paused": {kind: name}}, as_json, f"{kind} {name} is paused; `organism tasks resume` ends it")
 
 
@@ -105,7 +105,7 @@ async def resume(*, type: TypeOption = None, domain: DomainOption = None, as_jso
     """Claim the tasks of a paused type or domain again."""
     kind, name = _one_of(type, domain)
     async with open_queue() as queue:
-        if not await queue.resume(kind, name):
+        if not await queue.operator.resume(kind, name):
             raise ConfigurationError(f"{kind} {name} is not paused", "`organism tasks pause` lists what is")
     show({"resumed": {kind: name}}, as_json, f"{kind} {name} is claimed again")
 
@@ -143,13 +143,13 @@ async def policy(
                 "max_interruptions": max_interruptions,
             }
             try:
-                await queue.set_policy(TypePolicy(type=type, **fields))
+                await queue.operator.set_policy(TypePolicy(type=type, **fields))
             except ValidationError as error:
                 first = error.errors(include_url=False)[0]
                 raise ConfigurationError(
                     f"{first['loc'][0]}: {first['msg']}, got {first['input']!r}", "choose another value"
                 ) from None
-        policies = await queue.policies()
+        policies = await queue.operator.policies()
     lines = [
         f"{p.type}: " + (", ".join(f"{k} {v:g}" for k, v in p if k != "type" and v is not None) or "defaults")
         for p in policies

@@ -84,7 +84,7 @@ async def dispatch(
             stopped = error.what
         left = None
         if not stopped and until_empty and max_seconds is not None and summary.seconds >= max_seconds:
-            left = await queue.remaining()
+            left = await queue.reader.remaining()
     if stopped:
         show({"stopped": stopped}, as_json, stopped)
         return INTERRUPTED

@@ -56,7 +56,7 @@ async def export(queue: Queue, filter: TaskFilter, format: Format, output: str) 
     try:
         with _standard_output() if output == "-" else _whole_file(Path(output)) as sink:
             writer = task_writer(format, sink)
-            async for page in queue.export(filter):
+            async for page in queue.reader.export(filter):
                 writer.write(page)
                 count += len(page)
             writer.close()

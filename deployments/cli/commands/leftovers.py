@@ -43,7 +43,7 @@ async def leftovers(
         _kill(name)
     actors = [name for name in actors if name not in (kill or [])]
     async with open_queue() as queue:
-        held = await queue.unheld(limit=HOLDERS_SHOWN)
+        held = await queue.health.unheld(limit=HOLDERS_SHOWN)
     lines = [f"killed {name}" for name in kill or []]
     lines += [f"actor {name}: end it by `organism leftovers --kill {name}`" for name in actors]
     lines += [

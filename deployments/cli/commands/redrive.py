@@ -48,7 +48,7 @@ async def redrive(
     )
     async with open_queue() as queue:
         if not yes:
-            found = await queue.redrivable(wanted)
+            found = await queue.operator.redrivable(wanted)
             count = found.count if limit is None else min(found.count, limit)
             text = [_line(line) for line in found.sample[:count]]
             text += ["…"] if count > len(text) else []
@@ -56,7 +56,9 @@ async def redrive(
             sample = [line.model_dump(mode="json") for line in found.sample[:count]]
             show({"would_redrive": count, "sample": sample}, as_json, "\n".join(text))
             return
-        done = await queue.redrive(wanted, actor=f"{getpass.getuser()}@{socket.gethostname()}", limit=limit)
+        done = await queue.operator.redrive(
+            wanted, actor=f"{getpass.getuser()}@{socket.gethostname()}", limit=limit
+        )
     result = {"redriven": done.redriven, "kept_out": done.kept_out, "audit": str(done.audit)}
     line = f"{done.redriven} tasks redriven"
     if done.kept_out:

@@ -129,7 +129,7 @@ async def _load(pattern: str, columns: Columns, as_json: bool) -> None:
 
     paths = matching(pattern)
     async with open_queue() as queue:
-        done = await queue.load_files(paths, columns=columns)
+        done = await queue.producer.load_files(paths, columns=columns)
     text = f"{done.added} tasks submitted"
     if done.earlier:
         text += f", {done.earlier} had been before"

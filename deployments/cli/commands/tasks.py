@@ -43,8 +43,8 @@ async def list_tasks(
         raise ConfigurationError(f"--limit {limit} is not between 1 and 10000", "choose another")
     chosen = _filter(status, type, domain, since, until, error)
     async with open_queue() as queue:
-        lines = await queue.page(chosen, limit=limit)
-        counts = await queue.counts_of(chosen)
+        lines = await queue.reader.page(chosen, limit=limit)
+        counts = await queue.reader.counts_of(chosen)
     text = [
         f"{line.id}  {line.status:9}  {_cell(line.type):20}  {_short(line.error)}".rstrip() for line in lines
     ]
@@ -158,7 +158,7 @@ async def why_task(id: str, /, *, as_json: AsJson = False) -> None:
         OrganismByHttp(partial(organism_url, settings), partial(own_headers, settings)), calls=1
     )
     async with open_queue() as queue, aclosing(coordinator):
-        why = await queue.why(id, served=await coordinator.types())
+        why = await queue.reader.why(id, served=await coordinator.types())
     show(why, as_json, "\n".join(filter(None, [why.sentence, why.next_step and f"→ {why.next_step}"])))
 
 

@@ -145,15 +145,15 @@ def _state_of(lane: LaneRow) -> str:
 
 async def _figures(queue: Queue) -> QueueFigures:
     lanes = Count({"live": 0, "leaving": 0, "stopping": 0, "silent": 0})
-    lanes.update(_state_of(lane) for lane in await queue.lanes())
+    lanes.update(_state_of(lane) for lane in await queue.reader.lanes())
     pauses = Count({"type": 0, "domain": 0})
-    pauses.update(pause.kind for pause in await queue.pauses())
+    pauses.update(pause.kind for pause in await queue.operator.pauses())
     return QueueFigures(
-        _folded(await queue.depths()),
+        _folded(await queue.reader.depths()),
         dict(lanes),
         dict(pauses),
-        await queue.lane_figures(),
-        await queue.long_work(),
+        await queue.reader.lane_figures(),
+        await queue.health.long_work(),
     )
 
 

@@ -69,7 +69,7 @@ async def export(query: Annotated[ExportQuery, Query()], queue: TheQueue, reques
     No task comes twice. A task that fits during the whole export is included. An answer that ends without its
     last chunk was cut off and is not complete.
     """
-    pages = queue.export(query, page_bytes=PAGE_BYTES)
+    pages = queue.reader.export(query, page_bytes=PAGE_BYTES)
     # Read the first page before the answer begins, so that an outage is a 503. It may take minutes to find a
     # task that fits.
     first = asyncio.ensure_future(anext(pages, []))

@@ -14,7 +14,7 @@ router = APIRouter(prefix="/api/pauses", tags=["steering"], route_class=Route)
 @router.get("", summary="What is paused", responses=errors())
 async def pauses(queue: TheQueue) -> PauseList:
     """Return the types and domains that are paused: their tasks are not claimed."""
-    return PauseList(pauses=await queue.pauses())
+    return PauseList(pauses=await queue.operator.pauses())
 
 
 @router.post("", summary="Pause a type or domain", responses=WRITING)
@@ -23,11 +23,11 @@ async def pause(body: PauseRequest, queue: TheQueue) -> PauseList:
 
     The answer lists everything that is paused.
     """
-    await queue.pause(body.kind, body.name, reason=body.reason)
-    return PauseList(pauses=await queue.pauses())
+    await queue.operator.pause(body.kind, body.name, reason=body.reason)
+    return PauseList(pauses=await queue.operator.pauses())
 
 
 @router.post("/resume", summary="Resume a type or domain", responses=WRITING)
 async def resume(body: ResumeRequest, queue: TheQueue) -> ResumeResult:
     """Claim tasks of a type or domain again."""
-    return ResumeResult(resumed=await queue.resume(body.kind, body.name))
+    return ResumeResult(resumed=await queue.operator.resume(body.kind, body.name))

@@ -39,11 +39,11 @@ async def cancel_all(body: BulkCancelRequest, queue: TheQueue) -> BulkCancelResu
         raise RequestRefused(
             "invalid", "body: no condition is given", next_step="give at least one, such as type"
         )
-    matched = await queue.cancellable(filter)
+    matched = await queue.operator.cancellable(filter)
     cancelled = requested = 0
     complete = True
     if not body.dry_run:
-        async for done in queue.cancel_all(filter):
+        async for done in queue.operator.cancel_all(filter):
             cancelled += len(done.cancelled)
             requested += len(done.requested)
             if cancelled + requested >= CANCELLED_AT_MOST:
@@ -70,7 +70,7 @@ async def redrive_all(body: BulkRedriveRequest, queue: TheQueue, request: Reques
             "invalid", "body: no condition is given", next_step="give at least one, such as type"
         )
     if body.dry_run:
-        found = await queue.redrivable(wanted)
+        found = await queue.operator.redrivable(wanted)
         count = found.count if body.limit is None else min(found.count, body.limit)
         return BulkRedriveResult(
             dry_run=True,
@@ -82,7 +82,7 @@ async def redrive_all(body: BulkRedriveRequest, queue: TheQueue, request: Reques
             audit=None,
         )
     limit = min(body.limit or REDRIVEN_AT_MOST, REDRIVEN_AT_MOST)
-    done = await queue.redrive(wanted, actor=f"gateway: {request.state.who}", limit=limit)
+    done = await queue.operator.redrive(wanted, actor=f"gateway: {request.state.who}", limit=limit)
     complete = done.redriven < limit or done.redriven == body.limit
     return BulkRedriveResult(
         dry_run=False,
@@ -102,7 +102,7 @@ async def cancel(task: TheTask, queue: TheQueue) -> TaskActionResult:
     A task that is already cancelled does not change. For one that has completed or failed, the answer is a
     conflict.
     """
-    done = await queue.cancel([task.id])
+    done = await queue.operator.cancel([task.id])
     task = await queue.get(str(task.id))
     if done.cancelled:
         return TaskActionResult(id=task.id, outcome="cancelled", status=task.status)
@@ -117,7 +117,7 @@ async def run(task: TheTask, queue: TheQueue) -> TaskActionResult:
 
     A task that already waits or runs does not change. For one that has ended, the answer is a conflict.
     """
-    started = await queue.start([task.id])
+    started = await queue.operator.start([task.id])
     task = await queue.get(str(task.id))
     if started:
         return TaskActionResult(id=task.id, outcome="queued", status=task.status)
@@ -131,7 +131,7 @@ async def retry(task: TheTask, queue: TheQueue) -> TaskActionResult:
     A task that already waits or runs does not change. For one that has completed or is only created, the
     answer is a conflict. It is a conflict too if another unfinished task of its type has its `dedup_key`.
     """
-    done = await queue.retry([task.id])
+    done = await queue.operator.retry([task.id])
     task = await queue.get(str(task.id))
     if done.retried:
         return TaskActionResult(id=task.id, outcome="queued", status=task.status)

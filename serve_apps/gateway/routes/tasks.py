@@ -123,7 +123,7 @@ async def list_tasks(query: Annotated[ListQuery, Query()], queue: TheQueue) -> T
     """
     before = _place(query.cursor) if query.cursor is not None else None
     # One task more than asked for shows whether there is another page.
-    lines = await queue.page(query, before=before, limit=query.limit + 1)
+    lines = await queue.reader.page(query, before=before, limit=query.limit + 1)
     more = len(lines) > query.limit
     lines = lines[: query.limit]
     return TaskPage(tasks=lines, next=_cursor(lines[-1].id) if more else None)
@@ -203,7 +203,7 @@ async def status(task: TheTask) -> TaskStatus:
 @router.get("/{task_id}/why", summary="What a task waits for", responses=OF_A_TASK)
 async def why(task_id: TaskId, queue: TheQueue, parts: TheParts) -> Why:
     """Return what a task waits for, who runs it, or how it ended: in one sentence, and as data."""
-    return await queue.why(task_id, served=await parts.coordinator.types())
+    return await queue.reader.why(task_id, served=await parts.coordinator.types())
 
 
 @router.get("/{task_id}/wait", summary="Wait for a task", responses=OF_A_TASK, dependencies=WAITS)

@@ -9,9 +9,9 @@ from organism_flows.blocks.queue.wire import Cause
 
 
 async def claim(queue: Queue, lane: str = "lane", limit: int = 100) -> Batch:
-    if await queue.renew(lane) is None:
-        await queue.register(lane)
-    return await queue.claim(lane, limit)
+    if await queue.leases.renew(lane) is None:
+        await queue.leases.register(lane)
+    return await queue.claims.claim(lane, limit)
 
 
 def outcomes_of(batch: Batch, cause: Cause, **columns: Any) -> Outcomes:

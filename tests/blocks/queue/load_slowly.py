@@ -17,7 +17,7 @@ async def main(dsn: str, file: str) -> None:
     print("ready", flush=True)
     sys.stdin.readline()
     async with Queue(dsn) as queue:
-        await queue.load_files([Path(file)], part=10, on_part=said)
+        await queue.producer.load_files([Path(file)], part=10, on_part=said)
 
 
 asyncio.run(main(*sys.argv[1:]))

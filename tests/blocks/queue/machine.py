@@ -30,9 +30,12 @@ from organism_flows.blocks.queue import Batch, ClaimLines, NewTask, Outcomes, Qu
 from organism_flows.blocks.queue.stores.claim_lines import lines_of
 from tests.clock import START, set_clock
 from tests.oracle import FINISHED, Oracle, Task
+from tests.sql import database_of, pool_of
 
 T = TypeVar("T")
 LEASE_S = 15.0
+BACKOFF_BASE_S = 1.0
+BACKOFF_CAP_S = 300.0
 REWIND_S = 1.0
 """After so long every task that is ready must be found, wherever it came into line."""
 CAUSES = ("completed", "failed", "rejected", "timed_out", "cancelled")
@@ -60,8 +63,8 @@ class QueueMachine(RuleBasedStateMachine):
 
     @initialize(data=st.data())
     def start(self, data: st.DataObject) -> None:
-        self.wait(self.queue.pool.execute(CLEAN))
-        self.wait(self.queue.pool.execute("SELECT setseed(0.5)"))
+        self.wait(pool_of(self.queue).execute(CLEAN))
+        self.wait(pool_of(self.queue).execute("SELECT setseed(0.5)"))
         self.wait(set_clock(self.queue, START))
         self.oracle = Oracle(now=START, lease_s=LEASE_S)
         self.held: list[tuple[str, Batch]] = []
@@ -102,7 +105,7 @@ class QueueMachine(RuleBasedStateMachine):
             for p in priorities
         ]
         if loaded and not fields.get("dedup_key"):
-            assert self.wait(self.queue.load(tasks)) == len(tasks)
+            assert self.wait(self.queue.producer.load(tasks)) == len(tasks)
             ids: Sequence[UUID | None] = [task.id for task in tasks]
         else:
             ids = self.wait(self.queue.submit(tasks))
@@ -121,13 +124,13 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(data=st.data(), limit=st.integers(1, 3))
     def claim(self, data: st.DataObject, limit: int) -> None:
         lane = data.draw(st.sampled_from(self.lanes[-2:]))
-        batch = self.wait(self.queue.claim(lane, limit))
+        batch = self.wait(self.queue.claims.claim(lane, limit))
         self.oracle.check_claim(lane, limit, [UUID(i) for i in batch.ids])
         self.claimed(lane, batch)
 
     def claim_along(self, lane: str, limit: int = ENOUGH, quota: int = ENOUGH, *, look: bool = False) -> bool:
         """One claim with cursors that stay where the last claims of the lane left them."""
-        lines = self.lines.setdefault(lane, self.queue.claim_lines(lane, clock=self.seconds))
+        lines = self.lines.setdefault(lane, self.queue.claims.lines(lane, clock=self.seconds))
         if look:
             self.wait(lines.look())
         ready = {task.id for task in self.oracle.claimable(lane)}
@@ -175,10 +178,10 @@ class QueueMachine(RuleBasedStateMachine):
         self.add(data.draw(types), [1, 1, 1], domain="d")
         self.claim_along(lane, quota=quota, look=True)
         if pause:
-            self.wait(self.queue.pause(kind, name))
+            self.wait(self.queue.operator.pause(kind, name))
             self.oracle.paused.add((kind, name))
         else:
-            assert self.wait(self.queue.resume(kind, name)) == ((kind, name) in self.oracle.paused)
+            assert self.wait(self.queue.operator.resume(kind, name)) == ((kind, name) in self.oracle.paused)
             self.oracle.paused.discard((kind, name))
         self.claim_along(lane, quota=quota)
 
@@ -207,7 +210,7 @@ class QueueMachine(RuleBasedStateMachine):
         """For what waits and runs already, too."""
         self.claim_along(self.some_lane(data), look=True)
         policy = TypePolicy(type=kind, max_attempts=max_attempts, max_interruptions=max_interruptions)
-        self.wait(self.queue.set_policy(policy))
+        self.wait(self.queue.operator.set_policy(policy))
         self.oracle.max_attempts[kind] = max_attempts
         self.oracle.max_interruptions[kind] = max_interruptions
         if self.held:
@@ -235,7 +238,7 @@ class QueueMachine(RuleBasedStateMachine):
         for position, cause in zip(range(len(batch)), causes, strict=False):
             done = cause == "completed"
             outcomes.add(position, cause, result="{}" if done else None, error=None if done else cause)
-        settled = self.wait(self.queue.settle(lane, batch, outcomes))
+        settled = self.wait(self.queue.claims.settle(lane, batch, outcomes))
         for task_id, claim, cause in zip(batch.ids, batch.claims, outcomes.causes, strict=True):
             expected = self.oracle.settle(UUID(task_id), claim, cause)
             assert settled.statuses.get(task_id) == expected
@@ -246,8 +249,8 @@ class QueueMachine(RuleBasedStateMachine):
     def adopt_backoff(self, task_id: UUID) -> None:
         """Jitter is chance: check its bounds and go on from what it was."""
         task = self.oracle.tasks[task_id]
-        due = self.wait(self.queue.pool.fetchval("SELECT run_after FROM tasks WHERE id = $1", task_id))
-        longest = min(self.queue.backoff_cap_s, self.queue.backoff_base_s * 2 ** (task.attempts - 1))
+        due = self.wait(pool_of(self.queue).fetchval("SELECT run_after FROM tasks WHERE id = $1", task_id))
+        longest = min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2 ** (task.attempts - 1))
         assert longest / 2 <= (due - self.oracle.now).total_seconds() <= longest
         task.run_after = due
 
@@ -261,7 +264,9 @@ class QueueMachine(RuleBasedStateMachine):
     def release_as(
         self, lane: str, batch: Batch, suspicion: int = 0, cause: str | None = "interrupted"
     ) -> None:
-        released = self.wait(self.queue.release(lane, batch, cause=cause, error="x", suspicion=suspicion))
+        released = self.wait(
+            self.queue.claims.release(lane, batch, cause=cause, error="x", suspicion=suspicion)
+        )
         interrupted = cause == "interrupted"
         expected = {
             i: self.oracle.tasks[UUID(i)].status
@@ -275,7 +280,7 @@ class QueueMachine(RuleBasedStateMachine):
     def abandon(self, data: st.DataObject) -> None:
         """A lane knows of some of what it holds."""
         lane, batch = self.some_held(data)
-        abandoned = self.wait(self.queue.abandon(lane, holding=batch.claims))
+        abandoned = self.wait(self.queue.claims.abandon(lane, holding=batch.claims))
         assert {UUID(i) for i in abandoned} == self.oracle.abandon(lane, batch.claims)
 
     @precondition(lambda self: self.oracle.tasks)
@@ -285,12 +290,12 @@ class QueueMachine(RuleBasedStateMachine):
         chosen = data.draw(st.lists(st.sampled_from(sorted(self.oracle.tasks)), unique=True, max_size=2))
         lane, batch = self.some_held(data) if self.held else ("", Batch())
         chosen += [i for i in map(UUID, batch.ids) if i not in chosen]
-        done = self.wait(self.queue.cancel(chosen))
+        done = self.wait(self.queue.operator.cancel(chosen))
         answers = {task_id: self.oracle.cancel(task_id) for task_id in chosen}
         assert set(done.cancelled) == {i for i, answer in answers.items() if answer == "cancelled"}
         assert set(done.requested) == {i for i, answer in answers.items() if answer == "requested"}
         assert set(done.unchanged) == {i for i, answer in answers.items() if answer is None}
-        assert sorted(self.wait(self.queue.cancel_requests(lane))) == self.oracle.cancel_requests(lane)
+        assert sorted(self.wait(self.queue.claims.cancel_requests(lane))) == self.oracle.cancel_requests(lane)
         match data.draw(st.sampled_from(["failed", "released", "neither"])):
             case "failed":
                 self.settle_as(lane, batch, ["failed"] * len(batch))
@@ -316,14 +321,14 @@ class QueueMachine(RuleBasedStateMachine):
     ) -> None:
         since = self.oracle.now - timedelta(seconds=LEASE_S) if young else None
         wanted = RedriveFilter(type=kind, since=since, cancelled=cancelled)
-        done = self.wait(self.queue.redrive(wanted, actor="machine", limit=limit, page=page))
+        done = self.wait(self.queue.operator.redrive(wanted, actor="machine", limit=limit, page=page))
         expected = self.oracle.redrive(type=kind, since=since, cancelled=cancelled, limit=limit)
         assert done.redriven == expected[0]
         assert limit is not None or done.kept_out == expected[1]
         audited = "SELECT tasks FROM task_audit WHERE id = $1"
-        assert self.wait(self.queue.pool.fetchval(audited, done.audit)) == done.redriven
+        assert self.wait(pool_of(self.queue).fetchval(audited, done.audit)) == done.redriven
         history = "SELECT task_id, count(*) FROM task_attempts WHERE cause = 'redriven' GROUP BY 1"
-        counted = {row["task_id"]: row["count"] for row in self.wait(self.queue.pool.fetch(history))}
+        counted = {row["task_id"]: row["count"] for row in self.wait(pool_of(self.queue).fetch(history))}
         assert counted == {t.id: t.redriven for t in self.oracle.tasks.values() if t.redriven}
 
     @precondition(lambda self: self.held)
@@ -351,7 +356,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(status=st.sampled_from(FINISHED), page=st.sampled_from([1, 1000]))
     def prune(self, status: Any, page: int) -> None:
-        pruned = self.wait(self.queue.prune(status, older_than_s=LEASE_S, page=page))
+        pruned = self.wait(self.queue.maintenance.prune(status, older_than_s=LEASE_S, page=page))
         assert pruned == self.oracle.prune(status, older_than_s=LEASE_S)
 
     # Lanes
@@ -359,12 +364,12 @@ class QueueMachine(RuleBasedStateMachine):
     @rule()
     def register(self) -> None:
         lane = f"lane-{len(self.lanes)}"
-        self.wait(self.queue.register(lane))
+        self.wait(self.queue.leases.register(lane))
         self.oracle.leases[lane] = self.oracle.now + timedelta(seconds=LEASE_S)
         self.lanes.append(lane)
 
     def renew_as(self, lane: str) -> None:
-        assert (self.wait(self.queue.renew(lane)) is not None) == self.oracle.renew(lane)
+        assert (self.wait(self.queue.leases.renew(lane)) is not None) == self.oracle.renew(lane)
 
     @rule(data=st.data())
     def renew(self, data: st.DataObject) -> None:
@@ -374,7 +379,7 @@ class QueueMachine(RuleBasedStateMachine):
     def deregister(self, data: st.DataObject, reap: bool) -> None:
         """It has left for good: it cannot renew, and a reap takes what it held."""
         lane = self.some_lane(data)
-        self.wait(self.queue.deregister(lane))
+        self.wait(self.queue.leases.deregister(lane))
         self.oracle.deregister(lane)
         self.renew_as(lane)
         if reap:
@@ -390,7 +395,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def reap(self) -> None:
-        reaped = self.wait(self.queue.reap())
+        reaped = self.wait(self.queue.leases.reap())
         assert (reaped.lanes, reaped.retried, reaped.failed) == self.oracle.reap()
 
     @precondition(lambda self: self.held)
@@ -411,7 +416,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def same_state(self) -> None:
-        rows = self.wait(self.queue.pool.fetch("SELECT *, status::text AS s FROM tasks"))
+        rows = self.wait(pool_of(self.queue).fetch("SELECT *, status::text AS s FROM tasks"))
         assert {row["id"] for row in rows} == set(self.oracle.tasks), "a task was lost or invented"
         for row in rows:
             task = self.oracle.tasks[row["id"]]
@@ -422,7 +427,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert row["cancel_requested"] == task.cancel_requested
             assert (row["finished_at"] is not None) == (row["s"] in FINISHED)
             assert task.settlements <= 1
-        lines = self.wait(lines_of(self.queue.pool))
+        lines = self.wait(lines_of(database_of(self.queue)))
         ready = {task.line for task in self.oracle.ready()}
         assert {line.id for line in lines if line.due_s <= 0} == ready
 
@@ -432,7 +437,13 @@ def run_machine(dsn: str, *, steps: int, **options: Any) -> None:
     with asyncio.Runner() as runner:
         # On one connection, whose chance begins anew with each history: jitter decides what is due, and a
         # history that is run again must be the same.
-        queue = Queue(dsn, lease_s=LEASE_S, connections=1)
+        queue = Queue(
+            dsn,
+            lease_s=LEASE_S,
+            backoff_base_s=BACKOFF_BASE_S,
+            backoff_cap_s=BACKOFF_CAP_S,
+            connections=1,
+        )
         runner.run(queue.__aenter__())
         try:
             run_state_machine_as_test(

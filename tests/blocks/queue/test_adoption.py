@@ -17,6 +17,7 @@ from organism_flows.blocks.queue import NewTask, Queue, TaskFilter, migrate
 from organism_flows.blocks.queue.db.adoption import COLUMNS
 from organism_flows.blocks.queue.db.attached_objects import left_in_place
 from organism_flows.deployments.cli.commands.migrate import migrate as migrate_command
+from tests.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 
@@ -94,7 +95,7 @@ async def adopted(dsn: str, labels: tuple[str, ...], meanings: dict[str, Any] | 
         status = meanings.get(label, label.strip().lower())
         expected[f"t{n}"] = ADOPTED_STATUS.get(status, status)
     async with Queue(dsn) as queue:
-        pages = [page async for page in queue.export(TaskFilter())]
+        pages = [page async for page in queue.reader.export(TaskFilter())]
         found = {row["type"]: row for page in pages for row in page}
         assert {name: row["status"] for name, row in found.items()} == expected
         for name, row in found.items():
@@ -103,9 +104,9 @@ async def adopted(dsn: str, labels: tuple[str, ...], meanings: dict[str, Any] | 
             if task.status in ("completed", "failed", "cancelled"):
                 assert str(task.finished_at).startswith(f"2020-01-0{int(name[1:]) + 1}")
         [new] = await queue.submit([NewTask(type="new")])
-        await queue.pool.execute("INSERT INTO tasks (type) VALUES ('by sql')")
-        await queue.register("lane")
-        claimed = (await queue.claim("lane", 100)).types
+        await pool_of(queue).execute("INSERT INTO tasks (type) VALUES ('by sql')")
+        await queue.leases.register("lane")
+        claimed = (await queue.claims.claim("lane", 100)).types
         waiting = [name for name, status in expected.items() if status in ("queued", "retry")]
         assert sorted(claimed) == sorted([*waiting, "new", "by sql"])
         assert isinstance(new, UUID)

@@ -117,5 +117,5 @@ async def test_a_file_is_loaded_once_for_each_type(queue: Queue, tmp_path: Path)
     file.write_bytes(content(file.name, ROWS))
     for kind in ("embed", "classify"):
         for added, earlier in ((2, 0), (0, 2)):
-            done = await queue.load_files([file], columns=Columns(kind))
+            done = await queue.producer.load_files([file], columns=Columns(kind))
             assert (done.added, done.earlier) == (added, earlier)

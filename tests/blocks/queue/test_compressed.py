@@ -86,18 +86,18 @@ async def test_each_line_is_loaded_once_and_nothing_of_a_file_that_is_cut_off(
     file.write_bytes(compressed(LINES, suffix)[:-5])
     for strict in (True, False):
         with pytest.raises(ConfigurationError, match="cannot read"):
-            await queue.load_files([file], strict=strict, part=30)
-    assert sum((await queue.counts()).values()) == 0
+            await queue.producer.load_files([file], strict=strict, part=30)
+    assert sum((await queue.reader.counts()).values()) == 0
     file.write_bytes(compressed(LINES, suffix))
 
     def stop(_: object) -> None:
         raise RuntimeError("in the middle")
 
     with pytest.raises(RuntimeError, match="in the middle"):
-        await queue.load_files([file], part=30, on_part=stop)
-    done = await queue.load_files([file], part=30)
+        await queue.producer.load_files([file], part=30, on_part=stop)
+    done = await queue.producer.load_files([file], part=30)
     assert (done.added, done.earlier, done.parts) == (170, 30, 6)
     # Compressed once more, with more lines: its lines are what counts.
     file.write_bytes(compressed(LINES[:100], suffix) + compressed(LINES[100:] + b'{"type": "t"}\n', suffix))
-    done = await queue.load_files([file])
+    done = await queue.producer.load_files([file])
     assert (done.added, done.earlier) == (1, 200)

@@ -24,6 +24,7 @@ from tests.conftest import Databases
 from tests.flows.scripted import ScriptedOrganism
 from tests.history import check_history, install_history
 from tests.proxy import proxied
+from tests.sql import pool_of
 from tests.stack import until
 
 pytestmark = pytest.mark.anyio
@@ -61,10 +62,10 @@ async def test_the_whole_way_of_a_task_through_pgbouncer(database: str, pooled: 
         ids = [str(i) for i in await queue.submit(tasks)]
         await drain(queue, lanes=3)
         await check_history(direct, ids)
-        counts = await queue.counts()
+        counts = await queue.reader.counts()
         assert (counts["completed"], counts["failed"]) == (TASKS, 20)
         assert len((await queue.get(ids[-1])).history) == 2
-        assert await queue.lanes() == []
+        assert await queue.reader.lanes() == []
 
 
 async def test_without_care_for_the_pooler_it_would_fail(
@@ -131,7 +132,7 @@ async def test_migrations_do_not_go_through_a_pooler(databases: Databases) -> No
             await asyncio.wait_for(migrate(pooled), TIMEOUT)
         await migrate(empty)
         async with Queue(pooled) as queue:
-            assert (await queue.counts())["completed"] == 0
+            assert (await queue.reader.counts())["completed"] == 0
 
 
 # Half-open, killed, exhausted
@@ -175,12 +176,12 @@ async def test_a_silent_postgres_costs_no_more_than_the_timeout(database: str) -
     """Without `Pool.release` each of these takes ten seconds, which asyncpg has for cancelling."""
     async with proxied(database) as proxy, Queue(proxy.dsn, connections=2) as queue:
         for _ in range(2):
-            await queue.now()
+            await queue.reader.now()
             proxy.fall_silent()
             began = time.monotonic()
             with pytest.raises(TimeoutError):
-                await queue.pool.fetch("SELECT 1", timeout=0.2)
-            asking = asyncio.create_task(queue.now())
+                await pool_of(queue).fetch("SELECT 1", timeout=0.2)
+            asking = asyncio.create_task(queue.reader.now())
             await asyncio.sleep(0)
             asking.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -188,14 +189,14 @@ async def test_a_silent_postgres_costs_no_more_than_the_timeout(database: str) -
             took = time.monotonic() - began
             assert took < 0.2 + 2 * RELEASE_TIMEOUT + 3
             proxy.speak()
-        assert await queue.now(), "and the connections that were given up are made anew"
+        assert await queue.reader.now(), "and the connections that were given up are made anew"
 
 
 async def test_who_is_cancelled_on_a_silent_postgres_knows_it(database: str) -> None:
     async with proxied(database) as proxy, Queue(proxy.dsn, connections=1) as queue:
         proxy.hold_answers()
-        asking = asyncio.create_task(queue.pool.fetch("SELECT 1"))
-        await until(lambda: queue.pool.get_idle_size() == 0)
+        asking = asyncio.create_task(pool_of(queue).fetch("SELECT 1"))
+        await until(lambda: pool_of(queue).get_idle_size() == 0)
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
@@ -256,9 +257,9 @@ async def test_backends_killed_at_random_under_load(database: str, seed: int) ->
         await asyncio.wait_for(asyncio.gather(*runs), TIMEOUT)
         for _ in range(5):  # the pool finds out which of its connections are dead
             with suppress(*TRANSIENT_ERRORS):
-                await queue.now()
+                await queue.reader.now()
         await check_history(queue, ids)
-        assert await queue.lanes() == []
+        assert await queue.reader.lanes() == []
 
 
 async def take_every_connection(database: str, held: list[asyncpg.Connection]) -> None:

@@ -14,6 +14,7 @@ import pytest
 from organism_flows.blocks.queue import NewTask, Queue, TaskFilter
 from organism_flows.blocks.queue.files.writers import COLUMNS, FORMATS, Format, task_writer
 from tests.blocks.queue.helpers import claim, outcomes_of
+from tests.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 csv.field_size_limit(2**31 - 1)
@@ -36,7 +37,7 @@ class Pipe(io.RawIOBase):
 async def exported(queue: Queue, format: Format, filter: TaskFilter, **options: Any) -> bytes:
     sink = Pipe()
     writer = task_writer(format, cast("BinaryIO", sink))
-    async for page in queue.export(filter, **options):
+    async for page in queue.reader.export(filter, **options):
         writer.write(page)
     writer.close()
     return sink.content
@@ -55,7 +56,7 @@ def rows_of(format: str, content: bytes) -> list[dict[str, Any]]:
 async def test_every_task_is_exported_once_whatever_the_pages(queue: Queue, format: Format) -> None:
     ids = await queue.submit([NewTask(type="t", params={"n": n, "text": 'é,"\r\n'}) for n in range(7)])
     batch = await claim(queue, limit=3)
-    await queue.settle("lane", batch, outcomes_of(batch, "completed", result='{"y": [1]}'))
+    await queue.claims.settle("lane", batch, outcomes_of(batch, "completed", result='{"y": [1]}'))
     for page in (1, 3, 7, 100):
         rows = rows_of(format, await exported(queue, format, TaskFilter(), page=page))
         assert [row["id"] for row in rows] == sorted(map(str, ids), reverse=True)
@@ -72,7 +73,7 @@ async def test_large_values_make_small_pages(queue: Queue) -> None:
     # Few bytes in storage would say nothing: Postgres compresses what repeats.
     text = "".join(chr(0x4E00 + n * 7919 % 20000) for n in range(300))
     await queue.submit([NewTask(type="t", params={"text": text}) for _ in range(10)])
-    sizes = [len(page) async for page in queue.export(TaskFilter(), page_bytes=1000)]
+    sizes = [len(page) async for page in queue.reader.export(TaskFilter(), page_bytes=1000)]
     assert sum(sizes) == 10
     assert max(sizes) <= 2
 
@@ -80,7 +81,7 @@ async def test_large_values_make_small_pages(queue: Queue) -> None:
 async def test_filters_choose_and_count(queue: Queue) -> None:
     await queue.submit([NewTask(type=kind, domain="d") for kind in ("a", "a", "b")])
     batch = await claim(queue, limit=3)
-    await queue.settle("lane", batch, outcomes_of(batch, "rejected", error="no such host"))
+    await queue.claims.settle("lane", batch, outcomes_of(batch, "rejected", error="no such host"))
     await queue.submit([NewTask(type="a")])
     for chosen, count in (
         (TaskFilter(), 4),
@@ -92,18 +93,18 @@ async def test_filters_choose_and_count(queue: Queue) -> None:
         (TaskFilter(created_until=datetime(2000, 1, 1, tzinfo=UTC)), 0),
     ):
         assert len(rows_of("jsonl", await exported(queue, "jsonl", chosen))) == count
-        assert sum((await queue.counts_of(chosen)).values()) == count
+        assert sum((await queue.reader.counts_of(chosen)).values()) == count
 
 
 @pytest.mark.parametrize("format", FORMATS)
 async def test_no_row_stops_an_export(queue: Queue, format: Format) -> None:
     # As in a table that is older than its constraints and the rules of its triggers.
-    for row in await queue.pool.fetch(
+    for row in await pool_of(queue).fetch(
         "SELECT conname FROM pg_constraint WHERE conrelid = 'tasks'::regclass AND contype = 'c'"
     ):
-        await queue.pool.execute(f'ALTER TABLE tasks DROP CONSTRAINT "{row["conname"]}"')
-    await queue.pool.execute("ALTER TABLE tasks DISABLE TRIGGER USER")
-    await queue.pool.execute(
+        await pool_of(queue).execute(f'ALTER TABLE tasks DROP CONSTRAINT "{row["conname"]}"')
+    await pool_of(queue).execute("ALTER TABLE tasks DISABLE TRIGGER USER")
+    await pool_of(queue).execute(
         """
         INSERT INTO tasks (type, params, created_at, run_after, drift_score, error) VALUES
             ('early', '{}', '4000-01-01 BC', 'infinity', 0, NULL),

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from organism_flows.blocks.queue import NewTask, Queue, migrate
 from organism_flows.blocks.queue.counters import Histogram, buckets
 from tests.clock import START, advance, set_clock
+from tests.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 BOUNDS = (0.5, 1, 10)
@@ -44,71 +45,71 @@ def test_buckets_of_another_version_are_counted_too() -> None:
 
 
 async def test_a_lane_that_leaves_takes_nothing_with_it(queue: Queue) -> None:
-    assert await queue.lane_figures() == {}
+    assert await queue.reader.lane_figures() == {}
     for lane, claims in (("a", 1), ("b", 10)):
-        await queue.register(lane)
-        await queue.renew(lane, figures={"claims": claims, f"only {lane}": 0.25})
+        await queue.leases.register(lane)
+        await queue.leases.renew(lane, figures={"claims": claims, f"only {lane}": 0.25})
     both = {"claims": 11, "only a": 0.25, "only b": 0.25}
-    assert await queue.lane_figures() == both
-    await queue.deregister("a")
-    assert await queue.lane_figures() == both
-    await queue.deregister("a")
-    assert await queue.lane_figures() == both, "counted twice when told twice"
-    await queue.renew("b")
-    assert await queue.lane_figures() == both, "whoever says nothing takes nothing back"
-    await queue.report("b", settled=3, figures={"claims": 20, "only b": 1})
-    await queue.deregister("b")
-    assert await queue.lane_figures() == {"claims": 21, "only a": 0.25, "only b": 1}
-    await queue.register("c")
-    await queue.renew("c", figures={"claims": 2})
-    assert (await queue.lane_figures())["claims"] == 23
+    assert await queue.reader.lane_figures() == both
+    await queue.leases.deregister("a")
+    assert await queue.reader.lane_figures() == both
+    await queue.leases.deregister("a")
+    assert await queue.reader.lane_figures() == both, "counted twice when told twice"
+    await queue.leases.renew("b")
+    assert await queue.reader.lane_figures() == both, "whoever says nothing takes nothing back"
+    await queue.leases.report("b", settled=3, figures={"claims": 20, "only b": 1})
+    await queue.leases.deregister("b")
+    assert await queue.reader.lane_figures() == {"claims": 21, "only a": 0.25, "only b": 1}
+    await queue.leases.register("c")
+    await queue.leases.renew("c", figures={"claims": 2})
+    assert (await queue.reader.lane_figures())["claims"] == 23
 
 
 @pytest.mark.parametrize("holding", [False, True])
 async def test_a_lost_lane_is_counted_once(queue: Queue, holding: bool) -> None:
     await set_clock(queue, START)
-    await queue.register("lane")
+    await queue.leases.register("lane")
     await queue.submit([NewTask(type="t"), NewTask(type="t")])
     if holding:
-        await queue.claim("lane", 10)
-    await queue.renew("lane", figures={"claims": 2})
+        await queue.claims.claim("lane", 10)
+    await queue.leases.renew("lane", figures={"claims": 2})
     await advance(queue, 20)
     for _ in range(2):
-        await asyncio.gather(*(queue.reap() for _ in range(4)))
-        await queue.reap()  # the row of a lane that held tasks goes with a later one
-        assert await queue.lanes() == []
+        await asyncio.gather(*(queue.leases.reap() for _ in range(4)))
+        await queue.leases.reap()  # the row of a lane that held tasks goes with a later one
+        assert await queue.reader.lanes() == []
         lost = {"leases_lost": 2} if holding else {}
-        assert await queue.lane_figures() == {"claims": 2, "lanes_lost": 1, **lost}
-    assert await queue.renew("lane", figures={"claims": 100}) is None
-    await queue.report("lane", settled=0, figures={"claims": 100})
-    assert (await queue.lane_figures())["claims"] == 2, "it is gone, and so is what it counts now"
+        assert await queue.reader.lane_figures() == {"claims": 2, "lanes_lost": 1, **lost}
+    assert await queue.leases.renew("lane", figures={"claims": 100}) is None
+    await queue.leases.report("lane", settled=0, figures={"claims": 100})
+    assert (await queue.reader.lane_figures())["claims"] == 2, "it is gone, and so is what it counts now"
 
 
 async def test_a_lane_that_leaves_while_it_holds_tasks_is_not_lost(queue: Queue) -> None:
-    await queue.register("lane")
+    await queue.leases.register("lane")
     await queue.submit([NewTask(type="t")])
-    await queue.claim("lane", 10)
-    await queue.report("lane", settled=0, figures={"claims": 1})
-    await queue.deregister("lane")
-    assert await queue.lane_figures() == {"claims": 1}
+    await queue.claims.claim("lane", 10)
+    await queue.leases.report("lane", settled=0, figures={"claims": 1})
+    await queue.leases.deregister("lane")
+    assert await queue.reader.lane_figures() == {"claims": 1}
     for _ in range(2):
-        await queue.reap()
-    assert await queue.lanes() == []
-    assert await queue.lane_figures() == {"claims": 1, "leases_lost": 1}
+        await queue.leases.reap()
+    assert await queue.reader.lanes() == []
+    assert await queue.reader.lane_figures() == {"claims": 1, "leases_lost": 1}
 
 
 async def test_tasks_that_end_with_their_lane_are_counted(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("organism_flows.blocks.queue.queue.LEASES_A_TASK_MAY_LOSE", 1)
+    monkeypatch.setattr("organism_flows.blocks.queue.stores.leases.LEASES_A_TASK_MAY_LOSE", 1)
     await set_clock(queue, START)
-    await queue.register("lane")
+    await queue.leases.register("lane")
     [_, cancelled] = await queue.submit([NewTask(type="t"), NewTask(type="t")])
-    await queue.claim("lane", 10)
-    await queue.cancel([cancelled])
+    await queue.claims.claim("lane", 10)
+    await queue.operator.cancel([cancelled])
     await advance(queue, 20)
-    await queue.reap()
-    assert await queue.lane_figures() == {
+    await queue.leases.reap()
+    assert await queue.reader.lane_figures() == {
         "lanes_lost": 1, "leases_lost": 2, "reaped.cancelled": 1, "reaped.failed": 1,
     }  # fmt: skip
 
@@ -120,41 +121,41 @@ async def test_no_figure_ever_falls(queue: Queue) -> None:
 
     async def look() -> None:
         while not ended.is_set():
-            looks.append(await queue.lane_figures())
+            looks.append(await queue.reader.lane_figures())
 
     async def live(number: int) -> None:
         for turn in range(10):
             lane = f"{number}-{turn}"
-            await queue.register(lane)
-            await queue.renew(lane, figures={"claims": 1, f"k{number}": 1})
-            await queue.renew(lane, figures={"claims": 3, f"k{number}": 2})
+            await queue.leases.register(lane)
+            await queue.leases.renew(lane, figures={"claims": 1, f"k{number}": 1})
+            await queue.leases.renew(lane, figures={"claims": 3, f"k{number}": 2})
             if turn % 2:
-                await queue.deregister(lane)
+                await queue.leases.deregister(lane)
             else:
                 past = "UPDATE lanes SET lease_until = queue_now() - interval '1 s' WHERE id = $1"
-                await queue.pool.execute(past, lane)
-                await queue.reap()
+                await pool_of(queue).execute(past, lane)
+                await queue.leases.reap()
 
     looking = asyncio.create_task(look())
     await asyncio.gather(*(live(number) for number in range(5)))
     ended.set()
     await looking
-    await queue.reap()
-    looks.append(await queue.lane_figures())
+    await queue.leases.reap()
+    looks.append(await queue.reader.lane_figures())
     assert looks[-1] == {"claims": 150, "lanes_lost": 25, **{f"k{number}": 20 for number in range(5)}}
     for before, after in pairwise(looks):
         assert all(after.get(name, -1) >= value for name, value in before.items()), (before, after)
 
 
 async def test_what_is_no_number_is_not_counted(queue: Queue) -> None:
-    await queue.register("lane")
-    await queue.pool.execute("""UPDATE lanes SET figures = '{"claims": "many", "n": 1, "o": null}'""")
-    assert await queue.lane_figures() == {"n": 1}
-    await queue.deregister("lane")
-    assert await queue.lane_figures() == {"n": 1}
-    await queue.register("lane")
+    await queue.leases.register("lane")
+    await pool_of(queue).execute("""UPDATE lanes SET figures = '{"claims": "many", "n": 1, "o": null}'""")
+    assert await queue.reader.lane_figures() == {"n": 1}
+    await queue.leases.deregister("lane")
+    assert await queue.reader.lane_figures() == {"n": 1}
+    await queue.leases.register("lane")
     with pytest.raises(asyncpg.CheckViolationError):
-        await queue.pool.execute("UPDATE lanes SET figures = '[]'")
+        await pool_of(queue).execute("UPDATE lanes SET figures = '[]'")
 
 
 async def test_lanes_of_version_3_go_on_under_version_4(
@@ -174,14 +175,14 @@ async def test_lanes_of_version_3_go_on_under_version_4(
         )
         await migrate(dsn)
         async with Queue(dsn) as queue:
-            [lane] = await queue.lanes()
+            [lane] = await queue.reader.lanes()
             assert (lane.id, lane.settled) == ("v3", 5)
             await older.execute("UPDATE lanes SET settled = 6 WHERE id = 'v3'")
-            await queue.register("v4")
-            await queue.renew("v4", figures={"claims": 4})
-            assert await queue.lane_figures() == {"claims": 4}
+            await queue.leases.register("v4")
+            await queue.leases.renew("v4", figures={"claims": 4})
+            assert await queue.reader.lane_figures() == {"claims": 4}
             # Its reap knows nothing of figures.
             await older.execute("DELETE FROM lanes")
-            assert await queue.lane_figures() == {"claims": 4}
+            assert await queue.reader.lane_figures() == {"claims": 4}
     finally:
         await older.close()

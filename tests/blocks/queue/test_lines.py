@@ -17,6 +17,7 @@ from organism_flows.blocks.queue.db.statements import statement
 from organism_flows.blocks.queue.stores import claim_lines
 from organism_flows.blocks.queue.stores.line_shares import ClaimLine, LineShares
 from tests.clock import START, advance, set_clock
+from tests.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 
@@ -27,13 +28,13 @@ async def add(queue: Queue, number: int, *, keys: Sequence[str | None] = (None,)
 
 
 async def keys_of(queue: Queue, batch: Batch) -> Counter[str | None]:
-    rows = await queue.pool.fetch("SELECT key FROM tasks WHERE id = ANY ($1::uuid[])", batch.ids)
+    rows = await pool_of(queue).fetch("SELECT key FROM tasks WHERE id = ANY ($1::uuid[])", batch.ids)
     return Counter(row["key"] for row in rows)
 
 
 async def lines_of_lane(queue: Queue) -> ClaimLines:
-    await queue.register("lane")
-    return queue.claim_lines("lane")
+    await queue.leases.register("lane")
+    return queue.claims.lines("lane")
 
 
 async def test_keys_share_a_claim_evenly_and_leave_no_room_unused(queue: Queue) -> None:
@@ -91,9 +92,9 @@ async def test_what_is_due_is_found_among_many_keys_that_are_not(
     assert not await lines.claim(10, lambda _: 10)
     assert min(line.due_s for line in lines) == 3600, "nor is it late for the next"
     await advance(queue, 3600)
-    assert len(await queue.claim("lane", 300)) == 0, "its lease is over"
-    await queue.register("other")
-    assert len(await queue.claim("other", 400)) == 300
+    assert len(await queue.claims.claim("lane", 300)) == 0, "its lease is over"
+    await queue.leases.register("other")
+    assert len(await queue.claims.claim("other", 400)) == 300
 
 
 async def test_a_paused_domain_with_many_keys_is_passed_over(
@@ -103,7 +104,7 @@ async def test_a_paused_domain_with_many_keys_is_passed_over(
     monkeypatch.setattr(claim_lines, "PAGE_LINES", (8, 16))
     await add(queue, 1, keys=[f"k{number}" for number in range(100)], domain="a")
     await add(queue, 2, keys=["k"], domain="b")
-    await queue.pause("domain", "a")
+    await queue.operator.pause("domain", "a")
     lines = await lines_of_lane(queue)
     for _ in range(100):
         batch = await lines.claim(10, lambda _: 10)
@@ -120,11 +121,11 @@ async def test_many_keys_cost_a_claim_no_more_statements(
     asked: list[str] = []
 
     async def fetch(pool: asyncpg.Pool[Any], query: str, *arguments: Any, **options: Any) -> Any:
-        asked.extend(name for name in ("claim", "lines", "next_lines") if query == statement(name))
+        asked.extend(name for name in ("claim", "lines", "next_lines") if query == statement(name).text)
         return await whole(pool, query, *arguments, **options)
 
     whole = asyncpg.Pool.fetch
-    await queue.pool.execute(
+    await pool_of(queue).execute(
         "INSERT INTO tasks (type, key) SELECT 't', 'k' || i % 5000 FROM generate_series(1, 10000) i"
     )
     lines = await lines_of_lane(queue)

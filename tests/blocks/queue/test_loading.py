@@ -16,6 +16,7 @@ from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.queue import NewTask, Queue
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.blocks.queue.sessions import blocked_on_a_row, open_transaction
+from tests.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).parents[3]
@@ -29,21 +30,21 @@ def write(path: Path, numbers: Sequence[int], *, kind: str = "t") -> Path:
 
 async def loaded(queue: Queue) -> list[int]:
     """The numbers of all tasks, in order."""
-    rows = await queue.pool.fetch("SELECT (params->>'n')::int AS n FROM tasks ORDER BY 1")
+    rows = await pool_of(queue).fetch("SELECT (params->>'n')::int AS n FROM tasks ORDER BY 1")
     return [row["n"] for row in rows]
 
 
 async def test_a_file_is_loaded_once_and_grows(queue: Queue, tmp_path: Path) -> None:
     file = write(tmp_path / "f.jsonl", range(25))
-    done = await queue.load_files([file], part=10)
+    done = await queue.producer.load_files([file], part=10)
     assert (done.added, done.earlier, done.parts) == (25, 0, 3)
     batch = await claim(queue)
-    await queue.settle("lane", batch, outcomes_of(batch, "completed", result="1"))
-    await queue.pool.execute("DELETE FROM tasks WHERE (params->>'n')::int < 5")  # as pruning does
-    done = await queue.load_files([file], part=10)
+    await queue.claims.settle("lane", batch, outcomes_of(batch, "completed", result="1"))
+    await pool_of(queue).execute("DELETE FROM tasks WHERE (params->>'n')::int < 5")  # as pruning does
+    done = await queue.producer.load_files([file], part=10)
     assert (done.added, done.earlier, done.parts) == (0, 25, 0), "whatever has become of its tasks"
     write(file, range(25, 32))
-    done = await queue.load_files([file, file], part=10)
+    done = await queue.producer.load_files([file, file], part=10)
     assert (done.added, done.earlier) == (7, 25)
     assert await loaded(queue) == list(range(5, 32))
 
@@ -52,16 +53,16 @@ async def test_a_file_that_changed_where_it_was_loaded_is_refused_until_asked_fo
     queue: Queue, tmp_path: Path
 ) -> None:
     file = write(tmp_path / "f.jsonl", range(5))
-    await queue.load_files([file])
+    await queue.producer.load_files([file])
     file.write_text(file.read_text().replace('"n": 0', '"n": 9'))
     with pytest.raises(ConfigurationError, match="first 5 lines were loaded earlier and have changed"):
-        await queue.load_files([file])
+        await queue.producer.load_files([file])
     assert await loaded(queue) == list(range(5))
-    assert (await queue.load_files([file], again=True)).added == 5
-    assert (await queue.load_files([file])).added == 0
+    assert (await queue.producer.load_files([file], again=True)).added == 5
+    assert (await queue.producer.load_files([file])).added == 0
     file.write_text("")
     with pytest.raises(ConfigurationError, match="have changed since"):
-        await queue.load_files([file])
+        await queue.producer.load_files([file])
 
 
 async def test_strictly_nothing_is_loaded_if_a_line_of_any_file_is_bad(queue: Queue, tmp_path: Path) -> None:
@@ -71,12 +72,12 @@ async def test_strictly_nothing_is_loaded_if_a_line_of_any_file_is_bad(queue: Qu
         file.write("{\n")
     write(bad, [33])
     with pytest.raises(ConfigurationError, match=r"2 files: 1 of 35 lines are bad.*b\.jsonl:4: not JSON"):
-        await queue.load_files([good, bad], part=10)
+        await queue.producer.load_files([good, bad], part=10)
     assert await loaded(queue) == []
-    done = await queue.load_files([good, bad], part=10, strict=False)
+    done = await queue.producer.load_files([good, bad], part=10, strict=False)
     assert (done.added, done.checked.bad, str(done.checked.first_bad[0]).split(":")[1]) == (34, 1, "4")
     assert await loaded(queue) == list(range(34))
-    assert (await queue.load_files([good, bad], part=10, strict=False)).added == 0
+    assert (await queue.producer.load_files([good, bad], part=10, strict=False)).added == 0
 
 
 async def test_what_is_there_under_its_key_or_id_is_counted_and_left(queue: Queue, tmp_path: Path) -> None:
@@ -84,10 +85,10 @@ async def test_what_is_there_under_its_key_or_id_is_counted_and_left(queue: Queu
     file = write(tmp_path / "f.jsonl", range(1, 3))
     with file.open("a") as lines:
         lines.write('{"type": "t", "dedup_key": "k"}\n' + f'{{"type": "t", "id": "{there}"}}\n')
-    done = await queue.load_files([file])
+    done = await queue.producer.load_files([file])
     assert (done.added, done.duplicates) == (2, 2)
     assert await loaded(queue) == [0, 1, 2]
-    assert (await queue.load_files([file])).added == 0
+    assert (await queue.producer.load_files([file])).added == 0
 
 
 async def test_a_csv_file_is_loaded_from_where_it_was(queue: Queue, tmp_path: Path) -> None:
@@ -99,9 +100,9 @@ async def test_a_csv_file_is_loaded_from_where_it_was(queue: Queue, tmp_path: Pa
         raise stopped
 
     with pytest.raises(RuntimeError, match="in the middle"):
-        await queue.load_files([file], part=2, on_part=stop)
+        await queue.producer.load_files([file], part=2, on_part=stop)
     assert await loaded(queue) == [0, 1]
-    done = await queue.load_files([file], part=2)
+    done = await queue.producer.load_files([file], part=2)
     assert (done.added, done.earlier) == (3, 2)
     assert await loaded(queue) == list(range(5))
 
@@ -111,11 +112,11 @@ async def test_two_loads_of_one_file_at_once_load_it_once(
 ) -> None:
     file = write(tmp_path / "f.jsonl", range(200))
     async with Queue(database) as second:
-        loads = [q.load_files([file], part=5) for q in (queue, second)]
+        loads = [q.producer.load_files([file], part=5) for q in (queue, second)]
         done = await asyncio.gather(*loads, return_exceptions=True)
     # One may have been told that the other is at it, however far that was.
-    assert all("by somebody else" in str(d) for d in done if isinstance(d, BaseException))
-    await queue.load_files([file])
+    assert all("by another process" in str(d) for d in done if isinstance(d, BaseException))
+    await queue.producer.load_files([file])
     assert await loaded(queue) == list(range(200))
 
 
@@ -165,7 +166,7 @@ async def test_killed_between_two_parts_the_rest_is_loaded_once(
         process.kill()
         await process.wait()
     assert await loaded(queue) == list(range(20))
-    done = await queue.load_files([file], part=10)
+    done = await queue.producer.load_files([file], part=10)
     assert (done.added, done.earlier) == (25, 20)
     assert await loaded(queue) == list(range(45))
 
@@ -182,6 +183,6 @@ async def test_killed_within_a_part_none_of_it_is_loaded(queue: Queue, database:
             await blocked_on_a_row(queue)
             process.kill()
             await process.wait()
-    done = await queue.load_files([file], part=10)
+    done = await queue.producer.load_files([file], part=10)
     assert (done.added, done.earlier) == (35, 10)
     assert await loaded(queue) == list(range(45))

@@ -11,10 +11,11 @@ from typing import Any
 import asyncpg
 import pytest
 
-from organism_flows.blocks.long_work import ARGUMENTS, LongWork, OrganismWork, ask_organism, long_work_sql
+from organism_flows.blocks.long_work import LongWork, OrganismWork, ask_organism, long_work_sql
 from organism_flows.blocks.queue import NewTask, Queue, TypePolicy
 from tests.blocks.queue.helpers import claim
 from tests.clock import START, advance, set_clock
+from tests.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 
@@ -27,14 +28,14 @@ async def still(queue: Queue) -> None:
 async def interrupt(queue: Queue, times: int) -> None:
     for _ in range(times):
         batch = await claim(queue)
-        await queue.release("lane", batch, cause="interrupted", error="the lane stopped")
+        await queue.claims.release("lane", batch, cause="interrupted", error="the lane stopped")
 
 
 async def test_a_queue_without_long_work_has_nothing_to_say(queue: Queue) -> None:
     await queue.submit([NewTask(type="t")] * 3)
     await claim(queue)
     await advance(queue, 10)
-    work = await queue.long_work()
+    work = await queue.health.long_work()
     assert work.notes == []
     assert (work.suspects, work.handed_over, work.interrupted, work.leaving) == (0, 0, 0, ())
 
@@ -42,29 +43,31 @@ async def test_a_queue_without_long_work_has_nothing_to_say(queue: Queue) -> Non
 async def test_interrupted_more_than_twice_and_unfinished(queue: Queue) -> None:
     await queue.submit([NewTask(type="t")] * 4)
     await interrupt(queue, 2)
-    assert (await queue.long_work()).notes == []
+    assert (await queue.health.long_work()).notes == []
     await interrupt(queue, 1)
-    assert (await queue.long_work()).notes == ["4 unfinished tasks were interrupted more than twice"]
-    assert [await queue.interrupted(at_most=n) for n in (2, 10)] == [2, 4]
-    assert [(kind, times) for _, kind, times in await queue.most_interrupted(at_most=2)] == [("t", 3)] * 2
+    assert (await queue.health.long_work()).notes == ["4 unfinished tasks were interrupted more than twice"]
+    assert [await queue.health.interrupted(at_most=n) for n in (2, 10)] == [2, 4]
+    assert [(kind, times) for _, kind, times in await queue.health.most_interrupted(at_most=2)] == [
+        ("t", 3)
+    ] * 2
     batch = await claim(queue)
-    assert (await queue.long_work()).interrupted == 4, "one that runs again is not finished"
-    await queue.cancel([(await queue.get(task)).id for task in batch.ids[1:]])
-    await queue.release("lane", batch, cause="interrupted", error="the lane stopped")
-    assert (await queue.long_work()).notes == ["1 unfinished task was interrupted more than twice"]
+    assert (await queue.health.long_work()).interrupted == 4, "one that runs again is not finished"
+    await queue.operator.cancel([(await queue.get(task)).id for task in batch.ids[1:]])
+    await queue.claims.release("lane", batch, cause="interrupted", error="the lane stopped")
+    assert (await queue.health.long_work()).notes == ["1 unfinished task was interrupted more than twice"]
 
 
 async def test_suspects_and_tasks_that_wait_on_replicas(queue: Queue) -> None:
     await queue.submit([NewTask(type="t")] * 3)
     batch = await claim(queue)
-    await queue.release("lane", batch.take([0, 1]), cause="replica_lost", error="it died", suspicion=1)
-    assert (await queue.long_work()).suspects == 0, "none of them runs"
+    await queue.claims.release("lane", batch.take([0, 1]), cause="replica_lost", error="it died", suspicion=1)
+    assert (await queue.health.long_work()).suspects == 0, "none of them runs"
     suspects = await claim(queue)
-    await queue.begun(suspects)
-    assert (await queue.long_work()).notes == ["2 suspects run in processes of their own"]
-    await queue.pool.execute("UPDATE lanes SET lease_until = queue_now() + interval '1 hour'")
+    await queue.claims.begun(suspects)
+    assert (await queue.health.long_work()).notes == ["2 suspects run in processes of their own"]
+    await pool_of(queue).execute("UPDATE lanes SET lease_until = queue_now() + interval '1 hour'")
     await advance(queue, 61)
-    work = await queue.long_work()
+    work = await queue.health.long_work()
     assert (work.handed_over, work.handed_over_since) == (1, START)
     assert work.handed_over_note == (
         "1 task on a replica has waited more than 60 s for a handler, the oldest since 00:00:00 UTC"
@@ -72,34 +75,34 @@ async def test_suspects_and_tasks_that_wait_on_replicas(queue: Queue) -> None:
 
 
 async def test_lanes_that_leave_and_until_when(queue: Queue) -> None:
-    await queue.register("lane", run="run")
+    await queue.leases.register("lane", run="run")
     await queue.submit([NewTask(type="bounded"), NewTask(type="t", timeout_s=7200)])
     batch = await claim(queue)
-    await queue.request_leave("run")
+    await queue.operator.request_leave("run")
     await advance(queue, 3)
-    await queue.begun(batch)
-    await queue.renew("lane", leaving=True)
-    work = await queue.long_work()
+    await queue.claims.begun(batch)
+    await queue.leases.renew("lane", leaving=True)
+    work = await queue.health.long_work()
     assert work.leaving_note == (
         "1 lane leaves since 00:00:03 UTC (2 tasks), "
         "until its tasks end, the oldest is held since 00:00:03 UTC"
     ), "how long an organ gives its tasks is not in the database"
-    await queue.set_policy(TypePolicy(type="bounded", timeout_s=86_400))
-    work = await queue.long_work()
+    await queue.operator.set_policy(TypePolicy(type="bounded", timeout_s=86_400))
+    work = await queue.health.long_work()
     assert work.notes == [
         "1 lane leaves since 00:00:03 UTC (2 tasks), until 2030-01-02 00:00:03 UTC at the latest"
     ]
-    await queue.set_policy(TypePolicy(type="bounded", timeout_s=1e300))
-    assert len((await queue.long_work()).notes) == 1, "a timeout without an end breaks nothing"
-    await queue.register("empty", run="run")
-    await queue.request_leave("run")
+    await queue.operator.set_policy(TypePolicy(type="bounded", timeout_s=1e300))
+    assert len((await queue.health.long_work()).notes) == 1, "a timeout without an end breaks nothing"
+    await queue.leases.register("empty", run="run")
+    await queue.operator.request_leave("run")
     await advance(queue, 1)
-    await queue.renew("empty", leaving=True)
+    await queue.leases.renew("empty", leaving=True)
     assert "2 lanes leave, the first since 00:00:03 UTC (2 tasks), until" in (
-        (await queue.long_work()).leaving_note or ""
+        (await queue.health.long_work()).leaving_note or ""
     )
     await advance(queue, 60)
-    assert (await queue.long_work()).leaving == (), "lanes without a lease are gone"
+    assert (await queue.health.long_work()).leaving == (), "lanes without a lease are gone"
 
 
 async def test_it_is_read_without_the_queue_too(queue: Queue) -> None:
@@ -107,11 +110,12 @@ async def test_it_is_read_without_the_queue_too(queue: Queue) -> None:
     await interrupt(queue, 3)
     connection = await asyncpg.connect(queue.dsn)
     try:
-        row = await connection.fetchrow(long_work_sql(), *ARGUMENTS)
+        text, arguments = long_work_sql()
+        row = await connection.fetchrow(text, *arguments)
     finally:
         await connection.close()
     assert row is not None
-    assert LongWork.of(dict(row)) == await queue.long_work()
+    assert LongWork.of(dict(row)) == await queue.health.long_work()
 
 
 # The organism

@@ -11,6 +11,7 @@ import pytest
 from organism_flows.blocks.errors import QueueUnavailable, SchemaMismatch
 from organism_flows.blocks.queue import Queue, migrate
 from organism_flows.blocks.queue.db.migrate import MIGRATION_LOCK
+from tests.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 
@@ -52,7 +53,7 @@ async def test_many_migrators_at_once(databases: Any) -> None:
     dsn = await databases.create(migrated=False)
     await asyncio.gather(*(migrate(dsn) for _ in range(6)))
     async with Queue(dsn) as queue:
-        assert (await queue.counts())["queued"] == 0
+        assert (await queue.reader.counts())["queued"] == 0
 
 
 async def test_an_older_table_is_adopted_with_nothing_lost(databases: Any) -> None:
@@ -69,14 +70,14 @@ async def test_an_older_table_is_adopted_with_nothing_lost(databases: Any) -> No
         statuses = {row["type"]: row["status"] for row in rows}
         assert statuses == {"a": "queued", "b": "retry", "c": "completed", "d": "failed", "e": "created"}
         async with Queue(dsn) as queue:
-            await queue.register("lane")
+            await queue.leases.register("lane")
             # What the old system left `running` for ever runs again.
-            assert sorted((await queue.claim("lane", 10)).types) == ["a", "b"]
+            assert sorted((await queue.claims.claim("lane", 10)).types) == ["a", "b"]
             # Rules that kept rows break are not made, or no claim could touch those rows.
-            await queue.pool.execute("UPDATE tasks SET status = 'queued' WHERE type = 'd'")
-            assert (await queue.claim("lane", 10)).types == ["d"]
+            await pool_of(queue).execute("UPDATE tasks SET status = 'queued' WHERE type = 'd'")
+            assert (await queue.claims.claim("lane", 10)).types == ["d"]
             with pytest.raises(asyncpg.CheckViolationError):
-                await queue.pool.execute("INSERT INTO tasks (type) VALUES ('')")
+                await pool_of(queue).execute("INSERT INTO tasks (type) VALUES ('')")
     finally:
         await connection.close()
 

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.blocks.queue.files.reader import RejectedRow, TaskFileReader
+from tests.sql import pool_of
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 ROOT = Path(__file__).parents[3]
@@ -247,7 +248,7 @@ async def test_rows_are_loaded_once_from_where_a_load_was_killed_and_as_they_are
         pq.write_table(pa.table({"type": ["t"] * len(numbers), "params.n": list(numbers)}), file, **options)
 
     async def loaded() -> list[int]:
-        rows = await queue.pool.fetch("SELECT (params->>'n')::int AS n FROM tasks ORDER BY 1")
+        rows = await pool_of(queue).fetch("SELECT (params->>'n')::int AS n FROM tasks ORDER BY 1")
         return [row["n"] for row in rows]
 
     def stop(_: object) -> None:
@@ -255,17 +256,17 @@ async def test_rows_are_loaded_once_from_where_a_load_was_killed_and_as_they_are
 
     write(range(25), row_group_size=7)
     with pytest.raises(RuntimeError, match="in the middle"):
-        await queue.load_files([file], part=10, on_part=stop)
-    done = await queue.load_files([file], part=10)
+        await queue.producer.load_files([file], part=10, on_part=stop)
+    done = await queue.producer.load_files([file], part=10)
     assert (done.added, done.earlier) == (15, 10)
     # Written again with more rows, in other groups and another compression: its rows are what counts.
     write(range(30), row_group_size=11, compression="zstd")
-    done = await queue.load_files([file])
+    done = await queue.producer.load_files([file])
     assert (done.added, done.earlier) == (5, 25)
     assert await loaded() == list(range(30))
     write(range(1, 31))
     with pytest.raises(ConfigurationError, match="first 30 lines were loaded earlier and have changed"):
-        await queue.load_files([file])
+        await queue.producer.load_files([file])
 
 
 def test_pyarrow_is_not_imported_before_a_file_asks_for_it() -> None:

@@ -24,6 +24,7 @@ from organism_flows.blocks.queue.db.sqlstates import (
 from organism_flows.flows.lanes.lane import Lane
 from tests.bouncer import bounced
 from tests.flows.scripted import ScriptedOrganism, nothing_left_behind, running, submit, until_settled
+from tests.sql import pool_of
 from tests.stack import until
 
 TIMEOUT = 60
@@ -94,7 +95,7 @@ async def test_a_lane_waits_until_it_can_write(queue: Queue, state: str) -> None
             await until(lambda: "not now" in lane._lease._trouble)
             assert not run.done()
         await asyncio.wait_for(run, TIMEOUT)
-    assert (await queue.counts())["completed"] == 2
+    assert (await queue.reader.counts())["completed"] == 2
     await nothing_left_behind(queue)
 
 
@@ -113,7 +114,7 @@ async def set_read_only(dsn: str, name: str, value: str) -> None:
 
 @pytest.mark.anyio
 async def test_a_lane_outlives_a_database_that_is_read_only_for_a_while(queue: Queue) -> None:
-    name = await queue.pool.fetchval("SELECT current_database()")
+    name = await pool_of(queue).fetchval("SELECT current_database()")
     organism = ScriptedOrganism()
     await submit(queue, "hang")
     lane = Lane(queue, organism)
@@ -123,7 +124,7 @@ async def test_a_lane_outlives_a_database_that_is_read_only_for_a_while(queue: Q
         organism.let_go.set()
         await until(lambda: "read-only" in lane._lease._trouble)
         with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
-            await queue.check_writes()
+            await queue.health.check_writes()
         # Not ended a second time: sessions that can only read are dropped by whoever has them.
         connection = await asyncpg.connect(
             queue.dsn, server_settings={"default_transaction_read_only": "off"}
@@ -134,50 +135,52 @@ async def test_a_lane_outlives_a_database_that_is_read_only_for_a_while(queue: Q
         await submit(queue, "ok")
         await until_settled(lane, 2)
         assert not run.done()
-    assert (await queue.counts())["completed"] == 2
+    assert (await queue.reader.counts())["completed"] == 2
 
 
 @pytest.mark.anyio
 async def test_sessions_that_can_only_read_are_dropped(database: str) -> None:
     async with Queue(database, connections=3) as queue:
-        holders = [await queue.pool.acquire() for _ in range(3)]
+        holders = [await pool_of(queue).acquire() for _ in range(3)]
         for connection in holders:
             await connection.execute("SET default_transaction_read_only = on")
-            await queue.pool.release(connection)
+            await pool_of(queue).release(connection)
         with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
             await queue.submit([NewTask(type="t")])
         # All of them are gone: the first error says it of the others, too.
         for _ in range(3):
             await queue.submit([NewTask(type="t")])
-        assert (await queue.counts())["queued"] == 3
+        assert (await queue.reader.counts())["queued"] == 3
 
 
 @pytest.mark.anyio
 async def test_a_lock_that_is_not_had_in_time_is_waited_for(queue: Queue) -> None:
-    name = await queue.pool.fetchval("SELECT current_database()")
-    await queue.pool.execute(f"ALTER DATABASE \"{name}\" SET lock_timeout = '50ms'")
+    name = await pool_of(queue).fetchval("SELECT current_database()")
+    await pool_of(queue).execute(f"ALTER DATABASE \"{name}\" SET lock_timeout = '50ms'")
     async with Queue(queue.dsn) as hurried:
         organism = ScriptedOrganism()
         await submit(queue, "hang")
         lane = Lane(hurried, organism, until_empty=True)
         async with running(lane) as run:
             await asyncio.wait_for(organism.started.wait(), TIMEOUT)
-            async with queue.pool.acquire() as holder, holder.transaction():
+            async with pool_of(queue).acquire() as holder, holder.transaction():
                 await holder.execute("LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE")
                 organism.let_go.set()
                 await until(lambda: "lock timeout" in lane._lease._trouble)
             await asyncio.wait_for(run, TIMEOUT)
-    assert (await queue.counts())["completed"] == 1
+    assert (await queue.reader.counts())["completed"] == 1
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("level", ["serializable", "repeatable read"])
 async def test_the_isolation_level_is_ours_whatever_the_database_says(database: str, level: str) -> None:
     async with Queue(database) as queue:
-        name = await queue.pool.fetchval("SELECT current_database()")
-        await queue.pool.execute(f"ALTER DATABASE \"{name}\" SET default_transaction_isolation = '{level}'")
+        name = await pool_of(queue).fetchval("SELECT current_database()")
+        await pool_of(queue).execute(
+            f"ALTER DATABASE \"{name}\" SET default_transaction_isolation = '{level}'"
+        )
     async with Queue(database) as queue:
-        assert await queue.pool.fetchval("SHOW transaction_isolation") == "read committed"
+        assert await pool_of(queue).fetchval("SHOW transaction_isolation") == "read committed"
     async with bounced(database) as pooled:
         with pytest.raises(ConfigurationError, match=f"are {level} by default"):
             await Queue(pooled).__aenter__()
@@ -204,7 +207,7 @@ async def test_hosts_that_can_only_be_read_are_one_line(database: str) -> None:
     host, _, port = options.partition("&port=")
     several = f"{url}?host={host},{host}&port={port},{port}"
     async with Queue(several) as queue:
-        name = await queue.pool.fetchval("SELECT current_database()")
-        await queue.pool.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+        name = await pool_of(queue).fetchval("SELECT current_database()")
+        await pool_of(queue).execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
     with pytest.raises(QueueUnavailable, match=r"no Postgres at .* takes writes"):
         await Queue(several).__aenter__()

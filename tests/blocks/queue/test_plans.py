@@ -16,7 +16,10 @@ import pytest
 from asyncpg.pool import PoolConnectionProxy
 
 from organism_flows.blocks.queue import Batch, NewTask, Queue, TaskFilter
+from organism_flows.blocks.queue.db.session import Session
 from organism_flows.blocks.queue.db.statements import statement
+from tests.blocks.queue.sessions import completion, failed, release
+from tests.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 
@@ -72,7 +75,7 @@ async def queue(large: str) -> AsyncIterator[Queue]:
 @pytest.fixture
 async def vacuumed(queue: Queue) -> None:
     """Rid the indexes of what the tests before have claimed and rolled back."""
-    await queue.pool.execute("VACUUM (INDEX_CLEANUP ON, PARALLEL 0) tasks")
+    await pool_of(queue).execute("VACUUM (INDEX_CLEANUP ON, PARALLEL 0) tasks")
 
 
 @pytest.fixture(params=["analyzed", "no statistics"])
@@ -92,7 +95,7 @@ async def session(request: pytest.FixtureRequest, queue: Queue) -> AsyncIterator
 
 @asynccontextmanager
 async def rolled_back(queue: Queue) -> AsyncIterator[PoolConnectionProxy[Any]]:
-    async with queue.pool.acquire() as connection:
+    async with pool_of(queue).acquire() as connection:
         transaction = connection.transaction()
         await transaction.start()
         try:
@@ -101,10 +104,11 @@ async def rolled_back(queue: Queue) -> AsyncIterator[PoolConnectionProxy[Any]]:
             await transaction.rollback()
 
 
-async def explain(connection: PoolConnectionProxy[Any], name: str, *arguments: Any) -> tuple[list[Scan], int]:
+async def explain(connection: PoolConnectionProxy[Any], name: str, **values: Any) -> tuple[list[Scan], int]:
     """Run a statement; what it read of the tasks table, and the pages it touched in all."""
-    text = f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {statement(name)}"
-    [explained] = json.loads(await connection.fetchval(text, *arguments))
+    run = statement(name)
+    text = f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {run.text}"
+    [explained] = json.loads(await connection.fetchval(text, *run.arguments(values)))
     scans: list[Scan] = []
 
     def walk(node: dict[str, Any]) -> None:
@@ -128,25 +132,34 @@ def claim_arguments(
     quota: int,
     after: tuple[datetime, UUID] | None = None,
     lane: str = "lane",
-) -> tuple[Any, ...]:
+) -> dict[str, Any]:
     """As a lane sends them."""
     n = len(lines)
     moment, task_id = after or (None, None)
-    line = ([t for t, _ in lines], [p for _, p in lines], [""] * n, [""] * n)
-    return (lane, BATCH, *line, [quota] * n, [moment] * n, [task_id] * n)
+    return {
+        "lane": lane,
+        "limit": BATCH,
+        "types": [t for t, _ in lines],
+        "priorities": [p for _, p in lines],
+        "domains": [""] * n,
+        "keys": [""] * n,
+        "quotas": [quota] * n,
+        "after": [moment] * n,
+        "after_ids": [task_id] * n,
+    }
 
 
 ALL_LINES = [(f"t{n}", priority) for priority in (1, 0) for n in range(4)]
 
 
 async def claimed(session: PoolConnectionProxy[Any]) -> Batch:
-    rows = await session.fetch(statement("claim"), *claim_arguments(ALL_LINES, BATCH))
+    rows = await Session(session).fetch("claim", **claim_arguments(ALL_LINES, BATCH))
     return Batch(ids=[row["id"] for row in rows], claims=[row["claim"] for row in rows])
 
 
 @pytest.mark.parametrize(("quota", "lines"), [(BATCH, LINES), (10, LINES), (1, LINES), (BATCH, 1)])
 async def test_a_claim_reads_what_it_takes(session: PoolConnectionProxy[Any], quota: int, lines: int) -> None:
-    scans, _ = await explain(session, "claim", *claim_arguments(ALL_LINES[:lines], quota))
+    scans, _ = await explain(session, "claim", **claim_arguments(ALL_LINES[:lines], quota))
     taken = min(BATCH, quota * lines)
     assert {(scan.how, scan.index) for scan in scans} == {
         ("Index Scan", "tasks_lines"),
@@ -162,7 +175,7 @@ async def test_a_claim_that_finds_nothing_reads_nothing(
     lines, after = [("none", 0)], None
     if after_all:  # Only what is scheduled for later is left of them.
         lines, after = ALL_LINES, (await session.fetchval("SELECT now()"), UUID(int=0))
-    scans, buffers = await explain(session, "claim", *claim_arguments(lines, BATCH, after))
+    scans, buffers = await explain(session, "claim", **claim_arguments(lines, BATCH, after))
     assert sum(scan.rows for scan in scans) == 0
     assert buffers <= 10 + 6 * len(lines)
 
@@ -171,26 +184,22 @@ async def test_settlements_find_their_tasks_by_id(session: PoolConnectionProxy[A
     batch = await claimed(session)
     n = len(batch)
     half = n // 2
-    where = (["fast"] * half, [None] * half, [1.0] * half)
-    said = ([None] * half,) * 3  # their organs have no policy
-    first, second = (batch.ids[:half], batch.claims[:half]), (batch.ids[half:], batch.claims[half:])
-    reports = {
-        "complete": (*first, ["1"] * half, *where),
-        "settle": (*second, ["failed"] * half, ["x"] * half, *where, *said, 5, 1.0, 300.0, "lane"),
-    }
-    for name, arguments in reports.items():
-        scans, _ = await explain(session, name, *arguments)
+    for name, values in {
+        "complete": completion(Batch(batch.ids[:half], batch.claims[:half])),
+        "settle": failed(Batch(batch.ids[half:], batch.claims[half:])),
+    }.items():
+        scans, _ = await explain(session, name, **values)
         assert {(scan.how, scan.index) for scan in scans} == {("Index Scan", "tasks_pkey")}, name
         assert all(scan.rows <= half for scan in scans), name
 
 
 async def test_hand_backs_and_cancels_find_their_tasks_by_id(session: PoolConnectionProxy[Any]) -> None:
     batch = await claimed(session)
-    for name, arguments in {
-        "cancel": ([UUID(i) for i in batch.ids],),
-        "release": (batch.ids, batch.claims, "interrupted", "x", 0, "lane"),
+    for name, values in {
+        "cancel": {"ids": [UUID(i) for i in batch.ids]},
+        "release": release(batch),
     }.items():
-        scans, _ = await explain(session, name, *arguments)
+        scans, _ = await explain(session, name, **values)
         # By the key, be it through a bitmap.
         assert {(scan.how, scan.index) for scan in scans} <= {
             ("Index Scan", "tasks_pkey"),
@@ -200,7 +209,7 @@ async def test_hand_backs_and_cancels_find_their_tasks_by_id(session: PoolConnec
 
 
 async def test_a_scan_jumps_from_line_to_line(session: PoolConnectionProxy[Any]) -> None:
-    scans, buffers = await explain(session, "lines", 64)
+    scans, buffers = await explain(session, "lines", at_once=64)
     assert {scan.index for scan in scans} == {"tasks_lines"}
     read = LINES + 64  # of the many of the type with keys
     assert sum(scan.rows for scan in scans) <= 2 * read + 1
@@ -208,7 +217,9 @@ async def test_a_scan_jumps_from_line_to_line(session: PoolConnectionProxy[Any])
 
 
 async def test_a_page_of_many_lines_reads_no_more_than_it_shows(session: PoolConnectionProxy[Any]) -> None:
-    scans, buffers = await explain(session, "next_lines", "keyed", 0, "", "k1500", 100)
+    scans, buffers = await explain(
+        session, "next_lines", type="keyed", priority=0, domain="", key="k1500", limit=100
+    )
     assert {scan.index for scan in scans} <= {"tasks_lines", "tasks_lines_oldest"}
     assert sum(scan.rows for scan in scans) <= 210
     assert buffers <= 1500
@@ -222,19 +233,19 @@ async def test_what_is_due_next_is_one_look_a_type_and_priority(session: PoolCon
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "index"),
+    ("name", "values", "index"),
     [
-        ("cancel_requests", ["lane"], "tasks_cancelling"),
-        ("reap", [10, False], "tasks_held"),
-        ("reap", [10, True], "tasks_held"),
-        ("abandon", ["another", []], "tasks_held"),
+        ("cancel_requests", {"lane": "lane"}, "tasks_cancelling"),
+        ("reap", {"max_leases": 10, "strays": False}, "tasks_held"),
+        ("reap", {"max_leases": 10, "strays": True}, "tasks_held"),
+        ("abandon", {"lane": "another", "known_claims": []}, "tasks_held"),
     ],
 )
 async def test_keeping_house_reads_nothing_while_nothing_is_wrong(
-    vacuumed: None, session: PoolConnectionProxy[Any], name: str, arguments: list[Any], index: str
+    vacuumed: None, session: PoolConnectionProxy[Any], name: str, values: dict[str, Any], index: str
 ) -> None:
     await claimed(session)
-    scans, buffers = await explain(session, name, *arguments)
+    scans, buffers = await explain(session, name, **values)
     by_scan = [scan for scan in scans if scan.rows or scan.how == "Seq Scan"]
     assert {scan.index for scan in by_scan} <= {index}
     assert sum(scan.rows for scan in scans) <= 2
@@ -242,14 +253,14 @@ async def test_keeping_house_reads_nothing_while_nothing_is_wrong(
 
 
 async def test_looks_by_id_read_what_they_show(session: PoolConnectionProxy[Any]) -> None:
-    everything = TaskFilter().columns()
+    everything = TaskFilter().parameters()
     ids = [row["id"] for row in await session.fetch("SELECT id FROM tasks LIMIT 1000")]
-    for name, arguments, rows in (
-        ("states", (ids,), 1000),
-        ("page", (*everything, None, 50), 50),
-        ("page", (*everything, ids[500], 50), 50),
+    for name, values, rows in (
+        ("states", {"ids": ids}, 1000),
+        ("page", {**everything, "before": None, "limit": 50}, 50),
+        ("page", {**everything, "before": ids[500], "limit": 50}, 50),
     ):
-        scans, _ = await explain(session, name, *arguments)
+        scans, _ = await explain(session, name, **values)
         # By the key, be it through a bitmap.
         assert {scan.index for scan in scans} <= {"tasks_pkey", None}, name
         assert "Seq Scan" not in {scan.how for scan in scans}, name
@@ -258,14 +269,14 @@ async def test_looks_by_id_read_what_they_show(session: PoolConnectionProxy[Any]
 
 async def test_a_task_is_read_by_its_key_although_that_was_planned_for_a_small_table(database: str) -> None:
     async with Queue(database, connections=1) as queue:
-        await queue.pool.execute("ALTER TABLE tasks SET (autovacuum_enabled = false)")
+        await pool_of(queue).execute("ALTER TABLE tasks SET (autovacuum_enabled = false)")
         [task_id] = await queue.submit([NewTask(type="t")])
-        await queue.pool.execute("ANALYZE tasks")  # one page: reading all of it is cheapest
+        await pool_of(queue).execute("ANALYZE tasks")  # one page: reading all of it is cheapest
         for _ in range(10):
             await queue.get(str(task_id))
-        await queue.pool.execute("INSERT INTO tasks (type) SELECT 't' FROM generate_series(1, 1000)")
-        async with queue.pool.acquire() as session, session.transaction():
-            await session.fetch(statement("get"), task_id, task_id, 5)
+        await pool_of(queue).execute("INSERT INTO tasks (type) SELECT 't' FROM generate_series(1, 1000)")
+        async with pool_of(queue).acquire() as session, session.transaction():
+            await Session(session).fetch("get", lowest=task_id, highest=task_id, default_max_attempts=5)
             read = await session.fetchval(
                 "SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'tasks'"
             )
@@ -273,8 +284,10 @@ async def test_a_task_is_read_by_its_key_although_that_was_planned_for_a_small_t
 
 
 async def test_who_is_ahead_is_counted_along_the_line(session: PoolConnectionProxy[Any]) -> None:
-    place = ("t0", 0, "", "", await session.fetchval("SELECT now()"), UUID(int=0))
-    scans, _ = await explain(session, "ahead", *place)
+    now = await session.fetchval("SELECT now()")
+    scans, _ = await explain(
+        session, "ahead", type="t0", priority=0, domain="", key="", run_after=now, id=UUID(int=0)
+    )
     assert {scan.index for scan in scans} == {"tasks_lines"}
     assert sum(scan.rows for scan in scans) == 1000
 
@@ -287,9 +300,9 @@ UPDATE tasks SET interrupted = 9 WHERE id IN (SELECT id FROM tasks WHERE status 
 
 async def test_interrupted_tasks_are_counted_by_their_index(session: PoolConnectionProxy[Any]) -> None:
     await session.execute(INTERRUPTED)
-    assert await session.fetchval(statement("interrupted"), 1000) == 400
+    assert await Session(session).fetchval("interrupted", limit=1000) == 400
     for limit, counted in ((1000, 400), (100, 100)):
-        scans, buffers = await explain(session, "interrupted", limit)
+        scans, buffers = await explain(session, "interrupted", limit=limit)
         # Be it through a bitmap.
         assert {(scan.how, scan.index) for scan in scans} <= {
             ("Index Scan", "tasks_interrupted"),
@@ -298,7 +311,7 @@ async def test_interrupted_tasks_are_counted_by_their_index(session: PoolConnect
         }
         assert sum(scan.rows for scan in scans) == counted
         assert buffers <= 1000
-    scans, buffers = await explain(session, "most_interrupted", 5)
+    scans, buffers = await explain(session, "most_interrupted", limit=5)
     assert {(scan.how, scan.index) for scan in scans} <= {
         ("Index Scan", "tasks_interrupted"),
         ("Bitmap Heap Scan", None),
@@ -311,11 +324,11 @@ async def test_what_is_to_be_known_of_long_work_is_read_of_what_lanes_hold(
 ) -> None:
     await session.execute(INTERRUPTED)
     held = len(await claimed(session))
-    for name, arguments, others in (
-        ("long_work", (60.0, 1000), 600),
-        ("of_type", ("t0", UUID(int=0)), 0),
+    for name, values, others in (
+        ("long_work", {"waits_long_s": 60.0, "limit": 1000}, 600),
+        ("of_type", {"type": "t0", "id": UUID(int=0)}, 0),
     ):
-        scans, _ = await explain(session, name, *arguments)
+        scans, _ = await explain(session, name, **values)
         assert {scan.index for scan in scans} - {None} <= {"tasks_held", "tasks_interrupted"}, name
         assert "Seq Scan" not in {scan.how for scan in scans}, name
         assert max(scan.rows for scan in scans) <= max(held, others), name
@@ -324,12 +337,12 @@ async def test_what_is_to_be_known_of_long_work_is_read_of_what_lanes_hold(
 @pytest.mark.parametrize("limit", [2000, 500])
 async def test_a_cursor_spares_a_claim_the_entries_of_tasks_already_claimed(queue: Queue, limit: int) -> None:
     """They stay in the index as long as any snapshot may see them: here, that of a session left open."""
-    await queue.pool.execute("INSERT INTO tasks (type) SELECT 'dead' FROM generate_series(1, 20000)")
+    await pool_of(queue).execute("INSERT INTO tasks (type) SELECT 'dead' FROM generate_series(1, 20000)")
     # Of one transaction, as a bulk submit is: nothing but their ids tells them apart.
-    await queue.register(lane := f"lane{limit}")
-    async with queue.pool.acquire() as watcher, watcher.transaction(isolation="repeatable_read"):
+    await queue.leases.register(lane := f"lane{limit}")
+    async with pool_of(queue).acquire() as watcher, watcher.transaction(isolation="repeatable_read"):
         await watcher.fetchval("SELECT count(*) FROM lanes")
-        lines = queue.claim_lines(lane, clock=lambda: 0.0)
+        lines = queue.claims.lines(lane, clock=lambda: 0.0)
         while len(await lines.claim(limit, lambda kind: 2000 if kind == "dead" else 0)):
             pass
         [line] = [line for line in lines if line.type == "dead"]
@@ -337,8 +350,8 @@ async def test_a_cursor_spares_a_claim_the_entries_of_tasks_already_claimed(queu
         read = {}
         for after in (line.after, None):
             async with rolled_back(queue) as session:
-                arguments = claim_arguments([("dead", 0)], 1, after, lane)
-                [read[after], _], _ = await explain(session, "claim", *arguments)
+                values = claim_arguments([("dead", 0)], 1, after, lane)
+                [read[after], _], _ = await explain(session, "claim", **values)
     assert {scan.index for scan in read.values()} == {"tasks_lines"}
     assert {scan.rows for scan in read.values()} == {1}
     assert 20 * read[line.after].buffers < read[None].buffers
@@ -348,7 +361,8 @@ async def test_a_cursor_spares_a_claim_the_entries_of_tasks_already_claimed(queu
 async def test_pruning_reads_nothing_while_nothing_is_old(
     session: PoolConnectionProxy[Any], status: str
 ) -> None:
-    scans, buffers = await explain(session, "prune", status, 30.0 * 86400, None, 1000)
+    values = {"status": status, "older_than_s": 30.0 * 86400, "begin": None, "limit": 1000}
+    scans, buffers = await explain(session, "prune", **values)
     assert sum(scan.rows for scan in scans) == 0
     assert buffers <= 10
 
@@ -366,12 +380,20 @@ async def test_upkeep_reads_the_page_it_works_on(queue: Queue) -> None:
     async with rolled_back(queue) as session:
         await session.execute(FINISHED_LONG_AGO)
         now = await session.fetchval("SELECT now()")
-        asked: tuple[Any, ...] = (None, page, page, UUID(int=1), "me", "{}")
-        for name, arguments in {
-            "prune": ("completed", 30.0 * 86400, None, page),
-            "redrive": ("failed", None, None, "b%", None, now, None, *asked),
-        }.items():
-            scans, buffers = await explain(session, name, *arguments)
+        redrive = {
+            "status": "failed",
+            "error": "b%",
+            "until": now,
+            **dict.fromkeys(("type", "domain", "since", "after", "after_id")),
+            "page": page,
+            "limit": page,
+            "audit": UUID(int=1),
+            "actor": "me",
+            "details": "{}",
+        }
+        prune = {"status": "completed", "older_than_s": 30.0 * 86400, "begin": None, "limit": page}
+        for name, values in {"prune": prune, "redrive": redrive}.items():
+            scans, buffers = await explain(session, name, **values)
             assert {(scan.how, scan.index) for scan in scans if scan.rows} == {
                 ("Index Scan", "tasks_finished"),
                 ("Tid Scan", None),
@@ -384,14 +406,14 @@ async def test_upkeep_reads_the_page_it_works_on(queue: Queue) -> None:
 async def test_dead_letters_are_counted_by_the_index_and_up_to_a_limit(queue: Queue) -> None:
     async with rolled_back(queue) as session:
         await session.execute(FINISHED_LONG_AGO)
-        scans, _ = await explain(session, "dead_letters", 100)
+        scans, _ = await explain(session, "dead_letters", limit=100)
     assert {scan.index for scan in scans} == {"tasks_finished"}
     assert sum(scan.rows for scan in scans) == 100
 
 
 async def test_a_claim_along_keys_reads_what_it_takes(session: PoolConnectionProxy[Any]) -> None:
     n = 100
-    line = (["keyed"] * n, [0] * n, [""] * n, [f"k{number}" for number in range(n)])
-    scans, _ = await explain(session, "claim", "lane", BATCH, *line, [2] * n, [None] * n, [None] * n)
+    values = claim_arguments([("keyed", 0)] * n, 2) | {"keys": [f"k{number}" for number in range(n)]}
+    scans, _ = await explain(session, "claim", **values)
     assert {(scan.how, scan.index) for scan in scans} == {("Index Scan", "tasks_lines"), ("Tid Scan", None)}
     assert {scan.rows for scan in scans} == {2 * n}

@@ -13,24 +13,26 @@ from pydantic import ValidationError
 from organism_flows.blocks.errors import ConfigurationError, QueueUnavailable, SchemaMismatch
 from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.blocks.queue.db.connection import describe
+from organism_flows.blocks.queue.db.listener import Listener
 from organism_flows.blocks.queue.db.migrate import MIGRATIONS
 from organism_flows.blocks.queue.db.schema import SCHEMA_VERSION
 from organism_flows.blocks.queue.db.statements import statement
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.clock import START, advance, set_clock
 from tests.conftest import Databases
+from tests.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_a_plain_insert_is_a_ready_task(queue: Queue) -> None:
-    await queue.pool.execute("INSERT INTO tasks (type, params) VALUES ('t', '{\"n\": 1}')")
+    await pool_of(queue).execute("INSERT INTO tasks (type, params) VALUES ('t', '{\"n\": 1}')")
     batch = await claim(queue)
     assert (batch.types, batch.params, batch.attempts) == (["t"], ['{"n": 1}'], [1])
 
 
 async def test_an_explicit_null_run_after_means_now(queue: Queue) -> None:
-    await queue.pool.execute("INSERT INTO tasks (type, run_after) VALUES ('t', NULL)")
+    await pool_of(queue).execute("INSERT INTO tasks (type, run_after) VALUES ('t', NULL)")
     assert len(await claim(queue)) == 1
 
 
@@ -46,7 +48,7 @@ async def test_an_explicit_null_run_after_means_now(queue: Queue) -> None:
 )
 async def test_bad_rows_are_refused_by_name(queue: Queue, columns: str, values: str, rule: str) -> None:
     with pytest.raises(asyncpg.CheckViolationError) as refused:
-        await queue.pool.execute(f"INSERT INTO tasks ({columns}) VALUES ({values})")
+        await pool_of(queue).execute(f"INSERT INTO tasks ({columns}) VALUES ({values})")
     assert refused.value.constraint_name == rule
 
 
@@ -94,15 +96,15 @@ async def test_a_claim_asks_few_lines_however_many_types_and_priorities_there_ar
     asked: list[int] = []
 
     async def fetch(pool: asyncpg.Pool[Any], query: str, *arguments: Any, **options: Any) -> Any:
-        if query == statement("claim"):
+        if query == statement("claim").text:
             asked.append(len(arguments[2]))
         return await whole(pool, query, *arguments, **options)
 
     whole = asyncpg.Pool.fetch
     monkeypatch.setattr(asyncpg.Pool, "fetch", fetch)
     await queue.submit([NewTask(type=f"t{number}", priority=number % 3) for number in range(1500)])
-    await queue.register("lane")
-    lines = queue.claim_lines("lane")
+    await queue.leases.register("lane")
+    lines = queue.claims.lines("lane")
     priorities: list[int] = []
     while batch := await lines.claim(10, lambda _: 10):
         priorities += sorted((int(kind[1:]) % 3 for kind in batch.types), reverse=True)
@@ -119,7 +121,7 @@ async def test_submitting_an_id_twice_says_so_and_adds_nothing(queue: Queue) -> 
     [task_id] = await queue.submit([NewTask(type="t")])
     with pytest.raises(ConfigurationError, match=str(task_id)):
         await queue.submit([NewTask(type="new"), NewTask(type="t", id=task_id)])
-    assert (await queue.counts())["queued"] == 1
+    assert (await queue.reader.counts())["queued"] == 1
 
 
 async def test_an_unstorable_result_fails_its_own_task_only(queue: Queue) -> None:
@@ -132,7 +134,7 @@ async def test_an_unstorable_result_fails_its_own_task_only(queue: Queue) -> Non
     outcomes.results[5] = "[" * 50_000 + "]" * 50_000
     outcomes.results[6] = '"\ud800"'
     outcomes.results[7] = "\x00"
-    settled = await queue.settle("lane", batch, outcomes)
+    settled = await queue.claims.settle("lane", batch, outcomes)
     assert not settled.stale
     by_position = [settled.statuses[task_id] for task_id in batch.ids]
     assert by_position == ["completed", "failed", "completed", *["failed"] * 5, "completed"]
@@ -145,7 +147,7 @@ async def test_an_unstorable_error_text_does_not_sink_the_batch(queue: Queue) ->
     batch = await claim(queue)
     outcomes = outcomes_of(batch, "failed", error="plain")
     outcomes.errors[1] = "NUL \x00 inside"
-    settled = await queue.settle("lane", batch, outcomes)
+    settled = await queue.claims.settle("lane", batch, outcomes)
     assert set(settled.statuses.values()) == {"failed"}
     assert "cannot be stored" in ((await queue.get(batch.ids[1])).error or "")
 
@@ -155,7 +157,7 @@ async def test_failures_keep_their_history_and_successes_write_none(queue: Queue
     [task_id] = await queue.submit([NewTask(type="t", max_attempts=4)])
     for cause in ("failed", "timed_out", "completed"):
         batch = await claim(queue)
-        await queue.settle("lane", batch, outcomes_of(batch, cause, result="1", error=cause))
+        await queue.claims.settle("lane", batch, outcomes_of(batch, cause, result="1", error=cause))
         await advance(queue, 10)
     task = await queue.get(str(task_id))
     assert (task.status, task.attempts, task.timed_out, task.result) == ("completed", 3, 1, 1)
@@ -169,12 +171,12 @@ async def test_backoff_doubles_up_to_its_cap(database: str) -> None:
         delays = []
         for _ in range(4):
             batch = await claim(queue)
-            now = await queue.now()
-            await queue.settle("lane", batch, outcomes_of(batch, "failed", error="x"))
+            now = await queue.reader.now()
+            await queue.claims.settle("lane", batch, outcomes_of(batch, "failed", error="x"))
             due = (await queue.get(str(task_id))).run_after
             delays.append((due - now).total_seconds())
             await set_clock(queue, due)
-            assert len(await queue.claim("none", 1)) == 0
+            assert len(await queue.claims.claim("none", 1)) == 0
         for delay, longest in zip(delays, (10, 20, 35, 35), strict=True):
             assert longest / 2 <= delay <= longest
 
@@ -184,32 +186,34 @@ async def test_a_reaped_lane_is_told_and_its_outcome_is_stale(queue: Queue) -> N
     [task_id] = await queue.submit([NewTask(type="t")])
     old = await claim(queue, "old")
     await advance(queue, 16)
-    assert (await queue.reap()).retried == 1
-    assert await queue.renew("old") is None
-    assert len(await queue.claim("old", 1)) == 0
+    assert (await queue.leases.reap()).retried == 1
+    assert await queue.leases.renew("old") is None
+    assert len(await queue.claims.claim("old", 1)) == 0
     new = await claim(queue, "new")
     assert new.ids == old.ids
     assert new.claims[0] > old.claims[0]
-    assert (await queue.settle("old", old, outcomes_of(old, "completed", result="1"))).stale == old.ids
-    await queue.settle("new", new, outcomes_of(new, "completed", result="2"))
+    assert (await queue.claims.settle("old", old, outcomes_of(old, "completed", result="1"))).stale == old.ids
+    await queue.claims.settle("new", new, outcomes_of(new, "completed", result="2"))
     task = await queue.get(str(task_id))
     assert (task.result, task.attempts, task.lease_lost) == (2, 1, 1)
 
 
 async def test_a_running_task_that_no_lane_holds_comes_back(queue: Queue) -> None:
-    await queue.pool.execute("INSERT INTO tasks (type, status, locked_by) VALUES ('t', 'running', 'ghost')")
-    assert (await queue.reap(strays=False)).retried == 0
-    assert (await queue.reap()).retried == 1
+    await pool_of(queue).execute(
+        "INSERT INTO tasks (type, status, locked_by) VALUES ('t', 'running', 'ghost')"
+    )
+    assert (await queue.leases.reap(strays=False)).retried == 0
+    assert (await queue.leases.reap()).retried == 1
     with pytest.raises(asyncpg.CheckViolationError, match="tasks_running_is_held"):
-        await queue.pool.execute("INSERT INTO tasks (type, status) VALUES ('t', 'running')")
+        await pool_of(queue).execute("INSERT INTO tasks (type, status) VALUES ('t', 'running')")
 
 
 async def test_a_task_that_outlives_ten_lanes_is_a_dead_letter(queue: Queue) -> None:
     [task_id] = await queue.submit([NewTask(type="t")])
     for number in range(10):
         assert len(await claim(queue, f"lane-{number}")) == 1
-        await queue.deregister(f"lane-{number}")
-        await queue.reap()
+        await queue.leases.deregister(f"lane-{number}")
+        await queue.leases.reap()
     task = await queue.get(str(task_id))
     assert (task.status, task.lease_lost, task.attempts) == ("failed", 10, 0)
     assert "lease lost 10 times" in (task.error or "")
@@ -219,26 +223,26 @@ async def test_claims_nobody_knows_of_are_handed_back(queue: Queue) -> None:
     await queue.submit([NewTask(type="t") for _ in range(3)])
     known = await claim(queue, limit=1)
     unanswered = await claim(queue, limit=2)
-    assert sorted(await queue.abandon("lane", holding=known.claims)) == sorted(unanswered.ids)
-    assert (await queue.counts())["running"] == 1
+    assert sorted(await queue.claims.abandon("lane", holding=known.claims)) == sorted(unanswered.ids)
+    assert (await queue.reader.counts())["running"] == 1
 
 
 async def test_outlook(queue: Queue) -> None:
     await set_clock(queue, START)
-    assert (await queue.outlook()).empty
+    assert (await queue.reader.outlook()).empty
     await queue.submit([NewTask(type="later", run_after=START + timedelta(seconds=60))])
-    outlook = await queue.outlook()
+    outlook = await queue.reader.outlook()
     assert outlook.empty
     assert outlook.next_due_s == 60
     await advance(queue, 60)
-    assert (await queue.outlook()).ready
+    assert (await queue.reader.outlook()).ready
     batch = await claim(queue)
-    assert (await queue.outlook()).running
-    await queue.settle("lane", batch, outcomes_of(batch, "failed", error="x"))
-    outlook = await queue.outlook()
+    assert (await queue.reader.outlook()).running
+    await queue.claims.settle("lane", batch, outcomes_of(batch, "failed", error="x"))
+    outlook = await queue.reader.outlook()
     assert outlook.backing_off
     assert not outlook.empty
-    assert await queue.remaining() == 1
+    assert await queue.reader.remaining() == 1
 
 
 async def test_get_by_prefix(queue: Queue) -> None:
@@ -248,17 +252,17 @@ async def test_get_by_prefix(queue: Queue) -> None:
         await queue.get("' OR 1=1")
     with pytest.raises(ConfigurationError, match="no task"):
         await queue.get("00000000-0000-0000-0000-000000000000")
-    await queue.pool.execute("UPDATE tasks SET id = overlay(id::text placing 'aaaa' from 1)::uuid")
+    await pool_of(queue).execute("UPDATE tasks SET id = overlay(id::text placing 'aaaa' from 1)::uuid")
     with pytest.raises(ConfigurationError, match="fits"):
         await queue.get("aaaa")
 
 
 async def test_a_stop_reaches_every_lane_of_the_run_and_no_other(queue: Queue) -> None:
-    await queue.register("a", run="one")
-    await queue.register("b", run="one")
-    await queue.register("c", run="two")
-    assert await queue.request_stop("one") == 2
-    asked = [await queue.renew(lane) for lane in "abc"]
+    await queue.leases.register("a", run="one")
+    await queue.leases.register("b", run="one")
+    await queue.leases.register("c", run="two")
+    assert await queue.operator.request_stop("one") == 2
+    asked = [await queue.leases.renew(lane) for lane in "abc"]
     assert [one and one.stop for one in asked] == [True, True, False]
 
 
@@ -287,7 +291,7 @@ async def test_a_database_one_migration_behind_is_refused_by_its_version(databas
     newest = max(path.name[1:5] for path in (MIGRATIONS / "versions").glob("v*.py"))
     assert newest == SCHEMA_VERSION
     async with Queue(database) as queue:
-        await queue.pool.execute("UPDATE organism_migrations SET version_num = '0007'")
+        await pool_of(queue).execute("UPDATE organism_migrations SET version_num = '0007'")
     with pytest.raises(SchemaMismatch, match=f"of version 0007, and this needs version {newest}") as refused:
         async with Queue(database):
             pass
@@ -295,7 +299,8 @@ async def test_a_database_one_migration_behind_is_refused_by_its_version(databas
 
 
 async def test_wakeups_come_by_notify_and_survive_a_broken_connection(queue: Queue) -> None:
-    async with queue.wakeups() as wake:
+    async with Listener(queue.direct_dsn) as listener:
+        wake = listener.event
         await asyncio.wait_for(wake.wait(), 10)  # the first connection sets it too
         for statement in (
             "INSERT INTO tasks (type) VALUES ('t')",
@@ -303,19 +308,19 @@ async def test_wakeups_come_by_notify_and_survive_a_broken_connection(queue: Que
             "WHERE application_name = 'organism-listener' AND datname = current_database()",
         ):
             wake.clear()
-            await queue.pool.execute(statement)
+            await pool_of(queue).execute(statement)
             await asyncio.wait_for(wake.wait(), 10)
         # Listening again: the next insert arrives without the fallback.
         while True:
             wake.clear()
-            listening = await queue.pool.fetchval(
+            listening = await pool_of(queue).fetchval(
                 "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'organism-listener' "
                 "AND datname = current_database() AND query LIKE 'LISTEN%'"
             )
             if listening:
                 break
             await asyncio.wait_for(wake.wait(), 10)
-        await queue.pool.execute("INSERT INTO tasks (type) VALUES ('t')")
+        await pool_of(queue).execute("INSERT INTO tasks (type) VALUES ('t')")
         await asyncio.wait_for(wake.wait(), 10)
 
 
@@ -327,12 +332,12 @@ async def test_wakeups_come_by_notify_and_survive_a_broken_connection(queue: Que
     ],
 )
 async def test_making_a_task_ready_in_sql_wakes(queue: Queue, transition: str) -> None:
-    await queue.pool.execute("INSERT INTO tasks (type, status) VALUES ('t', 'created'), ('t', 'failed')")
+    await pool_of(queue).execute("INSERT INTO tasks (type, status) VALUES ('t', 'created'), ('t', 'failed')")
     notified = asyncio.Event()
     connection = await asyncpg.connect(queue.dsn)
     try:
         await connection.add_listener("organism_tasks", lambda *_: notified.set())
-        await queue.pool.execute(transition)
+        await pool_of(queue).execute(transition)
         await asyncio.wait_for(notified.wait(), 10)
     finally:
         await connection.close()

@@ -13,6 +13,7 @@ import pytest
 
 from organism_flows.blocks.errors import QueueUnavailable
 from organism_flows.blocks.queue import NewTask, Queue, RedriveFilter, TaskFilter, TypePolicy, migrate
+from organism_flows.blocks.queue.db.listener import Listener
 from organism_flows.blocks.queue.db.roles import (
     LANE,
     MIGRATOR,
@@ -35,6 +36,7 @@ from tests.blocks.queue.bare_server import bare_server
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.blocks.queue.logins import execute, new_login
 from tests.clock import START, advance, set_clock
+from tests.sql import database_of, pool_of
 from tests.stack import until
 
 pytestmark = pytest.mark.anyio
@@ -44,7 +46,7 @@ ALSO = {
     SUBMITTER: "attached counts database_health",
     LANE: """
         ahead attached cancel cancellable counts counts_of database_health depths duplicates export finished
-        list_tasks next_finished of_type page policies redrivable redrivable_sample results retry start
+        next_finished of_type page policies redrivable redrivable_sample results retry start
         states stuck to_cancel unheld
     """,
     OPERATOR: "abandon cancel_requests complete lines next_in_line next_lines reapable reject release settle",
@@ -83,7 +85,7 @@ async def can_run(connection: asyncpg.Connection[Any], name: str) -> bool:
     transaction = connection.transaction()
     await transaction.start()
     try:
-        prepared = await connection.prepare(statement(name))
+        prepared = await connection.prepare(statement(name).text)
         await prepared.fetch(*[None] * len(prepared.get_parameters()))
     except asyncpg.InsufficientPrivilegeError:
         return False
@@ -170,15 +172,15 @@ async def test_a_submitter_submits(database: str, queue: Queue, tmp_path: Path) 
         [first] = await submitter.submit([new])
         assert await submitter.submit([new]) == [first]
         [later] = await submitter.submit([NewTask(type="t", run_immediately=False)])
-        assert await submitter.load(NewTask(type="t") for _ in range(3)) == 3
+        assert await submitter.producer.load(NewTask(type="t") for _ in range(3)) == 3
         file = tmp_path / "tasks.jsonl"
         file.write_text('{"type": "t", "dedup_key": "k"}\n{"type": "t"}\n')
-        assert (await submitter.load_files([file])).added == 1
-        assert (await submitter.load_files([file])).added == 0
-        await submitter.check_writes()
+        assert (await submitter.producer.load_files([file])).added == 1
+        assert (await submitter.producer.load_files([file])).added == 0
+        await submitter.health.check_writes()
     assert (await queue.get(str(first))).max_attempts == 2
     assert (await queue.get(str(later))).status == "created"
-    assert (await queue.counts())["queued"] == 5
+    assert (await queue.reader.counts())["queued"] == 5
 
 
 async def test_a_submitter_does_nothing_else(database: str, queue: Queue) -> None:
@@ -224,58 +226,60 @@ async def test_a_lane_does_the_work_of_dispatch_and_watchdog(
     database: str, queue: Queue, tmp_path: Path
 ) -> None:
     await set_clock(queue, START)
-    await queue.set_policy(TypePolicy(type="t", max_interruptions=9))
-    await queue.pause("type", "not now")
+    await queue.operator.set_policy(TypePolicy(type="t", max_interruptions=9))
+    await queue.operator.pause("type", "not now")
     await queue.submit([NewTask(type="t", domain=str(n)) for n in range(7)])
     (file := tmp_path / "tasks.jsonl").write_text('{"type": "not now"}\n')
-    await queue.load_files([file])
-    async with queue_as(database, LANE) as lane, lane.wakeups() as wakeups:
-        await asyncio.wait_for(wakeups.wait(), 60)
+    await queue.producer.load_files([file])
+    async with queue_as(database, LANE) as lane, Listener(lane.direct_dsn) as listener:
+        await asyncio.wait_for(listener.event.wait(), 60)
         batch = await claim(lane)
         assert len(batch) == 7
         [task] = [batch.ids[0]]
-        await lane.begun(batch)
-        await lane.renew("lane", settled=1, figures={"settled": 1})
-        assert (await queue.cancel([(await queue.get(task)).id])).requested
-        assert list((await lane.cancel_requests("lane")).values()) == [task]
+        await lane.claims.begun(batch)
+        await lane.leases.renew("lane", settled=1, figures={"settled": 1})
+        assert (await queue.operator.cancel([(await queue.get(task)).id])).requested
+        assert list((await lane.claims.cancel_requests("lane")).values()) == [task]
         completed, failed, rejected, interrupted = (batch.take([n]) for n in range(1, 5))
         causes: tuple[Cause, ...] = ("completed", "failed", "rejected")
         for part, cause in zip((completed, failed, rejected), causes, strict=True):
-            settled = await lane.settle("lane", part, outcomes_of(part, cause, result="1", error="x"))
+            settled = await lane.claims.settle("lane", part, outcomes_of(part, cause, result="1", error="x"))
             assert len(settled.statuses) == 1
-        assert await lane.release("lane", interrupted, cause="interrupted", error="stopped", suspicion=1)
+        assert await lane.claims.release(
+            "lane", interrupted, cause="interrupted", error="stopped", suspicion=1
+        )
         held = [batch.claims[n] for n in (0, 5)]
-        assert await lane.abandon("lane", holding=held) == [batch.ids[6]]
-        await lane.report("lane", settled=3, figures={"settled": 3})
-        await lane.deregister("lane")
+        assert await lane.claims.abandon("lane", holding=held) == [batch.ids[6]]
+        await lane.leases.report("lane", settled=3, figures={"settled": 3})
+        await lane.leases.deregister("lane")
         await advance(queue, 60)
-        assert (await lane.reap()).retried == 2
-        await lane.reap()  # deletes the row of the lane
-        await lane.register("other", run="run")
-        await lane.renew("other", figures={"settled": 1})
-        assert await lane.request_stop("run") == await lane.request_leave("run") == 1
-        await lane.deregister("other")
-        assert (await lane.lane_figures())["settled"] == 4
+        assert (await lane.leases.reap()).retried == 2
+        await lane.leases.reap()  # deletes the row of the lane
+        await lane.leases.register("other", run="run")
+        await lane.leases.renew("other", figures={"settled": 1})
+        assert await lane.operator.request_stop("run") == await lane.operator.request_leave("run") == 1
+        await lane.leases.deregister("other")
+        assert (await lane.reader.lane_figures())["settled"] == 4
         # What runs and alerts show.
-        assert (await lane.outlook()).ready
-        assert await lane.remaining() == 5
-        assert {line.type for line in await lines_of(lane.pool) if line.due_s <= 0} == {"t"}
-        assert await lane.failures_since(START)
-        assert [pause.name for pause in await lane.pauses()] == ["not now"]
-        assert await lane.lanes() == []
-        await lane.check_writes()
-        assert (await lane.long_work()).suspects == 0
-        async with lane.exclusive(1) as alone:
+        assert (await lane.reader.outlook()).ready
+        assert await lane.reader.remaining() == 5
+        assert {line.type for line in await lines_of(database_of(lane)) if line.due_s <= 0} == {"t"}
+        assert await lane.health.failures_since(START)
+        assert [pause.name for pause in await lane.operator.pauses()] == ["not now"]
+        assert await lane.reader.lanes() == []
+        await lane.health.check_writes()
+        assert (await lane.health.long_work()).suspects == 0
+        async with lane.maintenance.exclusive(1) as alone:
             assert alone
         # And the watchdog's.
-        await queue.redrive(RedriveFilter(domain="none"), actor="me")
+        await queue.operator.redrive(RedriveFilter(domain="none"), actor="me")
         await advance(queue, 3600)
-        assert await lane.prune("completed", older_than_s=60) == 1
-        assert await lane.prune("failed", older_than_s=60) == 1
-        await lane.prune_audit(older_than_s=60)
-        assert await lane.forget_files(older_than_s=60) == 1
-        await lane.forget_lanes(dead_for_s=1)
-    assert await queue.pool.fetchval("SELECT count(*) FROM task_files") == 0
+        assert await lane.maintenance.prune("completed", older_than_s=60) == 1
+        assert await lane.maintenance.prune("failed", older_than_s=60) == 1
+        await lane.maintenance.prune_audit(older_than_s=60)
+        assert await lane.maintenance.forget_files(older_than_s=60) == 1
+        await lane.maintenance.forget_lanes(dead_for_s=1)
+    assert await pool_of(queue).fetchval("SELECT count(*) FROM task_files") == 0
 
 
 async def test_a_lane_does_nothing_else(database: str) -> None:
@@ -308,41 +312,43 @@ async def test_an_operator_operates(database: str, queue: Queue) -> None:
                 NewTask(type="t", run_immediately=False),
             ]
         )
-        await operator.set_policy(TypePolicy(type="f", max_attempts=1))
-        await operator.pause("type", "t", reason="why not")
+        await operator.operator.set_policy(TypePolicy(type="f", max_attempts=1))
+        await operator.operator.pause("type", "t", reason="why not")
         batch = await claim(queue)
         assert len(batch) == 2
         failed = batch.take([batch.types.index("f")])
-        await queue.settle("lane", failed, outcomes_of(failed, "failed", error="x"))
-        assert (await operator.cancel([waiting])).cancelled == [waiting]
-        assert (await operator.cancel([running])).requested == [running]
-        assert await operator.start([created]) == [created]
-        assert (await operator.redrivable(RedriveFilter())).count == 1
-        assert (await operator.redrive(RedriveFilter(), actor="me")).redriven == 1
+        await queue.claims.settle("lane", failed, outcomes_of(failed, "failed", error="x"))
+        assert (await operator.operator.cancel([waiting])).cancelled == [waiting]
+        assert (await operator.operator.cancel([running])).requested == [running]
+        assert await operator.operator.start([created]) == [created]
+        assert (await operator.operator.redrivable(RedriveFilter())).count == 1
+        assert (await operator.operator.redrive(RedriveFilter(), actor="me")).redriven == 1
         assert (await operator.get(str(failing))).history[-1].cause == "redriven"
-        assert (await operator.retry([waiting])).retried == [waiting]
-        assert await operator.resume("type", "t")
-        assert await operator.request_stop("run") == await operator.request_leave("run") == 0
+        assert (await operator.operator.retry([waiting])).retried == [waiting]
+        assert await operator.operator.resume("type", "t")
+        assert (
+            await operator.operator.request_stop("run") == await operator.operator.request_leave("run") == 0
+        )
         # Everything there is to read.
-        assert (await operator.why(str(running))).status == "running"
-        assert [page async for page in operator.export(TaskFilter())]
-        assert len(await operator.page(TaskFilter())) == 4
-        assert [policy.type for policy in await operator.policies()] == ["f"]
-        assert sum((await operator.counts()).values()) == 4
-        assert await operator.depths()
-        assert await operator.states([running])
-        await operator.lane_figures()
+        assert (await operator.reader.why(str(running))).status == "running"
+        assert [page async for page in operator.reader.export(TaskFilter())]
+        assert len(await operator.reader.page(TaskFilter())) == 4
+        assert [policy.type for policy in await operator.operator.policies()] == ["f"]
+        assert sum((await operator.reader.counts()).values()) == 4
+        assert await operator.reader.depths()
+        assert await operator.reader.states([running])
+        await operator.reader.lane_figures()
         findings: list[Finding] = [
             *await verified_postgres.check(operator),
             *await verified_queue.check(operator, Limits()),
         ]
         assert [found for found in findings if found.status == "failed"] == []
         # And what may go.
-        [done] = [each async for each in operator.cancel_all(TaskFilter(type="t"))]
+        [done] = [each async for each in operator.operator.cancel_all(TaskFilter(type="t"))]
         assert len(done.cancelled) == 2
-        assert await operator.prune("cancelled", older_than_s=-60) == 2
-        assert await operator.prune_audit(older_than_s=-60) == 1
-        await operator.forget_files(older_than_s=0)
+        assert await operator.maintenance.prune("cancelled", older_than_s=-60) == 2
+        assert await operator.maintenance.prune_audit(older_than_s=-60) == 1
+        await operator.maintenance.forget_files(older_than_s=0)
 
 
 async def test_an_operator_changes_no_table(database: str) -> None:
@@ -363,22 +369,22 @@ async def test_an_operator_changes_no_table(database: str) -> None:
 async def test_a_missing_privilege_is_one_line_that_names_the_role(database: str, queue: Queue) -> None:
     [task] = await queue.submit([NewTask(type="t")])
     async with queue_as(database, SUBMITTER) as submitter:
-        user = await submitter.pool.fetchval("SELECT current_user")
+        user = await pool_of(submitter).fetchval("SELECT current_user")
         with pytest.raises(PrivilegeMissing) as found:
-            await submitter.cancel([task])
+            await submitter.operator.cancel([task])
         assert found.value.what == f"Postgres does not let {user} do this: permission denied for table tasks"
         assert found.value.next_step.startswith(f'have an administrator GRANT {OPERATOR} TO "{user}"; ')
         # Several statements in one session, too.
         with pytest.raises(PrivilegeMissing, match=f'GRANT {OPERATOR} TO "{user}"') as found:
-            await submitter.why(str(task))
+            await submitter.reader.why(str(task))
         assert str(found.value).count("Postgres does not let") == 1
         with pytest.raises(PrivilegeMissing, match=f'GRANT {LANE} TO "{user}"'):
-            await submitter.register("lane")
+            await submitter.leases.register("lane")
     async with queue_as(database, LANE) as lane:
         with pytest.raises(PrivilegeMissing, match=f"GRANT {SUBMITTER} or {OPERATOR} TO"):
-            await lane.load([NewTask(type="t")])
+            await lane.producer.load([NewTask(type="t")])
         # The pool has lost nothing by it.
-        assert (await lane.outlook()).ready
+        assert (await lane.reader.outlook()).ready
 
 
 async def test_what_a_version_does_not_grant_is_taken_away(database: str) -> None:

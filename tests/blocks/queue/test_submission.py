@@ -11,9 +11,11 @@ import pytest
 
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.queue import NewTask, Queue
+from organism_flows.blocks.queue.db.listener import Listener
 from organism_flows.blocks.queue.wire import Cause
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.blocks.queue.sessions import blocked_on_a_row, open_transaction
+from tests.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 
@@ -26,7 +28,7 @@ async def test_of_two_with_one_key_in_one_submit_the_second_is_the_first(queue: 
     ids = await queue.submit([keyed(), keyed("other"), keyed(), keyed(None), keyed(None)])
     assert ids[0] == ids[2]
     assert len(set(ids)) == 4
-    assert (await queue.counts())["queued"] == 4
+    assert (await queue.reader.counts())["queued"] == 4
 
 
 async def test_a_key_is_one_of_its_type(queue: Queue) -> None:
@@ -40,15 +42,15 @@ async def test_a_key_is_free_again_when_its_task_has_ended(queue: Queue, end: Ca
     assert await queue.submit([keyed()]) == [first], "while it waits"
     batch = await claim(queue)
     assert await queue.submit([keyed()]) == [first], "while it runs"
-    await queue.settle("lane", batch, outcomes_of(batch, "failed", error="x"))
+    await queue.claims.settle("lane", batch, outcomes_of(batch, "failed", error="x"))
     assert await queue.submit([keyed()]) == [first], "while it backs off"
-    await queue.pool.execute("UPDATE tasks SET run_after = now()")
+    await pool_of(queue).execute("UPDATE tasks SET run_after = now()")
     batch = await claim(queue)
     if end == "cancelled":
-        await queue.release("lane", batch, cause="interrupted", error="x")
-        await queue.cancel([first])
+        await queue.claims.release("lane", batch, cause="interrupted", error="x")
+        await queue.operator.cancel([first])
     else:
-        await queue.settle("lane", batch, outcomes_of(batch, end, result="1", error="x"))
+        await queue.claims.settle("lane", batch, outcomes_of(batch, end, result="1", error="x"))
     [second] = await queue.submit([keyed()])
     assert second != first
     assert (await queue.get(str(second))).dedup_key == "k"
@@ -67,47 +69,49 @@ async def test_loading_adds_all_with_every_field(queue: Queue) -> None:
         type="t", params={"n": 1}, description="d", domain="x", drift_score=0.5, priority=3,
         max_attempts=2, timeout_s=1.5, dedup_key="k", id=uuid4(),
     )  # fmt: skip
-    assert await queue.load(iter([full, NewTask(type="u")])) == 2
+    assert await queue.producer.load(iter([full, NewTask(type="u")])) == 2
     task = await queue.get(str(full.id))
     for name in NewTask.model_fields.keys() - {"run_after", "run_immediately"}:
         assert getattr(task, name) == getattr(full, name), name
-    assert task.run_after <= await queue.now()
+    assert task.run_after <= await queue.reader.now()
     assert sorted((await claim(queue)).types) == ["t", "u"]
-    assert await queue.load([]) == 0
+    assert await queue.producer.load([]) == 0
 
 
 async def test_loading_a_duplicate_adds_nothing_and_names_the_key_on_one_line(queue: Queue) -> None:
     await queue.submit([keyed("two\nlines")])
     with pytest.raises(ConfigurationError, match="two lines") as refused:
-        await queue.load([NewTask(type="new"), keyed("two\nlines"), NewTask(type="new")])
+        await queue.producer.load([NewTask(type="new"), keyed("two\nlines"), NewTask(type="new")])
     assert "\n" not in str(refused.value)
-    assert (await queue.counts())["queued"] == 1
+    assert (await queue.reader.counts())["queued"] == 1
     [there] = await queue.submit([NewTask(type="t")])
     with pytest.raises(ConfigurationError, match=str(there)):
-        await queue.load([NewTask(type="new"), NewTask(type="t", id=there)])
-    assert (await queue.counts())["queued"] == 2
+        await queue.producer.load([NewTask(type="new"), NewTask(type="t", id=there)])
+    assert (await queue.reader.counts())["queued"] == 2
 
 
 async def test_a_task_that_is_only_created_waits_to_be_started(queue: Queue) -> None:
     later = NewTask(type="t", run_immediately=False)
     [first] = await queue.submit([later])
-    assert await queue.load([later]) == 1
-    assert (await queue.counts())["created"] == 2
+    assert await queue.producer.load([later]) == 1
+    assert (await queue.reader.counts())["created"] == 2
     assert len(await claim(queue)) == 0
-    async with queue.wakeups() as wake:
+    async with Listener(queue.direct_dsn) as listener:
+        wake = listener.event
         await asyncio.wait_for(wake.wait(), 10)
         wake.clear()
-        assert await queue.start([first, uuid4()]) == [first]
+        assert await queue.operator.start([first, uuid4()]) == [first]
         await asyncio.wait_for(wake.wait(), 10)
-    assert await queue.start([first]) == []
+    assert await queue.operator.start([first]) == []
     assert (await claim(queue)).ids == [str(first)]
 
 
 async def test_loading_wakes_a_lane(queue: Queue) -> None:
-    async with queue.wakeups() as wake:
+    async with Listener(queue.direct_dsn) as listener:
+        wake = listener.event
         await asyncio.wait_for(wake.wait(), 10)
         wake.clear()
-        await queue.load([NewTask(type="t")])
+        await queue.producer.load([NewTask(type="t")])
         await asyncio.wait_for(wake.wait(), 10)
 
 
@@ -136,13 +140,13 @@ async def test_bad_policies_and_pauses_are_refused(
     queue: Queue, table: str, columns: str, values: str
 ) -> None:
     with pytest.raises(asyncpg.CheckViolationError):
-        await queue.pool.execute(f"INSERT INTO {table} ({columns}) VALUES ({values})")
+        await pool_of(queue).execute(f"INSERT INTO {table} ({columns}) VALUES ({values})")
 
 
 async def test_two_unfinished_tasks_with_one_key_are_refused_in_sql_too(queue: Queue) -> None:
-    await queue.pool.execute("INSERT INTO tasks (type, dedup_key) VALUES ('t', 'k')")
+    await pool_of(queue).execute("INSERT INTO tasks (type, dedup_key) VALUES ('t', 'k')")
     with pytest.raises(asyncpg.UniqueViolationError) as refused:
-        await queue.pool.execute("INSERT INTO tasks (type, dedup_key) VALUES ('t', 'k')")
+        await pool_of(queue).execute("INSERT INTO tasks (type, dedup_key) VALUES ('t', 'k')")
     assert refused.value.constraint_name == "tasks_dedup"
 
 
@@ -159,7 +163,7 @@ async def test_ids_grow_with_time_from_python_and_from_sql(queue: Queue) -> None
         ids += await queue.submit([NewTask(type="t") for _ in range(3)])
         ids += [
             row["id"]
-            for row in await queue.pool.fetch(
+            for row in await pool_of(queue).fetch(
                 "INSERT INTO tasks (type) VALUES ('t') RETURNING id, pg_sleep(0.002)"
             )
         ]
@@ -177,7 +181,7 @@ async def test_ids_before_postgres_18_are_of_the_same_kind(queue: Queue) -> None
         [body] = re.findall(r"AS \$f\$(.*?)\$f\$", file.read(), re.DOTALL)
     ids, moments = [], []
     for _ in range(50):
-        row = await queue.pool.fetchrow(
+        row = await pool_of(queue).fetchrow(
             f"SELECT ({body}) AS id, extract(epoch FROM clock_timestamp()) * 1000 AS ms, pg_sleep(0.002)"
         )
         assert row is not None
@@ -212,15 +216,15 @@ async def test_two_producers_of_the_same_keys_wait_for_one_another(database: str
                 await blocked_on_a_row(queue, number)
         [first, second] = await asyncio.wait_for(asyncio.gather(*producers), 60)
         assert first == second[::-1]
-        assert (await queue.counts())["queued"] == 3
+        assert (await queue.reader.counts())["queued"] == 3
     assert await deadlocks(database) == 0
 
 
 async def test_a_submission_that_is_the_victim_of_a_deadlock_is_made_again(database: str) -> None:
     superuser = database.replace("//organism@", "//postgres@")  # as who that timeout may be set
     async with Queue(superuser) as queue:
-        name = await queue.pool.fetchval("SELECT current_database()")
-        await queue.pool.execute(f"ALTER DATABASE \"{name}\" SET deadlock_timeout = '2s'")
+        name = await pool_of(queue).fetchval("SELECT current_database()")
+        await pool_of(queue).execute(f"ALTER DATABASE \"{name}\" SET deadlock_timeout = '2s'")
     async with Queue(superuser) as queue, Queue(database) as producer:
         async with open_transaction(queue) as holder:
             # So that the other one is the victim.
@@ -230,6 +234,6 @@ async def test_a_submission_that_is_the_victim_of_a_deadlock_is_made_again(datab
             await blocked_on_a_row(queue)
             await holder.execute("INSERT INTO tasks (type, dedup_key) VALUES ('t', 'a')")
         await asyncio.wait_for(submission, 60)
-        assert (await queue.counts())["queued"] == 2
+        assert (await queue.reader.counts())["queued"] == 2
     # More than one if it tries again before the other has been woken.
     assert await deadlocks(database) >= 1

@@ -11,7 +11,8 @@ import pytest
 from alembic import command
 
 from organism_flows.blocks.errors import SchemaMismatch
-from organism_flows.blocks.queue import Queue, migrate
+from organism_flows.blocks.queue import Queue, TaskFilter, migrate
+from tests.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 
@@ -128,9 +129,9 @@ async def test_every_task_stays_as_it_is_and_so_does_what_a_lane_holds(
     assert await session.fetchval("SELECT status::text FROM tasks WHERE type = 'lost'") == "retry"
     await check_indexes(session)
     async with Queue(dsn) as queue:
-        assert [lane.id for lane in await queue.lanes()] == ["v1"]
-        assert (await queue.reap()).retried == 0, "the lane of version 1 lives"
-        [held] = await queue.list_tasks(status="running")
+        assert [lane.id for lane in await queue.reader.lanes()] == ["v1"]
+        assert (await queue.leases.reap()).retried == 0, "the lane of version 1 lives"
+        [held] = await queue.reader.page(TaskFilter(status=["running"]))
         await session.execute(OLD_SETTLE, [held.id], [1])
         assert (await queue.get(str(held.id))).status == "completed"
 
@@ -170,10 +171,10 @@ async def test_producers_and_lanes_of_version_1_go_on_meanwhile(dsn: str) -> Non
     assert len(set(settled)) == len(settled), "no task was given out twice"
 
     async with Queue(dsn) as queue:
-        await check_indexes(queue.pool)
-        await queue.register("v2")
+        await check_indexes(pool_of(queue))
+        await queue.leases.register("v2")
         mine: list[str] = []
-        while len(batch := await queue.claim("v2", 1000)):
+        while len(batch := await queue.claims.claim("v2", 1000)):
             mine += batch.ids
         assert not set(mine) & set(settled)
         assert {*mine, *settled} >= set(inserted), "a task was lost"

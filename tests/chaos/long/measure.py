@@ -15,6 +15,7 @@ from organism_flows.blocks.queue import Queue
 from tests.chaos.long.recorded import Event, Recorded
 from tests.chaos.report import OVERLAP_S
 from tests.history import Expected, History, read_history, violations
+from tests.sql import pool_of
 
 AFTERMATH_S = 60.0
 """For so long after an event the rate of short tasks is taken."""
@@ -32,7 +33,7 @@ FROM tasks WHERE type = 'short' ORDER BY created_at
 
 async def measure(queue: Queue, recorded: Recorded) -> dict[str, Any]:
     """The record of a run, as docs/explanation/long-work.json has it."""
-    rows = await queue.pool.fetch(SHORT, timeout=120)
+    rows = await pool_of(queue).fetch(SHORT, timeout=120)
     history = await read_history(queue, recorded.evidence, type="long")
     settled = sorted(row["finished"] for row in rows if row["finished"])
     picked_up = [(row["created"], row["began"] - row["created"]) for row in rows if row["began"]]

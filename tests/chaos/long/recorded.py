@@ -23,6 +23,7 @@ from organism_flows.deployments.stack.health import check_organism, local_client
 from tests.chaos.project import edit_handlers, make_project
 from tests.chaos.victims import kill
 from tests.history import install_history, runs_in
+from tests.sql import pool_of
 from tests.stack import Stack, until
 
 FOREIGN = ("ORGANISM_", "PREFECT_", "RAY_", "PG", "SEEDCORE_")
@@ -138,7 +139,7 @@ async def first_lane(queue: Queue) -> None:
     """Wait until a lane claims."""
 
     async def claims() -> bool:
-        return any(lane.claiming for lane in await queue.lanes())
+        return any(lane.claiming for lane in await queue.reader.lanes())
 
     await until(claims, patience=FIRST_LANE_S)
 
@@ -196,7 +197,7 @@ class LongRun:
     async def _settled(self) -> bool:
         with suppress(*TRANSIENT_ERRORS):
             return bool(
-                await self.queue.pool.fetchval(
+                await pool_of(self.queue).fetchval(
                     "SELECT NOT EXISTS (SELECT FROM tasks WHERE finished_at IS NULL)"
                 )
             )
@@ -209,7 +210,7 @@ class LongRun:
             sent += due
             # What could not be submitted while Postgres was away is not made up for.
             with suppress(*TRANSIENT_ERRORS):
-                await self.queue.pool.execute(INSERT, SHORT_S, min(due, int(self.plan.rate)), timeout=5)
+                await pool_of(self.queue).execute(INSERT, SHORT_S, min(due, int(self.plan.rate)), timeout=5)
             await asyncio.sleep(BATCH_S)
 
     # Events
@@ -245,7 +246,7 @@ class LongRun:
                 return edit_handlers(self.stack)
             case "flow":
                 with suppress(*TRANSIENT_ERRORS):
-                    runs_of_lanes = {lane.run for lane in await self.queue.lanes() if lane.claiming}
+                    runs_of_lanes = {lane.run for lane in await self.queue.reader.lanes() if lane.claiming}
                     for run, process in self._flow_processes().items():
                         if run in runs_of_lanes:
                             return self._kill(process.pid)
@@ -275,7 +276,7 @@ class LongRun:
     async def _sample(self) -> None:
         while True:
             with suppress(*TRANSIENT_ERRORS, httpx.HTTPError):
-                lanes = sum(lane.live for lane in await self.queue.lanes())
+                lanes = sum(lane.live for lane in await self.queue.reader.lanes())
                 self.recorded.peak_lanes = max(self.recorded.peak_lanes, lanes)
                 dispatches = await asyncio.to_thread(self._flow_processes)
                 self.recorded.peak_runs = max(self.recorded.peak_runs, len(dispatches))

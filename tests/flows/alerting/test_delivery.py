@@ -29,6 +29,7 @@ from organism_flows.flows.verify import verify
 from organism_flows.flows.watchdog import watchdog
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.flows.alerting.receiver import TO, Receiver
+from tests.sql import pool_of
 from tests.stack import Stack, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack]
@@ -83,8 +84,8 @@ async def events(words: str) -> list[Any]:
 async def dead_letters(queue: Queue, count: int) -> None:
     await queue.submit([NewTask(type="t")] * count)
     batch = await claim(queue)
-    await queue.settle("lane", batch, outcomes_of(batch, "rejected", error="boom"))
-    await queue.deregister("lane")
+    await queue.claims.settle("lane", batch, outcomes_of(batch, "rejected", error="boom"))
+    await queue.leases.deregister("lane")
 
 
 async def test_applying_again_changes_nothing_and_what_was_switched_off_stays_off(
@@ -160,8 +161,8 @@ async def test_what_the_watchdog_finds_is_delivered_once_and_that_it_is_over(
     await until(lambda: datetime.now(UTC) - pending.occurred > patience)
 
     await redrive(type="t", dry_run=False)
-    await stack_queue.pool.execute("UPDATE tasks SET created_at = created_at - interval '2 hours'")
-    await stack_queue.pool.execute("UPDATE tasks SET run_after = created_at")
+    await pool_of(stack_queue).execute("UPDATE tasks SET created_at = created_at - interval '2 hours'")
+    await pool_of(stack_queue).execute("UPDATE tasks SET run_after = created_at")
     third = await watchdog(**patient)
     assert {line.partition(":")[0] for line in third.alerts} == {
         "dead letters cleared",
@@ -176,12 +177,12 @@ async def test_what_the_watchdog_finds_is_delivered_once_and_that_it_is_over(
     assert "no lane has claimed for 1 s, though dispatch/organism is scheduled and a run was due" in missing
 
     await until(lambda: events("dispatch-missing.raised"))
-    await stack_queue.register("lane")
+    await stack_queue.leases.register("lane")
     fourth = await watchdog(**patient)
     assert [line.partition(":")[0] for line in fourth.alerts] == ["dispatch missing cleared"]
     assert "1 lanes claim tasks; it was wrong for" in await receiver.next("dispatch missing well again")
     await until(lambda: events("dispatch-missing.cleared"))
-    await stack_queue.pool.execute("TRUNCATE tasks CASCADE")
+    await pool_of(stack_queue).execute("TRUNCATE tasks CASCADE")
     assert [line.partition(":")[0] for line in (await watchdog(**patient)).alerts] == ["oldest ready cleared"]
     await receiver.next("oldest ready well again")
     await until(lambda: events("oldest-ready.cleared"))

@@ -18,6 +18,7 @@ from organism_flows.flows.alerting.transitions import AlertCheck, LastNotificati
 from organism_flows.flows.verification.finding import Finding, Verification
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.clock import START, advance, set_clock
+from tests.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -64,7 +65,7 @@ async def test_dead_letters_are_too_many_above_the_limit_and_well_again_below_it
     for count in range(11):
         look = await checks.dead_letters(queue, 10)
         assert (look.wrong, look.figures["dead_letters"]) == (False if count <= 9 else None, count)
-        await queue.pool.execute(add)
+        await pool_of(queue).execute(add)
     look = await checks.dead_letters(queue, 10)
     assert look.wrong is True
     assert look.text == "11 tasks have failed for good, the limit is 10"
@@ -77,7 +78,7 @@ async def test_a_task_is_old_by_how_long_it_has_been_ready(queue: Queue) -> None
     await queue.submit([NewTask(type="t", run_after=START + timedelta(seconds=1000))])
     await advance(queue, 1050)
     assert (await checks.oldest_ready(queue, 60)).wrong is False
-    await queue.pause("type", "t", reason="x")
+    await queue.operator.pause("type", "t", reason="x")
     await advance(queue, 11)
     look = await checks.oldest_ready(queue, 60)
     assert look.wrong is True
@@ -90,7 +91,7 @@ async def test_tasks_are_interrupted_too_often_from_the_third_time_on(queue: Que
     await queue.submit([NewTask(type="t")] * 2)
     for wrong in (False, False, True):
         batch = await claim(queue)
-        await queue.release("lane", batch, cause="interrupted", error="the lane stopped")
+        await queue.claims.release("lane", batch, cause="interrupted", error="the lane stopped")
         assert (await checks.interrupted(queue, 0)).wrong is wrong
     look = await checks.interrupted(queue, 0)
     assert look.text.startswith(
@@ -101,7 +102,7 @@ async def test_tasks_are_interrupted_too_often_from_the_third_time_on(queue: Que
     assert "--max-interruptions" in look.todo
     assert [(await checks.interrupted(queue, limit)).wrong for limit in (1, 2, 3)] == [True, None, False]
     batch = await claim(queue)
-    await queue.settle("lane", batch, outcomes_of(batch, "completed", result="1"))
+    await queue.claims.settle("lane", batch, outcomes_of(batch, "completed", result="1"))
     assert (await checks.interrupted(queue, 0)).wrong is False, "they have ended"
 
 

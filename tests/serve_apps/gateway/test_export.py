@@ -24,6 +24,7 @@ from organism_flows.blocks.queue.db.statements import statement
 from tests.blocks.queue.hostile_rows import JSON, STATUSES, TYPES, WORST, insert, take_any_row
 from tests.proxy import proxied
 from tests.serve_apps.gateway.running import Gateway, running, token_file
+from tests.sql import pool_of
 from tests.stack import until
 
 pytestmark = pytest.mark.anyio
@@ -103,7 +104,7 @@ async def test_both_clients_read_it(gateway: Gateway) -> None:
 
 async def fill(queue: Queue, tasks: int) -> None:
     """Add tasks of about 650 bytes each, as JSON."""
-    await queue.pool.execute(
+    await pool_of(queue).execute(
         "INSERT INTO tasks (type, params) SELECT 'many', "
         "jsonb_build_object('n', n, 'text', repeat(md5(n::text), 4)) FROM generate_series(1, $1::int) n",
         tasks,
@@ -120,10 +121,10 @@ async def many(queue: Queue) -> Queue:
 
 async def exports_in(queue: Queue) -> int:
     return int(
-        await queue.pool.fetchval(
+        await pool_of(queue).fetchval(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active' "
             "AND left(query, 60) = left($1, 60) AND pid <> pg_backend_pid()",
-            statement("export"),
+            statement("export").text,
         )
     )
 

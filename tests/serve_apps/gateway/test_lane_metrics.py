@@ -21,6 +21,7 @@ from organism_flows.serve_apps.gateway.organism_link import OrganismByHttp
 from tests.flows.scripted import TIMEOUT, ScriptedOrganism, running, submit, until_settled
 from tests.flows.test_lease import start
 from tests.serve_apps.gateway.running import Gateway
+from tests.sql import pool_of
 from tests.stack import until
 
 pytestmark = pytest.mark.anyio
@@ -81,10 +82,12 @@ async def test_a_stale_outcome_and_an_interrupted_task_are_counted(gateway: Gate
     async with running(lane) as run:
         await until_settled(lane, 1)
         # Somebody else's claim, newer than ours.
-        await queue.pool.execute("UPDATE tasks SET claim = nextval('task_claims') WHERE id::text = $1", stale)
+        await pool_of(queue).execute(
+            "UPDATE tasks SET claim = nextval('task_claims') WHERE id::text = $1", stale
+        )
         organism.let_go.set()
         await until(lambda: lane.summary.stale == 1)
-        await queue.pool.execute(
+        await pool_of(queue).execute(
             "UPDATE tasks SET status = 'cancelled', locked_by = NULL WHERE id::text = $1", stale
         )
         await asyncio.wait_for(run, TIMEOUT)
@@ -113,8 +116,8 @@ async def test_what_a_killed_lane_told_is_neither_lost_nor_counted_twice(
 
     async def reaped() -> bool:
         looks.append(await samples(gateway))
-        await queue.reap()
-        return not await queue.lanes()
+        await queue.leases.reap()
+        return not await queue.reader.lanes()
 
     await until(reaped)
     looks.append(await samples(gateway))

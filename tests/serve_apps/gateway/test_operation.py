@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from organism_flows.blocks.queue import Batch, NewTask, Queue, migrate
-from organism_flows.blocks.queue.stores.reads import READ_TIMEOUT
+from organism_flows.blocks.queue.db.connection import COMMAND_TIMEOUT
 from organism_flows.serve_apps.gateway.metrics import metrics
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.bouncer import bounced
@@ -19,6 +19,7 @@ from tests.conftest import Databases
 from tests.proxy import proxied
 from tests.serve_apps.gateway.running import Gateway, running
 from tests.serve_apps.gateway.test_errors import check_problem
+from tests.sql import pool_of
 from tests.stack import until
 
 pytestmark = pytest.mark.anyio
@@ -47,10 +48,10 @@ async def test_metrics_tell_what_the_queue_holds(gateway: Gateway, queue: Queue)
     await queue.submit([NewTask(type='q"uote\n'), NewTask(type="t"), NewTask(type="t")])
     await queue.submit([NewTask(type="later", run_after=START + timedelta(days=1))])
     await queue.submit([NewTask(type="not yet", run_immediately=False)])
-    await queue.pause("type", 'q"uote\n')
+    await queue.operator.pause("type", 'q"uote\n')
     batch = await claim(queue)
     failed = batch.take([0])
-    await queue.settle("lane", failed, outcomes_of(failed, "rejected", error="x"))
+    await queue.claims.settle("lane", failed, outcomes_of(failed, "rejected", error="x"))
     await advance(queue, 10)
     figures = await measured(gateway)
     assert figures["organism_tasks"] == {
@@ -75,13 +76,13 @@ async def test_metrics_tell_of_suspects_interruptions_and_lanes_that_leave(
     gateway: Gateway, queue: Queue
 ) -> None:
     [task_id] = await queue.submit([NewTask(type="t")])
-    await queue.register("lane", run="run")
+    await queue.leases.register("lane", run="run")
     for _ in range(3):
         batch = await claim(queue)
-        await queue.release("lane", batch, cause="interrupted", error="x", suspicion=1)
+        await queue.claims.release("lane", batch, cause="interrupted", error="x", suspicion=1)
     await claim(queue)
-    await queue.pool.execute("UPDATE tasks SET locked_at = locked_at - interval '2 minutes'")
-    await queue.request_leave("run")
+    await pool_of(queue).execute("UPDATE tasks SET locked_at = locked_at - interval '2 minutes'")
+    await queue.operator.request_leave("run")
     figures = await measured(gateway)
     assert figures["organism_lanes"] == {("live",): 0, ("leaving",): 1, ("stopping",): 0, ("silent",): 0}
     for name in ("suspects", "interrupted", "handed_over"):
@@ -90,14 +91,14 @@ async def test_metrics_tell_of_suspects_interruptions_and_lanes_that_leave(
     assert (shown["interrupted"], shown["suspicion"], shown["begun_at"]) == (3, 3, None)
     why = (await gateway.http.get(f"/api/tasks/{task_id}/why")).json()
     assert (why["reason"], why["interrupted"], why["lane_leaving_at"] is None) == ("handed_over", 3, False)
-    await queue.begun(batch := await _held(queue))
+    await queue.claims.begun(batch := await _held(queue))
     assert len(batch) == 1
     assert (await gateway.http.get(f"/api/tasks/{task_id}/why")).json()["reason"] == "running"
     assert (await gateway.http.get(f"/api/tasks/{task_id}")).json()["begun_at"] is not None
 
 
 async def _held(queue: Queue) -> Batch:
-    rows = await queue.pool.fetch("SELECT id::text, claim FROM tasks WHERE status = 'running'")
+    rows = await pool_of(queue).fetch("SELECT id::text, claim FROM tasks WHERE status = 'running'")
     return Batch(ids=[row["id"] for row in rows], claims=[row["claim"] for row in rows])
 
 
@@ -150,7 +151,7 @@ async def test_postgres_goes_away_and_comes_back(database: str, queue: Queue) ->
         await until(lambda: ready(gateway))
         await gateway.submit()
         batch = await claim(queue)
-        await queue.settle("lane", batch, outcomes_of(batch, "completed", result="1"))
+        await queue.claims.settle("lane", batch, outcomes_of(batch, "completed", result="1"))
         answer = await asyncio.wait_for(waiting, TIMEOUT)
         assert answer.json()["status"] == "completed", "who waited has not noticed"
         assert (await measured(gateway))["organism_postgres_up"] == {(): 1}
@@ -164,7 +165,7 @@ async def test_a_silent_postgres_is_told_in_time(database: str, monkeypatch: pyt
         proxy.fall_silent()
         silent = time.monotonic()
         assert check_problem(await gateway.http.get("/readyz")).status == 503
-        assert time.monotonic() - silent < READ_TIMEOUT, "long before the statement gives up"
+        assert time.monotonic() - silent < COMMAND_TIMEOUT, "long before the statement gives up"
         begun = time.monotonic()
         answer = await gateway.http.get("/api/tasks")
         assert check_problem(answer).status == 503
@@ -172,7 +173,7 @@ async def test_a_silent_postgres_is_told_in_time(database: str, monkeypatch: pyt
         answers = await asyncio.gather(*(gateway.http.get("/api/tasks") for _ in range(40)))
         assert {check_problem(answer).status for answer in answers} == {503}
         # One after the other, on as many connections, they would take ten times as long.
-        assert time.monotonic() - silent < 4 * READ_TIMEOUT
+        assert time.monotonic() - silent < 4 * COMMAND_TIMEOUT
         proxy.speak()
         await until(lambda: ready(gateway))
 
@@ -209,7 +210,7 @@ async def test_behind_a_pooler_everything_works(database: str, queue: Queue) -> 
             for _ in range(8):
                 assert (await gateway.http.get(f"/api/tasks{path}")).status_code == 200
         batch = (await claim(queue)).take([0])
-        await queue.settle("lane", batch, outcomes_of(batch, "completed", result="1"))
+        await queue.claims.settle("lane", batch, outcomes_of(batch, "completed", result="1"))
         assert (await asyncio.wait_for(waiting, TIMEOUT)).json()["finished"]
         answer = await gateway.http.post("/api/tasks/cancel", json={"type": "t", "dry_run": False})
         assert answer.json()["requested"] == 1

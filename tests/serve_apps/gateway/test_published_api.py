@@ -78,10 +78,10 @@ async def hostile(databases: Databases) -> str:
 
 async def end_tasks(queue: Queue) -> None:
     """One fails, the others are cancelled: else an event stream of one would have no end."""
-    await queue.reap()
+    await queue.leases.reap()
     batch = await claim(queue, limit=1)
-    await queue.settle("lane", batch, outcomes_of(batch, "rejected", error="broken"))
-    async for _ in queue.cancel_all(TaskFilter(status=["created", "queued", "retry"])):
+    await queue.claims.settle("lane", batch, outcomes_of(batch, "rejected", error="broken"))
+    async for _ in queue.operator.cancel_all(TaskFilter(status=["created", "queued", "retry"])):
         pass
 
 

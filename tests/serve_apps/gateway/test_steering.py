@@ -10,9 +10,11 @@ from uuid import uuid4
 import pytest
 
 from organism_flows.blocks.queue import NewTask, Queue
+from organism_flows.blocks.queue.db.listener import Listener
 from organism_flows.blocks.queue.wire import Cause
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.serve_apps.gateway.running import Gateway, running, token_file
+from tests.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 
@@ -27,14 +29,14 @@ async def steer(gateway: Gateway, task_id: str, verb: str) -> tuple[int, Any]:
 async def put(queue: Queue, task_id: str, status: str) -> None:
     """Bring a fresh, queued task into ``status``, in the ways of a lane."""
     if status == "created":
-        await queue.pool.execute("UPDATE tasks SET status = 'created' WHERE id = $1::text::uuid", task_id)
+        await pool_of(queue).execute("UPDATE tasks SET status = 'created' WHERE id = $1::text::uuid", task_id)
     elif status == "cancelled":
-        await queue.cancel([(await queue.get(task_id)).id])
+        await queue.operator.cancel([(await queue.get(task_id)).id])
     elif status != "queued":
         batch = await claim(queue)
         causes: dict[str, Cause] = {"completed": "completed", "failed": "rejected", "retry": "failed"}
         if cause := causes.get(status):
-            await queue.settle("lane", batch, outcomes_of(batch, cause, result="1", error="broken"))
+            await queue.claims.settle("lane", batch, outcomes_of(batch, cause, result="1", error="broken"))
     assert (await queue.get(task_id)).status == status
 
 
@@ -54,7 +56,7 @@ async def test_what_each_verb_does_to_each_status(
     gateway: Gateway, queue: Queue, status: str, cancel: str, run: str, retry: str
 ) -> None:
     for verb, expected in (("cancel", cancel), ("run", run), ("retry", retry)):
-        await queue.pool.execute("TRUNCATE tasks CASCADE")
+        await pool_of(queue).execute("TRUNCATE tasks CASCADE")
         [task_id] = await gateway.submit()
         await put(queue, task_id, status)
         code = 409 if expected == "conflict" else 200
@@ -68,9 +70,9 @@ async def test_what_each_verb_does_to_each_status(
 async def test_a_retried_task_has_fresh_attempts_and_its_history(gateway: Gateway, queue: Queue) -> None:
     [task_id] = await gateway.submit({"type": "t", "max_attempts": 2})
     for _ in range(2):
-        await queue.pool.execute("UPDATE tasks SET run_after = now()")
+        await pool_of(queue).execute("UPDATE tasks SET run_after = now()")
         batch = await claim(queue)
-        await queue.settle("lane", batch, outcomes_of(batch, "failed", error="broken"))
+        await queue.claims.settle("lane", batch, outcomes_of(batch, "failed", error="broken"))
     assert (await queue.get(task_id)).status == "failed"
     assert await steer(gateway, task_id, "retry") == (200, "queued")
     task = await queue.get(task_id)
@@ -78,12 +80,12 @@ async def test_a_retried_task_has_fresh_attempts_and_its_history(gateway: Gatewa
     assert [attempt.cause for attempt in task.history] == ["failed", "failed"]
     stale = batch
     for status in ("retry", "failed"):
-        await queue.pool.execute("UPDATE tasks SET run_after = now()")
+        await pool_of(queue).execute("UPDATE tasks SET run_after = now()")
         batch = await claim(queue)
-        assert (await queue.settle("lane", stale, outcomes_of(stale, "completed", result="1"))).stale == [
-            task_id
-        ]
-        settled = await queue.settle("lane", batch, outcomes_of(batch, "failed", error="broken"))
+        assert (
+            await queue.claims.settle("lane", stale, outcomes_of(stale, "completed", result="1"))
+        ).stale == [task_id]
+        settled = await queue.claims.settle("lane", batch, outcomes_of(batch, "failed", error="broken"))
         assert settled.statuses == {task_id: status}
     assert len((await queue.get(task_id)).history) == 4
 
@@ -99,14 +101,15 @@ async def test_a_retried_tasks_key_may_be_taken(gateway: Gateway, queue: Queue) 
     assert (await queue.get(first)).status == "failed"
     await put(queue, second, "failed")
     both = [(await queue.get(i)).id for i in (first, second)]
-    done = await queue.retry([*both, uuid4()])
+    done = await queue.operator.retry([*both, uuid4()])
     assert (done.retried, done.duplicates, len(done.unchanged)) == (both[:1], both[1:], 1)
 
 
 async def test_a_retry_wakes_the_lanes(gateway: Gateway, queue: Queue) -> None:
     [task_id] = await gateway.submit()
     await put(queue, task_id, "cancelled")
-    async with queue.wakeups() as wake:
+    async with Listener(queue.direct_dsn) as listener:
+        wake = listener.event
         await asyncio.wait_for(wake.wait(), 10)
         wake.clear()
         await steer(gateway, task_id, "retry")
@@ -119,7 +122,7 @@ async def test_a_retry_wakes_the_lanes(gateway: Gateway, queue: Queue) -> None:
 async def test_cancelling_by_filter_counts_first(gateway: Gateway, queue: Queue) -> None:
     await queue.submit([NewTask(type="other")])
     await queue.submit([NewTask(type="t") for _ in range(5)])
-    await queue.pause("type", "other")
+    await queue.operator.pause("type", "other")
     await claim(queue, limit=2)
     await queue.submit([NewTask(type="t", run_immediately=False)])
     answer = await gateway.http.post("/api/tasks/cancel", json={"type": "t"})
@@ -127,13 +130,13 @@ async def test_cancelling_by_filter_counts_first(gateway: Gateway, queue: Queue)
     assert answer.json() == {
         "dry_run": True, "matched": matched, "cancelled": 0, "requested": 0, "complete": True,
     }  # fmt: skip
-    assert (await queue.counts())["cancelled"] == 0
+    assert (await queue.reader.counts())["cancelled"] == 0
     answer = await gateway.http.post("/api/tasks/cancel", json={"type": "t", "dry_run": False})
     assert answer.json() == {
         "dry_run": False, "matched": matched, "cancelled": 4, "requested": 2, "complete": True,
     }  # fmt: skip
-    assert len(await queue.cancel_requests("lane")) == 2
-    counts = await queue.counts()
+    assert len(await queue.claims.cancel_requests("lane")) == 2
+    counts = await queue.reader.counts()
     assert (counts["cancelled"], counts["queued"], counts["running"]) == (4, 1, 2)
     answer = await gateway.http.post("/api/tasks/cancel", json={"type": "t", "dry_run": False})
     assert (answer.json()["matched"], answer.json()["requested"]) == ({}, 0), "those have been told"
@@ -142,14 +145,14 @@ async def test_cancelling_by_filter_counts_first(gateway: Gateway, queue: Queue)
 async def test_more_than_one_statement_cancels_are_cancelled(
     gateway: Gateway, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("organism_flows.blocks.queue.stores.control.CANCELLED_AT_ONCE", 10)
+    monkeypatch.setattr("organism_flows.blocks.queue.stores.operator.CANCELLED_AT_ONCE", 10)
     await queue.submit([NewTask(type="t") for _ in range(95)])
     monkeypatch.setattr("organism_flows.serve_apps.gateway.routes.task_actions.CANCELLED_AT_MOST", 50)
     answer = await gateway.http.post("/api/tasks/cancel", json={"status": ["queued"], "dry_run": False})
     assert (answer.json()["cancelled"], answer.json()["complete"]) == (50, False)
     answer = await gateway.http.post("/api/tasks/cancel", json={"status": ["queued"], "dry_run": False})
     assert (answer.json()["cancelled"], answer.json()["complete"]) == (45, True)
-    assert (await queue.counts())["queued"] == 0
+    assert (await queue.reader.counts())["queued"] == 0
 
 
 @pytest.mark.parametrize(
@@ -159,7 +162,7 @@ async def test_cancelling_everything_by_mistake_is_refused(gateway: Gateway, que
     await queue.submit([NewTask(type="t")])
     answer = await gateway.http.post("/api/tasks/cancel", json=body)
     assert answer.status_code == 422
-    assert (await queue.counts())["queued"] == 1
+    assert (await queue.reader.counts())["queued"] == 1
 
 
 async def test_redriving_by_filter_counts_first_and_is_written_down(
@@ -169,7 +172,7 @@ async def test_redriving_by_filter_counts_first_and_is_written_down(
     async with running(database, gateway_tokens=tokens, token="secret") as gateway:
         await queue.submit([NewTask(type=t) for t in ("t", "t", "t", "other")])
         batch = await claim(queue)
-        await queue.settle("lane", batch, outcomes_of(batch, "rejected", error="broken"))
+        await queue.claims.settle("lane", batch, outcomes_of(batch, "rejected", error="broken"))
         answer = (await gateway.http.post("/api/tasks/redrive", json={"type": "t", "limit": 2})).json()
         assert (answer["dry_run"], answer["found"], len(answer["sample"]), answer["audit"]) == (
             True,
@@ -177,13 +180,13 @@ async def test_redriving_by_filter_counts_first_and_is_written_down(
             2,
             None,
         )
-        assert (await queue.counts())["failed"] == 4
+        assert (await queue.reader.counts())["failed"] == 4
         body = {"type": "t", "error": "%rok%", "limit": 2, "dry_run": False}
         answer = (await gateway.http.post("/api/tasks/redrive", json=body)).json()
         assert (answer["redriven"], answer["complete"]) == (2, True)
-        counts = await queue.counts()
+        counts = await queue.reader.counts()
         assert (counts["failed"], counts["queued"]) == (2, 2)
-        [row] = await queue.pool.fetch("SELECT id, actor FROM task_audit")
+        [row] = await pool_of(queue).fetch("SELECT id, actor FROM task_audit")
         assert (str(row["id"]), row["actor"]) == (answer["audit"], "gateway: made for the tests")
 
 
@@ -193,7 +196,7 @@ async def test_more_than_one_request_redrives_are_redriven(
     monkeypatch.setattr("organism_flows.serve_apps.gateway.routes.task_actions.REDRIVEN_AT_MOST", 3)
     await queue.submit([NewTask(type="t") for _ in range(5)])
     batch = await claim(queue)
-    await queue.settle("lane", batch, outcomes_of(batch, "rejected", error="broken"))
+    await queue.claims.settle("lane", batch, outcomes_of(batch, "rejected", error="broken"))
     for redriven, complete in ((3, False), (2, True)):
         answer = await gateway.http.post("/api/tasks/redrive", json={"type": "t", "dry_run": False})
         assert (answer.json()["redriven"], answer.json()["complete"]) == (redriven, complete)
@@ -206,9 +209,9 @@ async def test_more_than_one_request_redrives_are_redriven(
 async def test_redriving_everything_by_mistake_is_refused(gateway: Gateway, queue: Queue, body: Any) -> None:
     await queue.submit([NewTask(type="t")])
     batch = await claim(queue)
-    await queue.settle("lane", batch, outcomes_of(batch, "rejected", error="broken"))
+    await queue.claims.settle("lane", batch, outcomes_of(batch, "rejected", error="broken"))
     assert (await gateway.http.post("/api/tasks/redrive", json=body)).status_code == 422
-    assert (await queue.counts())["failed"] == 1
+    assert (await queue.reader.counts())["failed"] == 1
 
 
 async def test_pausing_and_resuming(gateway: Gateway, queue: Queue) -> None:

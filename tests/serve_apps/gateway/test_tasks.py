@@ -53,7 +53,7 @@ async def test_several_go_in_together_or_not_at_all(gateway: Gateway, queue: Que
     answer = await gateway.http.post("/api/tasks", json=[{"type": "d"}, {"type": "e", "id": ids[0]}])
     assert (answer.status_code, answer.json()["type"]) == (409, "urn:organism:already-submitted")
     assert ids[0] in answer.json()["detail"]
-    assert (await queue.counts())["queued"] == 3
+    assert (await queue.reader.counts())["queued"] == 3
 
 
 async def test_a_deduplicated_task_says_so(gateway: Gateway, queue: Queue) -> None:
@@ -66,7 +66,7 @@ async def test_a_deduplicated_task_says_so(gateway: Gateway, queue: Queue) -> No
     again = await gateway.http.post("/api/tasks", json=keyed)
     assert (again.status_code, again.json()["added"]) == (200, 0)
     assert again.json()["tasks"] == [{"id": first["id"], "deduplicated": True}]
-    assert (await queue.counts())["queued"] == 2
+    assert (await queue.reader.counts())["queued"] == 2
 
 
 async def test_a_task_that_is_not_to_run_yet_does_not(gateway: Gateway, queue: Queue) -> None:
@@ -84,7 +84,7 @@ async def test_results_and_params_are_exact(gateway: Gateway, queue: Queue) -> N
     params = {"big": 2**70, "text": "\u2028\U0001f600", "deep": deep, "tiny": 5e-324}
     [task_id] = await gateway.submit({"type": "t", "params": params})
     batch = await claim(queue)
-    await queue.settle("lane", batch, outcomes_of(batch, "completed", result=str(10**30)))
+    await queue.claims.settle("lane", batch, outcomes_of(batch, "completed", result=str(10**30)))
     shown = (await gateway.http.get(f"/api/tasks/{task_id}")).json()
     assert shown["params"] == params
     assert shown["result"] == 10**30
@@ -155,7 +155,7 @@ async def test_pages_skip_and_repeat_nothing_while_tasks_are_added_and_settled(
         # Ids anywhere among the others, too: those a user chose.
         await queue.submit([NewTask(type="t"), NewTask(type="t", id=uuid4()), NewTask(type="u")])
         batch = await claim(queue, limit=7)
-        await queue.settle("lane", batch, outcomes_of(batch, "completed", result="1"))
+        await queue.claims.settle("lane", batch, outcomes_of(batch, "completed", result="1"))
 
     for _ in range(3):
         found = await pages(gateway, meanwhile=disturb, limit=7, type="t")
@@ -171,7 +171,7 @@ async def test_filters(gateway: Gateway, queue: Queue) -> None:
     )
     batch = await claim(queue)
     failed = batch.take([batch.ids.index(a)])
-    await queue.settle("lane", failed, outcomes_of(failed, "rejected", error="No Such Column: 100%"))
+    await queue.claims.settle("lane", failed, outcomes_of(failed, "rejected", error="No Such Column: 100%"))
     moment = (await queue.get(b)).created_at
 
     async def found(**query: Any) -> set[str]:
@@ -223,7 +223,7 @@ async def test_status_is_short(gateway: Gateway, queue: Queue) -> None:
         "id": task_id, "status": "running", "finished": False, "attempts": 1, "cancel_requested": False,
         "lane": "lane",
     }  # fmt: skip
-    await queue.settle("lane", batch, outcomes_of(batch, "completed", result="1"))
+    await queue.claims.settle("lane", batch, outcomes_of(batch, "completed", result="1"))
     assert (await gateway.http.get(f"/api/tasks/{task_id}/status")).json()["finished"]
     assert UUID(task_id)
 

@@ -17,6 +17,7 @@ from organism_flows.blocks.queue import NewTask, Queue, Status, TaskState
 from organism_flows.serve_apps.gateway.task_watcher import POLL_PAUSE_S, TaskWatcher
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.serve_apps.gateway.running import Gateway
+from tests.sql import pool_of
 from tests.stack import until
 
 pytestmark = pytest.mark.anyio
@@ -25,7 +26,7 @@ TIMEOUT = 60
 
 async def complete(queue: Queue, limit: int = 1000) -> set[str]:
     batch = await claim(queue, limit=limit)
-    await queue.settle("lane", batch, outcomes_of(batch, "completed", result='{"done": true}'))
+    await queue.claims.settle("lane", batch, outcomes_of(batch, "completed", result='{"done": true}'))
     return {*batch.ids}
 
 
@@ -67,7 +68,7 @@ async def test_a_task_deleted_under_a_waiter_is_not_found(gateway: Gateway, queu
     [task_id] = await gateway.submit()
     waiting = asyncio.create_task(gateway.http.get(f"/api/tasks/{task_id}/wait?timeout=50"))
     await until(lambda: gateway.parts.waiting.waiters == 1)
-    await queue.pool.execute("DELETE FROM tasks")
+    await pool_of(queue).execute("DELETE FROM tasks")
     assert (await asyncio.wait_for(waiting, TIMEOUT)).status_code == 404
 
 
@@ -89,10 +90,10 @@ async def test_events_tell_each_change_until_the_end(gateway: Gateway, queue: Qu
         assert name == "status"
         seen.append((state["status"], state["attempts"], state["finished"]))
         if state["status"] in ("queued", "retry"):
-            await queue.pool.execute("UPDATE tasks SET run_after = now()")
+            await pool_of(queue).execute("UPDATE tasks SET run_after = now()")
             batch = await claim(queue)
         else:
-            await queue.settle("lane", batch, outcomes_of(batch, "failed", error="x"))
+            await queue.claims.settle("lane", batch, outcomes_of(batch, "failed", error="x"))
     assert seen == [
         ("queued", 0, False), ("running", 1, False), ("retry", 1, False), ("running", 2, False),
         ("failed", 2, True),
@@ -109,7 +110,7 @@ async def test_events_tell_a_cancel_request_and_a_deletion(gateway: Gateway, que
         if len(seen) == 1:
             await gateway.http.post(f"/api/tasks/{task_id}/cancel")
         else:
-            await queue.pool.execute("DELETE FROM tasks")
+            await pool_of(queue).execute("DELETE FROM tasks")
     assert seen == [("status", False), ("status", True), ("gone", None)]
 
 
@@ -196,7 +197,7 @@ async def test_an_outage_is_waited_out(queue: Queue) -> None:
     async def states(ids: Sequence[UUID]) -> dict[UUID, TaskState]:
         if failures:
             raise failures.pop()
-        return await queue.states(ids)
+        return await queue.reader.states(ids)
 
     async with TaskWatcher(states) as waiting:
         found = await asyncio.wait_for(anext(waiting.changes(task_id)), TIMEOUT)

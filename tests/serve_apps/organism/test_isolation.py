@@ -9,6 +9,7 @@ import pytest
 
 from organism_flows.blocks.queue import NewTask, Queue
 from tests.history import check_history
+from tests.sql import pool_of
 from tests.stack import Stack
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack]
@@ -38,7 +39,7 @@ async def dispatch(stack: Stack, queue: Queue, evidence: Path, culprits: list[Ne
     ids = [str(i) for i in await queue.submit([harmless] * 10 + culprits + [harmless] * 10)]
     stack.run("dispatch", "--until-empty")
     await check_history(queue, ids, evidence)
-    rest = await queue.pool.fetch("SELECT status::text, attempts FROM tasks WHERE type = 'evidence'")
+    rest = await pool_of(queue).fetch("SELECT status::text, attempts FROM tasks WHERE type = 'evidence'")
     assert {(row["status"], row["attempts"]) for row in rest} == {("completed", 1)}
     return ids[10 : 10 + len(culprits)]
 

@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from organism_flows.blocks.queue import NewTask, Queue
 from tests.history import check_history
+from tests.sql import pool_of
 from tests.stack import CONFIG, Stack, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack]
@@ -87,13 +88,13 @@ async def test_organs_come_move_and_go_under_load(
         dispatch.terminate()
         await asyncio.to_thread(dispatch.communicate)
     await check_history(stack_queue, ids, evidence)
-    organs = await stack_queue.pool.fetch("SELECT type, count(*) AS n FROM tasks GROUP BY 1 ORDER BY 1")
+    organs = await pool_of(stack_queue).fetch("SELECT type, count(*) AS n FROM tasks GROUP BY 1 ORDER BY 1")
     assert [tuple(row) for row in organs] == [("evidence", 3000), ("later", 450)]
-    failed = await stack_queue.pool.fetch("SELECT DISTINCT cause FROM task_attempts")
+    failed = await pool_of(stack_queue).fetch("SELECT DISTINCT cause FROM task_attempts")
     assert {row["cause"] for row in failed} <= {"interrupted", "replica_lost", "unavailable"}, (
         "nobody was charged"
     )
 
 
 async def done(queue: Queue, ids: list[str]) -> bool:
-    return (await queue.counts())["completed"] == len(ids)
+    return (await queue.reader.counts())["completed"] == len(ids)

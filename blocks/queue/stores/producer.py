@@ -1,45 +1,36 @@
-"""Adding tasks to the queue, for producers."""
+"""Adding of tasks to the queue."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import asyncpg
-from uuid_utils.compat import uuid7
 
 from organism_flows.blocks.errors import AlreadySubmitted
-from organism_flows.blocks.json_text import to_json
-from organism_flows.blocks.queue.db.statements import statement
-from organism_flows.blocks.queue.fields import PARAMS_LIMIT_BYTES
+from organism_flows.blocks.queue.db.database import Database
+from organism_flows.blocks.queue.files.columns import TASKS, Columns
 from organism_flows.blocks.queue.models import NewTask
-from organism_flows.blocks.queue.stores.reads import Inspection
+from organism_flows.blocks.queue.stores.file_load import PART_TASKS, FileLoad, Loaded
+from organism_flows.blocks.queue.stores.task_rows import COLUMNS, as_columns, task_row
 
 SUBMIT_TIMEOUT = 60.0
 LOAD_TIMEOUT = 3600.0
 RACES = 5
 """Most attempts of a submission that is the victim of a deadlock."""
-LOADED_COLUMNS = (
-    "id",
-    "type",
-    "params",
-    "description",
-    "domain",
-    "drift_score",
-    "priority",
-    "run_after",
-    "max_attempts",
-    "timeout_s",
-    "dedup_key",
-    "status",
-    "key",
-)
 
 
-class Submission(Inspection):
-    """Operations of `blocks.queue.Queue` that add tasks."""
+class Producer:
+    """Adds tasks.
+
+    Args:
+        database: The queue's database.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     async def submit(self, tasks: Sequence[NewTask]) -> list[UUID]:
         """Add all tasks or none.
@@ -78,7 +69,7 @@ class Submission(Inspection):
             AlreadySubmitted: An id, or the ``dedup_key`` of an unfinished task, exists already.
         """
         added = 0
-        moment = await self.now()
+        moment = await self._database.fetchval("now")
 
         def rows() -> Iterator[tuple[Any, ...]]:
             nonlocal added
@@ -86,21 +77,55 @@ class Submission(Inspection):
                 added += 1
                 yield task_row(task, moment)
 
-        async with self.pool.acquire() as connection:
+        async with self._database.session() as session:
             try:
-                await connection.copy_records_to_table(
-                    "tasks", records=rows(), columns=LOADED_COLUMNS, timeout=LOAD_TIMEOUT
+                await session.connection.copy_records_to_table(
+                    "tasks", records=rows(), columns=COLUMNS, timeout=LOAD_TIMEOUT
                 )
             except asyncpg.UniqueViolationError as error:
                 raise _already_there(error) from None
         return added
 
+    async def load_files(
+        self,
+        paths: Sequence[Path],
+        *,
+        strict: bool = True,
+        again: bool = False,
+        columns: Columns = TASKS,
+        part: int = PART_TASKS,
+        on_part: Callable[[Loaded], Any] | None = None,
+    ) -> Loaded:
+        """Add the tasks of JSON lines, CSV and Parquet files by COPY, each line or row of a file once.
+
+        A part, and the note of how far its file is loaded, are one transaction. A file is identified by its
+        absolute path and by the content of the lines loaded from it. After a crash, and on a second call, the
+        next call continues where the last one ended. Lines appended since then are loaded too.
+
+        Args:
+            paths: The files.
+            strict: Load nothing if a line of any file is bad. If False, load the other lines.
+            again: Load the whole of each file, whatever was loaded of it before.
+            columns: How columns become fields of tasks. A file is loaded once for each type that they name.
+            part: Most tasks that a transaction adds.
+            on_part: Called after each part with the result so far.
+
+        Returns:
+            The result over all files.
+
+        Raises:
+            ConfigurationError: A file cannot be read, a line is bad, the lines loaded from a file have
+                changed since, or another process loads the same file now. Parts loaded by then stay.
+        """
+        load = FileLoad(self._database, columns=columns, part=part, on_part=on_part)
+        return await load.run(paths, strict=strict, again=again)
+
     async def _add(self, rows: Sequence[tuple[Any, ...]]) -> set[UUID]:
         """Add rows, and return the ids of those that were not there already."""
-        columns = [list(column) for column in zip(*rows, strict=True)]
+        columns = as_columns(rows)
         for race in range(RACES):
             try:
-                added = await self.pool.fetch(statement("submit"), *columns, timeout=SUBMIT_TIMEOUT)
+                added = await self._database.fetch("submit", **columns, timeout=SUBMIT_TIMEOUT)
                 return {row["id"] for row in added}
             except asyncpg.UniqueViolationError as error:
                 raise _already_there(error) from None
@@ -111,38 +136,13 @@ class Submission(Inspection):
         raise AssertionError
 
     async def _unfinished(self, tasks: Sequence[NewTask]) -> dict[tuple[str, str | None], UUID]:
-        rows = await self.pool.fetch(
-            statement("duplicates"),
-            [task.type for task in tasks],
-            [task.dedup_key for task in tasks],
+        rows = await self._database.fetch(
+            "duplicates",
+            types=[task.type for task in tasks],
+            dedup_keys=[task.dedup_key for task in tasks],
             timeout=SUBMIT_TIMEOUT,
         )
         return {(row["type"], row["dedup_key"]): row["id"] for row in rows}
-
-
-def task_row(task: NewTask, moment: datetime | None = None) -> tuple[Any, ...]:
-    """Return the values of a task for `LOADED_COLUMNS`.
-
-    Args:
-        task: Task to add.
-        moment: When it is due, unless it says. `None` leaves that empty.
-    """
-    return (
-        # Ids that grow with time: a claim or settlement of 500 then touches neighbouring pages.
-        task.id or uuid7(),
-        task.type,
-        to_json(task.params, limit_bytes=PARAMS_LIMIT_BYTES),
-        task.description,
-        task.domain,
-        task.drift_score,
-        task.priority,
-        task.run_after or moment,
-        task.max_attempts,
-        task.timeout_s,
-        task.dedup_key,
-        "queued" if task.run_immediately else "created",
-        task.key,
-    )
 
 
 def _already_there(error: asyncpg.UniqueViolationError) -> AlreadySubmitted:

@@ -12,14 +12,14 @@ from typing import Any
 import asyncpg
 
 from organism_flows.blocks.errors import ConfigurationError
-from organism_flows.blocks.queue.db.statements import statement
-from organism_flows.blocks.queue.files.columns import TASKS, Columns
+from organism_flows.blocks.queue.db.database import Database
+from organism_flows.blocks.queue.db.session import Session
+from organism_flows.blocks.queue.files.columns import Columns
 from organism_flows.blocks.queue.files.reader import FileCheck, TaskFileReader, open_file
 from organism_flows.blocks.queue.models import NewTask
-from organism_flows.blocks.queue.stores.export import Export
-from organism_flows.blocks.queue.stores.reads import READ_TIMEOUT
-from organism_flows.blocks.queue.stores.submission import LOADED_COLUMNS, SUBMIT_TIMEOUT, Submission, task_row
+from organism_flows.blocks.queue.stores.task_rows import COLUMNS, as_columns, task_row
 
+PART_TIMEOUT = 60.0
 PART_TASKS = 5000
 """Tasks after which a part ends."""
 PART_BYTES = 16_000_000
@@ -59,64 +59,54 @@ class _Part:
     digest: bytes
 
 
-class Loading(Submission, Export):
-    """Operations of `blocks.queue.Queue` that load files."""
+class FileLoad:
+    """One load of some files.
 
-    async def load_files(
+    Args:
+        database: The queue's database.
+        columns: How columns become fields of tasks.
+        part: Most tasks that a transaction adds.
+        on_part: Called after each part with the result so far.
+    """
+
+    def __init__(
         self,
-        paths: Sequence[Path],
+        database: Database,
         *,
-        strict: bool = True,
-        again: bool = False,
-        columns: Columns = TASKS,
-        part: int = PART_TASKS,
-        on_part: Callable[[Loaded], Any] | None = None,
-    ) -> Loaded:
-        """Add the tasks of JSON lines, CSV and Parquet files by COPY, each line or row of a file once.
+        columns: Columns,
+        part: int,
+        on_part: Callable[[Loaded], Any] | None,
+    ) -> None:
+        self._database = database
+        self._columns = columns
+        self._part = part
+        self._on_part = on_part
+        self._loaded = Loaded()
 
-        A part, and the note of how far its file is loaded, are one transaction. A file is identified by its
-        absolute path and by the content of the lines loaded from it. After a crash, and on a second call, the
-        next call continues where the last one ended. Lines appended since then are loaded too.
-
-        Args:
-            paths: The files.
-            strict: Load nothing if a line of any file is bad. If False, load the other lines.
-            again: Load the whole of each file, whatever was loaded of it before.
-            columns: How columns become fields of tasks. A file is loaded once for each type that they name.
-            part: Most tasks that a transaction adds.
-            on_part: Called after each part with the result so far.
-
-        Returns:
-            The result over all files.
-
-        Raises:
-            ConfigurationError: A file cannot be read, a line is bad, the lines loaded from a file have
-                changed since, or another process loads the same file now. Parts loaded by then stay.
-        """
-        done = Loaded()
+    async def run(self, paths: Sequence[Path], *, strict: bool, again: bool) -> Loaded:
+        """Load the files; see `Producer.load_files`."""
         files = [
-            await self._check(name, path, again, columns, done)
-            for name, path in _by_name(paths, columns).items()
+            await self._check(name, path, again) for name, path in _by_name(paths, self._columns).items()
         ]
         if strict:
             names = str(paths[0]) if len(paths) == 1 else f"{len(paths)} files"
-            done.checked.refuse_bad(names)
+            self._loaded.checked.refuse_bad(names)
         for file in files:
-            await self._load_file(file, columns, part, on_part, done)
-        return done
+            await self._load_file(file)
+        return self._loaded
 
-    async def _check(self, name: str, path: Path, again: bool, columns: Columns, done: Loaded) -> _File:
+    async def _check(self, name: str, path: Path, again: bool) -> _File:
         """Read a whole file, count its bad lines, and check that the lines loaded earlier are unchanged."""
-        known = await self.pool.fetchrow(statement("loaded"), name, timeout=READ_TIMEOUT)
+        known = await self._database.fetchrow("loaded", name=name)
         loaded: int = known["lines"] if known else 0
         begin = 0 if again else loaded
 
         def read() -> tuple[bytes, bytes | None]:
             with open_file(path) as source:
-                lines = TaskFileReader(source, str(path), mark=begin, columns=columns)
+                lines = TaskFileReader(source, str(path), mark=begin, columns=self._columns)
                 for found in lines:
-                    done.checked.count(found)
-                    done.earlier += lines.lines <= begin and isinstance(found, NewTask)
+                    self._loaded.checked.count(found)
+                    self._loaded.earlier += lines.lines <= begin and isinstance(found, NewTask)
                 return lines.digest(), lines.marked
 
         digest, marked = await asyncio.to_thread(read)
@@ -127,28 +117,21 @@ class Loading(Submission, Export):
             )
         return _File(path, name, loaded, begin, digest)
 
-    async def _load_file(
-        self,
-        file: _File,
-        columns: Columns,
-        part: int,
-        on_part: Callable[[Loaded], Any] | None,
-        done: Loaded,
-    ) -> None:
+    async def _load_file(self, file: _File) -> None:
         with open_file(file.path) as source:
-            lines = TaskFileReader(source, str(file.path), columns=columns)
-            parts = _parts(lines, file.begin, part)
+            lines = TaskFileReader(source, str(file.path), columns=self._columns)
+            parts = _parts(lines, file.begin, self._part)
             loaded = file.loaded
             # Reading and checking a part takes a while, and the event loop must handle a flow's signals
             # meanwhile.
             while read := await asyncio.to_thread(next, parts, None):
                 added = await self._load_part(file, loaded, read)
                 loaded = read.lines
-                done.added += added
-                done.duplicates += len(read.tasks) - added
-                done.parts += 1
-                if on_part:
-                    on_part(done)
+                self._loaded.added += added
+                self._loaded.duplicates += len(read.tasks) - added
+                self._loaded.parts += 1
+                if self._on_part:
+                    self._on_part(self._loaded)
             if lines.digest() != file.digest:
                 raise ConfigurationError(
                     f"{file.path} was changed while it was loaded", f"look at lines up to {loaded}"
@@ -156,25 +139,22 @@ class Loading(Submission, Export):
 
     async def _load_part(self, file: _File, loaded: int, part: _Part) -> int:
         """Add a part and note it in one transaction. Return how many tasks were added."""
-        moment = await self.now()
+        moment = await self._database.fetchval("now")
         rows = [task_row(task, moment) for task in part.tasks]
-        noted = (file.name, loaded, part.lines, part.digest)
-        async with self.pool.acquire() as connection:
+        async with self._database.session() as session:
             try:
-                async with connection.transaction():
-                    await _note(connection, *noted)
-                    await connection.copy_records_to_table(
-                        "tasks", records=rows, columns=LOADED_COLUMNS, timeout=SUBMIT_TIMEOUT
+                async with session.connection.transaction():
+                    await _note(session, file.name, loaded, part)
+                    await session.connection.copy_records_to_table(
+                        "tasks", records=rows, columns=COLUMNS, timeout=PART_TIMEOUT
                     )
                 return len(rows)
             except asyncpg.UniqueViolationError:
                 pass
             # COPY cannot skip tasks that exist already.
-            async with connection.transaction():
-                await _note(connection, *noted)
-                columns = [list(column) for column in zip(*rows, strict=True)]
-                added = await connection.fetch(statement("load_missing"), *columns, timeout=SUBMIT_TIMEOUT)
-                return len(added)
+            async with session.connection.transaction():
+                await _note(session, file.name, loaded, part)
+                return len(await session.fetch("load_missing", **as_columns(rows), timeout=PART_TIMEOUT))
 
 
 def _by_name(paths: Sequence[Path], columns: Columns) -> dict[str, Path]:
@@ -183,15 +163,15 @@ def _by_name(paths: Sequence[Path], columns: Columns) -> dict[str, Path]:
     return {os.path.realpath(path) + of_type: path for path in paths}
 
 
-async def _note(connection: Any, name: str, loaded: int, lines: int, digest: bytes) -> None:
+async def _note(session: Session, name: str, loaded: int, part: _Part) -> None:
     # First, because it locks the file's row: if two loads of one file meet, the second waits here and then
     # fails.
-    if not await connection.fetchval(
-        statement("load_part"), name, loaded, lines, digest, timeout=SUBMIT_TIMEOUT
+    if not await session.fetchval(
+        "load_part", name=name, loaded=loaded, lines=part.lines, digest=part.digest, timeout=PART_TIMEOUT
     ):
         raise ConfigurationError(
-            f"{name} is being loaded by somebody else, who has the lines after {loaded}",
-            "let them finish; loading it once more then shows that nothing is left",
+            f"{name} is being loaded by another process, which has the lines after {loaded}",
+            "wait until it ends; loading the file once more then shows that nothing is left",
         )
 
 

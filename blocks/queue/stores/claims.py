@@ -1,0 +1,204 @@
+"""Claims of lanes on tasks: taken, settled, or handed back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from organism_flows.blocks.queue.db.bisection import in_halves, logger, one_line, storable
+from organism_flows.blocks.queue.db.database import Database
+from organism_flows.blocks.queue.db.sqlstates import verdict
+from organism_flows.blocks.queue.models import DEFAULT_MAX_ATTEMPTS, Settled, Status
+from organism_flows.blocks.queue.stores.claim_lines import ClaimLines
+from organism_flows.blocks.queue.wire import Batch, Outcomes, positions_of
+
+
+class Claims:
+    """The claims of lanes. Every write about a task has effect only while its claim is the newest.
+
+    Args:
+        database: The queue's database.
+        backoff_base_s: Delay before the second attempt; doubles with each further one, with jitter.
+        backoff_cap_s: Longest delay between attempts.
+    """
+
+    def __init__(self, database: Database, *, backoff_base_s: float, backoff_cap_s: float) -> None:
+        self._database = database
+        self._backoff_base_s = backoff_base_s
+        self._backoff_cap_s = backoff_cap_s
+
+    def lines(self, lane: str, *, clock: Callable[[], float] = time.monotonic) -> ClaimLines:
+        """Return the lines of waiting tasks, for a lane that claims repeatedly.
+
+        Args:
+            lane: Id of the lane.
+            clock: Returns seconds that only grow.
+        """
+        return ClaimLines(self._database, lane, clock=clock)
+
+    async def claim(self, lane: str, limit: int) -> Batch:
+        """Claim up to ``limit`` due tasks, by priority, then due time. A lane without a lease gets none.
+
+        Reads all lines each time. A lane that claims repeatedly keeps its own `ClaimLines`.
+        """
+        lines = self.lines(lane)
+        batch = await lines.claim(limit, lambda _: limit)
+        while len(batch) < limit and len(more := await lines.claim(limit - len(batch), lambda _: limit)):
+            batch.extend(more)
+        return batch
+
+    async def begun(self, batch: Batch) -> None:
+        """Record that handlers have begun with the tasks of ``batch``. Stale claims change nothing."""
+
+        async def write(rows: Sequence[int]) -> None:
+            await self._database.execute(
+                "begun", ids=[batch.ids[row] for row in rows], claims=[batch.claims[row] for row in rows]
+            )
+
+        async def refused(row: int, why: Exception) -> None:
+            logger.error("task %s: its beginning cannot be noted: %s", batch.ids[row], one_line(why))
+
+        await in_halves(range(len(batch)), write, refused)
+
+    async def settle(self, lane: str, batch: Batch, outcomes: Outcomes) -> Settled:
+        """Write outcomes of tasks of ``batch``, each only if its claim is still the newest.
+
+        If Postgres cannot store an outcome, its own task fails for good. The others are settled as they are.
+        """
+        completed = positions_of(outcomes.causes, "completed")
+        if len(completed) == len(outcomes):
+            statuses = await self._settle(lane, batch, outcomes)
+        else:
+            others = [row for row, cause in enumerate(outcomes.causes) if cause != "completed"]
+            statuses = await self._settle(lane, batch, outcomes.take(completed))
+            statuses |= await self._settle(lane, batch, outcomes.take(others))
+        reported = [batch.ids[p] for p in outcomes.positions]
+        return Settled(statuses, [task_id for task_id in reported if task_id not in statuses])
+
+    async def _settle(self, lane: str, batch: Batch, outcomes: Outcomes) -> dict[str, Status]:
+        """Settle outcomes that are all completed, or none of them."""
+        if not len(outcomes):
+            return {}
+
+        async def write(rows: Sequence[int]) -> dict[str, Status]:
+            return await self._write_outcomes(lane, batch, outcomes.take(rows))
+
+        async def refused(row: int, error: Exception) -> dict[str, Status]:
+            outcome = outcomes.take([row])
+            try:
+                return await self._write_outcomes(lane, batch, _unstorable(outcome, error))
+            except Exception as again:
+                if verdict(again) != "value":
+                    raise
+                # The outcome is not the cause: the row itself cannot be written.
+                logger.error(
+                    "task %s cannot be settled: %s", batch.ids[outcome.positions[0]], one_line(again)
+                )
+                return {}
+
+        statuses: dict[str, Status] = {}
+        for part in await in_halves(range(len(outcomes)), write, refused):
+            statuses |= part
+        return statuses
+
+    async def _write_outcomes(self, lane: str, batch: Batch, outcomes: Outcomes) -> dict[str, Status]:
+        columns: dict[str, Any] = {
+            "ids": [batch.ids[p] for p in outcomes.positions],
+            "claims": [batch.claims[p] for p in outcomes.positions],
+            "paths": outcomes.paths,
+            "organ_ids": outcomes.organ_ids,
+            "elapsed_ms": outcomes.elapsed_ms,
+        }
+        if outcomes.causes[0] == "completed":
+            rows = await self._database.fetch("complete", results=outcomes.results, **columns)
+            return dict.fromkeys([row[0] for row in rows], "completed")
+        limits = [outcomes.policies.get(organ or "", (None, None, None)) for organ in outcomes.organ_ids]
+        rows = await self._database.fetch(
+            "settle",
+            **columns,
+            causes=outcomes.causes,
+            errors=outcomes.errors,
+            max_attempts=[attempts for attempts, _, _ in limits],
+            backoff_base_s=[base_s for _, base_s, _ in limits],
+            backoff_cap_s=[cap_s for _, _, cap_s in limits],
+            default_max_attempts=DEFAULT_MAX_ATTEMPTS,
+            default_backoff_base_s=self._backoff_base_s,
+            default_backoff_cap_s=self._backoff_cap_s,
+            lane=lane,
+        )
+        return {row["id"]: row["status"] for row in rows}
+
+    async def release(
+        self, lane: str, batch: Batch, *, cause: str | None, error: str, suspicion: int = 0
+    ) -> dict[str, Status]:
+        """Hand claimed tasks back, due at once, without charging the attempt.
+
+        Args:
+            lane: Id of the lane.
+            batch: The tasks.
+            cause: For the history: ``interrupted``, ``replica_lost``, ``unavailable``. `None` adds no
+                history: no handler had begun.
+            error: One readable line for the history.
+            suspicion: 1 if a replica died with them.
+
+        Returns:
+            New status by id of the tasks handed back: ``failed`` if a task was interrupted as often as its
+            type may be. The others were stale.
+        """
+
+        async def write(rows: Sequence[int]) -> dict[str, Status]:
+            found = await self._database.fetch(
+                "release",
+                ids=[batch.ids[row] for row in rows],
+                claims=[batch.claims[row] for row in rows],
+                cause=cause,
+                error=storable(error),
+                suspicion=suspicion,
+                lane=lane,
+            )
+            return {row["id"]: row["status"] for row in found}
+
+        async def refused(row: int, why: Exception) -> None:
+            logger.error("task %s cannot be handed back: %s", batch.ids[row], one_line(why))
+
+        released: dict[str, Status] = {}
+        for part in await in_halves(range(len(batch)), write, refused):
+            released |= part
+        return released
+
+    async def abandon(self, lane: str, *, holding: Sequence[int]) -> list[str]:
+        """Hand back the tasks that ``lane`` holds in the table beyond the claims in ``holding``.
+
+        If the answer to a claim was lost with its connection, its tasks would otherwise wait for the lane to
+        end. Call it only while the lane has no claim in progress.
+        """
+        try:
+            rows = await self._database.fetch("abandon", lane=lane, known_claims=holding)
+        except Exception as error:
+            if verdict(error) != "value":
+                raise
+            # The reap after the end of the lane takes back what it can.
+            logger.error("lane %s cannot hand back what it does not know of: %s", lane, one_line(error))
+            return []
+        return [row["id"] for row in rows]
+
+    async def cancel_requests(self, lane: str) -> dict[int, str]:
+        """Return the tasks that ``lane`` holds and that are to be cancelled, their ids by claim."""
+        rows = await self._database.fetch("cancel_requests", lane=lane)
+        return {row["claim"]: row["id"] for row in rows}
+
+
+def _unstorable(outcomes: Outcomes, error: Exception) -> Outcomes:
+    cause = outcomes.causes[0]
+    reason = storable(error)
+    replacement = Outcomes()
+    if cause == "completed":
+        replacement.add(
+            outcomes.positions[0], "rejected", error=f"the result cannot be stored in Postgres: {reason}"
+        )
+    else:
+        replacement.add(
+            outcomes.positions[0], cause, error=f"failed with an error text that cannot be stored: {reason}"
+        )
+    return replacement

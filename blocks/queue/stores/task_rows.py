@@ -1,0 +1,59 @@
+"""New tasks as rows of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from uuid_utils.compat import uuid7
+
+from organism_flows.blocks.json_text import to_json
+from organism_flows.blocks.queue.fields import PARAMS_LIMIT_BYTES
+from organism_flows.blocks.queue.models import NewTask
+
+COLUMNS = (
+    "id",
+    "type",
+    "params",
+    "description",
+    "domain",
+    "drift_score",
+    "priority",
+    "run_after",
+    "max_attempts",
+    "timeout_s",
+    "dedup_key",
+    "status",
+    "key",
+)
+
+
+def task_row(task: NewTask, moment: datetime | None = None) -> tuple[Any, ...]:
+    """Return the values of a task for `COLUMNS`.
+
+    Args:
+        task: Task to add.
+        moment: When it is due, unless it says. `None` leaves that empty.
+    """
+    return (
+        # Ids that grow with time: a claim or settlement of 500 then touches neighbouring pages.
+        task.id or uuid7(),
+        task.type,
+        to_json(task.params, limit_bytes=PARAMS_LIMIT_BYTES),
+        task.description,
+        task.domain,
+        task.drift_score,
+        task.priority,
+        task.run_after or moment,
+        task.max_attempts,
+        task.timeout_s,
+        task.dedup_key,
+        "queued" if task.run_immediately else "created",
+        task.key,
+    )
+
+
+def as_columns(rows: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
+    """Return rows as the parameters of ``submit.sql`` and ``load_missing.sql``."""
+    return dict(zip(COLUMNS, map(list, zip(*rows, strict=True)), strict=True))
