@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from organism_flows.blocks.sql_statement import Statement
+from organism_flows.blocks.sql_statement import Statement, read_sql
 
 if TYPE_CHECKING:
     import httpx
@@ -229,7 +229,7 @@ def can_write_sql() -> str:
 
 
 def _sql(name: str) -> str:
-    return (Path(__file__).parent / "queue" / "sql" / f"{name}.sql").read_text(encoding="utf-8")
+    return read_sql(Path(__file__).parent / "queue" / "sql", name)
 
 
 async def ask_organism(

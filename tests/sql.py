@@ -10,7 +10,7 @@ import pytest
 from organism_flows.blocks.queue import Queue
 from organism_flows.blocks.queue.db import statements
 from organism_flows.blocks.queue.db.database import Database
-from organism_flows.blocks.sql_statement import Statement
+from organism_flows.blocks.sql_statement import Statement, read_sql
 
 
 def database_of(queue: Queue) -> Database:
@@ -27,7 +27,7 @@ def edit_statements(patch: pytest.MonkeyPatch, names: set[str], right: str, wron
     """Have every store run statements with one edit each."""
     edited = {}
     for name in names:
-        text = statements.sql(name)
+        text = read_sql(statements.SQL, name)
         assert right in text, f"{name} has changed: break it in another way"
         edited[name] = Statement.of(text.replace(right, wrong))
     real = statements.statement

@@ -1,19 +1,16 @@
-"""SQL statements of the queue, one file each, with named parameters."""
+"""SQL statements of the queue, one file each."""
 
 from __future__ import annotations
 
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 
-from organism_flows.blocks.sql_statement import Statement
+from organism_flows.blocks.sql_statement import Statement, read_sql
 
-
-def sql(name: str) -> str:
-    """Return ``sql/<name>.sql``, with its parameters by name."""
-    return files("organism_flows.blocks.queue").joinpath("sql", f"{name}.sql").read_text(encoding="utf-8")
+SQL = Path(__file__).parents[1] / "sql"
 
 
 @cache
 def statement(name: str) -> Statement:
     """Return the statement of ``sql/<name>.sql``."""
-    return Statement.of(sql(name))
+    return Statement.of(read_sql(SQL, name))

@@ -1,4 +1,4 @@
-SELECT id, type, status::text, attempts, domain, created_at, finished_at, left(error, 10000) AS error
+SELECT {task_summary}
 FROM tasks
 WHERE status = 'failed' AND finished_at >= :since
 ORDER BY finished_at DESC

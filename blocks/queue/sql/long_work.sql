@@ -28,7 +28,7 @@ SELECT queue_now() AS now,
        (SELECT count(*) FROM held WHERE suspicion > 0) AS suspects,
        late.tasks AS handed_over, late.since AS handed_over_since,
        (SELECT count(*) FROM (
-           SELECT FROM tasks WHERE interrupted > 2 AND status IN ('queued', 'retry', 'running') LIMIT :limit
+           SELECT FROM tasks WHERE {often_interrupted} LIMIT :limit
        ) counted) AS interrupted,
        (SELECT coalesce(json_agg(leaving ORDER BY since, id), '[]') FROM leaving)::text AS leaving
 FROM (

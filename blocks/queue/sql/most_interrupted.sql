@@ -1,4 +1,4 @@
 -- The unfinished tasks that were interrupted most, if more than twice.
 SELECT id, type, interrupted FROM tasks
-WHERE interrupted > 2 AND status IN ('queued', 'retry', 'running')
+WHERE {often_interrupted}
 ORDER BY interrupted DESC LIMIT :limit

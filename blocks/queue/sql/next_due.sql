@@ -1,14 +1,6 @@
 -- Seconds until the first waiting task is due, of those whose type and domain are not paused; 0 or less: it is due. One
 -- row for each type and priority, and one more for its tasks with a domain or key.
-WITH RECURSIVE pair AS (
-    (SELECT type, priority FROM tasks WHERE status IN ('queued', 'retry') ORDER BY type, priority LIMIT 1)
-    UNION ALL
-    SELECT following.* FROM pair CROSS JOIN LATERAL (
-        SELECT type, priority FROM tasks
-        WHERE status IN ('queued', 'retry') AND (type, priority) > (pair.type, pair.priority)
-        ORDER BY type, priority LIMIT 1
-    ) following
-)
+WITH RECURSIVE {waiting_pairs}
 SELECT (extract(epoch FROM head.run_after) - extract(epoch FROM queue_now()))::float8 AS due_s
 FROM pair CROSS JOIN LATERAL (
     (SELECT run_after FROM tasks

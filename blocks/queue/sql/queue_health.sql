@@ -1,14 +1,6 @@
 -- The waiting tasks of each type, and for how long the oldest has waited. It is found in the indexes of lines. Ready
 -- tasks are counted only up to a limit, because a backlog may be millions.
-WITH RECURSIVE pair AS (
-    (SELECT type, priority FROM tasks WHERE status IN ('queued', 'retry') ORDER BY type, priority LIMIT 1)
-    UNION ALL
-    SELECT following.* FROM pair CROSS JOIN LATERAL (
-        SELECT type, priority FROM tasks
-        WHERE status IN ('queued', 'retry') AND (type, priority) > (pair.type, pair.priority)
-        ORDER BY type, priority LIMIT 1
-    ) following
-)
+WITH RECURSIVE {waiting_pairs}
 SELECT pair.type, sum(waiting.ready)::bigint AS ready,
        max(extract(epoch FROM queue_now())
            - extract(epoch FROM greatest(waiting.run_after, least(waiting.created_at, queue_now()), 'epoch')))::float8 AS oldest_s

@@ -24,29 +24,7 @@ WITH RECURSIVE lost AS MATERIALIZED (
         FROM tasks WHERE locked_by = dead.id AND status = 'running'
         FOR UPDATE SKIP LOCKED
     ) held
-), reaped AS (
-    UPDATE tasks t
-    SET status = (CASE
-            WHEN t.cancel_requested THEN 'cancelled'
-            WHEN t.lease_lost >= :max_leases - 1 THEN 'failed'
-            ELSE 'retry' END)::taskstatus,
-        lease_lost = least(t.lease_lost, 2147483646) + 1,
-        attempts = greatest(t.attempts, 1) - 1,
-        error = CASE WHEN t.lease_lost >= :max_leases - 1
-            THEN format('lease lost %s times: every lane that held this task died', least(t.lease_lost, 2147483646) + 1)
-            ELSE t.error END,
-        finished_at = CASE WHEN t.cancel_requested OR t.lease_lost >= :max_leases - 1 THEN queue_now() END,
-        locked_by = NULL, locked_at = NULL, cancel_requested = false, updated_at = queue_now()
-    FROM orphans held
-    WHERE t.id = held.id
-    RETURNING t.id, t.claim, t.attempts, t.status, held.lane, held.started_at
-), history AS (
-    -- Two reapers may meet on a task that no lane holds. The row of the first stays.
-    INSERT INTO task_attempts (task_id, claim, attempt, lane, cause, error, started_at, ended_at)
-    SELECT id, claim, attempts + 1, lane, 'lease_lost', 'the lane stopped renewing its lease', started_at, queue_now()
-    FROM reaped
-    ON CONFLICT DO NOTHING
-), ended AS (
+), {reaped_tasks}, ended AS (
     -- The row stays until no task is held under its name: a claim may have been committed since our snapshot.
     UPDATE lanes SET lease_until = 'epoch' WHERE id IN (SELECT id FROM lost) AND lease_until > 'epoch'
     RETURNING id
@@ -66,9 +44,4 @@ WITH RECURSIVE lost AS MATERIALIZED (
     WHERE loss.number > 0 ORDER BY loss.name
     ON CONFLICT (name) DO UPDATE SET value = least(total.value, 1e300) + excluded.value
 )
-SELECT (SELECT count(*) FROM ended) AS lanes,
-       count(*) FILTER (WHERE status <> 'failed') AS retried,
-       count(*) FILTER (WHERE status = 'failed') AS failed,
-       -- The handlers of these tasks may still run: the caller has them stopped.
-       coalesce(array_agg(id::text), '{}') AS ids, coalesce(array_agg(claim), '{}') AS claims
-FROM reaped
+{reap_result}

@@ -1,6 +1,4 @@
-SELECT id, type, status::text, attempts, domain, created_at, finished_at, left(error, 10000) AS error FROM tasks
-WHERE status = ANY (:statuses::taskstatus[]) AND finished_at >= coalesce(:since::timestamptz, '-infinity')
-  AND finished_at <= coalesce(:until::timestamptz, queue_now())
-  AND (:type::text IS NULL OR type = :type) AND (:domain::text IS NULL OR domain = :domain) AND (:error::text IS NULL OR error LIKE :error)
+SELECT {task_summary} FROM tasks
+WHERE {redrive_filter}
 ORDER BY finished_at, id
 LIMIT :limit

@@ -1,8 +1,9 @@
--- Queues finished tasks again. Reads no more than one page, however many tasks match. Begins after a place: finished_at,
--- as the text of an earlier answer, and id; NULL begins with the first.
+-- Queues finished tasks again. Reads no more than one page, however many tasks match. Begins after a place:
+-- finished_at, as the text of an earlier answer, and id. NULL begins with the first.
 WITH page AS MATERIALIZED (
     SELECT ctid AS place, id, finished_at, type, domain, error, dedup_key FROM tasks
-    WHERE status = :status::text::taskstatus AND finished_at >= coalesce(:since::timestamptz, '-infinity') AND finished_at <= :until
+    WHERE status = :status::text::taskstatus AND finished_at >= coalesce(:since::timestamptz, '-infinity')
+      AND finished_at <= :until
       AND (finished_at, id) > (coalesce(:after::text::timestamptz, '-infinity'),
                                coalesce(:after_id::uuid, '00000000-0000-0000-0000-000000000000'))
     ORDER BY finished_at, id
@@ -27,8 +28,8 @@ WITH page AS MATERIALIZED (
 ), redriven AS (
     -- The claim stays: the next one is greater, and until then no status lets a late holder write.
     UPDATE tasks t
-    SET status = 'queued', attempts = 0, timed_out = 0, lease_lost = 0, interrupted = 0, error = NULL, run_after = queue_now(),
-        finished_at = NULL, locked_by = NULL, locked_at = NULL, cancel_requested = false, updated_at = queue_now()
+    SET status = 'queued', attempts = 0, timed_out = 0, lease_lost = 0, interrupted = 0, error = NULL,
+        run_after = queue_now(), finished_at = NULL, locked_by = NULL, locked_at = NULL, cancel_requested = false, updated_at = queue_now()
     WHERE t.ctid = ANY (ARRAY(SELECT place FROM chosen))
     RETURNING t.id
 ), history AS (

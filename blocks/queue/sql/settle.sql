@@ -4,7 +4,9 @@ WITH reported AS (
     SELECT t.id, r.claim, r.cause, r.error, r.path, r.organ_id, r.elapsed_ms,
         CASE
             WHEN r.cause = 'cancelled' OR t.cancel_requested THEN 'cancelled'
-            WHEN r.cause = 'rejected' OR t.attempts >= coalesce(t.max_attempts, policy.max_attempts, r.max_attempts, :default_max_attempts) THEN 'failed'
+            WHEN r.cause = 'rejected'
+                OR t.attempts >= coalesce(t.max_attempts, policy.max_attempts, r.max_attempts, :default_max_attempts)
+                THEN 'failed'
             ELSE 'retry'
         END::taskstatus AS status,
         -- Half the delay is fixed and half is random, so that tasks that failed together do not return together. All
@@ -15,8 +17,8 @@ WITH reported AS (
             least(greatest(coalesce(policy.backoff_base_s, r.backoff_base_s, :default_backoff_base_s), 1e-6), 1e9)
                 * 2.0 ^ least(greatest(t.attempts, 1) - 1, 60))) AS backoff
     FROM unnest((SELECT :ids::uuid[]), (SELECT :claims::bigint[]), (SELECT :causes::text[]), (SELECT :errors::text[]),
-                (SELECT :paths::text[]), (SELECT :organ_ids::text[]), (SELECT :elapsed_ms::real[]), (SELECT :max_attempts::int[]),
-                (SELECT :backoff_base_s::float8[]), (SELECT :backoff_cap_s::float8[]))
+                (SELECT :paths::text[]), (SELECT :organ_ids::text[]), (SELECT :elapsed_ms::real[]),
+                (SELECT :max_attempts::int[]), (SELECT :backoff_base_s::float8[]), (SELECT :backoff_cap_s::float8[]))
         AS r(id, claim, cause, error, path, organ_id, elapsed_ms, max_attempts, backoff_base_s, backoff_cap_s)
     JOIN tasks t ON t.id = r.id
     LEFT JOIN task_types policy ON policy.type = t.type

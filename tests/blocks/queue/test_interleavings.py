@@ -10,9 +10,9 @@ import pytest
 
 from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.blocks.queue.db.session import Session
-from organism_flows.blocks.queue.db.statements import sql
+from organism_flows.blocks.queue.db.statements import SQL
 from organism_flows.blocks.queue.stores.claim_lines import REWIND_S
-from organism_flows.blocks.sql_statement import Statement
+from organism_flows.blocks.sql_statement import Statement, read_sql
 from tests.blocks.queue.sessions import (
     blocked_on_a_row,
     claim_in,
@@ -32,7 +32,7 @@ REAP = {"max_leases": 10, "strays": True}
 
 def edited(name: str, right: str, wrong: str) -> Statement:
     """A statement with one edit."""
-    text = sql(name)
+    text = read_sql(SQL, name)
     assert right in text
     return Statement.of(text.replace(right, wrong))
 

@@ -69,7 +69,7 @@ BROKEN = {
     ),
     "retries are without end": ("settle", RETRIES, ""),
     "the policy of a type is ignored": ("settle", "policy.max_attempts,", ""),
-    "permanent errors are retried": ("settle", "WHEN r.cause = 'rejected' OR", "WHEN"),
+    "permanent errors are retried": ("settle", "WHEN r.cause = 'rejected'\n", "WHEN false\n"),
     "a cancelled task is retried": ("settle", "OR t.cancel_requested", ""),
     "cancel ends a running task": ("cancel", "WHEN chosen.status = 'running' THEN", "WHEN false THEN"),
     "a cancel request outlives its claim": ("release", "cancel_requested = false, ", ""),

@@ -23,7 +23,7 @@ from organism_flows.blocks.queue.db.roles import (
     SUBMITTER,
     PrivilegeMissing,
 )
-from organism_flows.blocks.queue.db.statements import statement
+from organism_flows.blocks.queue.db.statements import SQL, statement
 from organism_flows.blocks.queue.stores.claim_lines import lines_of
 from organism_flows.blocks.queue.wire import Cause
 from organism_flows.deployments.cli import main as cli
@@ -41,7 +41,7 @@ from tests.stack import until
 
 pytestmark = pytest.mark.anyio
 
-NAMES = {path.stem for path in Path("blocks/queue/sql").glob("*.sql")}
+NAMES = {path.stem for path in SQL.glob("*.sql")}
 ALSO = {
     SUBMITTER: "attached counts database_health",
     LANE: """
