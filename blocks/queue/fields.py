@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, date, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -58,10 +59,35 @@ Moment = Annotated[datetime, Field(strict=False), BeforeValidator(_written_out),
 """A moment in UTC. One without a zone is taken as UTC: asyncpg returns infinity without a zone."""
 
 
-def _json_text(params: dict[str, Any]) -> dict[str, Any]:
-    to_json(params, limit_bytes=PARAMS_LIMIT_BYTES)
-    return params
+class EncodedParams(dict[str, Any]):
+    """Params with their JSON text. It is made once, so they do not change after that."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, params: Mapping[str, Any], text: str) -> None:
+        super().__init__(params)
+        self.text = text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return EncodedParams, (dict(self), self.text)
+
+    def _fixed(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError("the params of a task are encoded already: make a new task with others")
+
+    __setitem__ = __delitem__ = __ior__ = _fixed
+    clear = pop = popitem = setdefault = update = _fixed
+
+
+def encoded(params: dict[str, Any]) -> EncodedParams:
+    """Return params with their JSON text.
+
+    Raises:
+        NotJson: They cannot be JSON, or are too long.
+    """
+    if isinstance(params, EncodedParams):
+        return params
+    return EncodedParams(params, to_json(params, limit_bytes=PARAMS_LIMIT_BYTES))
 
 
 TaskType = Annotated[Text, Field(min_length=1, max_length=200, pattern=r"\S")]
-TaskParams = Annotated[dict[str, Any], AfterValidator(_json_text)]
+TaskParams = Annotated[dict[str, Any], AfterValidator(encoded)]

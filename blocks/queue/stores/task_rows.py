@@ -8,8 +8,7 @@ from typing import Any
 
 from uuid_utils.compat import uuid7
 
-from organism_flows.blocks.json_text import to_json
-from organism_flows.blocks.queue.fields import PARAMS_LIMIT_BYTES
+from organism_flows.blocks.queue.fields import encoded
 from organism_flows.blocks.queue.models import NewTask
 
 COLUMNS = (
@@ -40,7 +39,7 @@ def task_row(task: NewTask, moment: datetime | None = None) -> tuple[Any, ...]:
         # Ids that grow with time: a claim or settlement of 500 then touches neighbouring pages.
         task.id or uuid7(),
         task.type,
-        to_json(task.params, limit_bytes=PARAMS_LIMIT_BYTES),
+        encoded(task.params).text,
         task.description,
         task.domain,
         task.drift_score,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import re
 from uuid import UUID, uuid4
 
@@ -12,6 +13,7 @@ import pytest
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.blocks.queue.db.listener import Listener
+from organism_flows.blocks.queue.fields import encoded
 from organism_flows.blocks.queue.wire import Cause
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.blocks.queue.sessions import blocked_on_a_row, open_transaction
@@ -237,3 +239,16 @@ async def test_a_submission_that_is_the_victim_of_a_deadlock_is_made_again(datab
         assert (await queue.reader.counts())["queued"] == 2
     # More than one if it tries again before the other has been woken.
     assert await deadlocks(database) >= 1
+
+
+async def test_params_are_encoded_once_and_so_cannot_be_changed(queue: Queue) -> None:
+    task = NewTask(type="t", params={"n": 1})
+    assert encoded(task.params) is task.params
+    with pytest.raises(TypeError, match="make a new task"):
+        task.params["n"] = 2
+    with pytest.raises(TypeError, match="make a new task"):
+        task.params |= {"n": 2}
+    sent = pickle.loads(pickle.dumps(task))
+    assert sent == task
+    [task_id] = await queue.submit([sent])
+    assert (await queue.get(str(task_id))).params == {"n": 1}
