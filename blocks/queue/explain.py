@@ -127,59 +127,59 @@ class QueueSituation:
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
+class _Fact:
     reason: Reason
     text: str
     next_step: str | None = None
     until: datetime | None = None
 
 
-def explain(task: TaskRow, around: QueueSituation) -> Why:
+def explain(task: TaskRow, situation: QueueSituation) -> Why:
     """Return why ``task`` is where it is.
 
     Args:
         task: The task.
-        around: The rest of the queue.
+        situation: The rest of the queue.
     """
-    pauses = [p for p in around.pauses if p.name == (task.type if p.kind == "type" else task.domain)]
-    alive = sum(lane.claiming for lane in around.lanes)
-    holder = next((lane for lane in around.lanes if lane.id == task.locked_by and lane.live), None)
+    pauses = [p for p in situation.pauses if p.name == (task.type if p.kind == "type" else task.domain)]
+    alive = sum(lane.claiming for lane in situation.lanes)
+    holder = next((lane for lane in situation.lanes if lane.id == task.locked_by and lane.live), None)
     match task.status:
         case "created":
-            said = [_Said("created", "is created and not to run yet", "`run` it")]
+            facts = [_Fact("created", "is created and not to run yet", "`run` it")]
         case "queued" | "retry":
-            said = list(_in_the_way(task, around, pauses, alive)) or [_in_line(around, alive)]
+            facts = list(_in_the_way(task, situation, pauses, alive)) or [_in_line(situation, alive)]
         case "running":
-            said = [_held(task, around, holder)]
+            facts = [_held(task, situation, holder)]
         case "completed":
-            said = [_Said("completed", f"completed{_at(task.finished_at)} in attempt {task.attempts}")]
+            facts = [_Fact("completed", f"completed{_at(task.finished_at)} in attempt {task.attempts}")]
         case "failed":
-            said = [_Said("dead_letter", _dead_letter(task), "`retry` it once the cause is gone")]
+            facts = [_Fact("dead_letter", _dead_letter(task), "`retry` it once the cause is gone")]
         case "cancelled":
-            said = [
-                _Said("cancelled", f"was cancelled{_at(task.finished_at)}", "`retry` it to run it after all")
+            facts = [
+                _Fact("cancelled", f"was cancelled{_at(task.finished_at)}", "`retry` it to run it after all")
             ]
         case _:
             assert_never(task.status)
-    noted = [] if task.status in FINISHED else list(_noted(task, holder))
-    sentence = "; ".join(["; and ".join(each.text for each in said), *(note.text for note in noted)])
-    steps = [each.next_step for each in (*said, *noted) if each.next_step]
+    notes = [] if task.status in FINISHED else list(_notes(task, holder))
+    sentence = "; ".join(["; and ".join(each.text for each in facts), *(note.text for note in notes)])
+    steps = [each.next_step for each in (*facts, *notes) if each.next_step]
     return Why(
         id=task.id,
         type=task.type,
         status=task.status,
-        reason=said[0].reason,
+        reason=facts[0].reason,
         sentence=f"task {task.id} {sentence}.",
         next_step="; ".join(steps) or None,
-        until=max((each.until for each in said if each.until), default=None),
+        until=max((each.until for each in facts if each.until), default=None),
         attempts=task.attempts,
         max_attempts=task.max_attempts,
         lane=task.locked_by,
         lanes_alive=alive,
         pauses=pauses if task.status in ("queued", "retry") else [],
-        ahead=around.ahead,
-        of_type_running=around.of_type.held if around.of_type else None,
-        of_type_since=around.of_type.held_since if around.of_type else None,
+        ahead=situation.ahead,
+        of_type_running=situation.of_type.held if situation.of_type else None,
+        of_type_since=situation.of_type.held_since if situation.of_type else None,
         begun_at=begun_at(task),
         interrupted=task.interrupted,
         suspicion=task.suspicion,
@@ -202,58 +202,61 @@ def begun_at(task: TaskRow) -> datetime | None:
 
 
 def _in_the_way(
-    task: TaskRow, around: QueueSituation, pauses: Sequence[Pause], alive: int
-) -> Iterator[_Said]:
+    task: TaskRow, situation: QueueSituation, pauses: Sequence[Pause], alive: int
+) -> Iterator[_Fact]:
     for pause in pauses:
         because = f" ({pause.reason})" if pause.reason else ""
-        yield _Said(
+        yield _Fact(
             "paused",
             f"waits because {pause.kind} {pause.name} is paused since {_time(pause.paused_at)}{because}",
             f"resume it: `organism tasks resume --{pause.kind} {pause.name}`",
         )
-    if task.run_after > around.now:
+    if task.run_after > situation.now:
         if task.status == "retry" and task.error:
             last = f"attempt {task.attempts} of {task.max_attempts} failed ({_short(task.error)})"
             text = f"backs off: {last}, the next one is at {_time(task.run_after)}"
-            yield _Said("backing_off", text, until=task.run_after)
+            yield _Fact("backing_off", text, until=task.run_after)
         else:
             text = f"is scheduled: not before {_time(task.run_after)}"
-            yield _Said("scheduled", text, until=task.run_after)
-    if around.served is not None and task.type not in around.served:
+            yield _Fact("scheduled", text, until=task.run_after)
+    if situation.served is not None and task.type not in situation.served:
         text = f"is of a type the organism has no organ for: {task.type}"
-        yield _Said("no_organ", text, "add an organ for it to the configuration, or cancel the task")
+        yield _Fact("no_organ", text, "add an organ for it to the configuration, or cancel the task")
     if not alive:
-        leaving = sum(lane.live for lane in around.lanes)
+        leaving = sum(lane.live for lane in situation.lanes)
         text = "waits for a lane: none is alive that claims tasks"
         if leaving:
             text += f" ({_number(leaving, 'lane is', 'lanes are')} leaving)"
-        yield _Said("no_lane", text, "start one: `organism dispatch`")
+        yield _Fact("no_lane", text, "start one: `organism dispatch`")
 
 
-def _in_line(around: QueueSituation, alive: int) -> _Said:
-    ahead = around.ahead or 0
+def _in_line(situation: QueueSituation, alive: int) -> _Fact:
+    ahead = situation.ahead or 0
     before = (
         "it is the first" if not ahead else f"{ahead}{'+' if ahead >= AHEAD_LIMIT else ''} come before it"
     )
     lanes = "1 lane claims" if alive == 1 else f"{alive} lanes claim"
     text = f"is due and in line: {before} of its type, priority, domain and key, and {lanes} tasks"
-    if around.of_type and around.of_type.held:
-        text += f"; {_number(around.of_type.held, 'other of its type runs', 'others of its type run')} now, "
-        text += f"{_oldest(around.of_type.held)}since {_time(around.of_type.held_since)}"
-    return _Said("in_line", text)
+    others = situation.of_type
+    if others and others.held:
+        text += f"; {_number(others.held, 'other of its type runs', 'others of its type run')} now, "
+        text += f"{_oldest(others.held)}since {_time(others.held_since)}"
+    return _Fact("in_line", text)
 
 
-def _held(task: TaskRow, around: QueueSituation, holder: LaneRow | None) -> _Said:
+def _held(task: TaskRow, situation: QueueSituation, holder: LaneRow | None) -> _Fact:
     if holder is None:
-        lane = next((lane for lane in around.lanes if lane.id == task.locked_by), None)
+        lane = next((lane for lane in situation.lanes if lane.id == task.locked_by), None)
         until = lane.lease_until if lane else None
         # A lane whose lease a reap has ended has the epoch there.
         when = f" at {_time(until)}" if until and until.timestamp() > 0 else ""
         text = f"was held by lane {task.locked_by}, whose lease ended{when}; the next reap takes it back"
-        return _Said("lease_past", text, "any lane reaps: `organism dispatch`")
-    place = _place(task, around)
-    asked = ", and is to be cancelled: its handler has been or will be told" if task.cancel_requested else ""
-    return _Said(
+        return _Fact("lease_past", text, "any lane reaps: `organism dispatch`")
+    place = _place(task, situation)
+    asked = ""
+    if task.cancel_requested:
+        asked = ", and is to be cancelled: its handler has been or will be notified"
+    return _Fact(
         "cancelling" if task.cancel_requested else place.reason,
         f"{place.text}, attempt {task.attempts} of {task.max_attempts}, leased by lane "
         f"{holder.id} until {_time(holder.lease_until)}{asked}",
@@ -262,28 +265,31 @@ def _held(task: TaskRow, around: QueueSituation, holder: LaneRow | None) -> _Sai
     )
 
 
-def _place(task: TaskRow, around: QueueSituation) -> _Said:
+def _place(task: TaskRow, situation: QueueSituation) -> _Fact:
     """Return whether a handler has begun with a task that a live lane holds."""
     begun = begun_at(task)
-    held_s = (around.now - task.locked_at).total_seconds() if task.locked_at else 0.0
+    held_s = (situation.now - task.locked_at).total_seconds() if task.locked_at else 0.0
     if begun is not None:
-        return _Said("running", f"runs since {_time(begun)}")
+        return _Fact("running", f"runs since {_time(begun)}")
     if held_s < BEGUN_KNOWN_S:
-        return _Said("claimed", f"was claimed {max(held_s, 0.0):.0f} s ago")
+        return _Fact("claimed", f"was claimed {max(held_s, 0.0):.0f} s ago")
     text = f"was handed to a replica {held_s:.0f} s ago and waits there for a handler"
-    if around.of_type and around.of_type.begun:
-        behind = _number(around.of_type.begun, "other of its type that runs", "others of its type that run")
-        text += f" behind {behind}, {_oldest(around.of_type.begun)}since {_time(around.of_type.begun_since)}"
+    if situation.of_type and situation.of_type.begun:
+        behind = _number(
+            situation.of_type.begun, "other of its type that runs", "others of its type that run"
+        )
+        text += f" behind {behind}, {_oldest(situation.of_type.begun)}"
+        text += f"since {_time(situation.of_type.begun_since)}"
     step = "more replicas, or more `concurrency` of its organ, let it begin sooner"
-    return _Said("handed_over", text, step if held_s > WAITS_LONG_S else None)
+    return _Fact("handed_over", text, step if held_s > WAITS_LONG_S else None)
 
 
-def _noted(task: TaskRow, holder: LaneRow | None) -> Iterator[_Said]:
+def _notes(task: TaskRow, holder: LaneRow | None) -> Iterator[_Fact]:
     """Yield further facts about an unfinished task. None of them keeps it waiting."""
     if task.suspicion > 0:
         died = _number(task.suspicion, "replica has", "replicas have")
         runs = "runs" if begun_at(task) else "is to run"
-        yield _Said("running", f"it {runs} in a process of its own because {died} died with it")
+        yield _Fact("running", f"it {runs} in a process of its own because {died} died with it")
     if task.interrupted:
         last = next((each for each in reversed(task.history) if each.cause == "interrupted"), None)
         text = f"it was interrupted {_times(task.interrupted)}"
@@ -292,10 +298,10 @@ def _noted(task: TaskRow, holder: LaneRow | None) -> Iterator[_Said]:
             text += f" ({_short(last.error)})" if last.error else ""
         bound = f"bound it with `organism tasks policy {task.type} --max-interruptions N`"
         often = task.interrupted >= INTERRUPTED_OFTEN
-        yield _Said("running", text, f"find out what interrupts it, or {bound}" if often else None)
+        yield _Fact("running", text, f"find out what interrupts it, or {bound}" if often else None)
     if holder is not None and (since := _leaving_at(holder)):
         leaving = f"lane {holder.id} is leaving since {_time(since)}"
-        yield _Said("running", f"{leaving}: it claims nothing more and waits for its tasks to end")
+        yield _Fact("running", f"{leaving}: it claims nothing more and waits for its tasks to end")
 
 
 def _leaving_at(lane: LaneRow) -> datetime | None:

@@ -29,7 +29,7 @@ STATUSES: tuple[Status, ...] = ("created", "queued", "running", "completed", "fa
 FINISHED: tuple[Finished, ...] = ("completed", "failed", "cancelled")
 
 DEFAULT_MAX_ATTEMPTS = 5
-"""Most attempts of a task if neither it nor the policy of its type says."""
+"""Most attempts of a task if neither it nor the policy of its type sets a limit."""
 
 
 class NewTask(BaseModel):
@@ -269,8 +269,8 @@ class Row(BaseModel):
         if not isinstance(row, dict):
             return row
         if row.get("status") not in (*STATUSES, None):
-            said = f"its status {row['status']!r} is none of the queue's: no lane takes it"
-            row = {**row, "status": IF_NULL["status"], "error": said}
+            error = f"its status {row['status']!r} is none of the queue's: no lane takes it"
+            row = {**row, "status": IF_NULL["status"], "error": error}
         # JSON has no NaN and no infinity.
         for name, value in row.items():
             if isinstance(value, float) and not isfinite(value):

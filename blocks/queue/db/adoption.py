@@ -246,7 +246,7 @@ def _refuse_key(connection: Connection) -> None:
     ).scalar()
     if not unique:
         raise SchemaMismatch(
-            "the column id of the table tasks is not unique: a task could not be told from another",
+            "the column id of the table tasks is not unique: two tasks could not be distinguished",
             f"CREATE UNIQUE INDEX tasks_id ON tasks (id), and migrate again; {UNCHANGED}",
         )
 

@@ -57,7 +57,7 @@ def privilege_missing(error: asyncpg.InsufficientPrivilegeError, login: str) -> 
     roles = " or ".join(_roles_for(getattr(error, "query", None)))
     return PrivilegeMissing(
         f"Postgres does not let {login} do this: {error.args[0]}",
-        f'have an administrator GRANT {roles} TO "{login}"; docs/how-to/roles.md says which is for what',
+        f'have an administrator GRANT {roles} TO "{login}"; docs/how-to/roles.md lists what each is for',
     )
 
 

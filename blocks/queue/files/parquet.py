@@ -112,7 +112,7 @@ def _plain(value: Any) -> Any:
             raise ValueError("binary: write text, for example base64")
         case datetime.timedelta():
             raise ValueError("a duration: write a number of seconds")
-    raise ValueError(f"nothing in JSON says a {type(value).__name__}")
+    raise ValueError(f"JSON has no type for a {type(value).__name__}")
 
 
 def _key(key: Any) -> str:

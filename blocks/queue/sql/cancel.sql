@@ -12,7 +12,7 @@ WITH chosen AS (
         updated_at = queue_now()
     FROM chosen WHERE t.id = chosen.id
     RETURNING t.id, t.status
-), told AS MATERIALIZED (
+), notified AS MATERIALIZED (
     SELECT pg_notify('organism_tasks', 'cancel') FROM cancelled WHERE status = 'running' LIMIT 1
 )
-SELECT id::text, status::text, (SELECT count(*) FROM told) AS told FROM cancelled
+SELECT id::text, status::text, (SELECT count(*) FROM notified) AS notified FROM cancelled

@@ -43,7 +43,7 @@ WITH page AS MATERIALIZED (
     SELECT :audit, 'redrive', :actor, :details::jsonb, count(*) FROM redriven
     ON CONFLICT (id) DO UPDATE SET tasks = task_audit.tasks + excluded.tasks
 )
-SELECT (SELECT count(*) FROM page) AS looked_at, (SELECT count(*) FROM redriven) AS redriven,
+SELECT (SELECT count(*) FROM page) AS scanned, (SELECT count(*) FROM redriven) AS redriven,
        (SELECT count(*) FROM fitting WHERE kept_out) AS kept_out, last.finished_at::text, last.id
 FROM (VALUES (1)) one LEFT JOIN (
     SELECT finished_at, id FROM page ORDER BY finished_at DESC, id DESC LIMIT 1

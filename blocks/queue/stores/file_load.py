@@ -134,7 +134,7 @@ class FileLoad:
                     self._on_part(self._loaded)
             if lines.digest() != file.digest:
                 raise ConfigurationError(
-                    f"{file.path} was changed while it was loaded", f"look at lines up to {loaded}"
+                    f"{file.path} was changed while it was loaded", f"check its lines up to {loaded}"
                 )
 
     async def _load_part(self, file: _File, loaded: int, part: _Part) -> int:

@@ -162,7 +162,7 @@ class Operator:
                 done.redriven += row["redriven"]
                 done.kept_out += row["kept_out"]
                 after = (row["finished_at"], row["id"])
-                if row["looked_at"] < size:
+                if row["scanned"] < size:
                     break
         return done
 

@@ -147,5 +147,5 @@ class Producer:
 
 def _already_there(error: asyncpg.UniqueViolationError) -> AlreadySubmitted:
     return AlreadySubmitted(
-        f"already submitted: {error.detail}", "leave out the id or key, or look at the existing task"
+        f"already submitted: {error.detail}", "leave out the id or key, or read the existing task"
     )

@@ -162,10 +162,10 @@ class Reader:
             now = await session.fetchval("now")
             pauses = await session.fetch("pauses")
             lanes = await session.fetch("lanes")
-        around = QueueSituation(
+        situation = QueueSituation(
             now, [Pause(**row) for row in pauses], [LaneRow(**row) for row in lanes], ahead, served, of_type
         )
-        return explain(task, around)
+        return explain(task, situation)
 
     async def lanes(self) -> list[LaneRow]:
         """Return every lane that holds a lease, or whose last lease has not been reaped yet."""

@@ -33,7 +33,7 @@ def task_row(task: NewTask, moment: datetime | None = None) -> tuple[Any, ...]:
 
     Args:
         task: Task to add.
-        moment: When it is due, unless it says. `None` leaves that empty.
+        moment: When it is due, unless it has a time of its own. `None` leaves that empty.
     """
     return (
         # Ids that grow with time: a claim or settlement of 500 then touches neighbouring pages.

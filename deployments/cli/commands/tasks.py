@@ -199,7 +199,7 @@ def _describe(task: TaskRow) -> str:
     if task.dedup_key:
         lines.append(f"dedup key  {task.dedup_key}")
     if task.cancel_requested:
-        lines.append("cancel     requested; its handler has been or will be told")
+        lines.append("cancel     requested; its handler has been or will be notified")
     if task.locked_by:
         since = f" since {task.locked_at:%H:%M:%S %Z}" if task.locked_at else ""
         lines.append(f"held by    {task.locked_by}{since}, claim {task.claim}")
