@@ -97,7 +97,7 @@ async def test_without_care_for_the_pooler_it_would_fail(
 async def test_through_a_pooler_lanes_poll_and_say_so_once(
     pooled: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("organism_flows.flows.lanes.lane.POLL_S", 0.5)
+    monkeypatch.setattr("organism_flows.flows.lanes.claim_loop.POLL_S", 0.5)
     async with Queue(pooled) as queue:
         lane = Lane(queue, ScriptedOrganism())
         with caplog.at_level(logging.WARNING):
