@@ -112,7 +112,7 @@ class ScriptedOrganism:
                             await asyncio.sleep(0.01)
                             yield Outcomes()
                     case "kill" if batch.suspicions[position]:
-                        outcomes.add(position, "failed", error="the agent process died: SIGKILL")
+                        outcomes.add(position, "failed", error="the worker process died: SIGKILL")
                     case "kill":
                         raise ReplicaLost("the replica died")
                     case "doom":  # whatever it runs in, its replica dies
