@@ -11,15 +11,15 @@ from organism_flows.blocks.queue import Queue
 from organism_flows.flows.lanes.claim_loop import POLL_S
 from organism_flows.flows.lanes.lane import Lane
 from organism_flows.flows.lanes.windows import FIRST_WINDOW
-from tests.flows.scripted import (
+from tests.flows.running_lanes import (
     TIMEOUT,
-    ScriptedOrganism,
     nothing_left_behind,
     running,
     submit,
     until_settled,
 )
 from tests.proxy import proxied
+from tests.scripted_organism import ScriptedOrganism
 
 pytestmark = pytest.mark.anyio
 

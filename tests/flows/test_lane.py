@@ -15,7 +15,8 @@ from organism_flows.flows.lanes.calls import SUSPICION_LIMIT
 from organism_flows.flows.lanes.claim_loop import POLL_S
 from organism_flows.flows.lanes.lane import Lane
 from organism_flows.flows.lanes.lease import LaneLost
-from tests.flows.scripted import TIMEOUT, ScriptedOrganism, nothing_left_behind, running, submit
+from tests.flows.running_lanes import TIMEOUT, nothing_left_behind, running, submit
+from tests.scripted_organism import ScriptedOrganism
 
 pytestmark = pytest.mark.anyio
 

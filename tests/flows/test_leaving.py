@@ -14,7 +14,8 @@ import pytest
 from organism_flows.blocks.queue import NewTask, Queue, TypePolicy
 from organism_flows.flows.lanes import calls, lane, lease
 from organism_flows.flows.lanes.lane import Lane
-from tests.flows.scripted import TIMEOUT, ScriptedOrganism, nothing_left_behind, running, submit
+from tests.flows.running_lanes import TIMEOUT, nothing_left_behind, running, submit
+from tests.scripted_organism import ScriptedOrganism
 from tests.stack import until
 
 pytestmark = pytest.mark.anyio

@@ -21,9 +21,9 @@ from organism_flows.blocks.queue.db.listener import PROBE_INTERVAL, PROBE_TIMEOU
 from organism_flows.flows.lanes.lane import Lane
 from tests.bouncer import bounced
 from tests.conftest import Databases
-from tests.flows.scripted import ScriptedOrganism
 from tests.history import check_history, install_history
 from tests.proxy import proxied
+from tests.scripted_organism import ScriptedOrganism
 from tests.stack import until
 
 pytestmark = pytest.mark.anyio

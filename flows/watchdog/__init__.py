@@ -29,7 +29,7 @@ from organism_flows.flows.prefect_support.watchdog_relay import (
     replace_crashed,
     seconds_to_go_on,
 )
-from organism_flows.flows.supervision.watchdog_check import (
+from organism_flows.flows.watchdog.queue_check import (
     WatchdogOptions,
     WatchdogSummary,
     check,

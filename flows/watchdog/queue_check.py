@@ -20,7 +20,7 @@ from organism_flows.blocks.stack_state import organism_url
 from organism_flows.blocks.task_queue import TaskQueue
 from organism_flows.flows.alerting.notify import tell_of_queue
 from organism_flows.flows.prefect_support.stale_runs import clear_debris
-from organism_flows.flows.supervision.dispatch_restart import start_missing_dispatch
+from organism_flows.flows.watchdog.dispatch_restart import start_missing_dispatch
 
 WATCHDOG_LOCK = 0x776174636864  # "watchd": one at a time in a database
 DAY_S = 86_400.0
