@@ -71,7 +71,6 @@ class Calls:
         windows: The windows of the lane. They learn how long tasks take.
         summary: The counts of the lane.
         logger: Logger of its lines.
-        on_settled: Called after each settlement.
         on_room: Called when tasks are no longer in flight.
     """
 
@@ -84,7 +83,6 @@ class Calls:
         summary: LaneSummary,
         *,
         logger: logging.Logger | logging.LoggerAdapter[Any],
-        on_settled: Callable[[], None],
         on_room: Callable[[], None],
     ) -> None:
         self._organism = organism
@@ -93,7 +91,6 @@ class Calls:
         self._windows = windows
         self._summary = summary
         self._logger = logger
-        self._on_settled = on_settled
         self._on_room = on_room
         self._open: set[OpenCall] = set()
         self._failures_in_a_row = 0
@@ -136,7 +133,8 @@ class Calls:
     def cut(self, claims: Collection[int]) -> None:
         """Cut off each call whose unreported tasks are all among ``claims``; it hands back its tasks."""
         for call in self._open:
-            if {call.batch.claims[p] for p in call.unreported} <= set(claims):
+            # A call without unreported tasks ends by itself, once its last outcomes are written.
+            if call.unreported and {call.batch.claims[p] for p in call.unreported} <= set(claims):
                 call.task.cancel()
 
     def recall(self) -> None:
@@ -252,7 +250,6 @@ class Calls:
         call.unreported.difference_update(outcomes.positions)
         try:
             await self._writer.settle(call.batch, outcomes)
-            self._on_settled()
         finally:
             self._make_room(call, outcomes.positions)
 

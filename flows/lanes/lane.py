@@ -104,12 +104,11 @@ class Lane:
         self._windows = Windows(batch_size, tasks_in_flight)
         self._calls = Calls(
             organism,
-            SettleBatcher(queue, self._lease, self.summary, self._logger),
+            SettleBatcher(queue, self._lease, self.summary, self._logger, self._settled),
             self._messages,
             self._windows,
             self.summary,
             logger=self._logger,
-            on_settled=self._settled,
             on_room=self._room_made,
         )
         self._notified = Listener(queue.direct_dsn)

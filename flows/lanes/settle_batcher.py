@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -39,6 +39,7 @@ class SettleBatcher:
         lease: The lane's lease: every write is made under it.
         summary: The counts of the lane.
         logger: Logger of its lines.
+        on_settled: Called after each settlement.
     """
 
     def __init__(
@@ -47,11 +48,13 @@ class SettleBatcher:
         lease: Lease,
         summary: LaneSummary,
         logger: logging.Logger | logging.LoggerAdapter[Any],
+        on_settled: Callable[[], None],
     ) -> None:
         self._queue = queue
         self._lease = lease
         self._summary = summary
         self._logger = logger
+        self._on_settled = on_settled
         self._waiting: list[Settlement] = []
         self._writing: set[asyncio.Task[None]] = set()
 
@@ -81,12 +84,11 @@ class SettleBatcher:
         Raises:
             LaneLost: The lease is over.
         """
-        if not len(batch):
-            return
-        release = partial(
-            self._queue.release, self._summary.lane, batch, cause=cause, error=error, suspicion=suspicion
-        )
-        self._summary.add_released(len(batch), await _finished(self._lease.write(release)))
+        if len(batch):
+            release = partial(
+                self._queue.release, self._summary.lane, batch, cause=cause, error=error, suspicion=suspicion
+            )
+            await _finished(self._release(len(batch), release))
 
     async def begun(self, batch: Batch) -> None:
         """Record that handlers have begun with the tasks of ``batch``.
@@ -118,6 +120,9 @@ class SettleBatcher:
             for settlement in chosen:
                 settlement.written.set_result(None)
 
+    async def _release(self, tasks: int, release: Callable[[], Awaitable[Mapping[str, str]]]) -> None:
+        self._summary.add_released(tasks, await self._lease.write(release))
+
     def _choose(self) -> list[Settlement]:
         tasks = number = 0
         for settlement in self._waiting:
@@ -130,6 +135,7 @@ class SettleBatcher:
 
     def _count(self, settled: Settled) -> None:
         self._summary.add_settled(settled)
+        self._on_settled()
         if settled.stale:
             self._logger.warning(
                 "%d outcomes were stale and changed nothing: %s", len(settled.stale), settled.stale[:5]
