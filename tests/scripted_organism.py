@@ -83,7 +83,7 @@ class ScriptedOrganism:
                 self.runs[batch.ids[position]] += 1
                 outcomes = Outcomes()
                 match kind:
-                    case "ok" | "health_check":
+                    case "ok" | "canary":
                         outcomes.add(position, "completed", result="{}")
                     case "fail":
                         outcomes.add(position, "failed", error="ValueError: boom")
