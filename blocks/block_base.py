@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Self
 
 from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.process_environment import join_stack
 from organism_flows.blocks.settings import load_settings
-from organism_flows.blocks.stack_state import join_stack
 
 # Before the import of Prefect, which reads its settings when it is imported.
 join_stack(load_settings().home)

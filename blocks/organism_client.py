@@ -9,20 +9,19 @@ among themselves.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
 from organism_flows.blocks.errors import OrganismError, OrganismUnavailable, ReplicaLost
+from organism_flows.blocks.process_environment import accept_large_messages
 from organism_flows.blocks.queue.wire import Batch, Outcomes
 
 GRPC_LIMIT_CHARS = 500_000
 """Largest params of a batch that go straight to the replica by gRPC, in characters. gRPC takes messages of up
 to 4 MB; larger params go through Ray's object store. By gRPC, 1,000 no-ops and their outcomes take the caller
 3.4 ms of processor time instead of 6.2. Errors arrive as Ray's own either way."""
-# Largest chunk of outcomes that may come back. Serve reads this when it is imported, which happens later.
-os.environ.setdefault("RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH", str(2**31 - 1))
+accept_large_messages()
 
 CANCEL_PAUSES_S = (0.02, 0.1, 0.5, 0.0)
 """Seconds to wait after each attempt to cancel tasks that no replica knows: their batch may still be on its

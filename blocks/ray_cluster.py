@@ -17,8 +17,8 @@ from organism_flows.blocks.block_base import NamedBlock  # isort: skip  # first:
 from prefect.task_runners import TaskRunner
 from prefect_ray import RayTaskRunner
 
+from organism_flows.blocks.process_environment import join_stack
 from organism_flows.blocks.settings import load_settings
-from organism_flows.blocks.stack_state import join_stack
 from organism_flows.blocks.versions import ONE_IMAGE
 
 REACH_TIMEOUT = 2.0

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -110,28 +108,6 @@ def environment_of(stack: StackState) -> dict[str, str]:
         # cluster on the outer address of this machine, where by design nothing listens.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     }
-
-
-def join_stack(home: Path) -> StackState | None:
-    """Point Prefect and Ray of this process at the embedded stack in ``home``, unless others are configured.
-
-    Call it before you import Ray, which reads its settings at import. Prefect does so as well; if it has been
-    imported already, its settings are read again here. Variables that are set already win. So a process with
-    an external server or cluster keeps it, and does not send it our secrets.
-    """
-    stack = read_stack(home)
-    if stack is not None:
-        wanted = environment_of(stack)
-        if os.environ.get("RAY_ADDRESS", stack.ray_address) != stack.ray_address:
-            wanted = prefect_environment_of(stack)
-        if not same_server(os.environ.get("PREFECT_API_URL"), stack.prefect_api_url):
-            wanted.pop("PREFECT_API_AUTH_STRING", None)
-        missing = {name: value for name, value in wanted.items() if name not in os.environ}
-        os.environ.update(missing)
-        if missing and (prefect := sys.modules.get("prefect.context")):
-            # Otherwise flows in a program that imports Prefect first would start a server of their own.
-            prefect.refresh_global_settings_context()
-    return stack
 
 
 def same_server(named: str | None, own: str) -> bool:

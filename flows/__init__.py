@@ -5,7 +5,7 @@ other server or cluster. It does so on import because both read their settings w
 notebook, `from organism_flows.flows.dispatch import dispatch` is enough.
 """
 
+from organism_flows.blocks.process_environment import join_stack
 from organism_flows.blocks.settings import load_settings
-from organism_flows.blocks.stack_state import join_stack
 
 join_stack(load_settings().home)

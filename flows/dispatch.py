@@ -60,13 +60,7 @@ async def dispatch(
     until_empty: bool = False,
     max_seconds: Annotated[float | None, Field(gt=0)] = None,
     batch_size: Annotated[int | None, Field(ge=1, le=5000)] = None,
-    tasks_in_flight: Annotated[
-        int,
-        Field(
-            ge=1,
-            le=100_000,
-        ),
-    ] = 6000,
+    tasks_in_flight: Annotated[int, Field(ge=1, le=100_000)] = 6000,
     relay: bool = False,
     relieve_after_s: Annotated[float, Field(ge=0)] = RELIEVE_AFTER_S,
     queue: str = "default",
@@ -127,7 +121,7 @@ async def dispatch(
             health = await client.health()
             if not health.get("organism_initialized"):
                 raise OrganismUnavailable(
-                    f"the organism is {health.get('status')}: not initialized", "look at `organism status`"
+                    f"the organism is {health.get('status')}: not initialized", "run `organism status`"
                 )
             refuse_other_wire(health)
             options = LaneOptions(

@@ -40,24 +40,15 @@ def _run_name() -> str:
 
 @flow(name="redrive", version=ORGANISM_TAG, flow_run_name=_run_name, persist_result=False, retries=0)
 async def redrive(
-    type: Annotated[str | None, Field(max_length=200, description="Only tasks of this type.")] = None,
-    domain: Annotated[str | None, Field(max_length=200, description="Only tasks of this domain.")] = None,
-    error: Annotated[
-        str | None,
-        Field(
-            max_length=200,
-            description="Only tasks whose error matches this SQL LIKE pattern: % any text, _ any character.",
-        ),
-    ] = None,
-    since: Annotated[datetime | None, Field(description="Only tasks that finished then or later.")] = None,
-    until: Annotated[datetime | None, Field(description="Only tasks that finished then or before.")] = None,
-    cancelled: Annotated[bool, Field(description="Redrive cancelled tasks as well.")] = False,
-    limit: Annotated[
-        int | None,
-        Field(ge=1, description="Upper bound on the tasks; those that finished first are taken; empty: all."),
-    ] = None,
-    dry_run: Annotated[bool, Field(description="Only count the tasks and show some of them.")] = True,
-    queue: Annotated[str, Field(description="Name of the Task Queue block.")] = "default",
+    type: Annotated[str | None, Field(max_length=200)] = None,
+    domain: Annotated[str | None, Field(max_length=200)] = None,
+    error: Annotated[str | None, Field(max_length=200)] = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    cancelled: bool = False,
+    limit: Annotated[int | None, Field(ge=1)] = None,
+    dry_run: bool = True,
+    queue: str = "default",
 ) -> RedriveSummary:
     """Put dead letters back into the queue. They are ready at once and have all their attempts again.
 
@@ -101,7 +92,7 @@ async def redrive(
                 )
                 line = f"{done.redriven} tasks redriven"
                 if done.kept_out:
-                    line += f", {done.kept_out} left beside an unfinished task with their dedup key"
+                    line += f", {done.kept_out} left because an unfinished task has their dedup key"
                 sample = []
     except EXPECTED_ERRORS as error_met:
         return failed(error_met)  # type: ignore[return-value]

@@ -44,24 +44,12 @@ def _run_name() -> str:
 
 @flow(name="submit", version=ORGANISM_TAG, flow_run_name=_run_name, persist_result=False, retries=0)
 async def submit(
-    files: Annotated[
-        str,
-        Field(
-            min_length=1,
-            max_length=4000,
-            description="A JSON lines, CSV or Parquet file, or a pattern such as /data/**/*.jsonl.gz.",
-        ),
-    ],
-    strict: Annotated[bool, Field(description="Load nothing if any line of any file is bad.")] = True,
-    again: Annotated[bool, Field(description="Load all lines of files that were loaded before.")] = False,
-    queue: Annotated[str, Field(description="Name of the Task Queue block.")] = "default",
-    type: Annotated[
-        str | None, Field(description="Type of all tasks; the columns of the files are then their params.")
-    ] = None,
-    columns: Annotated[
-        dict[str, str],
-        Field(description="Field of the task for each column, or params.NAME; an empty text leaves it out."),
-    ] = {},  # noqa: B006
+    files: Annotated[str, Field(min_length=1, max_length=4000)],
+    strict: bool = True,
+    again: bool = False,
+    queue: str = "default",
+    type: str | None = None,
+    columns: dict[str, str] = {},  # noqa: B006
 ) -> SubmitSummary:
     """Load files of tasks into the queue. A run that was stopped is continued by running it again.
 

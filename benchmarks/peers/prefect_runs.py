@@ -17,8 +17,8 @@ def drain(tasks: int, cpus: float) -> float:
     """Run one task run for each of ``tasks`` items and return the seconds it took."""
     import os
 
+    from organism_flows.blocks.process_environment import join_stack
     from organism_flows.blocks.settings import load_settings
-    from organism_flows.blocks.stack_state import join_stack
 
     join_stack(load_settings().home)  # before Prefect and Ray are imported
 

@@ -13,7 +13,6 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from itertools import count
@@ -21,43 +20,23 @@ from typing import Any
 from uuid import uuid4
 
 from organism_flows.blocks.errors import OrganismError
-from organism_flows.blocks.queue import Batch, Queue
+from organism_flows.blocks.queue import Queue
 from organism_flows.blocks.queue.db.connection import TRANSIENT_ERRORS
 from organism_flows.blocks.queue.db.listener import Listener
 from organism_flows.flows.lanes.calls import Calls
-from organism_flows.flows.lanes.lease import RETRY_S, Lease, Report
+from organism_flows.flows.lanes.claim_loop import POLL_S, ClaimLoop, LaneSignals
+from organism_flows.flows.lanes.lease import Lease, Report
 from organism_flows.flows.lanes.organism_protocol import OrganismCalls
+from organism_flows.flows.lanes.replica_messages import ReplicaMessages
+from organism_flows.flows.lanes.settle_batcher import SettleBatcher
 from organism_flows.flows.lanes.summary import LaneSummary
 from organism_flows.flows.lanes.windows import Windows
 
-POLL_S = 5.0
-"""Longest wait between two reads of the queue, in seconds. NOTIFY announces work, but can be missed."""
-LAST_TASKS_POLL_S = 0.5
-GATHER_S = 0.01
-"""Shortest time between two claims while calls are in flight, in seconds: tasks that arrive share a call.
-
-At 200 tasks a second, a claim and a call for each task kept 1.7 of 2 processors busy, and tasks waited for
-them: p50 17 ms and p90 35 ms. With this pause it is 13 and 19 ms at 1.1 processors.
-"""
-MISSED_S = 0.05
-"""Wait before claiming due tasks again that could not be claimed, in seconds: another lane locks them."""
-CLAIM_LIMIT = 2000
-"""Upper bound on the tasks of one claim. A larger claim delays the first of its calls."""
-TROUBLE: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, OrganismError)
+PASSING_ERRORS: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, OrganismError)
 BALANCE_S = 2.0
 """Time between two checks of tasks that run or wait for long, in seconds. Replicas report them as often."""
 STRAYS_EVERY = 12
 """One in so many reaps also takes back running tasks that no lane holds."""
-
-
-@dataclass(slots=True)
-class LaneSignals:
-    """Events of a lane that others can await."""
-
-    claimed: asyncio.Event = field(default_factory=asyncio.Event)
-    settled: asyncio.Event = field(default_factory=asyncio.Event)
-    idle: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set while nothing is in flight and the last claim found nothing."""
 
 
 class Lane:
@@ -69,8 +48,8 @@ class Lane:
     Args:
         queue: An open queue.
         organism: The organism that runs the tasks.
-        run: Id of its dispatch run. `Operator.request_stop` of that run stops the lane,
-            and `Operator.request_leave` makes it leave.
+        run: Id of its dispatch run. `Queue.request_stop` of that run stops the lane, and
+            `Queue.request_leave` makes it leave.
         number: Number of the lane within its run.
         batch_size: Upper bound on the tasks in one call.
         tasks_in_flight: Upper bound on the tasks in flight, all types together.
@@ -109,7 +88,7 @@ class Lane:
         self.summary = LaneSummary(lane=f"lane-{uuid4().hex[:12]}")
         self.signals = LaneSignals()
         self._logger = logger or logging.getLogger("organism.lane")
-        self._tell_settled = on_settled
+        self._on_settled = on_settled
         self._lease = Lease(
             queue,
             self.id,
@@ -121,27 +100,28 @@ class Lane:
             relay=relay,
             run_started_at=run_started_at,
         )
-        self._lines = queue.claims.lines(self.id)
-        self._pace = Windows(batch_size, tasks_in_flight)
+        self._messages = ReplicaMessages(organism, self.id, self._logger)
+        self._windows = Windows(batch_size, tasks_in_flight)
         self._calls = Calls(
-            queue,
             organism,
-            self._lease,
-            self._pace,
+            SettleBatcher(queue, self._lease, self.summary, self._logger, self._settled),
+            self._messages,
+            self._windows,
             self.summary,
             logger=self._logger,
-            on_settled=self._settled,
             on_room=self._room_made,
         )
         self._notified = Listener(queue.direct_dsn)
-        self._wake = self._notified.event
-        self._crowded = False
-        """Some type with waiting tasks had no room in its window."""
-        self._claimed_at = -GATHER_S
-        self._claiming = asyncio.Lock()
-        self._unanswered = False
-        """The answer to a claim did not arrive: we may hold tasks that we do not know of."""
-        self._leaving = asyncio.Event()
+        self._claims = ClaimLoop(
+            queue,
+            self._calls,
+            self._windows,
+            self.summary,
+            self.signals,
+            self._notified.event,
+            until_empty=until_empty,
+            logger=self._logger,
+        )
         self._stop = asyncio.Event()
 
     @property
@@ -151,9 +131,7 @@ class Lane:
 
     def leave(self) -> None:
         """Stop claiming; `run` returns when the calls in flight have ended."""
-        self._leaving.set()
-        self._wake.set()
-        self._calls.organism_back.set()
+        self._claims.leave()
 
     def stop(self) -> None:
         """Stop claiming; `run` returns when the calls in flight have ended or the grace period is over."""
@@ -169,25 +147,22 @@ class Lane:
         started = time.monotonic()
         await self._lease.open()
         self._logger.info("lane %s started", self.id)
-        keepers = [
-            self._keeper(self._lease.keep(self._report)),
-            self._keeper(self._maintain()),
-        ]
+        background = [self._background(self._lease.keep(self._report)), self._background(self._maintain())]
         try:
             async with self._notified:
-                keepers.append(self._keeper(self._watch_cancellations()))
-                keepers.append(self._keeper(self._watch_requests()))
-                keepers.append(self._keeper(self._balance()))
+                background.append(self._background(self._watch_cancellations()))
+                background.append(self._background(self._watch_requests()))
+                background.append(self._background(self._balance()))
                 if self.max_seconds is not None:
-                    keepers.append(self._keeper(self._leave_after(self.max_seconds)))
-                await self._claim_until_leaving()
+                    background.append(self._background(self._leave_after(self.max_seconds)))
+                await self._claims.run()
                 await self._drain()
         finally:
             # A cancellation also comes through here: hand everything back, whatever the reason.
             await self._calls.close()
-            for keeper in keepers:
-                keeper.cancel()
-            await asyncio.gather(*keepers, return_exceptions=True)
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
             self.summary.seconds = time.monotonic() - started
             await self._leave()
         if self._lease.lost:
@@ -196,109 +171,32 @@ class Lane:
             raise self._calls.broken
         return self.summary
 
-    # Claiming
-
-    async def _claim_until_leaving(self) -> None:
-        while not self._leaving.is_set():
-            if self._wake.is_set() or self._lines.age_s >= POLL_S:
-                self._wake.clear()
-                self._lines.stale = True
-            batch = await self._claim()
-            if len(batch):
-                self._calls.start(batch)
-                if not self._lines.exhausted:
-                    continue
-            if self._leaving.is_set() or await self._wait_for_work(found=len(batch) > 0):
-                return
-
-    async def _claim(self) -> Batch:
-        await self._calls.organism_back.wait()
-        limit = min(self._pace.left, CLAIM_LIMIT)
-        if self._leaving.is_set() or limit <= 0:
-            return Batch()
-        self._claimed_at = time.monotonic()
-        async with self._claiming:
-            try:
-                batch = await self._lines.claim(limit, self._pace.room)
-            except TRANSIENT_ERRORS as error:
-                self._unanswered = True
-                self._logger.warning("claim failed, trying again: %s", error)
-                await asyncio.sleep(RETRY_S)
-                return Batch()
-            except asyncio.CancelledError:
-                self._unanswered = True
-                raise
-            self._calls.holding.update(batch.claims)
-        if len(batch):
-            self.summary.claimed += len(batch)
-            self.signals.idle.clear()
-            self.signals.claimed.set()
-        return batch
-
-    async def _wait_for_work(self, *, found: bool) -> bool:
-        """Wait until there may be tasks to claim. Return True if there will be none and the lane may end.
-
-        Args:
-            found: The last claim found tasks.
-        """
-        wait_s = POLL_S
-        self._crowded = any(not self._pace.room(line.type) for line in self._lines)
-        try:
-            if self._lines.stale and self._lines.next_look_s <= 0:
-                news = await self._lines.look()
-                if (found or news) and any(line.due_s <= 0 for line in self._lines):
-                    return False
-            if self._lines.stale:
-                wait_s = self._lines.next_look_s
-            else:
-                # Tasks that are due and were not claimed are locked by another lane, or wait for room.
-                wait_s = min((line.due_s for line in self._lines), default=POLL_S) - self._lines.age_s
-                wait_s = min(max(wait_s, MISSED_S), POLL_S)
-            if self.until_empty and not self._calls.running:
-                if (await self.queue.reader.outlook()).empty:
-                    return True
-                # Another lane may run the last task, and its settlement sends no notification.
-                wait_s = min(wait_s, LAST_TASKS_POLL_S)
-        except TRANSIENT_ERRORS:
-            wait_s = RETRY_S
-        if not found and not self._calls.running:
-            self.signals.idle.set()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(wait_s):
-                await self._wake.wait()
-        gather_s = self._claimed_at + GATHER_S - time.monotonic()
-        if gather_s > 0 and self._calls.running and not self._leaving.is_set():
-            # Wait until then, or until no call is in flight.
-            await asyncio.wait(list(self._calls.running), timeout=gather_s)
-        return False
-
     def _report(self) -> Report:
         return Report(self.summary.settled, {**self.summary.figures, **self._calls.meter.figures})
 
     def _room_made(self) -> None:
         if self._calls.broken:
             self.stop()
-        if self._crowded or (self.until_empty and not self._calls.running):
-            self._wake.set()
+        self._claims.room_made()
 
     def _settled(self) -> None:
         self.signals.settled.set()
-        self._tell_settled(self.summary)
+        self._on_settled(self.summary)
 
     # Background tasks
 
-    def _keeper(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start a background task for the life of the lane. If it fails, the lane stops."""
 
-        def ended(keeper: asyncio.Task[None]) -> None:
-            if not keeper.cancelled() and (error := keeper.exception()) and not self._lease.lost:
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and (error := task.exception()) and not self._lease.lost:
                 self._logger.error("the lane cannot go on", exc_info=error)
                 self._calls.broken = self._calls.broken or error
                 self.stop()
 
-        keeper = asyncio.create_task(work)
-        keeper.add_done_callback(ended)
-        return keeper
+        task = asyncio.create_task(work)
+        task.add_done_callback(ended)
+        return task
 
     async def _maintain(self) -> None:
         """Take back tasks of dead lanes, and hand back tasks that are ours only in the table."""
@@ -308,21 +206,14 @@ class Lane:
             reaped = await self._lease.write(reap)
             if reaped.runs:
                 self._logger.warning("took back %d tasks of lost lanes", len(reaped.runs))
-                self._calls.stop_runs(reaped.runs)
-            if self._unanswered:
-                await self._lease.write(self._abandon)
+                self._messages.stop_runs(reaped.runs)
+            if self._claims.unanswered:
+                await self._lease.write(self._claims.abandon)
             await asyncio.sleep(self._lease.interval)
-
-    async def _abandon(self) -> None:
-        async with self._claiming:
-            abandoned = await self.queue.claims.abandon(self.id, holding=list(self._calls.holding))
-            self._unanswered = False
-        if abandoned:
-            self._logger.warning("handed back %d tasks of an unanswered claim", len(abandoned))
 
     async def _watch_cancellations(self) -> None:
         """Ask the organism to cancel those of our tasks that are to be cancelled."""
-        told: set[int] = set()
+        requested_before: set[int] = set()
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(POLL_S):
@@ -332,12 +223,12 @@ class Lane:
                 continue
             try:
                 requested = await self.queue.claims.cancel_requests(self.id)
-                if news := {task: claim for claim, task in requested.items() if claim not in told}:
-                    await self.organism.cancel(news)
+                if new := {t: claim for claim, t in requested.items() if claim not in requested_before}:
+                    await self.organism.cancel(new)
                 # A replica that is being taken down gets no message, but it notices when its call is cut off.
-                self._calls.cut(told.intersection(requested))
-                told = set(requested)
-            except TROUBLE as error:
+                self._calls.cut(requested_before.intersection(requested))
+                requested_before = set(requested)
+            except PASSING_ERRORS as error:
                 self._logger.warning("cannot cancel tasks yet, trying again: %s", error)
 
     async def _watch_requests(self) -> None:
@@ -387,7 +278,7 @@ class Lane:
 
     async def _leave(self) -> None:
         try:
-            if not self._lease.lost and (self._unanswered or self._calls.broken):
+            if not self._lease.lost and (self._claims.unanswered or self._calls.broken):
                 with suppress(*TRANSIENT_ERRORS):  # without a lease the next reap takes them back
                     await self.queue.claims.abandon(self.id, holding=[])
             await self._lease.close()

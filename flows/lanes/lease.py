@@ -145,18 +145,18 @@ class Lease:
             report: Returns the counts to report with a renewal. Called from the heartbeat's thread.
         """
         loop = asyncio.get_running_loop()
-        news = asyncio.Event()
+        changed = asyncio.Event()
 
-        def tell() -> None:
+        def wake() -> None:
             with suppress(RuntimeError):  # the loop is closed by now
-                loop.call_soon_threadsafe(news.set)
+                loop.call_soon_threadsafe(changed.set)
 
         self._report = report
         self._ticked = clock()
         self._thread = threading.Thread(
             # A daemon, because a process that wants to end must not wait for Postgres.
             target=self._beat,
-            args=(report, tell),
+            args=(report, wake),
             name=f"{self._lane}-heartbeat",
             daemon=True,
         )
@@ -171,8 +171,8 @@ class Lease:
                 # this to end, and would never leave (bpo-37658).
                 with suppress(TimeoutError):
                     async with asyncio.timeout(min(TICK_S, max(self._until - clock(), 0))):
-                        await news.wait()
-                news.clear()
+                        await changed.wait()
+                changed.clear()
                 self._ticked = clock()
         finally:
             self._end_thread()
@@ -221,7 +221,7 @@ class Lease:
         """Return the error with which a lane that lost its lease ends."""
         return LaneLost(
             f"lane {self._lane} lost its lease: {self.lost}",
-            "its tasks go to another lane; look at Postgres and at the load of this machine",
+            "its tasks go to another lane; check Postgres and the load of this machine",
         )
 
     def _end_thread(self) -> None:
@@ -242,7 +242,7 @@ class Lease:
 
     # The heartbeat's thread
 
-    def _beat(self, report: Callable[[], Report], tell: Callable[[], None]) -> None:
+    def _beat(self, report: Callable[[], Report], wake: Callable[[], None]) -> None:
         connection: asyncpg.Connection[Any] | None = None
 
         async def renew() -> LaneRequest | None:
@@ -292,7 +292,7 @@ class Lease:
                 self._trouble = "this process did not run"
                 self._asked = asked
                 if asked.stop or asked.leave:
-                    tell()
-            tell()
+                    wake()
+            wake()
             if connection is not None:
                 connection.terminate()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from organism_flows.blocks.queue import Settled
 
 
 @dataclass(slots=True)
@@ -31,8 +34,32 @@ class LaneSummary:
             + f"{self.released} handed back, {self.stale} stale; {self.calls} calls in {self.seconds:.1f} s"
         )
 
+    def add_settled(self, settled: Settled) -> None:
+        """Count the tasks of a settlement."""
+        for status in settled.statuses.values():
+            match status:
+                case "completed":
+                    self.completed += 1
+                case "failed":
+                    self.failed += 1
+                case "cancelled":
+                    self.cancelled += 1
+                case _:
+                    self.retried += 1
+        self.stale += len(settled.stale)
+
+    def add_released(self, tasks: int, statuses: Mapping[str, str]) -> None:
+        """Count ``tasks`` tasks that were handed back, with the new status of those not claimed again."""
+        for status in statuses.values():
+            if status == "failed":
+                self.failed += 1
+            else:
+                self.released += 1
+        self.stale += tasks - len(statuses)
+
     @property
     def settled(self) -> int:
+        """Return the number of tasks that were settled, with any outcome."""
         return self.completed + self.failed + self.cancelled + self.retried
 
     @property

@@ -12,7 +12,6 @@ import time
 from dataclasses import dataclass, field
 
 from organism_flows.blocks.queue import Batch, Outcomes
-from organism_flows.blocks.queue.wire import HANDED_BACK
 
 FIRST_WINDOW = 32
 SLACK_S = 0.15
@@ -107,18 +106,11 @@ class CallRecord:
     service_s: float = 0.0
     """Sum of the times in the handler."""
 
-    def add(self, outcomes: Outcomes) -> bool:
-        """Add outcomes that have just come, without those of tasks that were handed back.
-
-        Returns:
-            True if there were outcomes of tasks that were not handed back.
-        """
-        if not set(HANDED_BACK).isdisjoint(outcomes.causes):
-            outcomes = outcomes.take(n for n, cause in enumerate(outcomes.causes) if cause not in HANDED_BACK)
+    def add(self, outcomes: Outcomes) -> None:
+        """Add outcomes that have just been settled."""
         self.settled += len(outcomes)
         self.latency_s += len(outcomes) * (time.monotonic() - self.started)
         self.service_s += sum(outcomes.elapsed_ms) / 1000
-        return len(outcomes) > 0
 
 
 class Windows:

@@ -38,7 +38,7 @@ class LaneLiveness:
         self._left: float | None = None
         self._settled: dict[str, int] = {}
 
-    def listen(self, row: LaneRow | None, now: float) -> None:
+    def record(self, row: LaneRow | None, now: float) -> None:
         """Record the row that the table has now; `None` means it has no row of the lane."""
         if row is not None:
             self._settled[row.id] = row.settled
@@ -67,13 +67,13 @@ class LaneLiveness:
         """Return every id under which the lane was seen."""
         return list(self._settled)
 
-    def settled(self, *, beside: str | None = None) -> int:
+    def settled(self, *, without: str | None = None) -> int:
         """Return the number of tasks that the lane had settled when it was last seen.
 
         Args:
-            beside: An id whose tasks are not counted. A retry of the lane has a new id.
+            without: An id whose tasks are not counted. A retry of the lane has a new id.
         """
-        return sum(settled for lane, settled in self._settled.items() if lane != beside)
+        return sum(settled for lane, settled in self._settled.items() if lane != without)
 
 
-assert RENEWALS_A_LEASE >= 3, "a pulse takes two thirds of a lease for the sign of a lane that left in order"
+assert RENEWALS_A_LEASE >= 3, "liveness takes two thirds of a lease for the sign of a lane that left in order"

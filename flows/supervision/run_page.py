@@ -73,7 +73,7 @@ async def report_failures(failures: Sequence[TaskSummary], dsn: str) -> None:
             for line in failures
         ],
         description=f"Tasks that became dead letters during this run (newest {FAILURES_SHOWN} at most). "
-        "Look at one with `organism tasks show <id>`.",
+        "See one with `organism tasks show <id>`.",
     )
     queue = runtime.flow_run.parameters.get("queue", "default")
     emit_event(

@@ -27,7 +27,7 @@ from organism_flows.flows.supervision.lane_liveness import LaneLiveness
 from organism_flows.flows.supervision.lane_task import LaneEnd, LaneOptions, LaneRun
 from organism_flows.flows.supervision.run_page import FAILURES_SHOWN, DispatchProgress, report_failures
 
-LOOK_INTERVAL_S = 1.0
+CHECK_INTERVAL_S = 1.0
 """Time between two checks of the lanes, in seconds."""
 PROGRESS_INTERVAL_S = 5.0
 """Shortest time between two counts of the unfinished tasks, in seconds."""
@@ -129,7 +129,7 @@ class Supervisor:
         self.at_once = at_once or asyncio.Event()
         self.started = time.monotonic()
         self.running: dict[asyncio.Task[LaneEnd], LaneRun] = {}
-        self.pulses: dict[int, LaneLiveness] = {}
+        self.liveness: dict[int, LaneLiveness] = {}
         """Liveness of the running lanes, by number."""
         self.dead: dict[int, LaneLiveness] = {}
         """Liveness of the lanes that ended without closing their lease, by number."""
@@ -139,7 +139,7 @@ class Supervisor:
         self.failed = False
         self.marks: list[asyncio.Task[None]] = []
         """Tasks that mark lanes that died as crashed in Prefect."""
-        self.errands: set[asyncio.Task[None]] = set()
+        self.stop_requests: set[asyncio.Task[None]] = set()
         self.progress: DispatchProgress | None = None
         self.progress_due = 0.0
         self.showing: asyncio.Task[None] | None = None
@@ -166,7 +166,7 @@ class Supervisor:
         s = self.summary
         s.seconds = time.monotonic() - self.started
         s.tasks_per_second = round((s.completed + s.failed) / s.seconds, 1)
-        await self._tell(since)
+        await self._report(since)
         return self._final_state()
 
     def _start(self) -> None:
@@ -179,30 +179,30 @@ class Supervisor:
         number = self.summary.lanes = self.summary.lanes + 1
         lane = self.start_lane(number, left)
         self.running[asyncio.create_task(lane.ended(), name=f"lane-{number}")] = lane
-        self.pulses[number] = LaneLiveness(self.queue.lease_s, time.monotonic())
+        self.liveness[number] = LaneLiveness(self.queue.lease_s, time.monotonic())
 
     async def _supervise(self) -> None:
         stop = asyncio.create_task(self.stopping.wait())
         try:
             while (self.running or self.missing) and not self.stopping.is_set():
                 await asyncio.wait(
-                    [stop, *self.running], timeout=LOOK_INTERVAL_S, return_when=asyncio.FIRST_COMPLETED
+                    [stop, *self.running], timeout=CHECK_INTERVAL_S, return_when=asyncio.FIRST_COMPLETED
                 )
                 self._collect()
                 with suppress(*TRANSIENT_ERRORS):
-                    await self._look()
+                    await self._check()
         finally:
             stop.cancel()
 
-    async def _look(self) -> None:
+    async def _check(self) -> None:
         """Read the lanes table: kill lanes that hang, replace those that died if Postgres takes writes."""
         lanes = await self.queue.reader.lanes()
         rows = {row.number: row for row in lanes if row.run == self.options.run}
         self.leaving = self.leaving or any(row.leave_requested for row in rows.values())
         for lane in self.running.values():
-            pulse, now = self.pulses[lane.number], time.monotonic()
-            pulse.listen(rows.get(lane.number), now)
-            if trouble := pulse.trouble(now):
+            seen, now = self.liveness[lane.number], time.monotonic()
+            seen.record(rows.get(lane.number), now)
+            if trouble := seen.trouble(now):
                 # This kills its process wherever it runs and whatever it does, and so ends the lane.
                 lane.kill(trouble)
         await self._take_back(rows)
@@ -256,19 +256,19 @@ class Supervisor:
 
     async def _take_back(self, rows: dict[int | None, LaneRow]) -> None:
         """Take back the tasks of dead lanes at once: a second after a kill instead of a lease after it."""
-        for number, pulse in list(self.dead.items()):
-            pulse.listen(rows.get(number), time.monotonic())
-            for lane in pulse.ids:
+        for number, seen in list(self.dead.items()):
+            seen.record(rows.get(number), time.monotonic())
+            for lane in seen.ids:
                 # A lane that survived notices it at its next renewal, and its claims are stale by then.
                 await self.queue.leases.deregister(lane)
             reaped = await self.queue.leases.reap()
             if reaped.runs:
                 # Do not wait for it: lanes are supervised whether or not the organism answers.
-                errand = asyncio.create_task(self._stop_left_behind(reaped.runs))
-                self.errands.add(errand)
-                errand.add_done_callback(self.errands.discard)
+                request = asyncio.create_task(self._stop_left_behind(reaped.runs))
+                self.stop_requests.add(request)
+                request.add_done_callback(self.stop_requests.discard)
             del self.dead[number]
-            self.summary.settled_by_dead_lanes += pulse.settled()
+            self.summary.settled_by_dead_lanes += seen.settled()
 
     async def _stop_left_behind(self, runs: Mapping[str, int]) -> None:
         try:
@@ -280,13 +280,13 @@ class Supervisor:
         """Add the counts of the lanes that ended, and note which ones to replace."""
         for ended in [task for task in self.running if task.done()]:
             lane = self.running.pop(ended)
-            pulse = self.pulses.pop(lane.number)
+            seen = self.liveness.pop(lane.number)
             end = ended.result()
             if lane.marked:
                 self.marks.append(lane.marked)
             if end.summary:
                 self.summary.add(end.summary)
-                self.summary.settled_by_dead_lanes += pulse.settled(beside=end.summary.lane)
+                self.summary.settled_by_dead_lanes += seen.settled(without=end.summary.lane)
                 continue
             line = f"lane-{lane.number}: {end.error}"
             self.logger.error(line)
@@ -295,7 +295,7 @@ class Supervisor:
                 self.failed = True
                 continue
             self.summary.lanes_died += 1
-            self.dead[lane.number] = pulse
+            self.dead[lane.number] = seen
             if self.leaving:
                 continue
             if lane.age_s < LONG_LIFE_S:
@@ -321,7 +321,7 @@ class Supervisor:
             # Repeat the request: a lane that is still starting has no row yet that could carry it.
             with suppress(*TRANSIENT_ERRORS):
                 await self.queue.operator.request_stop(self.options.run)
-            await asyncio.wait(self.running, timeout=LOOK_INTERVAL_S)
+            await asyncio.wait(self.running, timeout=CHECK_INTERVAL_S)
             self._collect()
         why = "it was stopped at once" if self.at_once.is_set() else f"it did not end within {grace_s:g} s"
         for end_lane, patience_s in ((LaneRun.cancel, 2.0), (LaneRun.abandon, 1.0)):
@@ -333,7 +333,7 @@ class Supervisor:
         with suppress(*TRANSIENT_ERRORS):
             await self._take_back(await self._rows())
 
-    async def _tell(self, since: datetime) -> None:
+    async def _report(self, since: datetime) -> None:
         """Show the results on the run's page and wait until Prefect can take the final state."""
         # A run that was stopped must end soon, even if the server is away.
         await wait_for_prefect(STOPPED_WAIT_S if self.stopping.is_set() else PREFECT_WAIT_S)

@@ -168,7 +168,7 @@ class Replica:
                 raise
 
     async def check_health(self) -> None:
-        self.telemetry.tell(self.organism.status(), CAUSES)
+        self.telemetry.update(self.organism.status(), CAUSES)
         await self.organism.check_health()
 
     async def _drain_when_taken_down(self) -> None:

@@ -1,21 +1,28 @@
-"""The parts that an organism has under one configuration: organs, the router to them, the escalation."""
+"""The parts that an organism has under one configuration, and the change from one to the next."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.queue.wire import Outcomes, Policy
-from organism_flows.serve_apps.organism.config import OrganConfig, OrganismConfig
+from organism_flows.serve_apps.organism.config import OrganConfig, OrganismConfig, parse_config
 from organism_flows.serve_apps.organism.escalation.steps import EscalationRunner
+from organism_flows.serve_apps.organism.execution.job_runner import JobRunner
 from organism_flows.serve_apps.organism.execution.local_organ import LocalOrgan
-from organism_flows.serve_apps.organism.execution.protocol import JobRunner, SharedRules
+from organism_flows.serve_apps.organism.execution.open_calls import OpenCalls
 from organism_flows.serve_apps.organism.execution.remote_organ import OrganClient, RemoteOrgan
+from organism_flows.serve_apps.organism.execution.router import Router
+from organism_flows.serve_apps.organism.execution.shared_state import SharedState
 from organism_flows.serve_apps.organism.handler_api.handler import Handler
+from organism_flows.serve_apps.organism.handler_api.loading import extend_import_path
 from organism_flows.serve_apps.organism.processes.pool import closed_on_error, load
-from organism_flows.serve_apps.organism.router import Router
+
+logger = logging.getLogger("ray.serve.organism")
 
 Connect: TypeAlias = "Callable[[str], OrganClient]"
 """Returns the client of an organ's own deployment, by the organ's id."""
@@ -81,7 +88,7 @@ def assemble(
     config: OrganismConfig,
     handlers: Mapping[str, Handler],
     present: Assembly | None,
-    rules: SharedRules,
+    shared: SharedState,
     connect: Connect,
 ) -> Assembly:
     """Return the parts that ``config`` describes. Keep the organs whose configuration has not changed.
@@ -90,7 +97,7 @@ def assemble(
         config: The new configuration.
         handlers: Handlers by organ id, of the organs without a deployment of their own.
         present: The parts under the configuration before; `None` means there are none.
-        rules: What everything that runs tasks shares.
+        shared: What everything that runs tasks shares.
         connect: Returns the client of an organ's own deployment, by the organ's id.
 
     Raises:
@@ -103,13 +110,13 @@ def assemble(
             if before and before.config == organ:
                 organs[organ.id] = before
             elif organ.deployment:
-                organs[organ.id] = RemoteOrgan(organ, connect(organ.id), rules)
+                organs[organ.id] = RemoteOrgan(organ, connect(organ.id), shared)
             else:
-                organs[organ.id] = LocalOrgan(organ, handlers[organ.id], rules)
+                organs[organ.id] = LocalOrgan(organ, handlers[organ.id], shared)
     router = Router(config, organs)
     planner = organs[config.escalation.planner] if config.escalation and config.escalation.planner else None
     return Assembly(
-        config, organs, router, EscalationRunner(config, planner, router, rules) if planner else None
+        config, organs, router, EscalationRunner(config, planner, router, shared) if planner else None
     )
 
 
@@ -123,3 +130,88 @@ def nowhere(organ_id: str) -> OrganClient:
         f"organ {organ_id!r} is to be a deployment of its own, and the application was built without it",
         "deploy the whole configuration with `organism up`, or name its file in the args of the application",
     )
+
+
+class Assemblies:
+    """The assembly in effect, and the organs of earlier ones that still have work.
+
+    Args:
+        shared: What everything that runs tasks shares.
+        calls: The calls under way on the replica.
+        connect: Returns the client of an organ's own deployment, by the organ's id.
+    """
+
+    def __init__(self, shared: SharedState, calls: OpenCalls, connect: Connect) -> None:
+        self._shared = shared
+        self._calls = calls
+        self._connect = connect
+        self._replacing = asyncio.Lock()
+        self.current: Assembly | None = None
+        self.retiring: list[JobRunner] = []
+        """Runners of earlier assemblies that still have work."""
+        self.refused: str | None = None
+        """Error of the newest configuration, if it was refused."""
+
+    @property
+    def runners(self) -> list[JobRunner]:
+        """Return everything that runs tasks or still has some."""
+        return [*(self.current.runners if self.current else ()), *self.retiring]
+
+    @property
+    def config(self) -> OrganismConfig | None:
+        """Return the configuration in effect."""
+        return self.current.config if self.current else None
+
+    @property
+    def organs(self) -> list[LocalOrgan | RemoteOrgan]:
+        """Return the organs in effect."""
+        return list(self.current.organs.values()) if self.current else []
+
+    def begin(self, user_config: OrganismConfig | dict[str, Any]) -> None:
+        """Apply the first configuration.
+
+        Raises:
+            ConfigurationError: It is wrong or a handler does not import.
+        """
+        config = parse_config(user_config)
+        extend_import_path(config.python_path)
+        self._apply(config, load_missing(config, None))
+
+    async def replace(self, user_config: OrganismConfig | dict[str, Any]) -> None:
+        """Apply a configuration. Tasks that were accepted before end under the old one.
+
+        Raises:
+            ConfigurationError: It is wrong or a handler does not import. The old one stays in effect.
+        """
+        try:
+            async with self._replacing:
+                config = parse_config(user_config)
+                extend_import_path(config.python_path)
+                # In a thread: importing a model may take minutes, and tasks go on meanwhile.
+                self._apply(config, await asyncio.to_thread(load_missing, config, self.current))
+            self.refused = None
+        except ConfigurationError as error:
+            self.refused = str(error)
+            logger.error("configuration refused: %s", error)
+            raise
+
+    def pump(self) -> None:
+        """Start what can start now, and close old organs that nothing needs any more."""
+        for runner in self.runners:
+            runner.pump()
+        for runner in list(self.retiring):
+            if runner.idle and not runner.abandoned and not any(runner in work for work in self._calls):
+                runner.close()
+                self.retiring.remove(runner)
+
+    def _apply(self, config: OrganismConfig, handlers: dict[str, Handler]) -> None:
+        old = self.current
+        new = self.current = assemble(config, handlers, old, self._shared, self._connect)
+        self._shared.result_limit_bytes = config.result_limit_bytes
+        # The limit was set for a replacement of this replica, and this is a change in place.
+        self._calls.limit_drain(None)
+        if old is not None:
+            kept = set(map(id, new.runners))
+            self.retiring += [runner for runner in old.runners if id(runner) not in kept]
+        self.pump()
+        logger.info("organism configured: %d organs, types %s", len(new.organs), ", ".join(new.router.types))

@@ -6,9 +6,7 @@ A plain class without Serve; `serve_apps.organism.app` puts it on replicas.
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
-import os
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection
@@ -18,32 +16,24 @@ from typing import Any
 
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.json_text import from_json
-from organism_flows.blocks.queue.wire import HANDED_BACK, WIRE_VERSION, Batch, Outcomes
-from organism_flows.blocks.versions import package_version
-from organism_flows.serve_apps.organism.assembly import Assembly, assemble, load_missing, nowhere
-from organism_flows.serve_apps.organism.config import OrganismConfig, parse_config
+from organism_flows.blocks.queue.wire import HANDED_BACK, Batch, Outcomes
+from organism_flows.serve_apps.organism.assembly import Assemblies, nowhere
+from organism_flows.serve_apps.organism.config import OrganismConfig
 from organism_flows.serve_apps.organism.escalation.cusum import DriftValve, Valve
 from organism_flows.serve_apps.organism.escalation.drift import DriftMonitor, Path
+from organism_flows.serve_apps.organism.execution.job_runner import CANCELLED, LINGER_S, JobRunner
 from organism_flows.serve_apps.organism.execution.jobs import Job
-from organism_flows.serve_apps.organism.execution.local_organ import LocalOrgan
-from organism_flows.serve_apps.organism.execution.organ_status import load
+from organism_flows.serve_apps.organism.execution.open_calls import OpenCalls, Work, any_runs, newly_begun
 from organism_flows.serve_apps.organism.execution.outcome_stream import BatchCall
-from organism_flows.serve_apps.organism.execution.protocol import CANCELLED, LINGER_S, JobRunner, SharedRules
 from organism_flows.serve_apps.organism.execution.remote_organ import OrganClient, RemoteOrgan
-from organism_flows.serve_apps.organism.handler_api.handler import Handler
+from organism_flows.serve_apps.organism.execution.router import NoOrgan
+from organism_flows.serve_apps.organism.execution.shared_state import SharedState
 from organism_flows.serve_apps.organism.handler_api.introspection import ORGANISM
-from organism_flows.serve_apps.organism.handler_api.loading import extend_import_path
 from organism_flows.serve_apps.organism.handler_api.results import HandlerResult
-from organism_flows.serve_apps.organism.open_calls import OpenCalls, Work, any_runs, newly_begun
-from organism_flows.serve_apps.organism.replica_environment import environment
+from organism_flows.serve_apps.organism.replica_report import ReplicaReport
 from organism_flows.serve_apps.organism.request import InvalidTask, open_wire, parse_task, refused
-from organism_flows.serve_apps.organism.router import NoOrgan
 
-logger = logging.getLogger("ray.serve.organism")
-
-ABANDONED_LIMIT = 32
-"""Most handler calls (a thread or task each) that outlive their timeouts before a replica is unhealthy."""
-TELL_S = 2.0
+BEGUN_REPORT_S = 2.0
 """Pause between two reports of a call on which of its tasks handlers have begun with, in seconds."""
 
 
@@ -68,27 +58,18 @@ class OrganismManager:
         connect: Callable[[str], OrganClient] = nowhere,
         valve: Valve | None = None,
     ) -> None:
-        self._replica = replica
-        self._started = time.monotonic()
-        self._rules = SharedRules(result_limit_bytes=0, pump=self._pump)
-        self._assembly: Assembly | None = None
-        self._retiring: list[JobRunner] = []
-        self._connect = connect
+        self._shared = SharedState(result_limit_bytes=0, pump=self._pump)
+        self._calls = OpenCalls(self._shared)
+        self._assemblies = Assemblies(self._shared, self._calls, connect)
         self.drift = DriftMonitor(valve or DriftValve())
-        self._calls = OpenCalls(self._rules)
-        self._reconfiguring = asyncio.Lock()
-        self._refused: str | None = None
+        self._report = ReplicaReport(replica, self._assemblies, self._calls, self._shared, self.drift)
         if config is not None:
-            parsed = parse_config(config)
-            extend_import_path(parsed.python_path)
-            self._apply(parsed, load_missing(parsed, None))
-
-    # Configuration
+            self._assemblies.begin(config)
 
     @property
     def configured(self) -> bool:
         """Return True if a configuration is in effect."""
-        return self._assembly is not None
+        return self._assemblies.current is not None
 
     async def reconfigure(self, user_config: OrganismConfig | dict[str, Any]) -> None:
         """Apply a configuration. Tasks that were accepted before end under the old one.
@@ -96,32 +77,7 @@ class OrganismManager:
         Raises:
             ConfigurationError: It is wrong or a handler does not import. The old one stays in effect.
         """
-        try:
-            await self._reconfigure(user_config)
-            self._refused = None
-        except ConfigurationError as error:
-            self._refused = str(error)
-            logger.error("configuration refused: %s", error)
-            raise
-
-    async def _reconfigure(self, user_config: OrganismConfig | dict[str, Any]) -> None:
-        async with self._reconfiguring:
-            parsed = parse_config(user_config)
-            extend_import_path(parsed.python_path)
-            # In a thread: importing a model may take minutes, and tasks go on meanwhile.
-            self._apply(parsed, await asyncio.to_thread(load_missing, parsed, self._assembly))
-
-    def _apply(self, config: OrganismConfig, handlers: dict[str, Handler]) -> None:
-        old = self._assembly
-        new = self._assembly = assemble(config, handlers, old, self._rules, self._connect)
-        self._rules.result_limit_bytes = config.result_limit_bytes
-        # The limit was set for a replacement of this replica, and this is a change in place.
-        self._calls.limit_drain(None)
-        if old is not None:
-            kept = set(map(id, new.runners))
-            self._retiring += [runner for runner in old.runners if id(runner) not in kept]
-        self._pump()
-        logger.info("organism configured: %d organs, types %s", len(new.organs), ", ".join(new.router.types))
+        await self._assemblies.replace(user_config)
 
     # Running tasks
 
@@ -182,22 +138,23 @@ class OrganismManager:
         call = BatchCall(batch, context)
         work = self._calls.open(call)
         try:
-            drifting = await self.drift.among(
-                batch, self._assembly.config.escalation if self._assembly else None
-            )
+            config = self._assemblies.config
+            drifting = await self.drift.among(batch, config.escalation if config else None)
             timeout_s = self._route(call, work, drifting)
             if not len(batch):
                 # If a stream has no message, gRPC may lose what Serve sends before the first message.
                 yield Outcomes()
-            told_at = time.monotonic()
+            begun_reported_at = time.monotonic()
             async with aclosing(call.chunks()) as chunks:
                 async for outcomes in chunks:
                     outcomes.timeout_s = timeout_s
                     outcomes.waiting = not len(outcomes) and not any_runs(work)
-                    outcomes.policies = self._assembly.policies(outcomes) if self._assembly else {}
+                    assembly = self._assemblies.current
+                    outcomes.policies = assembly.policies(outcomes) if assembly else {}
                     outcomes.begun, call.begun = call.begun, []
-                    if (now := time.monotonic()) - told_at > TELL_S - 0.1 or not len(outcomes):
-                        told_at = now
+                    now = time.monotonic()
+                    if now - begun_reported_at > BEGUN_REPORT_S - 0.1 or not len(outcomes):
+                        begun_reported_at = now
                         outcomes.begun += newly_begun(work)
                     yield outcomes
             if self._calls.draining:
@@ -217,7 +174,7 @@ class OrganismManager:
         Returns:
             The longest timeout among the jobs, in seconds; `None` means there are no jobs.
         """
-        assembly = self._assembly
+        assembly = self._assemblies.current
         if assembly is None:
             raise ConfigurationError("the organism has no configuration yet", "deploy it with a user_config")
         batch = call.batch
@@ -225,14 +182,14 @@ class OrganismManager:
         longest_s = None
         begin: dict[JobRunner, list[Job]] = {}
         for position, task_type in enumerate(batch.types):
-            if ending := self._calls.not_to_run(call, position):
-                call.report(position, ending, path="fast", organ_id=None, elapsed_ms=0.0)
+            if result := self._calls.not_to_run(call, position):
+                call.report(position, result, path="fast", organ_id=None, elapsed_ms=0.0)
                 continue
             try:
                 organ = assembly.router.route(task_type, batch.domains[position])
             except NoOrgan as error:
-                ending = HandlerResult("rejected", error=str(error))
-                call.report(position, ending, path="fast", organ_id=None, elapsed_ms=0.0)
+                result = HandlerResult("rejected", error=str(error))
+                call.report(position, result, path="fast", organ_id=None, elapsed_ms=0.0)
                 continue
             runner: JobRunner = organ
             path: Path = "fast"
@@ -245,14 +202,14 @@ class OrganismManager:
             if timeout_s is None:
                 timeout_s = organ.config.timeout_s or assembly.config.default_timeout_s
             elif not (timeout_s > 0 and math.isfinite(timeout_s)):
-                ending = HandlerResult(
+                result = HandlerResult(
                     "rejected", error=f"timeout is {timeout_s!r}, not a positive number of seconds"
                 )
-                call.report(position, ending, path=path, organ_id=organ.config.id, elapsed_ms=0.0)
+                call.report(position, result, path=path, organ_id=organ.config.id, elapsed_ms=0.0)
                 continue
             job = Job(call, position, timeout_s, path)
             work.setdefault(runner, []).append(job)
-            older = self._rules.lingering.get(batch.ids[position])
+            older = self._shared.lingering.get(batch.ids[position])
             if older is None or not self._calls.wait_for(older, job, runner):
                 begin.setdefault(runner, []).append(job)
             longest_s = max(timeout_s, longest_s or 0.0)
@@ -263,14 +220,7 @@ class OrganismManager:
         return longest_s
 
     def _pump(self) -> None:
-        """Start what can start now, and close old organs that nothing needs any more."""
-        runners = [*(self._assembly.runners if self._assembly else ()), *self._retiring]
-        for runner in runners:
-            runner.pump()
-        for runner in list(self._retiring):
-            if runner.idle and not runner.abandoned and not any(runner in work for work in self._calls):
-                runner.close()
-                self._retiring.remove(runner)
+        self._assemblies.pump()
 
     def cancel_tasks(self, runs: dict[str, int]) -> list[str]:
         """Stop tasks that run here under the claim given by id, or an older one.
@@ -303,81 +253,29 @@ class OrganismManager:
 
         Call it repeatedly while this replica is being taken down.
         """
-        self._calls.drain(self._drain_s)
+        self._calls.drain()
 
-    def _drain_s(self, runner: JobRunner) -> float:
-        if isinstance(runner, (LocalOrgan, RemoteOrgan)):
-            return runner.config.drain_s
-        config = self._assembly.config if self._assembly else None
-        return max((organ.drain_s for organ in config.organs), default=0.0) if config else 0.0
-
-    # Telling
+    # Reports
 
     def health(self) -> dict[str, Any]:
         """Return whether it serves: status, organism_initialized, uptime_s, pid, replica, version.
 
         ``degraded`` means that it does not serve by the latest configuration: see ``refused_configuration``.
         """
-        problem = self._problem()
-        return {
-            "status": "unhealthy" if problem else "degraded" if self._refused else "healthy",
-            "organism_initialized": self.configured,
-            "problem": problem,
-            "refused_configuration": self._refused,
-            "uptime_s": round(time.monotonic() - self._started, 3),
-            "pid": os.getpid(),
-            "replica": self._replica,
-            "version": package_version(),
-            "wire_version": WIRE_VERSION,
-        }
+        return self._report.health()
 
     def status(self) -> dict[str, Any]:
         """Return what it serves and has done: task types, counts by organ, configuration in effect."""
-        assembly = self._assembly
-        organs = {name: organ.status() for name, organ in assembly.organs.items()} if assembly else {}
-        totals: Counter[str] = Counter()
-        for figures in organs.values():
-            for name in (
-                "in_flight",
-                "waiting",
-                "abandoned",
-                "completed",
-                "failed",
-                "rejected",
-                "timed_out",
-                "cancelled",
-                "interrupted",
-            ):
-                totals[name] += figures[name]
-        config = assembly.config if assembly else None
-        return {
-            **self.health(),
-            "task_types": assembly.router.types if assembly else [],
-            "organs": organs,
-            "totals": dict(totals),
-            "draining": self._calls.draining,
-            "lingering": len(self._rules.lingering),
-            "retiring_organs": len(self._retiring),
-            "escalation": assembly.escalation.status() if assembly and assembly.escalation else None,
-            "drift": self.drift.status(config.escalation if config else None),
-            "environment": environment(),
-            "config": config.model_dump(mode="json") if config else None,
-        }
+        return self._report.status()
 
     def running(self) -> dict[str, Any]:
         """Return what runs on this replica, by organ: what replacing the replica would interrupt."""
-        left_behind = Counter(run.organ_id for run in set(self._rules.lingering.values()))
-        here = [organ for organ in self._organs() if isinstance(organ, LocalOrgan)]
-        organs = {organ.config.id: load(organ.status(), left_behind[organ.config.id]) for organ in here}
-        return {"replica": self._replica, "draining": self._calls.draining, "organs": organs}
-
-    def _organs(self) -> Collection[LocalOrgan | RemoteOrgan]:
-        return self._assembly.organs.values() if self._assembly else ()
+        return self._report.running()
 
     @property
     def apart(self) -> list[RemoteOrgan]:
         """Return the organs that are deployments of their own."""
-        return [organ for organ in self._organs() if isinstance(organ, RemoteOrgan)]
+        return [organ for organ in self._assemblies.organs if isinstance(organ, RemoteOrgan)]
 
     async def health_apart(self) -> dict[str, dict[str, Any]]:
         """Return the health of the organs that are deployments of their own, by id.
@@ -388,7 +286,7 @@ class OrganismManager:
 
     async def drift_now(self) -> dict[str, Any]:
         """Return the drift part of `status`, with the sums of all replicas if the valve answers."""
-        config = self._assembly.config if self._assembly else None
+        config = self._assemblies.config
         return await self.drift.now(config.escalation if config else None)
 
     async def check_health(self) -> None:
@@ -397,14 +295,5 @@ class OrganismManager:
         Raises:
             RuntimeError: The replica should be replaced.
         """
-        if problem := self._problem():
+        if problem := self._report.problem():
             raise RuntimeError(problem)
-
-    def _problem(self) -> str | None:
-        runners = [*(self._assembly.runners if self._assembly else ()), *self._retiring]
-        now = time.monotonic()
-        # Calls that were asked to stop before their timeout may still notice that, and end.
-        hung = sum(now > run.started + run.timeout_s for run in set(self._rules.lingering.values()))
-        if hung > ABANDONED_LIMIT:
-            return f"{hung} handler calls hang and cannot be stopped, more than {ABANDONED_LIMIT}"
-        return next((runner.problem for runner in runners if runner.problem), None)

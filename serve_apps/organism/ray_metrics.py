@@ -43,7 +43,7 @@ class Telemetry:
         self._told: Counts[tuple[str, ...]] = Counts()
         self._drifting: set[tuple[str, str]] = set()
 
-    def tell(self, status: dict[str, Any], causes: tuple[str, ...]) -> None:
+    def update(self, status: dict[str, Any], causes: tuple[str, ...]) -> None:
         """Update the metrics.
 
         Args:

@@ -28,7 +28,7 @@ class TaskRequest(BaseModel):
     type: str = Field(min_length=1, description="Which handler runs it.")
     task_id: str = Field(default_factory=lambda: str(uuid4()), description="Fresh when not given.")
     params: dict[str, Any] = Field(default_factory=dict, description="What the handler gets.")
-    claim: int = Field(default=0, ge=0, description="Claim token; 0: nobody claimed it.")
+    claim: int = Field(default=0, ge=0, description="Claim token; 0: it was not claimed.")
     attempt: int = Field(default=1, ge=1, description="1 for the first.")
     description: str | None = None
     domain: str | None = None

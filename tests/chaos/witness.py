@@ -86,5 +86,5 @@ class Witness:
 
 def _failed(position: int) -> Outcomes:
     outcomes = Outcomes()
-    outcomes.add(position, "failed", error="the agent process died: SIGKILL")
+    outcomes.add(position, "failed", error="the worker process died: SIGKILL")
     return outcomes

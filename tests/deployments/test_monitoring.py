@@ -22,7 +22,8 @@ from organism_flows.deployments import __file__ as deployments
 from organism_flows.flows.lanes.lane import Lane
 from organism_flows.serve_apps.gateway.metrics.organ_metrics import Organs
 from organism_flows.serve_apps.gateway.organism_link import OrganismByHttp
-from tests.flows.scripted import ScriptedOrganism, running, submit, until_settled
+from tests.flows.running_lanes import running, submit, until_settled
+from tests.scripted_organism import ScriptedOrganism
 from tests.serve_apps.gateway.running import Gateway
 from tests.serve_apps.gateway.running import running as gateway_running
 from tests.serve_apps.gateway.test_lane_metrics import organism_says

@@ -15,7 +15,7 @@ import pytest
 
 from organism_flows.serve_apps.gateway.http.auth import scope_needed
 from tests.docs.page import DOCS
-from tests.serve_apps.gateway.organism import ScriptedOrganism
+from tests.scripted_organism import ScriptedOrganism
 from tests.serve_apps.gateway.running import Gateway, running
 from tests.serve_apps.gateway.test_openapi import ROUTES
 

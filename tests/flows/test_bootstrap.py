@@ -28,8 +28,8 @@ from organism_flows.flows.bootstrap import STEPS, some_lane
 from organism_flows.flows.lanes.lane import Lane
 from organism_flows.flows.prefect_support.schedules import ours
 from tests.deployments.test_prefect_yaml import OURS
-from tests.flows.test_verification import Healthy
 from tests.proxy import proxied
+from tests.scripted_organism import ScriptedOrganism
 from tests.sql import pool_of
 from tests.stack import PATIENCE, Stack, until
 
@@ -75,7 +75,7 @@ class Own:
     async def __call__(self, runs: list[str]) -> None:
         self.started += 1
         runs.append(self.run)
-        await Lane(self.queue, Healthy(), run=self.run).run()
+        await Lane(self.queue, ScriptedOrganism(), run=self.run).run()
 
 
 async def test_only_its_own_lane_is_stopped(queue: Queue) -> None:

@@ -8,17 +8,18 @@ from collections.abc import AsyncIterator
 import pytest
 
 from organism_flows.blocks.queue import Queue
-from organism_flows.flows.lanes.lane import POLL_S, Lane
+from organism_flows.flows.lanes.claim_loop import POLL_S
+from organism_flows.flows.lanes.lane import Lane
 from organism_flows.flows.lanes.windows import FIRST_WINDOW
-from tests.flows.scripted import (
+from tests.flows.running_lanes import (
     TIMEOUT,
-    ScriptedOrganism,
     nothing_left_behind,
     running,
     submit,
     until_settled,
 )
 from tests.proxy import proxied
+from tests.scripted_organism import ScriptedOrganism
 from tests.sql import pool_of
 
 pytestmark = pytest.mark.anyio
@@ -64,7 +65,7 @@ async def test_a_new_type_is_found_while_there_is_no_room_for_the_others(
 async def test_what_arrives_while_calls_are_in_flight_is_claimed_together(
     queue: Queue, organism: ScriptedOrganism, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("organism_flows.flows.lanes.lane.GATHER_S", 0.5)
+    monkeypatch.setattr("organism_flows.flows.lanes.claim_loop.GATHER_S", 0.5)
     await submit(queue, "hang")
     lane = Lane(queue, organism)
     async with running(lane):
@@ -81,7 +82,7 @@ async def test_what_arrives_while_calls_are_in_flight_is_claimed_together(
 async def test_a_task_that_finds_a_lane_idle_is_claimed_at_once(
     queue: Queue, organism: ScriptedOrganism, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("organism_flows.flows.lanes.lane.GATHER_S", 2.0 * TIMEOUT)
+    monkeypatch.setattr("organism_flows.flows.lanes.claim_loop.GATHER_S", 2.0 * TIMEOUT)
     lane = Lane(queue, organism)
     async with running(lane):
         for number in range(1, 6):
@@ -109,7 +110,7 @@ async def test_what_is_urgent_overtakes_a_backlog(queue: Queue, organism: Script
 async def test_tasks_are_found_without_any_notification(
     queue: Queue, organism: ScriptedOrganism, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("organism_flows.flows.lanes.lane.POLL_S", 0.3)
+    monkeypatch.setattr("organism_flows.flows.lanes.claim_loop.POLL_S", 0.3)
     await submit(queue, "hang", *["ok"] * 3)
     lane = Lane(queue, organism)
     async with running(lane), pool_of(queue).acquire() as connection:
@@ -128,7 +129,7 @@ async def test_a_claim_whose_answer_is_lost_is_handed_back(
     database: str, organism: ScriptedOrganism, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The notification does not come through either.
-    monkeypatch.setattr("organism_flows.flows.lanes.lane.POLL_S", 0.3)
+    monkeypatch.setattr("organism_flows.flows.lanes.claim_loop.POLL_S", 0.3)
     async with (
         proxied(database) as proxy,
         Queue(database) as direct,

@@ -20,8 +20,8 @@ from pydantic import SecretStr
 from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.blocks.task_queue import TaskQueue
 from organism_flows.flows.dispatch import dispatch
-from organism_flows.flows.supervision.dispatch_restart import Restart, start_missing_dispatch
 from organism_flows.flows.watchdog import watchdog
+from organism_flows.flows.watchdog.dispatch_restart import Restart, start_missing_dispatch
 from tests.blocks.queue.helpers import claim
 from tests.flows.moments import known
 from tests.sql import pool_of
@@ -124,7 +124,7 @@ async def test_when_its_process_was_killed_the_dead_lane_and_run_are_not_waited_
     await queue.submit([NewTask(type="t")])
     await claim(queue, "dead")
     await deployed.run(Running())
-    monkeypatch.setattr("organism_flows.flows.supervision.dispatch_restart.BEGINS_WITHIN_S", 0.0)
+    monkeypatch.setattr("organism_flows.flows.watchdog.dispatch_restart.BEGINS_WITHIN_S", 0.0)
     assert (await watchdog()).dispatch_started == [], "its lease has not passed"
     await pool_of(queue).execute("UPDATE lanes SET lease_until = queue_now() - interval '1 s'")
     done = await watchdog()
@@ -145,7 +145,7 @@ async def test_a_run_that_is_about_to_begin_is_waited_for(
     }
     await deployed.run(states[state])
     assert await start_missing_dispatch([], "default") == Restart()
-    monkeypatch.setattr("organism_flows.flows.supervision.dispatch_restart.BEGINS_WITHIN_S", 0.0)
+    monkeypatch.setattr("organism_flows.flows.watchdog.dispatch_restart.BEGINS_WITHIN_S", 0.0)
     restart = await start_missing_dispatch([], "default")
     assert (restart.run is not None) is (state in ("pending", "running"))
 

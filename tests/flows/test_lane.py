@@ -12,9 +12,11 @@ import pytest
 from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.blocks.queue.models import PausedKind
 from organism_flows.flows.lanes.calls import SUSPICION_LIMIT
-from organism_flows.flows.lanes.lane import POLL_S, Lane
+from organism_flows.flows.lanes.claim_loop import POLL_S
+from organism_flows.flows.lanes.lane import Lane
 from organism_flows.flows.lanes.lease import LaneLost
-from tests.flows.scripted import TIMEOUT, ScriptedOrganism, nothing_left_behind, running, submit
+from tests.flows.running_lanes import TIMEOUT, nothing_left_behind, running, submit
+from tests.scripted_organism import ScriptedOrganism
 from tests.sql import pool_of
 
 pytestmark = pytest.mark.anyio

@@ -17,8 +17,8 @@ from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.flows.lanes import lease
 from organism_flows.flows.lanes.lane import Lane
 from organism_flows.flows.lanes.lease import LaneLost, Lease, Report
-from tests.flows.scripted import ScriptedOrganism
 from tests.proxy import proxied
+from tests.scripted_organism import ScriptedOrganism
 from tests.sql import pool_of
 from tests.stack import until
 

@@ -15,7 +15,8 @@ from organism_flows.blocks.queue import NewTask, Queue, TypePolicy
 from organism_flows.blocks.queue.stores.operator import Operator
 from organism_flows.flows.lanes import calls, lane, lease
 from organism_flows.flows.lanes.lane import Lane
-from tests.flows.scripted import TIMEOUT, ScriptedOrganism, nothing_left_behind, running, submit
+from tests.flows.running_lanes import TIMEOUT, nothing_left_behind, running, submit
+from tests.scripted_organism import ScriptedOrganism
 from tests.stack import until
 
 pytestmark = pytest.mark.anyio
@@ -55,7 +56,7 @@ async def test_a_lane_that_leaves_keeps_its_lease_until_its_calls_have_ended(
                 assert await queue.operator.request_leave("a run") == 1
             case "told":
                 leaving.leave()
-        await until(lambda: leaving._leaving.is_set())
+        await until(lambda: leaving._claims.leaving.is_set())
         [later] = await submit(queue, "ok")
         left = await queue.reader.now()
         # Three leases, with a reaper that would take anything it may.
@@ -124,7 +125,7 @@ async def test_a_lane_learns_at_once_what_it_is_asked(
         await until(lambda: begun(queue, task))
         await asked._notified.listening.wait()
         await ask(queue.operator, "a run")
-        await asyncio.wait_for(asked._leaving.wait(), TIMEOUT)
+        await asyncio.wait_for(asked._claims.leaving.wait(), TIMEOUT)
         organism.let_go.set()
         await asyncio.wait_for(run, TIMEOUT)
 
@@ -185,7 +186,7 @@ async def test_one_task_that_waits_for_long_does_not_slow_the_short_ones_of_its_
     busy = Lane(queue, organism)
     async with running(busy):
         await until(lambda: busy.summary.claimed)
-        size = busy._pace.window("t").size
+        size = busy._windows.window("t").size
         for _ in range(8):
             ids = await submit(queue, *["t"] * 20, domain="ok")
             await until(partial(_all_are, queue, ids, "completed"))
@@ -193,7 +194,7 @@ async def test_one_task_that_waits_for_long_does_not_slow_the_short_ones_of_its_
         assert organism.recalled, "it is handed back, for another replica may have room"
         # It follows the time that calls take, which the machine has a part in; narrowed for the parked task
         # it would be 1.
-        assert busy._pace.window("t").size > size / 2
+        assert busy._windows.window("t").size > size / 2
         organism.let_go.set()
         await until(lambda: _status_is(queue, parked, "completed"))
 
@@ -250,7 +251,7 @@ async def test_what_waits_for_too_long_is_handed_back_and_tried_again(
     async with running(balanced):
         await until(lambda: len(organism.recalled) == 3)
         await until(lambda: _all_are(queue, ids, "queued"))
-        assert balanced._pace.window("wait").size == 1, "it tries one at a time while nothing begins"
+        assert balanced._windows.window("wait").size == 1, "it tries one at a time while nothing begins"
         organism.let_go.set()
         await until(lambda: _all_are(queue, ids, "completed"))
     assert {task.attempts for task in [await queue.get(i) for i in ids]} == {1}
@@ -287,7 +288,7 @@ async def test_calls_that_wait_for_a_replica_to_start_do_not_narrow_the_window(
         held = sum(map(len, organism.calls))
         await asyncio.sleep(0.05)  # longer than a task may wait on a replica
         lane._calls.balance()
-        assert lane._pace.window("ok").size >= held, "no replica has said that it has no room"
+        assert lane._windows.window("ok").size >= held, "no replica has said that it has no room"
         assert not organism.recalled
         organism.taking.set()
         await until(lambda: lane.summary.completed == 200)

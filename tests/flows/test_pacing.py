@@ -46,7 +46,7 @@ def tasks(kinds: list[str], suspicions: list[int] | None = None, params: str = "
     )
 
 
-class Organism:
+class SimulatedOrganism:
     """Runs so many tasks of one type at once, each for the same time, and is a little way off.
 
     Args:
@@ -104,7 +104,7 @@ class Organism:
 )
 def test_a_window_holds_what_is_run_and_what_is_on_its_way(concurrency: int, service_s: float) -> None:
     pace = Windows(500, CAP)
-    organism = Organism(pace, concurrency, service_s)
+    organism = SimulatedOrganism(pace, concurrency, service_s)
     organism.run(800)
     began, busy_s, sizes = organism.now, organism.busy_s, []
     for _ in range(1600):
@@ -120,13 +120,13 @@ def test_a_window_holds_what_is_run_and_what_is_on_its_way(concurrency: int, ser
 def test_a_small_window_grows_as_long_as_its_tasks_do_not_wait(size: float) -> None:
     pace = Windows(500, CAP)
     pace.window("t").size = size
-    Organism(pace, 8, 2.0).run(100)
+    SimulatedOrganism(pace, 8, 2.0).run(100)
     assert pace.window("t").size >= 8
 
 
 def test_a_window_follows_when_tasks_become_slower_and_quicker() -> None:
     pace = Windows(500, CAP)
-    organism = Organism(pace, 8, 0.01)
+    organism = SimulatedOrganism(pace, 8, 0.01)
     organism.run(300)
     quick = pace.window("t").size
     organism.service_s = 2.0
@@ -141,7 +141,7 @@ def test_a_window_follows_when_tasks_become_slower_and_quicker() -> None:
 
 def test_no_ops_fill_the_cap_within_some_windows_and_calls_become_large() -> None:
     pace = Windows(500, CAP)
-    organism = Organism(pace, 1000, 0.0)
+    organism = SimulatedOrganism(pace, 1000, 0.0)
     rounds = ceil(log(CAP / FIRST_WINDOW, GROWTH))
     organism.run(2 * rounds * CALLS_A_WINDOW)
     assert organism.now <= 2 * rounds * organism.overhead_s, "as much with each window as may be, or nearly"

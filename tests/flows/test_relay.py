@@ -125,7 +125,7 @@ class StubLane:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "get_run_logger", lambda: logging.getLogger("test"))
     monkeypatch.setattr(states, "get_run_logger", lambda: logging.getLogger("test"))
-    monkeypatch.setattr(module, "LOOK_INTERVAL_S", 0.02)
+    monkeypatch.setattr(module, "CHECK_INTERVAL_S", 0.02)
     monkeypatch.setattr(module, "PREFECT_WAIT_S", 0.0)
     monkeypatch.setattr(handover, "SCHEDULE_CHECK_S", 0.05)
 

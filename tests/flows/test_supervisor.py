@@ -70,7 +70,7 @@ async def test_lanes_are_replaced_while_prefects_server_hangs(
     monkeypatch.setattr(states, "PAGE_TIMEOUT_S", 0.2)
     monkeypatch.setattr(module, "PREFECT_WAIT_S", 0.2)
     monkeypatch.setattr(module, "PROGRESS_INTERVAL_S", 0.0)
-    monkeypatch.setattr(module, "LOOK_INTERVAL_S", 0.02)
+    monkeypatch.setattr(module, "CHECK_INTERVAL_S", 0.02)
 
     async def hang(*_: object, **__: object) -> bool:
         await asyncio.Event().wait()

@@ -49,9 +49,9 @@ from organism_flows.flows.prefect_support.stale_runs import (
 from organism_flows.flows.prefect_support.states import ORGANISM_TAG
 from organism_flows.flows.redrive import redrive
 from organism_flows.flows.submit import submit
-from organism_flows.flows.supervision.watchdog_check import WATCHDOG_LOCK
 from organism_flows.flows.verify import verify
 from organism_flows.flows.watchdog import watchdog
+from organism_flows.flows.watchdog.queue_check import WATCHDOG_LOCK
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.clock import START, advance, set_clock
 from tests.flows.moments import known

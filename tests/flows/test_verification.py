@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,7 +19,7 @@ from prefect.client.schemas.schedules import CronSchedule
 
 from organism_flows.blocks.errors import QueueUnavailable
 from organism_flows.blocks.long_work import OrganismWork, OrganWork
-from organism_flows.blocks.queue import Batch, NewTask, Outcomes, Queue
+from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.blocks.queue.db.migrate import pending
 from organism_flows.flows.lanes.lane import Lane
 from organism_flows.flows.verification import (
@@ -34,8 +34,9 @@ from organism_flows.flows.verification import gateway_checks as gateway_check
 from organism_flows.flows.verification import prefect_checks as prefect_check
 from organism_flows.flows.verification.finding import EXIT_CODES, Finding, Verification, markdown
 from organism_flows.flows.verification.thresholds import Limits
-from tests.flows.scripted import ScriptedOrganism, running, submit
+from tests.flows.running_lanes import running, submit
 from tests.proxy import proxied
+from tests.scripted_organism import ScriptedOrganism
 from tests.serve_apps.gateway.running import running as running_gateway
 from tests.sql import pool_of
 
@@ -135,18 +136,8 @@ async def test_what_is_paused_is_named_with_its_reason(queue: Queue) -> None:
     assert "`organism tasks resume --type shout`" in found.action
 
 
-class Healthy(ScriptedOrganism):
-    """Completes everything."""
-
-    async def call(self, batch: Batch) -> AsyncGenerator[Outcomes, None]:
-        outcomes = Outcomes()
-        for position in range(len(batch)):
-            outcomes.add(position, "completed", result="{}")
-        yield outcomes
-
-
 async def test_the_canary_goes_through_a_lane(queue: Queue) -> None:
-    organism = Healthy()
+    organism = ScriptedOrganism()
     assert named(await canary.check(queue, Limits()))["canary"].status == "degraded", "there is no lane"
     async with running(Lane(queue, organism)):
         async with asyncio.timeout(30):

@@ -30,8 +30,8 @@ from organism_flows.flows.prefect_support.watchdog_relay import (
     replace_crashed,
     seconds_to_go_on,
 )
-from organism_flows.flows.supervision.watchdog_check import WatchdogSummary, check
 from organism_flows.flows.watchdog import EVENT_INTERVAL_S, watchdog
+from organism_flows.flows.watchdog.queue_check import WatchdogSummary, check
 from tests.log_lines import LogLines
 from tests.sql import pool_of
 from tests.stack import until

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import time
 from collections.abc import Iterable
 from contextlib import aclosing
@@ -14,15 +12,15 @@ from organism_flows.blocks.json_text import NotJson, from_json, to_json
 from organism_flows.blocks.queue.wire import Batch
 from organism_flows.serve_apps.organism.config import OrganismConfig
 from organism_flows.serve_apps.organism.escalation.plan import InvalidPlan, PlannedStep, parse_plan
+from organism_flows.serve_apps.organism.execution.job_runner import CoroutineRunner, JobRunner
 from organism_flows.serve_apps.organism.execution.jobs import Invocation, Job, longest
-from organism_flows.serve_apps.organism.execution.outcome_stream import BatchCall
-from organism_flows.serve_apps.organism.execution.protocol import RECALLED, OrganRunner, SharedRules
-from organism_flows.serve_apps.organism.handler_api.errors import describe, harmless
+from organism_flows.serve_apps.organism.execution.organ_counters import OrganCounters
+from organism_flows.serve_apps.organism.execution.outcome_stream import BatchCall, result_at
+from organism_flows.serve_apps.organism.execution.router import NoOrgan, Router
+from organism_flows.serve_apps.organism.execution.shared_state import SharedState
+from organism_flows.serve_apps.organism.handler_api.errors import harmless
 from organism_flows.serve_apps.organism.handler_api.results import HandlerResult
 from organism_flows.serve_apps.organism.request import PARAMS_LIMIT_BYTES
-from organism_flows.serve_apps.organism.router import NoOrgan, Router
-
-logger = logging.getLogger("ray.serve.organism")
 
 PATH = "escalated"
 
@@ -33,19 +31,19 @@ class StepDone:
 
     organ: str
     type: str
-    ending: HandlerResult
+    result: HandlerResult
     elapsed_ms: float
 
 
 class StepFailed(Exception):
-    """Error: the escalated task cannot go on, and ends as ``ending`` says."""
+    """Error: the escalated task cannot go on, and ends with ``result``."""
 
-    def __init__(self, ending: HandlerResult) -> None:
-        super().__init__(ending.error)
-        self.ending = ending
+    def __init__(self, result: HandlerResult) -> None:
+        super().__init__(result.error)
+        self.result = result
 
 
-class EscalationRunner:
+class EscalationRunner(CoroutineRunner):
     """Runs tasks by way of a planner.
 
     All handler calls of a task, the planner's and those of the steps, have the task's id, claim and attempt.
@@ -55,110 +53,63 @@ class EscalationRunner:
         config: Configuration of the organism.
         planner: The organ that plans.
         router: Finds the organs of the steps.
-        rules: What everything that runs tasks shares.
+        shared: What everything that runs tasks shares.
     """
 
-    abandoned = 0
-    problem = None
-
     def __init__(
-        self, config: OrganismConfig, planner: OrganRunner, router: Router, rules: SharedRules
+        self, config: OrganismConfig, planner: JobRunner, router: Router, shared: SharedState
     ) -> None:
         assert config.escalation is not None
+        super().__init__(planner.config, OrganCounters())
         self._max_steps = config.escalation.max_steps
         self._default_timeout_s = config.default_timeout_s
+        self._longest_drain_s = max(organ.drain_s for organ in config.organs)
         self._planner = planner
         self._router = router
-        self._rules = rules
-        self._runs: set[Invocation] = set()
+        self._shared = shared
 
     @property
-    def idle(self) -> bool:
-        return not any(run.open_jobs() for run in self._runs)
+    def drain_s(self) -> float:
+        """Return the longest time of any organ, which may have to run a step."""
+        return self._longest_drain_s
 
     def submit(self, jobs: Iterable[Job]) -> None:
         """Begin ``jobs`` at once. The planner and the organs have their own limits."""
         for job in jobs:
-            if not job.settled:
-                self._start(job)
-
-    def stop(self, jobs: Iterable[Job], ending: HandlerResult) -> None:
-        """Report ``ending`` for ``jobs`` at once, and stop their steps."""
-        for job in jobs:
-            if not job.settled:
-                self._report(job, ending)
-                if job.run is not None:
-                    self._stop(job.run)
-
-    def recall(self, jobs: Iterable[Job], *, leaving: bool) -> None:
-        """Hand back those of ``jobs`` that have not begun. Most begin at once."""
-        self.stop((job for job in jobs if job.run is None), RECALLED)
-
-    def drop(self, jobs: Iterable[Job]) -> list[asyncio.Task[None]]:
-        """Forget ``jobs``, and return the asyncio tasks that are ending."""
-        ending = []
-        for job in jobs:
-            if not job.settled and job.run is not None:
-                job.settled = True
-                if self._stop(job.run) and job.run.task:
-                    ending.append(job.run.task)
-        return ending
-
-    def pump(self) -> None:
-        """Do nothing: no job waits here."""
-
-    def close(self) -> None:
-        """Do nothing: there is nothing to give back."""
+            if not job.reported:
+                self._start([job], begun=True)
 
     def status(self) -> dict[str, Any]:
         """Return what is under way, as plain data."""
         return {
-            "planner": self._planner.config.id,
+            "planner": self.config.id,
             "in_flight": len(self._runs),
             "longest": longest(self._runs),
         }
 
-    def _start(self, job: Job) -> None:
-        run = job.run = Invocation([job], [{"task_id": job.call.batch.ids[job.position]}], time.monotonic())
-        self._runs.add(run)
-        run.task = asyncio.create_task(self._run(job, run), name="escalation")
-        run.task.add_done_callback(lambda _: self._runs.discard(run))
-
-    def _stop(self, run: Invocation) -> bool:
-        return run.task is not None and run.task.cancel()
-
-    def _report(self, job: Job, ending: HandlerResult) -> None:
-        if job.settled:
-            return
-        job.settled = True
-        elapsed_ms = (time.monotonic() - job.run.started) * 1000 if job.run else 0.0
-        job.call.report(job.position, ending, PATH, self._planner.config.id, elapsed_ms)
-
     # One task
 
-    async def _run(self, job: Job, run: Invocation) -> None:
+    async def _run_jobs(self, run: Invocation) -> None:
+        [job] = run.jobs
         try:
-            done = await self._plan_and_do(job, run)
-            self._report(job, self._merged(done))
+            result = self._merged(await self._plan_and_do(job, run))
         except StepFailed as failed:
-            self._report(job, failed.ending)
-        except Exception as error:  # a defect here must not leave the task without an outcome
-            logger.exception("an escalation failed")
-            self._report(job, HandlerResult("failed", error=describe(error)))
+            result = failed.result
+        self._report(job, result)
 
     async def _plan_and_do(self, job: Job, run: Invocation) -> list[StepDone]:
         batch = job.call.batch.take([job.position])
         [planned] = await self._do(job, run, [(self._planner, batch)])
-        if planned.ending.result is None:
+        if planned.result.result is None:
             raise StepFailed(_at("the planner", planned))
         try:
-            plan = parse_plan(from_json(planned.ending.result), self._max_steps)
+            plan = parse_plan(from_json(planned.result.result), self._max_steps)
             places = [self._place(step, batch) for step in plan.steps]
         except (InvalidPlan, NoOrgan) as error:
-            ending = HandlerResult(
+            result = HandlerResult(
                 "rejected", error=harmless(f"the plan of {planned.organ!r} is wrong: {error}")
             )
-            raise StepFailed(ending) from None
+            raise StepFailed(result) from None
         if plan.parallel:
             todo = [
                 (organ, _with(batch, kind, step.params))
@@ -171,12 +122,12 @@ class EscalationRunner:
         for (organ, kind), step in zip(places, plan.steps, strict=True):
             params = step.params
             if plan.pass_results:
-                params = {**params, "results": [from_json(one.ending.result or "null") for one in done]}
+                params = {**params, "results": [from_json(one.result.result or "null") for one in done]}
             done += await self._do(job, run, [(organ, _with(batch, kind, params))])
             _refuse_failures(done, len(plan.steps))
         return done
 
-    def _place(self, step: PlannedStep, batch: Batch) -> tuple[OrganRunner, str]:
+    def _place(self, step: PlannedStep, batch: Batch) -> tuple[JobRunner, str]:
         """Return the organ of a step and the type of its task.
 
         Raises:
@@ -187,7 +138,7 @@ class EscalationRunner:
             return self._router.route(kind, batch.domains[0]), kind
         return self._router.organ(step.organ), kind
 
-    async def _do(self, job: Job, run: Invocation, todo: list[tuple[OrganRunner, Batch]]) -> list[StepDone]:
+    async def _do(self, job: Job, run: Invocation, todo: list[tuple[JobRunner, Batch]]) -> list[StepDone]:
         """Run tasks, all at once, and return how they ended.
 
         Raises:
@@ -202,7 +153,7 @@ class EscalationRunner:
         for _, part in todo:
             batch.extend(part)
         call = BatchCall(batch, job.call.context)
-        work: dict[OrganRunner, list[Job]] = {}
+        work: dict[JobRunner, list[Job]] = {}
         for position, (organ, _) in enumerate(todo):
             own_s = organ.config.timeout_s or self._default_timeout_s
             step = Job(call, position, min(left_s, own_s), PATH)
@@ -214,12 +165,10 @@ class EscalationRunner:
             async with aclosing(call.chunks()) as chunks:
                 async for outcomes in chunks:
                     for row, position in enumerate(outcomes.positions):
-                        ending = HandlerResult(
-                            outcomes.causes[row], outcomes.results[row], outcomes.errors[row]
-                        )
+                        result = result_at(outcomes, row)
                         organ_id = todo[position][0].config.id
                         kind = batch.types[position]
-                        done[position] = StepDone(organ_id, kind, ending, outcomes.elapsed_ms[row])
+                        done[position] = StepDone(organ_id, kind, result, outcomes.elapsed_ms[row])
         finally:
             # Reached by cancellation too.
             if call.left:
@@ -232,14 +181,14 @@ class EscalationRunner:
             {
                 "organ": one.organ,
                 "type": one.type,
-                "result": from_json(one.ending.result or "null"),
+                "result": from_json(one.result.result or "null"),
                 "elapsed_ms": round(one.elapsed_ms, 3),
             }
             for one in done
         ]
         try:
             return HandlerResult(
-                "completed", to_json({"steps": steps}, limit_bytes=self._rules.result_limit_bytes)
+                "completed", to_json({"steps": steps}, limit_bytes=self._shared.result_limit_bytes)
             )
         except NotJson as error:
             return HandlerResult(
@@ -267,10 +216,10 @@ def _refuse_failures(done: list[StepDone], steps: int) -> None:
         StepFailed: A step failed. The error names the first one.
     """
     for number, one in enumerate(done, 1):
-        if one.ending.cause != "completed":
+        if one.result.cause != "completed":
             raise StepFailed(_at(f"step {number} of {steps}", one))
 
 
 def _at(place: str, one: StepDone) -> HandlerResult:
-    what = f"{place} (organ {one.organ!r}, type {one.type!r}): {one.ending.error}"
-    return HandlerResult(one.ending.cause, error=harmless(what))
+    what = f"{place} (organ {one.organ!r}, type {one.type!r}): {one.result.error}"
+    return HandlerResult(one.result.cause, error=harmless(what))

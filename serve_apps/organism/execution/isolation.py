@@ -12,7 +12,7 @@ import logging
 
 from organism_flows.serve_apps.organism.config import OrganConfig
 from organism_flows.serve_apps.organism.execution.jobs import Invocation
-from organism_flows.serve_apps.organism.execution.protocol import SharedRules
+from organism_flows.serve_apps.organism.execution.shared_state import SharedState
 from organism_flows.serve_apps.organism.handler_api.handler import Handler
 from organism_flows.serve_apps.organism.processes.pool import ProcessPool
 
@@ -32,12 +32,12 @@ class Isolation:
     Args:
         config: Configuration of the organ.
         handler: Handler of the organ.
-        rules: What all organs of the replica share.
+        shared: What all organs of the replica share.
     """
 
-    def __init__(self, config: OrganConfig, handler: Handler, rules: SharedRules) -> None:
+    def __init__(self, config: OrganConfig, handler: Handler, shared: SharedState) -> None:
         self._config = config
-        self._rules = rules
+        self._shared = shared
         self._apart = handler.processes is not None
         """True if the organ runs all its tasks in processes."""
         self._in_process = config.isolates
@@ -51,7 +51,7 @@ class Isolation:
         """Return True if another suspect may start."""
         if self._apart or self._in_process:
             return self.running < PROCESSES
-        return self._rules.suspect is None
+        return self._shared.suspect is None
 
     def enter(self, run: Invocation) -> bool:
         """Count a suspect that starts, and return True if it runs in a process."""
@@ -60,7 +60,7 @@ class Isolation:
         if self._apart:
             return True
         if not self._in_process:
-            self._rules.suspect = run
+            self._shared.suspect = run
             return False
         if self._closing is not None:
             self._closing.cancel()
@@ -74,9 +74,9 @@ class Isolation:
     def leave(self, run: Invocation) -> None:
         """Count a suspect that has ended."""
         self.running -= 1
-        if self._rules.suspect is run:
-            self._rules.suspect = None
-            self._rules.pump()
+        if self._shared.suspect is run:
+            self._shared.suspect = None
+            self._shared.pump()
         if not self.running and self._processes is not None:
             self._closing = asyncio.get_running_loop().call_later(KEPT_S, self.close)
 

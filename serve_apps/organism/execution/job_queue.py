@@ -29,7 +29,7 @@ class JobQueue:
     @property
     def count(self) -> int:
         """Return the number of jobs whose outcome is still awaited."""
-        return sum(not job.settled for job in (*self._suspects, *self._others))
+        return sum(not job.reported for job in (*self._suspects, *self._others))
 
     def add(self, job: Job) -> None:
         """Add ``job`` at the end."""
@@ -67,7 +67,7 @@ class JobQueue:
             The jobs; empty if none may start.
         """
         for line in (self._suspects, self._others) if suspects else (self._others,):
-            while line and line[0].settled:
+            while line and line[0].reported:
                 line.popleft()
             if not line:
                 continue
@@ -78,7 +78,7 @@ class JobQueue:
                 # One call has one deadline, so only tasks of one timeout share it.
                 timeout_s = jobs[0].timeout_s
                 while line and len(jobs) < int(self._batch_size):
-                    if line[0].settled:
+                    if line[0].reported:
                         line.popleft()
                     elif line[0].alone or line[0].timeout_s != timeout_s:
                         break

@@ -25,13 +25,13 @@ class Job:
     position: int
     timeout_s: float
     path: str
-    told: bool = False
+    begin_reported: bool = False
     """True if it is reported to the lane that a handler has begun with it."""
     alone: bool = False
     """True if it was in a handler batch that failed as a whole, and is tried again by itself."""
     run: Invocation | None = None
     """The handler call it is in."""
-    settled: bool = False
+    reported: bool = False
     """True if its outcome is reported or no longer awaited."""
 
     @property
@@ -46,7 +46,7 @@ class Job:
     @property
     def running(self) -> bool:
         """Return True if it is in a handler."""
-        return not self.settled and self.run is not None and self.run.begun
+        return not self.reported and self.run is not None and self.run.begun
 
     def task(self) -> dict[str, Any]:
         """Return the task that the handler is called with.
@@ -103,18 +103,19 @@ class Invocation:
     def timeout_s(self) -> float:
         return self.jobs[0].timeout_s
 
-    def arguments(self, handler: Handler, *, batch: bool) -> tuple[Any, ...]:
+    def arguments(self, handler: Handler) -> tuple[Any, ...]:
         """Return the arguments to call the handler with."""
-        if batch:
-            return (self.tasks,)
-        if not handler.wants_context:
-            return (self.tasks[0],)
-        self.context = Context(self.tasks[0], self.started, self.timeout_s, lambda: self.reported)
-        return (self.tasks[0], self.context)
+        if handler.wants_context:
+            self.context = self.new_context()
+        return handler.arguments(self.tasks, self.context)
+
+    def new_context(self) -> Context:
+        """Return a context for the handler."""
+        return Context(self.tasks[0], self.started, self.timeout_s, lambda: self.reported)
 
     def open_jobs(self) -> list[Job]:
         """Return the jobs whose outcome is still awaited."""
-        return [job for job in self.jobs if not job.settled]
+        return [job for job in self.jobs if not job.reported]
 
 
 def longest(runs: Iterable[Invocation]) -> list[dict[str, Any]]:

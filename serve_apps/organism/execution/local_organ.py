@@ -17,23 +17,22 @@ from functools import partial
 from typing import Any
 
 from organism_flows.serve_apps.organism.config import OrganConfig
-from organism_flows.serve_apps.organism.execution.invoke import AwaitableResult, HandlerCaller, NotIsolated
+from organism_flows.serve_apps.organism.execution.handler_caller import (
+    AwaitableResult,
+    HandlerCaller,
+    NotIsolated,
+)
 from organism_flows.serve_apps.organism.execution.isolation import DELIVERY_S, Isolation
 from organism_flows.serve_apps.organism.execution.job_queue import JobQueue
+from organism_flows.serve_apps.organism.execution.job_runner import LINGER_S, JobRunner
 from organism_flows.serve_apps.organism.execution.jobs import Invocation, Job
 from organism_flows.serve_apps.organism.execution.organ_status import organ_status
-from organism_flows.serve_apps.organism.execution.protocol import (
-    CANCELLED,
-    CANCELLED_BEFORE,
-    LINGER_S,
-    RECALLED,
-    SharedRules,
-)
+from organism_flows.serve_apps.organism.execution.shared_state import SharedState
 from organism_flows.serve_apps.organism.execution.thread_pool import ThreadPool
 from organism_flows.serve_apps.organism.execution.timeouts import Timeouts
 from organism_flows.serve_apps.organism.handler_api.errors import harmless
 from organism_flows.serve_apps.organism.handler_api.handler import Handler
-from organism_flows.serve_apps.organism.handler_api.results import Endings, HandlerResult
+from organism_flows.serve_apps.organism.handler_api.results import HandlerResult, HandlerResults, of_error
 
 logger = logging.getLogger("ray.serve.organism")
 
@@ -43,42 +42,39 @@ STRETCH_S = 0.005
 """Longest time that handlers which do not wait may hold the event loop one after another, in seconds."""
 
 
-class LocalOrgan:
+class LocalOrgan(JobRunner):
     """Runs tasks under one handler.
 
     Args:
         config: Configuration of the organ.
         handler: The handler, loaded by `load_handler` or `ProcessPool.load`.
-        rules: What all organs of the replica share.
+        shared: What all organs of the replica share.
     """
 
-    def __init__(self, config: OrganConfig, handler: Handler, rules: SharedRules) -> None:
-        self.config = config
-        self.figures = rules.figures_of(config.id)
+    def __init__(self, config: OrganConfig, handler: Handler, shared: SharedState) -> None:
+        super().__init__(config, shared.counters_of(config.id))
         self.handler = handler
-        self._rules = rules
-        self._caller = HandlerCaller(config, handler, rules)
+        self._shared = shared
+        self._caller = HandlerCaller(handler, shared)
         if handler.processes is not None:
             handler.processes.expand(config.concurrency)
-        self._isolation = Isolation(config, handler, rules)
+        self._isolation = Isolation(config, handler, shared)
         self._threads = ThreadPool(config.id)
         self._waiting = JobQueue(config)
-        self._runs: set[Invocation] = set()
         self._first_steps: set[Invocation] = set()
         """Handler calls in an asyncio task that has not been seen to wait yet."""
-        self._looking = False
+        self._check_due = False
+        """True if `_watch_waiting` will be called in the next turn of the loop."""
         self._deadlines = Timeouts(self._expire)
         self._slots_taken = 0
         self._abandoned_tasks = 0
 
     @property
     def abandoned(self) -> int:
-        """Return the number of handler calls that were asked to stop and cannot be stopped."""
         return self._threads.abandoned + self._abandoned_tasks
 
     @property
     def problem(self) -> str | None:
-        """Return why the replica should be replaced for this organ; `None` means it should not."""
         problem = self.handler.processes.problem if self.handler.processes else None
         return f"organ {self.config.id}: its processes do not start: {problem}" if problem else None
 
@@ -100,75 +96,39 @@ class LocalOrgan:
                 break
             self._start(jobs)
 
-    def drop(self, jobs: Iterable[Job]) -> list[asyncio.Task[None]]:
-        """Forget ``jobs``: those that wait never start, those that run are cancelled.
+    def _can_recall(self, job: Job, *, leaving: bool) -> bool:
+        # A job that is to be tried alone has been in a handler already.
+        return job.run is None and not job.alone
 
-        Returns:
-            Asyncio tasks that are ending and can be awaited. Threads cannot be cancelled and are left out.
-        """
-        runs = set()
-        for job in jobs:
-            if job.run is not None:
-                runs.add(job.run)
-                if not job.settled:
-                    self.figures.counters["interrupted"] += 1
-            job.settled = True
-        ending = []
-        for run in runs:
-            if run.open_jobs():
-                continue
-            if not run.reported and (run.work is None or self._threads.abandon(run.work)):
-                run.reported = True
-                self._stop(run)
-            if run.task is not None and not run.released:
-                ending.append(run.task)
-        return ending
-
-    def stop(self, jobs: Iterable[Job], ending: HandlerResult) -> None:
-        """Report ``ending`` for ``jobs`` at once: those that wait never start, those that run are stopped.
-
-        A handler batch goes on as long as one of its tasks is still awaited.
-        """
-        for job in jobs:
-            if job.settled:
-                continue
-            if job.run is None:
-                self._report(job, CANCELLED_BEFORE if ending == CANCELLED else ending)
-            else:
-                self._stop_running(job, job.run, ending)
-
-    def _stop_running(self, job: Job, run: Invocation, ending: HandlerResult) -> None:
+    def _stop_job(self, job: Job, run: Invocation, result: HandlerResult) -> None:
         last = run.open_jobs() == [job]
         if last and run.work is not None and not self._threads.abandon(run.work):
             return  # it has just ended
-        self._report(job, ending)
+        self._report(job, result)
         # A handler batch goes on for its other tasks, and so does this one in it.
-        self._rules.lingering[job.call.batch.ids[job.position]] = run
+        self._shared.lingering[job.call.batch.ids[job.position]] = run
         if last:
             run.reported = True
             self._stop(run)
 
-    def recall(self, jobs: Iterable[Job], *, leaving: bool) -> None:
-        """Report as ``recalled`` those of ``jobs`` that no handler has begun with."""
-        for job in jobs:
-            # A job that is to be tried alone has been in a handler already.
-            if not (job.settled or job.run or job.alone):
-                self._report(job, RECALLED)
+    def _stop_run(self, run: Invocation) -> asyncio.Task[None] | None:
+        if not run.reported and (run.work is None or self._threads.abandon(run.work)):
+            run.reported = True
+            self._stop(run)
+        return None if run.released else run.task
 
     def close(self) -> None:
-        """Give back threads and processes. Nothing may be submitted afterwards."""
         self._threads.close()
         self._isolation.close()
         if self.handler.processes is not None:
             self.handler.processes.shrink(self.config.concurrency)
 
     def status(self) -> dict[str, Any]:
-        """Return configuration and counters, as plain data."""
         runs = (*self._runs, *self._first_steps)
         return organ_status(
             self.config,
             self.handler,
-            self.figures,
+            self.counters,
             runs,
             waiting=self._waiting.count,
             suspects=self._isolation.running,
@@ -185,7 +145,7 @@ class LocalOrgan:
         if run.jobs[0].suspect and not self._isolation.enter(run):
             # The caller must know that it begins: if the replica dies from here on, it is the cause.
             for job in run.jobs:
-                job.told = True
+                job.begin_reported = True
                 job.call.begin(job.position)
             asyncio.get_running_loop().call_later(DELIVERY_S, self._begin, run)
         else:
@@ -200,9 +160,9 @@ class LocalOrgan:
         if processes is None and self._caller.on_loop and not self.config.batch:
             self._first_steps.add(run)
             run.task = self._create_task(run, self._call_in_turn(run))
-            if not self._looking:
-                self._looking = True
-                loop.call_soon(self._look)
+            if not self._check_due:
+                self._check_due = True
+                loop.call_soon(self._watch_waiting)
             return None
         if processes is None:
             self._watch(run)
@@ -220,7 +180,7 @@ class LocalOrgan:
                 lambda: context.run(self._caller.in_thread, run), lambda value: self._collect(run, value)
             )
         except RuntimeError as error:
-            self._end(run, self._caller.failures(run, error))
+            self._end(run, of_error(error, len(run.jobs)))
 
     def _prepare(self, jobs: list[Job]) -> Invocation | None:
         """Return a call for those of ``jobs`` whose params can be read; `None` means there are none."""
@@ -238,12 +198,12 @@ class LocalOrgan:
     def _create_task(self, run: Invocation, call: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return asyncio.get_running_loop().create_task(call, context=run.jobs[0].call.context.copy())
 
-    def _look(self) -> None:
+    def _watch_waiting(self) -> None:
         """Watch the handlers that wait, and start jobs that still wait for a slot.
 
         Handlers that began in this turn of the loop have made their first step by now.
         """
-        self._looking = False
+        self._check_due = False
         for run in self._first_steps:
             run.waits = True
             self._watch(run)
@@ -293,9 +253,9 @@ class LocalOrgan:
         self._end(run, await self._caller.results(run))
 
     async def _await(self, run: Invocation, awaitable: Awaitable[Any]) -> None:
-        self._end(run, await self._caller.wait(run, awaitable))
+        self._end(run, await self._caller.results(run, awaitable))
 
-    def _collect(self, run: Invocation, value: Endings | AwaitableResult | NotIsolated) -> None:
+    def _collect(self, run: Invocation, value: HandlerResults | AwaitableResult | NotIsolated) -> None:
         if isinstance(value, NotIsolated):
             self._isolation.give_up()
             self._waiting.again(run.open_jobs(), alone=False)
@@ -313,26 +273,26 @@ class LocalOrgan:
 
     # Ending
 
-    def _end(self, run: Invocation, endings: Endings) -> None:
-        """Report a handler that has ended by itself. No endings mean that its batch failed as a whole."""
+    def _end(self, run: Invocation, results: HandlerResults) -> None:
+        """Report a handler that has ended by itself. No results mean that its batch failed as a whole."""
         if self.config.batch:
             self._waiting.learn(len(run.jobs), (time.monotonic() - run.started) * 1000)
-        self._report_all(run, endings)
+        self._report_all(run, results)
         self._release(run)
-        if self._rules.lingering:
-            self._rules.ended(run)
+        if self._shared.lingering:
+            self._shared.ended(run)
 
     def _ended_after_report(self, run: Invocation) -> None:
         self._release(run)
-        self._rules.ended(run)
+        self._shared.ended(run)
 
-    def _report_all(self, run: Invocation, endings: Endings) -> None:
+    def _report_all(self, run: Invocation, results: HandlerResults) -> None:
         if run.reported:
             return
         run.reported = True
-        if endings:
-            for job, ending in zip(run.jobs, endings, strict=True):
-                self._report(job, ending)
+        if results:
+            for job, result in zip(run.jobs, results, strict=True):
+                self._report(job, result)
         else:
             self._isolate(run, "raised")
 
@@ -356,7 +316,7 @@ class LocalOrgan:
 
         The slot of an async handler is free when the handler has ended, or `LINGER_S` later.
         """
-        self._rules.lingering.update((task["task_id"], run) for task in run.tasks)
+        self._shared.lingering.update((task["task_id"], run) for task in run.tasks)
         if run.work is not None:
             self._caller.kill(run)
             self._release(run)
@@ -379,14 +339,6 @@ class LocalOrgan:
         """Try each task of a failed handler batch alone, so that only those that fail are charged."""
         logger.warning("organ %s: a batch of %d %s; trying each alone", self.config.id, len(run.jobs), what)
         self._waiting.again(run.open_jobs(), alone=True)
-
-    def _report(self, job: Job, ending: HandlerResult) -> None:
-        if job.settled:
-            return
-        job.settled = True
-        elapsed_ms = (time.monotonic() - job.run.started) * 1000 if job.run else 0.0
-        self.figures.add(ending.cause, elapsed_ms)
-        job.call.report(job.position, ending, job.path, self.config.id, elapsed_ms)
 
     def _release(self, run: Invocation) -> None:
         """Free the slot of a handler that has ended or was left behind."""

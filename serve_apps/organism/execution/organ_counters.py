@@ -15,12 +15,12 @@ class OrganCounters:
     """Counters of one organ since its replica started. They outlive a reconfiguration."""
 
     def __init__(self) -> None:
-        self.counters: dict[str, int] = dict.fromkeys(get_args(Cause), 0)
+        self.causes: dict[str, int] = dict.fromkeys(get_args(Cause), 0)
         self._elapsed_ms: deque[float] = deque(maxlen=SAMPLE)
 
     def add(self, cause: Cause, elapsed_ms: float) -> None:
         """Count a task that has ended."""
-        self.counters[cause] += 1
+        self.causes[cause] += 1
         if elapsed_ms:  # else no handler saw it
             self._elapsed_ms.append(elapsed_ms)
 
@@ -31,4 +31,4 @@ class OrganCounters:
             name: round(times[int(share * (len(times) - 1))], 3) if times else None
             for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
         }
-        return {**self.counters, "latency_ms": {**quantiles, "of_last": len(times)}}
+        return {**self.causes, "latency_ms": {**quantiles, "of_last": len(times)}}

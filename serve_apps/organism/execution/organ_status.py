@@ -14,7 +14,7 @@ from organism_flows.serve_apps.organism.handler_api.handler import Handler
 def organ_status(
     config: OrganConfig,
     handler: Handler,
-    figures: OrganCounters,
+    counters: OrganCounters,
     runs: Sequence[Invocation],
     *,
     waiting: int,
@@ -26,7 +26,7 @@ def organ_status(
     Args:
         config: Configuration of the organ.
         handler: Handler of the organ.
-        figures: Counters of the organ.
+        counters: Counters of the organ.
         runs: Handler calls under way.
         waiting: Number of jobs that wait for a handler call.
         suspects: Number of suspects in handlers.
@@ -41,7 +41,7 @@ def organ_status(
         "abandoned": abandoned,
         "longest": longest(runs),
         "agents": handler.processes.status() if handler.processes else [],
-        **figures.report(),
+        **counters.report(),
     }
 
 

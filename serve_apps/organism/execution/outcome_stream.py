@@ -41,10 +41,10 @@ class BatchCall:
         self._full = asyncio.Event()
 
     def report(
-        self, position: int, ending: HandlerResult, path: str, organ_id: str | None, elapsed_ms: float
+        self, position: int, result: HandlerResult, path: str, organ_id: str | None, elapsed_ms: float
     ) -> None:
         """Add the outcome of one task. Report each position only once."""
-        self._chunk.add(position, *ending, path, organ_id, elapsed_ms)
+        self._chunk.add(position, *result, path, organ_id, elapsed_ms)
         self.left -= 1
         self._some.set()
         if not self.left or len(self._chunk) >= CHUNK:
@@ -81,3 +81,8 @@ async def happens(event: asyncio.Event, timeout: float) -> bool:
             async with asyncio.timeout(timeout):
                 await event.wait()
     return event.is_set()
+
+
+def result_at(outcomes: Outcomes, row: int) -> HandlerResult:
+    """Return how the task in one row of ``outcomes`` ended."""
+    return HandlerResult(outcomes.causes[row], outcomes.results[row], outcomes.errors[row])

@@ -9,15 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any, Protocol
 
 from organism_flows.blocks.errors import OrganismUnavailable, ReplicaLost
 from organism_flows.blocks.queue.wire import Batch, Outcomes
 from organism_flows.serve_apps.organism.config import OrganConfig
+from organism_flows.serve_apps.organism.execution.job_runner import CoroutineRunner
 from organism_flows.serve_apps.organism.execution.jobs import Invocation, Job, longest
-from organism_flows.serve_apps.organism.execution.protocol import RECALLED, SharedRules
+from organism_flows.serve_apps.organism.execution.outcome_stream import result_at
+from organism_flows.serve_apps.organism.execution.shared_state import SharedState
 from organism_flows.serve_apps.organism.handler_api.results import HandlerResult
 
 logger = logging.getLogger("ray.serve.organism")
@@ -71,28 +73,19 @@ class OrganClient(Protocol):
         ...
 
 
-class RemoteOrgan:
+class RemoteOrgan(CoroutineRunner):
     """Runs tasks on the deployment of one organ.
 
     Args:
         config: Configuration of the organ.
         client: Client of the deployment.
-        rules: What all organs of the replica share.
+        shared: What all organs of the replica share.
     """
 
-    abandoned = 0
-    problem = None
-
-    def __init__(self, config: OrganConfig, client: OrganClient, rules: SharedRules) -> None:
-        self.config = config
-        self.figures = rules.figures_of(config.id)
+    def __init__(self, config: OrganConfig, client: OrganClient, shared: SharedState) -> None:
+        super().__init__(config, shared.counters_of(config.id))
         self.client = client
-        self._runs: set[Invocation] = set()
         self._trouble: str | None = None
-
-    @property
-    def idle(self) -> bool:
-        return not any(run.open_jobs() for run in self._runs)
 
     @property
     def always_there(self) -> bool:
@@ -109,43 +102,13 @@ class RemoteOrgan:
 
     def submit(self, jobs: Iterable[Job]) -> None:
         """Send ``jobs``, all of one call, to the deployment. Serve lets them wait for a replica."""
-        ready = [job for job in jobs if not job.settled]
+        ready = [job for job in jobs if not job.reported]
         size = self.config.max_batch_size if self.config.batch else 1
         for suspects in (True, False):
             alike = [job for job in ready if job.suspect is suspects]
             step = 1 if suspects else size
             for start in range(0, len(alike), step):
-                self._start(alike[start : start + step])
-
-    def stop(self, jobs: Iterable[Job], ending: HandlerResult) -> None:
-        """Report ``ending`` for ``jobs`` at once. A call goes on as long as one of its tasks is awaited."""
-        for job in jobs:
-            if not job.settled:
-                self._report(job, ending, 0.0)
-                self._stop_if_unwanted(job.run)
-
-    def recall(self, jobs: Iterable[Job], *, leaving: bool) -> None:
-        """Hand back those of ``jobs`` that wait for a replica, if ``leaving``.
-
-        Otherwise they stay, because they show Serve the load.
-        """
-        if leaving:
-            self.stop((job for job in jobs if not job.running), RECALLED)
-
-    def drop(self, jobs: Iterable[Job]) -> list[asyncio.Task[None]]:
-        """Forget ``jobs``, and return the asyncio tasks of the calls that are ending."""
-        runs = {job.run: None for job in jobs if job.run}
-        for run in runs:
-            for job in run.open_jobs():
-                self.figures.counters["interrupted"] += 1
-                job.settled = True
-        return [run.task for run in runs if self._stop_if_unwanted(run) and run.task]
-
-    def pump(self) -> None:
-        """Do nothing: no job waits here."""
-
-    def close(self) -> None:
-        """Do nothing: there is nothing to give back."""
+                self._start(alike[start : start + step], begun=False)
 
     def status(self) -> dict[str, Any]:
         """Return configuration and counters, as plain data. They count tasks sent from this replica."""
@@ -159,30 +122,19 @@ class RemoteOrgan:
             "abandoned": 0,
             "longest": longest(begun),
             "trouble": self._trouble,
-            **self.figures.report(),
+            **self.counters.report(),
         }
+
+    def _can_recall(self, job: Job, *, leaving: bool) -> bool:
+        # Jobs that wait for a replica show Serve the load.
+        return leaving and not job.running
+
+    def _elapsed_ms(self, job: Job) -> float:
+        return 0.0  # only its own replica knows
 
     # Calling
 
-    def _start(self, jobs: list[Job]) -> None:
-        batch = jobs[0].call.batch
-        told = [{"task_id": batch.ids[job.position]} for job in jobs]
-        run = Invocation(jobs, told, time.monotonic(), begun=False)
-        for job in jobs:
-            job.run = run
-        self._runs.add(run)
-        run.task = asyncio.create_task(self._run(run), name=f"organ-{self.config.id}")
-        run.task.add_done_callback(lambda _: self._runs.discard(run))
-
-    async def _run(self, run: Invocation) -> None:
-        try:
-            await self._call_until_taken(run)
-        except Exception as error:  # a defect here must not leave tasks without an outcome
-            logger.exception("organ %s: a call failed", self.config.id)
-            for job in run.open_jobs():
-                self._report(job, HandlerResult("failed", error=f"{type(error).__name__}: {error}"), 0.0)
-
-    async def _call_until_taken(self, run: Invocation) -> None:
+    async def _run_jobs(self, run: Invocation) -> None:
         tries = 0
         while run.open_jobs():
             try:
@@ -194,7 +146,7 @@ class RemoteOrgan:
                 await asyncio.sleep(PAUSES_S[min(tries, len(PAUSES_S) - 1)])
                 tries += 1
             except ReplicaLost as error:
-                self._blame(run, error.what)
+                self._suspect(run, error.what)
                 return
 
     async def _call(self, run: Invocation) -> None:
@@ -211,11 +163,12 @@ class RemoteOrgan:
             async for outcomes in stream:
                 if not run.begun and (outcomes.begun or len(outcomes)):
                     run.begun, run.started = True, time.monotonic()
-                self._report_all(jobs, outcomes)
+                for row, position in enumerate(outcomes.positions):
+                    self._report(jobs[position], result_at(outcomes, row), outcomes.elapsed_ms[row])
         if left := run.open_jobs():
             raise ReplicaLost(f"organ {self.config.id} ended a call without {len(left)} outcomes")
 
-    def _blame(self, run: Invocation, what: str) -> None:
+    def _suspect(self, run: Invocation, what: str) -> None:
         """Hand the tasks of a lost replica back as suspects.
 
         A suspect without a process of its own was the only one there, and was reported before it began. Its
@@ -225,26 +178,7 @@ class RemoteOrgan:
         logger.warning("organ %s: %s; %d tasks had not been reported", self.config.id, what, len(left))
         for job in left:
             if job.suspect and run.begun and not self.config.isolates:
-                ending = HandlerResult("failed", error=f"ran as the only suspect on a replica, and {what}")
+                result = HandlerResult("failed", error=f"ran as the only suspect on a replica, and {what}")
             else:
-                ending = HandlerResult("replica_lost", error=what)
-            self._report(job, ending, 0.0)
-
-    def _stop_if_unwanted(self, run: Invocation | None) -> bool:
-        if run is None or run.task is None or run.open_jobs():
-            return False
-        return run.task.cancel()
-
-    # Ending
-
-    def _report_all(self, jobs: Sequence[Job], outcomes: Outcomes) -> None:
-        for row, position in enumerate(outcomes.positions):
-            ending = HandlerResult(outcomes.causes[row], outcomes.results[row], outcomes.errors[row])
-            self._report(jobs[position], ending, outcomes.elapsed_ms[row])
-
-    def _report(self, job: Job, ending: HandlerResult, elapsed_ms: float) -> None:
-        if job.settled:
-            return
-        job.settled = True
-        self.figures.add(ending.cause, elapsed_ms)
-        job.call.report(job.position, ending, job.path, self.config.id, elapsed_ms)
+                result = HandlerResult("replica_lost", error=what)
+            self._report(job, result)

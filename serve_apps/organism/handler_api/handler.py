@@ -6,7 +6,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from organism_flows.serve_apps.organism.handler_api.results import Endings
+from organism_flows.serve_apps.organism.handler_api.context import Context
+from organism_flows.serve_apps.organism.handler_api.results import HandlerResults, of_value
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessCall:
+    """One call of a handler in a worker process."""
+
+    key: Any
+    """Names the call for `HandlerProcesses.kill`."""
+    tasks: list[dict[str, Any]]
+    """The tasks, with their params as JSON text."""
+    timeout_s: float
+    """Seconds that the tasks may take once a process has them. Only the handler gets to know this; the caller
+    has to kill the call."""
+    limit_bytes: int
+    """Longest result, in bytes of JSON text."""
+    progress: Callable[[float | None, str], None]
+    """Called with the progress that the handler reports."""
+    on_begin: Callable[[], object]
+    """Called when a process that is ready has received the tasks."""
+    unwanted: Callable[[], bool]
+    """Returns True if the tasks are given up. It must do so before the call is killed."""
 
 
 class HandlerProcesses(Protocol):
@@ -23,18 +45,8 @@ class HandlerProcesses(Protocol):
         """Allow ``less`` fewer processes at once."""
         ...
 
-    def call(
-        self,
-        key: Any,
-        tasks: list[dict[str, Any]],
-        *,
-        timeout_s: float,
-        limit_bytes: int,
-        progress: Callable[[float | None, str], None],
-        on_begin: Callable[[], object],
-        unwanted: Callable[[], bool],
-    ) -> Endings:
-        """Call the handler in a process and wait for the results of ``tasks``; see `ProcessPool.call`."""
+    def call(self, call: ProcessCall) -> HandlerResults:
+        """Call the handler in a process and wait for the results; see `ProcessPool.call`."""
         ...
 
     def kill(self, key: Any) -> None:
@@ -51,8 +63,21 @@ class Handler:
     """A handler ready to be called with a task, or with a list of tasks if its organ says ``batch``."""
 
     call: Callable[..., Any]
-    """Takes a task, or a list of tasks, and a `Context` if ``wants_context``."""
+    """Takes what `arguments` returns."""
     is_async: bool
     wants_context: bool = False
+    """Never True for a batch handler."""
+    batch: bool = False
+    """True if it takes a list of tasks."""
     processes: HandlerProcesses | None = None
     """The worker processes it is called in. `None` means this process."""
+
+    def arguments(self, tasks: list[dict[str, Any]], context: Context | None) -> tuple[Any, ...]:
+        """Return the arguments to call it with."""
+        if self.batch:
+            return (tasks,)
+        return (tasks[0], context) if self.wants_context else (tasks[0],)
+
+    def results(self, value: Any, size: int, limit_bytes: int) -> HandlerResults:
+        """Return the results of the ``size`` tasks of one call that returned ``value``; see `of_value`."""
+        return of_value(value, size, limit_bytes, batch=self.batch)

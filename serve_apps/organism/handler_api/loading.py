@@ -68,7 +68,7 @@ def _fit(organ: OrganConfig, found: Callable[..., Any]) -> Handler:
     try:
         signature = inspect.signature(found)
     except ValueError:  # a builtin that does not show its signature
-        return Handler(found, is_async)
+        return Handler(found, is_async, batch=organ.batch)
     names = {
         name
         for name in ("params", "context")
@@ -85,7 +85,7 @@ def _fit(organ: OrganConfig, found: Callable[..., Any]) -> Handler:
     except TypeError as error:
         raise refusal(organ, f"cannot be called with one task: {error}") from None
     if not names:
-        return Handler(found, is_async)
+        return Handler(found, is_async, batch=organ.batch)
     validate = _validator(organ, found) if "params" in names else None
 
     def call(task: dict[str, Any], context: Context | None = None) -> Any:

@@ -20,11 +20,11 @@ class HandlerResult(NamedTuple):
     error: str | None = None
 
 
-Endings: TypeAlias = "Sequence[HandlerResult]"
+HandlerResults: TypeAlias = "Sequence[HandlerResult]"
 NULL = HandlerResult("completed", "null")
 
 
-def of_value(value: Any, size: int, limit_bytes: int, *, batch: bool) -> Endings:
+def of_value(value: Any, size: int, limit_bytes: int, *, batch: bool) -> HandlerResults:
     """Return the results of the ``size`` tasks of one call that returned ``value``.
 
     Raises:
@@ -34,7 +34,7 @@ def of_value(value: Any, size: int, limit_bytes: int, *, batch: bool) -> Endings
     return returned_by_batch(value, size, limit_bytes) if batch else (returned(value, limit_bytes),)
 
 
-def of_error(error: BaseException, size: int) -> Endings:
+def of_error(error: BaseException, size: int) -> HandlerResults:
     """Return the results of the ``size`` tasks of one call that raised ``error``.
 
     With several tasks the result is empty, because it is not known which of them caused the error.
@@ -57,7 +57,7 @@ def raised(error: BaseException) -> HandlerResult:
     return HandlerResult("rejected" if is_permanent(error) else "failed", error=describe(error))
 
 
-def returned_by_batch(value: Any, size: int, limit_bytes: int) -> Endings:
+def returned_by_batch(value: Any, size: int, limit_bytes: int) -> HandlerResults:
     """Return the results of ``size`` tasks whose batch handler returned ``value``.
 
     An exception in the list fails its task only.

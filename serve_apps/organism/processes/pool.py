@@ -14,9 +14,9 @@ from typing import Any
 
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.serve_apps.organism.config import OrganConfig
-from organism_flows.serve_apps.organism.handler_api.handler import Handler
+from organism_flows.serve_apps.organism.handler_api.handler import Handler, ProcessCall
 from organism_flows.serve_apps.organism.handler_api.loading import load_handler, refusal
-from organism_flows.serve_apps.organism.handler_api.results import Endings
+from organism_flows.serve_apps.organism.handler_api.results import HandlerResults
 from organism_flows.serve_apps.organism.processes.worker_main import ReadyMessage
 from organism_flows.serve_apps.organism.processes.worker_process import WorkerProcess, WorkerProcessDied
 
@@ -99,13 +99,13 @@ class ProcessPool:
             ConfigurationError: The handler cannot be used.
         """
         try:
-            agent, ready = self._new(None)
+            worker, ready = self._new(None)
         except ConfigurationError:
             raise
         except Exception as error:
             raise refusal(self._organ, str(error)) from None
-        self._idle.append(agent)
-        return Handler(self.call, ready.is_async, ready.wants_context, self)
+        self._idle.append(worker)
+        return Handler(self.call, ready.is_async, ready.wants_context, self._organ.batch, self)
 
     def expand(self, more: int) -> None:
         """Allow ``more`` processes at once."""
@@ -123,28 +123,8 @@ class ProcessPool:
                 _end(self._idle.pop(0))
             self._changed.notify_all()
 
-    def call(
-        self,
-        key: Any,
-        tasks: list[dict[str, Any]],
-        *,
-        timeout_s: float,
-        limit_bytes: int,
-        progress: Callable[[float | None, str], None],
-        on_begin: Callable[[], object],
-        unwanted: Callable[[], bool],
-    ) -> Endings:
-        """Call the handler with ``tasks`` in a process, and wait for their results.
-
-        Args:
-            key: Names the call for `kill`.
-            tasks: The tasks, with their params as JSON text.
-            timeout_s: Seconds that the tasks may take once a process has them. Only the handler gets to know
-                this; the caller has to `kill` the call.
-            limit_bytes: Longest result, in bytes of JSON text.
-            progress: Called with the progress that the handler reports.
-            on_begin: Called when a process that is ready has received the tasks.
-            unwanted: Returns True if the tasks are given up. It must do so before `kill` is called.
+    def call(self, call: ProcessCall) -> HandlerResults:
+        """Call the handler in a process, and wait for the results of its tasks.
 
         Returns:
             The results of the tasks; empty if a batch failed as a whole, or the tasks are given up.
@@ -154,40 +134,40 @@ class ProcessPool:
             StartFailed: No process could be started.
         """
         while True:
-            agent = self._acquire(key, unwanted)
-            if agent is None:
+            worker = self._acquire(call.key, call.unwanted)
+            if worker is None:
                 return ()
-            fresh = agent.fresh
+            fresh = worker.fresh
             try:
                 try:
-                    agent.give(tasks, timeout_s, limit_bytes)
+                    worker.send(call)
                 except OSError:
                     if fresh:
-                        raise WorkerProcessDied(agent.how_it_died()) from None
-                    self._drop(key, agent)
+                        raise WorkerProcessDied(worker.how_it_died()) from None
+                    self._drop(call.key, worker)
                     continue
-                on_begin()
-                endings = agent.take(progress)
+                call.on_begin()
+                results = worker.receive(call.progress)
             except BaseException:
-                self._drop(key, agent)
+                self._drop(call.key, worker)
                 raise
-            self._release(key, agent)
-            return endings
+            self._release(call.key, worker)
+            return results
 
     def kill(self, key: Any) -> None:
         """Kill the process of a call, if the call has one. Then `call` returns or raises."""
         with self._changed:
-            if agent := self._busy.pop(key, None):
-                agent.kill()
+            if worker := self._busy.pop(key, None):
+                worker.kill()
             self._changed.notify_all()
 
     def status(self) -> list[dict[str, Any]]:
         """Return the processes, as plain data."""
         with self._changed:
             return [
-                {"pid": agent.pid, "busy": busy}
-                for agents, busy in ((self._busy.values(), True), (self._idle, False))
-                for agent in agents
+                {"pid": worker.pid, "busy": busy}
+                for workers, busy in ((self._busy.values(), True), (self._idle, False))
+                for worker in workers
             ]
 
     def _count(self) -> int:
@@ -203,11 +183,11 @@ class ProcessPool:
         with self._changed:
             while not unwanted():
                 while self._idle:
-                    agent = self._idle.pop()
-                    if agent.alive:
-                        self._busy[key] = agent
-                        return agent
-                    _end(agent)
+                    worker = self._idle.pop()
+                    if worker.alive:
+                        self._busy[key] = worker
+                        return worker
+                    _end(worker)
                 if start is not None and start.error is not None:
                     raise StartFailed(start.error)
                 if (start is None or start.ended) and self._count() < self._limit:
@@ -223,16 +203,16 @@ class ProcessPool:
         if self._failed_starts:
             self._closed.wait(min(0.1 * 2**self._failed_starts, LONGEST_PAUSE_S))
         error: Exception | None = None
-        agent: WorkerProcess | None = None
+        worker: WorkerProcess | None = None
         try:
-            agent, _ = self._new(START_S)
+            worker, _ = self._new(START_S)
         except Exception as problem:
             error = problem
         with self._changed:
             self._starting -= 1
             start.ended = True
             start.error = error
-            if agent is None:
+            if worker is None:
                 self._failed_starts += 1
                 logger.error("organ %s: a process does not start: %s", self._organ.id, error)
                 if self._failed_starts >= FAILED_STARTS:
@@ -240,38 +220,38 @@ class ProcessPool:
             else:
                 self._failed_starts = 0
                 self.problem = None
-                self._keep(agent)
+                self._keep(worker)
             self._changed.notify_all()
 
     def _new(self, within_s: float | None) -> tuple[WorkerProcess, ReadyMessage]:
-        agent = WorkerProcess(self._organ)
+        worker = WorkerProcess(self._organ)
         try:
-            return agent, agent.start(within_s)
+            return worker, worker.start(within_s)
         except BaseException:
-            _end(agent)
+            _end(worker)
             raise
 
-    def _release(self, key: Any, agent: WorkerProcess) -> None:
+    def _release(self, key: Any, worker: WorkerProcess) -> None:
         with self._changed:
-            if self._busy.pop(key, None) is agent:
-                self._keep(agent)
+            if self._busy.pop(key, None) is worker:
+                self._keep(worker)
                 self._changed.notify_all()
                 return
-        _end(agent)  # killed when it had just answered
+        _end(worker)  # killed when it had just answered
 
-    def _keep(self, agent: WorkerProcess) -> None:
+    def _keep(self, worker: WorkerProcess) -> None:
         if self._count() < self._limit:
-            self._idle.append(agent)
+            self._idle.append(worker)
         else:
-            _end(agent)
+            _end(worker)
 
-    def _drop(self, key: Any, agent: WorkerProcess) -> None:
+    def _drop(self, key: Any, worker: WorkerProcess) -> None:
         with self._changed:
             self._busy.pop(key, None)
             self._changed.notify_all()
-        agent.kill()
-        agent.end()
+        worker.kill()
+        worker.end()
 
 
-def _end(agent: WorkerProcess) -> None:
-    threading.Thread(target=agent.end, name="end-agent", daemon=True).start()
+def _end(worker: WorkerProcess) -> None:
+    threading.Thread(target=worker.end, name="end-worker", daemon=True).start()

@@ -42,9 +42,9 @@ def main() -> None:
         _exit_alike(os.waitpid(middle, 0)[1])
     os.setpgid(0, 0)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    if agent := os.fork():
+    if worker := os.fork():
         os.close(connection_fd)
-        _exit_alike(_wait(agent, lifeline_fd))
+        _exit_alike(_wait(worker, lifeline_fd))
     os.close(lifeline_fd)
     os.setpgid(0, 0)
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -53,8 +53,8 @@ def main() -> None:
     serve(connection_fd)
 
 
-def _wait(agent: int, lifeline_fd: int) -> int:
-    """Wait until ``agent`` ends or the lifeline closes, kill what is left, and return its exit status."""
+def _wait(worker: int, lifeline_fd: int) -> int:
+    """Wait until ``worker`` ends or the lifeline closes, kill what is left, and return its exit status."""
     woken_fd, wakes_fd = os.pipe()
     os.set_blocking(wakes_fd, False)
     signal.set_wakeup_fd(wakes_fd, warn_on_full_buffer=False)
@@ -63,27 +63,27 @@ def _wait(agent: int, lifeline_fd: int) -> int:
     events = select.poll()
     events.register(woken_fd, select.POLLIN)
     events.register(lifeline_fd, select.POLLIN)
-    while (status := _reap(agent)) is None:
+    while (status := _reap(worker)) is None:
         if any(fd == lifeline_fd for fd, _ in events.poll()):
             break
         os.read(woken_fd, 4096)
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(agent, signal.SIGKILL)
-    return _kill_descendants(agent, status)
+        os.killpg(worker, signal.SIGKILL)
+    return _kill_descendants(worker, status)
 
 
-def _reap(agent: int) -> int | None:
-    """Reap every child that has ended, and return the status of ``agent`` if it is among them."""
+def _reap(worker: int) -> int | None:
+    """Reap every child that has ended, and return the status of ``worker`` if it is among them."""
     found = None
     with contextlib.suppress(ChildProcessError):
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-            if ended[0] == agent:
+            if ended[0] == worker:
                 found = ended[1]
     return found
 
 
-def _kill_descendants(agent: int, status: int | None) -> int:
-    """Kill all processes below this one until none is left, and return the status of ``agent``.
+def _kill_descendants(worker: int, status: int | None) -> int:
+    """Kill all processes below this one until none is left, and return the status of ``worker``.
 
     A process that is killed may have started others before.
     """
@@ -96,7 +96,7 @@ def _kill_descendants(agent: int, status: int | None) -> int:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         time.sleep(0.002)
-        if (found := _reap(agent)) is not None:
+        if (found := _reap(worker)) is not None:
             status = found
     return signal.SIGKILL if status is None else status
 

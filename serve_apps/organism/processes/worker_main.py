@@ -24,9 +24,9 @@ from organism_flows.blocks.json_text import from_json
 from organism_flows.serve_apps.organism.config import OrganConfig
 from organism_flows.serve_apps.organism.handler_api.context import Context
 from organism_flows.serve_apps.organism.handler_api.handler import Handler
+from organism_flows.serve_apps.organism.handler_api.handler_call import HandlerCall
 from organism_flows.serve_apps.organism.handler_api.loading import load_handler
-from organism_flows.serve_apps.organism.handler_api.results import Endings, of_error, of_value
-from organism_flows.serve_apps.organism.processes.forked import end_if_forked
+from organism_flows.serve_apps.organism.handler_api.results import HandlerResults
 
 if TYPE_CHECKING:
     import asyncio
@@ -73,7 +73,7 @@ class DoneMessage(NamedTuple):
     """Message to the replica: the results of the call with this number."""
 
     number: int
-    endings: Endings
+    results: HandlerResults
 
 
 class MessageSender:
@@ -91,7 +91,7 @@ class MessageSender:
         self._number = 0
         self._latest: ProgressMessage | None = None
         self._timer: threading.Timer | None = None
-        self._said = 0.0
+        self._sent_at = 0.0
 
     def send(self, message: ReadyMessage | RefusedMessage | DoneMessage) -> None:
         """Send ``message``, and drop progress that is not sent yet."""
@@ -105,83 +105,76 @@ class MessageSender:
     def progress(self, progress: ProgressMessage) -> None:
         """Send ``progress`` now, or when `PROGRESS_S` is over, unless there is newer progress by then."""
         with self._lock:
-            wait_s = self._said + PROGRESS_S - time.monotonic()
+            wait_s = self._sent_at + PROGRESS_S - time.monotonic()
             self._latest = progress
             if wait_s <= 0:
-                self._say()
+                self._send_latest()
             elif self._timer is None:
-                self._timer = threading.Timer(wait_s, self._say_later)
+                self._timer = threading.Timer(wait_s, self._send_late)
                 self._timer.daemon = True
                 self._timer.start()
 
-    def _say_later(self) -> None:
+    def _send_late(self) -> None:
         with self._lock:
             if self._timer is threading.current_thread():
                 self._timer = None
-                self._say()
+                self._send_latest()
 
-    def _say(self) -> None:
+    def _send_latest(self) -> None:
         if self._latest is not None:
             self._connection.send(self._latest)
             self._latest = None
-            self._said = time.monotonic()
+            self._sent_at = time.monotonic()
 
 
 class WorkerContext(Context):
     """A context that reports progress to the replica."""
 
-    __slots__ = ("_tell",)
+    __slots__ = ("_report",)
 
     def __init__(
-        self, task: dict[str, Any], remaining_s: float, tell: Callable[[float | None, str], None]
+        self, task: dict[str, Any], remaining_s: float, report: Callable[[float | None, str], None]
     ) -> None:
         # It never says that it is cancelled: the process is killed instead.
         super().__init__(task, time.monotonic(), remaining_s, lambda: False)
-        self._tell = tell
+        self._report = report
 
     def progress(self, fraction: float | None = None, note: str = "") -> None:
         super().progress(None if fraction is None else float(fraction), str(note))
-        self._tell(*self.progressed)
+        self._report(*self.progressed)
 
 
 class Worker:
     """Calls one handler when the replica asks for it.
 
     Args:
-        organ: Configuration of the handler's organ.
         handler: The handler, loaded by `load_handler`.
-        voice: Sends the answers to the replica.
+        sender: Sends the answers to the replica.
     """
 
-    def __init__(self, organ: OrganConfig, handler: Handler, voice: MessageSender) -> None:
-        self._batch = organ.batch
+    def __init__(self, handler: Handler, sender: MessageSender) -> None:
         self._handler = handler
-        self._voice = voice
+        self._sender = sender
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def obey(self, order: InvokeMessage) -> None:
+    def execute(self, message: InvokeMessage) -> None:
         """Call the handler, and send the results of the tasks. Never raise what the handler raises."""
-        try:
+        with HandlerCall(len(message.tasks)) as call:
             # A context of its own: what a call leaves in a context variable must not reach the next call.
-            endings = copy_context().run(self._call, order)
-        except BaseException as error:
-            endings = of_error(error, len(order.tasks))
-        end_if_forked()
-        self._voice.send(DoneMessage(order.number, endings))
+            call.results = copy_context().run(self._call, message)
+        self._sender.send(DoneMessage(message.number, call.results))
 
-    def _call(self, order: InvokeMessage) -> Endings:
-        tasks = [{**task, "params": from_json(task["params"])} for task in order.tasks]
-        arguments: tuple[Any, ...] = (tasks if self._batch else tasks[0],)
-        if self._handler.wants_context and not self._batch:
+    def _call(self, message: InvokeMessage) -> HandlerResults:
+        tasks = [{**task, "params": from_json(task["params"])} for task in message.tasks]
 
-            def tell(fraction: float | None, note: str) -> None:
-                self._voice.progress(ProgressMessage(order.number, fraction, note))
+        def report(fraction: float | None, note: str) -> None:
+            self._sender.progress(ProgressMessage(message.number, fraction, note))
 
-            arguments = (*arguments, WorkerContext(tasks[0], order.remaining_s, tell))
-        value = self._handler.call(*arguments)
+        context = WorkerContext(tasks[0], message.remaining_s, report)
+        value = self._handler.call(*self._handler.arguments(tasks, context))
         if inspect.isawaitable(value):
             value = self._await(value)
-        return of_value(value, len(tasks), order.limit_bytes, batch=self._batch)
+        return self._handler.results(value, len(tasks), message.limit_bytes)
 
     def _await(self, awaitable: Awaitable[Any]) -> Any:
         """Wait on the single event loop of the process: handlers keep their connections on it."""
@@ -223,17 +216,17 @@ def serve(connection_fd: int) -> None:
     log.setLevel(logging.INFO)
     log.propagate = False
     connection = Connection(connection_fd)
-    voice = MessageSender(connection)
+    sender = MessageSender(connection)
     try:
         organ = OrganConfig.model_validate_json(connection.recv())
         try:
             handler = load_handler(organ)
         except ConfigurationError as error:
-            voice.send(RefusedMessage(error.what, error.next_step))
+            sender.send(RefusedMessage(error.what, error.next_step))
             return
-        voice.send(ReadyMessage(os.getpid(), handler.is_async, handler.wants_context))
-        agent = Worker(organ, handler, voice)
+        sender.send(ReadyMessage(os.getpid(), handler.is_async, handler.wants_context))
+        worker = Worker(handler, sender)
         while True:
-            agent.obey(connection.recv())
+            worker.execute(connection.recv())
     except (EOFError, ConnectionError):
         pass

@@ -21,7 +21,8 @@ from typing import Any
 
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.serve_apps.organism.config import OrganConfig
-from organism_flows.serve_apps.organism.handler_api.results import Endings
+from organism_flows.serve_apps.organism.handler_api.handler import ProcessCall
+from organism_flows.serve_apps.organism.handler_api.results import HandlerResults
 from organism_flows.serve_apps.organism.processes.worker_main import (
     DoneMessage,
     InvokeMessage,
@@ -36,7 +37,7 @@ END_S = 5.0
 """Longest time an idle process may take to end by itself, in seconds."""
 DEATH_S = 1.0
 """Longest time a process may live after it closed its connection, in seconds."""
-LOOK_S = 1.0
+ALIVE_CHECK_S = 1.0
 """Pause between two checks whether a silent process lives, in seconds. When it dies, a program that it
 started may hold its connection open."""
 
@@ -63,7 +64,7 @@ class WorkerProcess:
 
     def __init__(self, organ: OrganConfig) -> None:
         self._number = 0
-        self._agent_pid = 0
+        self._worker_pid = 0
         self._closing = threading.Lock()
         ours, theirs = socket.socketpair()
         lifeline, self._lifeline = os.pipe()
@@ -96,7 +97,7 @@ class WorkerProcess:
     @property
     def pid(self) -> int:
         """Return the pid of the process that runs the handler; until that is ready, of the one started."""
-        return self._agent_pid or self._process.pid
+        return self._worker_pid or self._process.pid
 
     @property
     def alive(self) -> bool:
@@ -121,22 +122,22 @@ class WorkerProcess:
             raise WorkerProcessDied(self.how_it_died()) from None
         match self._receive(within_s):
             case ReadyMessage() as ready:
-                self._agent_pid = ready.pid
+                self._worker_pid = ready.pid
                 return ready
             case RefusedMessage(what, next_step):
                 raise ConfigurationError(what, next_step)
-        raise WorkerProcessDied(self._nonsense())
+        raise WorkerProcessDied(self._bad_message())
 
-    def give(self, tasks: list[dict[str, Any]], remaining_s: float, limit_bytes: int) -> None:
-        """Send ``tasks``, for the handler to be called with.
+    def send(self, call: ProcessCall) -> None:
+        """Send the tasks of ``call``, for the handler to be called with.
 
         Raises:
             OSError: The process is dead; the handler was not called.
         """
         self._number += 1
-        self._connection.send(InvokeMessage(self._number, tasks, remaining_s, limit_bytes))
+        self._connection.send(InvokeMessage(self._number, call.tasks, call.timeout_s, call.limit_bytes))
 
-    def take(self, progress: Callable[[float | None, str], None]) -> Endings:
+    def receive(self, progress: Callable[[float | None, str], None]) -> HandlerResults:
         """Wait for the results of the tasks that were sent, and return them.
 
         Returns:
@@ -147,32 +148,32 @@ class WorkerProcess:
         """
         while True:
             match self._receive(None):
-                case DoneMessage(self._number, endings):
-                    return endings
+                case DoneMessage(self._number, results):
+                    return results
                 case ProgressMessage(number, fraction, note):
                     if number == self._number:
                         progress(fraction, note)
                 case _:
-                    raise WorkerProcessDied(self._nonsense())
+                    raise WorkerProcessDied(self._bad_message())
 
     def _receive(self, within_s: float | None) -> Any:
         until = time.monotonic() + within_s if within_s is not None else None
-        while not self._poll.poll(LOOK_S * 1000):
+        while not self._poll.poll(ALIVE_CHECK_S * 1000):
             if not self.alive:
                 raise WorkerProcessDied(self.how_it_died())
             if until is not None and time.monotonic() > until:
                 self.kill()
-                raise WorkerProcessDied(f"the agent process was not ready after {within_s:g} s")
+                raise WorkerProcessDied(f"the worker process was not ready after {within_s:g} s")
         try:
             return self._connection.recv()
         except (EOFError, OSError):
             raise WorkerProcessDied(self.how_it_died()) from None
         except Exception:
-            raise WorkerProcessDied(self._nonsense()) from None
+            raise WorkerProcessDied(self._bad_message()) from None
 
-    def _nonsense(self) -> str:
+    def _bad_message(self) -> str:
         self.kill()
-        return "the agent process sent what is no message"
+        return "the worker process sent something that is not a message"
 
     def how_it_died(self) -> str:
         """Return one line about how the process died; kill it if it still lives after `DEATH_S`."""
@@ -180,13 +181,13 @@ class WorkerProcess:
             code = self._process.wait(DEATH_S)
         except subprocess.TimeoutExpired:
             self.kill()
-            return "the agent process closed its connection"
+            return "the worker process closed its connection"
         if code >= 0:
-            return f"the agent process died: exited with code {code}"
+            return f"the worker process died: exited with code {code}"
         try:
-            return f"the agent process died: {signal.Signals(-code).name}"
+            return f"the worker process died: {signal.Signals(-code).name}"
         except ValueError:
-            return f"the agent process died: signal {-code}"
+            return f"the worker process died: signal {-code}"
 
     def kill(self) -> None:
         """Make its subreaper kill it and all that it has started, at once. Safe in any thread."""

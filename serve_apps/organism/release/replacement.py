@@ -291,7 +291,7 @@ async def _running(routes: str | None) -> RunningTasks | LoadUnknown:
 
 async def _wait_until_idle(plan: ReplacementPlan, report: Callable[[str], None]) -> None:
     silent_since: float | None = None
-    said, said_at = (-1, -1), 0.0
+    reported, reported_at = (-1, -1), 0.0
     while True:
         running = await _running(plan.routes)
         now = time.monotonic()
@@ -307,8 +307,8 @@ async def _wait_until_idle(plan: ReplacementPlan, report: Callable[[str], None])
             load = running.on(plan.taken_down)
             if load.idle:
                 return
-            if (load.tasks, load.waiting) != said or now - said_at >= REPORT_S:
-                said, said_at = (load.tasks, load.waiting), now
+            if (load.tasks, load.waiting) != reported or now - reported_at >= REPORT_S:
+                reported, reported_at = (load.tasks, load.waiting), now
                 report(f"waiting until nothing runs there: {load.line}")
         await asyncio.sleep(POLL_S)
 

@@ -163,7 +163,7 @@ async def wait_until_running(
         OrganismUnavailable: The deployment failed for another reason, or is not ready in time.
     """
     deadline = time.monotonic() + timeout_s
-    said = ""
+    reported = ""
     earlier: str | None = None
     async with _client(dashboard_url, token, timeout=10.0) as client:
         while True:
@@ -177,16 +177,16 @@ async def wait_until_running(
                 earlier = problem
             if problem and problem != earlier:
                 raise _misconfigured(problem)
-            if line != said and on_progress is not None:
+            if line != reported and on_progress is not None:
                 on_progress(line)
-            said = line
+            reported = line
             if ready:
                 await _ask_organism(present, dashboard_url)
                 return
             if time.monotonic() > deadline:
                 raise OrganismUnavailable(
                     f"the organism is not ready after {timeout_s:g} s: {line}",
-                    "look at the Serve page of the Ray dashboard",
+                    "check the Serve page of the Ray dashboard",
                 )
             await asyncio.sleep(POLL_S)
 
@@ -216,7 +216,7 @@ def _progress(details: dict[str, Any]) -> tuple[str, str, bool]:
             raise _misconfigured(problem)
         raise OrganismUnavailable(
             f"the organism cannot be deployed: {useful_line(message)}",
-            "look at the Serve page of the Ray dashboard",
+            "check the Serve page of the Ray dashboard",
         )
     deployed_s = app.get("last_deployed_time_s") or float("inf")
     there = all(_is_there(deployment, deployed_s) for deployment in deployments.values())
@@ -347,5 +347,5 @@ def _check(response: httpx.Response) -> None:
     if response.is_error:
         raise OrganismUnavailable(
             f"the Ray dashboard answers {response.status_code}: {useful_line(response.text)}",
-            "look at the log of the Ray dashboard",
+            "check the log of the Ray dashboard",
         )

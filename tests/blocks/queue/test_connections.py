@@ -21,9 +21,9 @@ from organism_flows.blocks.queue.db.listener import PROBE_INTERVAL, PROBE_TIMEOU
 from organism_flows.flows.lanes.lane import Lane
 from tests.bouncer import bounced
 from tests.conftest import Databases
-from tests.flows.scripted import ScriptedOrganism
 from tests.history import check_history, install_history
 from tests.proxy import proxied
+from tests.scripted_organism import ScriptedOrganism
 from tests.sql import pool_of
 from tests.stack import until
 
@@ -98,7 +98,7 @@ async def test_without_care_for_the_pooler_it_would_fail(
 async def test_through_a_pooler_lanes_poll_and_say_so_once(
     pooled: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("organism_flows.flows.lanes.lane.POLL_S", 0.5)
+    monkeypatch.setattr("organism_flows.flows.lanes.claim_loop.POLL_S", 0.5)
     async with Queue(pooled) as queue:
         lane = Lane(queue, ScriptedOrganism())
         with caplog.at_level(logging.WARNING):

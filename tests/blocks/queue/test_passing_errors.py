@@ -23,7 +23,8 @@ from organism_flows.blocks.queue.db.sqlstates import (
 )
 from organism_flows.flows.lanes.lane import Lane
 from tests.bouncer import bounced
-from tests.flows.scripted import ScriptedOrganism, nothing_left_behind, running, submit, until_settled
+from tests.flows.running_lanes import nothing_left_behind, running, submit, until_settled
+from tests.scripted_organism import ScriptedOrganism
 from tests.sql import pool_of
 from tests.stack import until
 

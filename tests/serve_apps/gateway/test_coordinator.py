@@ -13,7 +13,7 @@ from organism_flows.blocks.queue import Queue
 from organism_flows.blocks.ray_cluster import RayCluster
 from organism_flows.blocks.stack_state import STATE_FILE, StackState
 from organism_flows.serve_apps.gateway import organism_link as module
-from tests.serve_apps.gateway.organism import ScriptedOrganism
+from tests.scripted_organism import ScriptedOrganism
 from tests.serve_apps.gateway.running import Gateway, running
 from tests.serve_apps.gateway.test_errors import check_problem
 from tests.stack import Stack, until
@@ -44,7 +44,7 @@ async def test_a_task_goes_straight_to_the_organism_and_nowhere_else(database: s
 
 async def test_one_call_too_many_is_turned_away_and_a_place_comes_free_again(database: str) -> None:
     organism = ScriptedOrganism()
-    organism.free.clear()
+    organism.taking.clear()
     async with running(database, organism=organism, gateway_calls=2) as gateway:
         calls = [asyncio.create_task(post(gateway)) for _ in range(2)]
         await until(lambda: len(organism.tasks) == 2)
@@ -52,7 +52,7 @@ async def test_one_call_too_many_is_turned_away_and_a_place_comes_free_again(dat
         assert check_problem(answer).type == "urn:organism:busy"
         assert answer.status_code == 503
         assert int(answer.headers["Retry-After"]) > 0
-        gateway.on_its_loop(organism.free.set)
+        gateway.on_its_loop(organism.taking.set)
         assert [(await call).status_code for call in calls] == [200, 200]
         assert (await post(gateway)).status_code == 200
         organism.busy = True
@@ -61,12 +61,12 @@ async def test_one_call_too_many_is_turned_away_and_a_place_comes_free_again(dat
 
 async def test_after_its_deadline_a_call_is_stopped(database: str) -> None:
     organism = ScriptedOrganism()
-    organism.free.clear()
+    organism.taking.clear()
     async with running(database, organism=organism, gateway_calls=1) as gateway:
         answer = await post(gateway, deadline_s=0.05)
         assert (answer.status_code, check_problem(answer).type) == (504, "urn:organism:deadline")
-        await until(lambda: organism.stopped == 1)
-        gateway.on_its_loop(organism.free.set)
+        await until(lambda: organism.given_up == 1)
+        gateway.on_its_loop(organism.taking.set)
         assert (await post(gateway)).status_code == 200, "its place is free again"
 
 
@@ -76,7 +76,7 @@ async def test_without_the_organism_the_queue_goes_on(database: str) -> None:
         assert (await gateway.http.get("/readyz")).json() == {"status": "ok", "reason": None}
         health = await gateway.http.get("/coordinator/health")
         assert (health.status_code, health.json()["organism"]["status"]) == (200, "healthy")
-        organism.gone = True
+        organism.away = True
         ready = await gateway.http.get("/readyz")
         assert (ready.status_code, ready.json()) == (200, {"status": "degraded", "reason": "it is gone"})
         health = await gateway.http.get("/coordinator/health")
@@ -86,7 +86,7 @@ async def test_without_the_organism_the_queue_goes_on(database: str) -> None:
         [task_id] = await gateway.submit()
         why = (await gateway.http.get(f"/api/tasks/{task_id}/why")).json()
         assert why["reason"] == "no_lane"
-        organism.gone = False
+        organism.away = False
         assert (await gateway.http.get("/readyz")).json()["status"] == "ok"
 
 

@@ -18,8 +18,9 @@ from organism_flows.flows.lanes.lane import Lane
 from organism_flows.serve_apps.gateway.metrics.lane_metrics import lane_metrics
 from organism_flows.serve_apps.gateway.metrics.organ_metrics import Organs
 from organism_flows.serve_apps.gateway.organism_link import OrganismByHttp
-from tests.flows.scripted import TIMEOUT, ScriptedOrganism, running, submit, until_settled
+from tests.flows.running_lanes import TIMEOUT, running, submit, until_settled
 from tests.flows.test_lease import start
+from tests.scripted_organism import ScriptedOrganism
 from tests.serve_apps.gateway.running import Gateway
 from tests.sql import pool_of
 from tests.stack import until

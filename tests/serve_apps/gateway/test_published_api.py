@@ -24,7 +24,7 @@ from organism_flows.serve_apps.gateway.app import create_app
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.blocks.queue.hostile_rows import STATUSES, TYPES, WORST, insert, take_any_row
 from tests.conftest import Databases
-from tests.serve_apps.gateway.organism import ScriptedOrganism
+from tests.scripted_organism import ScriptedOrganism
 from tests.serve_apps.gateway.running import running, token_file
 
 Test = TypeVar("Test", bound=Callable[..., None])

@@ -11,7 +11,7 @@ import pytest
 
 from organism_flows.blocks.queue import NewTask, Queue
 from tests.blocks.queue.helpers import claim, outcomes_of
-from tests.serve_apps.gateway.organism import ScriptedOrganism
+from tests.scripted_organism import ScriptedOrganism
 from tests.serve_apps.gateway.running import Gateway, running
 
 pytestmark = pytest.mark.anyio

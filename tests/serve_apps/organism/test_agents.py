@@ -179,14 +179,14 @@ async def test_as_many_at_once_as_its_concurrency(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ("exit 0", "the agent process died: exited with code 0"),
-        ("exit 3", "the agent process died: exited with code 3"),
-        ("segfault", "the agent process died: SIGSEGV"),
-        ("kill", "the agent process died: SIGKILL"),
-        ("odd signal", "the agent process died: signal 37"),
-        ("close everything", "the agent process closed its connection"),
-        ("talk nonsense", "the agent process sent what is no message"),
-        ("outlived", "the agent process died: SIGKILL"),
+        ("exit 0", "the worker process died: exited with code 0"),
+        ("exit 3", "the worker process died: exited with code 3"),
+        ("segfault", "the worker process died: SIGSEGV"),
+        ("kill", "the worker process died: SIGKILL"),
+        ("odd signal", "the worker process died: signal 37"),
+        ("close everything", "the worker process closed its connection"),
+        ("talk nonsense", "the worker process sent something that is not a message"),
+        ("outlived", "the worker process died: SIGKILL"),
     ],
 )
 @pytest.mark.parametrize("handler", ["misbehave", "misbehave_async"])
@@ -497,7 +497,7 @@ async def test_starts_that_fail_leave_more_and_more_time_between_them(fragile: F
     await run(manager, batch(("f", {"die": True})))
     begun = time.monotonic()
     result = await run(manager, batch(*[("f", {})] * 5))
-    assert set(result.errors.values()) == {"WorkerProcessDied: the agent process died: exited with code 9"}
+    assert set(result.errors.values()) == {"WorkerProcessDied: the worker process died: exited with code 9"}
     assert time.monotonic() - begun >= 0.2 + 0.4 + 0.8 + 1.6
 
 
@@ -521,7 +521,7 @@ async def test_the_start_of_a_process_is_not_the_time_of_the_tasks_that_wait_for
         ("handel", None, "has no handel; did you mean handle?"),
         ("HERE", None, "cannot be called"),
         ("other", "broken", "OSError: the model file is missing"),
-        ("other", "deadly", "the agent process died: exited with code 9"),
+        ("other", "deadly", "the worker process died: exited with code 9"),
     ],
 )
 async def test_a_handler_that_is_refused_leaves_the_old_configuration(

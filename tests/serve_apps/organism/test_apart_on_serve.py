@@ -81,7 +81,7 @@ async def test_an_organ_apart_runs_in_processes_of_its_own(client: OrganismClien
 @pytest.mark.parametrize(
     ("kind", "charged"),
     [
-        ("mortal", "WorkerProcessDied: the agent process died: exited with code 1"),
+        ("mortal", "WorkerProcessDied: the worker process died: exited with code 1"),
         (
             "mortal.shared",
             "ran as the only suspect on a replica, and a replica of organ-shared (app apart) died",
@@ -123,7 +123,7 @@ async def test_a_process_that_ends_is_charged_to_its_task_and_the_replica_goes_o
         zip(ended.positions, zip(ended.causes, ended.results, ended.errors, strict=True), strict=True)
     )
     cause, _, error = found.pop(4)
-    assert (cause, error) == ("failed", "WorkerProcessDied: the agent process died: exited with code 13")
+    assert (cause, error) == ("failed", "WorkerProcessDied: the worker process died: exited with code 13")
     results = {n: orjson.loads(result or "") for n, (_, result, _) in found.items()}
     assert {n: result["square"] for n, result in results.items()} == {n: n * n for n in results}
     pids = {result["pid"] for result in results.values()}

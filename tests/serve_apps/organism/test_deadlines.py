@@ -52,8 +52,8 @@ async def test_a_callback_may_discard_and_add() -> None:
 async def test_nothing_is_kept_of_what_has_ended() -> None:
     manager = organism(organ("s", "seen"))
     await run(manager, batch(*[("s", {}, 10.0 + n) for n in range(300)]))
-    assert manager._assembly is not None
-    served = manager._assembly.organs["s"]
+    assert manager._assemblies.current is not None
+    served = manager._assemblies.current.organs["s"]
     assert isinstance(served, LocalOrgan)
     assert not served._deadlines._due
 

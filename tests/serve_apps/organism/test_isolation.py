@@ -79,4 +79,4 @@ async def test_what_takes_its_replica_along_is_found(
     causes = [a.cause for a in found.history]
     blocks = how == "block the loop"
     assert causes == ["replica_lost", "timed_out" if blocks else "failed"], "not charged before it ran alone"
-    assert ("timed out after" if blocks else "the agent process died") in (found.error or "")
+    assert ("timed out after" if blocks else "the worker process died") in (found.error or "")

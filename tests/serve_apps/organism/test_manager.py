@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from organism_flows.blocks.errors import ConfigurationError
-from organism_flows.serve_apps.organism import manager as manager_module
+from organism_flows.serve_apps.organism import replica_report
 from organism_flows.serve_apps.organism.manager import OrganismManager
 from tests.serve_apps.organism import misbehaviour
 from tests.serve_apps.organism.helpers import Result, batch, in_flight, organ, organism, run
@@ -117,7 +117,7 @@ async def test_the_tasks_own_timeout_is_used_first() -> None:
 
 
 async def test_hanging_threads_are_counted_and_end_the_replica(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manager_module, "ABANDONED_LIMIT", 3)
+    monkeypatch.setattr(replica_report, "ABANDONED_LIMIT", 3)
     # Long enough for a thread to begin on a busy machine: what has not begun hangs nowhere.
     manager = organism(organ("hang", "block", concurrency=2, timeout_s=0.2))
     await run(manager, batch(*[("hang", {})] * 3))

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.serve_apps.organism.config import parse_config
 from organism_flows.serve_apps.organism.execution.local_organ import LocalOrgan
-from organism_flows.serve_apps.organism.execution.protocol import SharedRules
+from organism_flows.serve_apps.organism.execution.router import NoOrgan, Router
+from organism_flows.serve_apps.organism.execution.shared_state import SharedState
 from organism_flows.serve_apps.organism.handler_api.handler import Handler
-from organism_flows.serve_apps.organism.router import NoOrgan, Router
 from tests.serve_apps.organism.helpers import organ, organism
 
 TYPES = "tuv"
@@ -23,7 +23,7 @@ DOMAINS = "abc"
 
 def router(*organs: dict[str, Any], **more: Any) -> Router:
     config = parse_config({"organs": list(organs), "include_builtin": False, **more})
-    rules = SharedRules(result_limit_bytes=1000)
+    rules = SharedState(result_limit_bytes=1000)
     handler = Handler(call=lambda _: None, is_async=False)
     return Router(config, {one.id: LocalOrgan(one, handler, rules) for one in config.organs})
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from organism_flows.blocks.queue.wire import Outcomes
-from organism_flows.serve_apps.organism import open_calls
+from organism_flows.serve_apps.organism.execution import open_calls
 from organism_flows.serve_apps.organism.manager import OrganismManager
 from tests.serve_apps.organism import misbehaviour
 from tests.serve_apps.organism.helpers import batch, in_flight, organ, organism, run

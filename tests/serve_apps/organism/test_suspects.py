@@ -49,7 +49,7 @@ async def test_a_death_is_charged_to_the_suspect_alone_and_the_replica_lives() -
     beside = asyncio.create_task(run(manager, named(batch(*[("echo", {})] * 3), "beside")))
     result = await run(manager, wire)
     assert result.causes == {0: "failed", 1: "completed", 2: "completed"}
-    assert "the agent process died: exited with code 3" in (result.errors[0] or "")
+    assert "the worker process died: exited with code 3" in (result.errors[0] or "")
     assert set((await beside).causes.values()) == {"completed"}
 
 

@@ -8,20 +8,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import TypeAlias
 
 from organism_flows.blocks.queue.wire import Batch
-from organism_flows.serve_apps.organism.execution.jobs import Invocation, Job
-from organism_flows.serve_apps.organism.execution.outcome_stream import BatchCall
-from organism_flows.serve_apps.organism.execution.protocol import (
+from organism_flows.serve_apps.organism.execution.job_runner import (
     CANCELLED_BEFORE,
     LINGER_S,
     RECALLED,
     JobRunner,
-    SharedRules,
 )
+from organism_flows.serve_apps.organism.execution.jobs import Invocation, Job
+from organism_flows.serve_apps.organism.execution.outcome_stream import BatchCall
+from organism_flows.serve_apps.organism.execution.shared_state import SharedState
 from organism_flows.serve_apps.organism.handler_api.results import HandlerResult
 
 logger = logging.getLogger("ray.serve.organism")
@@ -32,7 +32,7 @@ ends the replica 10 s after the longest ``drain_s``."""
 OUTLIVED = HandlerResult(
     "timed_out",
     error="not begun: an earlier run of it outlived its timeout and still runs on this replica; a plain "
-    "function should look at context.cancelled, or its organ say `processes: true`",
+    "function should check context.cancelled, or its organ say `processes: true`",
 )
 SUPERSEDED = HandlerResult("interrupted", error="a newer claim of the task came to this replica")
 TAKEN_DOWN = HandlerResult("interrupted", error="the replica was taken down before the task ended")
@@ -45,11 +45,11 @@ class OpenCalls:
     """The calls under way on one replica.
 
     Args:
-        rules: What the organs of the replica share.
+        shared: What the organs of the replica share.
     """
 
-    def __init__(self, rules: SharedRules) -> None:
-        self._rules = rules
+    def __init__(self, shared: SharedState) -> None:
+        self._shared = shared
         self._work: dict[BatchCall, Work] = {}
         """Jobs by call and runner. A call without jobs has not been routed yet."""
         self._newest: dict[str, int] = {}
@@ -92,7 +92,7 @@ class OpenCalls:
                 del self._newest[task]
 
     def not_to_run(self, call: BatchCall, position: int) -> HandlerResult | None:
-        """Return the ending of a task that must not run here; `None` means that it may run."""
+        """Return the result of a task that must not run here; `None` means that it may run."""
         batch = call.batch
         if batch.claims[position] in call.cancelled:
             return CANCELLED_BEFORE
@@ -124,18 +124,18 @@ class OpenCalls:
 
         def begin() -> None:
             timer.cancel()
-            if not job.settled:
+            if not job.reported:
                 runner.submit([job])
 
         older.waiters.append(begin)
         return True
 
-    def stop(self, runs: Mapping[str, int], ending: HandlerResult) -> list[str]:
+    def stop(self, runs: Mapping[str, int], result: HandlerResult) -> list[str]:
         """Stop tasks that run here under the claim given by id, or an older one.
 
         Args:
             runs: Claims by task id.
-            ending: How each task is reported.
+            result: How each task is reported.
 
         Returns:
             Ids of those of ``runs`` that are here.
@@ -153,7 +153,7 @@ class OpenCalls:
             known.update(here.values())
             call.cancelled.update(here)
             for organ, jobs in work.items():
-                organ.stop([job for job in jobs if job.claim in here], ending)
+                organ.stop([job for job in jobs if job.claim in here], result)
         return sorted(known)
 
     def recall(self, claims: Iterable[int], *, leaving: bool) -> None:
@@ -175,12 +175,8 @@ class OpenCalls:
         """
         self._drain_limit_s = within_s
 
-    def drain(self, drain_s: Callable[[JobRunner], float]) -> None:
-        """Hand back waiting tasks at once, and running ones when their time is over. Call it repeatedly.
-
-        Args:
-            drain_s: Returns the seconds that tasks of a runner may still take.
-        """
+    def drain(self) -> None:
+        """Hand back waiting tasks at once, and running ones when their time is over. Call it repeatedly."""
         now = time.monotonic()
         if self._draining_since is None:
             self._draining_since = now
@@ -189,13 +185,13 @@ class OpenCalls:
         for work in list(self._work.values()):
             for organ, jobs in list(work.items()):
                 organ.recall(jobs, leaving=True)
-                limit_s = drain_s(organ) if self._drain_limit_s is None else self._drain_limit_s
+                limit_s = organ.drain_s if self._drain_limit_s is None else self._drain_limit_s
                 if waited_s >= limit_s:
-                    organ.stop([job for job in jobs if not job.settled], TAKEN_DOWN)
+                    organ.stop([job for job in jobs if not job.reported], TAKEN_DOWN)
 
     async def handlers_ended(self, batch: Batch) -> None:
         """Wait until handlers of ``batch`` that were asked to stop have ended, for at most `STOPPING_S`."""
-        runs = {run for task in batch.ids if (run := self._rules.lingering.get(task))}
+        runs = {run for task in batch.ids if (run := self._shared.lingering.get(task))}
         ended = [asyncio.Event() for _ in runs]
         for run, event in zip(runs, ended, strict=True):
             run.waiters.append(event.set)
@@ -210,8 +206,8 @@ def newly_begun(work: Work) -> list[int]:
     positions = []
     for jobs in work.values():
         for job in jobs:
-            if job.running and not job.told:
-                job.told = True
+            if job.running and not job.begin_reported:
+                job.begin_reported = True
                 positions.append(job.position)
     return positions
 

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 
 from organism_flows.serve_apps.organism.config import OrganismConfig
-from organism_flows.serve_apps.organism.execution.protocol import OrganRunner
+from organism_flows.serve_apps.organism.execution.job_runner import JobRunner
 
 
 class NoOrgan(Exception):
@@ -21,8 +21,8 @@ class Router:
         organs: The organs of ``config`` by id.
     """
 
-    def __init__(self, config: OrganismConfig, organs: Mapping[str, OrganRunner]) -> None:
-        self._by_domain: dict[str, dict[str | None, OrganRunner]] = {}
+    def __init__(self, config: OrganismConfig, organs: Mapping[str, JobRunner]) -> None:
+        self._by_domain: dict[str, dict[str | None, JobRunner]] = {}
         """Organs by type and then domain. `None` stands for all other domains, and for no domain."""
         for organ in config.organs:
             domains: Sequence[str | None] = organ.domains or (None,)
@@ -36,7 +36,7 @@ class Router:
         """Return every type that is served, for all domains or for some, sorted."""
         return sorted(self._by_domain)
 
-    def route(self, task_type: str, domain: str | None) -> OrganRunner:
+    def route(self, task_type: str, domain: str | None) -> JobRunner:
         """Return the organ of a task.
 
         Raises:
@@ -50,7 +50,7 @@ class Router:
             raise NoOrgan(self._explain(task_type, domain))
         return organ
 
-    def organ(self, organ_id: str) -> OrganRunner:
+    def organ(self, organ_id: str) -> JobRunner:
         """Return the organ with this id.
 
         Raises:

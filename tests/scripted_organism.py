@@ -1,22 +1,21 @@
-"""An organism that behaves as the task type says, so that a lane can be tried in every situation."""
+"""An organism that does as it is told, so that lanes and the gateway can be tried in every situation."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
 
 from organism_flows.blocks.errors import OrganismUnavailable, ReplicaLost
-from organism_flows.blocks.queue import Batch, NewTask, Outcomes, Queue
-from organism_flows.flows.lanes.lane import Lane
-from organism_flows.flows.lanes.summary import LaneSummary
-
-TIMEOUT = 30
+from organism_flows.blocks.queue import Batch, Outcomes
+from organism_flows.serve_apps.gateway.organism_link import TooManyCalls
 
 
 class ScriptedOrganism:
-    """What a task does is its domain, else its type.
+    """Takes the calls of lanes, and those of the gateway.
+
+    What a task of a lane does is its domain, else its type. A canary is ``ok``.
 
     - ``ok``, ``fail``, ``reject``: it ends so.
     - ``hang``: until ``let_go``; ``begin``: likewise, and it says that it begins.
@@ -28,10 +27,22 @@ class ScriptedOrganism:
     - ``bug``: a mistake of ours.
 
     While ``away`` is set, calls are refused; while ``taking`` is not set, they wait for a replica.
+
+    Args:
+        types: The task types that it serves; `None`: any.
+        problem: Why it is unhealthy.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, types: list[str] | None = None, problem: str | None = None) -> None:
+        self._types = types
+        self._problem = problem
         self.away = False
+        self.busy = False
+        """It has no room for another call of the gateway."""
+        self.tasks: list[dict[str, Any]] = []
+        """Tasks of the gateway."""
+        self.given_up = 0
+        """Calls of the gateway that nobody waits for any more."""
         self.taking = asyncio.Event()
         self.taking.set()
         self.let_go = asyncio.Event()
@@ -44,7 +55,7 @@ class ScriptedOrganism:
         self.recalled: set[int] = set()
         self.stopped: list[dict[str, int]] = []
         """What was to be stopped, by id and newest claim."""
-        self.told = asyncio.Event()
+        self.messaged = asyncio.Event()
 
     async def cancel(self, runs: Mapping[str, int]) -> None:
         self.stopped.append(dict(runs))
@@ -52,11 +63,11 @@ class ScriptedOrganism:
             for task, claim in zip(batch.ids, batch.claims, strict=True):
                 if claim <= runs.get(task, -1):
                     self.cancelled.add(claim)
-        self.told.set()
+        self.messaged.set()
 
     async def recall(self, claims: Sequence[int], *, leaving: bool) -> None:
         self.recalled.update(claims)
-        self.told.set()
+        self.messaged.set()
 
     async def call(self, batch: Batch) -> AsyncGenerator[Outcomes, None]:
         if self.away:
@@ -72,7 +83,7 @@ class ScriptedOrganism:
                 self.runs[batch.ids[position]] += 1
                 outcomes = Outcomes()
                 match kind:
-                    case "ok":
+                    case "ok" | "canary":
                         outcomes.add(position, "completed", result="{}")
                     case "fail":
                         outcomes.add(position, "failed", error="ValueError: boom")
@@ -83,8 +94,8 @@ class ScriptedOrganism:
                         outcomes.add(position, "completed", result="{}")
                     case "long":  # until cancelled
                         while batch.claims[position] not in self.cancelled:
-                            self.told.clear()
-                            await self.told.wait()
+                            self.messaged.clear()
+                            await self.messaged.wait()
                         outcomes.add(position, "cancelled", error="cancelled")
                     case "begin":  # a handler begins, and ends when it is let go
                         yield Outcomes(begun=[position])
@@ -112,7 +123,7 @@ class ScriptedOrganism:
                             await asyncio.sleep(0.01)
                             yield Outcomes()
                     case "kill" if batch.suspicions[position]:
-                        outcomes.add(position, "failed", error="the agent process died: SIGKILL")
+                        outcomes.add(position, "failed", error="the worker process died: SIGKILL")
                     case "kill":
                         raise ReplicaLost("the replica died")
                     case "doom":  # whatever it runs in, its replica dies
@@ -123,30 +134,40 @@ class ScriptedOrganism:
         finally:
             self.closed += 1
 
+    async def health(self) -> dict[str, Any]:
+        self._answer()
+        return {"status": "unhealthy" if self._problem else "healthy", "problem": self._problem}
 
-@asynccontextmanager
-async def running(lane: Lane) -> AsyncIterator[asyncio.Task[LaneSummary]]:
-    task = asyncio.create_task(lane.run())
-    try:
-        yield task
-    finally:
-        lane.stop()
-        with suppress(Exception, asyncio.CancelledError):
-            await asyncio.wait_for(task, TIMEOUT)
+    async def status(self) -> dict[str, Any]:
+        self._answer()
+        config = {"default_organ": None if self._types else "any"}
+        return {"replica": "r1", "organs": {}, "task_types": self._types or [], "config": config}
 
+    async def running(self) -> dict[str, Any]:
+        self._answer()
+        raise OrganismUnavailable("it has no such route", "upgrade it")
 
-async def submit(queue: Queue, *types: str, **fields: object) -> list[str]:
-    return [str(i) for i in await queue.submit([NewTask(type=t, **fields) for t in types])]
+    async def handle(self, task: dict[str, Any]) -> dict[str, Any]:
+        self._answer()
+        if self.busy:
+            raise TooManyCalls
+        self.tasks.append(task)
+        try:
+            await self.taking.wait()
+        except asyncio.CancelledError:
+            self.given_up += 1
+            raise
+        return {
+            "task_id": "1",
+            "success": True,
+            "result": task["params"],
+            "error": None,
+            "retryable": False,
+            "path": "fast",
+            "organ_id": "o",
+            "elapsed_ms": 1.0,
+        }
 
-
-async def nothing_left_behind(queue: Queue) -> None:
-    assert (await queue.reader.counts())["running"] == 0
-    assert await queue.reader.lanes() == []
-
-
-async def until_settled(lane: Lane, tasks: int) -> None:
-    """Wait until the lane has settled so many."""
-    async with asyncio.timeout(TIMEOUT):
-        while lane.summary.settled < tasks:
-            lane.signals.settled.clear()
-            await lane.signals.settled.wait()
+    def _answer(self) -> None:
+        if self.away:
+            raise OrganismUnavailable("it is gone", "start it")

@@ -11,7 +11,7 @@ import logging
 import re
 import time
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 from prefect import flow
 from prefect.client.schemas.objects import FlowRun, State
@@ -29,7 +29,7 @@ from organism_flows.flows.prefect_support.watchdog_relay import (
     replace_crashed,
     seconds_to_go_on,
 )
-from organism_flows.flows.supervision.watchdog_check import (
+from organism_flows.flows.watchdog.queue_check import (
     WatchdogOptions,
     WatchdogSummary,
     check,
@@ -48,6 +48,8 @@ EVENT_INTERVAL_S = 120.0
 
 Their absence raises an alert after five minutes.
 """
+KeepDays: TypeAlias = Annotated[float | None, Field(gt=0, le=36_500)]
+"""Age in days at which rows are deleted; `None`: they are kept."""
 
 
 def _run_name() -> str:
@@ -64,79 +66,19 @@ def _run_name() -> str:
     on_crashed=[replace_crashed],
 )
 async def watchdog(
-    for_seconds: Annotated[
-        float | None,
-        Field(
-            ge=0,
-            le=LONGEST_S,
-            description="Repeat the check for so many seconds, or until another run takes over. Empty: check "
-            "once; a run that a schedule has started goes on until the next one has begun.",
-        ),
-    ] = None,
-    keep_completed_days: Annotated[
-        float | None,
-        Field(
-            gt=0,
-            le=36_500,
-            description="Delete completed and cancelled tasks after so many days; empty: keep them.",
-        ),
-    ] = None,
-    keep_failed_days: Annotated[
-        float | None,
-        Field(gt=0, le=36_500, description="Delete dead letters after so many days; empty: keep them."),
-    ] = None,
-    keep_audit_days: Annotated[
-        float | None,
-        Field(gt=0, le=36_500, description="Delete notes on redrives after so many days; empty: keep them."),
-    ] = None,
-    keep_files_days: Annotated[
-        float | None,
-        Field(
-            gt=0,
-            le=36_500,
-            description="Forget loaded files after so many days: then they can load again; empty: never.",
-        ),
-    ] = None,
-    prune_seconds: Annotated[
-        float,
-        Field(gt=0, le=3600, description="Time to delete the tasks of one status in one check, in seconds."),
-    ] = 60.0,
-    pending_minutes: Annotated[
-        float,
-        Field(ge=1, le=1440, description="Mark flow runs as crashed that are Pending for so many minutes."),
-    ] = 15.0,
-    prefect_seconds: Annotated[
-        float, Field(gt=0, le=600, description="Time to clean up in Prefect in one check, in seconds.")
-    ] = 30.0,
-    dead_letters: Annotated[
-        int | None,
-        Field(ge=0, description="Alert on more dead letters than this; empty: ORGANISM_ALERT_DEAD_LETTERS."),
-    ] = None,
-    oldest_ready_seconds: Annotated[
-        float | None,
-        Field(
-            gt=0,
-            description="Alert when a task is ready for more seconds than this; empty: "
-            "ORGANISM_ALERT_OLDEST_READY.",
-        ),
-    ] = None,
-    interrupted: Annotated[
-        int | None,
-        Field(
-            ge=0,
-            description="Alert when more unfinished tasks than this were interrupted more than twice; empty: "
-            "ORGANISM_ALERT_INTERRUPTED.",
-        ),
-    ] = None,
-    missing_seconds: Annotated[
-        float,
-        Field(
-            ge=0,
-            le=86_400,
-            description="Alert when no lane claims for so many seconds although dispatch is scheduled.",
-        ),
-    ] = 120.0,
-    queue: Annotated[str, Field(description="Name of the Task Queue block.")] = "default",
+    for_seconds: Annotated[float | None, Field(ge=0, le=LONGEST_S)] = None,
+    keep_completed_days: KeepDays = None,
+    keep_failed_days: KeepDays = None,
+    keep_audit_days: KeepDays = None,
+    keep_files_days: KeepDays = None,
+    prune_seconds: Annotated[float, Field(gt=0, le=3600)] = 60.0,
+    pending_minutes: Annotated[float, Field(ge=1, le=1440)] = 15.0,
+    prefect_seconds: Annotated[float, Field(gt=0, le=600)] = 30.0,
+    dead_letters: Annotated[int | None, Field(ge=0)] = None,
+    oldest_ready_seconds: Annotated[float | None, Field(gt=0)] = None,
+    interrupted: Annotated[int | None, Field(ge=0)] = None,
+    missing_seconds: Annotated[float, Field(ge=0, le=86_400)] = 120.0,
+    queue: str = "default",
 ) -> WatchdogSummary:
     """Take back tasks of dead lanes, delete old rows, mark dead runs as crashed, and restart dispatch.
 
@@ -212,7 +154,7 @@ class _Run:
         self.summary = WatchdogSummary(exclusive=False)
         self.error: BaseException | None = None
         """Error of the last check, if it failed."""
-        self.said = ""
+        self.logged_shape = ""
         self.event_due = self.began
 
     async def until_its_end(self) -> State[WatchdogSummary]:
@@ -237,7 +179,7 @@ class _Run:
         try:
             async with asyncio.timeout(longest_s):
                 own_run = self.run.id if self.run else None
-                found = await check(options, own_run, say_checked=now >= self.event_due)
+                found = await check(options, own_run, emit_checked=now >= self.event_due)
         except EXPECTED_ERRORS as error:
             self.error = error
         except Exception as error:
@@ -252,7 +194,7 @@ class _Run:
         if self.error:
             self.summary.checks_failed += 1
             if self.seconds:
-                await self._say((logging.WARNING, f"a check failed: {failed(self.error).message}"))
+                await self._log((logging.WARNING, f"a check failed: {failed(self.error).message}"))
             return
         if not found.exclusive:
             return
@@ -260,9 +202,9 @@ class _Run:
             self.event_due = now + EVENT_INTERVAL_S
         self.summary.add(found)
         trouble = [(logging.WARNING, found.prefect_trouble)] if found.prefect_trouble else []
-        await self._say((logging.INFO, line_of(found)), *trouble, always=found.did)
+        await self._log((logging.INFO, line_of(found)), *trouble, always=found.did)
 
-    async def _say(self, *lines: tuple[int, str], always: bool = False) -> None:
+    async def _log(self, *lines: tuple[int, str], always: bool = False) -> None:
         """Log the lines of a check, unless they differ from those of the check before only in numbers.
 
         Args:
@@ -270,12 +212,12 @@ class _Run:
             always: Log them in any case.
         """
         shape = re.sub(r"\d[\d.,:]*", "0", str(lines))
-        if always or shape != self.said:
+        if always or shape != self.logged_shape:
             for level, line in lines:
                 self.logger.log(level, line)
             if self.seconds:
                 await self._show_page(lines[0][1])
-        self.said = shape
+        self.logged_shape = shape
 
     async def _end(self, why: str | None) -> State[WatchdogSummary]:
         self.summary.seconds = round(time.monotonic() - self.began, 3)

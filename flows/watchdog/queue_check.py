@@ -20,7 +20,7 @@ from organism_flows.blocks.stack_state import organism_url
 from organism_flows.blocks.task_queue import TaskQueue
 from organism_flows.flows.alerting.notify import tell_of_queue
 from organism_flows.flows.prefect_support.stale_runs import clear_debris
-from organism_flows.flows.supervision.dispatch_restart import start_missing_dispatch
+from organism_flows.flows.watchdog.dispatch_restart import start_missing_dispatch
 
 WATCHDOG_LOCK = 0x776174636864  # "watchd": one at a time in a database
 DAY_S = 86_400.0
@@ -115,13 +115,13 @@ class WatchdogOptions:
     queue: str
 
 
-async def check(options: WatchdogOptions, own_run: UUID | None, *, say_checked: bool) -> WatchdogSummary:
+async def check(options: WatchdogOptions, own_run: UUID | None, *, emit_checked: bool) -> WatchdogSummary:
     """Check once, and return what was done. Do nothing while another check works on the same database.
 
     Args:
         options: Options of the check.
         own_run: The flow run that checks.
-        say_checked: Emit the event whose absence raises an alert.
+        emit_checked: Emit the event whose absence raises an alert.
 
     Raises:
         ConfigurationError: The block is wrong, or its database can be reached only through a pooler.
@@ -136,20 +136,20 @@ async def check(options: WatchdogOptions, own_run: UUID | None, *, say_checked: 
     ):
         if not alone:
             return WatchdogSummary(exclusive=False)
-        await _look_after_lanes(queue, summary)
-        told = await tell_of_queue(
+        await _reap_lanes(queue, summary)
+        notified = await tell_of_queue(
             queue,
             options.queue,
             dead_letters=options.dead_letters,
             oldest_ready_s=options.oldest_ready_seconds,
             interrupted=options.interrupted,
             missing_s=options.missing_seconds,
-            looked=say_checked,
+            looked=emit_checked,
         )
         await _delete_what_is_old(queue, options, summary)
         await _note_long_work(queue, summary)
         now = datetime.now(UTC)
-        debris = await clear_debris(
+        stale = await clear_debris(
             pending_before=now - timedelta(minutes=options.pending_minutes),
             ended_before=now - timedelta(seconds=REPORTED_LATE_S),
             within_s=options.prefect_seconds,
@@ -157,11 +157,11 @@ async def check(options: WatchdogOptions, own_run: UUID | None, *, say_checked: 
             live={lane.run for lane in await queue.reader.lanes() if lane.live and lane.run},
         )
         restart = await start_missing_dispatch(await queue.reader.lanes(), options.queue)
-    summary.flow_runs_crashed, summary.task_runs_crashed = debris.flow_runs, debris.task_runs
-    summary.late_runs_cancelled = debris.late
-    summary.alerts = told.said
+    summary.flow_runs_crashed, summary.task_runs_crashed = stale.flow_runs, stale.task_runs
+    summary.late_runs_cancelled = stale.late
+    summary.alerts = notified.said
     summary.dispatch_started = [restart.run] if restart.run else []
-    summary.prefect_trouble = debris.trouble or told.trouble or restart.trouble
+    summary.prefect_trouble = stale.trouble or notified.trouble or restart.trouble
     summary.checks = 1
     summary.seconds = round(time.monotonic() - began, 3)
     _emit(options.queue, summary)
@@ -186,7 +186,7 @@ async def _delete_what_is_old(queue: Queue, options: WatchdogOptions, summary: W
         )
 
 
-async def _look_after_lanes(queue: Queue, summary: WatchdogSummary) -> None:
+async def _reap_lanes(queue: Queue, summary: WatchdogSummary) -> None:
     # The first pass ends expired leases, the second deletes the rows of lanes that hold no task any more.
     for _ in range(2):
         reaped = await queue.leases.reap(strays=True)
@@ -226,7 +226,7 @@ def _emit(queue: str, summary: WatchdogSummary) -> None:
 
 def line_of(summary: WatchdogSummary) -> str:
     """Return the summary on one line."""
-    said = [
+    parts = [
         f"{count} {what}"
         for count, what in (
             (summary.tasks_taken_back, "tasks taken back"),
@@ -242,8 +242,8 @@ def line_of(summary: WatchdogSummary) -> str:
         if count
     ] + summary.alerts
     if summary.dispatch_started:
-        said.append(f"no lane claimed tasks: started {', '.join(summary.dispatch_started)}")
-    line = ", ".join(said) or ("nothing to do" if summary.notes else "all is well")
+        parts.append(f"no lane claimed tasks: started {', '.join(summary.dispatch_started)}")
+    line = ", ".join(parts) or ("nothing to do" if summary.notes else "all is well")
     line = "; ".join([line, *summary.notes])
     if summary.checks_failed:
         line += f"; {summary.checks_failed} checks failed"
@@ -260,7 +260,7 @@ def page_of(line: str, summary: WatchdogSummary) -> str:
         f"| {name.replace('_', ' ')} | {'not known' if count is None else count} |"
         for name, count in counts.items()
     ]
-    lines += ["", *(f"- {said}" for said in summary.alerts)]
+    lines += ["", *(f"- {alert}" for alert in summary.alerts)]
     if summary.dispatch_started:
         names = ", ".join(summary.dispatch_started)
         lines.append(f"- no lane claimed tasks, so a run of dispatch was started: {names}")
