@@ -111,8 +111,8 @@ class Calls:
         if reclaimed:
             # The lane that held these tasks before may have left handlers running.
             self._messages.stop_runs({batch.ids[p]: batch.claims[p] - 1 for p in reclaimed})
-        for part in self._windows.calls(batch):
-            call = asyncio.create_task(self._run(part), name=f"{self._summary.lane}-call")
+        for stream, part in self._windows.calls(batch):
+            call = asyncio.create_task(self._run(stream, part), name=f"{self._summary.lane}-call")
             self.running.add(call)
             call.add_done_callback(self._ended)
 
@@ -149,28 +149,28 @@ class Calls:
         """
         now = time.monotonic()
         waiting: list[int] = []
-        by_type: dict[str, list[OpenCall]] = {}
+        by_stream: dict[str, list[OpenCall]] = {}
         for call in self._open:
-            by_type.setdefault(call.record.type, []).append(call)
-        for task_type, calls in by_type.items():
+            by_stream.setdefault(call.record.stream, []).append(call)
+        for stream, calls in by_stream.items():
             if late := [c for c in calls if c.waiting and now - c.accepted > WAITING_S]:
-                # While other tasks of the type end, its window learns from them.
-                if self._windows.idle_s(task_type) > WAITING_S:
-                    self._windows.shrink(task_type, sum(len(call.begun) for call in calls))
+                # While other tasks of the stream end, its window learns from them.
+                if self._windows.idle_s(stream) > WAITING_S:
+                    self._windows.shrink(stream, sum(len(call.begun) for call in calls))
                 for call in late:
                     if now - call.recalled > RECALL_PAUSE_S:
                         call.recalled = now
                         waiting += [call.batch.claims[p] for p in call.waiting]
-            elif not any(call.waiting for call in calls) and self._windows.widen(task_type):
+            elif not any(call.waiting for call in calls) and self._windows.widen(stream):
                 self._on_room()
         self._messages.recall(waiting, leaving=False)
 
     # One call
 
-    async def _run(self, batch: Batch) -> None:
+    async def _run(self, stream: str, batch: Batch) -> None:
         task = asyncio.current_task()
         assert task is not None
-        call = OpenCall(batch, self._windows.begin(batch.types[0]), task, set(range(len(batch))))
+        call = OpenCall(batch, self._windows.begin(stream), task, set(range(len(batch))))
         self._open.add(call)
         try:
             await self._call(call)
@@ -195,7 +195,7 @@ class Calls:
             self._failures_in_a_row = 0
         except OrganismUnavailable as error:
             await self._release(call, call.unreported, "unavailable", error.what)
-            self._pause(call.record.type, error)
+            self._pause(call.record.stream, error)
         except ReplicaLost as error:
             self._logger.warning("%s; %d tasks had not been reported", error, len(call.unreported))
             batch = call.batch
@@ -239,7 +239,8 @@ class Calls:
         if len(ended):
             await self._settle(call, ended)
             call.record.add(ended)
-            self._windows.ended(call.record.type)
+            self._windows.streams.learn(call.batch, ended)
+            self._windows.ended(call.record.stream)
         for cause in HANDED_BACK:
             if rows := positions_of(given_back.causes, cause):
                 positions = [given_back.positions[row] for row in rows]
@@ -261,7 +262,7 @@ class Calls:
                 if call.recalled == float("-inf"):
                     # We did not ask for it: the replica is being taken down, and the next call could still
                     # reach it.
-                    self._windows.back_off(call.record.type)
+                    self._windows.back_off(call.record.stream)
                 await self._release(call, positions, None, error)
             case _:
                 await self._release(call, positions, "interrupted", error)
@@ -293,7 +294,7 @@ class Calls:
             self._make_room(call, released)
 
     def _make_room(self, call: OpenCall, positions: Collection[int]) -> None:
-        self._windows.settled(call.record.type, len(positions))
+        self._windows.settled(call.record.stream, len(positions))
         self._on_room()
 
     def _ended(self, call: asyncio.Task[None]) -> None:
@@ -307,10 +308,10 @@ class Calls:
         self.broken = self.broken or error
         self._on_room()
 
-    def _pause(self, task_type: str, error: OrganismUnavailable) -> None:
+    def _pause(self, stream: str, error: OrganismUnavailable) -> None:
         delay = ORGANISM_PAUSE_S[min(self._failures_in_a_row, len(ORGANISM_PAUSE_S) - 1)]
         self._failures_in_a_row += 1
-        self._windows.back_off(task_type)
+        self._windows.back_off(stream)
         self._logger.warning("%s; trying again in %g s", error, delay)
         self.organism_back.clear()
         asyncio.get_running_loop().call_later(delay, self.organism_back.set)

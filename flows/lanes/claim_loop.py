@@ -127,7 +127,7 @@ class ClaimLoop:
         self._claimed_at = time.monotonic()
         async with self._claiming:
             try:
-                batch = await self._lines.claim(limit, self._windows.room)
+                batch = await self._lines.claim(limit, self._windows.room, self._windows.streams.of)
             except TRANSIENT_ERRORS as error:
                 self.unanswered = True
                 self._logger.warning("claim failed, trying again: %s", error)
@@ -150,7 +150,8 @@ class ClaimLoop:
             found: The last claim found tasks.
         """
         wait_s = POLL_S
-        self._crowded = any(not self._windows.room(line.type) for line in self._lines)
+        streams = {self._windows.streams.of(line.type, line.domain) for line in self._lines}
+        self._crowded = not all(map(self._windows.room, streams))
         try:
             if self._lines.stale and self._lines.next_look_s <= 0:
                 news = await self._lines.look()

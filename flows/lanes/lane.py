@@ -52,7 +52,7 @@ class Lane:
             `Queue.request_leave` makes it leave.
         number: Number of the lane within its run.
         batch_size: Upper bound on the tasks in one call.
-        tasks_in_flight: Upper bound on the tasks in flight, all types together.
+        tasks_in_flight: Upper bound on the tasks in flight, all streams together.
         until_empty: Stop when no task runs, is ready or waits for another attempt.
         max_seconds: Leave after this time, in seconds; `None`: never.
         grace_s: On a stop, how long calls in flight may go on, in seconds. Then their handlers are stopped

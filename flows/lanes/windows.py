@@ -1,6 +1,6 @@
-"""Windows: how many tasks of each type a lane has in flight, and how many of them one call carries.
+"""Windows: how many tasks of each stream a lane has in flight, and how many of them one call carries.
 
-The window of a type follows the time that its tasks take, as TCP Vegas sizes its window. While tasks come
+The window of a stream follows the time that its tasks take, as TCP Vegas sizes its window. While tasks come
 back about as soon as their handlers end, the window grows. Once they wait on the way, for a handler, a
 replica or a settlement, it shrinks to the number that is being processed. So a lane keeps every replica busy
 with quick tasks, holds no more slow tasks than run, and keeps no tasks waiting under its lease.
@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, field
 
 from organism_flows.blocks.queue import Batch, Outcomes
+from organism_flows.flows.lanes.streams import Streams
 
 FIRST_WINDOW = 32
 SLACK_S = 0.15
@@ -32,9 +33,11 @@ GROWTH = 4.0
 PROBE = 1.25
 """Least growth of a full window whose tasks hardly waited: the window itself may be the bottleneck."""
 BYTES_IN_FLIGHT = 64_000_000
-"""Upper bound on the params of one type in flight, in characters."""
+"""Upper bound on the params of one stream in flight, in characters."""
 BYTES_A_CALL = 8_000_000
 """Upper bound on the params in one call, in characters."""
+WINDOWS_KEPT = 10_000
+"""Most windows kept. Beyond them, those of streams with nothing in flight are forgotten."""
 HOLD_S = (2.0, 10.0)
 """Time for which a window does not grow after tasks waited for too long: first and longest, in seconds.
 
@@ -45,7 +48,7 @@ tasks of 20 min waited for 12 min while a slot was free. An attempt that fails c
 
 @dataclass(slots=True)
 class Window:
-    """Window of one type: how many of its tasks may be in flight."""
+    """Window of one stream: how many of its tasks may be in flight."""
 
     size: float = FIRST_WINDOW
     in_flight: int = 0
@@ -57,7 +60,7 @@ class Window:
     """The window does not grow before this moment of `time.monotonic`."""
     hold_s: float = HOLD_S[0]
     ended_at: float = 0.0
-    """When a task of the type last ended, by `time.monotonic`."""
+    """When a task of the stream last ended, by `time.monotonic`."""
     widened: bool = False
     """True if the last change of the window was `Windows.widen`."""
 
@@ -93,7 +96,7 @@ class Window:
 class CallRecord:
     """Times of the tasks of one call, and the window that it began in."""
 
-    type: str
+    stream: str
     window: float
     """Size of the window when the call began."""
     full: bool
@@ -118,92 +121,96 @@ class Windows:
 
     Args:
         batch_size: Upper bound on the tasks in one call.
-        tasks_in_flight: Upper bound on the tasks in flight, all types together.
+        tasks_in_flight: Upper bound on the tasks in flight, all streams together.
     """
 
     def __init__(self, batch_size: int, tasks_in_flight: int) -> None:
         self._batch_size = batch_size
         self._limit = tasks_in_flight
         self._windows: dict[str, Window] = {}
+        self.streams = Streams()
         self.in_flight = 0
-        """Tasks in flight, all types together."""
+        """Tasks in flight, all streams together."""
 
     @property
     def left(self) -> int:
-        """Return how many tasks may be claimed now, all types together."""
+        """Return how many tasks may be claimed now, all streams together."""
         return self._limit - self.in_flight
 
-    def room(self, task_type: str) -> int:
-        """Return how many tasks of a type may be claimed now: 0, or enough for a call of the right size."""
-        window = self.window(task_type)
+    def room(self, stream: str) -> int:
+        """Return how many tasks of a stream may be claimed now: 0, or enough for a call of the right size."""
+        window = self.window(stream)
         if not window.in_flight and time.monotonic() < window.held_until:
             return 0
         room = int(window.size) - window.in_flight
         enough = not window.in_flight or room >= window.call_size(self._batch_size)
         return room if enough else 0
 
-    def window(self, task_type: str) -> Window:
-        """Return the window of a type."""
-        return self._windows.setdefault(task_type, Window())
+    def window(self, stream: str) -> Window:
+        """Return the window of a stream."""
+        if stream not in self._windows and len(self._windows) >= WINDOWS_KEPT:
+            self._windows = {name: window for name, window in self._windows.items() if window.in_flight}
+        return self._windows.setdefault(stream, Window())
 
-    def calls(self, batch: Batch) -> list[Batch]:
-        """Split claimed tasks into calls, each of one type."""
+    def calls(self, batch: Batch) -> list[tuple[str, Batch]]:
+        """Split claimed tasks into calls, each of one stream, and return them with its name."""
         self.in_flight += len(batch)
         groups: dict[str, list[int]] = {}
-        for position, task_type in enumerate(batch.types):
-            groups.setdefault(task_type, []).append(position)
+        for position, place in enumerate(zip(batch.types, batch.domains, strict=True)):
+            groups.setdefault(self.streams.of(*place), []).append(position)
         calls = []
-        for task_type, positions in groups.items():
-            window = self.window(task_type)
+        for stream, positions in groups.items():
+            window = self.window(stream)
             window.in_flight += len(positions)
             size = sum(len(batch.params[p]) for p in positions) / len(positions)
             window.bytes += 0.2 * (size - window.bytes) if window.bytes else size
             limit = min(window.call_size(self._batch_size), max(1, int(BYTES_A_CALL / (size + 1))))
             # Calls of equal size, instead of full ones and a small rest.
             limit = -(-len(positions) // -(-len(positions) // limit))
-            calls += [batch.take(positions[i : i + limit]) for i in range(0, len(positions), limit)]
+            parts = (positions[i : i + limit] for i in range(0, len(positions), limit))
+            calls += [(stream, batch.take(part)) for part in parts]
         return calls
 
-    def settled(self, task_type: str, tasks: int) -> None:
-        """Record that tasks of a type are no longer in flight."""
-        self.window(task_type).in_flight -= tasks
+    def settled(self, stream: str, tasks: int) -> None:
+        """Record that tasks of a stream are no longer in flight."""
+        self.window(stream).in_flight -= tasks
         self.in_flight -= tasks
 
-    def ended(self, task_type: str) -> None:
-        """Record that tasks of a type have ended, so their slots are free."""
-        window = self.window(task_type)
+    def ended(self, stream: str) -> None:
+        """Record that tasks of a stream have ended, so their slots are free."""
+        window = self.window(stream)
         window.ended_at, window.held_until = time.monotonic(), 0.0
 
-    def idle_s(self, task_type: str) -> float:
-        """Return the seconds since a task of the type ended."""
-        return time.monotonic() - self.window(task_type).ended_at
+    def idle_s(self, stream: str) -> float:
+        """Return the seconds since a task of the stream ended."""
+        return time.monotonic() - self.window(stream).ended_at
 
-    def begin(self, task_type: str) -> CallRecord:
+    def begin(self, stream: str) -> CallRecord:
         """Return a record for a call that begins now."""
-        window = self.window(task_type)
-        return CallRecord(task_type, window.size, window.full)
+        window = self.window(stream)
+        return CallRecord(stream, window.size, window.full)
 
     def learn(self, record: CallRecord) -> None:
         """Adjust the window to a call that has ended."""
         if record.settled:
-            self.window(record.type).adjust(record, self._limit)
+            self.window(record.stream).adjust(record, self._limit)
 
-    def shrink(self, task_type: str, running: int) -> None:
+    def shrink(self, stream: str, running: int) -> None:
         """Shrink the window to the tasks that run, and hold it, because others waited for too long."""
-        window, now = self.window(task_type), time.monotonic()
+        window, now = self.window(stream), time.monotonic()
         window.size = max(1.0, min(window.size, running))
         window.widened = False
         if now >= window.held_until:
             window.held_until = now + window.hold_s
             window.hold_s = min(2 * window.hold_s, HOLD_S[1])
 
-    def widen(self, task_type: str) -> bool:
-        """Grow the window if it is full and not held, because every task of the type in flight runs.
+    def widen(self, stream: str) -> bool:
+        """Grow the window if it is full and not held, because every task of the stream in flight runs.
 
         Returns:
             True if it grew.
         """
-        window = self.window(task_type)
+        window = self.window(stream)
         if not window.full or time.monotonic() < window.held_until or window.size >= self._limit:
             return False
         if window.widened:
@@ -213,7 +220,7 @@ class Windows:
         window.size = min(max(window.size + 1, window.size * PROBE), self._limit)
         return True
 
-    def back_off(self, task_type: str) -> None:
-        """Shrink the window, because no replica took a call of this type."""
-        window = self.window(task_type)
+    def back_off(self, stream: str) -> None:
+        """Shrink the window, because no replica took a call of this stream."""
+        window = self.window(stream)
         window.size = max(1.0, window.size / GROWTH)

@@ -49,6 +49,39 @@ async def test_quick_tasks_are_not_blocked_by_slow_ones(queue: Queue, organism: 
     await nothing_left_behind(queue)
 
 
+async def test_a_backlog_of_one_domain_leaves_the_others_of_its_type_their_organs(
+    queue: Queue, organism: ScriptedOrganism
+) -> None:
+    await submit(queue, *["t"] * 2000, domain="hang", priority=1)
+    lane = Lane(queue, organism)
+    async with running(lane):
+        await asyncio.wait_for(organism.started.wait(), TIMEOUT)
+        await submit(queue, *["t"] * 200, domain="ok")
+        await until_settled(lane, 200)
+        counts = await queue.counts()
+        assert (counts["completed"], counts["running"]) == (200, FIRST_WINDOW), "not one slow task has ended"
+        organism.let_go.set()
+
+
+async def test_a_customer_with_a_backlog_leaves_the_others_their_turn(
+    queue: Queue, organism: ScriptedOrganism
+) -> None:
+    await submit(queue, *["ok"] * 3000, key="many")
+    lane = Lane(queue, organism, tasks_in_flight=100)
+    async with running(lane):
+        await until_settled(lane, 100)
+        mine = [(await submit(queue, "ok", key=f"customer {number}"))[0] for number in range(50)]
+        newest = await queue.pool.fetchval("SELECT max(claim) FROM tasks")
+        async with asyncio.timeout(TIMEOUT):
+            while {(await queue.get(task_id)).status for task_id in mine} != {"completed"}:
+                lane.signals.settled.clear()
+                await lane.signals.settled.wait()
+        assert lane.summary.settled < 2500, "the backlog had not been worked off by then"
+    claims = [(await queue.get(task_id)).claim for task_id in mine]
+    # A new line is found within a second; each of the few claims until then is of 100.
+    assert max(claims) <= newest + 1500
+
+
 async def test_a_new_type_is_found_while_there_is_no_room_for_the_others(
     queue: Queue, organism: ScriptedOrganism
 ) -> None:

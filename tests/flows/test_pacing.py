@@ -83,7 +83,7 @@ class SimulatedOrganism:
         room = min(self.pace.left, self.pace.room("t"))
         if room <= 0:
             return
-        for call in self.pace.calls(tasks(["t"] * room)):
+        for _, call in self.pace.calls(tasks(["t"] * room)):
             record = self.pace.begin("t")
             ends = []
             for _ in range(len(call)):
@@ -235,7 +235,7 @@ def test_calls_hold_every_task_once_and_are_of_one_type(
     pace = Windows(batch_size, CAP)
     batch = tasks([kind for kind, _ in pairs], [suspicion for _, suspicion in pairs])
     limits = {kind: pace.window(kind).call_size(batch_size) for kind in "tuv"}
-    calls = pace.calls(batch)
+    calls = [call for _, call in pace.calls(batch)]
     assert Counter(i for call in calls for i in call.ids) == Counter(batch.ids)
     for call in calls:
         assert len({*call.types}) == 1
@@ -253,7 +253,7 @@ def test_calls_hold_every_task_once_and_are_of_one_type(
 def test_a_call_carries_no_more_than_its_bytes(size: int, number: int) -> None:
     pace = Windows(500, CAP)
     pace.window("t").size = CAP
-    for call in pace.calls(tasks(["t"] * number, params="x" * size)):
+    for _, call in pace.calls(tasks(["t"] * number, params="x" * size)):
         assert len(call) == 1 or sum(map(len, call.params)) <= BYTES_A_CALL
 
 
@@ -274,7 +274,7 @@ def test_room_never_lets_more_in_flight_than_windows_and_cap_allow(
             record.settled, record.latency_s = len(call), latency_s * len(call)
             pace.learn(record)
         elif (room := min(pace.room(kind), pace.left)) > 0:
-            running += pace.calls(tasks([kind] * room))
+            running += [call for _, call in pace.calls(tasks([kind] * room))]
             assert pace.window(kind).in_flight <= pace.window(kind).size
         assert 0 <= pace.in_flight <= cap
         assert pace.in_flight == sum(len(call) for call in running)
