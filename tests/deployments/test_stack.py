@@ -313,7 +313,12 @@ def test_what_a_killed_up_leaves_is_seen_and_removed_by_down(empty_home: Home) -
 
 
 def test_down_stops_an_up_at_work(empty_home: Home) -> None:
-    process = empty_home.popen("up")
+    # However long `down` takes to start, this `up` is not done by then: its handler never loads.
+    (empty_home.path / "stuck.py").write_text("import threading\n\nthreading.Event().wait()\n")
+    (empty_home.path / "stuck.yaml").write_text(
+        "organs:\n  - {id: stuck, task_types: [stuck], handler: 'stuck:run'}\n"
+    )
+    process = empty_home.popen("up", ORGANISM_CONFIG="stuck.yaml")
     read_until(process, "prefect: starting")
     empty_home.organism("down")
     process.communicate(timeout=PATIENCE)

@@ -5,26 +5,30 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from datetime import datetime
 from uuid import UUID
 
 import pytest
 
 from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.blocks.queue.models import PausedKind
+from organism_flows.flows.lanes import lease
 from organism_flows.flows.lanes.calls import SUSPICION_LIMIT
-from organism_flows.flows.lanes.claim_loop import POLL_S
 from organism_flows.flows.lanes.lane import Lane
 from organism_flows.flows.lanes.lease import LaneLost
 from tests.flows.running_lanes import TIMEOUT, nothing_left_behind, running, submit
 from tests.scripted_organism import ScriptedOrganism
 from tests.sql import pool_of
+from tests.stack import until
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-async def queue(database: str) -> AsyncIterator[Queue]:
-    async with Queue(database, lease_s=1.5, backoff_base_s=0.02, backoff_cap_s=0.1) as queue:
+async def queue(database: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Queue]:
+    # A lease that no machine is too slow for, and yet a heartbeat every 0.5 s.
+    monkeypatch.setattr(lease, "RENEWALS_A_LEASE", 120)
+    async with Queue(database, lease_s=60, backoff_base_s=0.02, backoff_cap_s=0.1) as queue:
         yield queue
 
 
@@ -133,11 +137,14 @@ async def test_a_live_lane_never_loses_a_long_task(queue: Queue, organism: Scrip
     [task_id] = await submit(queue, "hang")
     async with running(Lane(queue, organism)):
         await asyncio.wait_for(organism.started.wait(), TIMEOUT)
-        started = await queue.reader.now()
-        # Two leases long, with a reaper that would take anything it may.
-        while (await queue.reader.now() - started).total_seconds() < 2 * queue.lease_s:
-            assert (await queue.leases.reap()).retried == 0
-            await asyncio.sleep(0.05)
+        renewals: set[datetime] = set()
+
+        async def renewed() -> bool:
+            [row] = await queue.reader.lanes()
+            renewals.add(row.renewed_at)
+            return len(renewals) > 3
+
+        await until(renewed)
         organism.let_go.set()
         while (await queue.get(task_id)).status != "completed":
             await asyncio.sleep(0.01)
@@ -164,6 +171,7 @@ async def test_a_silent_lane_loses_its_tasks_to_the_next(queue: Queue, organism:
     [task_id] = await submit(queue, "ok")
     await queue.leases.register("killed")
     assert len(await queue.claims.claim("killed", 1)) == 1
+    await pool_of(queue).execute("UPDATE lanes SET lease_until = queue_now() - interval '1 s'")
     summary = await asyncio.wait_for(Lane(queue, organism, until_empty=True).run(), TIMEOUT)
     assert summary.completed == 1
     assert [a.cause for a in (await queue.get(task_id)).history] == ["lease_lost"]
@@ -212,23 +220,34 @@ async def test_a_mistake_of_ours_ends_the_lane_and_keeps_the_task(
     await nothing_left_behind(queue)
 
 
-async def test_an_insert_wakes_an_idle_lane(queue: Queue, organism: ScriptedOrganism) -> None:
+def _hears(lane: Lane) -> bool:
+    # When it begins to listen it looks once, since something may have come before.
+    return lane._notified.listening.is_set() and not lane._claims._wake.is_set() and lane.signals.idle.is_set()
+
+
+async def test_an_insert_wakes_an_idle_lane(
+    queue: Queue, organism: ScriptedOrganism, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("organism_flows.flows.lanes.claim_loop.POLL_S", 2.0 * TIMEOUT)
     lane = Lane(queue, organism)
     async with running(lane):
-        await asyncio.wait_for(lane.signals.idle.wait(), TIMEOUT)
+        await until(lambda: _hears(lane))
         await pool_of(queue).execute("INSERT INTO tasks (type) VALUES ('ok')")
-        # Well below the poll interval: it was the notification.
-        await asyncio.wait_for(lane.signals.settled.wait(), 2)
+        # Below the poll interval: it was the notification.
+        await asyncio.wait_for(lane.signals.settled.wait(), TIMEOUT)
 
 
-async def test_a_scheduled_task_starts_when_it_is_due(queue: Queue, organism: ScriptedOrganism) -> None:
+async def test_a_scheduled_task_starts_when_it_is_due(
+    queue: Queue, organism: ScriptedOrganism, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("organism_flows.flows.lanes.claim_loop.POLL_S", 2.0 * TIMEOUT)
     lane = Lane(queue, organism)
     async with running(lane):
-        await asyncio.wait_for(lane.signals.idle.wait(), TIMEOUT)
+        await until(lambda: _hears(lane))
         await pool_of(queue).execute(
             "INSERT INTO tasks (type, run_after) VALUES ('ok', now() + interval '0.3 s')"
         )
-        await asyncio.wait_for(lane.signals.settled.wait(), 2)
+        await asyncio.wait_for(lane.signals.settled.wait(), TIMEOUT)
 
 
 async def test_it_stops_by_itself_after_its_time(queue: Queue, organism: ScriptedOrganism) -> None:
@@ -255,7 +274,10 @@ async def test_a_running_task_is_cancelled_through_its_handler(
     await nothing_left_behind(queue)
 
 
-async def test_a_paused_type_and_domain_wait_until_resumed(queue: Queue, organism: ScriptedOrganism) -> None:
+async def test_a_paused_type_and_domain_wait_until_resumed(
+    queue: Queue, organism: ScriptedOrganism, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("organism_flows.flows.lanes.claim_loop.POLL_S", 2.0 * TIMEOUT)
     await queue.operator.pause("type", "ok")
     await queue.operator.pause("domain", "ok")
     ids = await submit(queue, "ok") + await submit(queue, "anything", domain="ok")
@@ -267,8 +289,8 @@ async def test_a_paused_type_and_domain_wait_until_resumed(queue: Queue, organis
         for number, kind in enumerate(kinds):
             lane.signals.settled.clear()
             assert await queue.operator.resume(kind, "ok")
-            # Woken: well before the poll.
-            await asyncio.wait_for(lane.signals.settled.wait(), POLL_S - 1)
+            # Woken: before the poll.
+            await asyncio.wait_for(lane.signals.settled.wait(), TIMEOUT)
             assert (await queue.get(ids[number])).status == "completed"
 
 

@@ -195,9 +195,15 @@ def _broken_off(dsn: str, error: DBAPIError) -> OrganismError:
 def _upgrade(connection: Connection, meanings: Mapping[str, Status]) -> None:
     from alembic import command
     from alembic.config import Config
+    from sqlalchemy.exc import PendingRollbackError
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection
     config.attributes[MEANINGS] = meanings
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except PendingRollbackError as error:
+        # Alembic's `autocommit_block` commits even if its block has lost the connection, or was cancelled
+        # (1.20.1). That fails, and hides why.
+        raise error.__context__ or error from None

@@ -14,6 +14,8 @@ FROM (SELECT) nothing
 LEFT JOIN LATERAL (
     SELECT pid, application_name, state, xact_start FROM pg_stat_activity
     WHERE xact_start IS NOT NULL AND datname = current_database() AND pid <> pg_backend_pid()
+        -- A vacuum of Postgres itself keeps no other from removing what is dead, and gives way.
+        AND backend_type IS DISTINCT FROM 'autovacuum worker'
     ORDER BY xact_start LIMIT 1
 ) oldest ON true
 LEFT JOIN pg_stat_user_tables stats ON stats.relid = 'tasks'::regclass

@@ -219,13 +219,13 @@ async def test_a_listener_that_is_left_as_its_connection_breaks_ends(
         await listener.listening.wait()
         while not (waited_for := [event for event in made if event._waiters]):
             await asyncio.sleep(0)
-        left = time.monotonic()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(TIMEOUT) as deadline:
             waited_for[0].set()
             for _ in range(later):
                 await asyncio.sleep(0)
             await listener.__aexit__()
-    assert time.monotonic() - left < 2
+        # Asked here as well: leaving takes a cancellation for its own.
+        assert not deadline.expired()
 
 
 @pytest.mark.parametrize("seed", range(3))

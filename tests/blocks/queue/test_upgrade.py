@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 from alembic import command
 
-from organism_flows.blocks.errors import SchemaMismatch
+from organism_flows.blocks.errors import QueueUnavailable, SchemaMismatch
 from organism_flows.blocks.queue import Queue, TaskFilter, migrate
 from tests.sql import pool_of
 
@@ -180,8 +180,9 @@ async def test_producers_and_lanes_of_version_1_go_on_meanwhile(dsn: str) -> Non
         assert {*mine, *settled} >= set(inserted), "a task was lost"
 
 
+@pytest.mark.parametrize("how", ["killed", "cancelled"])
 async def test_an_index_that_a_broken_migration_left_behind_is_made_again(
-    dsn: str, session: asyncpg.Connection[Any]
+    dsn: str, session: asyncpg.Connection[Any], how: str
 ) -> None:
     other = await asyncpg.connect(dsn)
     try:
@@ -190,16 +191,24 @@ async def test_an_index_that_a_broken_migration_left_behind_is_made_again(
             await session.fetchval("SELECT count(*) FROM pg_class")
             migrating = asyncio.create_task(migrate(dsn))
             async with asyncio.timeout(30):
-                while not await other.fetchval(
-                    "SELECT bool_or(pg_terminate_backend(pid)) FROM pg_stat_activity "
-                    "WHERE wait_event_type = 'Lock' AND datname = current_database() "
-                    "AND query LIKE 'CREATE%INDEX CONCURRENTLY%'"
+                while not (
+                    pid := await other.fetchval(
+                        "SELECT pid FROM pg_stat_activity "
+                        "WHERE wait_event_type = 'Lock' AND datname = current_database() "
+                        "AND query LIKE 'CREATE%INDEX CONCURRENTLY%'"
+                    )
                 ):
                     await asyncio.sleep(0.01)
-            with pytest.raises(Exception):  # noqa: B017, PT011  # whatever a killed connection raises
-                await migrating
+            if how == "killed":
+                await other.fetchval("SELECT pg_terminate_backend($1)", pid)
+                with pytest.raises(QueueUnavailable, match="broke off"):
+                    await migrating
+            else:
+                migrating.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await migrating
         broken = [name for name, valid in (await indexes(session)).items() if not valid]
-        assert broken, "the migration was killed too late"
+        assert broken, "the migration was ended too late"
         assert set(broken) <= NEW_INDEXES | REPLACED
         await migrate(dsn)
         await check_indexes(session)

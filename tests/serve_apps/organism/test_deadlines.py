@@ -27,7 +27,7 @@ async def test_items_come_due_in_the_order_of_their_deadlines() -> None:
     deadlines.discard("gone", 0.03)
     with anyio.fail_after(5):
         assert [await late.get() for _ in range(3)] == ["a", "b", "c"]
-    assert 0.06 <= time.monotonic() - now < 2
+    assert time.monotonic() - now >= 0.06
     deadlines.discard("never", 30.0)
     assert late.empty()
 
