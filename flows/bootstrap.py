@@ -39,8 +39,9 @@ from organism_flows.blocks.task_queue import TaskQueue
 from organism_flows.flows.alerting import automations
 from organism_flows.flows.dispatch import GRACE_S, dispatch
 from organism_flows.flows.prefect_support import deployments
+from organism_flows.flows.prefect_support.markdown import escaped
 from organism_flows.flows.prefect_support.server import prefect_api
-from organism_flows.flows.prefect_support.states import EXPECTED_ERRORS, ORGANISM_TAG, cell, failed, show_page
+from organism_flows.flows.prefect_support.states import EXPECTED_ERRORS, ORGANISM_TAG, failed, show_page
 from organism_flows.flows.verification import canary as canary_check
 from organism_flows.flows.verification.thresholds import Limits
 from organism_flows.serve_apps.organism.config import OrganismConfig, load_config
@@ -355,5 +356,7 @@ def _late(done: Bootstrapped, error: TimeoutError) -> OrganismError:
 
 
 def _page(line: str, done: Bootstrapped) -> str:
-    rows = [f"| {s.step} | {'changed' if s.changed else 'right'} | {cell(s.found)} |" for s in done.steps]
-    return "\n".join([f"**{cell(line, 1000)}**", "", "| step | | found |", "|---|---|---|", *rows])
+    rows = [
+        f"| {s.step} | {'changed' if s.changed else 'right'} | {escaped(s.found, 200)} |" for s in done.steps
+    ]
+    return "\n".join([f"**{escaped(line, 1000)}**", "", "| step | | found |", "|---|---|---|", *rows])

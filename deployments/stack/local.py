@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from organism_flows.blocks.access_token import make_token
 from organism_flows.blocks.disk_space import full_disks
 from organism_flows.blocks.errors import StackError
+from organism_flows.blocks.finding import Finding, ok
 from organism_flows.blocks.settings import Settings
 from organism_flows.blocks.stack_state import ProcessRef, StackState, read_secret, read_stack
 from organism_flows.deployments.stack import components, health, organism_app
@@ -205,7 +206,7 @@ class _Start:
         if not alive:
             return set()
         async with health.local_client() as client:
-            checks: dict[str, Awaitable[health.Check]] = {
+            checks: dict[str, Awaitable[Finding]] = {
                 "ray": health.check_ray(client, previous),
                 "prefect": health.check_prefect(client, previous),
                 "organism": health.check_organism(client, previous),
@@ -219,7 +220,7 @@ class _Start:
             answers = dict(zip(checks, await asyncio.gather(*checks.values()), strict=True))
         if self.embedded and self.settings.worker and not answers["postgres"].ok:
             # Prefect's server knows the worker only from the database, whose restart flow runs survive.
-            answers["worker"] = health.Check(True)
+            answers["worker"] = ok("worker")
         return {role for role, answer in answers.items() if answer.ok and role in alive | {"organism"}}
 
     def _knows_secret(self, previous: StackState) -> bool:

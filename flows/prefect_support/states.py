@@ -92,9 +92,3 @@ async def _answers() -> bool:
             return await client.api_healthcheck() is None
     except (HTTPError, PrefectException, OSError):
         return False
-
-
-def cell(text: str | None, length: int = 200) -> str:
-    """Return ``text`` for a cell of a markdown table: on one line, cut to ``length`` and escaped."""
-    line = " ".join((text or "").split()).replace("|", "\\|").replace("`", "'")
-    return line if len(line) <= length else line[: length - 1] + "…"

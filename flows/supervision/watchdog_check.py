@@ -18,7 +18,8 @@ from organism_flows.blocks.queue.models import Finished
 from organism_flows.blocks.settings import load_settings
 from organism_flows.blocks.stack_state import organism_url
 from organism_flows.blocks.task_queue import TaskQueue
-from organism_flows.flows.alerting.notify import tell_of_queue
+from organism_flows.flows.alerting.notify import notify_about_queue
+from organism_flows.flows.prefect_support.markdown import escaped
 from organism_flows.flows.prefect_support.stale_runs import clear_debris
 from organism_flows.flows.supervision.dispatch_restart import start_missing_dispatch
 
@@ -137,14 +138,14 @@ async def check(options: WatchdogOptions, own_run: UUID | None, *, say_checked: 
         if not alone:
             return WatchdogSummary(exclusive=False)
         await _look_after_lanes(queue, summary)
-        told = await tell_of_queue(
+        notified = await notify_about_queue(
             queue,
             options.queue,
             dead_letters=options.dead_letters,
             oldest_ready_s=options.oldest_ready_seconds,
             interrupted=options.interrupted,
             missing_s=options.missing_seconds,
-            looked=say_checked,
+            checked=say_checked,
         )
         await _delete_what_is_old(queue, options, summary)
         await _note_long_work(queue, summary)
@@ -159,9 +160,9 @@ async def check(options: WatchdogOptions, own_run: UUID | None, *, say_checked: 
         restart = await start_missing_dispatch(await queue.lanes(), options.queue)
     summary.flow_runs_crashed, summary.task_runs_crashed = debris.flow_runs, debris.task_runs
     summary.late_runs_cancelled = debris.late
-    summary.alerts = told.said
+    summary.alerts = notified.reported
     summary.dispatch_started = [restart.run] if restart.run else []
-    summary.prefect_trouble = debris.trouble or told.trouble or restart.trouble
+    summary.prefect_trouble = debris.trouble or notified.trouble or restart.trouble
     summary.checks = 1
     summary.seconds = round(time.monotonic() - began, 3)
     _emit(options.queue, summary)
@@ -251,12 +252,12 @@ def page_of(line: str, summary: WatchdogSummary) -> str:
     counts = summary.model_dump(
         exclude={"exclusive", "alerts", "notes", "dispatch_started", "prefect_trouble", "seconds"}
     )
-    lines = [f"**{line}** in {summary.seconds:g} s", "", "| | |", "|---|---|"]
+    lines = [f"**{escaped(line, 1000)}** in {summary.seconds:g} s", "", "| | |", "|---|---|"]
     lines += [
         f"| {name.replace('_', ' ')} | {'not known' if count is None else count} |"
         for name, count in counts.items()
     ]
-    lines += ["", *(f"- {said}" for said in summary.alerts)]
+    lines += ["", *(f"- {escaped(alert, 1000)}" for alert in summary.alerts)]
     if summary.dispatch_started:
         names = ", ".join(summary.dispatch_started)
         lines.append(f"- no lane claimed tasks, so a run of dispatch was started: {names}")

@@ -10,12 +10,12 @@ import httpx
 
 from organism_flows.blocks.access_token import own_headers
 from organism_flows.blocks.errors import OrganismError
+from organism_flows.blocks.finding import Finding, degraded, failed, ok
 from organism_flows.blocks.long_work import OrganismWork, ask_organism
 from organism_flows.blocks.organism import Organism
 from organism_flows.blocks.ray_cluster import RayCluster, last_line
 from organism_flows.blocks.settings import load_settings
 from organism_flows.blocks.versions import ONE_IMAGE, differences, installed
-from organism_flows.flows.verification.finding import Finding, degraded, failed, ok
 
 HTTP_TIMEOUT_S = 10.0
 NODE_TIMEOUT_S = 30.0

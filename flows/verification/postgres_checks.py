@@ -8,11 +8,11 @@ from typing import Any
 
 import asyncpg
 
+from organism_flows.blocks.finding import Finding, degraded, failed, ok
 from organism_flows.blocks.queue import Queue
 from organism_flows.blocks.queue.db.migrate import pending
 from organism_flows.blocks.queue.db.sqlstates import TRANSIENT_ERRORS
 from organism_flows.blocks.queue.db.statements import statement
-from organism_flows.flows.verification.finding import Finding, degraded, failed, ok
 
 TIMEOUT_S = 10.0
 SKEW_S = 2.0

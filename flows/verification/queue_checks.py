@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from organism_flows.blocks.finding import Finding, degraded, ok
 from organism_flows.blocks.long_work import LongWork
 from organism_flows.blocks.queue import LaneRow, Pause, Queue
 from organism_flows.blocks.queue.db.statements import statement
-from organism_flows.flows.prefect_support.states import cell
-from organism_flows.flows.verification.finding import Finding, degraded, ok
+from organism_flows.flows.prefect_support.markdown import one_line
 from organism_flows.flows.verification.thresholds import Limits
 
 TIMEOUT_S = 10.0
@@ -88,7 +88,7 @@ async def _interrupted(queue: Queue, work: LongWork) -> Finding:
     if work.interrupted_note is None:
         return ok("queue: interrupted", "no unfinished task was interrupted more than twice")
     most = await queue.most_interrupted(at_most=3)
-    named = "; ".join(f"{cell(kind, 60)} {task}: {times} times" for task, kind, times in most)
+    named = "; ".join(f"{one_line(kind, 60)} {task}: {times} times" for task, kind, times in most)
     return degraded(
         "queue: interrupted",
         f"{work.interrupted_note}{f' ({named})' if named else ''}",

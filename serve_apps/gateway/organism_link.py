@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 import httpx
 
 from organism_flows.blocks.client.messages import DirectTask
-from organism_flows.blocks.errors import OrganismUnavailable, StackError
+from organism_flows.blocks.errors import OrganismUnavailable, OrganismUnknown, StackError
 
 STATUS_TIMEOUT_S = 2.0
 HEALTH_KEPT_S = 1.0
@@ -27,10 +27,6 @@ T = TypeVar("T")
 
 class TooManyCalls(Exception):
     """Error: the limit of concurrent calls is reached, here or at the organism."""
-
-
-class OrganismUnknown(OrganismUnavailable):
-    """Error: neither the settings nor the state of the stack say where the organism is."""
 
 
 class OrganismLink(Protocol):

@@ -9,11 +9,11 @@ from uuid import UUID
 
 import pytest
 
+from organism_flows.blocks.errors import LaneLost
 from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.blocks.queue.models import PausedKind
 from organism_flows.flows.lanes.calls import SUSPICION_LIMIT
 from organism_flows.flows.lanes.lane import POLL_S, Lane
-from organism_flows.flows.lanes.lease import LaneLost
 from tests.flows.scripted import TIMEOUT, ScriptedOrganism, nothing_left_behind, running, submit
 
 pytestmark = pytest.mark.anyio

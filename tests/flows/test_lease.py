@@ -13,10 +13,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from organism_flows.blocks.errors import LaneLost
 from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.flows.lanes import lease
 from organism_flows.flows.lanes.lane import Lane
-from organism_flows.flows.lanes.lease import LaneLost, Lease, Report
+from organism_flows.flows.lanes.lease import Lease, Report
 from tests.flows.scripted import ScriptedOrganism
 from tests.proxy import proxied
 from tests.stack import until

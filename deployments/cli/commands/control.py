@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.deployments.cli.commands.tasks import open_queue, tasks
+from organism_flows.deployments.cli.exit_codes import ExitCode
 from organism_flows.deployments.cli.output import AsJson, show
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ async def cancel(*ids: str, as_json: AsJson = False) -> int:
         requested="running, asked to stop",
         unchanged="had ended already",
     )
-    return 1 if done.unchanged else 0
+    return ExitCode.FAILED if done.unchanged else ExitCode.DONE
 
 
 @tasks.command(name="run")
@@ -55,7 +56,7 @@ async def run(*ids: str, as_json: AsJson = False) -> int:
         started = await queue.start(found)
     unchanged = [task_id for task_id in found if task_id not in started]
     _tell({"queued": started, "unchanged": unchanged}, as_json)
-    return 1 if unchanged else 0
+    return ExitCode.FAILED if unchanged else ExitCode.DONE
 
 
 @tasks.command(name="retry")
@@ -72,7 +73,7 @@ async def retry(*ids: str, as_json: AsJson = False) -> int:
         found = await _found(queue, ids)
         done = await queue.retry(found)
     _tell({"queued": done.retried, "unchanged": done.unchanged, "duplicates": done.duplicates}, as_json)
-    return 1 if done.unchanged or done.duplicates else 0
+    return ExitCode.FAILED if done.unchanged or done.duplicates else ExitCode.DONE
 
 
 @tasks.command(name="pause")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from organism_flows.deployments.cli.exit_codes import ExitCode
 from organism_flows.deployments.cli.output import AsJson, progress_display, show
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ async def demo(
         kept = keep or joined
         result = {**report.model_dump(), "kept": kept, "addresses": _addresses(stack)}
         show(result, as_json, _text(report, stack, kept=kept))
-        return 1 if report.surprises else 0
+        return ExitCode.FAILED if report.surprises else ExitCode.DONE
     finally:
         if not keep and not joined:
             with progress_display(as_json) as progress:

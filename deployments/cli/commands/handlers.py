@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
+from organism_flows.deployments.cli.exit_codes import ExitCode
 from organism_flows.deployments.cli.output import AsJson, show
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ async def check(
             found = {"form": form, "runs": _runs(organ, is_async=handler.is_async), "batch": organ.batch}
             rows.append({**row, "handler": organ.handler, "ok": True, **found, "problem": None})
     show({"config": app.path, "handlers": rows}, as_json, "\n".join(map(_line, rows)))
-    return 0 if all(row["ok"] for row in rows) else 1
+    return ExitCode.DONE if all(row["ok"] for row in rows) else ExitCode.FAILED
 
 
 @handlers.command(name="schema")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from organism_flows.deployments.cli.exit_codes import ExitCode
 from organism_flows.deployments.cli.output import AsJson, show
 
 SERVE_NAMESPACE = "serve"
@@ -56,7 +57,7 @@ async def leftovers(
         as_json,
         "\n".join(lines) or "nothing is left over",
     )
-    return 1 if actors or held else 0
+    return ExitCode.FAILED if actors or held else ExitCode.DONE
 
 
 def _actors() -> list[str]:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from organism_flows.deployments.cli.exit_codes import OF_VERIFY
 from organism_flows.deployments.cli.output import AsJson, show
 
 SIGNS = {"ok": "✓", "degraded": "!", "failed": "✗"}
@@ -43,4 +44,4 @@ async def verify(
         as_json,
         "\n".join(lines),
     )
-    return found.exit_code
+    return OF_VERIFY[found.status]

@@ -12,9 +12,9 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from pydantic import BaseModel, Field, ValidationError
 
-from organism_flows.blocks.errors import OrganismUnavailable
+from organism_flows.blocks.errors import OrganismUnavailable, OrganismUnknown
 from organism_flows.blocks.long_work import OrganismWork
-from organism_flows.serve_apps.gateway.organism_link import OrganismLink, OrganismUnknown, TooManyCalls
+from organism_flows.serve_apps.gateway.organism_link import OrganismLink, TooManyCalls
 
 TIMEOUT_S = 1.0
 """Longest time a scrape waits for each answer of the organism, in seconds."""

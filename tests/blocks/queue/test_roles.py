@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 
 from organism_flows.blocks.errors import QueueUnavailable
+from organism_flows.blocks.finding import Finding
 from organism_flows.blocks.queue import NewTask, Queue, RedriveFilter, TaskFilter, TypePolicy, migrate
 from organism_flows.blocks.queue.db.roles import (
     LANE,
@@ -29,7 +30,6 @@ from organism_flows.deployments.cli import main as cli
 from organism_flows.deployments.stack.postgres.server import EmbeddedPostgres
 from organism_flows.flows.verification import postgres_checks as verified_postgres
 from organism_flows.flows.verification import queue_checks as verified_queue
-from organism_flows.flows.verification.finding import Finding
 from organism_flows.flows.verification.thresholds import Limits
 from tests.blocks.queue.bare_server import bare_server
 from tests.blocks.queue.helpers import claim, outcomes_of
