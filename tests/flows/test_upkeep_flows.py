@@ -145,9 +145,9 @@ async def test_submit_names_bad_lines_and_loads_nothing_or_the_others(queue: Que
     assert (await queue.counts())["queued"] == 0
     run = await newest_run("submit")
     assert run.state_type == StateType.FAILED
-    assert f"{file}:2: parms: Extra inputs" in run.state.message
+    assert f"{file}:2: parms is not a known field" in run.state.message
     page = (await page_of(run.id)).data
-    assert f"{file}:2: parms: Extra inputs" in page.replace("\\", ""), "escaped for markdown"
+    assert f"{file}:2: parms is not a known field" in page.replace("\\", ""), "escaped for markdown"
     done = await submit(str(file), strict=False)
     assert (done.added, done.bad) == (1, 1)
     run = await newest_run("submit")

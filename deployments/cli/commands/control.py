@@ -8,6 +8,7 @@ from uuid import UUID
 from cyclopts import Parameter
 
 from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.validation import first_error
 from organism_flows.deployments.cli.commands.tasks import open_queue, tasks
 from organism_flows.deployments.cli.exit_codes import ExitCode
 from organism_flows.deployments.cli.output import AsJson, show
@@ -146,9 +147,8 @@ async def policy(
             try:
                 await queue.set_policy(TypePolicy(type=type, **fields))
             except ValidationError as error:
-                first = error.errors(include_url=False)[0]
                 raise ConfigurationError(
-                    f"{first['loc'][0]}: {first['msg']}, got {first['input']!r}", "choose another value"
+                    first_error(error, with_value=True), "choose another value"
                 ) from None
         policies = await queue.policies()
     lines = [

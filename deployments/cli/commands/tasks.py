@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.validation import first_error
 from organism_flows.deployments.cli.output import AsJson, show
 
 if TYPE_CHECKING:
@@ -115,12 +116,9 @@ def _filter(
     try:
         return TaskFilter.model_validate(fields)
     except ValidationError as invalid:
-        first = invalid.errors(include_url=False, include_context=False)[0]
-        option = {"created_since": "since", "created_until": "until"}.get(
-            str(first["loc"][0]), first["loc"][0]
-        )
-        what = first["msg"].removeprefix("Value error, ")
-        raise ConfigurationError(f"--{option}: {what}", "choose another value") from None
+        options = {"created_since": "since", "created_until": "until"}
+        what = first_error(invalid, name=lambda place: f"--{options.get(place, place)}")
+        raise ConfigurationError(what, "choose another value") from None
 
 
 @tasks.command(name="show")
