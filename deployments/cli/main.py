@@ -1,9 +1,9 @@
 """The `organism` command: finds commands, and turns errors into lines and exit codes.
 
-Commands live in `deployments.cli.commands`, one module each. A command is a function or coroutine function
-whose docstring is its help. It returns its exit code, or `None` for 0. It prints its result with
-`deployments.cli.output.show`, and raises `OrganismError` if it fails. Every module is imported for every
-command, so slow imports are inside the functions.
+Commands live in the folders of `deployments.cli.commands`, one module each. A command is a function or
+coroutine function whose docstring is its help. It returns its exit code, or `None` for 0. It prints its
+result with `deployments.cli.output.show`, and raises `OrganismError` if it fails. Every module is imported
+for every command, so slow imports are inside the functions.
 
 `deployments.cli.exit_codes` lists the exit codes.
 """
@@ -29,26 +29,26 @@ if TYPE_CHECKING:
 
 COMMANDS_PACKAGE = "organism_flows.deployments.cli.commands"
 COMMANDS = {
-    "up": "up:up",
-    "down": "down:down",
-    "status": "status:status",
-    "ui": "ui:ui",
-    "env": "env:env",
-    "demo": "demo:demo",
-    "bootstrap": "bootstrap:bootstrap",
-    "submit": "submit:submit",
-    "dispatch": "dispatch:dispatch",
-    "tasks": "control:tasks",
-    "redrive": "redrive:redrive",
-    "handlers": "handlers:handlers",
-    "drift": "drift:drift",
-    "verify": "verify:verify",
-    "leftovers": "leftovers:leftovers",
-    "serve-config": "serve_config:serve_config",
-    "deploy": "deploy:deploy",
-    "schedule": "schedule:schedule",
-    "alerts": "alerts:alerts",
-    "migrate": "migrate:migrate",
+    "up": "stack.up:up",
+    "down": "stack.down:down",
+    "status": "stack.status:status",
+    "ui": "stack.ui:ui",
+    "env": "stack.env:env",
+    "demo": "stack.demo:demo",
+    "bootstrap": "release.bootstrap:bootstrap",
+    "submit": "tasks.submit:submit",
+    "dispatch": "operation.dispatch:dispatch",
+    "tasks": "tasks.control:tasks",
+    "redrive": "tasks.redrive:redrive",
+    "handlers": "release.handlers:handlers",
+    "drift": "operation.drift:drift",
+    "verify": "operation.verify:verify",
+    "leftovers": "operation.leftovers:leftovers",
+    "serve-config": "release.serve_config:serve_config",
+    "deploy": "release.deploy:deploy",
+    "schedule": "operation.schedule:schedule",
+    "alerts": "operation.alerts:alerts",
+    "migrate": "release.migrate:migrate",
 }
 """Module and function, or cyclopts `App`, of each command by its name on the command line."""
 

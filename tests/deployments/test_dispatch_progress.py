@@ -10,7 +10,7 @@ import pytest
 
 from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.deployments.cli import dispatch_progress
-from organism_flows.deployments.cli.commands.dispatch import _report
+from organism_flows.deployments.cli.commands.operation.dispatch import _report
 from organism_flows.deployments.cli.dispatch_progress import QueueWatch, Snapshot, shown
 from organism_flows.flows.supervision.supervisor import DispatchSummary
 from tests.proxy import proxied

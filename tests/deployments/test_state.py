@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from pydantic import SecretStr
 
@@ -39,7 +40,7 @@ def a_plan(home: Path, **settings: Any) -> StackState:
         dsn="",
         previous=None,
         kept=(),
-        tell=lambda role, line: None,
+        on_note=lambda role, line: None,
     )
 
 
@@ -92,6 +93,44 @@ def test_ports_that_have_no_effect_on_a_running_stack_are_told(tmp_path: Path) -
     running = int(stack.prefect_ui_url.rsplit(":", 1)[1])
     assert ignored_ports(Settings(home=tmp_path, prefect_port=running), stack) == []
     assert "ORGANISM_PREFECT_PORT=1" in ignored_ports(Settings(home=tmp_path, prefect_port=1), stack)[0]
+
+
+def test_up_refuses_a_stack_that_another_installation_runs(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "other" / "bin"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "python").symlink_to(Path(sys.executable).resolve())
+    stack = a_plan(tmp_path)
+    for python in (elsewhere / "python", Path(sys.executable)):
+        command = [str(python), "-c", "print(1, flush=True); input()"]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"1\n"
+            created = psutil.Process(process.pid).create_time()
+            stack.processes["worker"] = ProcessRef(pid=process.pid, created=created)
+            if python.parent != elsewhere:
+                state.refuse_other_installation(stack)
+                continue
+            state.write_stack(stack)
+            up = subprocess.run(
+                [sys.executable, "-m", "organism_flows.deployments.cli.main", "up", "--json"],
+                env={**os.environ, "ORGANISM_HOME": str(tmp_path)},
+                capture_output=True,
+                check=False,
+                text=True,
+            )
+            assert up.returncode == 1, up.stderr
+            assert json.loads(up.stdout) == {
+                "error": f"the stack in {tmp_path} runs from another installation: worker from {elsewhere}",
+                "next_step": f"stop it there: `{elsewhere}/organism down`, then run this again",
+            }
+            assert read_stack(tmp_path) == stack, "nothing was stopped or started"
+            assert process.poll() is None
+        finally:
+            process.kill()
+            process.communicate()
+    state.refuse_other_installation(stack)  # neither runs any more
+    state.refuse_other_installation(None)
 
 
 def test_turns_are_taken_and_a_dead_holder_gives_way(tmp_path: Path) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from organism_flows.deployments.cli.output import AsJson, Now, WhenIdle, show, when_replaced
+from organism_flows.deployments.cli.options import ConfigFile, Now, WhenIdle, when_replaced
+from organism_flows.deployments.cli.output import AsJson, show
 
 
 async def bootstrap(
     *,
-    config: Annotated[Path | None, Parameter(help="The organism's configuration file.")] = None,
+    config: ConfigFile = None,
     replicas: Annotated[int, Parameter(help="Replicas of the organism.")] = 1,
     canary: Annotated[bool, Parameter(help="Send a task through everything.")] = True,
     postgres_seconds: Annotated[float, Parameter(help="How long Postgres may take to come up.")] = 120.0,

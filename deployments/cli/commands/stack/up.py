@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from organism_flows.deployments.cli.output import AsJson, Now, WhenIdle, progress_display, show, when_replaced
+from organism_flows.deployments.cli.options import Now, WhenIdle, when_replaced
+from organism_flows.deployments.cli.output import AsJson, progress_display, show
 
 
 async def up(*, when_idle: WhenIdle = False, now: Now = False, as_json: AsJson = False) -> None:

@@ -9,15 +9,14 @@ from cyclopts import Parameter
 
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.validation import first_error
-from organism_flows.deployments.cli.commands.tasks import open_queue, tasks
+from organism_flows.deployments.cli.commands.tasks.reads import tasks
 from organism_flows.deployments.cli.exit_codes import ExitCode
+from organism_flows.deployments.cli.options import OfDomain, OfType
 from organism_flows.deployments.cli.output import AsJson, show
+from organism_flows.deployments.cli.own_queue import open_queue
 
 if TYPE_CHECKING:
     from organism_flows.blocks.queue import Queue
-
-TypeOption = Annotated[str | None, Parameter(name="--type", help="The tasks of this type.")]
-DomainOption = Annotated[str | None, Parameter(name="--domain", help="The tasks of this domain.")]
 
 
 @tasks.command(name="cancel")
@@ -80,8 +79,8 @@ async def retry(*ids: str, as_json: AsJson = False) -> int:
 @tasks.command(name="pause")
 async def pause(
     *,
-    type: TypeOption = None,
-    domain: DomainOption = None,
+    type: OfType = None,
+    domain: OfDomain = None,
     reason: Annotated[str | None, Parameter(help="Shown to whoever asks why tasks wait.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -103,7 +102,7 @@ async def pause(
 
 
 @tasks.command(name="resume")
-async def resume(*, type: TypeOption = None, domain: DomainOption = None, as_json: AsJson = False) -> None:
+async def resume(*, type: OfType = None, domain: OfDomain = None, as_json: AsJson = False) -> None:
     """Claim the tasks of a paused type or domain again."""
     kind, name = _one_of(type, domain)
     async with open_queue() as queue:

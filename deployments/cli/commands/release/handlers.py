@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from organism_flows.deployments.cli.exit_codes import ExitCode
+from organism_flows.deployments.cli.options import ConfigFile
 from organism_flows.deployments.cli.output import AsJson, show
 
 if TYPE_CHECKING:
@@ -19,9 +19,7 @@ handlers = App(name="handlers", help="Check the organism's configuration and its
 @handlers.command(name="check")
 async def check(
     *,
-    config: Annotated[
-        Path | None, Parameter(help="The configuration; unset: ORGANISM_CONFIG, else the demo organism.")
-    ] = None,
+    config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> int:
     """Import every handler as a replica would, and say which cannot be used and why.

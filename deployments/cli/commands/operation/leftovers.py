@@ -32,7 +32,7 @@ async def leftovers(
     import organism_flows.flows.dispatch  # noqa: F401  # isort: skip
     from organism_flows.blocks.errors import ConfigurationError
     from organism_flows.blocks.ray_cluster import RayCluster
-    from organism_flows.deployments.cli.commands.tasks import open_queue
+    from organism_flows.deployments.cli.own_queue import open_queue
 
     await (await RayCluster.named("default")).connect()
     actors = _actors()
