@@ -134,7 +134,7 @@ async def deploy_organism(
         return BootstrapStep(
             step="organism",
             changed=False,
-            found=f"{health['status']}; not deployed from here: RAY_DASHBOARD_URL is not set",
+            found=f"{health.status}; not deployed from here: RAY_DASHBOARD_URL is not set",
         )
     settings = load_settings()
     file = Path(config) if config else settings.config
@@ -158,11 +158,9 @@ async def deploy_organism(
         )
         found = f"deployed: {replacement.summary(changes)}" if running else "deployed"
     health = await client.health()
-    if not health.get("organism_initialized"):
-        raise OrganismUnavailable(f"the organism is {health.get('status')}", "see `organism verify`")
-    return BootstrapStep(
-        step="organism", changed=changed, found=f"{found}, {health['status']}", changes=changes
-    )
+    if not health.organism_initialized:
+        raise OrganismUnavailable(f"the organism is {health.status}", "see `organism verify`")
+    return BootstrapStep(step="organism", changed=changed, found=f"{found}, {health.status}", changes=changes)
 
 
 @_step("deployments")

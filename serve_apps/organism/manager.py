@@ -18,6 +18,7 @@ from typing import Any
 
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.json_text import from_json
+from organism_flows.blocks.organism_reports import EnvironmentReport, HealthReport, OrganReport, StatusReport
 from organism_flows.blocks.queue.wire import HANDED_BACK, WIRE_VERSION, Batch, Outcomes
 from organism_flows.blocks.versions import package_version
 from organism_flows.serve_apps.organism.assembly import Assembly, assemble, load_missing, nowhere
@@ -311,28 +312,26 @@ class OrganismManager:
         config = self._assembly.config if self._assembly else None
         return max((organ.drain_s for organ in config.organs), default=0.0) if config else 0.0
 
-    # Telling
-
     def health(self) -> dict[str, Any]:
-        """Return whether it serves: status, organism_initialized, uptime_s, pid, replica, version.
+        """Return whether it serves: a `HealthReport` as plain data."""
+        return self._health().plain()
 
-        ``degraded`` means that it does not serve by the latest configuration: see ``refused_configuration``.
-        """
+    def _health(self) -> HealthReport:
         problem = self._problem()
-        return {
-            "status": "unhealthy" if problem else "degraded" if self._refused else "healthy",
-            "organism_initialized": self.configured,
-            "problem": problem,
-            "refused_configuration": self._refused,
-            "uptime_s": round(time.monotonic() - self._started, 3),
-            "pid": os.getpid(),
-            "replica": self._replica,
-            "version": package_version(),
-            "wire_version": WIRE_VERSION,
-        }
+        return HealthReport(
+            status="unhealthy" if problem else "degraded" if self._refused else "healthy",
+            organism_initialized=self.configured,
+            problem=problem,
+            refused_configuration=self._refused,
+            uptime_s=round(time.monotonic() - self._started, 3),
+            pid=os.getpid(),
+            replica=self._replica,
+            version=package_version(),
+            wire_version=WIRE_VERSION,
+        )
 
     def status(self) -> dict[str, Any]:
-        """Return what it serves and has done: task types, counts by organ, configuration in effect."""
+        """Return what it serves and has done: a `StatusReport` as plain data."""
         assembly = self._assembly
         organs = {name: organ.status() for name, organ in assembly.organs.items()} if assembly else {}
         totals: Counter[str] = Counter()
@@ -350,19 +349,20 @@ class OrganismManager:
             ):
                 totals[name] += figures[name]
         config = assembly.config if assembly else None
-        return {
-            **self.health(),
-            "task_types": assembly.router.types if assembly else [],
-            "organs": organs,
-            "totals": dict(totals),
-            "draining": self._calls.draining,
-            "lingering": len(self._rules.lingering),
-            "retiring_organs": len(self._retiring),
-            "escalation": assembly.escalation.status() if assembly and assembly.escalation else None,
-            "drift": self.drift.status(config.escalation if config else None),
-            "environment": environment(),
-            "config": config.model_dump(mode="json") if config else None,
-        }
+        report = StatusReport(
+            **dict(self._health()),
+            task_types=list(assembly.router.types) if assembly else [],
+            organs={name: OrganReport.model_validate(organ) for name, organ in organs.items()},
+            totals=dict(totals),
+            draining=self._calls.draining,
+            lingering=len(self._rules.lingering),
+            retiring_organs=len(self._retiring),
+            escalation=assembly.escalation.status() if assembly and assembly.escalation else None,
+            drift=self.drift.status(config.escalation if config else None),
+            environment=EnvironmentReport.model_validate(environment()),
+            config=config.model_dump(mode="json") if config else None,
+        )
+        return report.plain()
 
     def running(self) -> dict[str, Any]:
         """Return what runs on this replica, by organ: what replacing the replica would interrupt."""

@@ -1,4 +1,4 @@
-"""An organism that does as it is told, where what counts is what the gateway makes of it."""
+"""An organism that answers as scripted, for tests of what the gateway makes of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from organism_flows.blocks.errors import OrganismUnavailable
+from organism_flows.blocks.organism_reports import HealthReport, StatusReport
 from organism_flows.serve_apps.gateway.organism_link import TooManyCalls
 
 
@@ -22,14 +23,16 @@ class ScriptedOrganism:
         self.free.set()
         self._types = types
 
-    async def health(self) -> dict[str, Any]:
+    async def health(self) -> HealthReport:
         self._answer()
-        return {"status": "unhealthy" if self.problem else "healthy", "problem": self.problem}
+        return HealthReport(status="unhealthy" if self.problem else "healthy", problem=self.problem)
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self) -> StatusReport:
         self._answer()
         config = {"default_organ": None if self._types else "any"}
-        return {"replica": "r1", "organs": {}, "task_types": self._types or [], "config": config}
+        return StatusReport(
+            status="healthy", replica="r1", organs={}, task_types=self._types or [], config=config
+        )
 
     async def running(self) -> dict[str, Any]:
         self._answer()

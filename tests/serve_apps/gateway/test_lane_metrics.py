@@ -139,7 +139,8 @@ def test_tasks_that_ended_with_their_lane_are_dead_letters_too() -> None:
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
 async def test_the_linter_of_prometheus_finds_nothing_wrong(gateway: Gateway, queue: Queue) -> None:
     await submit(queue, "ok", "fail")
-    async with organism_says({"replica": "r1", "organs": {"a": {"in_flight": 1, "waiting": 2}}}) as url:
+    organs = {"a": {"in_flight": 1, "waiting": 2}}
+    async with organism_says({"status": "healthy", "replica": "r1", "organs": organs}) as url:
         gateway.parts.metrics.organs = Organs(OrganismByHttp(lambda: url))
         text = (await gateway.http.get("/metrics")).text
     assert "organism_organ_in_flight" in text
@@ -192,8 +193,9 @@ async def test_organs_of_replicas_that_answered_are_told(monkeypatch: pytest.Mon
     await organs.look()
     assert found_in(organs) == {}, "nobody said where it is"
     async with organism_says(
-        {"replica": "r1", "organs": {"a": {"in_flight": 1, "waiting": 2}}},
+        {"status": "healthy", "replica": "r1", "organs": {"a": {"in_flight": 1, "waiting": 2}}},
         {
+            "status": "healthy",
             "replica": "r2",
             "organs": {"a": {"in_flight": 3, "waiting": 0}, "b": {"in_flight": 0, "waiting": 9}},
         },
@@ -215,7 +217,7 @@ async def test_organs_of_replicas_that_answered_are_told(monkeypatch: pytest.Mon
 
 
 async def test_copies_and_suspects_are_told_of_all_replicas() -> None:
-    said = {"replica": "r1", "organs": {"a": {"in_flight": 1, "waiting": 2}}}
+    said = {"status": "healthy", "replica": "r1", "organs": {"a": {"in_flight": 1, "waiting": 2}}}
     replicas = [
         {"replica": "r1", "draining": False, "organs": {"a": {"suspects": 1, "lingering": 0}}},
         {"replica": "r2", "draining": True, "organs": {"a": {"suspects": 0, "lingering": 3}}},

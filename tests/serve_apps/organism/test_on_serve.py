@@ -69,9 +69,9 @@ async def test_one_task_through_the_handle(handle: Any) -> None:
 async def test_health_and_status_through_the_client(handle: Any) -> None:
     client = Organism().client()
     health = await client.health()
-    assert health["status"] == "healthy"
-    assert health["organism_initialized"] is True
-    assert "evidence" in (await client.status())["task_types"]
+    assert health.status == "healthy"
+    assert health.organism_initialized is True
+    assert "evidence" in ((await client.status()).task_types or [])
 
 
 async def test_a_batch_through_the_client(handle: Any) -> None:
