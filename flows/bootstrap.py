@@ -224,7 +224,7 @@ async def some_lane(queue: Queue, run_lane: Callable[[list[str]], Any]) -> Async
     own: asyncio.Task[None] | None = None
     there = asyncio.Event()
 
-    async def look() -> None:
+    async def watch() -> None:
         nonlocal own
         while True:
             if any(lane.claiming for lane in await queue.lanes()):
@@ -236,16 +236,16 @@ async def some_lane(queue: Queue, run_lane: Callable[[list[str]], Any]) -> Async
                 return await own
             await asyncio.sleep(LOOK_INTERVAL_S)
 
-    looking = asyncio.create_task(look())
+    watching = asyncio.create_task(watch())
     waiting = asyncio.create_task(there.wait())
     try:
-        await asyncio.wait([looking, waiting], return_when=asyncio.FIRST_COMPLETED)
-        if looking.done():
-            await looking
+        await asyncio.wait([watching, waiting], return_when=asyncio.FIRST_COMPLETED)
+        if watching.done():
+            await watching
         yield
     finally:
         waiting.cancel()
-        looking.cancel()
+        watching.cancel()
         if own is not None:
             with anyio.CancelScope(shield=True):
                 await _stop(queue, runs, own)

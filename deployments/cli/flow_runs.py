@@ -107,7 +107,7 @@ async def outcome(run: Awaitable[T]) -> T:
     except CancelledRun as stopped:
         raise RunStopped(str(stopped), "its tasks were handed back; run it again to go on") from None
     except FailedRun as failed:
-        raise OrganismError(str(failed), "look at the run's page in the Prefect UI") from None
+        raise OrganismError(str(failed), "see the run's page in the Prefect UI") from None
     except (HTTPError, RuntimeError) as lost:
         # With these errors Prefect 3.8 reports that its server did not answer when the run was to begin.
         if isinstance(lost, RuntimeError) and not str(lost).startswith("Failed to reach API"):

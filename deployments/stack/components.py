@@ -250,7 +250,7 @@ async def start_watchdog(client: httpx.AsyncClient, stack: StackState) -> None:
 
 
 async def wait_for(child: Child, check: Callable[[], Awaitable[Finding]], timeout: float) -> None:
-    """Wait until ``check`` says that ``child`` works.
+    """Wait until ``check`` finds that ``child`` works.
 
     Args:
         child: The process.

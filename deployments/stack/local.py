@@ -200,7 +200,7 @@ class _Start:
     async def _healthy(self, previous: StackState) -> set[str]:
         """Return the roles of ``previous`` that run and work, and ``organism`` if it answers."""
         if previous.dsn_mark != dsn_mark(self.home, self.settings):
-            self._note("stack", "the stack runs with another database than ORGANISM_DSN says; restarting it")
+            self._note("stack", "the stack runs with another database than ORGANISM_DSN names; restarting it")
             return set()
         if not self._knows_secret(previous):
             self._note("stack", "the stack runs without the secret that Prefect is to ask for; restarting it")

@@ -126,7 +126,7 @@ async def turn(
         ) from None
     try:
         deadline = asyncio.get_running_loop().time() + timeout
-        told = False
+        notified = False
         while True:
             try:
                 # The kernel releases the lock when its holder dies, however it dies.
@@ -134,8 +134,8 @@ async def turn(
                 break
             except BlockingIOError:
                 owner = _holder(path)
-            if owner is not None and not told:
-                told = True
+            if owner is not None and not notified:
+                notified = True
                 other, ref = owner
                 if interrupt and other == "up":
                     waiting(f"`organism up` (pid {ref.pid}) is starting this stack; asking it to stop")

@@ -126,7 +126,7 @@ async def _ask(stack: StackState, settings: Settings) -> tuple[dict[str, Compone
         dsn, shown = stack.dsn, stack.dsn
     else:
         dsn = settings.dsn.get_secret_value() if settings.dsn else ""
-        shown = "as ORGANISM_DSN says"
+        shown = "as in ORGANISM_DSN"
     async with health.local_client() as client:
         database = health.check_postgres(dsn) if dsn else _unknown_database()
         asked = {

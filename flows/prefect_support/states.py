@@ -80,7 +80,7 @@ async def wait_for_prefect(within_s: float) -> None:
     while not await _answers() and time.monotonic() < deadline:
         if not waiting:
             logger.warning(
-                "Prefect's server is away; waiting up to %g s to tell it how this run ended", within_s
+                "Prefect's server is away; waiting up to %g s to report how this run ended", within_s
             )
         waiting = True
         await asyncio.sleep(SERVER_POLL_S)

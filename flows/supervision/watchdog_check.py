@@ -20,7 +20,7 @@ from organism_flows.blocks.stack_state import organism_url
 from organism_flows.blocks.task_queue import TaskQueue
 from organism_flows.flows.alerting.notify import notify_about_queue
 from organism_flows.flows.prefect_support.markdown import escaped
-from organism_flows.flows.prefect_support.stale_runs import clear_debris
+from organism_flows.flows.prefect_support.stale_runs import clean_up_stale_runs
 from organism_flows.flows.supervision.dispatch_restart import start_missing_dispatch
 
 WATCHDOG_LOCK = 0x776174636864  # "watchd": one at a time in a database
@@ -150,7 +150,7 @@ async def check(options: WatchdogOptions, own_run: UUID | None, *, say_checked: 
         await _delete_what_is_old(queue, options, summary)
         await _note_long_work(queue, summary)
         now = datetime.now(UTC)
-        debris = await clear_debris(
+        stale = await clean_up_stale_runs(
             pending_before=now - timedelta(minutes=options.pending_minutes),
             ended_before=now - timedelta(seconds=REPORTED_LATE_S),
             within_s=options.prefect_seconds,
@@ -158,11 +158,11 @@ async def check(options: WatchdogOptions, own_run: UUID | None, *, say_checked: 
             live={lane.run for lane in await queue.lanes() if lane.live and lane.run},
         )
         restart = await start_missing_dispatch(await queue.lanes(), options.queue)
-    summary.flow_runs_crashed, summary.task_runs_crashed = debris.flow_runs, debris.task_runs
-    summary.late_runs_cancelled = debris.late
+    summary.flow_runs_crashed, summary.task_runs_crashed = stale.flow_runs, stale.task_runs
+    summary.late_runs_cancelled = stale.late
     summary.alerts = notified.reported
     summary.dispatch_started = [restart.run] if restart.run else []
-    summary.prefect_trouble = debris.trouble or notified.trouble or restart.trouble
+    summary.prefect_trouble = stale.trouble or notified.trouble or restart.trouble
     summary.checks = 1
     summary.seconds = round(time.monotonic() - began, 3)
     _emit(options.queue, summary)

@@ -57,7 +57,7 @@ async def _takes_tasks(queue: Queue) -> Finding:
         return failed(
             "postgres: takes tasks",
             " ".join((str(error) or type(error).__name__).split()),
-            "free disk space, end the lock, or wait for the fail-over: as the error says",
+            "free disk space, end the lock, or wait for the fail-over, according to the error",
         )
     return ok("postgres: takes tasks", "a task was added and taken back")
 

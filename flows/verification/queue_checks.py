@@ -68,7 +68,7 @@ def _dead_letters(count: int, limits: Limits) -> Finding:
         return degraded(
             "queue: dead letters",
             seen,
-            "look at them with `organism tasks list --status failed`, then `organism redrive`",
+            "list them with `organism tasks list --status failed`, then `organism redrive`",
         )
     return ok("queue: dead letters", seen)
 

@@ -21,7 +21,7 @@ from organism_flows.blocks.organism_reports import HealthReport, StatusReport
 STATUS_TIMEOUT_S = 2.0
 HEALTH_KEPT_S = 1.0
 TYPES_KEPT_S = 10.0
-NEXT_STEP = "`organism status` says what runs; tasks of the queue wait for it"
+NEXT_STEP = "`organism status` shows what runs; tasks of the queue wait for it"
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ class OrganismLink(Protocol):
         """Return the answer of `OrganismManager.status`."""
 
     async def running(self) -> dict[str, Any]:
-        """Return what runs on all replicas; an organism of an older version cannot say."""
+        """Return what runs on all replicas; an organism of an older version has no such route."""
 
     async def handle(self, task: dict[str, Any]) -> dict[str, Any]:
         """Return the answer of `OrganismManager.handle_incoming_task`.
@@ -67,7 +67,7 @@ class OrganismByHttp:
         self._http = httpx.AsyncClient(trust_env=False, timeout=STATUS_TIMEOUT_S)
 
     async def health(self) -> HealthReport:
-        """Return the answer of the health route, also when it says that the organism is unhealthy."""
+        """Return the answer of the health route, also if the organism is unhealthy."""
         return HealthReport.of(await self._answer("GET", "health", fine=(200, 503)))
 
     async def status(self) -> StatusReport:

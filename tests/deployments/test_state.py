@@ -20,6 +20,7 @@ from organism_flows.blocks.settings import Settings
 from organism_flows.blocks.stack_state import ProcessRef, StackState, read_stack
 from organism_flows.deployments.stack import secret_files, state
 from organism_flows.deployments.stack.addresses import dsn_mark, ignored_ports, plan
+from organism_flows.deployments.stack.status import status
 
 HOLD = """
 import asyncio, sys
@@ -170,3 +171,12 @@ def test_down_asks_an_up_at_work_to_stop(tmp_path: Path) -> None:
     finally:
         holder.kill()
         holder.wait()
+
+
+def test_the_status_as_json_has_the_fields_it_had(tmp_path: Path) -> None:
+    found = asyncio.run(status(Settings(home=tmp_path))).model_dump(mode="json")
+    assert list(found) == ["home", "stack_id", "state", "components", "logs", "notes", "work"]
+    assert list(found["components"]) == ["postgres", "ray", "prefect", "organism"]
+    one = {"state": "stopped", "address": "", "pid": None, "detail": "", "seconds": 0.0}
+    assert found["components"]["ray"] == one
+    assert (found["state"], found["notes"], found["work"]) == ("stopped", [], [])

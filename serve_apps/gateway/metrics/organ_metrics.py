@@ -36,7 +36,7 @@ class Organs:
         self._answers: dict[str, tuple[float, StatusReport]] = {}
         self._work: OrganismWork | None = None
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Ask the organism once.
 
         Never raises: that the organism does not answer is a metric too.

@@ -190,7 +190,7 @@ def found_in(organs: Organs) -> dict[tuple[str, ...], float]:
 async def test_organs_of_replicas_that_answered_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     known: list[str] = []
     organs = Organs(OrganismByHttp(lambda: known[0] if known else None))
-    await organs.look()
+    await organs.refresh()
     assert found_in(organs) == {}, "nobody said where it is"
     async with organism_says(
         {"status": "healthy", "replica": "r1", "organs": {"a": {"in_flight": 1, "waiting": 2}}},
@@ -201,8 +201,8 @@ async def test_organs_of_replicas_that_answered_are_told(monkeypatch: pytest.Mon
         },
     ) as url:
         known.append(url)
-        await organs.look()
-        await organs.look()
+        await organs.refresh()
+        await organs.refresh()
         assert found_in(organs) == {
             ("organism_up",): 1,
             ("organism_organ_in_flight", "a", "r1"): 1, ("organism_organ_waiting", "a", "r1"): 2,
@@ -210,9 +210,9 @@ async def test_organs_of_replicas_that_answered_are_told(monkeypatch: pytest.Mon
             ("organism_organ_in_flight", "b", "r2"): 0, ("organism_organ_waiting", "b", "r2"): 9,
         }  # fmt: skip
         monkeypatch.setattr("organism_flows.serve_apps.gateway.metrics.organ_metrics.KEPT_S", 0)
-        await organs.look()
+        await organs.refresh()
         assert found_in(organs).keys() == {("organism_up",)}
-    await organs.look()
+    await organs.refresh()
     assert found_in(organs)["organism_up",] == 0, "it is away"
 
 
@@ -224,12 +224,12 @@ async def test_copies_and_suspects_are_told_of_all_replicas() -> None:
     ]
     async with organism_says(said, running={"replicas": replicas}) as url:
         organs = Organs(OrganismByHttp(lambda: url))
-        await organs.look()
+        await organs.refresh()
         found = found_in(organs)
     assert found["organism_organ_suspects", "a", "r1"] == 1
     assert found["organism_organ_lingering", "a", "r2"] == 3
     assert found["organism_replicas_draining",] == 1
-    await organs.look()
+    await organs.refresh()
     assert found_in(organs).keys() == {("organism_up",)}, "it is away"
 
 
@@ -237,5 +237,5 @@ async def test_copies_and_suspects_are_told_of_all_replicas() -> None:
 async def test_an_organism_that_answers_nonsense_is_not_up(answer: object) -> None:
     async with organism_says(answer) as url:
         organs = Organs(OrganismByHttp(lambda: url))
-        await organs.look()
+        await organs.refresh()
     assert found_in(organs)["organism_up",] == 0

@@ -48,7 +48,7 @@ async def leftovers(
     lines = [f"killed {name}" for name in kill or []]
     lines += [f"actor {name}: end it by `organism leftovers --kill {name}`" for name in actors]
     lines += [
-        f"{line.tasks} running tasks are held by {line.locked_by or 'nobody'}, which is no lane: "
+        f"{line.tasks} running tasks are held by {line.locked_by or 'no holder'}, which is no lane: "
         "any lane takes them back within a minute"
         for line in held
     ]

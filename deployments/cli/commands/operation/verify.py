@@ -20,7 +20,7 @@ async def verify(
     dead_letters: Annotated[int, Parameter(help="How many there may be.")] = 1000,
     as_json: AsJson = False,
 ) -> int:
-    """Check every part of the system, and say what to do about each problem.
+    """Check every part of the system, and show what to do about each problem.
 
     Exits with 0 if all is ok, 1 if something is degraded, 2 if something has failed.
     """

@@ -22,7 +22,7 @@ async def check(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> int:
-    """Import every handler as a replica would, and say which cannot be used and why.
+    """Import every handler as a replica would, and show which cannot be used and why.
 
     Exits with 1 if there is one. The handlers' modules are imported in this process, with all their effects.
     """

@@ -54,7 +54,7 @@ class _Bar:
         import sys
 
         self._terminal = sys.stderr.isatty() and not as_json
-        self._said = -1
+        self._shown = -1
 
     def __enter__(self) -> _Bar:
         if self._terminal:
@@ -79,10 +79,10 @@ class _Bar:
     def __call__(self, done: int, total: int) -> None:
         if self._terminal:
             self._progress.update(self._bar, completed=done, total=total)
-        elif (tenth := 10 * done // max(total, 1)) > self._said:
+        elif (tenth := 10 * done // max(total, 1)) > self._shown:
             import sys
 
-            self._said = tenth
+            self._shown = tenth
             print(f"tasks: {done} of {total}", file=sys.stderr, flush=True)
 
 

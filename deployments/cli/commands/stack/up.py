@@ -37,7 +37,7 @@ async def up(*, when_idle: WhenIdle = False, now: Now = False, as_json: AsJson =
         f"  Ray dashboard  {stack.ray_dashboard_url}  (token: {stack.ray_token_path})",
         f"  Organism       {stack.organism_url}",
         *([f"  Gateway        {stack.gateway_url}"] if stack.gateway_url else []),
-        f"  Postgres       {stack.dsn or 'as ORGANISM_DSN says'}",
+        f"  Postgres       {stack.dsn or 'as in ORGANISM_DSN'}",
         f"  Data and logs  {stack.home}",
         "Next: `organism status`; `organism down` stops it and keeps the data",
     ]

@@ -32,7 +32,7 @@ async def cancel(*ids: str, as_json: AsJson = False) -> int:
     async with open_queue() as queue:
         found = await _found(queue, ids)
         done = await queue.cancel(found)
-    _tell(
+    _show_groups(
         {"cancelled": done.cancelled, "requested": done.requested, "unchanged": done.unchanged},
         as_json,
         requested="running, asked to stop",
@@ -55,7 +55,7 @@ async def run(*ids: str, as_json: AsJson = False) -> int:
         found = await _found(queue, ids)
         started = await queue.start(found)
     unchanged = [task_id for task_id in found if task_id not in started]
-    _tell({"queued": started, "unchanged": unchanged}, as_json)
+    _show_groups({"queued": started, "unchanged": unchanged}, as_json)
     return ExitCode.FAILED if unchanged else ExitCode.DONE
 
 
@@ -72,7 +72,9 @@ async def retry(*ids: str, as_json: AsJson = False) -> int:
     async with open_queue() as queue:
         found = await _found(queue, ids)
         done = await queue.retry(found)
-    _tell({"queued": done.retried, "unchanged": done.unchanged, "duplicates": done.duplicates}, as_json)
+    _show_groups(
+        {"queued": done.retried, "unchanged": done.unchanged, "duplicates": done.duplicates}, as_json
+    )
     return ExitCode.FAILED if done.unchanged or done.duplicates else ExitCode.DONE
 
 
@@ -164,7 +166,7 @@ async def _found(queue: Queue, ids: tuple[str, ...]) -> list[UUID]:
     return [(await queue.get(task_id)).id for task_id in ids]
 
 
-def _tell(groups: dict[str, list[UUID]], as_json: bool, **words: str) -> None:
+def _show_groups(groups: dict[str, list[UUID]], as_json: bool, **words: str) -> None:
     usual = {"unchanged": "left as it is", "duplicates": "an unfinished task has its dedup key"} | words
     lines = [f"{i}  {usual.get(kind, kind)}" for kind, group in groups.items() for i in group]
     show({kind: [str(i) for i in group] for kind, group in groups.items()}, as_json, "\n".join(lines))

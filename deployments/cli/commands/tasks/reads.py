@@ -136,7 +136,7 @@ async def show_task(id: str, /, *, as_json: AsJson = False) -> None:
 
 @tasks.command(name="why")
 async def why_task(id: str, /, *, as_json: AsJson = False) -> None:
-    """Say what a task waits for, which lane runs it, or how it ended.
+    """Show what a task waits for, which lane runs it, or how it ended.
 
     Args:
         id: Id of the task, or the beginning of it.
@@ -151,7 +151,7 @@ async def why_task(id: str, /, *, as_json: AsJson = False) -> None:
     from organism_flows.serve_apps.gateway.organism_link import Coordinator, OrganismByHttp
 
     settings = load_settings()
-    # The same as in the gateway, so that both say the same.
+    # The same as in the gateway, so that both give the same answer.
     coordinator = Coordinator(
         OrganismByHttp(partial(organism_url, settings), partial(own_headers, settings)), calls=1
     )
@@ -188,7 +188,7 @@ def _describe(task: TaskRow) -> str:
     if task.dedup_key:
         lines.append(f"dedup key  {task.dedup_key}")
     if task.cancel_requested:
-        lines.append("cancel     requested; its handler has been or will be told")
+        lines.append("cancel     requested; its handler has been or will be asked to stop")
     if task.locked_by:
         since = f" since {task.locked_at:%H:%M:%S %Z}" if task.locked_at else ""
         lines.append(f"held by    {task.locked_by}{since}, claim {task.claim}")

@@ -24,7 +24,7 @@ async def redrive(
         str | None, Parameter(help="Only with such an error: % is any text, _ any character (SQL LIKE).")
     ] = None,
     since: Annotated[
-        datetime | None, Parameter(help="Finished then or later; of UTC unless it says otherwise.")
+        datetime | None, Parameter(help="Finished then or later; UTC if it names no zone.")
     ] = None,
     until: Annotated[datetime | None, Parameter(help="Finished then or before.")] = None,
     cancelled: Annotated[bool, Parameter(negative="", help="Cancelled tasks too.")] = False,
