@@ -36,7 +36,7 @@ class NamedBlock(Block):
             if name == DEFAULT:
                 return cls()
             raise ConfigurationError(
-                f"cannot look up {cls.get_block_type_slug()}/{name}: no Prefect server is configured",
+                f"cannot load {cls.get_block_type_slug()}/{name}: no Prefect server is configured",
                 "set PREFECT_API_URL, or run `organism up`",
             )
         try:

@@ -1,6 +1,27 @@
-"""Errors that a user can cause or meet. Each carries one line: what happened, and what to do next."""
+"""Every error that a user can meet. Each is one line: what happened, with which value, and what to do next.
+
+- `OrganismError`
+
+  - `ConfigurationError`: a setting, file or parameter is wrong
+
+    - `TaskNotFound`, `AmbiguousTask`, `AlreadySubmitted`, `RejectedRows`
+    - ``PrivilegeMissing`` in `blocks.queue.db.roles`, which is an error of asyncpg as well
+
+  - `QueueUnavailable`, `LaneLost`, `SchemaMismatch`: Postgres
+  - `OrganismUnavailable`, `OrganismUnknown`, `ReplicaLost`: the organism
+  - `GatewayError`, `GatewayUnavailable`, `TaskEnded`: raised by the clients of the gateway
+  - `StackError`, `RunStopped`: raised by the commands
+
+- `PermanentError`, which handlers raise. It is no `OrganismError`: its text is stored as it is.
+
+`deployments.cli.exit_codes` has the exit code that each leads to.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+from uuid import UUID
 
 
 class OrganismError(Exception):
@@ -52,8 +73,19 @@ class AlreadySubmitted(ConfigurationError):
     """A task with this id, or an unfinished task with this dedup key, exists already."""
 
 
+class RejectedRows(ConfigurationError):
+    """Nothing was loaded, because lines of a file are no tasks."""
+
+    first: Sequence[str] = ()
+    """The first bad lines, in order: the place of each, and what is wrong."""
+
+
 class QueueUnavailable(OrganismError):
     """Postgres cannot be reached or refuses the connection."""
+
+
+class LaneLost(QueueUnavailable):
+    """The lease could not be kept: another lane may hold the tasks, and this lane must end."""
 
 
 class SchemaMismatch(OrganismError):
@@ -64,9 +96,88 @@ class OrganismUnavailable(OrganismError):
     """No replica took the call. Nothing of it ran, so no attempt may be charged for it."""
 
 
+class OrganismUnknown(OrganismUnavailable):
+    """Neither the settings nor the state of the stack say where the organism is."""
+
+
 class ReplicaLost(OrganismError):
     """A replica accepted the call, and then died or fell silent. What it had not reported is unknown."""
 
 
+class GatewayProblem(Protocol):
+    """What a `GatewayError` knows: a ``Problem`` of `blocks.client.messages`."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    next_step: str | None
+    errors: list[Any]
+    candidates: list[str]
+
+
+class EndedTask(Protocol):
+    """What a `TaskEnded` knows: a ``WaitResult`` of `blocks.client.messages`."""
+
+    id: UUID
+    type: str
+    error: str | None
+    attempts: int
+
+    @property
+    def status(self) -> str: ...
+
+
+class GatewayError(OrganismError):
+    """The gateway refused a request.
+
+    Args:
+        problem: The error that the gateway returned.
+    """
+
+    def __init__(self, problem: GatewayProblem) -> None:
+        self.problem = problem
+        super().__init__(problem.detail, problem.next_step or "")
+
+    def __reduce__(self) -> tuple[type[GatewayError], tuple[GatewayProblem]]:  # type: ignore[override]
+        return type(self), (self.problem,)
+
+
+class GatewayUnavailable(OrganismError):
+    """The gateway cannot be reached, or cannot reach the queue. You may send the same request again.
+
+    A submission whose answer was lost may have been stored. With a ``dedup_key`` it is safe to repeat as long
+    as that task is unfinished.
+    """
+
+
+class TaskEnded(OrganismError):
+    """A task whose result was requested has failed or was cancelled.
+
+    Args:
+        outcome: How it ended.
+    """
+
+    def __init__(self, outcome: EndedTask) -> None:
+        self.outcome = outcome
+        super().__init__(
+            f"task {outcome.id} is {outcome.status}: {outcome.error or 'it has no error text'}",
+            f"see its attempts: `organism tasks show {outcome.id}`",
+        )
+
+    def __reduce__(self) -> tuple[type[TaskEnded], tuple[EndedTask]]:  # type: ignore[override]
+        return type(self), (self.outcome,)
+
+
 class StackError(OrganismError):
     """The embedded stack could not be started, joined or stopped."""
+
+
+class RunStopped(OrganismError):
+    """A flow run was stopped in good order, by a signal or from the Prefect UI."""
+
+
+class PermanentError(Exception):
+    """Raise it from a handler when another attempt cannot help; the task fails at once."""
+
+    permanent = True

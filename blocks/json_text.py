@@ -47,6 +47,10 @@ class NotJson(ValueError):
     """The value cannot be stored. The message names the place (``$.rows[3].score``) and the reason."""
 
 
+class JsonTooLong(NotJson):
+    """The JSON text of the value is longer than it may be."""
+
+
 def to_json(value: Any, *, limit_bytes: int) -> str:
     """Return ``value`` as JSON text.
 
@@ -76,7 +80,7 @@ def to_json(value: Any, *, limit_bytes: int) -> str:
         text = encoded.decode()
         size = len(encoded)
     if size > limit_bytes:
-        raise NotJson(f"$ is {size:,} bytes of JSON, more than the limit of {limit_bytes:,}")
+        raise JsonTooLong(f"$ is {size:,} bytes of JSON, more than the limit of {limit_bytes:,}")
     return text
 
 

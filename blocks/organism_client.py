@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any, cast
 
 from organism_flows.blocks.errors import OrganismError, OrganismUnavailable, ReplicaLost
+from organism_flows.blocks.organism_reports import HealthReport, StatusReport
 from organism_flows.blocks.process_environment import accept_large_messages
 from organism_flows.blocks.queue.wire import Batch, Outcomes
 
@@ -188,21 +189,21 @@ class OrganismClient:
         answers: list[Any] = await response.results_async(return_exceptions=True)
         return answers
 
-    async def health(self) -> dict[str, Any]:
-        """Return the organism's own health report.
+    async def health(self) -> HealthReport:
+        """Return the health of the organism, as one replica reports it.
 
         Raises:
             OrganismUnavailable: It did not answer.
         """
-        return await self._ask("health")
+        return HealthReport.of(await self._ask("health"))
 
-    async def status(self) -> dict[str, Any]:
-        """Return the organism's own status report.
+    async def status(self) -> StatusReport:
+        """Return what the organism serves and has done, as one replica reports it.
 
         Raises:
             OrganismUnavailable: It did not answer.
         """
-        return await self._ask("status")
+        return StatusReport.of(await self._ask("status"))
 
     async def _ask(self, method: str) -> dict[str, Any]:
         response = None
@@ -243,7 +244,7 @@ class OrganismClient:
             what = f"{name}: {type(error).__name__}: {lines[-1].strip() if lines else 'no message'}"
         if lost:
             return ReplicaLost(what)
-        return OrganismUnavailable(what, "look at the app with `organism status` and at its Serve logs")
+        return OrganismUnavailable(what, "see `organism status` and the Serve logs of the application")
 
 
 def _cancel(response: Any) -> None:

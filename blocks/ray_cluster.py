@@ -114,7 +114,7 @@ class RayCluster(NamedBlock):
         if address.startswith("ray://"):
             raise ConfigurationError(
                 f"RAY_ADDRESS={address} is of Ray Client, which is not supported",
-                "name the Ray head's host:port, and run a node that takes no work beside the flows: "
+                "name the Ray head's host:port, and run a node that takes no work next to the flows: "
                 "`ray start --address=host:port --num-cpus=0`",
             )
         host, _, port = address.rpartition(":")

@@ -14,6 +14,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.validation import first_error
 
 OLDER_NAMES = {
     "PG_DSN": "ORGANISM_DSN",
@@ -224,12 +225,17 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        place = str(first["loc"][0])
-        variable = place if place.isupper() else f"ORGANISM_{place.upper()}"
-        if variable not in os.environ:
-            olders = (older for older, name in OLDER_NAMES.items() if name == variable)
-            variable = next((older for older in olders if older in os.environ), variable)
+        variable = _variable(str(error.errors(include_url=False)[0]["loc"][0]))
+        named = f"{variable}={os.environ.get(variable, '')!r}"
         raise ConfigurationError(
-            f"{variable}={os.environ.get(variable, '')!r}: {first['msg']}", f"correct or unset {variable}"
+            first_error(error, name=lambda _: named), f"correct or unset {variable}"
         ) from None
+
+
+def _variable(place: str) -> str:
+    """Return the environment variable that set a field, under its older name if that is in use."""
+    variable = place if place.isupper() else f"ORGANISM_{place.upper()}"
+    if variable not in os.environ:
+        olders = (older for older, name in OLDER_NAMES.items() if name == variable)
+        return next((older for older in olders if older in os.environ), variable)
+    return variable

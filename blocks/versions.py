@@ -10,9 +10,9 @@ import platform
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.organism_reports import HealthReport
 from organism_flows.blocks.queue.wire import WIRE_VERSION
 
 PACKAGE = "organism-flows"
@@ -51,7 +51,7 @@ def differences(here: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
     ]
 
 
-def refuse_other_wire(health: Mapping[str, Any]) -> None:
+def refuse_other_wire(health: HealthReport) -> None:
     """Refuse replicas that speak another wire version than this process.
 
     Args:
@@ -60,12 +60,12 @@ def refuse_other_wire(health: Mapping[str, Any]) -> None:
     Raises:
         ConfigurationError: The wire versions differ, or the replicas are too old to report theirs.
     """
-    theirs = health.get("wire_version")
+    theirs = health.wire_version
     if theirs == WIRE_VERSION:
         return
     raise ConfigurationError(
         f"the organism's replicas speak wire version {theirs or 'older than 4'} "
-        f"(organism-flows {health.get('version', 'unknown')}), lanes from here would speak {WIRE_VERSION} "
+        f"(organism-flows {health.version}), lanes from here would speak {WIRE_VERSION} "
         f"(organism-flows {package_version()})",
         f"{ONE_IMAGE}, and deploy the organism again",
     )

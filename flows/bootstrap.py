@@ -39,8 +39,9 @@ from organism_flows.blocks.task_queue import TaskQueue
 from organism_flows.flows.alerting import automations
 from organism_flows.flows.dispatch import GRACE_S, dispatch
 from organism_flows.flows.prefect_support import deployments
+from organism_flows.flows.prefect_support.markdown import escaped
 from organism_flows.flows.prefect_support.server import prefect_api
-from organism_flows.flows.prefect_support.states import EXPECTED_ERRORS, ORGANISM_TAG, cell, failed, show_page
+from organism_flows.flows.prefect_support.states import EXPECTED_ERRORS, ORGANISM_TAG, failed, show_page
 from organism_flows.flows.verification import canary as canary_check
 from organism_flows.flows.verification.thresholds import Limits
 from organism_flows.serve_apps.organism.config import OrganismConfig, load_config
@@ -133,7 +134,7 @@ async def deploy_organism(
         return BootstrapStep(
             step="organism",
             changed=False,
-            found=f"{health['status']}; not deployed from here: RAY_DASHBOARD_URL is not set",
+            found=f"{health.status}; not deployed from here: RAY_DASHBOARD_URL is not set",
         )
     settings = load_settings()
     file = Path(config) if config else settings.config
@@ -157,11 +158,9 @@ async def deploy_organism(
         )
         found = f"deployed: {replacement.summary(changes)}" if running else "deployed"
     health = await client.health()
-    if not health.get("organism_initialized"):
-        raise OrganismUnavailable(f"the organism is {health.get('status')}", "see `organism verify`")
-    return BootstrapStep(
-        step="organism", changed=changed, found=f"{found}, {health['status']}", changes=changes
-    )
+    if not health.organism_initialized:
+        raise OrganismUnavailable(f"the organism is {health.status}", "see `organism verify`")
+    return BootstrapStep(step="organism", changed=changed, found=f"{found}, {health.status}", changes=changes)
 
 
 @_step("deployments")
@@ -225,7 +224,7 @@ async def some_lane(queue: Queue, run_lane: Callable[[list[str]], Any]) -> Async
     own: asyncio.Task[None] | None = None
     there = asyncio.Event()
 
-    async def look() -> None:
+    async def watch() -> None:
         nonlocal own
         while True:
             if any(lane.claiming for lane in await queue.reader.lanes()):
@@ -237,16 +236,16 @@ async def some_lane(queue: Queue, run_lane: Callable[[list[str]], Any]) -> Async
                 return await own
             await asyncio.sleep(LOOK_INTERVAL_S)
 
-    looking = asyncio.create_task(look())
+    watching = asyncio.create_task(watch())
     waiting = asyncio.create_task(there.wait())
     try:
-        await asyncio.wait([looking, waiting], return_when=asyncio.FIRST_COMPLETED)
-        if looking.done():
-            await looking
+        await asyncio.wait([watching, waiting], return_when=asyncio.FIRST_COMPLETED)
+        if watching.done():
+            await watching
         yield
     finally:
         waiting.cancel()
-        looking.cancel()
+        watching.cancel()
         if own is not None:
             with anyio.CancelScope(shield=True):
                 await _stop(queue, runs, own)
@@ -355,5 +354,7 @@ def _late(done: Bootstrapped, error: TimeoutError) -> OrganismError:
 
 
 def _page(line: str, done: Bootstrapped) -> str:
-    rows = [f"| {s.step} | {'changed' if s.changed else 'right'} | {cell(s.found)} |" for s in done.steps]
-    return "\n".join([f"**{cell(line, 1000)}**", "", "| step | | found |", "|---|---|---|", *rows])
+    rows = [
+        f"| {s.step} | {'changed' if s.changed else 'right'} | {escaped(s.found, 200)} |" for s in done.steps
+    ]
+    return "\n".join([f"**{escaped(line, 1000)}**", "", "| step | | found |", "|---|---|---|", *rows])

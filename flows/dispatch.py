@@ -119,9 +119,9 @@ async def dispatch(
             await ray_block.connect()
             client = organism_block.client()
             health = await client.health()
-            if not health.get("organism_initialized"):
+            if not health.organism_initialized:
                 raise OrganismUnavailable(
-                    f"the organism is {health.get('status')}: not initialized", "run `organism status`"
+                    f"the organism is {health.status}: not initialized", "run `organism status`"
                 )
             refuse_other_wire(health)
             options = LaneOptions(

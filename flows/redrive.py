@@ -13,8 +13,8 @@ from pydantic import BaseModel, Field
 
 from organism_flows.blocks.queue import RedriveFilter, TaskSummary
 from organism_flows.blocks.task_queue import TaskQueue
-from organism_flows.flows.prefect_support.markdown import TaskLinks, plain
-from organism_flows.flows.prefect_support.states import EXPECTED_ERRORS, ORGANISM_TAG, cell, failed, show_page
+from organism_flows.flows.prefect_support.markdown import TaskLinks, escaped
+from organism_flows.flows.prefect_support.states import EXPECTED_ERRORS, ORGANISM_TAG, failed, show_page
 
 SHOWN = 20
 """Upper bound on the tasks that a dry run shows."""
@@ -104,12 +104,14 @@ async def redrive(
 def _page(line: str, wanted: RedriveFilter, sample: list[TaskSummary], links: TaskLinks) -> str:
     asked = wanted.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     lines = [f"**{line}**", ""]
-    lines += [f"- {name}: `{cell(str(value))}`" for name, value in asked.items()] or ["All dead letters."]
+    lines += [f"- {name}: {escaped(str(value), 200)}" for name, value in asked.items()] or [
+        "All dead letters."
+    ]
     if sample:
         lines += ["", "| task | type | finished | error |", "|---|---|---|---|"]
         lines += [
-            f"| {links.to(task.id)} | {plain(task.type)} | {task.finished_at:%Y-%m-%d %H:%M} "
-            f"| {plain(task.error, 200)} |"
+            f"| {links.to(task.id)} | {escaped(task.type)} | {task.finished_at:%Y-%m-%d %H:%M} "
+            f"| {escaped(task.error, 200)} |"
             for task in sample
         ]
     return "\n".join(lines)

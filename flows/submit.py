@@ -12,11 +12,13 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 from pydantic import BaseModel, Field
 
+from organism_flows.blocks.errors import RejectedRows
 from organism_flows.blocks.queue.files.columns import Columns
-from organism_flows.blocks.queue.files.reader import RejectedRow, RejectedRows, matching
+from organism_flows.blocks.queue.files.reader import matching
 from organism_flows.blocks.queue.stores.file_load import Loaded
 from organism_flows.blocks.task_queue import TaskQueue
-from organism_flows.flows.prefect_support.states import EXPECTED_ERRORS, ORGANISM_TAG, cell, failed, show_page
+from organism_flows.flows.prefect_support.markdown import escaped
+from organism_flows.flows.prefect_support.states import EXPECTED_ERRORS, ORGANISM_TAG, failed, show_page
 
 PAGE = "submit-summary"
 PROGRESS_LOG_S = 5.0
@@ -105,13 +107,13 @@ async def submit(
         line += f", {count} {what}" if count else ""
     line += f"; {summary.bad} bad lines were left out" if summary.bad else ""
     logger.info(line)
-    await show_page(_page(line, done.checked.first_bad), key=PAGE)
+    await show_page(_page(line, summary.bad_lines), key=PAGE)
     return Completed(message=line, data=summary)  # type: ignore[return-value]
 
 
-def _page(line: str, bad_lines: Sequence[RejectedRow]) -> str:
-    lines = [f"**{cell(line)}**"]
+def _page(line: str, bad_lines: Sequence[str]) -> str:
+    lines = [f"**{escaped(line, 200)}**"]
     if bad_lines:
         lines += ["", "Bad lines, the first of them:", ""]
-        lines += [f"- `{cell(str(bad), 300)}`" for bad in bad_lines]
+        lines += [f"- {escaped(bad)}" for bad in bad_lines]
     return "\n".join(lines)

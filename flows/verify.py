@@ -9,12 +9,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
-from organism_flows.flows.alerting.notify import tell_of_verification
+from organism_flows.blocks.finding import Finding
+from organism_flows.flows.alerting.notify import notify_about_verification
 from organism_flows.flows.prefect_support.states import ORGANISM_TAG, show_page
-from organism_flows.flows.verification import finding
-from organism_flows.flows.verification.finding import Check, Finding, Verification, markdown
 from organism_flows.flows.verification.runner import verify_all
 from organism_flows.flows.verification.thresholds import Limits
+from organism_flows.flows.verification.verification import Check, Verification, markdown, run_check
 
 USUAL = Limits()
 
@@ -22,7 +22,7 @@ USUAL = Limits()
 @task(name="check", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False, retries=0)
 async def check_part(name: str, check: Check, timeout_s: float) -> list[Finding]:
     """Run the check of one part of the system, and return its findings."""
-    return await finding.ask(name, check, timeout_s=timeout_s)
+    return await run_check(name, check, timeout_s=timeout_s)
 
 
 @flow(
@@ -61,9 +61,9 @@ async def verify(
         ask=check_part,
     )
     await show_page(f"**{found.line}**\n\n{markdown(found.findings)}", key="verification")
-    told = await tell_of_verification(found, queue)
-    if told.trouble:
-        get_run_logger().warning(told.trouble)
+    notified = await notify_about_verification(found, queue)
+    if notified.trouble:
+        get_run_logger().warning(notified.trouble)
     if found.status == "failed":
         return Failed(message=found.line)  # type: ignore[return-value]
     return Completed(message=found.line, data=found)  # type: ignore[return-value]

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 from organism_flows.blocks.errors import OrganismUnavailable, ReplicaLost
+from organism_flows.blocks.organism_reports import HealthReport, StatusReport
 from organism_flows.blocks.queue import Batch, Outcomes
 from organism_flows.serve_apps.gateway.organism_link import TooManyCalls
 
@@ -134,14 +135,16 @@ class ScriptedOrganism:
         finally:
             self.closed += 1
 
-    async def health(self) -> dict[str, Any]:
+    async def health(self) -> HealthReport:
         self._answer()
-        return {"status": "unhealthy" if self._problem else "healthy", "problem": self._problem}
+        return HealthReport(status="unhealthy" if self._problem else "healthy", problem=self._problem)
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self) -> StatusReport:
         self._answer()
         config = {"default_organ": None if self._types else "any"}
-        return {"replica": "r1", "organs": {}, "task_types": self._types or [], "config": config}
+        return StatusReport(
+            status="healthy", replica="r1", organs={}, task_types=self._types or [], config=config
+        )
 
     async def running(self) -> dict[str, Any]:
         self._answer()

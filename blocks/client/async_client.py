@@ -32,14 +32,12 @@ from organism_flows.blocks.client.messages import (
 from organism_flows.blocks.client.requests import (
     ApiRequest,
     ExportFormat,
-    GatewayError,
-    GatewayUnavailable,
     Model,
-    TaskEnded,
     result_of,
     unreachable,
 )
 from organism_flows.blocks.client.sync_client import SyncClient, SyncTaskHandle
+from organism_flows.blocks.errors import GatewayUnavailable
 from organism_flows.blocks.queue.explain import Why
 from organism_flows.blocks.queue.models import (
     NewTask,
@@ -53,11 +51,8 @@ from organism_flows.blocks.queue.models import (
 
 __all__ = [
     "Client",
-    "GatewayError",
-    "GatewayUnavailable",
     "SyncClient",
     "SyncTaskHandle",
-    "TaskEnded",
     "TaskHandle",
 ]
 

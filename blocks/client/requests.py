@@ -28,7 +28,7 @@ from organism_flows.blocks.client.messages import (
     TaskStatus,
     WaitResult,
 )
-from organism_flows.blocks.errors import OrganismError
+from organism_flows.blocks.errors import GatewayError, GatewayUnavailable, TaskEnded
 from organism_flows.blocks.queue.explain import Why
 from organism_flows.blocks.queue.models import NewTask, PausedKind, RedriveFilter, TaskFilter, TaskRow
 
@@ -41,44 +41,6 @@ TASK_PATH = "/api/tasks"
 
 Model = TypeVar("Model", bound=BaseModel)
 _LINE: TypeAdapter[WaitResult | MissingTask] = TypeAdapter(WaitResult | MissingTask)
-
-
-class GatewayError(OrganismError):
-    """The gateway refused a request.
-
-    Args:
-        problem: The error that the gateway returned.
-    """
-
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
-        super().__init__(problem.detail, problem.next_step or "")
-
-    def __reduce__(self) -> tuple[type[GatewayError], tuple[Problem]]:  # type: ignore[override]
-        return type(self), (self.problem,)
-
-
-class GatewayUnavailable(OrganismError):
-    """The gateway cannot be reached, or cannot reach the queue. You may send the same request again.
-
-    A submission whose answer was lost may have been stored. With a ``dedup_key`` it is safe to repeat as long
-    as that task is unfinished.
-    """
-
-
-class TaskEnded(OrganismError):
-    """A task whose result was requested has failed or was cancelled.
-
-    Args:
-        outcome: How it ended.
-    """
-
-    def __init__(self, outcome: WaitResult) -> None:
-        self.outcome = outcome
-        super().__init__(f"task {outcome.id} is {outcome.status}: {outcome.error or 'no error is told'}")
-
-    def __reduce__(self) -> tuple[type[TaskEnded], tuple[WaitResult]]:  # type: ignore[override]
-        return type(self), (self.outcome,)
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,11 @@ from organism_flows.blocks.client.messages import (
 from organism_flows.blocks.client.requests import (
     ApiRequest,
     ExportFormat,
-    GatewayUnavailable,
     Model,
     result_of,
     unreachable,
 )
+from organism_flows.blocks.errors import GatewayUnavailable
 from organism_flows.blocks.queue.explain import Why
 from organism_flows.blocks.queue.models import (
     NewTask,

@@ -20,6 +20,7 @@ from pydantic import (
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.queue.fields import WHOLE, Moment, TaskParams, TaskType, Text
 from organism_flows.blocks.queue.timestamps import FIRST
+from organism_flows.blocks.validation import first_error
 
 Status: TypeAlias = Literal["created", "queued", "running", "completed", "failed", "cancelled", "retry"]
 Exported: TypeAlias = "dict[str, Any]"
@@ -123,10 +124,7 @@ class RedriveFilter(BaseModel):
         try:
             return cls(**fields)
         except ValidationError as wrong:
-            first = wrong.errors(include_url=False, include_context=False)[0]
-            raise ConfigurationError(
-                f"{first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}", "choose another value"
-            ) from None
+            raise ConfigurationError(first_error(wrong), "choose another value") from None
 
     @property
     def statuses(self) -> tuple[Finished, ...]:

@@ -56,7 +56,7 @@ class Snapshot:
 
 
 class QueueWatch:
-    """Observer of a queue. It counts from the first `look` on.
+    """Observer of a queue. It counts from the first `read` on.
 
     Args:
         queue: An open queue.
@@ -72,7 +72,7 @@ class QueueWatch:
         """Unfinished tasks at the last count, and the number of tasks settled by then."""
         self._count_due = 0.0
 
-    async def look(self) -> Snapshot:
+    async def read(self) -> Snapshot:
         """Return the progress of the queue, read from the database.
 
         Raises:
@@ -151,11 +151,11 @@ async def _following(queue: Queue, show: Callable[[str], None], interval_s: floa
     async def follow() -> None:
         watch = QueueWatch(queue)
         with suppress(*TRANSIENT_ERRORS):
-            await watch.look()
+            await watch.read()
         while True:
             await asyncio.sleep(interval_s)
             with suppress(*TRANSIENT_ERRORS):
-                show((await watch.look()).line)
+                show((await watch.read()).line)
 
     following = asyncio.create_task(follow())
     try:

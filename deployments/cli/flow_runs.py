@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Coroutine
 from contextlib import redirect_stdout
 from typing import Any, TypeVar
 
-from organism_flows.blocks.errors import ConfigurationError, OrganismError, StackError
+from organism_flows.blocks.errors import ConfigurationError, OrganismError, RunStopped, StackError
 from organism_flows.blocks.stack_state import StackState, read_stack
+from organism_flows.deployments.cli.exit_codes import ExitCode
 from organism_flows.deployments.cli.output import show_error
 
 T = TypeVar("T")
@@ -23,12 +24,6 @@ BEGIN_S = 60.0
 """Longest time until a run begins, in seconds. It takes 1 to 3 if Prefect's server is well."""
 GIVE_UP_S = 5.0
 """Time for a run that is given up to end, in seconds."""
-INTERRUPTED = 130
-"""Exit code of a command whose flow was stopped."""
-
-
-class RunStopped(OrganismError):
-    """The run was stopped in good order, by a signal or from the Prefect UI."""
 
 
 def leave_with(stack: StackState, as_json: bool) -> None:
@@ -50,7 +45,7 @@ def leave_with(stack: StackState, as_json: bool) -> None:
             "`organism up`, then run this again; nothing is lost: what ran begins again",
             as_json,
         )
-        os._exit(1)
+        os._exit(ExitCode.FAILED)
 
     threading.Thread(target=watch, name="stack-watch", daemon=True).start()
 
@@ -112,7 +107,7 @@ async def outcome(run: Awaitable[T]) -> T:
     except CancelledRun as stopped:
         raise RunStopped(str(stopped), "its tasks were handed back; run it again to go on") from None
     except FailedRun as failed:
-        raise OrganismError(str(failed), "look at the run's page in the Prefect UI") from None
+        raise OrganismError(str(failed), "see the run's page in the Prefect UI") from None
     except (HTTPError, RuntimeError) as lost:
         # With these errors Prefect 3.8 reports that its server did not answer when the run was to begin.
         if isinstance(lost, RuntimeError) and not str(lost).startswith("Failed to reach API"):

@@ -1,12 +1,11 @@
 """The `organism` command: finds commands, and turns errors into lines and exit codes.
 
-Commands live in `deployments.cli.commands`, one module each. A command is a function or coroutine function
-whose docstring is its help. It returns its exit code, or `None` for 0. It prints its result with
-`deployments.cli.output.show`, and raises `OrganismError` if it fails. Every module is imported for every
-command, so slow imports are inside the functions.
+Commands live in the folders of `deployments.cli.commands`, one module each. A command is a function or
+coroutine function whose docstring is its help. It returns its exit code, or `None` for 0. It prints its
+result with `deployments.cli.output.show`, and raises `OrganismError` if it fails. Every module is imported
+for every command, so slow imports are inside the functions.
 
-Exit codes: 0 done, 1 an expected failure, 2 wrong usage, 70 a defect of ours, 130 interrupted (SIGINT),
-143 terminated (SIGTERM).
+`deployments.cli.exit_codes` lists the exit codes.
 """
 
 from __future__ import annotations
@@ -22,35 +21,34 @@ from typing import TYPE_CHECKING, Any
 from cyclopts import App, CycloptsError, UnusedCliTokensError, ValidationError
 
 from organism_flows.blocks.errors import OrganismError
+from organism_flows.deployments.cli.exit_codes import ExitCode
 from organism_flows.deployments.cli.output import show_error
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-USAGE_ERROR = 2
-DEFECT = 70
 COMMANDS_PACKAGE = "organism_flows.deployments.cli.commands"
 COMMANDS = {
-    "up": "up:up",
-    "down": "down:down",
-    "status": "status:status",
-    "ui": "ui:ui",
-    "env": "env:env",
-    "demo": "demo:demo",
-    "bootstrap": "bootstrap:bootstrap",
-    "submit": "submit:submit",
-    "dispatch": "dispatch:dispatch",
-    "tasks": "control:tasks",
-    "redrive": "redrive:redrive",
-    "handlers": "handlers:handlers",
-    "drift": "drift:drift",
-    "verify": "verify:verify",
-    "leftovers": "leftovers:leftovers",
-    "serve-config": "serve_config:serve_config",
-    "deploy": "deploy:deploy",
-    "schedule": "schedule:schedule",
-    "alerts": "alerts:alerts",
-    "migrate": "migrate:migrate",
+    "up": "stack.up:up",
+    "down": "stack.down:down",
+    "status": "stack.status:status",
+    "ui": "stack.ui:ui",
+    "env": "stack.env:env",
+    "demo": "stack.demo:demo",
+    "bootstrap": "release.bootstrap:bootstrap",
+    "submit": "tasks.submit:submit",
+    "dispatch": "operation.dispatch:dispatch",
+    "tasks": "tasks.control:tasks",
+    "redrive": "tasks.redrive:redrive",
+    "handlers": "release.handlers:handlers",
+    "drift": "operation.drift:drift",
+    "verify": "operation.verify:verify",
+    "leftovers": "operation.leftovers:leftovers",
+    "serve-config": "release.serve_config:serve_config",
+    "deploy": "release.deploy:deploy",
+    "schedule": "operation.schedule:schedule",
+    "alerts": "operation.alerts:alerts",
+    "migrate": "release.migrate:migrate",
 }
 """Module and function, or cyclopts `App`, of each command by its name on the command line."""
 
@@ -89,27 +87,27 @@ def run(arguments: Sequence[str]) -> int:
         elif isinstance(error, ValidationError) and error.exception_message:
             what = error.exception_message
         show_error(what.rstrip("."), f"see `{_help_command(arguments)}`", as_json)
-        return USAGE_ERROR
+        return ExitCode.USAGE
     except OrganismError as error:
         _show_traceback()
         show_error(error.what, error.next_step, as_json)
-        return 1
+        return ExitCode.FAILED
     except BrokenPipeError:
         # The reader of our output has closed the pipe, as in `organism tasks list | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return ExitCode.FAILED
     except Exception as error:
         _show_traceback()
         if no_space := _no_space(error):
             show_error(no_space, "free some space, then run this again", as_json)
-            return 1
+            return ExitCode.FAILED
         if passing := _of_postgres(error):
             show_error(passing, "wait until Postgres is as it should be, then run this again", as_json)
-            return 1
+            return ExitCode.FAILED
         log = _write_traceback()
         where = f"report it with {log}" if log else "set ORGANISM_DEBUG=1 to see where"
         show_error(f"a defect: {type(error).__name__}: {error}", where, as_json)
-        return DEFECT
+        return ExitCode.DEFECT
 
 
 def _execute(arguments: Sequence[str]) -> int:
@@ -121,7 +119,7 @@ def _execute(arguments: Sequence[str]) -> int:
         from organism_flows.deployments.cli.interrupts import run_until_interrupted
 
         result = run_until_interrupted(result)
-    return result if isinstance(result, int) else 0
+    return result if isinstance(result, int) else ExitCode.DONE
 
 
 def _help_command(arguments: Sequence[str]) -> str:

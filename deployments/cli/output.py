@@ -7,46 +7,15 @@ import re
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import ArgumentCollection, Group, Parameter
+from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from organism_flows.deployments.stack.progress import Event
-    from organism_flows.serve_apps.organism.release.replacement import When
 
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print the result as JSON.")]
 """The type of every command's ``as_json`` parameter."""
-
-
-def _exclude_each_other(arguments: ArgumentCollection) -> None:
-    names = [argument.name for argument in arguments if argument.tokens]
-    if len(names) > 1:
-        raise ValueError(f"{' and '.join(names)} exclude each other: give one of them")
-
-
-_REPLACING = Group(
-    "When replicas are replaced",
-    validator=_exclude_each_other,
-)
-WhenIdle = Annotated[
-    bool,
-    Parameter(
-        name="--when-idle",
-        negative="",
-        group=_REPLACING,
-        help="Wait until nothing runs on the replicas that are to be replaced.",
-    ),
-]
-Now = Annotated[
-    bool,
-    Parameter(
-        name="--now",
-        negative="",
-        group=_REPLACING,
-        help="Hand back at once what runs on them, instead of after its drain_s.",
-    ),
-]
 
 WORDS = {
     "starting": "starting",
@@ -65,11 +34,6 @@ COLOURS = {
     "stopping": "yellow",
 }
 SIGNS = {"ready": "✓", "kept": "✓", "stopped": "✓", "failed": "✗"}
-
-
-def when_replaced(when_idle: bool, now: bool) -> When:
-    """Return when to interrupt tasks on replaced replicas, from the two options."""
-    return "idle" if when_idle else "now" if now else "drain"
 
 
 def show(result: BaseModel | dict[str, Any], as_json: bool, text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,6 +16,42 @@ from organism_flows.deployments.stack.state import stack_id_of
 from organism_flows.deployments.stack.system import ports
 
 
+@dataclass(frozen=True)
+class StackPort:
+    """A port that a user can choose."""
+
+    role: str
+    what: str
+    """What is reached there, for messages."""
+    setting: str
+    """Name of its field in `Settings`."""
+    url: str
+    """Name of the field of `StackState` that has it."""
+    default: int
+
+    @property
+    def variable(self) -> str:
+        """Return the environment variable of the setting."""
+        return f"ORGANISM_{self.setting.upper()}"
+
+    def wanted(self, settings: Settings) -> int | None:
+        """Return the port that the user asks for, or `None`."""
+        port: int | None = getattr(settings, self.setting)
+        return port
+
+    def of(self, stack: StackState) -> int | None:
+        """Return the port that a stack has, or `None`."""
+        return port_of(getattr(stack, self.url))
+
+
+PORTS = (
+    StackPort("prefect", "Prefect UI", "prefect_port", "prefect_ui_url", 4200),
+    StackPort("ray", "Ray dashboard", "dashboard_port", "ray_dashboard_url", 8265),
+    StackPort("ray", "/organism routes", "http_port", "organism_url", 8000),
+    StackPort("gateway", "gateway", "gateway_port", "gateway_url", 8080),
+)
+
+
 def plan(
     settings: Settings,
     home: Path,
@@ -22,7 +59,7 @@ def plan(
     dsn: str,
     previous: StackState | None,
     kept: Collection[str],
-    tell: Callable[[str, str], None],
+    on_note: Callable[[str, str], None],
 ) -> StackState:
     """Return the state of a stack that is about to start, with every port chosen.
 
@@ -34,61 +71,32 @@ def plan(
         dsn: Connection URL of the embedded database; empty for an external one.
         previous: State that the last start left, or `None`.
         kept: Roles that keep running.
-        tell: Called with a component and a line for each port that is not the usual one.
+        on_note: Called with a component and a line for each port that is not the usual one.
 
     Raises:
         StackError: A port that the user asked for is taken.
     """
     taken: set[int] = set()
-
-    def port(role: str, what: str, variable: str, wanted: int | None, default: int, last: int | None) -> int:
-        if role in kept and last is not None:
-            chosen = ports.PortChoice(last)
+    chosen: dict[str, int] = {}
+    for port in PORTS:
+        if port.role == "gateway" and not settings.gateway:
+            continue
+        last = port.of(previous) if previous else None
+        if port.role in kept and last is not None:
+            choice = ports.PortChoice(last)
         else:
-            chosen = ports.choose(what, variable, wanted, default, keep=last, taken=taken)
-        taken.add(chosen.port)
-        if chosen.note:
-            tell(role, chosen.note)
-        return chosen.port
-
-    old = previous
-    prefect = port(
-        "prefect",
-        "Prefect UI",
-        "ORGANISM_PREFECT_PORT",
-        settings.prefect_port,
-        4200,
-        port_of(old.prefect_ui_url) if old else None,
-    )
-    dashboard = port(
-        "ray",
-        "Ray dashboard",
-        "ORGANISM_DASHBOARD_PORT",
-        settings.dashboard_port,
-        8265,
-        port_of(old.ray_dashboard_url) if old else None,
-    )
-    http = port(
-        "ray",
-        "/organism routes",
-        "ORGANISM_HTTP_PORT",
-        settings.http_port,
-        8000,
-        port_of(old.organism_url) if old else None,
-    )
-    gateway = None
-    if settings.gateway:
-        gateway = port(
-            "gateway",
-            "gateway",
-            "ORGANISM_GATEWAY_PORT",
-            settings.gateway_port,
-            8080,
-            port_of(old.gateway_url) if old else None,
-        )
+            choice = ports.choose(
+                port.what, port.variable, port.wanted(settings), port.default, keep=last, taken=taken
+            )
+        taken.add(choice.port)
+        chosen[port.url] = choice.port
+        if choice.note:
+            on_note(port.role, choice.note)
     stack_id = stack_id_of(home)
-    prefect_ui_url = f"http://{ports.LOOPBACK}:{prefect}"
-    ray_address = old.ray_address if old is not None and "ray" in kept else ""
+    base = {url: f"http://{ports.LOOPBACK}:{number}" for url, number in chosen.items()}
+    prefect_ui_url = base["prefect_ui_url"]
+    ray_address = previous.ray_address if previous is not None and "ray" in kept else ""
+    running = previous.processes if previous else {}
     return StackState(
         home=home,
         stack_id=stack_id,
@@ -96,27 +104,22 @@ def plan(
         dsn_mark=dsn_mark(home, settings),
         ray_address=ray_address or f"{ports.LOOPBACK}:{ports.steady(stack_id, taken=taken)}",
         ray_token_path=ray_token(home),
-        ray_dashboard_url=f"http://{ports.LOOPBACK}:{dashboard}",
+        ray_dashboard_url=base["ray_dashboard_url"],
         prefect_api_url=f"{prefect_ui_url}/api",
         prefect_ui_url=prefect_ui_url,
         prefect_secret_path=prefect_secret(home, own_prefect_secret(prefect_ui_url)),
-        organism_url=f"http://{ports.LOOPBACK}:{http}/organism",
-        gateway_url=f"http://{ports.LOOPBACK}:{gateway}" if gateway else "",
-        processes={role: ref for role, ref in (old.processes if old else {}).items() if role in kept},
+        organism_url=f"{base['organism_url']}/organism",
+        gateway_url=base.get("gateway_url", ""),
+        processes={role: ref for role, ref in running.items() if role in kept},
     )
 
 
 def ignored_ports(settings: Settings, stack: StackState) -> list[str]:
     """Return a line for each port that the user asks for and the running ``stack`` does not have."""
     return [
-        f"{variable}={wanted} has no effect on the running stack; run `organism down` first"
-        for variable, wanted, url in (
-            ("ORGANISM_PREFECT_PORT", settings.prefect_port, stack.prefect_ui_url),
-            ("ORGANISM_DASHBOARD_PORT", settings.dashboard_port, stack.ray_dashboard_url),
-            ("ORGANISM_HTTP_PORT", settings.http_port, stack.organism_url),
-            ("ORGANISM_GATEWAY_PORT", settings.gateway_port, stack.gateway_url),
-        )
-        if wanted is not None and wanted != port_of(url)
+        f"{port.variable}={wanted} has no effect on the running stack; run `organism down` first"
+        for port in PORTS
+        if (wanted := port.wanted(settings)) is not None and wanted != port.of(stack)
     ]
 
 

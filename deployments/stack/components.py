@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 
 from organism_flows.blocks.errors import StackError
+from organism_flows.blocks.finding import Finding, failed
 from organism_flows.blocks.settings import Settings
 from organism_flows.blocks.stack_state import StackState
 from organism_flows.deployments.stack.addresses import port_of
@@ -27,7 +28,7 @@ from organism_flows.deployments.stack.child_environment import (
     sqlite_file,
     worker_environment,
 )
-from organism_flows.deployments.stack.health import WORK_POOL, Check, basic
+from organism_flows.deployments.stack.health import WORK_POOL, basic
 from organism_flows.deployments.stack.postgres.server import SOCKET_LIMIT
 from organism_flows.deployments.stack.system.folders import private_folder, short_folder
 from organism_flows.deployments.stack.system.ports import LOOPBACK
@@ -138,7 +139,7 @@ def start_prefect(settings: Settings, stack: StackState) -> Child:
     )
 
 
-async def check_own_port(child: Child, address: str, check: Callable[[], Awaitable[Check]]) -> Check:
+async def check_own_port(child: Child, address: str, check: Callable[[], Awaitable[Finding]]) -> Finding:
     """Return the answer of ``check``, which fails if another process than ``child`` has the port.
 
     Two stacks that start at the same time may choose one port.
@@ -146,7 +147,7 @@ async def check_own_port(child: Child, address: str, check: Callable[[], Awaitab
     answer = await check()
     port = int(_port(address))
     if answer.ok and not await asyncio.to_thread(listens, child.process.pid, port):
-        return Check(False, f"port {port} belongs to another program")
+        return failed(child.role, f"port {port} belongs to another program")
     return answer
 
 
@@ -248,8 +249,8 @@ async def start_watchdog(client: httpx.AsyncClient, stack: StackState) -> None:
             await client.post(url, json=body, headers=headers)
 
 
-async def wait_for(child: Child, check: Callable[[], Awaitable[Check]], timeout: float) -> None:
-    """Wait until ``check`` says that ``child`` works.
+async def wait_for(child: Child, check: Callable[[], Awaitable[Finding]], timeout: float) -> None:
+    """Wait until ``check`` finds that ``child`` works.
 
     Args:
         child: The process.
@@ -267,7 +268,7 @@ async def wait_for(child: Child, check: Callable[[], Awaitable[Check]], timeout:
         if answer.ok:
             return
         if time.monotonic() > deadline:
-            what = f"{child.role} is not ready after {timeout:g} s ({answer.detail})"
+            what = f"{child.role} is not ready after {timeout:g} s ({answer.evidence})"
             raise failure(what, child.last_words(), child.log)
         await asyncio.sleep(0.05)
 

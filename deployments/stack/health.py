@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-from collections.abc import Awaitable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from organism_flows.blocks.finding import Finding, failed, ok
 from organism_flows.blocks.long_work import LongWork, can_write_sql, long_work_sql
 from organism_flows.blocks.stack_state import StackState, read_secret
 
@@ -22,14 +21,6 @@ CHECK_TIMEOUT = 5.0
 """Longest time of one check, in seconds."""
 
 
-@dataclass(frozen=True)
-class Check:
-    """Result of a check and, if it failed, the reason on one line."""
-
-    ok: bool
-    detail: str = ""
-
-
 def local_client() -> httpx.AsyncClient:
     """Return an HTTP client for loopback. It ignores the proxies of the environment."""
     import httpx
@@ -37,7 +28,7 @@ def local_client() -> httpx.AsyncClient:
     return httpx.AsyncClient(trust_env=False, timeout=CHECK_TIMEOUT)
 
 
-async def check_postgres(dsn: str) -> Check:
+async def check_postgres(dsn: str) -> Finding:
     """Check that Postgres at ``dsn`` can add a task. The task is taken back.
 
     A server that answers may be read only, or its disk full.
@@ -54,8 +45,8 @@ async def check_postgres(dsn: str) -> Check:
                 with contextlib.suppress(Exception):
                     await connection.close(timeout=1)
     except Exception as error:
-        return Check(False, _reason(error))
-    return Check(True)
+        return failed("postgres", _reason(error))
+    return ok("postgres")
 
 
 async def long_work(dsn: str) -> LongWork | None:
@@ -77,49 +68,51 @@ async def long_work(dsn: str) -> LongWork | None:
     return None if row is None else LongWork.of(dict(row))
 
 
-async def check_ray(client: httpx.AsyncClient, stack: StackState) -> Check:
+async def check_ray(client: httpx.AsyncClient, stack: StackState) -> Finding:
     """Check the Ray head's control store, and that its dashboard lists the Serve applications."""
     headers = bearer(stack.ray_token_path)
     url = stack.ray_dashboard_url
-    return await _first_problem(
-        _get(client, f"{url}/api/gcs_healthz", headers),
-        _get(client, f"{url}/api/serve/applications/", headers),
+    answers = await asyncio.gather(
+        _get("ray", client, f"{url}/api/gcs_healthz", headers),
+        _get("ray", client, f"{url}/api/serve/applications/", headers),
     )
+    return next((answer for answer in answers if not answer.ok), ok("ray"))
 
 
-async def check_prefect(client: httpx.AsyncClient, stack: StackState) -> Check:
+async def check_prefect(client: httpx.AsyncClient, stack: StackState) -> Finding:
     """Check that the Prefect server answers and accepts the stack's secret.
 
     Its database is not checked: Postgres has a check of its own, and is no reason to restart the server.
     """
-    return await _get(client, f"{stack.prefect_api_url}/version", basic(stack.prefect_secret_path))
+    headers = basic(stack.prefect_secret_path)
+    return await _get("prefect", client, f"{stack.prefect_api_url}/version", headers)
 
 
-async def check_worker(client: httpx.AsyncClient, stack: StackState) -> Check:
+async def check_worker(client: httpx.AsyncClient, stack: StackState) -> Finding:
     """Check that the stack's worker reports to the Prefect server."""
     url = f"{stack.prefect_api_url}/work_pools/{WORK_POOL}/workers/filter"
     try:
         response = await client.post(url, json={}, headers=basic(stack.prefect_secret_path))
         if response.status_code != 200:
-            return Check(False, f"{url} answers {response.status_code}")
+            return failed("worker", f"{url} answers {response.status_code}")
         workers = [worker for worker in response.json() if worker["name"] == stack.stack_id]
     except Exception as error:
-        return Check(False, f"{url}: {_reason(error)}")
+        return failed("worker", f"{url}: {_reason(error)}")
     if any(worker["status"] == "ONLINE" for worker in workers):
-        return Check(True)
-    return Check(
-        False, "the worker has not reported for some time" if workers else "no worker has reported yet"
+        return ok("worker")
+    return failed(
+        "worker", "the worker has not reported for some time" if workers else "no worker has reported yet"
     )
 
 
-async def check_gateway(client: httpx.AsyncClient, stack: StackState) -> Check:
+async def check_gateway(client: httpx.AsyncClient, stack: StackState) -> Finding:
     """Check that the gateway lives. The services that it needs have checks of their own."""
-    return await _get(client, f"{stack.gateway_url}/healthz", {})
+    return await _get("gateway", client, f"{stack.gateway_url}/healthz", {})
 
 
-async def check_organism(client: httpx.AsyncClient, stack: StackState) -> Check:
+async def check_organism(client: httpx.AsyncClient, stack: StackState) -> Finding:
     """Check the organism through its HTTP routes."""
-    return await _get(client, f"{stack.organism_url}/health", {}, status_key=True)
+    return await _get("organism", client, f"{stack.organism_url}/health", {}, status_key=True)
 
 
 def bearer(token_path: Path) -> dict[str, str]:
@@ -135,27 +128,22 @@ def basic(secret_path: Path | None) -> dict[str, str]:
     return {"Authorization": f"Basic {base64.b64encode(secret.encode()).decode()}"} if secret else {}
 
 
-async def _first_problem(*checks: Awaitable[Check]) -> Check:
-    answers = await asyncio.gather(*checks)
-    return next((answer for answer in answers if not answer.ok), Check(True))
-
-
 async def _get(
-    client: httpx.AsyncClient, url: str, headers: dict[str, str], *, status_key: bool = False
-) -> Check:
+    name: str, client: httpx.AsyncClient, url: str, headers: dict[str, str], *, status_key: bool = False
+) -> Finding:
     try:
         response = await client.get(url, headers=headers)
         if response.status_code != 200:
             words = " ".join(response.text.split())[:200]
-            return Check(False, f"{url} answers {response.status_code}: {words}".rstrip(": "))
+            return failed(name, f"{url} answers {response.status_code}: {words}".rstrip(": "))
         if status_key:
             body: Any = response.json()
             state = body.get("status") if isinstance(body, dict) else None
             if state not in ("ok", "healthy"):
-                return Check(False, f"{url} says {state!r}")
+                return failed(name, f"{url} has the status {state!r}")
     except Exception as error:
-        return Check(False, f"{url}: {_reason(error)}")
-    return Check(True)
+        return failed(name, f"{url}: {_reason(error)}")
+    return ok(name)
 
 
 def _reason(error: BaseException) -> str:

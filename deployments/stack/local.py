@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +17,7 @@ from pydantic import BaseModel
 from organism_flows.blocks.access_token import make_token
 from organism_flows.blocks.disk_space import full_disks
 from organism_flows.blocks.errors import StackError
+from organism_flows.blocks.finding import Finding, ok
 from organism_flows.blocks.settings import Settings
 from organism_flows.blocks.stack_state import ProcessRef, StackState, read_secret, read_stack
 from organism_flows.deployments.stack import components, health, organism_app
@@ -27,6 +29,7 @@ from organism_flows.deployments.stack.secret_files import own_prefect_secret
 from organism_flows.deployments.stack.state import (
     forget_stack,
     known_processes,
+    refuse_other_installation,
     stack_id_of,
     turn,
     write_stack,
@@ -158,6 +161,7 @@ class _Start:
 
             await (await connect(self.settings.dsn.get_secret_value())).close()
         previous = self._previous()
+        refuse_other_installation(previous)
         healthy = await self._healthy(previous) if previous else set()
         if previous and healthy >= self._wanted():
             for line in ignored_ports(self.settings, previous):
@@ -196,7 +200,7 @@ class _Start:
     async def _healthy(self, previous: StackState) -> set[str]:
         """Return the roles of ``previous`` that run and work, and ``organism`` if it answers."""
         if previous.dsn_mark != dsn_mark(self.home, self.settings):
-            self._note("stack", "the stack runs with another database than ORGANISM_DSN says; restarting it")
+            self._note("stack", "the stack runs with another database than ORGANISM_DSN names; restarting it")
             return set()
         if not self._knows_secret(previous):
             self._note("stack", "the stack runs without the secret that Prefect is to ask for; restarting it")
@@ -205,7 +209,7 @@ class _Start:
         if not alive:
             return set()
         async with health.local_client() as client:
-            checks: dict[str, Awaitable[health.Check]] = {
+            checks: dict[str, Awaitable[Finding]] = {
                 "ray": health.check_ray(client, previous),
                 "prefect": health.check_prefect(client, previous),
                 "organism": health.check_organism(client, previous),
@@ -219,7 +223,7 @@ class _Start:
             answers = dict(zip(checks, await asyncio.gather(*checks.values()), strict=True))
         if self.embedded and self.settings.worker and not answers["postgres"].ok:
             # Prefect's server knows the worker only from the database, whose restart flow runs survive.
-            answers["worker"] = health.Check(True)
+            answers["worker"] = ok("worker")
         return {role for role, answer in answers.items() if answer.ok and role in alive | {"organism"}}
 
     def _knows_secret(self, previous: StackState) -> bool:
@@ -234,14 +238,11 @@ class _Start:
         await _stop_roles(self.marks, refs, set(ROLES) - kept, silent, sweep=not kept)
         dsn = self.embedded.dsn() if self.embedded else ""
 
-        def tell(role: str, line: str) -> None:
-            self._note(role, line)
-
-        stack = plan(self.settings, self.home, dsn=dsn, previous=previous, kept=kept, tell=tell)
+        stack = plan(self.settings, self.home, dsn=dsn, previous=previous, kept=kept, on_note=self._note)
         if previous and (misled := _misled(stack, previous) & kept):
             kept -= misled
             await _stop_roles(self.marks, refs, misled, silent)
-            stack = plan(self.settings, self.home, dsn=dsn, previous=previous, kept=kept, tell=tell)
+            stack = plan(self.settings, self.home, dsn=dsn, previous=previous, kept=kept, on_note=self._note)
         return stack
 
     async def _bring_up(self, stack: StackState, kept: set[str], app: organism_app.OrganismApp) -> None:
@@ -267,8 +268,10 @@ class _Start:
         self.database_answers.set()
         async with self._timed("tables"):
             from organism_flows.blocks.queue import migrate
+            from organism_flows.blocks.queue.db.roles import how_to_make
 
-            await migrate(dsn)
+            if missing := await migrate(dsn):
+                self._note("tables", how_to_make(missing))
 
     async def _ray(
         self, stack: StackState, kept: set[str], app: organism_app.OrganismApp, client: Any
@@ -287,9 +290,7 @@ class _Start:
     async def _deploy(
         self, app: organism_app.OrganismApp, stack: StackState, step: Callable[[str], None]
     ) -> None:
-        def note(line: str) -> None:
-            self._note("organism", line)
-
+        note = partial(self._note, "organism")
         self.changes = await organism_app.deploy(app, stack, when=self.when, on_note=note, on_progress=step)
 
     async def _prefect(self, stack: StackState, kept: set[str], client: Any) -> None:

@@ -108,6 +108,6 @@ async def wait_until_healthy(client: httpx.AsyncClient, stack: StackState) -> No
     while not (answer := await check_organism(client, stack)).ok:
         if time.monotonic() > deadline:
             raise StackError(
-                f"the organism does not answer: {answer.detail}", f"read {stack.home / 'logs' / 'ray.log'}"
+                f"the organism does not answer: {answer.evidence}", f"read {stack.home / 'logs' / 'ray.log'}"
             )
         await asyncio.sleep(0.05)

@@ -9,8 +9,11 @@ import hashlib
 import json
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+
+import psutil
 
 from organism_flows.blocks.errors import StackError
 from organism_flows.blocks.stack_state import STATE_FILE, ProcessRef, StackState, read_stack
@@ -33,6 +36,37 @@ def known_processes(home: Path) -> dict[str, ProcessRef]:
         stack = read_stack(home)
         return dict(stack.processes) if stack else {}
     return {}
+
+
+def refuse_other_installation(stack: StackState | None) -> None:
+    """Refuse a stack with a process that another installation of this package has started.
+
+    That installation may have other versions, and another Python, than the processes that `up` would add.
+
+    Args:
+        stack: The state that a stack left, or `None`.
+
+    Raises:
+        StackError: There is such a process.
+    """
+    if stack is None:
+        return
+    ours = Path(sys.executable).parent
+    for role, ref in stack.processes.items():
+        theirs = _started_by(ref)
+        if role != "postgres" and theirs is not None and theirs.parent != ours:
+            raise StackError(
+                f"the stack in {stack.home} runs from another installation: {role} from {theirs.parent}",
+                f"stop it there: `{theirs.parent}/organism down`, then run this again",
+            )
+
+
+def _started_by(ref: ProcessRef) -> Path | None:
+    """Return the program of a process by the path that started it, or `None` if that is not known."""
+    with contextlib.suppress(psutil.Error):
+        if (process := find(ref)) and (command := process.cmdline()) and os.path.isabs(command[0]):
+            return Path(command[0])
+    return None
 
 
 def write_atomically(path: Path, text: str, mode: int = 0o600) -> None:
@@ -92,7 +126,7 @@ async def turn(
         ) from None
     try:
         deadline = asyncio.get_running_loop().time() + timeout
-        told = False
+        notified = False
         while True:
             try:
                 # The kernel releases the lock when its holder dies, however it dies.
@@ -100,8 +134,8 @@ async def turn(
                 break
             except BlockingIOError:
                 owner = _holder(path)
-            if owner is not None and not told:
-                told = True
+            if owner is not None and not notified:
+                notified = True
                 other, ref = owner
                 if interrupt and other == "up":
                     waiting(f"`organism up` (pid {ref.pid}) is starting this stack; asking it to stop")

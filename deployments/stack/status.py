@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from organism_flows.blocks.access_token import own_headers
 from organism_flows.blocks.disk_space import HELP, full_disks
 from organism_flows.blocks.errors import StackError
+from organism_flows.blocks.finding import Finding, failed
 from organism_flows.blocks.long_work import ask_organism
 from organism_flows.blocks.settings import Settings
 from organism_flows.blocks.stack_state import StackState, read_secret, read_stack, same_server
@@ -125,7 +126,7 @@ async def _ask(stack: StackState, settings: Settings) -> tuple[dict[str, Compone
         dsn, shown = stack.dsn, stack.dsn
     else:
         dsn = settings.dsn.get_secret_value() if settings.dsn else ""
-        shown = "as ORGANISM_DSN says"
+        shown = "as in ORGANISM_DSN"
     async with health.local_client() as client:
         database = health.check_postgres(dsn) if dsn else _unknown_database()
         asked = {
@@ -157,7 +158,7 @@ async def _nothing() -> None:
 
 
 async def _one(
-    stack: StackState, role: str, address: str, check: Awaitable[health.Check], *, external: bool = False
+    stack: StackState, role: str, address: str, check: Awaitable[Finding], *, external: bool = False
 ) -> ComponentStatus:
     started = time.monotonic()
     answer = await check
@@ -168,7 +169,7 @@ async def _one(
         state: State = "healthy"
         detail = ""
     elif alive:
-        state, detail = "unhealthy", answer.detail
+        state, detail = "unhealthy", answer.evidence
     else:
         state = "stopped"
         detail = "its process is gone" + (", though something answers at its address" if answer.ok else "")
@@ -176,8 +177,8 @@ async def _one(
     return ComponentStatus(state=state, address=address, pid=pid, detail=detail, seconds=seconds)
 
 
-async def _unknown_database() -> health.Check:
-    return health.Check(False, "the stack uses an external database: set ORGANISM_DSN to ask it")
+async def _unknown_database() -> Finding:
+    return failed("postgres", "the stack uses an external database: set ORGANISM_DSN to ask it")
 
 
 def _without_login(address: str) -> str:

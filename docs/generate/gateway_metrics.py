@@ -7,6 +7,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from docs.generate.rendering import code, table
+from organism_flows.blocks.organism_reports import StatusReport
 from organism_flows.blocks.queue import NewTask
 from organism_flows.serve_apps.gateway.database import Database
 from organism_flows.serve_apps.gateway.metrics.metrics import QueueMetrics, Requests
@@ -18,9 +19,9 @@ LOAD = {"in_flight": 0, "waiting": 0, "suspects": 0, "lingering": 0}
 class AnsweringOrganism:
     """An organism with one organ."""
 
-    async def status(self) -> Any:
+    async def status(self) -> StatusReport:
         """Return the load of its organ."""
-        return {"replica": "r", "organs": {"o": LOAD}}
+        return StatusReport.of({"status": "healthy", "replica": "r", "organs": {"o": LOAD}})
 
     async def running(self) -> Any:
         """Return what its replica does."""
@@ -36,7 +37,7 @@ async def text(dsn: str) -> str:
     async with Database(dsn) as database:
         await database.queue.submit([NewTask(type="t")])
         metrics = QueueMetrics(registry, database, Organs(organism))
-        await metrics.look()
+        await metrics.refresh()
     rows = []
     for metric in registry.collect():
         labels = sorted({label for sample in metric.samples for label in sample.labels})

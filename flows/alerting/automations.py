@@ -25,7 +25,7 @@ from pydantic import BaseModel
 
 from organism_flows.blocks.block_base import DEFAULT
 from organism_flows.blocks.errors import ConfigurationError
-from organism_flows.flows.alerting.transitions import ALERTS, PREFIX, SCANNED_EVENT, Alert, last_said
+from organism_flows.flows.alerting.transitions import ALERTS, PREFIX, SCANNED_EVENT, Alert, last_notification
 from organism_flows.flows.prefect_support.server import reaching_prefect
 from organism_flows.flows.prefect_support.states import ORGANISM_TAG
 
@@ -67,13 +67,13 @@ class AlertsApplied(BaseModel):
     def line(self) -> str:
         """Return all of it on one line."""
         off = [alert.name for alert in self.alerts if not alert.on]
-        said = [
+        done = [
             f"{len(names)} {what}"
             for names, what in ((self.made, "made"), (self.changed, "changed"))
             if names
         ]
         to = ", ".join(sorted({alert.to or "nowhere" for alert in self.alerts}))
-        line = f"{', '.join(said) or 'as they were'}, {len(self.alerts)} alerts to {to}"
+        line = f"{', '.join(done) or 'as they were'}, {len(self.alerts)} alerts to {to}"
         return f"{line}; switched off by hand: {', '.join(off)}" if off else line
 
 
@@ -144,7 +144,7 @@ def wanted_automations(block: UUID, silence: timedelta = SILENCE) -> list[Automa
         _automation(
             block,
             "organism: run crashed",
-            "A run of ours has crashed, or one of dispatch has failed; half an hour's peace a deployment.",
+            "A run of ours crashed, or one of dispatch failed. One report per deployment in half an hour.",
             CompoundTrigger(
                 require="any",
                 # Each trigger has a quiet time of its own, so no run may match both.
@@ -157,15 +157,15 @@ def wanted_automations(block: UUID, silence: timedelta = SILENCE) -> list[Automa
             f"{RUN}: {MESSAGE}\n→ its tasks go back to the queue; see what is wrong: organism verify\n"
             "{{ flow_run | ui_url }}",
         ),
-        _said(block, "dispatch-missing", "No lane claims tasks although the schedule of dispatch is on."),
-        _said(block, "verify", "A check of verify has begun to fail."),
-        _said(block, "dead-letters", "More tasks have failed for good than ORGANISM_ALERT_DEAD_LETTERS."),
-        _said(block, "oldest-ready", "A task is ready for longer than ORGANISM_ALERT_OLDEST_READY."),
-        _said(block, "interrupted", "Tasks are interrupted again and again, and do not end."),
+        _reported(block, "dispatch-missing", "No lane claims tasks although the schedule of dispatch is on."),
+        _reported(block, "verify", "A check of verify has begun to fail."),
+        _reported(block, "dead-letters", "More tasks have failed for good than ORGANISM_ALERT_DEAD_LETTERS."),
+        _reported(block, "oldest-ready", "A task is ready for longer than ORGANISM_ALERT_OLDEST_READY."),
+        _reported(block, "interrupted", "Tasks are interrupted again and again, and do not end."),
         _automation(
             block,
             "organism: watchdog silent",
-            "No watchdog has looked for some minutes: without it little else is noticed.",
+            "No watchdog has checked the queue for some minutes: without it little else is noticed.",
             # Not Prefect's own events of the watchdog's runs: those of a run that starts within 5 minutes of
             # being scheduled wait 15 minutes for an event that never comes (Prefect 3.8.8).
             EventTrigger(
@@ -180,7 +180,7 @@ def wanted_automations(block: UUID, silence: timedelta = SILENCE) -> list[Automa
                 within=silence,
             ),
             "organism, queue {{ event.resource['prefect.resource.name'] }}: the watchdog is silent",
-            "no watchdog has looked at the queue since "
+            "no watchdog has checked the queue since "
             "{{ event.occurred.strftime('%Y-%m-%d %H:%M:%S %Z') }}\n"
             "→ see that a worker serves the work pool, that its schedule is on, and why runs fail: "
             "organism verify\n{{ flow_run | ui_url }}",
@@ -188,7 +188,7 @@ def wanted_automations(block: UUID, silence: timedelta = SILENCE) -> list[Automa
     ]
 
 
-def _said(block: UUID, alert: Alert, description: str) -> AutomationCore:
+def _reported(block: UUID, alert: Alert, description: str) -> AutomationCore:
     """Return the automation for an alert that the watchdog or verify reports in events."""
     trigger = EventTrigger(
         expect={f"{PREFIX}.{alert}.raised", f"{PREFIX}.{alert}.cleared"},
@@ -262,8 +262,8 @@ async def _ours(client: PrefectClient) -> dict[str, _Found]:
 
 async def _states(client: PrefectClient) -> list[AlertState]:
     there = await _ours(client)
-    said = {_name_for(alert): await last_said(client, alert, DEFAULT) for alert in ALERTS}
-    wrong = {name: last.text for name, last in said.items() if last and last.step == "raised"}
+    last = {_name_for(alert): await last_notification(client, alert, DEFAULT) for alert in ALERTS}
+    wrong = {name: found.text for name, found in last.items() if found and found.step == "raised"}
     blocks = {block: await _name_of(client, block) for block in map(_block_of, there.values())}
     return [
         AlertState(name=name, on=automation.enabled, to=blocks[_block_of(automation)], wrong=wrong.get(name))
@@ -298,7 +298,9 @@ async def _named(client: PrefectClient, to: str) -> BlockDocument:
             f"there is no block {to} on this Prefect server", await _hint(client)
         ) from None
     if not _notifies(document):
-        raise ConfigurationError(f"the block {to} notifies nobody: its type cannot", await _hint(client))
+        raise ConfigurationError(
+            f"the block {to} cannot send notifications: its type has no `notify`", await _hint(client)
+        )
     return document
 
 

@@ -14,20 +14,20 @@ from organism_flows.blocks.queue import Queue
 from organism_flows.blocks.settings import load_settings
 from organism_flows.flows.alerting import checks
 from organism_flows.flows.alerting.automations import changed_at
-from organism_flows.flows.alerting.transitions import say_looked, tell
-from organism_flows.flows.verification.finding import Verification
+from organism_flows.flows.alerting.transitions import report, report_checked
+from organism_flows.flows.verification.verification import Verification
 
-TELL_TIMEOUT_S = 30.0
+NOTIFY_TIMEOUT_S = 30.0
 
 
 class NotifyResult(BaseModel):
-    """Lines that were reported, or why nothing could be."""
+    """The lines that were reported, or the reason why none could be."""
 
-    said: list[str] = []
+    reported: list[str] = []
     trouble: str | None = None
 
 
-async def tell_of_queue(
+async def notify_about_queue(
     queue: Queue,
     name: str,
     *,
@@ -35,7 +35,7 @@ async def tell_of_queue(
     oldest_ready_s: float | None = None,
     interrupted: int | None = None,
     missing_s: float,
-    looked: bool = True,
+    checked: bool = True,
 ) -> NotifyResult:
     """Check the queue and its lanes, and report what has begun to be wrong or is well again.
 
@@ -47,7 +47,7 @@ async def tell_of_queue(
         interrupted: Limit on unfinished tasks that were interrupted more than twice; `None` for the
             setting's.
         missing_s: Limit on the time without a lane that claims while dispatch is scheduled, in seconds.
-        looked: Report that the queue was checked, so that silence can be noticed.
+        checked: Report that the queue was checked, so that silence can be noticed.
     """
     settings = load_settings()
     now = await queue.reader.now()
@@ -60,18 +60,18 @@ async def tell_of_queue(
         await checks.interrupted(queue, settings.alert_interrupted if interrupted is None else interrupted),
     ]
 
-    async def say(client: PrefectClient) -> list[str]:
+    async def send(client: PrefectClient) -> list[str]:
         due = await checks.dispatch_is_due(client, name)
-        all_of_it = [*found, checks.dispatch(lanes, due, missing_s)]
-        said = await tell(client, name, all_of_it, now, await changed_at(client))
-        if looked:
-            say_looked(name)
-        return said
+        findings = [*found, checks.dispatch(lanes, due, missing_s)]
+        reported = await report(client, name, findings, now, await changed_at(client))
+        if checked:
+            report_checked(name)
+        return reported
 
-    return await _told(say)
+    return await _sent(send)
 
 
-async def tell_of_verification(found: Verification, name: str) -> NotifyResult:
+async def notify_about_verification(found: Verification, name: str) -> NotifyResult:
     """Report that a check has begun to fail, or that none fails any more.
 
     Args:
@@ -79,18 +79,20 @@ async def tell_of_verification(found: Verification, name: str) -> NotifyResult:
         name: Name of the Task Queue block that was verified.
     """
 
-    async def say(client: PrefectClient) -> list[str]:
-        return await tell(client, name, [checks.verification(found)], changed=await changed_at(client))
+    async def send(client: PrefectClient) -> list[str]:
+        return await report(client, name, [checks.verification(found)], changed=await changed_at(client))
 
-    return await _told(say)
+    return await _sent(send)
 
 
-async def _told(say: Callable[[PrefectClient], Awaitable[list[str]]]) -> NotifyResult:
+async def _sent(send: Callable[[PrefectClient], Awaitable[list[str]]]) -> NotifyResult:
     try:
-        async with asyncio.timeout(TELL_TIMEOUT_S), get_client() as client:
-            return NotifyResult(said=await say(client))
+        async with asyncio.timeout(NOTIFY_TIMEOUT_S), get_client() as client:
+            return NotifyResult(reported=await send(client))
     except TimeoutError:
-        return NotifyResult(trouble=f"no alerts: Prefect's server did not answer within {TELL_TIMEOUT_S:g} s")
+        return NotifyResult(
+            trouble=f"no alerts: Prefect's server did not answer within {NOTIFY_TIMEOUT_S:g} s"
+        )
     except (HTTPError, PrefectException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         return NotifyResult(trouble=f"no alerts: Prefect's server: {type(error).__name__}: {reason}")

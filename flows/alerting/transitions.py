@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypeAlias, get_args
 
 from prefect.client.orchestration import PrefectClient
 from prefect.events import emit_event
 from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter, EventResourceFilter
+from pydantic import Field
+
+from organism_flows.blocks.finding import Finding
 
 Alert: TypeAlias = Literal["dispatch-missing", "dead-letters", "oldest-ready", "interrupted", "verify"]
 ALERTS: tuple[Alert, ...] = get_args(Alert)
@@ -29,7 +32,10 @@ Step: TypeAlias = Literal["pending", "passed", "raised", "cleared"]
 """
 PREFIX = "organism.alert"
 SCANNED_EVENT = "organism.looked"
-"""Event emitted every two minutes while the queue is checked. Its absence raises an alert."""
+"""Event emitted every two minutes while the queue is checked. Its absence raises an alert.
+
+The automations of every version wait for this name.
+"""
 SKEW = timedelta(days=1)
 """Largest lead of another reporter's clock over ours with which its events are still found."""
 HEARD_AFTER_S = 10.0
@@ -39,20 +45,17 @@ Prefect's server reads new automations every 5 s (3.8.8), and delivers nothing t
 """
 
 
-@dataclass(frozen=True)
-class AlertCheck:
-    """Result of the check for one alert."""
+class AlertFinding(Finding):
+    """Result of the check for one alert.
 
-    alert: Alert
-    wrong: bool | None
-    """`None` means the value lies inside the hysteresis band: keep the previous state."""
-    text: str
-    """What the check saw, with the value, on one line."""
-    todo: str
-    """What to do if it is wrong."""
-    figures: dict[str, Any] = field(default_factory=dict)
+    ``failed`` raises the alert, and ``ok`` clears it. ``degraded`` means that the value lies inside the
+    hysteresis band: the alert keeps its state.
+    """
+
+    check: Alert
+    figures: dict[str, Any] = Field(default_factory=dict)
     patience_s: float = 0.0
-    """Time for which it has to be wrong before the alert is raised, in seconds."""
+    """Time for which it has to fail before the alert is raised, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -67,19 +70,19 @@ class LastNotification:
     """When the server received it, by the server's clock."""
 
 
-def next_step(look: AlertCheck, last: LastNotification | None, now: datetime) -> Step | None:
+def next_step(finding: AlertFinding, last: LastNotification | None, now: datetime) -> Step | None:
     """Return the step to report after ``last``, or `None` if there is nothing to report."""
     open_step = last.step if last is not None and last.step in ("pending", "raised") else None
-    if look.wrong is False:
+    if finding.ok:
         return {"pending": "passed", "raised": "cleared", None: None}[open_step]
-    if look.wrong is None or open_step == "raised":
+    if finding.status == "degraded" or open_step == "raised":
         return None
     if last is not None and open_step == "pending":
-        return "raised" if (now - last.since).total_seconds() >= look.patience_s else None
-    return "pending" if look.patience_s else "raised"
+        return "raised" if (now - last.since).total_seconds() >= finding.patience_s else None
+    return "pending" if finding.patience_s else "raised"
 
 
-async def last_said(client: PrefectClient, alert: Alert, queue: str) -> LastNotification | None:
+async def last_notification(client: PrefectClient, alert: Alert, queue: str) -> LastNotification | None:
     """Return the last report of an alert about this queue, or `None` if the event feed has none."""
     wanted = EventFilter(
         event=EventNameFilter(name=[f"{PREFIX}.{alert}.{step}" for step in get_args(Step)]),
@@ -90,15 +93,15 @@ async def last_said(client: PrefectClient, alert: Alert, queue: str) -> LastNoti
     if not events:
         return None
     [event] = events
-    said: Any = event.event.rpartition(".")[2]
+    step: Any = event.event.rpartition(".")[2]
     since = datetime.fromisoformat(event.payload["since"])
-    return LastNotification(said, since, event.payload["text"], event.received)
+    return LastNotification(step, since, event.payload["text"], event.received)
 
 
-async def tell(
+async def report(
     client: PrefectClient,
     queue: str,
-    looks: Sequence[AlertCheck],
+    findings: Sequence[AlertFinding],
     now: datetime | None = None,
     changed: Mapping[Alert, datetime] | None = None,
 ) -> list[str]:
@@ -110,7 +113,7 @@ async def tell(
     Args:
         client: Client of the Prefect server that the events go to.
         queue: Name of the Task Queue block that the checks are about.
-        looks: Results of the checks, at most one for each alert.
+        findings: Results of the checks, at most one for each alert.
         now: Current time, by the clock of the checks; `None` for this machine's.
         changed: When the automation of an alert was created or last changed, by the server's clock.
 
@@ -119,36 +122,36 @@ async def tell(
     """
     now = now or datetime.now(UTC)
     lines = []
-    for look in looks:
-        last = await last_said(client, look.alert, queue)
-        since_change = (changed or {}).get(look.alert)
+    for finding in findings:
+        last = await last_notification(client, finding.check, queue)
+        since_change = (changed or {}).get(finding.check)
         unheard = last and last.step == "raised" and since_change and last.received < since_change
-        step = "raised" if unheard and look.wrong else next_step(look, last, now)
+        step = "raised" if unheard and finding.status == "failed" else next_step(finding, last, now)
         if step is None:
             continue
         if since_change:
             age = (datetime.now(UTC) - since_change).total_seconds()
             await asyncio.sleep(min(max(HEARD_AFTER_S - age, 0), HEARD_AFTER_S))
         since = last.since if last is not None and last.step in ("pending", "raised") else now
-        name = look.alert.replace("-", " ")
+        name = finding.check.replace("-", " ")
         over = step in ("cleared", "passed")
-        text = f"{look.text}; it was wrong for {_span(now - since)}" if over else look.text
+        text = f"{finding.evidence}; it was wrong for {_span(now - since)}" if over else finding.evidence
         emit_event(
-            f"{PREFIX}.{look.alert}.{step}",
+            f"{PREFIX}.{finding.check}.{step}",
             resource=_resource(queue),
             payload={
                 "subject": f"organism, queue {queue}: {name} {'well again' if over else 'alert'}",
                 "text": text,
-                "todo": "" if over else look.todo,
+                "todo": "" if over else finding.action,
                 "since": since.isoformat(),
-                **look.figures,
+                **finding.figures,
             },
         )
         lines.append(f"{name} {step}: {text}")
     return lines
 
 
-def say_looked(queue: str) -> None:
+def report_checked(queue: str) -> None:
     """Emit the event that the queue was checked and that everything wrong with it was reported."""
     emit_event(SCANNED_EVENT, resource=_resource(queue))
 

@@ -10,11 +10,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from organism_flows.blocks.errors import OrganismUnavailable, ReplicaLost
+from organism_flows.blocks.errors import LaneLost, OrganismUnavailable, ReplicaLost
 from organism_flows.blocks.queue import Batch, Outcomes
 from organism_flows.blocks.queue.counters import CallMeter
 from organism_flows.blocks.queue.wire import HANDED_BACK, positions_of
-from organism_flows.flows.lanes.lease import LaneLost
 from organism_flows.flows.lanes.organism_protocol import OrganismCalls
 from organism_flows.flows.lanes.replica_messages import ReplicaMessages
 from organism_flows.flows.lanes.settle_batcher import SettleBatcher

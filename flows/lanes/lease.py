@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import asyncpg
 
-from organism_flows.blocks.errors import QueueUnavailable
+from organism_flows.blocks.errors import LaneLost
 from organism_flows.blocks.queue import Queue
 from organism_flows.blocks.queue.db.connection import TRANSIENT_ERRORS, connect
 from organism_flows.blocks.queue.db.sqlstates import verdict
@@ -56,10 +56,6 @@ def clock() -> float:
 
 
 _CLOCK: int | None = getattr(time, "CLOCK_BOOTTIME", None)
-
-
-class LaneLost(QueueUnavailable):
-    """The lease could not be kept: another lane may hold the tasks, and this lane must end."""
 
 
 class Lease:

@@ -14,11 +14,15 @@ _MARKUP = re.compile(r"[\\`*_{}\[\]<>~|#&!$]")
 _BLOCK = re.compile(r"^(\d*)([-+=.)])")
 
 
-def plain(text: str | None, length: int = 300) -> str:
-    """Return ``text`` on one line, cut to ``length`` characters and escaped for markdown."""
+def one_line(text: str | None, length: int = 200) -> str:
+    """Return ``text`` on one line, cut to ``length`` characters."""
     line = " ".join((text or "").split())
-    if len(line) > length:
-        line = line[: length - 1] + "…"
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def escaped(text: str | None, length: int = 300) -> str:
+    """Return ``text`` on one line, cut to ``length`` characters and escaped for markdown, tables included."""
+    line = one_line(text, length)
     return _BLOCK.sub(r"\1\\\2", _MARKUP.sub(r"\\\g<0>", line))
 
 

@@ -58,7 +58,7 @@ class StaleRuns(BaseModel):
     """Why not all runs were checked; `None` if they were."""
 
 
-async def clear_debris(
+async def clean_up_stale_runs(
     *,
     pending_before: datetime,
     ended_before: datetime,
@@ -76,18 +76,18 @@ async def clear_debris(
         own_run: The flow run that calls.
         live: Ids of flow runs that have live lanes. They are not dead, whatever Prefect knows of them.
     """
-    debris = StaleRuns()
+    stale = StaleRuns()
     try:
         async with asyncio.timeout(within_s), get_client() as client:
-            await _crash_pending_flow_runs(client, pending_before, own_run, debris)
-            await _crash_silent_flow_runs(client, {*live, str(own_run)}, debris)
-            await _crash_orphaned_task_runs(client, ended_before, debris)
-            await _cancel_late_flow_runs(client, debris)
+            await _crash_pending_flow_runs(client, pending_before, own_run, stale)
+            await _crash_silent_flow_runs(client, {*live, str(own_run)}, stale)
+            await _crash_orphaned_task_runs(client, ended_before, stale)
+            await _cancel_late_flow_runs(client, stale)
     except TimeoutError:
-        debris.trouble = f"Prefect's server did not answer all of it within {within_s:g} s"
+        stale.trouble = f"Prefect's server did not answer all of it within {within_s:g} s"
     except (HTTPError, PrefectException, OSError) as error:
-        debris.trouble = f"Prefect's server: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    return debris
+        stale.trouble = f"Prefect's server: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return stale
 
 
 def _flows() -> FlowFilter:
@@ -127,17 +127,17 @@ async def _end(client: PrefectClient, run: FlowRun, state: State[Any]) -> bool:
 
 
 async def _crash_pending_flow_runs(
-    client: PrefectClient, pending_before: datetime, own_run: UUID | None, debris: StaleRuns
+    client: PrefectClient, pending_before: datetime, own_run: UUID | None, stale: StaleRuns
 ) -> None:
     pending = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PENDING]))
     async for run in _runs(client, pending, FlowRunSort.EXPECTED_START_TIME_ASC):
         if run.id == own_run or run.state is None or run.state.timestamp >= pending_before:
             continue
-        why = f"Pending since {run.state.timestamp:%Y-%m-%d %H:%M:%S}: nobody has started it."
-        debris.flow_runs += await _end(client, run, Crashed(message=why))
+        why = f"Pending since {run.state.timestamp:%Y-%m-%d %H:%M:%S}: no worker has started it."
+        stale.flow_runs += await _end(client, run, Crashed(message=why))
 
 
-async def _crash_silent_flow_runs(client: PrefectClient, live: Collection[str], debris: StaleRuns) -> None:
+async def _crash_silent_flow_runs(client: PrefectClient, live: Collection[str], stale: StaleRuns) -> None:
     running = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
     heard: datetime | None = None
     async for run in _runs(client, running, FlowRunSort.START_TIME_ASC):
@@ -157,7 +157,7 @@ async def _crash_silent_flow_runs(client: PrefectClient, live: Collection[str], 
         heard = heard or (await _events(client, EventFilter(), 1))[0].received
         if (silent := heard - beats[0].received) > _patience(beats):
             why = f"No heartbeat for {silent.total_seconds() / 60:.0f} minutes: its process died."
-            debris.flow_runs += await _end(client, run, Crashed(message=why))
+            stale.flow_runs += await _end(client, run, Crashed(message=why))
 
 
 async def _events(client: PrefectClient, wanted: EventFilter, limit: int) -> list[ReceivedEvent]:
@@ -173,7 +173,7 @@ def _patience(beats: list[ReceivedEvent]) -> timedelta:
     return max(SILENT_FOR, every * SILENT_BEATS)
 
 
-async def _crash_orphaned_task_runs(client: PrefectClient, ended_before: datetime, debris: StaleRuns) -> None:
+async def _crash_orphaned_task_runs(client: PrefectClient, ended_before: datetime, stale: StaleRuns) -> None:
     ended = FlowRunFilterState(type=FlowRunFilterStateType(any_=list(TERMINAL_STATES)))
     running = TaskRunFilterState(type=TaskRunFilterStateType(any_=[StateType.RUNNING]))
     for ours in _ours(ended, ended=FlowRunFilterEndTime(before_=ended_before)):
@@ -187,10 +187,10 @@ async def _crash_orphaned_task_runs(client: PrefectClient, ended_before: datetim
             why = "Its flow run had ended, and it was still Running: its process died."
             # Forced, because the rules for changes of state assume a run that is alive.
             await client.set_task_run_state(run.id, Crashed(message=why), force=True)
-            debris.task_runs += 1
+            stale.task_runs += 1
 
 
-async def _cancel_late_flow_runs(client: PrefectClient, debris: StaleRuns) -> None:
+async def _cancel_late_flow_runs(client: PrefectClient, stale: StaleRuns) -> None:
     """Cancel the late runs that schedules have created, except the newest of each deployment."""
     late = FlowRunFilterState(name=FlowRunFilterStateName(any_=["Late"]))
     kept: set[UUID | None] = set()
@@ -198,5 +198,5 @@ async def _cancel_late_flow_runs(client: PrefectClient, debris: StaleRuns) -> No
         if not run.auto_scheduled:
             continue
         if run.deployment_id in kept:
-            debris.late += await _end(client, run, Cancelled(message="Late, and so is the next one."))
+            stale.late += await _end(client, run, Cancelled(message="Late, and so is the next one."))
         kept.add(run.deployment_id)

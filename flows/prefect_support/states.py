@@ -80,7 +80,7 @@ async def wait_for_prefect(within_s: float) -> None:
     while not await _answers() and time.monotonic() < deadline:
         if not waiting:
             logger.warning(
-                "Prefect's server is away; waiting up to %g s to tell it how this run ended", within_s
+                "Prefect's server is away; waiting up to %g s to report how this run ended", within_s
             )
         waiting = True
         await asyncio.sleep(SERVER_POLL_S)
@@ -92,9 +92,3 @@ async def _answers() -> bool:
             return await client.api_healthcheck() is None
     except (HTTPError, PrefectException, OSError):
         return False
-
-
-def cell(text: str | None, length: int = 200) -> str:
-    """Return ``text`` for a cell of a markdown table: on one line, cut to ``length`` and escaped."""
-    line = " ".join((text or "").split()).replace("|", "\\|").replace("`", "'")
-    return line if len(line) <= length else line[: length - 1] + "…"

@@ -15,7 +15,7 @@ from prefect.artifacts import (
 from prefect.events import emit_event
 
 from organism_flows.blocks.queue.models import TaskSummary
-from organism_flows.flows.prefect_support.markdown import TaskLinks, plain
+from organism_flows.flows.prefect_support.markdown import TaskLinks, escaped
 
 FAILURES_SHOWN = 100
 
@@ -66,9 +66,9 @@ async def report_failures(failures: Sequence[TaskSummary], dsn: str) -> None:
         table=[
             {
                 "task": links.to(line.id),
-                "type": plain(line.type),
+                "type": escaped(line.type),
                 "attempts": line.attempts,
-                "error": plain(line.error),
+                "error": escaped(line.error),
             }
             for line in failures
         ],

@@ -8,9 +8,9 @@ from contextlib import suppress
 
 import anyio
 
+from organism_flows.blocks.finding import Finding, degraded, failed, ok
 from organism_flows.blocks.queue import FINISHED, NewTask, Queue
 from organism_flows.blocks.queue.db.connection import TRANSIENT_ERRORS
-from organism_flows.flows.verification.finding import Finding, degraded, failed, ok
 from organism_flows.flows.verification.thresholds import Limits
 
 POLL_S = 0.1

@@ -10,12 +10,13 @@ import httpx
 
 from organism_flows.blocks.access_token import own_headers
 from organism_flows.blocks.errors import OrganismError
+from organism_flows.blocks.finding import Finding, degraded, failed, ok
 from organism_flows.blocks.long_work import OrganismWork, ask_organism
 from organism_flows.blocks.organism import Organism
+from organism_flows.blocks.organism_reports import EnvironmentReport
 from organism_flows.blocks.ray_cluster import RayCluster, last_line
 from organism_flows.blocks.settings import load_settings
 from organism_flows.blocks.versions import ONE_IMAGE, differences, installed
-from organism_flows.flows.verification.finding import Finding, degraded, failed, ok
 
 HTTP_TIMEOUT_S = 10.0
 NODE_TIMEOUT_S = 30.0
@@ -64,7 +65,7 @@ async def _same_on_nodes(nodes: list[Any]) -> Finding:
         try:
             there = await asyncio.wait_for(ref, NODE_TIMEOUT_S)
         except TimeoutError:
-            return [f"{where} did not tell within {NODE_TIMEOUT_S:g} s"]
+            return [f"{where} did not answer within {NODE_TIMEOUT_S:g} s"]
         except ray.exceptions.RayError as error:
             return [f"{where} cannot run our code: {last_line(error)}"]
         return [f"{where}: {difference}" for difference in differences(installed(), there)]
@@ -115,14 +116,14 @@ async def _answers(organism: Organism) -> list[Finding]:
         status = await organism.client().status()
     except OrganismError as error:
         return [failed("organism: health", error.what, error.next_step)]
-    there = status["environment"]
-    found = [_same_packages(there), _same_settings(there)]
-    if health["status"] == "healthy":
-        seen = f"up for {health['uptime_s']:.0f} s, {len(status['organs'])} organs"
+    there = status.environment
+    found = [_same_packages(there), _same_settings(there)] if there else []
+    if health.status == "healthy":
+        seen = f"up for {health.uptime_s:.0f} s, {len(status.organs)} organs"
         return [ok("organism: health", seen), *found]
-    finding = (degraded if health["organism_initialized"] else failed)(
+    finding = (degraded if health.organism_initialized else failed)(
         "organism: health",
-        f"{health['status']}: {health['problem'] or health['refused_configuration']}",
+        f"{health.status}: {health.reason}",
         "correct its configuration and run `organism up`",
     )
     return [finding, *found]
@@ -142,7 +143,7 @@ def _application(status: Any, app_name: str) -> list[Finding]:
             findings.append(ok(f"serve: {name}", seen))
         else:
             seen = f"{seen}; {' '.join(deployment.message.split())[:200]}"
-            findings.append(degraded(f"serve: {name}", seen, "look at the Serve page of the Ray dashboard"))
+            findings.append(degraded(f"serve: {name}", seen, "see the Serve page of the Ray dashboard"))
     if app.status.value not in ("RUNNING", "DEPLOYING"):
         message = " ".join(app.message.split())[:200]
         findings.append(
@@ -153,21 +154,21 @@ def _application(status: Any, app_name: str) -> list[Finding]:
     return findings
 
 
-def _same_packages(there: dict[str, Any]) -> Finding:
-    here = {name: value for name, value in installed().items() if name in ("Python", *there["packages"])}
-    if differ := differences(here, {"Python": there["python"], **there["packages"]}):
+def _same_packages(there: EnvironmentReport) -> Finding:
+    here = {name: value for name, value in installed().items() if name in ("Python", *there.packages)}
+    if differ := differences(here, {"Python": there.python, **there.packages}):
         return failed("serve: versions", "; ".join(differ), ONE_IMAGE)
-    return ok("serve: versions", f"as here; Python {there['python']}, ray {there['packages']['ray']}")
+    return ok("serve: versions", f"as here; Python {there.python}, ray {there.packages['ray']}")
 
 
-def _same_settings(there: dict[str, Any]) -> Finding:
-    names = {name for name in (*os.environ, *there["variables"]) if name.startswith("ORGANISM_")}
+def _same_settings(there: EnvironmentReport) -> Finding:
+    names = {name for name in (*os.environ, *there.variables) if name.startswith("ORGANISM_")}
     # Replicas mask the two connection URLs and do not use them. The other two mark processes of the stack.
     names -= {"ORGANISM_DSN", "ORGANISM_DIRECT_DSN", "ORGANISM_STACK_ID", "ORGANISM_STACK_ROLE"}
     differ = [
-        f"{name}={os.environ.get(name, 'unset')} here, {there['variables'].get(name, 'unset')} there"
+        f"{name}={os.environ.get(name, 'unset')} here, {there.variables.get(name, 'unset')} there"
         for name in sorted(names)
-        if os.environ.get(name) != there["variables"].get(name)
+        if os.environ.get(name) != there.variables.get(name)
     ]
     if differ:
         return ok("serve: settings", "differ: " + "; ".join(differ))

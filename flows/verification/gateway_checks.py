@@ -5,8 +5,8 @@ from __future__ import annotations
 import httpx
 
 from organism_flows.blocks.access_token import own_headers
+from organism_flows.blocks.finding import Finding, failed, ok
 from organism_flows.blocks.settings import load_settings
-from organism_flows.flows.verification.finding import Finding, failed, ok
 
 HTTP_TIMEOUT_S = 10.0
 

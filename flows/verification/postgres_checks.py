@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 
 import asyncpg
 
+from organism_flows.blocks.finding import Finding, degraded, failed, ok
 from organism_flows.blocks.queue import DatabaseState, Queue
 from organism_flows.blocks.queue.db.migrate import pending
 from organism_flows.blocks.queue.db.sqlstates import TRANSIENT_ERRORS
-from organism_flows.flows.verification.finding import Finding, degraded, failed, ok
 
 SKEW_S = 2.0
 OLD_SNAPSHOT_S = 300.0
@@ -54,7 +54,7 @@ async def _takes_tasks(queue: Queue) -> Finding:
         return failed(
             "postgres: takes tasks",
             " ".join((str(error) or type(error).__name__).split()),
-            "free disk space, end the lock, or wait for the fail-over: as the error says",
+            "free disk space, end the lock, or wait for the fail-over, according to the error",
         )
     return ok("postgres: takes tasks", "a task was added and taken back")
 

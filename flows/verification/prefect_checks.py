@@ -8,8 +8,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import WorkerStatus
 from prefect.settings import PREFECT_API_URL
 
+from organism_flows.blocks.finding import Finding, degraded, failed, ok
 from organism_flows.flows.prefect_support.schedules import DEPLOYMENTS_LIMIT, every, ours
-from organism_flows.flows.verification.finding import Finding, degraded, failed, ok
 
 FLOW_NAMES = ("dispatch", "bootstrap", "verify", "watchdog", "submit", "redrive")
 

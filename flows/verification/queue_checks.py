@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from organism_flows.blocks.finding import Finding, degraded, ok
 from organism_flows.blocks.long_work import LongWork
 from organism_flows.blocks.queue import LaneRow, Pause, Queue, ReadyTasks
-from organism_flows.flows.prefect_support.states import cell
-from organism_flows.flows.verification.finding import Finding, degraded, ok
+from organism_flows.flows.prefect_support.markdown import one_line
 from organism_flows.flows.verification.thresholds import Limits
 
 COUNTED = 100_000
@@ -64,7 +64,7 @@ def _dead_letters(count: int, limits: Limits) -> Finding:
         return degraded(
             "queue: dead letters",
             seen,
-            "look at them with `organism tasks list --status failed`, then `organism redrive`",
+            "list them with `organism tasks list --status failed`, then `organism redrive`",
         )
     return ok("queue: dead letters", seen)
 
@@ -84,7 +84,7 @@ async def _interrupted(queue: Queue, work: LongWork) -> Finding:
     if work.interrupted_note is None:
         return ok("queue: interrupted", "no unfinished task was interrupted more than twice")
     most = await queue.health.most_interrupted(at_most=3)
-    named = "; ".join(f"{cell(kind, 60)} {task}: {times} times" for task, kind, times in most)
+    named = "; ".join(f"{one_line(kind, 60)} {task}: {times} times" for task, kind, times in most)
     return degraded(
         "queue: interrupted",
         f"{work.interrupted_note}{f' ({named})' if named else ''}",

@@ -10,6 +10,7 @@ from typing import TypeAlias, TypeVar
 
 from organism_flows.blocks.block_base import NamedBlock
 from organism_flows.blocks.errors import OrganismError
+from organism_flows.blocks.finding import Finding, failed
 from organism_flows.blocks.organism import Organism
 from organism_flows.blocks.queue import Queue
 from organism_flows.blocks.ray_cluster import RayCluster
@@ -19,15 +20,14 @@ from organism_flows.blocks.task_queue import TaskQueue
 from organism_flows.flows.verification import (
     canary,
     cluster_checks,
-    finding,
     gateway_checks,
     postgres_checks,
     prefect_checks,
     queue_checks,
     settings_checks,
 )
-from organism_flows.flows.verification.finding import Check, Finding, Verification, failed
 from organism_flows.flows.verification.thresholds import Limits
+from organism_flows.flows.verification.verification import Check, Verification, run_check
 
 PART_TIMEOUT_S = 45.0
 """Timeout of the checks of one part, in seconds.
@@ -46,7 +46,7 @@ async def verify_all(
     ray_cluster: str = "default",
     limits: Limits | None = None,
     with_canary: bool = True,
-    ask: Ask = finding.ask,
+    ask: Ask = run_check,
 ) -> Verification:
     """Check every part and return all findings. A part that does not work is a finding, not an error.
 

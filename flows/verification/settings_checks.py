@@ -9,8 +9,8 @@ from importlib.metadata import version
 from pydantic import AliasChoices, SecretStr
 
 from organism_flows.blocks.disk_space import HELP, full_disks
+from organism_flows.blocks.finding import Finding, failed, ok
 from organism_flows.blocks.settings import OLDER_NAMES, Settings, load_settings
-from organism_flows.flows.verification.finding import Finding, failed, ok
 
 TOO_NEW_FASTAPI = (0, 151)
 """First version of FastAPI that refuses an explicit null in a request, which Prefect 3.8's own client sends.

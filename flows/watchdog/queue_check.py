@@ -18,8 +18,9 @@ from organism_flows.blocks.queue.models import Finished
 from organism_flows.blocks.settings import load_settings
 from organism_flows.blocks.stack_state import organism_url
 from organism_flows.blocks.task_queue import TaskQueue
-from organism_flows.flows.alerting.notify import tell_of_queue
-from organism_flows.flows.prefect_support.stale_runs import clear_debris
+from organism_flows.flows.alerting.notify import notify_about_queue
+from organism_flows.flows.prefect_support.markdown import escaped
+from organism_flows.flows.prefect_support.stale_runs import clean_up_stale_runs
 from organism_flows.flows.watchdog.dispatch_restart import start_missing_dispatch
 
 WATCHDOG_LOCK = 0x776174636864  # "watchd": one at a time in a database
@@ -137,19 +138,19 @@ async def check(options: WatchdogOptions, own_run: UUID | None, *, emit_checked:
         if not alone:
             return WatchdogSummary(exclusive=False)
         await _reap_lanes(queue, summary)
-        notified = await tell_of_queue(
+        notified = await notify_about_queue(
             queue,
             options.queue,
             dead_letters=options.dead_letters,
             oldest_ready_s=options.oldest_ready_seconds,
             interrupted=options.interrupted,
             missing_s=options.missing_seconds,
-            looked=emit_checked,
+            checked=emit_checked,
         )
         await _delete_what_is_old(queue, options, summary)
         await _note_long_work(queue, summary)
         now = datetime.now(UTC)
-        stale = await clear_debris(
+        stale = await clean_up_stale_runs(
             pending_before=now - timedelta(minutes=options.pending_minutes),
             ended_before=now - timedelta(seconds=REPORTED_LATE_S),
             within_s=options.prefect_seconds,
@@ -159,7 +160,7 @@ async def check(options: WatchdogOptions, own_run: UUID | None, *, emit_checked:
         restart = await start_missing_dispatch(await queue.reader.lanes(), options.queue)
     summary.flow_runs_crashed, summary.task_runs_crashed = stale.flow_runs, stale.task_runs
     summary.late_runs_cancelled = stale.late
-    summary.alerts = notified.said
+    summary.alerts = notified.reported
     summary.dispatch_started = [restart.run] if restart.run else []
     summary.prefect_trouble = stale.trouble or notified.trouble or restart.trouble
     summary.checks = 1
@@ -255,12 +256,12 @@ def page_of(line: str, summary: WatchdogSummary) -> str:
     counts = summary.model_dump(
         exclude={"exclusive", "alerts", "notes", "dispatch_started", "prefect_trouble", "seconds"}
     )
-    lines = [f"**{line}** in {summary.seconds:g} s", "", "| | |", "|---|---|"]
+    lines = [f"**{escaped(line, 1000)}** in {summary.seconds:g} s", "", "| | |", "|---|---|"]
     lines += [
         f"| {name.replace('_', ' ')} | {'not known' if count is None else count} |"
         for name, count in counts.items()
     ]
-    lines += ["", *(f"- {alert}" for alert in summary.alerts)]
+    lines += ["", *(f"- {escaped(alert, 1000)}" for alert in summary.alerts)]
     if summary.dispatch_started:
         names = ", ".join(summary.dispatch_started)
         lines.append(f"- no lane claimed tasks, so a run of dispatch was started: {names}")

@@ -77,7 +77,7 @@ TaskId = Annotated[
     str,
     Path(
         description="Id of a task, or a beginning of it that no other has.",
-        # Described only, not validated: the queue's error says better what is wrong.
+        # Described only, not validated: the queue's error is clearer.
         json_schema_extra={"pattern": "^-*([0-9A-Fa-f]-*){1,32}$"},
         examples=["019a8c6e-2f3b-7c41-9d5a-6b7c8d9e0f12", "019a8c6e2f3b"],
     ),

@@ -15,6 +15,7 @@ from ray.serve import Application
 
 from organism_flows.blocks.errors import OrganismUnavailable
 from organism_flows.blocks.organism_client import OrganismClient
+from organism_flows.blocks.organism_reports import HealthReport, StatusReport
 from organism_flows.serve_apps.gateway.app import create_app
 
 
@@ -36,11 +37,11 @@ class OrganismByHandle:
     def __init__(self, app_name: str) -> None:
         self._client = OrganismClient(app_name)
 
-    async def health(self) -> dict[str, Any]:
+    async def health(self) -> HealthReport:
         """Return the organism's health."""
         return await self._client.health()
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self) -> StatusReport:
         """Return the organism's configuration and load."""
         return await self._client.status()
 

@@ -15,12 +15,13 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 import httpx
 
 from organism_flows.blocks.client.messages import DirectTask
-from organism_flows.blocks.errors import OrganismUnavailable, StackError
+from organism_flows.blocks.errors import OrganismUnavailable, OrganismUnknown, StackError
+from organism_flows.blocks.organism_reports import HealthReport, StatusReport
 
 STATUS_TIMEOUT_S = 2.0
 HEALTH_KEPT_S = 1.0
 TYPES_KEPT_S = 10.0
-NEXT_STEP = "`organism status` says what runs; tasks of the queue wait for it"
+NEXT_STEP = "`organism status` shows what runs; tasks of the queue wait for it"
 
 T = TypeVar("T")
 
@@ -29,21 +30,17 @@ class TooManyCalls(Exception):
     """Error: the limit of concurrent calls is reached, here or at the organism."""
 
 
-class OrganismUnknown(OrganismUnavailable):
-    """Error: neither the settings nor the state of the stack say where the organism is."""
-
-
 class OrganismLink(Protocol):
     """A way to call the organism. Each method raises `OrganismUnavailable` when there is no answer."""
 
-    async def health(self) -> dict[str, Any]:
+    async def health(self) -> HealthReport:
         """Return the answer of `OrganismManager.health`."""
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self) -> StatusReport:
         """Return the answer of `OrganismManager.status`."""
 
     async def running(self) -> dict[str, Any]:
-        """Return what runs on all replicas; an organism of an older version cannot say."""
+        """Return what runs on all replicas; an organism of an older version has no such route."""
 
     async def handle(self, task: dict[str, Any]) -> dict[str, Any]:
         """Return the answer of `OrganismManager.handle_incoming_task`.
@@ -69,13 +66,13 @@ class OrganismByHttp:
         self._headers = headers
         self._http = httpx.AsyncClient(trust_env=False, timeout=STATUS_TIMEOUT_S)
 
-    async def health(self) -> dict[str, Any]:
-        """Return the answer of the health route, also when it says that the organism is unhealthy."""
-        return await self._answer("GET", "health", fine=(200, 503))
+    async def health(self) -> HealthReport:
+        """Return the answer of the health route, also if the organism is unhealthy."""
+        return HealthReport.of(await self._answer("GET", "health", fine=(200, 503)))
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self) -> StatusReport:
         """Return the answer of the status route."""
-        return await self._answer("GET", "status")
+        return StatusReport.of(await self._answer("GET", "status"))
 
     async def running(self) -> dict[str, Any]:
         """Return the answer of the route of running tasks."""
@@ -119,22 +116,10 @@ class OrganismByHttp:
             raise OrganismUnknown(error.what, error.next_step) from None
         if url is None:
             raise OrganismUnknown(
-                "nobody says where the organism is",
+                "it is not known where the organism is: ORGANISM_URL is not set, and no stack is up",
                 "set ORGANISM_URL, or run `organism up`; tasks of the queue wait for it",
             )
         return url.rstrip("/")
-
-
-def types_of(status: dict[str, Any]) -> list[str] | None:
-    """Return the task types in an answer of `OrganismManager.status`.
-
-    Returns:
-        `None` means that a default organ takes every type that no other organ serves, or that the answer
-        names no types.
-    """
-    if (status.get("config") or {}).get("default_organ"):
-        return None
-    return cast("list[str] | None", status.get("task_types"))
 
 
 @dataclass
@@ -183,7 +168,7 @@ class Coordinator:
         self._health = _Kept(organism.health, HEALTH_KEPT_S)
         self._status = _Kept(organism.status, TYPES_KEPT_S)
 
-    async def health(self) -> dict[str, Any]:
+    async def health(self) -> HealthReport:
         """Return the organism's health, at most 1 s old.
 
         Raises:
@@ -198,7 +183,7 @@ class Coordinator:
             `None` means that the organism takes any type, or that it does not answer.
         """
         try:
-            return types_of(await self._status())
+            return (await self._status()).served_types
         except OrganismUnavailable:
             return None
 

@@ -32,34 +32,34 @@ logger = logging.getLogger("organism.gateway")
 class _Watcher(Protocol):
     """Receives the state of each task that a client waits for."""
 
-    def tell(self, task_id: UUID, state: TaskState | None) -> None: ...
+    def notify(self, task_id: UUID, state: TaskState | None) -> None: ...
 
 
 class _OfOne:
     """Watcher of one task: keeps its newest state until the client reads it."""
 
     def __init__(self) -> None:
-        self.told = asyncio.Event()
+        self.notified = asyncio.Event()
         self.known = False
         self.state: TaskState | None = None
 
-    def tell(self, task_id: UUID, state: TaskState | None) -> None:
+    def notify(self, task_id: UUID, state: TaskState | None) -> None:
         if not self.known or state != self.state:
             self.known, self.state = True, state
-            self.told.set()
+            self.notified.set()
 
 
 class _OfMany:
     """Watcher of many tasks: collects those that have ended, or are gone, until the client reads them."""
 
     def __init__(self) -> None:
-        self.told = asyncio.Event()
+        self.notified = asyncio.Event()
         self.ended: dict[UUID, TaskState | None] = {}
 
-    def tell(self, task_id: UUID, state: TaskState | None) -> None:
+    def notify(self, task_id: UUID, state: TaskState | None) -> None:
         if state is None or state.status in FINISHED:
             self.ended[task_id] = state
-            self.told.set()
+            self.notified.set()
 
 
 class TaskWatcher:
@@ -72,7 +72,7 @@ class TaskWatcher:
     def __init__(self, states: Callable[[Sequence[UUID]], Awaitable[dict[UUID, TaskState]]]) -> None:
         self._states = states
         self._watchers: dict[UUID, set[_Watcher]] = {}
-        self._somebody = asyncio.Event()
+        self._awaited = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.polls = 0
 
@@ -103,8 +103,8 @@ class TaskWatcher:
         self._add(task_id, watcher)
         try:
             while True:
-                await watcher.told.wait()
-                watcher.told.clear()
+                await watcher.notified.wait()
+                watcher.notified.clear()
                 yield watcher.state
                 if watcher.state is None or watcher.state.status in FINISHED:
                     return
@@ -125,8 +125,8 @@ class TaskWatcher:
             self._add(task_id, watcher)
         try:
             while left:
-                await watcher.told.wait()
-                watcher.told.clear()
+                await watcher.notified.wait()
+                watcher.notified.clear()
                 ended, watcher.ended = watcher.ended, {}
                 for task_id in ended.keys() & left:
                     self._remove(task_id, watcher)
@@ -138,7 +138,7 @@ class TaskWatcher:
 
     def _add(self, task_id: UUID, watcher: _Watcher) -> None:
         self._watchers.setdefault(task_id, set()).add(watcher)
-        self._somebody.set()
+        self._awaited.set()
 
     def _remove(self, task_id: UUID, watcher: _Watcher) -> None:
         self._watchers[task_id].discard(watcher)
@@ -148,8 +148,8 @@ class TaskWatcher:
     async def _keep_polling(self) -> None:
         while True:
             if not self._watchers:
-                self._somebody.clear()
-                await self._somebody.wait()
+                self._awaited.clear()
+                await self._awaited.wait()
             started = time.monotonic()
             pause = OUTAGE_PAUSE_S
             try:
@@ -159,12 +159,12 @@ class TaskWatcher:
                 states = await self._states(list(asked))
                 for task_id, watchers in asked.items():
                     for watcher in watchers:
-                        watcher.tell(task_id, states.get(task_id))
+                        watcher.notify(task_id, states.get(task_id))
                 took = time.monotonic() - started
                 pause = min(max(POLL_SHARE * took, POLL_PAUSE_S), POLL_PAUSE_LIMIT_S)
                 self.polls += 1
             except OUTAGE:
                 pass
             except Exception:
-                logger.exception("a look at the tasks that are waited for failed")
+                logger.exception("reading the tasks that are waited for failed")
             await asyncio.sleep(pause)

@@ -38,7 +38,7 @@ from organism_flows.serve_apps.organism.release.serve_config import (
     organs_apart,
     wants_valve,
 )
-from organism_flows.serve_apps.organism.request import InvalidTask, parse_task, refused
+from organism_flows.serve_apps.organism.request import InvalidTask, ParamsTooLong, parse_task, refused
 
 CAUSES: tuple[str, ...] = get_args(Cause)
 TAKEN_DOWN_CHECK_S = 0.5
@@ -285,13 +285,18 @@ class OrganismDeployment(Replica):
 
     @http.post("/handle-task")
     async def post_task(self, request: Request) -> Response:
-        """Run one task. Answer 200 with its outcome, failed or not, or 422 if a field is wrong."""
+        """Run one task.
+
+        Answer 200 with its outcome, failed or not; 413 if its params are too long; 422 if a field is wrong.
+        """
         try:
             raw = json.loads(await request.body())
         except (ValueError, RecursionError) as error:
             return _json(refused(None, f"the body is not JSON: {error}"), 422)
         try:
-            parse_task(raw)
+            parse_task(raw).as_batch()
+        except ParamsTooLong as error:
+            return _json(refused(raw, str(error)), 413)
         except InvalidTask as error:
             return _json(refused(raw, str(error)), 422)
         return _json(await self.organism.handle_incoming_task(raw))

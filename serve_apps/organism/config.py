@@ -21,6 +21,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.validation import first_error
 
 Name: TypeAlias = Annotated[
     str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\s\x00-\x1f]+$")
@@ -302,7 +303,9 @@ def parse_config(raw: Any, *, source: str = "the organism's configuration") -> O
     try:
         config = OrganismConfig.model_validate(raw)
     except ValidationError as error:
-        raise ConfigurationError(f"{source}: {first_problem(error)}", "correct this field") from None
+        raise ConfigurationError(
+            f"{source}: {first_error(error, with_value=True)}", "correct this field"
+        ) from None
     _refuse_duplicates(config, source)
     if config.include_builtin:
         config = _with_builtin(config)
@@ -370,23 +373,6 @@ def _yaml(text: str, source: str) -> Any:
         raise ConfigurationError(f"{source}{line}: not valid YAML: {problem}", "correct the file") from None
     except ValueError as error:
         raise ConfigurationError(f"{source}: not valid YAML: {error}", "correct the file") from None
-
-
-def first_problem(error: ValidationError) -> str:
-    """Return one line about the first wrong field: its place, what is wrong, and the value."""
-    first = error.errors(include_url=False)[0]
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    match first["type"]:
-        case "extra_forbidden":
-            return f"{place} is not a known field{more}"
-        case "missing":
-            return f"{place} is missing{more}"
-        case _:
-            message = first["msg"].removeprefix("Value error, ")
-            # A URI may hold a password.
-            value = re.sub(r"://[^/@]*@", "://***@", repr(first["input"]))
-            return f"{place}: {message}, got {value:.100}{more}"
 
 
 def _kind(value: Any) -> str:

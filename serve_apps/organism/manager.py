@@ -258,15 +258,12 @@ class OrganismManager:
     # Reports
 
     def health(self) -> dict[str, Any]:
-        """Return whether it serves: status, organism_initialized, uptime_s, pid, replica, version.
-
-        ``degraded`` means that it does not serve by the latest configuration: see ``refused_configuration``.
-        """
-        return self._report.health()
+        """Return whether it serves: a `HealthReport` as plain data."""
+        return self._report.health().plain()
 
     def status(self) -> dict[str, Any]:
-        """Return what it serves and has done: task types, counts by organ, configuration in effect."""
-        return self._report.status()
+        """Return what it serves and has done: a `StatusReport` as plain data."""
+        return self._report.status().plain()
 
     def running(self) -> dict[str, Any]:
         """Return what runs on this replica, by organ: what replacing the replica would interrupt."""

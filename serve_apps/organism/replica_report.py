@@ -1,4 +1,4 @@
-"""The health and the status of an organism on one replica, as plain data."""
+"""The health and the status of an organism on one replica."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from typing import Any
 
+from organism_flows.blocks.organism_reports import EnvironmentReport, HealthReport, OrganReport, StatusReport
 from organism_flows.blocks.queue.wire import WIRE_VERSION
 from organism_flows.blocks.versions import package_version
 from organism_flows.serve_apps.organism.assembly import Assemblies
@@ -59,38 +60,38 @@ class ReplicaReport:
         self._drift = drift
         self._started = time.monotonic()
 
-    def health(self) -> dict[str, Any]:
+    def health(self) -> HealthReport:
         """Return whether it serves; see `OrganismManager.health`."""
         problem, refused = self.problem(), self._assemblies.refused
-        return {
-            "status": "unhealthy" if problem else "degraded" if refused else "healthy",
-            "organism_initialized": self._assemblies.current is not None,
-            "problem": problem,
-            "refused_configuration": refused,
-            "uptime_s": round(time.monotonic() - self._started, 3),
-            "pid": os.getpid(),
-            "replica": self._replica,
-            "version": package_version(),
-            "wire_version": WIRE_VERSION,
-        }
+        return HealthReport(
+            status="unhealthy" if problem else "degraded" if refused else "healthy",
+            organism_initialized=self._assemblies.current is not None,
+            problem=problem,
+            refused_configuration=refused,
+            uptime_s=round(time.monotonic() - self._started, 3),
+            pid=os.getpid(),
+            replica=self._replica,
+            version=package_version(),
+            wire_version=WIRE_VERSION,
+        )
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> StatusReport:
         """Return what it serves and has done; see `OrganismManager.status`."""
         assembly, config = self._assemblies.current, self._assemblies.config
         organs = {organ.config.id: organ.status() for organ in self._assemblies.organs}
-        return {
-            **self.health(),
-            "task_types": assembly.router.types if assembly else [],
-            "organs": organs,
-            "totals": {name: sum(one[name] for one in organs.values()) for name in TOTALS} if organs else {},
-            "draining": self._calls.draining,
-            "lingering": len(self._shared.lingering),
-            "retiring_organs": len(self._assemblies.retiring),
-            "escalation": assembly.escalation.status() if assembly and assembly.escalation else None,
-            "drift": self._drift.status(config.escalation if config else None),
-            "environment": environment(),
-            "config": config.model_dump(mode="json") if config else None,
-        }
+        return StatusReport(
+            **dict(self.health()),
+            task_types=list(assembly.router.types) if assembly else [],
+            organs={name: OrganReport.model_validate(organ) for name, organ in organs.items()},
+            totals={name: sum(one[name] for one in organs.values()) for name in TOTALS} if organs else {},
+            draining=self._calls.draining,
+            lingering=len(self._shared.lingering),
+            retiring_organs=len(self._assemblies.retiring),
+            escalation=assembly.escalation.status() if assembly and assembly.escalation else None,
+            drift=self._drift.status(config.escalation if config else None),
+            environment=EnvironmentReport.model_validate(environment()),
+            config=config.model_dump(mode="json") if config else None,
+        )
 
     def running(self) -> dict[str, Any]:
         """Return what runs here, by organ; see `OrganismManager.running`."""

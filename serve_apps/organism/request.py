@@ -9,8 +9,9 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from organism_flows.blocks.errors import ConfigurationError
-from organism_flows.blocks.json_text import NotJson, to_json
+from organism_flows.blocks.json_text import JsonTooLong, NotJson, to_json
 from organism_flows.blocks.queue.wire import Batch
+from organism_flows.blocks.validation import first_error
 from organism_flows.serve_apps.organism.handler_api.errors import describe, harmless
 
 PARAMS_LIMIT_BYTES = 10_000_000
@@ -18,6 +19,10 @@ PARAMS_LIMIT_BYTES = 10_000_000
 
 class InvalidTask(Exception):
     """Error: a task cannot be run. The message names the field and the reason."""
+
+
+class ParamsTooLong(InvalidTask):
+    """Error: the JSON text of the params is longer than `PARAMS_LIMIT_BYTES`."""
 
 
 class TaskRequest(BaseModel):
@@ -39,12 +44,14 @@ class TaskRequest(BaseModel):
         """Return a batch of this one task.
 
         Raises:
-            InvalidTask: The params are not JSON, or too long.
+            ParamsTooLong: The params are too long.
+            InvalidTask: The params are not JSON.
         """
         try:
             params = to_json(self.params, limit_bytes=PARAMS_LIMIT_BYTES)
         except NotJson as error:
-            raise InvalidTask(str(error).replace("$", "params", 1)) from None
+            kind = ParamsTooLong if isinstance(error, JsonTooLong) else InvalidTask
+            raise kind(str(error).replace("$", "params", 1)) from None
         return Batch(
             [self.task_id],
             [self.claim],
@@ -71,16 +78,7 @@ def parse_task(raw: Any) -> TaskRequest:
     try:
         return TaskRequest.model_validate(raw)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        match first["type"]:
-            case "missing":
-                why = f"{place} is missing"
-            case "extra_forbidden":
-                why = f"{place} is not a field of a task; known: {', '.join(TaskRequest.model_fields)}"
-            case _:
-                why = f"{place}: {first['msg']}, got {first['input']!r:.100}"
-        raise InvalidTask(harmless(why)) from None
+        raise InvalidTask(harmless(first_error(error, with_value=True))) from None
 
 
 def refused(raw: Any, why: str) -> dict[str, Any]:

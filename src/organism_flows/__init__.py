@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from organism_flows.blocks.client.async_client import Client
     from organism_flows.blocks.client.sync_client import SyncClient
+    from organism_flows.blocks.errors import PermanentError
     from organism_flows.blocks.organism import Organism
     from organism_flows.blocks.queue import NewTask
     from organism_flows.blocks.ray_cluster import RayCluster
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from organism_flows.flows.submit import submit
     from organism_flows.flows.verify import verify
     from organism_flows.flows.watchdog import watchdog
-    from organism_flows.serve_apps.organism.handler_api.errors import PermanentError
 
 __all__ = [
     "Client",
@@ -44,7 +44,7 @@ _MODULES = {
     "Client": "blocks.client.async_client",
     "NewTask": "blocks.queue",
     "Organism": "blocks.organism",
-    "PermanentError": "serve_apps.organism.handler_api.errors",
+    "PermanentError": "blocks.errors",
     "RayCluster": "blocks.ray_cluster",
     "SyncClient": "blocks.client.sync_client",
     "TaskQueue": "blocks.task_queue",

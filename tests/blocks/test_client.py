@@ -17,15 +17,12 @@ from pydantic import ValidationError
 from organism_flows.blocks.access_token import make_token
 from organism_flows.blocks.client.async_client import (
     Client,
-    GatewayError,
-    GatewayUnavailable,
     SyncClient,
     SyncTaskHandle,
-    TaskEnded,
     TaskHandle,
 )
 from organism_flows.blocks.client.messages import WaitResult
-from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.errors import ConfigurationError, GatewayError, GatewayUnavailable, TaskEnded
 from organism_flows.blocks.queue import NewTask, Queue, TaskFilter
 from organism_flows.blocks.queue.wire import Cause
 from organism_flows.blocks.settings import Settings

@@ -8,6 +8,7 @@ import pytest
 import ray
 
 from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.organism_reports import HealthReport
 from organism_flows.blocks.queue.wire import WIRE_VERSION
 from organism_flows.blocks.ray_cluster import RayCluster, _refused
 from organism_flows.blocks.versions import (
@@ -23,13 +24,13 @@ from organism_flows.serve_apps.organism.release.serve_config import serve_config
 
 
 def test_replicas_of_this_version_are_taken() -> None:
-    refuse_other_wire(OrganismManager({"organs": []}).health())
+    refuse_other_wire(HealthReport.of(OrganismManager({"organs": []}).health()))
 
 
 @pytest.mark.parametrize("theirs", [WIRE_VERSION + 1, WIRE_VERSION - 1, None])
 def test_replicas_of_another_wire_version_are_refused(theirs: int | None) -> None:
     with pytest.raises(ConfigurationError, match=rf"lanes from here would speak {WIRE_VERSION} .*one image"):
-        refuse_other_wire({"wire_version": theirs})
+        refuse_other_wire(HealthReport(status="healthy", wire_version=theirs))
 
 
 def test_a_lane_takes_its_own_version_alone() -> None:

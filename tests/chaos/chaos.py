@@ -16,7 +16,7 @@ from uuid import UUID
 
 from organism_flows.blocks.queue import Queue
 from organism_flows.blocks.queue.db.connection import TRANSIENT_ERRORS
-from organism_flows.deployments.cli.main import DEFECT
+from organism_flows.deployments.cli.exit_codes import ExitCode
 from organism_flows.deployments.stack.health import check_organism, local_client
 from tests.chaos import workload
 from tests.chaos.dispatches import Dispatches
@@ -254,7 +254,7 @@ class Chaos:
     def _dispatch_ended(self, code: int) -> None:
         self.run.dispatches.append(code)
         self._tell(f"{time.time() - self.run.started:6.1f} s  dispatch ended with code {code}")
-        if code == DEFECT:
+        if code == ExitCode.DEFECT:
             self.run.incidents.append(f"a dispatch ended with code {code}: a defect, not a failure")
 
     async def _recovered(self, killed: Killed) -> None:

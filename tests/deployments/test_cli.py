@@ -18,6 +18,7 @@ from cyclopts import App
 
 from organism_flows.blocks.errors import StackError
 from organism_flows.deployments.cli import main as cli
+from organism_flows.deployments.cli.exit_codes import ExitCode
 from organism_flows.deployments.cli.output import AsJson, ProgressLines, show
 from organism_flows.deployments.stack.progress import Event
 
@@ -232,3 +233,10 @@ def test_progress_lines(capsys: pytest.CaptureFixture[str]) -> None:
         progress(Event("ray", "note", detail="port 1 is taken"))
         progress(Event("ray", "failed", 2.0, "because"))
     assert capsys.readouterr().err == "ray: ready (1.2 s)\nport 1 is taken\nray: failed (2.0 s): because\n"
+
+
+def test_the_page_has_every_exit_code() -> None:
+    page = (Path(__file__).parents[2] / "docs/reference/cli.md").read_text()
+    table = page.partition("| exit code | means |\n|---|---|\n")[2].partition("\n\n")[0]
+    codes = {int(row.split("|")[1]) for row in table.splitlines()}
+    assert codes == {*ExitCode, 128 + signal.SIGTERM}

@@ -10,7 +10,7 @@ import pytest
 
 from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.deployments.cli import dispatch_progress
-from organism_flows.deployments.cli.commands.dispatch import _report
+from organism_flows.deployments.cli.commands.operation.dispatch import _report
 from organism_flows.deployments.cli.dispatch_progress import QueueWatch, Snapshot, shown
 from organism_flows.flows.supervision.supervisor import DispatchSummary
 from tests.proxy import proxied
@@ -60,18 +60,18 @@ async def test_it_counts_from_its_start_on(queue: Queue) -> None:
     await queue.submit([NewTask(type="t")] * 50)
     clock = Clock()
     watch = QueueWatch(queue, clock)
-    first = await watch.look()
+    first = await watch.read()
     assert (first.done, first.dead_letters, first.left, first.per_second) == (0, 0, 50, 0.0)
     clock.now += 2
     await settle(queue, 1018, 12)
-    second = await watch.look()
+    second = await watch.read()
     assert (second.done, second.dead_letters, second.per_second) == (18, 2, 10.0)
     assert second.left == 30, "not counted again so soon, but reckoned"
     clock.now += 10
-    assert (await watch.look()).left == 50, "counted again: these are still there"
+    assert (await watch.read()).left == 50, "counted again: these are still there"
     for _ in range(3):
         clock.now += 10
-        last = await watch.look()
+        last = await watch.read()
     assert last.per_second == 0, "the rate is that of the last seconds"
 
 
@@ -89,7 +89,7 @@ async def test_counting_what_is_left_takes_a_bounded_share_of_the_time(
     watch = QueueWatch(queue, clock)
     for _ in range(300):
         clock.now += 1
-        await watch.look()
+        await watch.read()
     assert len(counted) == 4
 
 
@@ -102,7 +102,7 @@ async def test_tasks_that_run_for_long_are_told(queue: Queue) -> None:
         " begun_at = queue_now() - interval '252 s'"
         " WHERE id = (SELECT min(id::text)::uuid FROM tasks)"
     )
-    snapshot = await QueueWatch(queue).look()
+    snapshot = await QueueWatch(queue).read()
     assert snapshot.long_running == 1
     assert 252 <= snapshot.longest_s < 280
 

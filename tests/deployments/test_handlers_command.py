@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from organism_flows.deployments.cli.commands.handlers import check
+from organism_flows.deployments.cli.commands.release.handlers import check
 
 pytestmark = pytest.mark.anyio
 

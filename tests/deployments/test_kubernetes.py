@@ -15,7 +15,7 @@ import pytest
 from ray.serve.schema import ServeDeploySchema
 from ruamel.yaml import YAML
 
-from organism_flows.deployments.cli.commands.serve_config import serve_config
+from organism_flows.deployments.cli.commands.release.serve_config import serve_config
 
 pytestmark = pytest.mark.anyio
 

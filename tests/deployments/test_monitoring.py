@@ -70,7 +70,7 @@ def selectors(expression: str) -> Iterator[tuple[str, str]]:
 @asynccontextmanager
 async def at_work(database: str) -> AsyncIterator[Gateway]:
     """A gateway that has everything to tell: a lane, tasks of every status, an organism."""
-    said = {"replica": "r1", "organs": {"a": {"in_flight": 1, "waiting": 2}}}
+    said = {"status": "healthy", "replica": "r1", "organs": {"a": {"in_flight": 1, "waiting": 2}}}
     async with (
         Queue(database, lease_s=1.5, backoff_base_s=3600) as queue,
         gateway_running(database) as gateway,

@@ -80,7 +80,7 @@ def server() -> Iterator[Stack]:
     home.chmod(0o711)  # as a home of root's is: the files in it are what is closed
     settings = Settings(home=home)
     stack = Stack(prepare_home(settings))
-    state = plan(settings, home, dsn="", previous=None, kept=(), tell=lambda _role, _line: None)
+    state = plan(settings, home, dsn="", previous=None, kept=(), on_note=lambda _role, _line: None)
     child = components.start_prefect(settings, state)
     state.processes["prefect"] = child.ref
     write_stack(state)

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from pydantic import SecretStr
 
@@ -19,6 +20,7 @@ from organism_flows.blocks.settings import Settings
 from organism_flows.blocks.stack_state import ProcessRef, StackState, read_stack
 from organism_flows.deployments.stack import secret_files, state
 from organism_flows.deployments.stack.addresses import dsn_mark, ignored_ports, plan
+from organism_flows.deployments.stack.status import status
 
 HOLD = """
 import asyncio, sys
@@ -39,7 +41,7 @@ def a_plan(home: Path, **settings: Any) -> StackState:
         dsn="",
         previous=None,
         kept=(),
-        tell=lambda role, line: None,
+        on_note=lambda role, line: None,
     )
 
 
@@ -94,6 +96,44 @@ def test_ports_that_have_no_effect_on_a_running_stack_are_told(tmp_path: Path) -
     assert "ORGANISM_PREFECT_PORT=1" in ignored_ports(Settings(home=tmp_path, prefect_port=1), stack)[0]
 
 
+def test_up_refuses_a_stack_that_another_installation_runs(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "other" / "bin"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "python").symlink_to(Path(sys.executable).resolve())
+    stack = a_plan(tmp_path)
+    for python in (elsewhere / "python", Path(sys.executable)):
+        command = [str(python), "-c", "print(1, flush=True); input()"]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"1\n"
+            created = psutil.Process(process.pid).create_time()
+            stack.processes["worker"] = ProcessRef(pid=process.pid, created=created)
+            if python.parent != elsewhere:
+                state.refuse_other_installation(stack)
+                continue
+            state.write_stack(stack)
+            up = subprocess.run(
+                [sys.executable, "-m", "organism_flows.deployments.cli.main", "up", "--json"],
+                env={**os.environ, "ORGANISM_HOME": str(tmp_path)},
+                capture_output=True,
+                check=False,
+                text=True,
+            )
+            assert up.returncode == 1, up.stderr
+            assert json.loads(up.stdout) == {
+                "error": f"the stack in {tmp_path} runs from another installation: worker from {elsewhere}",
+                "next_step": f"stop it there: `{elsewhere}/organism down`, then run this again",
+            }
+            assert read_stack(tmp_path) == stack, "nothing was stopped or started"
+            assert process.poll() is None
+        finally:
+            process.kill()
+            process.communicate()
+    state.refuse_other_installation(stack)  # neither runs any more
+    state.refuse_other_installation(None)
+
+
 def test_turns_are_taken_and_a_dead_holder_gives_way(tmp_path: Path) -> None:
     said: list[str] = []
     holder = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True)
@@ -131,3 +171,12 @@ def test_down_asks_an_up_at_work_to_stop(tmp_path: Path) -> None:
     finally:
         holder.kill()
         holder.wait()
+
+
+def test_the_status_as_json_has_the_fields_it_had(tmp_path: Path) -> None:
+    found = asyncio.run(status(Settings(home=tmp_path))).model_dump(mode="json")
+    assert list(found) == ["home", "stack_id", "state", "components", "logs", "notes", "work"]
+    assert list(found["components"]) == ["postgres", "ray", "prefect", "organism"]
+    one = {"state": "stopped", "address": "", "pid": None, "detail": "", "seconds": 0.0}
+    assert found["components"]["ray"] == one
+    assert (found["state"], found["notes"], found["work"]) == ("stopped", [], [])

@@ -20,13 +20,12 @@ from prefect.client.schemas.objects import StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Failed
 
-from organism_flows.blocks.errors import ConfigurationError, OrganismUnavailable
+from organism_flows.blocks.errors import ConfigurationError, LaneLost, OrganismUnavailable
 from organism_flows.blocks.organism import Organism
 from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.blocks.ray_cluster import RayCluster
 from organism_flows.blocks.task_queue import TaskQueue
 from organism_flows.flows.dispatch import dispatch
-from organism_flows.flows.lanes.lease import LaneLost
 from organism_flows.flows.supervision.lane_task import _may_succeed_next_time, run_lane
 from organism_flows.flows.supervision.supervisor import DispatchSummary
 from tests.flows.moments import known

@@ -10,12 +10,12 @@ from uuid import UUID
 
 import pytest
 
+from organism_flows.blocks.errors import LaneLost
 from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.blocks.queue.models import PausedKind
 from organism_flows.flows.lanes import lease
 from organism_flows.flows.lanes.calls import SUSPICION_LIMIT
 from organism_flows.flows.lanes.lane import Lane
-from organism_flows.flows.lanes.lease import LaneLost
 from tests.flows.running_lanes import TIMEOUT, nothing_left_behind, running, submit
 from tests.scripted_organism import ScriptedOrganism
 from tests.sql import pool_of
@@ -222,7 +222,9 @@ async def test_a_mistake_of_ours_ends_the_lane_and_keeps_the_task(
 
 def _hears(lane: Lane) -> bool:
     # When it begins to listen it looks once, since something may have come before.
-    return lane._notified.listening.is_set() and not lane._claims._wake.is_set() and lane.signals.idle.is_set()
+    return (
+        lane._notified.listening.is_set() and not lane._claims._wake.is_set() and lane.signals.idle.is_set()
+    )
 
 
 async def test_an_insert_wakes_an_idle_lane(

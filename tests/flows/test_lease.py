@@ -14,10 +14,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from organism_flows.blocks.errors import LaneLost
 from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.flows.lanes import lease
 from organism_flows.flows.lanes.lane import Lane
-from organism_flows.flows.lanes.lease import LaneLost, Lease, Report
+from organism_flows.flows.lanes.lease import Lease, Report
 from tests.proxy import proxied
 from tests.scripted_organism import ScriptedOrganism
 from tests.sql import pool_of

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from organism_flows.flows.prefect_support.markdown import TaskLinks, plain
+from organism_flows.flows.prefect_support.markdown import TaskLinks, escaped
 
 MARKDOWN = MarkdownIt("commonmark").enable("strikethrough")
 
@@ -23,13 +23,13 @@ MARKDOWN = MarkdownIt("commonmark").enable("strikethrough")
 def test_markdown_shows_the_text_and_nothing_else(text: str) -> None:
     line = " ".join(text.split())
     if line:
-        shown = html.unescape(MARKDOWN.render(plain(text, 10_000)))
+        shown = html.unescape(MARKDOWN.render(escaped(text, 10_000)))
         assert shown == f"<p>{line}</p>\n"
 
 
 def test_a_long_text_is_cut() -> None:
-    assert plain("x" * 301) == "x" * 299 + "…"
-    assert plain(None) == ""
+    assert escaped("x" * 301) == "x" * 299 + "…"
+    assert escaped(None) == ""
 
 
 def test_without_a_gateway_a_task_is_its_id(monkeypatch: pytest.MonkeyPatch) -> None:

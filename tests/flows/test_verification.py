@@ -18,22 +18,23 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 
 from organism_flows.blocks.errors import QueueUnavailable
+from organism_flows.blocks.finding import Finding
 from organism_flows.blocks.long_work import OrganismWork, OrganWork
 from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.blocks.queue.db.migrate import pending
+from organism_flows.deployments.cli.exit_codes import OF_VERIFY
 from organism_flows.flows.lanes.lane import Lane
 from organism_flows.flows.verification import (
     canary,
     cluster_checks,
-    finding,
     postgres_checks,
     queue_checks,
     settings_checks,
 )
 from organism_flows.flows.verification import gateway_checks as gateway_check
 from organism_flows.flows.verification import prefect_checks as prefect_check
-from organism_flows.flows.verification.finding import EXIT_CODES, Finding, Verification, markdown
 from organism_flows.flows.verification.thresholds import Limits
+from organism_flows.flows.verification.verification import Verification, markdown, run_check
 from tests.flows.running_lanes import running, submit
 from tests.proxy import proxied
 from tests.scripted_organism import ScriptedOrganism
@@ -270,7 +271,7 @@ async def test_a_check_that_fails_or_hangs_is_a_finding() -> None:
         (breaks, "KeyError: 'odd'"),
         (refuses, "no Postgres"),
     ):
-        [found] = await finding.ask("part", check, timeout_s=0.05)
+        [found] = await run_check("part", check, timeout_s=0.05)
         assert (found.status, words in found.evidence) == ("failed", True)
 
 
@@ -297,15 +298,10 @@ def test_the_worst_decides() -> None:
     def of(*statuses: Any) -> Verification:
         return Verification(findings=[Finding(check=s, status=s, evidence="x") for s in statuses])
 
-    assert [of(*s).exit_code for s in ((), ("ok",), ("ok", "degraded"), ("degraded", "failed", "ok"))] == [
-        0,
-        0,
-        1,
-        2,
-    ]
+    of_each = (of(), of("ok"), of("ok", "degraded"), of("degraded", "failed", "ok"))
+    assert [OF_VERIFY[found.status] for found in of_each] == [0, 0, 1, 2]
     assert of("ok", "ok").line == "all 2 checks are ok"
     assert of("degraded", "failed").line == "failed failed: x; degraded degraded: x"
-    assert set(EXIT_CODES.values()) == {0, 1, 2}
     table = markdown([Finding(check="a", status="ok", evidence="x | y")])
     assert table.splitlines()[-1] == "| a | ok | x \\| y |"
     told = markdown([Finding(check="a", status="failed", evidence="x", action="mend it")])

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.json_text import from_json
 from organism_flows.blocks.queue.models import NewTask
+from organism_flows.blocks.validation import first_error
 
 PARAM = "params."
 """Prefix of the name of a column whose values are one of the params."""
@@ -192,9 +193,7 @@ def task_of(fields: Any) -> NewTask:
     try:
         return NewTask.model_validate(fields)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "task"
-        raise ValueError(f"{place}: {first['msg'].removeprefix('Value error, ')}") from None
+        raise ValueError(first_error(error, name=lambda place: place or "task")) from None
 
 
 def _is_target(name: str) -> bool:

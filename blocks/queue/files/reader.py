@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import glob
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.errors import ConfigurationError, RejectedRows
 from organism_flows.blocks.queue.files.byte_streams import COMPRESSED, broken, text_stream
 from organism_flows.blocks.queue.files.columns import PARAM, TASKS, Columns, parse, task_of
 from organism_flows.blocks.queue.files.csv_rows import (
@@ -54,13 +54,6 @@ class RejectedRow:
     def __str__(self) -> str:
         where = f"{self.file} {self.place}" if is_parquet(self.file) else f"{self.file}:{self.line}"
         return f"{where}: {self.why}"
-
-
-class RejectedRows(ConfigurationError):
-    """Nothing was loaded because lines are bad."""
-
-    first: Sequence[RejectedRow] = ()
-    """The first bad lines, in order."""
 
 
 class TaskFileReader:
@@ -274,7 +267,7 @@ class FileCheck:
             f"{'; '.join(named)}{more}",
             "correct them and submit the file again",
         )
-        refusal.first = self.first_bad
+        refusal.first = [str(bad) for bad in self.first_bad]
         raise refusal
 
 

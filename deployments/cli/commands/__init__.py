@@ -1,1 +1,1 @@
-"""The commands of `organism`, one module each; `deployments.cli.main.COMMANDS` lists them."""
+"""The commands of `organism`, by what they are about; `deployments.cli.main.COMMANDS` lists them."""

@@ -34,7 +34,7 @@ LOG_LIMIT = 20 * 1024 * 1024
 POLL = 0.03
 """Time between two checks of a process that should end, in seconds."""
 
-TELLING = re.compile(
+CAUSES = re.compile(
     r"FATAL|PANIC|\bERROR\b|[A-Za-z]Error\b|Exception\b|No space left|cannot |could not |already in use",
 )
 NOISE = re.compile(r"^\s*(File \"|Traceback|\^+\s*$|During handling|The above exception)")
@@ -109,9 +109,9 @@ def last_words(log: Path, start: int = 0) -> str:
         return ""
     lines = [line.strip() for line in ANSI.sub("", text).splitlines()]
     lines = [line for line in lines if line and not NOISE.match(line)]
-    telling = [line for line in lines if TELLING.search(line)]
-    full = [line for line in telling if "No space left" in line]
-    chosen = (full or telling or lines or [""])[-1]
+    causes = [line for line in lines if CAUSES.search(line)]
+    full = [line for line in causes if "No space left" in line]
+    chosen = (full or causes or lines or [""])[-1]
     return chosen[:300]
 
 

@@ -11,7 +11,7 @@ from organism_flows.serve_apps.gateway.http.auth import OPEN_PATHS
 
 DESCRIPTION = """Submit, watch and steer tasks. Errors are problem details (RFC 9457).
 
-Where tokens are configured, a request needs `Authorization: Bearer TOKEN`: of scope `read` to look, `submit`
+Where tokens are configured, a request needs `Authorization: Bearer TOKEN`: of scope `read` to read, `submit`
 to add tasks as well, `operate` for everything."""
 BEARER = {"type": "http", "scheme": "bearer", "description": "Where tokens are configured."}
 """Security scheme of the tokens. FastAPI's own would check each request too, which `AuthMiddleware` does."""

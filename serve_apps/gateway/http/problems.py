@@ -125,12 +125,12 @@ def refusal(error: Exception) -> RequestRefused | None:
 
 def _of_postgres(error: Exception) -> RequestRefused | None:
     state = getattr(error, "sqlstate", None) or ""
-    said = _readable(str(getattr(error, "message", None) or error))
+    text_of_error = _readable(str(getattr(error, "message", None) or error))
     match verdict(error):
         case "value" if not state.startswith("XX"):
-            return RequestRefused("invalid", f"Postgres cannot take a value: {said}")
+            return RequestRefused("invalid", f"Postgres cannot take a value: {text_of_error}")
         case "passes":
-            reason = f"{said} ({state})" if state else type(error).__name__
+            reason = f"{text_of_error} ({state})" if state else type(error).__name__
             text = f"Postgres does not take this now: {reason}"
             full = state == DISK_FULL
             step = "free some space on the disk of Postgres, and try again" if full else "try again later"
@@ -138,7 +138,7 @@ def _of_postgres(error: Exception) -> RequestRefused | None:
         case _ if state.startswith(OPERATORS_STATES):
             return RequestRefused(
                 "unavailable",
-                f"Postgres refuses this: {said} ({state})",
+                f"Postgres refuses this: {text_of_error} ({state})",
                 next_step="the operator of the gateway has to change the database or its login",
             )
         case _:

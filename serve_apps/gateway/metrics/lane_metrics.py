@@ -14,7 +14,7 @@ COUNTERS = {
     "claims": ("organism_lane_claims", "Tasks claimed."),
     "retries": ("organism_lane_retries", "Attempts that failed or timed out and will be made again."),
     "released": ("organism_lane_released", "Tasks handed back with their attempt uncharged."),
-    "stale_writes": ("organism_lane_stale_writes", "Outcomes refused: somebody else held the task by then."),
+    "stale_writes": ("organism_lane_stale_writes", "Outcomes refused: another lane held the task by then."),
     "lanes_lost": ("organism_lanes_lost", "Lanes whose lease ran out."),
     "leases_lost": ("organism_lease_losses", "Tasks taken back from lanes that were lost."),
 }
@@ -35,8 +35,8 @@ def lane_metrics(figures: Mapping[str, float]) -> Iterator[Metric]:
     Args:
         figures: Counts by their names in `blocks.queue.counters`.
     """
-    for name, (metric, says) in COUNTERS.items():
-        yield CounterMetricFamily(metric, says, value=figures.get(name, 0.0))
+    for name, (metric, described) in COUNTERS.items():
+        yield CounterMetricFamily(metric, described, value=figures.get(name, 0.0))
     settlements = CounterMetricFamily(
         "organism_lane_settlements",
         "Tasks that ended, by status; failed are dead letters.",
@@ -47,11 +47,11 @@ def lane_metrics(figures: Mapping[str, float]) -> Iterator[Metric]:
         ended = figures.get(status, 0.0) + figures.get(f"reaped.{status}", 0.0)
         settlements.add_metric([status], ended)
     yield settlements
-    for name, (metric, says, bounds) in HISTOGRAMS.items():
+    for name, (metric, described, bounds) in HISTOGRAMS.items():
         reached, total = buckets(figures, name, bounds)
         yield HistogramMetricFamily(
             metric,
-            says,
+            described,
             buckets=[(f"{bound:g}" if bound < inf else "+Inf", number) for bound, number in reached],
             sum_value=total,
         )

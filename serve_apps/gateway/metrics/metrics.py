@@ -72,10 +72,10 @@ class QueueMetrics(Collector):
         self.waiters = Gauge("organism_gateway_waiters", "Requests that wait for a task.", registry=registry)
         registry.register(self)
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Ask the organism, and count the queue again unless the last count was too recent for its cost."""
         async with self._looking:
-            await self.organs.look()
+            await self.organs.refresh()
             started = time.monotonic()
             if started < self._due:
                 return
@@ -123,7 +123,7 @@ def exposition(registry: CollectorRegistry) -> bytes:
 
 
 def _work_metrics(work: LongWork) -> Iterator[Metric]:
-    for name, says, value in (
+    for name, described, value in (
         (
             "suspects",
             "Running tasks that have a process of their own, as a replica died with them.",
@@ -132,7 +132,7 @@ def _work_metrics(work: LongWork) -> Iterator[Metric]:
         ("interrupted", "Unfinished tasks that were interrupted more than twice.", work.interrupted),
         ("handed_over", "Tasks on replicas that wait for a handler for over a minute.", work.handed_over),
     ):
-        yield GaugeMetricFamily(f"organism_tasks_{name}", says, value=value)
+        yield GaugeMetricFamily(f"organism_tasks_{name}", described, value=value)
 
 
 def _state_of(lane: LaneRow) -> str:

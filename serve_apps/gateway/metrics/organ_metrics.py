@@ -6,37 +6,21 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Any
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
-from pydantic import BaseModel, Field, ValidationError
 
-from organism_flows.blocks.errors import OrganismUnavailable
+from organism_flows.blocks.errors import OrganismUnavailable, OrganismUnknown
 from organism_flows.blocks.long_work import OrganismWork
-from organism_flows.serve_apps.gateway.organism_link import OrganismLink, OrganismUnknown, TooManyCalls
+from organism_flows.blocks.organism_reports import StatusReport
+from organism_flows.serve_apps.gateway.organism_link import OrganismLink, TooManyCalls
 
 TIMEOUT_S = 1.0
 """Longest time a scrape waits for each answer of the organism, in seconds."""
 KEPT_S = 60.0
 """Time for which a replica's answer is kept, in seconds. Each request reaches one replica. With several
 replicas, the metrics are those of the replicas that have answered within this time."""
-
-Count = Annotated[int, Field(ge=0)]
-
-
-class OrganLoad(BaseModel):
-    """The load of one organ on a replica."""
-
-    in_flight: Count
-    waiting: Count
-
-
-class Answer(BaseModel):
-    """The part of the organism's status that is read."""
-
-    replica: str | None = None
-    organs: dict[str, OrganLoad]
 
 
 class Organs:
@@ -49,10 +33,10 @@ class Organs:
     def __init__(self, organism: OrganismLink) -> None:
         self._organism = organism
         self._up: bool | None = None
-        self._answers: dict[str, tuple[float, Answer]] = {}
+        self._answers: dict[str, tuple[float, StatusReport]] = {}
         self._work: OrganismWork | None = None
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Ask the organism once.
 
         Never raises: that the organism does not answer is a metric too.
@@ -61,10 +45,10 @@ class Organs:
         self._work = None
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                answer = Answer.model_validate(await self._organism.status())
+                answer = await self._organism.status()
         except OrganismUnknown:
             self._up = None
-        except (OrganismUnavailable, TooManyCalls, TimeoutError, ValidationError):
+        except (OrganismUnavailable, TooManyCalls, TimeoutError):
             self._up = False
         else:
             self._up = True

@@ -26,15 +26,13 @@ async def health(parts: TheParts, response: Response) -> OrganismHealth:
     `degraded` means that it serves, but not with its latest configuration.
     """
     try:
-        said = await parts.coordinator.health()
+        found = await parts.coordinator.health()
     except OrganismUnavailable as error:
         response.status_code = 503
         return OrganismHealth(status="unhealthy", reason=error.what, organism=None)
-    status = said["status"]
-    if status == "unhealthy":
+    if found.status == "unhealthy":
         response.status_code = 503
-    reason = said.get("problem") or said.get("refused_configuration")
-    return OrganismHealth(status=status, reason=reason, organism=said)
+    return OrganismHealth(status=found.status, reason=found.reason, organism=found.plain())
 
 
 @router.post(
@@ -52,13 +50,15 @@ async def submit(task: DirectTask, parts: TheParts) -> DirectOutcome:
         return DirectOutcome.model_validate(await parts.coordinator.submit(task))
     except TooManyCalls:
         raise RequestRefused(
-            "busy", "as many calls as may be are under way", next_step="try again, or submit it to the queue"
+            "busy",
+            "too many calls are under way",
+            next_step="try again, or submit it to the queue",
         ) from None
     except (OrganismUnavailable, ReplicaLost) as error:
         raise RequestRefused("no-organism", error.what, next_step=error.next_step) from None
     except TimeoutError:
         raise RequestRefused(
             "deadline",
-            f"no outcome within {task.deadline_s:g} s; the handler is told to stop",
+            f"no outcome within {task.deadline_s:g} s; the handler is asked to stop",
             next_step="give it a longer deadline_s, or submit it to the queue",
         ) from None

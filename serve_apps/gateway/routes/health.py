@@ -65,5 +65,5 @@ async def metrics(parts: TheParts) -> Response:
     While Postgres is away, `organism_postgres_up` is 0 and the metrics of the queue are missing.
     """
     parts.metrics.waiters.set(parts.waiting.waiters)
-    await parts.metrics.look()
+    await parts.metrics.refresh()
     return Response(exposition(parts.registry), media_type=CONTENT_TYPE_LATEST)

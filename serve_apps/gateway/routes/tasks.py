@@ -99,11 +99,11 @@ async def submit(
         response.status_code = 200
     if len(ids) == 1:
         response.headers["Location"] = f"{request.scope.get('root_path', '')}/api/tasks/{ids[0]}"
-    told = [{"id": i, "deduplicated": kept} for i, kept in zip(ids, kept_out, strict=True)]
-    return SubmitResult.model_validate({"added": kept_out.count(False), "tasks": told})
+    added = [{"id": i, "deduplicated": kept} for i, kept in zip(ids, kept_out, strict=True)]
+    return SubmitResult.model_validate({"added": kept_out.count(False), "tasks": added})
 
 
-# The pattern is described only, not validated: the error of `_place` says better what is wrong.
+# The pattern is described only, not validated: the error of `_place` is clearer.
 Cursor = Annotated[str, Field(max_length=100, json_schema_extra={"pattern": "^[A-Za-z0-9_-]{22}$"})]
 
 
@@ -216,7 +216,7 @@ async def wait(
         float, Query(ge=0, le=WAIT_LIMIT_S, allow_inf_nan=False, description="Longest wait in seconds.")
     ] = 30,
 ) -> WaitResult:
-    """Answer when the task has ended or the time is up; `finished` says which."""
+    """Answer when the task has ended or the time is up; `finished` is False if the time was up."""
 
     async def end() -> None:
         async with aclosing(parts.waiting.changes(task.id)) as changes:

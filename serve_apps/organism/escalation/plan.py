@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from organism_flows.serve_apps.organism.config import Name, first_problem
+from organism_flows.blocks.validation import first_error
+from organism_flows.serve_apps.organism.config import Name
 
 
 class InvalidPlan(Exception):
@@ -61,7 +62,7 @@ def parse_plan(returned: Any, max_steps: int) -> StepPlan:
     try:
         plan = StepPlan.model_validate(returned)
     except ValidationError as error:
-        raise InvalidPlan(first_problem(error)) from None
+        raise InvalidPlan(first_error(error, with_value=True)) from None
     if len(plan.steps) > max_steps:
         raise InvalidPlan(f"steps: {len(plan.steps)} of them, more than max_steps ({max_steps})")
     return plan

@@ -14,6 +14,7 @@ from contextlib import aclosing
 from typing import Any, Protocol
 
 from organism_flows.blocks.errors import OrganismUnavailable, ReplicaLost
+from organism_flows.blocks.organism_reports import HealthReport
 from organism_flows.blocks.queue.wire import Batch, Outcomes
 from organism_flows.serve_apps.organism.config import OrganConfig
 from organism_flows.serve_apps.organism.execution.job_runner import CoroutineRunner
@@ -40,7 +41,7 @@ class OrganClient(Protocol):
         """
         ...
 
-    async def health(self) -> dict[str, Any]:
+    async def health(self) -> HealthReport:
         """Return the health of one replica.
 
         Raises:
@@ -96,9 +97,9 @@ class RemoteOrgan(CoroutineRunner):
     async def health(self) -> dict[str, Any]:
         """Return the health of one replica."""
         try:
-            return await self.client.health()
+            return (await self.client.health()).plain()
         except OrganismUnavailable as error:
-            return {"status": "unhealthy", "problem": error.what}
+            return HealthReport(status="unhealthy", problem=error.what).plain()
 
     def submit(self, jobs: Iterable[Job]) -> None:
         """Send ``jobs``, all of one call, to the deployment. Serve lets them wait for a replica."""

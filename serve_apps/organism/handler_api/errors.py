@@ -20,6 +20,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from organism_flows.blocks.errors import PermanentError as PermanentError
+
 ERROR_LIMIT = 2000
 """Most characters of an error text."""
 
@@ -29,12 +31,6 @@ _HANDLER_HELPERS = os.path.join(_HANDLER_FOLDER, "inputs.py")
 _LIBRARY_FOLDERS = tuple(
     {sysconfig.get_paths()[name] + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 )
-
-
-class PermanentError(Exception):
-    """Raise it from a handler when another attempt cannot help; the task fails at once."""
-
-    permanent = True
 
 
 def is_permanent(error: BaseException) -> bool:

@@ -36,7 +36,7 @@ def test_every_line_is_a_task_or_a_reason() -> None:
     bad = [str(line) for line in found if isinstance(line, RejectedRow)]
     assert [line.partition(" ")[0] for line in bad] == [f"f.jsonl:{n}:" for n in (4, 5, 6, 7)]
     assert "not JSON" in bad[0]
-    assert "type: Field required" in bad[1]
+    assert "type is missing" in bad[1]
     assert "parms" in bad[2]
 
 

@@ -185,7 +185,7 @@ def test_rows_without_a_task_are_named() -> None:
     assert "utf-8" in str(read(parquet({"type": text}))[1])
     for column, what in (
         ([b"t"], "type: binary"),
-        ([None], "type: Field required"),
+        ([None], "type is missing"),
         ([timedelta(seconds=1)], "type: a duration"),
     ):
         [found] = read(parquet({"type": pa.array(column)}))

@@ -10,8 +10,10 @@ from typing import Any
 
 import asyncpg
 import pytest
+from pydantic import SecretStr
 
 from organism_flows.blocks.errors import QueueUnavailable
+from organism_flows.blocks.finding import Finding
 from organism_flows.blocks.queue import NewTask, Queue, RedriveFilter, TaskFilter, TypePolicy, migrate
 from organism_flows.blocks.queue.db.listener import Listener
 from organism_flows.blocks.queue.db.roles import (
@@ -26,11 +28,14 @@ from organism_flows.blocks.queue.db.roles import (
 from organism_flows.blocks.queue.db.statements import SQL, statement
 from organism_flows.blocks.queue.stores.claim_lines import lines_of
 from organism_flows.blocks.queue.wire import Cause
+from organism_flows.blocks.settings import Settings
 from organism_flows.deployments.cli import main as cli
+from organism_flows.deployments.stack import local
+from organism_flows.deployments.stack.addresses import plan
 from organism_flows.deployments.stack.postgres.server import EmbeddedPostgres
+from organism_flows.deployments.stack.progress import Event
 from organism_flows.flows.verification import postgres_checks as verified_postgres
 from organism_flows.flows.verification import queue_checks as verified_queue
-from organism_flows.flows.verification.finding import Finding
 from organism_flows.flows.verification.thresholds import Limits
 from tests.blocks.queue.bare_server import bare_server
 from tests.blocks.queue.helpers import claim, outcomes_of
@@ -410,7 +415,10 @@ def bare() -> Iterator[EmbeddedPostgres]:
 
 
 def test_who_may_make_no_roles_migrates_all_the_same(
-    bare: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bare: EmbeddedPostgres,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     admin, dsn = bare.dsn(user="postgres"), bare.dsn("apps", "app")
     monkeypatch.setenv("ORGANISM_DSN", dsn)
@@ -424,6 +432,11 @@ def test_who_may_make_no_roles_migrates_all_the_same(
     assert cli.run(["migrate"]) == 0
     done, line, *rest = capsys.readouterr().out.splitlines()
     assert (done, rest) == ("the tables in local socket/apps are up to date", [])
+    events: list[Event] = []
+    up = local._Start(Settings(home=tmp_path, dsn=SecretStr(dsn)), tmp_path, "drain", events.append)
+    stack = plan(up.settings, tmp_path, dsn="", previous=None, kept=(), on_note=lambda *_: None)
+    asyncio.run(up._database(stack, set()))
+    assert [event.detail for event in events if event.phase == "note"] == [line], "`organism up` says it too"
     asyncio.run(submit("app"))
     # What the line says can be pasted.
     sql = line.partition("administrator: ")[2].rpartition(";")[0]

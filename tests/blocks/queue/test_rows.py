@@ -24,7 +24,7 @@ from organism_flows.blocks.queue import (
 )
 from organism_flows.blocks.queue.explain import Why
 from organism_flows.blocks.queue.wire import Cause
-from organism_flows.deployments.cli.commands.tasks import _describe
+from organism_flows.deployments.cli.commands.tasks.reads import _describe
 from organism_flows.deployments.cli.output import without_controls
 from organism_flows.flows.verification import queue_checks as verification
 from organism_flows.flows.verification.thresholds import Limits

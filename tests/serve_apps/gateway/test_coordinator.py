@@ -98,13 +98,13 @@ async def test_an_unhealthy_organism_says_why(database: str) -> None:
 
 async def test_an_organism_nobody_names_is_said_to_be_so(gateway: Gateway) -> None:
     reason = (await gateway.http.get("/readyz")).json()["reason"]
-    assert "nobody says where the organism is" in reason
+    assert "it is not known where the organism is" in reason
     assert "ORGANISM_URL" in (check_problem(await post(gateway)).next_step or "")
 
 
 async def test_an_organism_that_is_started_later_is_found(database: str, tmp_path: Path) -> None:
     async with running(database, home=tmp_path) as gateway:
-        assert "nobody says" in (await gateway.http.get("/coordinator/health")).json()["reason"]
+        assert "it is not known where" in (await gateway.http.get("/coordinator/health")).json()["reason"]
         stack = StackState(
             home=tmp_path,
             stack_id="s",

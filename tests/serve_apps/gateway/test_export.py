@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from organism_flows.blocks.client.async_client import Client, SyncClient
-from organism_flows.blocks.client.requests import GatewayError, GatewayUnavailable
+from organism_flows.blocks.errors import GatewayError, GatewayUnavailable
 from organism_flows.blocks.queue import Queue, TaskFilter
 from organism_flows.blocks.queue.db.statements import statement
 from tests.blocks.queue.hostile_rows import JSON, STATUSES, TYPES, WORST, insert, take_any_row

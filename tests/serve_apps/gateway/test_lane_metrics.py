@@ -143,7 +143,8 @@ def test_tasks_that_ended_with_their_lane_are_dead_letters_too() -> None:
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
 async def test_the_linter_of_prometheus_finds_nothing_wrong(gateway: Gateway, queue: Queue) -> None:
     await submit(queue, "ok", "fail")
-    async with organism_says({"replica": "r1", "organs": {"a": {"in_flight": 1, "waiting": 2}}}) as url:
+    organs = {"a": {"in_flight": 1, "waiting": 2}}
+    async with organism_says({"status": "healthy", "replica": "r1", "organs": organs}) as url:
         gateway.parts.metrics.organs = Organs(OrganismByHttp(lambda: url))
         text = (await gateway.http.get("/metrics")).text
     assert "organism_organ_in_flight" in text
@@ -193,18 +194,19 @@ def found_in(organs: Organs) -> dict[tuple[str, ...], float]:
 async def test_organs_of_replicas_that_answered_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     known: list[str] = []
     organs = Organs(OrganismByHttp(lambda: known[0] if known else None))
-    await organs.look()
+    await organs.refresh()
     assert found_in(organs) == {}, "nobody said where it is"
     async with organism_says(
-        {"replica": "r1", "organs": {"a": {"in_flight": 1, "waiting": 2}}},
+        {"status": "healthy", "replica": "r1", "organs": {"a": {"in_flight": 1, "waiting": 2}}},
         {
+            "status": "healthy",
             "replica": "r2",
             "organs": {"a": {"in_flight": 3, "waiting": 0}, "b": {"in_flight": 0, "waiting": 9}},
         },
     ) as url:
         known.append(url)
-        await organs.look()
-        await organs.look()
+        await organs.refresh()
+        await organs.refresh()
         assert found_in(organs) == {
             ("organism_up",): 1,
             ("organism_organ_in_flight", "a", "r1"): 1, ("organism_organ_waiting", "a", "r1"): 2,
@@ -212,26 +214,26 @@ async def test_organs_of_replicas_that_answered_are_told(monkeypatch: pytest.Mon
             ("organism_organ_in_flight", "b", "r2"): 0, ("organism_organ_waiting", "b", "r2"): 9,
         }  # fmt: skip
         monkeypatch.setattr("organism_flows.serve_apps.gateway.metrics.organ_metrics.KEPT_S", 0)
-        await organs.look()
+        await organs.refresh()
         assert found_in(organs).keys() == {("organism_up",)}
-    await organs.look()
+    await organs.refresh()
     assert found_in(organs)["organism_up",] == 0, "it is away"
 
 
 async def test_copies_and_suspects_are_told_of_all_replicas() -> None:
-    said = {"replica": "r1", "organs": {"a": {"in_flight": 1, "waiting": 2}}}
+    said = {"status": "healthy", "replica": "r1", "organs": {"a": {"in_flight": 1, "waiting": 2}}}
     replicas = [
         {"replica": "r1", "draining": False, "organs": {"a": {"suspects": 1, "lingering": 0}}},
         {"replica": "r2", "draining": True, "organs": {"a": {"suspects": 0, "lingering": 3}}},
     ]
     async with organism_says(said, running={"replicas": replicas}) as url:
         organs = Organs(OrganismByHttp(lambda: url))
-        await organs.look()
+        await organs.refresh()
         found = found_in(organs)
     assert found["organism_organ_suspects", "a", "r1"] == 1
     assert found["organism_organ_lingering", "a", "r2"] == 3
     assert found["organism_replicas_draining",] == 1
-    await organs.look()
+    await organs.refresh()
     assert found_in(organs).keys() == {("organism_up",)}, "it is away"
 
 
@@ -239,5 +241,5 @@ async def test_copies_and_suspects_are_told_of_all_replicas() -> None:
 async def test_an_organism_that_answers_nonsense_is_not_up(answer: object) -> None:
     async with organism_says(answer) as url:
         organs = Organs(OrganismByHttp(lambda: url))
-        await organs.look()
+        await organs.refresh()
     assert found_in(organs)["organism_up",] == 0

@@ -35,7 +35,7 @@ async def test_a_task_that_cannot_be_added_now_is_503(database: str, state: str)
             assert (await gateway.http.get("/api/tasks")).status_code == 200
             check = await check_postgres(database)
             assert not check.ok
-            assert "not now" in check.detail
+            assert "not now" in check.evidence
         assert (await gateway.http.post("/api/tasks", json={"type": "t"})).status_code == 201
         assert (await gateway.http.get("/readyz")).status_code == 200
         assert (await check_postgres(database)).ok

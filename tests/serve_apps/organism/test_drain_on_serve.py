@@ -84,7 +84,7 @@ async def test_a_replica_that_is_replaced_hands_back_and_is_not_lost(
     await until(lambda: _in_flight(client, 2))
     calls["behind"] = asyncio.create_task(outcome(client, task("brief", files["behind"])))
     await until(lambda: _waiting(client, 1))
-    before = (await client.health())["replica"]
+    before = (await client.health()).replica
     await asyncio.to_thread(deployed)
     assert (await calls["behind"]).causes == ["recalled"], "no handler had begun with it"
     interrupted = await calls["brief"]
@@ -107,5 +107,5 @@ async def _waiting(client: OrganismClient, number: int) -> bool:
     return bool(sum(organ["waiting"] for organ in replica["organs"].values()) == number)
 
 
-async def _is_another(client: OrganismClient, before: str) -> bool:
-    return bool((await client.health())["replica"] != before)
+async def _is_another(client: OrganismClient, before: str | None) -> bool:
+    return bool((await client.health()).replica != before)

@@ -223,7 +223,7 @@ async def test_an_empty_batch_ends_at_once() -> None:
         ({"params": {}}, "type is missing"),
         ({"type": ""}, "type: "),
         ({"type": 3}, "type: "),
-        ({"type": "echo", "parms": {}}, "parms is not a field"),
+        ({"type": "echo", "parms": {}}, "parms is not a known field"),
         ({"type": "echo", "params": []}, "params: "),
         ({"type": "echo", "params": {"x": float("nan")}}, "params.x is NaN"),
         ({"type": "echo", "params": {"x": "\ud800"}}, "params.x contains a lone surrogate"),

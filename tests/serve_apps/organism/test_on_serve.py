@@ -69,9 +69,9 @@ async def test_one_task_through_the_handle(handle: Any) -> None:
 async def test_health_and_status_through_the_client(handle: Any) -> None:
     client = Organism().client()
     health = await client.health()
-    assert health["status"] == "healthy"
-    assert health["organism_initialized"] is True
-    assert "evidence" in (await client.status())["task_types"]
+    assert health.status == "healthy"
+    assert health.organism_initialized is True
+    assert "evidence" in ((await client.status()).task_types or [])
 
 
 async def test_a_batch_through_the_client(handle: Any) -> None:
@@ -156,10 +156,14 @@ def test_the_http_routes(stack: Stack) -> None:
         answer = client.post("/handle-task", json={"task_id": "t", "type": "echo", "params": {"n": 1}})
         assert answer.status_code == 200
         assert answer.json()["result"] == {"n": 1}
-        for bad in (b"{", b"[]", b'{"type": 1}', b"\xff"):
+        nan = b'{"type": "echo", "params": {"n": NaN}}'
+        for bad in (b"{", b"[]", b'{"type": 1}', b"\xff", nan):
             answer = client.post("/handle-task", content=bad, headers={"content-type": "application/json"})
-            assert answer.status_code == 422
+            assert answer.status_code == 422, bad
             assert answer.json()["error"]
+        answer = client.post("/handle-task", json={"type": "echo", "params": {"n": "x" * 10_000_000}})
+        assert answer.status_code == 413
+        assert "more than the limit of 10,000,000" in answer.json()["error"]
 
 
 def test_without_the_token_its_routes_are_closed(stack: Stack) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from organism_flows.blocks.errors import ConfigurationError, OrganismUnavailable, ReplicaLost
 from organism_flows.blocks.json_text import from_json
+from organism_flows.blocks.organism_reports import HealthReport
 from organism_flows.blocks.queue import Batch, Outcomes
 from organism_flows.serve_apps.organism.config import parse_config
 from organism_flows.serve_apps.organism.execution import remote_organ
@@ -67,8 +68,8 @@ class Elsewhere:
             if death.is_set():
                 raise ReplicaLost("a replica died")
 
-    async def health(self) -> dict[str, Any]:
-        return self.manager.health()
+    async def health(self) -> HealthReport:
+        return HealthReport.of(self.manager.health())
 
     async def cancel(self, runs: Mapping[str, int]) -> None:
         self.manager.cancel_tasks(dict(runs))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from organism_flows.deployments.cli.exit_codes import ExitCode
 from organism_flows.deployments.cli.output import AsJson, show
 
 if TYPE_CHECKING:
@@ -51,25 +52,13 @@ async def dispatch(
         # Importing flows points Prefect and Ray at the embedded stack, so it comes before Prefect.
         import organism_flows.flows.dispatch as flow  # isort: skip
 
-        from prefect.settings import PREFECT_API_URL
-
-        from organism_flows.blocks.errors import ConfigurationError
-        from organism_flows.deployments.cli.flow_runs import (
-            BEGIN_S,
-            INTERRUPTED,
-            RunStopped,
-            begun_within,
-            leave_with,
-            outcome,
-        )
+        from organism_flows.blocks.errors import RunStopped
+        from organism_flows.deployments.cli.flow_runs import BEGIN_S, begun_within, leave_with, outcome
+        from organism_flows.flows.prefect_support.server import prefect_api
         from organism_flows.flows.prefect_support.states import BEGUN
 
-        if not PREFECT_API_URL.value():
-            # Check before the flow is called: Prefect would start a server of its own to record the failure.
-            raise ConfigurationError(
-                "no Prefect server is configured and no embedded stack is up",
-                "run `organism up`, or set PREFECT_API_URL",
-            )
+        # Check before the flow is called: Prefect would start a server of its own to record the failure.
+        prefect_api()
         if (stack := read_stack(settings.home)) and os.environ.get("RAY_ADDRESS") == stack.ray_address:
             leave_with(stack, as_json)
         stopped = ""
@@ -87,7 +76,7 @@ async def dispatch(
             left = await queue.reader.remaining()
     if stopped:
         show({"stopped": stopped}, as_json, stopped)
-        return INTERRUPTED
+        return ExitCode.INTERRUPTED
     return _report(summary, left, as_json)
 
 
@@ -103,4 +92,4 @@ def _report(summary: DispatchSummary, left: int | None, as_json: bool) -> int:
         text += f"\n{stopped}: --max-seconds was over before the queue was empty"
         result |= {"stopped_early": stopped, "left": left}
     show(result, as_json, text)
-    return 1 if left else 0
+    return ExitCode.FAILED if left else ExitCode.DONE

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from organism_flows.deployments.cli.output import AsJson, Now, WhenIdle, show, when_replaced
+from organism_flows.deployments.cli.options import ConfigFile, Now, WhenIdle, when_replaced
+from organism_flows.deployments.cli.output import AsJson, show
 
 
 async def bootstrap(
     *,
-    config: Annotated[Path | None, Parameter(help="The organism's configuration file.")] = None,
+    config: ConfigFile = None,
     replicas: Annotated[int, Parameter(help="Replicas of the organism.")] = 1,
     canary: Annotated[bool, Parameter(help="Send a task through everything.")] = True,
     postgres_seconds: Annotated[float, Parameter(help="How long Postgres may take to come up.")] = 120.0,
@@ -29,7 +29,9 @@ async def bootstrap(
     # Importing flows points Prefect and Ray at the embedded stack, so it comes before Prefect.
     import organism_flows.flows.bootstrap as flow  # isort: skip
 
-    from organism_flows.deployments.cli.flow_runs import INTERRUPTED, RunStopped, outcome
+    from organism_flows.blocks.errors import RunStopped
+    from organism_flows.deployments.cli.exit_codes import ExitCode
+    from organism_flows.deployments.cli.flow_runs import outcome
     from organism_flows.flows.prefect_support.server import prefect_api
 
     # Check before the flow is called: Prefect would start a server of its own to record the failure.
@@ -46,7 +48,7 @@ async def bootstrap(
         )
     except RunStopped as stopped:
         show({"stopped": stopped.what}, as_json, stopped.what)
-        return INTERRUPTED
+        return ExitCode.INTERRUPTED
     lines = [f"{'changed' if step.changed else 'right':7}  {step.step}: {step.found}" for step in done.steps]
     show(done, as_json, "\n".join(lines))
-    return 0
+    return ExitCode.DONE

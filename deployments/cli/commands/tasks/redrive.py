@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from organism_flows.blocks.errors import ConfigurationError
-from organism_flows.deployments.cli.commands.tasks import open_queue
+from organism_flows.deployments.cli.options import OfDomain, OfType
 from organism_flows.deployments.cli.output import AsJson, show
+from organism_flows.deployments.cli.own_queue import open_queue
 
 if TYPE_CHECKING:
     from organism_flows.blocks.queue import TaskSummary
@@ -17,13 +18,13 @@ if TYPE_CHECKING:
 
 async def redrive(
     *,
-    type: Annotated[str | None, Parameter(help="Only of this type.")] = None,
-    domain: Annotated[str | None, Parameter(help="Only of this domain.")] = None,
+    type: OfType = None,
+    domain: OfDomain = None,
     error: Annotated[
         str | None, Parameter(help="Only with such an error: % is any text, _ any character (SQL LIKE).")
     ] = None,
     since: Annotated[
-        datetime | None, Parameter(help="Finished then or later; of UTC unless it says otherwise.")
+        datetime | None, Parameter(help="Finished then or later; UTC if it names no zone.")
     ] = None,
     until: Annotated[datetime | None, Parameter(help="Finished then or before.")] = None,
     cancelled: Annotated[bool, Parameter(negative="", help="Cancelled tasks too.")] = False,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from organism_flows.blocks.errors import ConfigurationError
-from organism_flows.deployments.cli.commands.tasks import open_queue
 from organism_flows.deployments.cli.output import AsJson, show
+from organism_flows.deployments.cli.own_queue import open_queue
 
 if TYPE_CHECKING:
     from organism_flows.blocks.queue import NewTask
@@ -74,7 +74,7 @@ async def submit(
         raise ConfigurationError(
             "--dedup-key is of one task", "map a column of the file: --map column=dedup_key"
         )
-    said = {
+    given = {
         "domain": domain,
         "key": key,
         "description": description,
@@ -83,7 +83,7 @@ async def submit(
         "dedup_key": dedup_key,
         "timeout_s": timeout,
     }
-    fields = {"params": _json(params, "--params")} | {name: v for name, v in said.items() if v is not None}
+    fields = {"params": _json(params, "--params")} | {name: v for name, v in given.items() if v is not None}
     if file is None:
         tasks = [_task({"type": type, **fields})]
     else:

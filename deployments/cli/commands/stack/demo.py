@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from organism_flows.deployments.cli.exit_codes import ExitCode
 from organism_flows.deployments.cli.output import AsJson, progress_display, show
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ async def demo(
         kept = keep or joined
         result = {**report.model_dump(), "kept": kept, "addresses": _addresses(stack)}
         show(result, as_json, _text(report, stack, kept=kept))
-        return 1 if report.surprises else 0
+        return ExitCode.FAILED if report.surprises else ExitCode.DONE
     finally:
         if not keep and not joined:
             with progress_display(as_json) as progress:
@@ -53,7 +54,7 @@ class _Bar:
         import sys
 
         self._terminal = sys.stderr.isatty() and not as_json
-        self._said = -1
+        self._shown = -1
 
     def __enter__(self) -> _Bar:
         if self._terminal:
@@ -78,10 +79,10 @@ class _Bar:
     def __call__(self, done: int, total: int) -> None:
         if self._terminal:
             self._progress.update(self._bar, completed=done, total=total)
-        elif (tenth := 10 * done // max(total, 1)) > self._said:
+        elif (tenth := 10 * done // max(total, 1)) > self._shown:
             import sys
 
-            self._said = tenth
+            self._shown = tenth
             print(f"tasks: {done} of {total}", file=sys.stderr, flush=True)
 
 

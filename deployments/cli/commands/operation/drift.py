@@ -49,8 +49,8 @@ async def drift(
             found: dict[str, Any] = answer.json()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise OrganismUnavailable(
-            f"the organism at {url} does not say: {str(error) or error.__class__.__name__}",
-            "look with `organism status`",
+            f"the organism at {url} does not answer: {str(error) or error.__class__.__name__}",
+            "see `organism status`",
         ) from None
     show(found, as_json, "\n".join(_lines(found)))
 

@@ -1,4 +1,4 @@
-"""`organism tasks`: read tasks. The commands that change them are in `deployments.cli.commands.control`."""
+"""`organism tasks`: read tasks. The commands that change them are in `control`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.validation import first_error
+from organism_flows.deployments.cli.options import OfDomain, OfType
 from organism_flows.deployments.cli.output import AsJson, show
+from organism_flows.deployments.cli.own_queue import open_queue
 
 if TYPE_CHECKING:
-    from organism_flows.blocks.queue import Queue, TaskFilter, TaskRow
+    from organism_flows.blocks.queue import TaskFilter, TaskRow
 
 tasks = App(name="tasks", help="Show tasks, and cancel, retry or pause them.")
 
@@ -19,8 +22,6 @@ Statuses = Annotated[
     tuple[str, ...],
     Parameter(name="--status", negative="", help="Only of this status; give it several times."),
 ]
-OfType = Annotated[str | None, Parameter(name="--type", help="Only of this type.")]
-OfDomain = Annotated[str | None, Parameter(name="--domain", help="Only of this domain.")]
 Since = Annotated[str | None, Parameter(name="--since", help="Created at this moment or later, ISO 8601.")]
 Until = Annotated[str | None, Parameter(name="--until", help="Created before this moment.")]
 InError = Annotated[str | None, Parameter(name="--error", help="With this text in the error, in any case.")]
@@ -76,7 +77,7 @@ async def export_tasks(
     A file gets its name only when it is complete. It may or may not contain changes made during the export.
     No task is in it twice.
     """
-    from organism_flows.deployments.cli.commands.export import export, format_of
+    from organism_flows.deployments.cli.commands.tasks.export import export, format_of
 
     if as_json and output == "-":
         raise ConfigurationError("--json is about a file, and there is none", "name one with --output")
@@ -115,12 +116,9 @@ def _filter(
     try:
         return TaskFilter.model_validate(fields)
     except ValidationError as invalid:
-        first = invalid.errors(include_url=False, include_context=False)[0]
-        option = {"created_since": "since", "created_until": "until"}.get(
-            str(first["loc"][0]), first["loc"][0]
-        )
-        what = first["msg"].removeprefix("Value error, ")
-        raise ConfigurationError(f"--{option}: {what}", "choose another value") from None
+        options = {"created_since": "since", "created_until": "until"}
+        what = first_error(invalid, name=lambda place: f"--{options.get(place, place)}")
+        raise ConfigurationError(what, "choose another value") from None
 
 
 @tasks.command(name="show")
@@ -138,7 +136,7 @@ async def show_task(id: str, /, *, as_json: AsJson = False) -> None:
 
 @tasks.command(name="why")
 async def why_task(id: str, /, *, as_json: AsJson = False) -> None:
-    """Say what a task waits for, which lane runs it, or how it ended.
+    """Show what a task waits for, which lane runs it, or how it ended.
 
     Args:
         id: Id of the task, or the beginning of it.
@@ -153,22 +151,13 @@ async def why_task(id: str, /, *, as_json: AsJson = False) -> None:
     from organism_flows.serve_apps.gateway.organism_link import Coordinator, OrganismByHttp
 
     settings = load_settings()
-    # The same as in the gateway, so that both say the same.
+    # The same as in the gateway, so that both give the same answer.
     coordinator = Coordinator(
         OrganismByHttp(partial(organism_url, settings), partial(own_headers, settings)), calls=1
     )
     async with open_queue() as queue, aclosing(coordinator):
         why = await queue.reader.why(id, served=await coordinator.types())
     show(why, as_json, "\n".join(filter(None, [why.sentence, why.next_step and f"→ {why.next_step}"])))
-
-
-def open_queue() -> Queue:
-    """Return the configured queue, not yet opened, for one command."""
-    from organism_flows.blocks.queue import Queue
-    from organism_flows.blocks.settings import load_settings
-    from organism_flows.blocks.stack_state import queue_dsn
-
-    return Queue(queue_dsn(load_settings()).get_secret_value(), connections=1)
 
 
 def _describe(task: TaskRow) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from organism_flows.deployments.cli.exit_codes import OF_VERIFY
 from organism_flows.deployments.cli.output import AsJson, show
 
 SIGNS = {"ok": "✓", "degraded": "!", "failed": "✗"}
@@ -19,7 +20,7 @@ async def verify(
     dead_letters: Annotated[int, Parameter(help="How many there may be.")] = 1000,
     as_json: AsJson = False,
 ) -> int:
-    """Check every part of the system, and say what to do about each problem.
+    """Check every part of the system, and show what to do about each problem.
 
     Exits with 0 if all is ok, 1 if something is degraded, 2 if something has failed.
     """
@@ -43,4 +44,4 @@ async def verify(
         as_json,
         "\n".join(lines),
     )
-    return found.exit_code
+    return OF_VERIFY[found.status]

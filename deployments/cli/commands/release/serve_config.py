@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from organism_flows.deployments.cli.options import ConfigFile
 from organism_flows.deployments.cli.output import AsJson, show
 
 GATEWAY = {
@@ -18,9 +18,7 @@ GATEWAY = {
 
 async def serve_config(
     *,
-    config: Annotated[
-        Path | None, Parameter(help="The configuration; unset: ORGANISM_CONFIG, else the demo organism.")
-    ] = None,
+    config: ConfigFile = None,
     replicas: Annotated[int, Parameter(help="Replicas of the organism.")] = 2,
     gateway: Annotated[bool, Parameter(help="Add the gateway, under /gateway.")] = True,
     as_json: AsJson = False,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from organism_flows.deployments.cli.exit_codes import ExitCode
 from organism_flows.deployments.cli.output import AsJson, show
 
 SERVE_NAMESPACE = "serve"
@@ -31,7 +32,7 @@ async def leftovers(
     import organism_flows.flows.dispatch  # noqa: F401  # isort: skip
     from organism_flows.blocks.errors import ConfigurationError
     from organism_flows.blocks.ray_cluster import RayCluster
-    from organism_flows.deployments.cli.commands.tasks import open_queue
+    from organism_flows.deployments.cli.own_queue import open_queue
 
     await (await RayCluster.named("default")).connect()
     actors = _actors()
@@ -47,7 +48,7 @@ async def leftovers(
     lines = [f"killed {name}" for name in kill or []]
     lines += [f"actor {name}: end it by `organism leftovers --kill {name}`" for name in actors]
     lines += [
-        f"{line.tasks} running tasks are held by {line.locked_by or 'nobody'}, which is no lane: "
+        f"{line.tasks} running tasks are held by {line.locked_by or 'no holder'}, which is no lane: "
         "any lane takes them back within a minute"
         for line in held
     ]
@@ -56,7 +57,7 @@ async def leftovers(
         as_json,
         "\n".join(lines) or "nothing is left over",
     )
-    return 1 if actors or held else 0
+    return ExitCode.FAILED if actors or held else ExitCode.DONE
 
 
 def _actors() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from organism_flows.deployments.cli.exit_codes import ExitCode
 from organism_flows.deployments.cli.output import AsJson, show
 
 SIGNS = {"healthy": "✓", "unhealthy": "✗", "stopped": "-"}
@@ -32,4 +33,4 @@ async def status(*, as_json: AsJson = False) -> int:
             )
             lines += [f"also: {'; '.join(found.work)}"] if found.work else []
     show(found, as_json, "\n".join(lines))
-    return 0 if found.state == "healthy" else 1
+    return ExitCode.DONE if found.state == "healthy" else ExitCode.FAILED

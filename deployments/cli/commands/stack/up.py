@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from organism_flows.deployments.cli.output import AsJson, Now, WhenIdle, progress_display, show, when_replaced
+from organism_flows.deployments.cli.options import Now, WhenIdle, when_replaced
+from organism_flows.deployments.cli.output import AsJson, progress_display, show
 
 
 async def up(*, when_idle: WhenIdle = False, now: Now = False, as_json: AsJson = False) -> None:
@@ -36,7 +37,7 @@ async def up(*, when_idle: WhenIdle = False, now: Now = False, as_json: AsJson =
         f"  Ray dashboard  {stack.ray_dashboard_url}  (token: {stack.ray_token_path})",
         f"  Organism       {stack.organism_url}",
         *([f"  Gateway        {stack.gateway_url}"] if stack.gateway_url else []),
-        f"  Postgres       {stack.dsn or 'as ORGANISM_DSN says'}",
+        f"  Postgres       {stack.dsn or 'as in ORGANISM_DSN'}",
         f"  Data and logs  {stack.home}",
         "Next: `organism status`; `organism down` stops it and keeps the data",
     ]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
+from organism_flows.deployments.cli.exit_codes import ExitCode
+from organism_flows.deployments.cli.options import ConfigFile
 from organism_flows.deployments.cli.output import AsJson, show
 
 if TYPE_CHECKING:
@@ -18,12 +19,10 @@ handlers = App(name="handlers", help="Check the organism's configuration and its
 @handlers.command(name="check")
 async def check(
     *,
-    config: Annotated[
-        Path | None, Parameter(help="The configuration; unset: ORGANISM_CONFIG, else the demo organism.")
-    ] = None,
+    config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> int:
-    """Import every handler as a replica would, and say which cannot be used and why.
+    """Import every handler as a replica would, and show which cannot be used and why.
 
     Exits with 1 if there is one. The handlers' modules are imported in this process, with all their effects.
     """
@@ -46,7 +45,7 @@ async def check(
             found = {"form": form, "runs": _runs(organ, is_async=handler.is_async), "batch": organ.batch}
             rows.append({**row, "handler": organ.handler, "ok": True, **found, "problem": None})
     show({"config": app.path, "handlers": rows}, as_json, "\n".join(map(_line, rows)))
-    return 0 if all(row["ok"] for row in rows) else 1
+    return ExitCode.DONE if all(row["ok"] for row in rows) else ExitCode.FAILED
 
 
 @handlers.command(name="schema")

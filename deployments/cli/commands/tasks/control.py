@@ -8,14 +8,15 @@ from uuid import UUID
 from cyclopts import Parameter
 
 from organism_flows.blocks.errors import ConfigurationError
-from organism_flows.deployments.cli.commands.tasks import open_queue, tasks
+from organism_flows.blocks.validation import first_error
+from organism_flows.deployments.cli.commands.tasks.reads import tasks
+from organism_flows.deployments.cli.exit_codes import ExitCode
+from organism_flows.deployments.cli.options import OfDomain, OfType
 from organism_flows.deployments.cli.output import AsJson, show
+from organism_flows.deployments.cli.own_queue import open_queue
 
 if TYPE_CHECKING:
     from organism_flows.blocks.queue import Queue
-
-TypeOption = Annotated[str | None, Parameter(name="--type", help="The tasks of this type.")]
-DomainOption = Annotated[str | None, Parameter(name="--domain", help="The tasks of this domain.")]
 
 
 @tasks.command(name="cancel")
@@ -31,13 +32,13 @@ async def cancel(*ids: str, as_json: AsJson = False) -> int:
     async with open_queue() as queue:
         found = await _found(queue, ids)
         done = await queue.operator.cancel(found)
-    _tell(
+    _show_groups(
         {"cancelled": done.cancelled, "requested": done.requested, "unchanged": done.unchanged},
         as_json,
         requested="running, asked to stop",
         unchanged="had ended already",
     )
-    return 1 if done.unchanged else 0
+    return ExitCode.FAILED if done.unchanged else ExitCode.DONE
 
 
 @tasks.command(name="run")
@@ -54,8 +55,8 @@ async def run(*ids: str, as_json: AsJson = False) -> int:
         found = await _found(queue, ids)
         started = await queue.operator.start(found)
     unchanged = [task_id for task_id in found if task_id not in started]
-    _tell({"queued": started, "unchanged": unchanged}, as_json)
-    return 1 if unchanged else 0
+    _show_groups({"queued": started, "unchanged": unchanged}, as_json)
+    return ExitCode.FAILED if unchanged else ExitCode.DONE
 
 
 @tasks.command(name="retry")
@@ -71,15 +72,17 @@ async def retry(*ids: str, as_json: AsJson = False) -> int:
     async with open_queue() as queue:
         found = await _found(queue, ids)
         done = await queue.operator.retry(found)
-    _tell({"queued": done.retried, "unchanged": done.unchanged, "duplicates": done.duplicates}, as_json)
-    return 1 if done.unchanged or done.duplicates else 0
+    _show_groups(
+        {"queued": done.retried, "unchanged": done.unchanged, "duplicates": done.duplicates}, as_json
+    )
+    return ExitCode.FAILED if done.unchanged or done.duplicates else ExitCode.DONE
 
 
 @tasks.command(name="pause")
 async def pause(
     *,
-    type: TypeOption = None,
-    domain: DomainOption = None,
+    type: OfType = None,
+    domain: OfDomain = None,
     reason: Annotated[str | None, Parameter(help="Shown to whoever asks why tasks wait.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -101,7 +104,7 @@ async def pause(
 
 
 @tasks.command(name="resume")
-async def resume(*, type: TypeOption = None, domain: DomainOption = None, as_json: AsJson = False) -> None:
+async def resume(*, type: OfType = None, domain: OfDomain = None, as_json: AsJson = False) -> None:
     """Claim the tasks of a paused type or domain again."""
     kind, name = _one_of(type, domain)
     async with open_queue() as queue:
@@ -145,9 +148,8 @@ async def policy(
             try:
                 await queue.operator.set_policy(TypePolicy(type=type, **fields))
             except ValidationError as error:
-                first = error.errors(include_url=False)[0]
                 raise ConfigurationError(
-                    f"{first['loc'][0]}: {first['msg']}, got {first['input']!r}", "choose another value"
+                    first_error(error, with_value=True), "choose another value"
                 ) from None
         policies = await queue.operator.policies()
     lines = [
@@ -164,7 +166,7 @@ async def _found(queue: Queue, ids: tuple[str, ...]) -> list[UUID]:
     return [(await queue.get(task_id)).id for task_id in ids]
 
 
-def _tell(groups: dict[str, list[UUID]], as_json: bool, **words: str) -> None:
+def _show_groups(groups: dict[str, list[UUID]], as_json: bool, **words: str) -> None:
     usual = {"unchanged": "left as it is", "duplicates": "an unfinished task has its dedup key"} | words
     lines = [f"{i}  {usual.get(kind, kind)}" for kind, group in groups.items() for i in group]
     show({kind: [str(i) for i in group] for kind, group in groups.items()}, as_json, "\n".join(lines))

@@ -1,0 +1,1 @@
+"""The commands for work and its watch: `dispatch`, `schedule`, `alerts`, `verify`, `drift`, `leftovers`."""

@@ -1,0 +1,1 @@
+"""The commands that bring a version into service: `migrate`, `bootstrap`, `deploy`, and so on."""

@@ -1,0 +1,17 @@
+"""The queue that commands work on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from organism_flows.blocks.queue import Queue
+
+
+def open_queue() -> Queue:
+    """Return the configured queue, not yet opened, for one command."""
+    from organism_flows.blocks.queue import Queue
+    from organism_flows.blocks.settings import load_settings
+    from organism_flows.blocks.stack_state import queue_dsn
+
+    return Queue(queue_dsn(load_settings()).get_secret_value(), connections=1)
