@@ -54,11 +54,28 @@ class Limit(BaseModel):
         return self
 
 
-class LimitUse(BaseModel):
+class LimitUse(Limit):
     """A limit, and how much of it is used."""
 
-    limit: Limit
-    used: int
-    """Tasks that count against it now, all keys together: that run, or that began within the period."""
-    keys: dict[str, int]
-    """Keys that use most of a limit by key, with the tasks that count. An empty key: tasks without one."""
+    running: dict[str, int] = Field(
+        default={},
+        description="Tasks that count against a limit on what runs, by key: the 20 keys with most. "
+        "The empty key is of tasks without one, or of all together.",
+    )
+    left: dict[str, int] = Field(
+        default={},
+        description="Tasks of a rate that could begin when one last did, by key: the 20 keys with least.",
+    )
+
+
+class LimitRoom(BaseModel):
+    """What a limit allows one task now."""
+
+    name: str
+    key: str
+    kind: LimitKind
+    amount: int
+    room: float
+    """More tasks that may begin. Below 1: it must wait."""
+    next_s: float | None
+    """Seconds until a rate allows another. `None`: nobody knows, or never."""

@@ -35,7 +35,7 @@ STATEMENTS: dict[tuple[str, ...], str] = {
     (OPERATOR,): """
         ahead attached cancel cancellable counts counts_of database_health depths export finished get
         next_finished of_type page pause policies redrivable redrivable_sample redrive
-        remove_limit results resume retry set_limit set_policy start states stuck to_cancel unheld
+        limit_use remove_limit results resume retry set_limit set_policy start states stuck to_cancel unheld
     """,
 }
 """Names of statements, by the roles that may run them. Only `attached` is missing, which migrations run."""

@@ -18,7 +18,7 @@ import orjson
 
 from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.db.session import Session
-from organism_flows.blocks.queue.limit_models import Limit
+from organism_flows.blocks.queue.limit_models import Limit, LimitRoom
 from organism_flows.blocks.queue.stores.line_shares import ClaimLine, LineId
 
 LIMIT_TIMEOUT = 10.0
@@ -155,6 +155,31 @@ class LimitedClaim:
                 now=self._now,
                 timeout=LIMIT_TIMEOUT,
             )
+
+
+async def room_of(session: Session, task_type: str, key: str) -> list[LimitRoom]:
+    """Return what each limit of a task allows it now."""
+    names = [
+        (limit.name, key if limit.by_key else "")
+        for limit in await read_limits(session)
+        if not limit.types or task_type in limit.types
+    ]
+    if not names:
+        return []
+    rows = await session.fetch(
+        "limit_room", names=[name for name, _ in names], keys=[key for _, key in names], timeout=LIMIT_TIMEOUT
+    )
+    return [
+        LimitRoom(
+            name=row["name"],
+            key=row["key"],
+            kind=row["kind"],
+            amount=row["amount"],
+            room=row["room"],
+            next_s=max(1 - row["room"], 0) / row["per_s"] if row["per_s"] and row["amount"] else None,
+        )
+        for row in rows
+    ]
 
 
 async def read_limits(session: Session) -> list[Limit]:

@@ -19,7 +19,7 @@ from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.queue.db.bisection import in_halves, logger, one_line
 from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.db.sqlstates import verdict
-from organism_flows.blocks.queue.limit_models import Limit
+from organism_flows.blocks.queue.limit_models import Limit, LimitUse
 from organism_flows.blocks.queue.models import (
     Cancelled,
     Pause,
@@ -250,9 +250,15 @@ class Operator:
         """
         return await self._database.fetchval("remove_limit", name=name) is not None
 
-    async def limits(self) -> list[Limit]:
-        """Return all limits, by name."""
-        return await read_limits(self._database)
+    async def limits(self) -> list[LimitUse]:
+        """Return all limits, by name, with how much of each is used."""
+        used = await self._database.fetch("limit_use")
+        found = []
+        for limit in await read_limits(self._database):
+            keys = {row["key"]: row["tasks"] for row in used if row["name"] == limit.name}
+            field = "running" if limit.kind == "running" else "left"
+            found.append(LimitUse(**dict(limit), **{field: keys}))
+        return found
 
     async def set_policy(self, policy: TypePolicy) -> None:
         """Set how tasks of a type are retried and timed out. Takes effect at once, also for waiting tasks."""

@@ -59,7 +59,7 @@ async def test_each_key_has_its_own_amount_and_a_full_one_blocks_nobody(
 ) -> None:
     limit = Limit(name="customers", kind="running", by_key=True, amount=2, exceptions={"big": 4, "shut": 0})
     await queue.operator.set_limit(limit)
-    assert await queue.operator.limits() == [limit]
+    assert [dict(one) for one in await queue.operator.limits()] == [dict(limit) | {"running": {}, "left": {}}]
     await add(queue, 20, keys=("a", "big", "shut", None))
     taken: Counter[str | None] = Counter()
     for _ in range(5):
@@ -158,6 +158,28 @@ async def test_a_clock_that_is_set_back_allows_nothing_more(queue: Queue, lines:
     assert not await claim(lines)
     await set_clock(queue, START + timedelta(seconds=1))
     assert not await claim(lines)
+
+
+async def test_why_names_the_limit_and_when_there_will_be_room(queue: Queue, lines: ClaimLines) -> None:
+    await queue.operator.set_limit(Limit(name="few", kind="running", types=["t"], by_key=True, amount=1))
+    await queue.operator.set_limit(Limit(name="slow", kind="rate", types=["u"], amount=1, period_s=60))
+    await queue.operator.set_limit(Limit(name="shut", kind="running", types=["v"], amount=0))
+    await add(queue, 1, keys=("a",))
+    await add(queue, 1, kind="u")
+    await claim(lines)
+    waiting = {}
+    for kind, key in (("t", "a"), ("u", None), ("v", None), ("t", "b")):
+        [task_id] = await queue.submit([NewTask(type=kind, key=key)])
+        waiting[kind, key] = await queue.reader.why(str(task_id))
+    assert [why.reason for why in waiting.values()] == ["limited", "limited", "limited", "in_line"]
+    assert "limit few allows 1 at once for key a, and as many run" in waiting["t", "a"].sentence
+    assert "the rate of limit slow is used up" in waiting["u", None].sentence
+    assert waiting["u", None].until == START + timedelta(seconds=60)
+    assert "limit shut allows none" in waiting["v", None].sentence
+    assert waiting["v", None].next_step == "raise it: `organism limits set shut`"
+    used = {limit.name: limit for limit in await queue.operator.limits()}
+    assert used["few"].running == {"a": 1}
+    assert used["slow"].left == {"": 0}
 
 
 async def test_a_limit_set_or_removed_under_load_counts_from_the_next_scan(
