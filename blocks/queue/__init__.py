@@ -7,6 +7,7 @@ everything that is sent elsewhere.
 from organism_flows.blocks.queue.db.migrate import migrate
 from organism_flows.blocks.queue.explain import Why
 from organism_flows.blocks.queue.lane_models import LaneRow, ReapResult
+from organism_flows.blocks.queue.limit_models import Limit
 from organism_flows.blocks.queue.models import (
     FINISHED,
     Cancelled,
@@ -43,6 +44,7 @@ __all__ = [
     "DatabaseState",
     "Depth",
     "LaneRow",
+    "Limit",
     "NewTask",
     "Outcomes",
     "Outlook",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal, TypeAlias, assert_never
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from organism_flows.blocks.long_work import WAITS_LONG_S
 from organism_flows.blocks.queue.lane_models import LaneRow
+from organism_flows.blocks.queue.limit_models import LimitRoom
 from organism_flows.blocks.queue.models import FINISHED, Attempt, Pause, Status, TaskRow
 
 AHEAD_LIMIT = 1000
@@ -20,12 +21,15 @@ AHEAD_LIMIT = 1000
 BEGUN_KNOWN_S = 3.0
 """Seconds after a claim from which it is known whether a handler has begun. A lane records a handler that has
 run for about 2 s, not earlier."""
+WHOLE = 1 - 1e-6
+"""Room for one task, as a sum of fractions has it."""
 INTERRUPTED_OFTEN = 3
 """Interruptions from which on the cause should be found."""
 
 Reason: TypeAlias = Literal[
     "created",
     "paused",
+    "limited",
     "scheduled",
     "backing_off",
     "no_organ",
@@ -44,6 +48,7 @@ Reason: TypeAlias = Literal[
 
 - ``created``: it was added without a request to run it.
 - ``paused``: its type or domain is paused.
+- ``limited``: a limit allows no more tasks like it now.
 - ``scheduled``: it must not run before a moment in the future.
 - ``backing_off``: an attempt has failed, and the next one is later.
 - ``no_organ``: the organism has no organ for its type.
@@ -124,6 +129,8 @@ class QueueSituation:
     """Types that have an organ. `None` means not known."""
     of_type: RunningOfType | None = None
     """`None` means the task has ended, or is not to run yet."""
+    limits: Sequence[LimitRoom] = ()
+    """What its limits allow now, of a task that waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +218,9 @@ def _in_the_way(
             f"waits because {pause.kind} {pause.name} is paused since {_time(pause.paused_at)}{because}",
             f"resume it: `organism tasks resume --{pause.kind} {pause.name}`",
         )
+    for limit in situation.limits:
+        if limit.room < WHOLE:
+            yield _limited(limit, situation.now)
     if task.run_after > situation.now:
         if task.status == "retry" and task.error:
             last = f"attempt {task.attempts} of {task.max_attempts} failed ({_short(task.error)})"
@@ -228,6 +238,26 @@ def _in_the_way(
         if leaving:
             text += f" ({_number(leaving, 'lane is', 'lanes are')} leaving)"
         yield _Fact("no_lane", text, "start one: `organism dispatch`")
+
+
+def _limited(limit: LimitRoom, now: datetime) -> _Fact:
+    of_key = f" for key {limit.key}" if limit.key else ""
+    if limit.amount == 0:
+        return _Fact(
+            "limited",
+            f"waits because limit {limit.name} allows none{of_key}",
+            f"raise it: `organism limits set {limit.name}`",
+        )
+    if limit.kind == "running":
+        return _Fact(
+            "limited",
+            f"waits because limit {limit.name} allows {limit.amount} at once{of_key}, and as many run",
+        )
+    until = now + timedelta(seconds=limit.next_s) if limit.next_s is not None else None
+    text = (
+        f"waits because the rate of limit {limit.name}{of_key} is used up: another begins at {_time(until)}"
+    )
+    return _Fact("limited", text, until=until)
 
 
 def _in_line(situation: QueueSituation, alive: int) -> _Fact:

@@ -72,3 +72,9 @@ class Database(Session):
         """Yield one connection of the pool for the length of a block."""
         async with self.connection.acquire(timeout=timeout) as connection:
             yield Session(connection)
+
+    @asynccontextmanager
+    async def transaction(self, *, timeout: float | None = None) -> AsyncIterator[Session]:
+        """Yield one connection of the pool, in a transaction that the end of the block commits."""
+        async with self.session(timeout=timeout) as session, session.connection.transaction():
+            yield session

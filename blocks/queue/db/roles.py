@@ -24,18 +24,18 @@ STATEMENTS: dict[tuple[str, ...], str] = {
     (SUBMITTER, LANE, OPERATOR): "can_write exclusive now schema_version",
     (SUBMITTER, OPERATOR): "duplicates load_missing load_part loaded submit",
     (LANE, OPERATOR): """
-        dead_letters failures_since forget_files interrupted lane_figures lanes long_running long_work
-        most_interrupted next_due outlook pauses prunable prune prune_audit prune_some queue_health remaining
-        request_leave request_stop
+        dead_letters failures_since forget_files interrupted lane_figures lanes limit_room limits
+        long_running long_work most_interrupted next_due outlook pauses prunable prune prune_audit
+        prune_some queue_health remaining request_leave request_stop
     """,
     (LANE,): """
-        abandon begun cancel_requests claim complete deregister forget_lanes lines next_in_line next_lines
-        reap reap_some reapable register reject release renew report settle
+        abandon begun cancel_requests claim complete deregister forget_lanes limit_lock limit_spend lines
+        next_in_line next_lines reap reap_some reapable register reject release renew report settle
     """,
     (OPERATOR,): """
         ahead attached cancel cancellable counts counts_of database_health depths export finished get
-        next_finished of_type page pause policies redrivable redrivable_sample redrive results
-        resume retry set_policy start states stuck to_cancel unheld
+        next_finished of_type page pause policies redrivable redrivable_sample redrive
+        limit_use remove_limit results resume retry set_limit set_policy start states stuck to_cancel unheld
     """,
 }
 """Names of statements, by the roles that may run them. Only `attached` is missing, which migrations run."""

@@ -3,7 +3,8 @@
 -- the tables' owner.
 
 -- step: what an earlier version granted and this one does not
-REVOKE ALL ON tasks, lanes, lane_totals, task_attempts, task_types, pauses, task_audit, task_files, organism_migrations
+REVOKE ALL ON tasks, lanes, lane_totals, task_attempts, task_types, pauses, task_audit, task_files, limits, limit_exceptions,
+    limit_levels, organism_migrations
     FROM organism_submitter, organism_lane, organism_operator
 
 -- step: of the claim tokens likewise
@@ -60,8 +61,14 @@ GRANT SELECT, INSERT, UPDATE ON lane_totals TO organism_lane
 -- step: history is added to and read by others
 GRANT INSERT ON task_attempts TO organism_lane, organism_operator
 
--- step: policies and pauses, as others set them
-GRANT SELECT ON task_types, pauses, organism_migrations TO organism_lane
+-- step: policies, pauses and limits, as others set them
+GRANT SELECT ON task_types, pauses, limits, limit_exceptions, organism_migrations TO organism_lane
+
+-- step: a claim locks the limits of its tasks, and FOR UPDATE needs a column to update
+GRANT UPDATE (set_at) ON limits TO organism_lane
+
+-- step: how much of a rate is left
+GRANT SELECT, INSERT, UPDATE, DELETE ON limit_levels TO organism_lane
 
 -- step: the watchdog deletes old notes
 GRANT DELETE, SELECT (id, at) ON task_audit TO organism_lane
@@ -84,6 +91,9 @@ GRANT UPDATE (stop_requested, leave_requested) ON lanes TO organism_operator
 
 -- step: policies
 GRANT INSERT, UPDATE ON task_types TO organism_operator
+
+-- step: limits; the level of a rate is that of its tasks
+GRANT SELECT, INSERT, UPDATE, DELETE ON limits, limit_exceptions, limit_levels TO organism_operator
 
 -- step: pauses
 GRANT INSERT, UPDATE, DELETE ON pauses TO organism_operator

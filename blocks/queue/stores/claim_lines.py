@@ -22,7 +22,9 @@ import asyncpg
 
 from organism_flows.blocks.queue.db.bisection import logger, one_line
 from organism_flows.blocks.queue.db.database import Database
+from organism_flows.blocks.queue.db.session import Session
 from organism_flows.blocks.queue.db.sqlstates import verdict
+from organism_flows.blocks.queue.stores.limits import Limits
 from organism_flows.blocks.queue.stores.line_shares import (
     LINES_LIMIT,
     ClaimLine,
@@ -92,6 +94,7 @@ class ClaimLines:
         self._blocked: set[Group] = set()
         """Groups whose last page held paused lines only."""
         self._shares = LineShares()
+        self.limits = Limits(database)
         self._looked_at = self._rewound_at = -NEVER
         self._look_took_s: deque[float] = deque([0.0], maxlen=5)
         self._from_heads_took_s = 0.0
@@ -138,6 +141,7 @@ class ClaimLines:
         started = self._clock()
         pause_s = max(REWIND_S, self._look_cost_s, _pause_after(self._from_heads_took_s))
         rewind = started - self._rewound_at > pause_s
+        await self.limits.read()
         found = await lines_of(self._database)
         now = self._looked_at = self._clock()
         self._look_took_s.append(now - started)
@@ -258,9 +262,25 @@ class ClaimLines:
         self._known.update((line.id, line) for line in page)
         return page
 
-    async def _take(self, limit: int, wanted: Sequence[tuple[ClaimLine, int]]) -> Batch:
+    async def _take(self, limit: int, wanted: list[tuple[ClaimLine, int]]) -> Batch:
+        async with self.limits.claim(wanted) as claim:
+            if not claim.wanted:
+                return Batch()
+            batch, lines, moments = await self._claim(claim.session, limit, claim.wanted)
+            claim.take(lines)
+        for line, _ in claim.wanted:
+            line.exhausted = len(batch) < limit
+        if batch:
+            self._found = self.stale = True
+            self._advance(claim.wanted, batch, lines, moments, cut=len(batch) >= limit)
+        return batch
+
+    async def _claim(
+        self, session: Session, limit: int, wanted: list[tuple[ClaimLine, int]]
+    ) -> tuple[Batch, list[LineId], list[datetime]]:
+        """Claim tasks, and return them, with the line and the due time of each."""
         started = self._clock()
-        rows = await self._database.fetch(
+        rows = await session.fetch(
             "claim",
             lane=self._lane,
             limit=limit,
@@ -275,16 +295,13 @@ class ClaimLines:
         )
         if any(line.after is None for line, _ in wanted):
             self._from_heads_took_s = self._clock() - started
-        for line, _ in wanted:
-            line.exhausted = len(rows) < limit
         if not rows:
-            return Batch()
-        self._found = self.stale = True
+            return Batch(), [], []
         # asyncpg turns a list of rows into columns only through zip.
         *columns, priorities, keys, moments = (list(column) for column in zip(*rows, strict=True))
         batch = Batch(*columns)
-        self._advance(wanted, batch, priorities, keys, moments, cut=len(rows) >= limit)
-        return batch
+        domains = (domain or "" for domain in batch.domains)
+        return batch, list(zip(batch.types, priorities, domains, keys, strict=True)), moments
 
     async def _take_singly(self, wanted: Sequence[tuple[ClaimLine, int]]) -> Batch:
         """Claim one task of each line, and pass over those that cannot be claimed."""
@@ -328,15 +345,13 @@ class ClaimLines:
         self,
         wanted: Sequence[tuple[ClaimLine, int]],
         batch: Batch,
-        priorities: list[int],
-        keys: list[str],
+        lines: list[LineId],
         moments: list[datetime],
         *,
         cut: bool,
     ) -> None:
-        ids = zip(batch.types, priorities, (domain or "" for domain in batch.domains), keys, strict=True)
         taken: dict[LineId, list[tuple[datetime, str]]] = {}
-        for line_id, moment, task_id in zip(ids, moments, batch.ids, strict=True):
+        for line_id, moment, task_id in zip(lines, moments, batch.ids, strict=True):
             taken.setdefault(line_id, []).append((moment, task_id))
         # The lines are read in order. If the limit cut the claim short, the last line found holds more.
         cut_line = next(reversed(taken)) if cut else None

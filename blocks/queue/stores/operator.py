@@ -19,6 +19,7 @@ from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.queue.db.bisection import in_halves, logger, one_line
 from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.db.sqlstates import verdict
+from organism_flows.blocks.queue.limit_models import Limit, LimitUse
 from organism_flows.blocks.queue.models import (
     Cancelled,
     Pause,
@@ -32,6 +33,7 @@ from organism_flows.blocks.queue.models import (
     TaskSummary,
     TypePolicy,
 )
+from organism_flows.blocks.queue.stores.limits import read_limits
 
 REQUEST_TIMEOUT = 3.0
 REDRIVE_TIMEOUT = 30.0
@@ -230,6 +232,33 @@ class Operator:
         """Return everything that is paused."""
         rows = await self._database.fetch("pauses")
         return [Pause.model_validate(dict(row)) for row in rows]
+
+    async def set_limit(self, limit: Limit) -> None:
+        """Set a limit, in place of one of its name. Lanes know of it within a second or two.
+
+        What runs already goes on.
+        """
+        own = dict(limit) | {"keys": list(limit.exceptions), "amounts": list(limit.exceptions.values())}
+        del own["exceptions"]
+        await self._database.execute("set_limit", **own)
+
+    async def remove_limit(self, name: str) -> bool:
+        """Remove a limit.
+
+        Returns:
+            True if there was one of that name.
+        """
+        return await self._database.fetchval("remove_limit", name=name) is not None
+
+    async def limits(self) -> list[LimitUse]:
+        """Return all limits, by name, with how much of each is used."""
+        used = await self._database.fetch("limit_use")
+        found = []
+        for limit in await read_limits(self._database):
+            keys = {row["key"]: row["tasks"] for row in used if row["name"] == limit.name}
+            field = "running" if limit.kind == "running" else "left"
+            found.append(LimitUse(**dict(limit), **{field: keys}))
+        return found
 
     async def set_policy(self, policy: TypePolicy) -> None:
         """Set how tasks of a type are retried and timed out. Takes effect at once, also for waiting tasks."""

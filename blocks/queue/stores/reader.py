@@ -13,6 +13,7 @@ from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.db.session import Session
 from organism_flows.blocks.queue.explain import QueueSituation, RunningOfType, Why, explain
 from organism_flows.blocks.queue.lane_models import LaneRow
+from organism_flows.blocks.queue.limit_models import LimitRoom
 from organism_flows.blocks.queue.models import (
     DEFAULT_MAX_ATTEMPTS,
     STATUSES,
@@ -27,6 +28,7 @@ from organism_flows.blocks.queue.models import (
     TaskState,
     TaskSummary,
 )
+from organism_flows.blocks.queue.stores.limits import room_of
 
 ACQUIRE_TIMEOUT = 10.0
 EXPORT_TIMEOUT = 300.0
@@ -145,6 +147,7 @@ class Reader:
         ):
             task = await _get(session, task_id)
             ahead = of_type = None
+            limits: list[LimitRoom] = []
             if task.status in ("queued", "retry"):
                 ahead = await session.fetchval(
                     "ahead",
@@ -155,6 +158,7 @@ class Reader:
                     run_after=task.run_after,
                     id=task.id,
                 )
+                limits = await room_of(session, task.type, task.key or "")
             if task.status in ("queued", "retry", "running"):
                 row = await session.fetchrow("of_type", type=task.type, id=task.id)
                 assert row is not None
@@ -163,7 +167,13 @@ class Reader:
             pauses = await session.fetch("pauses")
             lanes = await session.fetch("lanes")
         situation = QueueSituation(
-            now, [Pause(**row) for row in pauses], [LaneRow(**row) for row in lanes], ahead, served, of_type
+            now,
+            [Pause(**row) for row in pauses],
+            [LaneRow(**row) for row in lanes],
+            ahead,
+            served,
+            of_type,
+            limits,
         )
         return explain(task, situation)
 

@@ -54,7 +54,10 @@ ALSO = {
         next_finished of_type page policies redrivable redrivable_sample results retry start
         states stuck to_cancel unheld
     """,
-    OPERATOR: "abandon cancel_requests complete lines next_in_line next_lines reapable reject release settle",
+    OPERATOR: """
+        abandon cancel_requests complete limit_lock limit_spend lines next_in_line next_lines reapable reject
+        release settle
+    """,
 }
 """Statements that a role is not for and can run all the same, because it reads or writes the same columns."""
 

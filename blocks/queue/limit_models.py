@@ -1,0 +1,81 @@
+"""Limits on what runs at once or begins within a period."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from organism_flows.blocks.queue.fields import WHOLE, TaskType, Text
+
+LimitKind: TypeAlias = Literal["running", "rate"]
+"""What a limit counts.
+
+- ``running``: tasks that lanes hold, over all lanes and replicas.
+- ``rate``: tasks that begin within a period, wherever in time that begins.
+"""
+Amount: TypeAlias = Annotated[int, Field(ge=0, lt=2**31), WHOLE]
+Key: TypeAlias = Annotated[Text, Field(min_length=1, max_length=125)]
+
+
+class Limit(BaseModel):
+    """How many tasks may run at once, or begin within a period."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    name: Annotated[Text, Field(min_length=1, max_length=100, pattern=r"\S")]
+    kind: LimitKind
+    types: list[TaskType] = Field(
+        default=[], max_length=100, description="Types that share it. Empty: every type."
+    )
+    by_key: bool = Field(
+        default=False, description="True: each key has the amount for itself. Tasks without a key share one."
+    )
+    amount: Amount = Field(description="Most tasks at once, or within a period. 0 means closed.")
+    period_s: float | None = Field(
+        default=None, gt=0, le=366 * 86400, description="Length of the period of a rate, in seconds."
+    )
+    burst: Annotated[int, Field(ge=1, lt=2**31), WHOLE] | None = Field(
+        default=None,
+        description="Most tasks of a rate that begin at one moment. `None`: those of a tenth of a second.",
+    )
+    exceptions: dict[Key, Amount] = Field(
+        default={}, max_length=10_000, description="Amounts of single keys, of a limit by key."
+    )
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Limit:
+        if self.kind == "rate" and self.period_s is None:
+            raise ValueError("a rate needs period_s, the seconds in which amount tasks may begin")
+        if self.kind == "running" and (self.period_s is not None or self.burst is not None):
+            raise ValueError("only a rate has period_s and burst")
+        if self.exceptions and not self.by_key:
+            raise ValueError("exceptions are of keys, so the limit must be by_key")
+        return self
+
+
+class LimitUse(Limit):
+    """A limit, and how much of it is used."""
+
+    running: dict[str, int] = Field(
+        default={},
+        description="Tasks that count against a limit on what runs, by key: the 20 keys with most. "
+        "The empty key is of tasks without one, or of all together.",
+    )
+    left: dict[str, int] = Field(
+        default={},
+        description="Tasks of a rate that could begin when one last did, by key: the 20 keys with least.",
+    )
+
+
+class LimitRoom(BaseModel):
+    """What a limit allows one task now."""
+
+    name: str
+    key: str
+    kind: LimitKind
+    amount: int
+    room: float
+    """More tasks that may begin. Below 1: it must wait."""
+    next_s: float | None
+    """Seconds until a rate allows another. `None`: nobody knows, or never."""

@@ -1,0 +1,36 @@
+-- How many more tasks each limit allows now, for each key asked for (empty where the limit is not by key).
+WITH asked AS (
+    SELECT limits.name, bucket.key, limits.kind, limits.types, limits.by_key, limits.period_s,
+           allowed.amount, burst.size AS burst
+    FROM unnest(:names::text[], :keys::text[]) AS bucket(name, key)
+    JOIN limits USING (name)
+    LEFT JOIN limit_exceptions own ON own.name = limits.name AND own.key = bucket.key AND limits.by_key
+    CROSS JOIN LATERAL (SELECT coalesce(own.amount, limits.amount)) allowed(amount)
+    -- By default, what may begin in a tenth of a second: claims come in batches.
+    CROSS JOIN LATERAL (
+        SELECT least(allowed.amount, greatest(coalesce(limits.burst, ceil(allowed.amount * 0.1 / limits.period_s)), 1))
+    ) burst(size)
+), held AS MATERIALIZED (
+    -- All that lanes hold counts, be it that no handler has begun: one may at any moment.
+    SELECT type, coalesce(key, '') AS key, count(*) AS tasks
+    FROM tasks
+    WHERE locked_by IS NOT NULL AND status = 'running' AND EXISTS (SELECT FROM asked WHERE kind = 'running')
+    GROUP BY 1, 2
+)
+SELECT asked.name, asked.key, asked.kind, asked.amount,
+       CASE asked.kind
+           WHEN 'running' THEN asked.amount - (
+               SELECT coalesce(sum(held.tasks), 0) FROM held
+               WHERE (asked.types = '{}' OR held.type = ANY (asked.types)) AND (NOT asked.by_key OR held.key = asked.key))
+           ELSE left_over.level END::float8 AS room,
+       refill.per_s, queue_now() AS now
+FROM asked
+LEFT JOIN limit_levels used ON used.name = asked.name AND used.key = asked.key
+-- A full level, and what flows in meanwhile, are the amount: it is not exceeded in any period, wherever it begins.
+CROSS JOIN LATERAL (SELECT (asked.amount - asked.burst + 1) / asked.period_s) refill(per_s)
+CROSS JOIN LATERAL (
+    SELECT least(asked.burst, coalesce(
+        -- The clock may have been set back.
+        used.level + greatest(extract(epoch FROM queue_now()) - extract(epoch FROM used.at), 0)::float8 * refill.per_s,
+        asked.burst))
+) left_over(level)

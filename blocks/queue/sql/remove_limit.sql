@@ -1,0 +1,1 @@
+DELETE FROM limits WHERE name = :name RETURNING name

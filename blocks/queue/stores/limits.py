@@ -1,0 +1,188 @@
+"""Limits on claims: how many tasks may run at once, or begin within a period.
+
+A claim counts under a lock what the limits of its tasks allow, and takes no more. What runs is counted from
+the tasks that lanes hold. So nothing can leak: whatever dies, its tasks count until they are taken back. A
+claim of tasks without limits does none of this.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from datetime import datetime
+from math import floor
+from typing import TypeAlias
+
+import orjson
+
+from organism_flows.blocks.queue.db.database import Database
+from organism_flows.blocks.queue.db.session import Session
+from organism_flows.blocks.queue.limit_models import Limit, LimitRoom
+from organism_flows.blocks.queue.stores.line_shares import ClaimLine, LineId
+
+LIMIT_TIMEOUT = 10.0
+NEVER = float("inf")
+WHOLE = 1e-6
+"""What a level may lack of a whole task: it is a sum of fractions."""
+Bucket: TypeAlias = tuple[str, str]
+"""Name of a limit and key, empty where the limit is not by key: what one amount is for."""
+Wanted: TypeAlias = "list[tuple[ClaimLine, int]]"
+"""Lines to claim from, each with the most tasks to take."""
+
+
+class Limits:
+    """The limits of a queue, as one lane knows them.
+
+    Args:
+        database: The queue's database.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._limits: list[Limit] = []
+        self.reached = False
+        """True if a limit kept the last claim from taking more."""
+        self.next_s = NEVER
+        """Seconds from the last claim until a rate allows more."""
+
+    async def read(self) -> None:
+        """Read which limits there are."""
+        self._limits = await read_limits(self._database)
+
+    @asynccontextmanager
+    async def claim(self, wanted: Wanted) -> AsyncIterator[LimitedClaim]:
+        """Yield what of ``wanted`` may be claimed. What is taken counts once the block has ended."""
+        self.reached, self.next_s = False, NEVER
+        buckets = {line.id: self._buckets(line) for line, _ in wanted} if self._limits else {}
+        if not any(buckets.values()):
+            yield LimitedClaim(self._database, wanted, {})
+            return
+        async with self._database.transaction(timeout=LIMIT_TIMEOUT) as session:
+            claim = LimitedClaim(session, wanted, buckets)
+            await claim.count()
+            yield claim
+            await claim.spend()
+        self.reached, self.next_s = claim.reached, claim.next_s
+
+    def _buckets(self, line: ClaimLine) -> list[Bucket]:
+        """Return what a task of ``line`` counts against."""
+        return [
+            (limit.name, line.key if limit.by_key else "")
+            for limit in self._limits
+            if not limit.types or line.type in limit.types
+        ]
+
+
+class LimitedClaim:
+    """One claim, as far as limits allow it.
+
+    Args:
+        session: What it runs on.
+        wanted: Lines to claim from, each with the most tasks to take.
+        buckets: What a task of each line counts against.
+    """
+
+    def __init__(self, session: Session, wanted: Wanted, buckets: dict[LineId, list[Bucket]]) -> None:
+        self.session = session
+        self.wanted = wanted
+        self.reached = False
+        self.next_s = NEVER
+        self._buckets = buckets
+        self._rates: dict[Bucket, float] = {}
+        """Level of each rate."""
+        self._now: datetime | None = None
+        self._reduced: dict[LineId, int] = {}
+        """Most tasks of each line of which a limit allows fewer than were wanted."""
+        self._spent: Counter[Bucket] = Counter()
+
+    async def count(self) -> None:
+        """Reduce what is wanted to what the limits allow now."""
+        asked = sorted({bucket for buckets in self._buckets.values() for bucket in buckets})
+        names = sorted({name for name, _ in asked})
+        await self.session.execute("limit_lock", names=names, timeout=LIMIT_TIMEOUT)
+        rows = await self.session.fetch(
+            "limit_room",
+            names=[name for name, _ in asked],
+            keys=[key for _, key in asked],
+            timeout=LIMIT_TIMEOUT,
+        )
+        rooms: dict[Bucket, float] = {}
+        next_s: dict[Bucket, float] = {}
+        for row in rows:
+            bucket = (row["name"], row["key"])
+            rooms[bucket] = row["room"]
+            if row["kind"] == "rate":
+                self._rates[bucket], self._now = row["room"], row["now"]
+                if row["amount"]:
+                    next_s[bucket] = (1 - row["room"]) / row["per_s"]
+        allowed: Wanted = []
+        for line, quota in self.wanted:
+            # One that is gone by now allows everything.
+            buckets = [bucket for bucket in self._buckets[line.id] if bucket in rooms]
+            most = min([quota, *(floor(rooms[bucket] + WHOLE) for bucket in buckets)])
+            if most < quota:
+                self._reduced[line.id] = most
+            if most > 0:
+                allowed.append((line, most))
+                for bucket in buckets:
+                    rooms[bucket] -= most
+            else:
+                self.reached = line.exhausted = True
+                full = [next_s.get(b, NEVER) for b in buckets if floor(rooms[b] + WHOLE) < 1]
+                self.next_s = min(self.next_s, max(full))
+        self.wanted = allowed
+
+    def take(self, lines: Iterable[LineId]) -> None:
+        """Record the line of each task that was claimed."""
+        if not self._buckets:
+            return
+        taken = Counter(lines)
+        self.reached |= any(taken[line] >= most for line, most in self._reduced.items())
+        for line, tasks in taken.items():
+            for bucket in self._buckets[line]:
+                self._spent[bucket] += tasks
+
+    async def spend(self) -> None:
+        """Write what is left of rates."""
+        spent = sorted(bucket for bucket in self._spent if bucket in self._rates)
+        if spent:
+            await self.session.execute(
+                "limit_spend",
+                names=[name for name, _ in spent],
+                keys=[key for _, key in spent],
+                levels=[self._rates[bucket] - self._spent[bucket] for bucket in spent],
+                now=self._now,
+                timeout=LIMIT_TIMEOUT,
+            )
+
+
+async def room_of(session: Session, task_type: str, key: str) -> list[LimitRoom]:
+    """Return what each limit of a task allows it now."""
+    names = [
+        (limit.name, key if limit.by_key else "")
+        for limit in await read_limits(session)
+        if not limit.types or task_type in limit.types
+    ]
+    if not names:
+        return []
+    rows = await session.fetch(
+        "limit_room", names=[name for name, _ in names], keys=[key for _, key in names], timeout=LIMIT_TIMEOUT
+    )
+    return [
+        LimitRoom(
+            name=row["name"],
+            key=row["key"],
+            kind=row["kind"],
+            amount=row["amount"],
+            room=row["room"],
+            next_s=max(1 - row["room"], 0) / row["per_s"] if row["per_s"] and row["amount"] else None,
+        )
+        for row in rows
+    ]
+
+
+async def read_limits(session: Session) -> list[Limit]:
+    """Return all limits, by name."""
+    rows = await session.fetch("limits", timeout=LIMIT_TIMEOUT)
+    return [Limit(**{**row, "exceptions": orjson.loads(row["exceptions"])}) for row in rows]
