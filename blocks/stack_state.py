@@ -160,6 +160,20 @@ def queue_dsn(settings: Settings) -> SecretStr:
     )
 
 
+def prefect_ui_url(home: Path) -> str | None:
+    """Return the base of Prefect's UI, or `None` if it is not known.
+
+    It is that of the variable PREFECT_UI_URL, or else of the embedded stack in ``home``.
+    """
+    url = os.environ.get("PREFECT_UI_URL")
+    if url is None:
+        with contextlib.suppress(StackError):
+            stack = read_stack(home)
+            url = stack.prefect_ui_url if stack else None
+    # It becomes a link.
+    return url.rstrip("/") if url and url.startswith(("http://", "https://")) else None
+
+
 def organism_url(settings: Settings) -> str | None:
     """Return the base of the organism's HTTP routes, or `None` if it is not known.
 

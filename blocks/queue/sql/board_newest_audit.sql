@@ -1,0 +1,7 @@
+-- The newest row of the audit of each of these actions, among the newest rows.
+-- $1 actions, $2 most rows read.
+SELECT DISTINCT ON (action, details ->> 'kind', details ->> 'name') action, at, actor, left(details::text, 10000) AS details
+FROM (SELECT * FROM task_audit ORDER BY id DESC LIMIT $2) newest
+WHERE action = ANY ($1::text[])
+ORDER BY action, details ->> 'kind', details ->> 'name', id DESC
+LIMIT 500
