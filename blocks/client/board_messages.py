@@ -37,6 +37,12 @@ class Session(BaseModel):
     tokens: bool = Field(description="False: this gateway asks for no token, and nobody can sign out.")
 
 
+class SignedOut(BaseModel):
+    """The effect of signing out."""
+
+    ended: bool = Field(description="False: there was no session.")
+
+
 class SignInCode(BaseModel):
     """A code that signs a browser in, once."""
 

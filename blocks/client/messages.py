@@ -175,6 +175,9 @@ class BulkCancelRequest(TaskFilter):
             "error",
             "created_since",
             "created_until",
+            "dedup_key",
+            "organ",
+            "lane",
             status={"type": "array", "minItems": 1},
         ),
     )

@@ -179,10 +179,27 @@ class TaskFilter(BaseModel):
         max_length=500,
         description="With this text in the error, in upper or lower case.",
     )
+    dedup_key: Text | None = Field(default=None, min_length=1, max_length=200)
+    organ: Text | None = Field(
+        default=None, min_length=1, max_length=200, description="Last run by the organ with this id."
+    )
+    lane: Text | None = Field(
+        default=None, min_length=1, max_length=200, description="Held by the lane with this id."
+    )
 
     def columns(self) -> tuple[Any, ...]:
         """Return the values in the order in which the statements take them."""
-        return (self.status, self.type, self.domain, self.created_since, self.created_until, self.error)
+        return (
+            self.status,
+            self.type,
+            self.domain,
+            self.created_since,
+            self.created_until,
+            self.error,
+            self.dedup_key,
+            self.organ,
+            self.lane,
+        )
 
 
 PausedKind: TypeAlias = Literal["type", "domain"]

@@ -28,9 +28,10 @@ SELECT type, domain, grouping(type) = 1 AS by_domain,
        count(*) FILTER (WHERE run_after > queue_now() AND status = 'retry') AS retrying,
        count(*) FILTER (WHERE run_after > queue_now() AND status = 'queued') AS scheduled,
        bool_or(last_read) AS more,
-       (extract(epoch FROM queue_now()) - extract(epoch FROM greatest(
-           min(greatest(run_after, least(created_at, queue_now()))) FILTER (WHERE run_after <= queue_now()), 'epoch'
-       )))::float8 AS oldest_s
+       -- NULL if none is ready. Moments before 1970 count as 1970.
+       (extract(epoch FROM queue_now()) - extract(epoch FROM
+           min(greatest(run_after, least(created_at, queue_now()), 'epoch')) FILTER (WHERE run_after <= queue_now())
+       ))::float8 AS oldest_s
 FROM head
 GROUP BY GROUPING SETS ((type), (domain))
 ORDER BY count(*) DESC

@@ -104,12 +104,12 @@ def _pauses(queue: QueueFigures) -> Iterator[Attention]:
     for pause in queue.pauses[:NAMES_SHOWN]:
         loads = queue.types if pause.kind == "type" else queue.domains
         waiting = next((one.ready for one in loads if one.name == pause.name), 0)
-        by = f" by {pause.by}" if pause.by else ""
-        because = f": {pause.reason}" if pause.reason else ""
+        because = f"“{pause.reason}”. " if pause.reason else ""
         yield Attention(
             level="info",
-            what=f"The {pause.kind} {pause.name} is paused{by}{because}; {waiting:,} ready tasks wait",
-            next_step="Resume it when its cause is gone",
+            what=f"The {pause.kind} {pause.name} is paused{f' by {pause.by}' if pause.by else ''}; "
+            f"{waiting:,} ready tasks wait",
+            next_step=f"{because}Resume it when its cause is gone",
             link="#/types",
         )
     if len(queue.pauses) > NAMES_SHOWN:

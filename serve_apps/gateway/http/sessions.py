@@ -57,10 +57,9 @@ class Sessions:
         kept = self._codes.pop(_digest(code), None)
         return kept.token if kept is not None and time.monotonic() < kept.until else None
 
-    def close(self, secret: str | None) -> None:
-        """End a session, if there is one."""
-        if secret is not None:
-            self._sessions.pop(_digest(secret), None)
+    def close(self, secret: str | None) -> bool:
+        """End a session, and return True if there was one."""
+        return secret is not None and self._sessions.pop(_digest(secret), None) is not None
 
     def holder_of(self, secret: str, tokens: Tokens) -> Holder | None:
         """Return the holder that a session belongs to.

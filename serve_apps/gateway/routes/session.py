@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Request, Response
 
-from organism_flows.blocks.client.board_messages import Session, SignInCode, SignInRequest
+from organism_flows.blocks.client.board_messages import Session, SignedOut, SignInCode, SignInRequest
 from organism_flows.serve_apps.gateway.dependencies import TheParts, errors
 from organism_flows.serve_apps.gateway.http.json_body import Route
 from organism_flows.serve_apps.gateway.http.problems import RequestRefused
@@ -44,11 +44,12 @@ async def sign_in(body: SignInRequest, parts: TheParts, request: Request, respon
     return _session(holder, tokens=True)
 
 
-@router.delete("", summary="Sign a browser out", status_code=204, responses=WITHOUT_BODY)
-async def sign_out(parts: TheParts, request: Request) -> Response:
+@router.post("/sign-out", summary="Sign a browser out", responses=WITHOUT_BODY)
+async def sign_out(parts: TheParts, request: Request, response: Response) -> SignedOut:
     """End the session, and take its cookie away."""
-    parts.sessions.close(session_secret(request.scope))
-    return Response(status_code=204, headers={"Set-Cookie": set_cookie(request.scope, None)})
+    secret = session_secret(request.scope)
+    response.headers["Set-Cookie"] = set_cookie(request.scope, None)
+    return SignedOut(ended=parts.sessions.close(secret))
 
 
 @router.post("/codes", summary="Get a code that signs a browser in", responses=WITHOUT_BODY)
