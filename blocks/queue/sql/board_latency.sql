@@ -14,5 +14,6 @@ FROM (
     ORDER BY finished_at DESC LIMIT $1
 ) newest
 GROUP BY GROUPING SETS ((type), ())
+HAVING count(*) > 0
 ORDER BY count(*) DESC
 LIMIT 500

@@ -16,7 +16,6 @@ TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
-    ".json": "application/json",
 }
 """Media types of the files that are served. Others, such as licences, stay in the package."""
 

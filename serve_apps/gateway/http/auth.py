@@ -41,7 +41,9 @@ LONG_POLL_PATHS = (
 )
 """Ends of the paths of requests that may take longer than `REQUEST_TIMEOUT_S`."""
 SUBMITTING = frozenset({("POST", "/api/tasks"), ("POST", "/coordinator/submit")})
-READING = frozenset({("POST", "/api/tasks/wait"), ("POST", f"{SIGN_IN}/sign-out"), ("POST", f"{SIGN_IN}/codes")})
+READING = frozenset(
+    {("POST", "/api/tasks/wait"), ("POST", f"{SIGN_IN}/sign-out"), ("POST", f"{SIGN_IN}/codes")}
+)
 QUERY_LIMIT = 100
 """Most parameters of a query: each wrong one makes an error."""
 REQUEST_TIMEOUT_S = 20.0
