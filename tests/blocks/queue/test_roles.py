@@ -43,7 +43,8 @@ NAMES = {path.stem for path in Path("blocks/queue/sql").glob("*.sql")}
 ALSO = {
     SUBMITTER: "attached counts database_health",
     LANE: """
-        ahead attached cancel cancellable counts counts_of database_health depths duplicates export finished
+        ahead attached board_dead board_failures board_latency board_running board_waiting cancel
+        cancellable counts counts_of database_health depths duplicates export finished
         list_tasks next_finished of_type page policies redrivable redrivable_sample results retry start
         states stuck to_cancel unheld
     """,

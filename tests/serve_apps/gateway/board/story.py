@@ -19,7 +19,7 @@ INSERT INTO tasks (type, domain, run_after)
     SELECT 'caption', 'photos', now() - interval '1 s' FROM generate_series(1, 120);
 INSERT INTO tasks (type, run_after) SELECT 'digest', now() + interval '1 hour' FROM generate_series(1, 3);
 INSERT INTO tasks (type, domain, status, run_after, attempts, error)
-    SELECT 'caption', 'photos', 'retry', now() + interval '1 min', 2, 'TimeoutError'
+    SELECT 'caption', 'photos', 'retry', now() + interval '1 hour', 2, 'TimeoutError'
     FROM generate_series(1, 2);
 INSERT INTO tasks (type, domain, status, finished_at, attempts, error)
     SELECT 'caption', 'photos', 'failed', now() - i * interval '1 s', 5,

@@ -1,7 +1,7 @@
 """What a person sees and does on the board: a real Chromium, a real gateway, a real Postgres.
 
-One browser, one gateway and one queue serve all tests of this module. A test that changes the queue uses tasks
-of its own.
+One browser, one gateway and one queue serve all tests of this module. A test that changes the queue uses
+tasks of its own.
 """
 
 from __future__ import annotations
@@ -196,7 +196,9 @@ async def test_every_page_is_accessible_and_fits(
 ) -> None:
     reader = await visit(**options)
     await reader.sign_in()
-    failed = (await board[0].http.get("/api/tasks?status=failed&limit=1")).json()["tasks"][0]["id"]
+    failed = (await board[0].http.get("/api/tasks?status=failed&type=caption&limit=1")).json()["tasks"][0][
+        "id"
+    ]
     for place, title in {**PAGES, f"tasks/{failed}": None, "nowhere": None}.items():
         await reader.open(place)
         await expect(reader.page.get_by_role("main")).not_to_have_text("")
@@ -211,12 +213,14 @@ async def test_every_page_is_accessible_and_fits(
 async def test_who_may_only_look_is_offered_nothing_else(visit: Any, board: tuple[Gateway, str]) -> None:
     reader = await visit()
     await reader.sign_in("may-read")
-    failed = (await board[0].http.get("/api/tasks?status=failed&limit=1")).json()["tasks"][0]["id"]
+    failed = (await board[0].http.get("/api/tasks?status=failed&type=caption&limit=1")).json()["tasks"][0][
+        "id"
+    ]
     for place in ("tasks?status=queued", "failures", "types", f"tasks/{failed}"):
         await reader.open(place)
         await expect(reader.page.locator(".loading")).to_have_count(0)
         await expect(reader.page.get_by_role("main")).to_contain_text("caption")
-        await expect(reader.button(re.compile("Cancel|Retry|Redrive|Pause|Policy"))).to_have_count(0)  # type: ignore[arg-type]
+        await expect(reader.button(re.compile("Cancel|Retry|Redrive|Pause|Policy"))).to_have_count(0)
 
 
 async def test_pages_are_reached_by_keys(reader: Reader) -> None:
@@ -273,8 +277,8 @@ async def test_now_says_what_is_wrong_and_leads_there(reader: Reader) -> None:
 
 
 async def test_now_counts_by_type_and_by_domain(reader: Reader) -> None:
-    work = reader.page.get_by_role("region", name="Work").first
-    await expect(work.get_by_role("row", name=re.compile("^caption"))).to_contain_text("120")
+    work = reader.page.get_by_role("region", name="Work")
+    await expect(work.get_by_role("row", name=re.compile(r"^caption 12\d"))).to_be_visible()
     await reader.button("By domain").click()
     await expect(work.get_by_role("row", name=re.compile("^photos"))).to_be_visible()
 
@@ -332,7 +336,7 @@ async def test_filters_live_in_the_address(reader: Reader) -> None:
     await reader.page.get_by_label("Type").fill("embed")
     await reader.page.keyboard.press("Enter")
     await expect(reader.page).to_have_url(re.compile("type=embed"))
-    rows = reader.page.get_by_role("region", name="Tasks", exact=True).locator("tbody tr")
+    rows = reader.page.get_by_role("group", name="Tasks", exact=True).locator("tbody tr")
     await expect(rows).to_have_count(3)
     await reader.page.reload()
     await expect(rows).to_have_count(3)
@@ -389,12 +393,12 @@ async def test_a_task_is_cancelled_and_taken_back(reader: Reader, board: tuple[G
     [task] = await board[0].submit({"type": "caption", "params": params, "priority": -5})
     await reader.open(f"tasks/{task}")
     main = reader.page.get_by_role("main")
-    await expect(main).to_contain_text("It is in line")
+    await expect(main).to_contain_text("It is due and in line")
     await expect(main).to_contain_text("dog.jpg")
     await reader.button("Cancel").click()
     await expect(main).to_contain_text("It was cancelled")
     await reader.button("Undo").click()
-    await expect(main).to_contain_text("It is in line")
+    await expect(main).to_contain_text("It is due and in line")
 
 
 async def test_a_task_is_followed_until_it_ends(reader: Reader, board: tuple[Gateway, str]) -> None:
@@ -405,7 +409,7 @@ async def test_a_task_is_followed_until_it_ends(reader: Reader, board: tuple[Gat
     await expect(reader.page.get_by_role("main")).to_contain_text("queued")
     await fill(
         dsn,
-        "UPDATE tasks SET status = 'completed', finished_at = now(), elapsed_ms = 12, result = '{\"text\": \"a dog\"}' "
+        "UPDATE tasks SET status = 'completed', finished_at = now(), elapsed_ms = 12, result = '\"a dog\"' "
         "WHERE id = $1",
         task,
     )

@@ -11,7 +11,7 @@ import { SystemPage } from "./system.js";
 import { TaskPage } from "./task.js";
 import { TasksPage } from "./tasks.js";
 import { TypesPage } from "./types.js";
-import { Dialog, Empty, html, Loading, Toasts, Trouble } from "./ui.js";
+import { Dialog, Heading, html, Loading, Toasts, Trouble } from "./ui.js";
 
 const PAGES = [
   { path: "", title: "Now", key: "n", page: NowPage },
@@ -99,7 +99,7 @@ function App() {
       </div>
     </nav>
     <main id="main">
-      ${Page ? html`<${Page} key=${first === "tasks" && here.path[1] ? `task ${here.path[1]}` : first} query=${here.query} path=${here.path} session=${session} />` : html`<${Empty} title="There is no such page">Choose one on the left.<//>`}
+      ${Page ? html`<${Page} key=${first === "tasks" && here.path[1] ? `task ${here.path[1]}` : first} query=${here.query} path=${here.path} session=${session} />` : html`<${Heading} title="There is no such page" /><p><a href="#/">Now</a> is where everything begins.</p>`}
     </main>
     <${Toasts} />
     ${keys && html`<${Dialog} title="Keys" onClose=${() => showKeys(false)}>

@@ -17,7 +17,7 @@ export function AuditPage({ query }) {
     </div></form>
     <${Trouble} error=${error} stale=${data} />
     ${!data && !error && html`<${Loading} />`}
-    ${data && !data.entries.length && html`<${Empty} title=${action ? "No such action is recorded" : "Nothing is recorded yet"}>Redrives leave a line here, and whatever is cancelled, retried, paused or set over HTTP.<//>`}
+    ${data && !data.entries.length && html`<${Empty} title=${action ? "No such action is recorded" : "Nothing is recorded yet"}>Redrives and verifications leave a line here, and whatever is cancelled, retried, paused or set over HTTP.<//>`}
     ${data?.entries.length > 0 && html`<div class="card"><${Table} label="Audit" head=${["When", "Who", "Action", { title: "Tasks", class: "number" }, "Which"]}>
       ${data.entries.map((entry) => html`<tr key=${entry.id}><td class="nowrap"><${Time} at=${entry.at} /></td><th scope="row"><${Text} length=${80}>${entry.actor}<//></th><td><span class="tag"><${Text} length=${30}>${entry.action}<//></span></td><td class="number">${entry.tasks ? count(entry.tasks) : html`<span class="zero">–</span>`}</td><td><${Which} details=${entry.details} /></td></tr>`)}
     <//>

@@ -2,7 +2,7 @@
 
 import { useState } from "preact/hooks";
 import { get, link, post, usePoll } from "./api.js";
-import { ago, atLeast, count, duration } from "./format.js";
+import { ago, atLeast, count, duration, visible } from "./format.js";
 import { Dialog, Empty, Heading, html, isOperator, Loading, Section, Table, Text, toast, Trouble, useAction } from "./ui.js";
 
 const POLICY = [
@@ -53,9 +53,9 @@ export function TypesPage({ session }) {
         <td>${type.policy?.max_attempts ?? html`<span class="muted">5</span>`}</td>
         <td>${type.policy?.timeout_s != null ? duration(type.policy.timeout_s * 1000) : html`<span class="muted">organ's</span>`}</td>
         <td class="actions">${operator && html`${type.pause
-          ? html`<button type="button" onClick=${() => resume("type", type.name)}>Resume<span class="visually-hidden"> ${type.name}</span></button>`
-          : html`<button type="button" onClick=${() => setDialog({ pause: { kind: "type", name: type.name } })}>Pause…<span class="visually-hidden"> ${type.name}</span></button>`}
-          <button type="button" onClick=${() => setDialog({ policy: type })}>Policy…<span class="visually-hidden"> ${type.name}</span></button>`}</td>
+          ? html`<button type="button" onClick=${() => resume("type", type.name)}>Resume<span class="visually-hidden"> ${visible(type.name)}</span></button>`
+          : html`<button type="button" onClick=${() => setDialog({ pause: { kind: "type", name: type.name } })}>Pause…<span class="visually-hidden"> ${visible(type.name)}</span></button>`}
+          <button type="button" onClick=${() => setDialog({ policy: type })}>Policy…<span class="visually-hidden"> ${visible(type.name)}</span></button>`}</td>
       </tr>`)}
     <//></div>
     <p class="footnote muted">Times are from submission to completion, of the newest tasks that completed within the last hour.</p>`}

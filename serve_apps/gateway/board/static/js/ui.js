@@ -69,7 +69,7 @@ export const Section = ({ title, note, tools, children, id }) => html`<section c
 
 export function Table({ label, head, children, class: kind = "" }) {
   // Wide tables are scrolled on their own; the keyboard can reach what does so.
-  return html`<div class="scroll" role="region" aria-label=${label} tabindex="0">
+  return html`<div class="scroll" role="group" aria-label=${label} tabindex="0">
     <table class=${kind}>
       <thead><tr>${head.map((each) => (typeof each === "string" ? html`<th scope="col">${each}</th>` : html`<th scope="col" class=${each.class}>${each.title}</th>`))}</tr></thead>
       <tbody>${children}</tbody>
@@ -92,7 +92,7 @@ export function Dialog({ title, children, onClose, wide }) {
     event.preventDefault();
     onClose();
   }} onClick=${(event) => event.target === element.current && onClose()}>
-    <div class="inner"><h2 id="dialog-title">${title}</h2>${children}</div>
+    <div class="inner"><h2 id="dialog-title">${cut(title, 200)}</h2>${children}</div>
   </dialog>`;
 }
 
