@@ -7,7 +7,8 @@ WITH newest AS MATERIALIZED (
       AND finished_at <= queue_now()
     ORDER BY finished_at DESC LIMIT $4
 ), span AS (
-    SELECT count(*) AS read, greatest(coalesce($3::timestamptz, min(finished_at)), 'epoch') AS began FROM newest
+    SELECT count(*) AS read, greatest(coalesce($3::timestamptz, min(finished_at) FILTER (
+        WHERE ($1::text IS NULL OR type = $1) AND ($2::text IS NULL OR domain = $2))), 'epoch') AS began FROM newest
 ), named AS MATERIALIZED (
     SELECT n.id, n.type, n.finished_at, least(greatest(width_bucket(
                extract(epoch FROM n.finished_at)::float8, extract(epoch FROM span.began)::float8,

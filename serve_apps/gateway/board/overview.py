@@ -56,7 +56,7 @@ class Overviews:
     ) -> None:
         self._database = database
         self._organism = organism
-        self._throughput = throughput
+        self.throughput = throughput
         self._prefect_url = prefect_url
         self._made: Overview | None = None
         self._body = b""
@@ -108,7 +108,7 @@ class Overviews:
             refresh_s=refresh_s,
             attention=attention,
             queue=queue,
-            throughput=self._throughput.throughput(now, at),
+            throughput=self.throughput.throughput(now, at),
             organism=organism,
             prefect_url=self._prefect_url(),
         )
@@ -149,7 +149,7 @@ class Overviews:
                     **lane.model_dump(include=set(LaneFigures.model_fields)),
                     state=lane.state,
                     heartbeat_s=max(0.0, (now - lane.renewed_at).total_seconds()),
-                    per_s=self._throughput.rate_of(lane.id, time.monotonic()),
+                    per_s=self.throughput.rate_of(lane.id, time.monotonic()),
                     held=depths.held.get(lane.id, 0),
                 )
                 for lane in lanes

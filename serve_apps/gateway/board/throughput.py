@@ -67,6 +67,10 @@ class ThroughputRecorder:
         """Keep a sample that is newer than all others."""
         self._samples.append(sample)
 
+    def forget(self) -> None:
+        """Forget all samples."""
+        self._samples.clear()
+
     def throughput(self, now: float, at: datetime) -> Throughput:
         """Return what the lanes did in the last hour, as far back as there are samples.
 

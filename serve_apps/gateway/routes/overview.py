@@ -70,7 +70,8 @@ class AuditQuery(BaseModel):
 async def audit(query: Annotated[AuditQuery, Query()], queue: TheQueue) -> AuditPage:
     """Return who did what, when, and to how many tasks, the newest first.
 
-    Redrives and verifications are recorded, whoever makes them; cancels, retries, pauses and policies by whoever uses HTTP.
+    Redrives and verifications are recorded, whoever makes them. Cancels, retries, pauses and policies are
+    recorded if they come over HTTP.
     """
     before: UUID | None = place_of(query.cursor) if query.cursor is not None else None
     entries = await BoardReads(queue).audit(action=query.action, before=before, limit=query.limit + 1)

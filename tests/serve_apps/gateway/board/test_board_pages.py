@@ -240,8 +240,8 @@ async def test_hostile_text_is_text(visit: Any, board: tuple[Gateway, str]) -> N
     gateway, dsn = board
     await fill(
         dsn,
-        "INSERT INTO tasks (type, domain, description, status, finished_at, error, organ_id, params, created_at) "
-        "VALUES ($1, $1, $1, 'failed', now(), $1 || repeat('x', 1000000), $1, "
+        "INSERT INTO tasks (type, domain, description, status, finished_at, error, organ_id, params, "
+        "created_at) VALUES ($1, $1, $1, 'failed', now(), $1 || repeat('x', 1000000), $1, "
         "jsonb_build_object($1::text, $1 || repeat('<b>', 300000), 'u', E'\\\\u0000'), '-infinity')",
         HOSTILE,
     )
