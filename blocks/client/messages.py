@@ -178,6 +178,7 @@ class BulkCancelRequest(TaskFilter):
             "dedup_key",
             "organ",
             "lane",
+            "key",
             status={"type": "array", "minItems": 1},
         ),
     )

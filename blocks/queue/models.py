@@ -186,6 +186,7 @@ class TaskFilter(BaseModel):
     lane: Text | None = Field(
         default=None, min_length=1, max_length=200, description="Held by the lane with this id."
     )
+    key: Text | None = Field(default=None, min_length=1, max_length=200)
 
     def columns(self) -> tuple[Any, ...]:
         """Return the values in the order in which the statements take them."""
@@ -199,6 +200,7 @@ class TaskFilter(BaseModel):
             self.dedup_key,
             self.organ,
             self.lane,
+            self.key,
         )
 
 

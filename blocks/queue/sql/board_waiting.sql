@@ -1,26 +1,34 @@
--- Waiting tasks by type, and by domain. Jumps from line to line in the claim index, and reads only the first tasks of each
--- line, so a backlog of millions costs as much as one of thousands.
--- $1 about the most tasks to read, shared out evenly among the lines, $2 most lines.
-WITH RECURSIVE line AS (
+-- Waiting tasks by type, and by domain. Jumps from priority to priority of each type in the index, and reads only the
+-- oldest tasks of each: those of neither domain nor key, and those that have one. So a backlog of millions costs as
+-- much as one of thousands.
+-- $1 about the most tasks to read, shared out evenly, $2 most pairs of a type and priority.
+WITH RECURSIVE pair AS (
     (SELECT type, priority FROM tasks WHERE status IN ('queued', 'retry') ORDER BY type, priority LIMIT 1)
     UNION ALL
-    SELECT following.* FROM line CROSS JOIN LATERAL (
+    SELECT following.* FROM pair CROSS JOIN LATERAL (
         SELECT type, priority FROM tasks
-        WHERE status IN ('queued', 'retry') AND (type, priority) > (line.type, line.priority)
+        WHERE status IN ('queued', 'retry') AND (type, priority) > (pair.type, pair.priority)
         ORDER BY type, priority LIMIT 1
     ) following
 ), known AS MATERIALIZED (
     -- The limit ends the jumps.
-    SELECT * FROM line LIMIT $2
+    SELECT * FROM pair LIMIT $2
 ), share AS (
-    SELECT greatest($1::bigint / greatest(count(*), 1), 100) AS most FROM known
+    SELECT greatest($1::bigint / greatest(2 * count(*), 1), 100) AS most FROM known
 ), head AS MATERIALIZED (
     SELECT known.type, one.domain, one.status, one.run_after, one.created_at, one.place = (SELECT most FROM share) AS last_read
     FROM known CROSS JOIN LATERAL (
-        SELECT domain, status, run_after, created_at, row_number() OVER (ORDER BY run_after, id) AS place
-        FROM tasks
-        WHERE status IN ('queued', 'retry') AND tasks.type = known.type AND tasks.priority = known.priority
-        ORDER BY run_after, id LIMIT (SELECT most FROM share)
+        (SELECT domain, status, run_after, created_at, row_number() OVER (ORDER BY run_after, id) AS place
+         FROM tasks
+         WHERE status IN ('queued', 'retry') AND tasks.type = known.type AND tasks.priority = known.priority
+           AND coalesce(domain, '') = '' AND coalesce(key, '') = ''
+         ORDER BY run_after, id LIMIT (SELECT most FROM share))
+        UNION ALL
+        (SELECT domain, status, run_after, created_at, row_number() OVER (ORDER BY run_after) AS place
+         FROM tasks
+         WHERE status IN ('queued', 'retry') AND tasks.type = known.type AND tasks.priority = known.priority
+           AND (coalesce(domain, '') <> '' OR coalesce(key, '') <> '')
+         ORDER BY run_after LIMIT (SELECT most FROM share))
     ) one
 )
 SELECT type, domain, grouping(type) = 1 AS by_domain,

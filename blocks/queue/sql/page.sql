@@ -1,7 +1,8 @@
 -- A page of tasks, in descending order of their ids. Ids have an index. created_at has none, because every claim and
 -- settlement would have to write it.
 -- $1 statuses, empty for any. Each of these, or NULL for any: $2 type, $3 domain, $4 created since, $5 created before,
--- $6 text in the error, $7 dedup key, $8 organ, $9 lane. $10 id of the last task of the previous page, $11 limit.
+-- $6 text in the error, $7 dedup key, $8 organ, $9 lane, $10 key. $11 id of the last task of the previous page,
+-- $12 limit.
 SELECT id, type, status::text, attempts, domain, created_at, finished_at, left(error, 10000) AS error
 FROM tasks
 WHERE (cardinality($1::taskstatus[]) = 0 OR status = ANY ($1::taskstatus[]))
@@ -9,7 +10,7 @@ WHERE (cardinality($1::taskstatus[]) = 0 OR status = ANY ($1::taskstatus[]))
   AND ($4::timestamptz IS NULL OR created_at >= $4) AND ($5::timestamptz IS NULL OR created_at < $5)
   AND ($6::text IS NULL OR position(lower($6) IN lower(left(error, 1000000))) > 0)
   AND ($7::text IS NULL OR dedup_key = $7) AND ($8::text IS NULL OR organ_id = $8)
-  AND ($9::text IS NULL OR locked_by = $9)
-  AND ($10::uuid IS NULL OR id < $10)
+  AND ($9::text IS NULL OR locked_by = $9) AND ($10::text IS NULL OR key = $10)
+  AND ($11::uuid IS NULL OR id < $11)
 ORDER BY id DESC
-LIMIT $11
+LIMIT $12

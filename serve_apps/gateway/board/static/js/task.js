@@ -120,6 +120,7 @@ function Facts({ task }) {
   const facts = [
     ["Description", task.description],
     ["Domain", task.domain && html`<a href=${link("tasks", { domain: task.domain })}><${Text} length=${80}>${task.domain}<//></a>`],
+    ["Key", task.key && html`<a href=${link("tasks", { key: task.key })}><${Text} length=${80}>${task.key}<//></a>`],
     ["Priority", task.priority !== 0 && count(task.priority)],
     ["Attempts", `${count(task.attempts)} of ${count(task.max_attempts)}`],
     ["Dedup key", task.dedup_key],

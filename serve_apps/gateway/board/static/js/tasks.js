@@ -5,8 +5,8 @@ import { get, go, link, post, remember, remembered, usePoll } from "./api.js";
 import { count, duration, firstLine, plural } from "./format.js";
 import { Dialog, Empty, Heading, html, isOperator, Loading, Status, STATUSES, statusWord, Table, Text, Time, toast, Trouble, useAction } from "./ui.js";
 
-const FIELDS = ["type", "domain", "dedup_key", "error", "organ", "lane"];
-const LABELS = { type: "Type", domain: "Domain", dedup_key: "Dedup key", error: "Text in error", organ: "Organ", lane: "Lane" };
+const FIELDS = ["type", "domain", "key", "error", "dedup_key", "organ", "lane"];
+const LABELS = { type: "Type", domain: "Domain", key: "Key", dedup_key: "Dedup key", error: "Text in error", organ: "Organ", lane: "Lane" };
 const AGES = { "": "Any time", 900: "Last 15 minutes", 3600: "Last hour", 86400: "Last day", 604800: "Last week" };
 const COLUMNS = {
   id: "Id",
@@ -66,7 +66,7 @@ export function TasksPage({ query, session }) {
 
 function Filters({ filter, change, given }) {
   const [text, set] = useState(Object.fromEntries(FIELDS.map((name) => [name, filter[name] ?? ""])));
-  const [more, setMore] = useState(Boolean(filter.dedup_key || filter.organ || filter.lane));
+  const [more, setMore] = useState(Boolean(filter.key || filter.dedup_key || filter.organ || filter.lane));
   const apply = (event) => {
     event.preventDefault();
     change(text);
@@ -84,7 +84,7 @@ function Filters({ filter, change, given }) {
         ${Object.entries(AGES).sort((a, b) => a[0] - b[0]).map(([value, name]) => html`<option value=${value}>${name}</option>`)}
         ${filter.since && !(filter.since in AGES) && html`<option value=${filter.since}>since ${firstLine(filter.since, 30)}</option>`}
       </select></label>
-      ${more && html`${field("dedup_key")}${field("organ")}${field("lane")}`}
+      ${more && html`${field("key")}${field("dedup_key")}${field("organ")}${field("lane")}`}
       <div class="buttons"><button type="submit" class="visually-hidden">Find</button>
       ${!more && html`<button type="button" class="plain" onClick=${() => setMore(true)}>More filters</button>`}
       ${given && html`<a href="#/tasks">Clear</a>`}</div>
