@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -134,6 +135,20 @@ def queue_dsn(settings: Settings) -> SecretStr:
         f"no database: ORGANISM_DSN is not set and no embedded stack is up in {settings.home}",
         "run `organism up`, or set ORGANISM_DSN",
     )
+
+
+def prefect_ui_url(home: Path) -> str | None:
+    """Return the base of Prefect's UI, or `None` if it is not known.
+
+    It is that of the variable PREFECT_UI_URL, or else of the embedded stack in ``home``.
+    """
+    url = os.environ.get("PREFECT_UI_URL")
+    if url is None:
+        with contextlib.suppress(StackError):
+            stack = read_stack(home)
+            url = stack.prefect_ui_url if stack else None
+    # It becomes a link.
+    return url.rstrip("/") if url and url.startswith(("http://", "https://")) else None
 
 
 def organism_url(settings: Settings) -> str | None:

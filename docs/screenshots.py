@@ -1,7 +1,11 @@
-"""Take the pictures of docs/reference/prefect-ui.md: a running stack's Prefect UI, in headless Chromium.
+"""Take the pictures of the documentation, in headless Chromium.
+
+Those of docs/reference/prefect-ui.md are of a running stack's Prefect UI. Those of docs/how-to/board.md are
+of a queue that is made for them (docs/board_pictures.py), and need no stack:
 
     organism demo --keep && python docs/screenshots.py
     python docs/screenshots.py failures form   # only these
+    python docs/screenshots.py board           # those of the board
 
 Needs `chromium` on the PATH. The newest run of each flow is taken; the watchdog's comes by its schedule, and
 verify is run where it has not been.
@@ -128,6 +132,11 @@ PICTURES: dict[str, tuple[Address, int]] = {
 
 
 async def main() -> None:
+    if sys.argv[1:] == ["board"]:
+        from docs.board_pictures import take_board
+
+        await take_board(IMAGES)
+        return
     names = sys.argv[1:] or list(PICTURES)
     for name in names:
         if name not in PICTURES:

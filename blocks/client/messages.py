@@ -175,6 +175,10 @@ class BulkCancelRequest(TaskFilter):
             "error",
             "created_since",
             "created_until",
+            "dedup_key",
+            "organ",
+            "lane",
+            "key",
             status={"type": "array", "minItems": 1},
         ),
     )

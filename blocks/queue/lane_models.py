@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Literal, TypeAlias
 
 from pydantic import BaseModel
 
@@ -39,6 +40,9 @@ class LaneRequest:
     """Claim nothing more, and wait for the calls in flight to end."""
 
 
+LaneState: TypeAlias = Literal["live", "leaving", "stopping", "silent"]
+
+
 class LaneRow(BaseModel):
     """A row of the table of lanes."""
 
@@ -62,3 +66,12 @@ class LaneRow(BaseModel):
     def claiming(self) -> bool:
         """Return True if the lane claims tasks."""
         return self.live and not (self.stop_requested or self.leave_requested or self.leaving_at)
+
+    @property
+    def state(self) -> LaneState:
+        """Return the state of the lane in one word."""
+        if not self.live:
+            return "silent"
+        if self.claiming:
+            return "live"
+        return "stopping" if self.stop_requested else "leaving"

@@ -180,6 +180,14 @@ class TaskFilter(BaseModel):
         max_length=500,
         description="With this text in the error, in upper or lower case.",
     )
+    dedup_key: Text | None = Field(default=None, min_length=1, max_length=200)
+    organ: Text | None = Field(
+        default=None, min_length=1, max_length=200, description="Last run by the organ with this id."
+    )
+    lane: Text | None = Field(
+        default=None, min_length=1, max_length=200, description="Held by the lane with this id."
+    )
+    key: Text | None = Field(default=None, min_length=1, max_length=200)
 
     def parameters(self) -> dict[str, Any]:
         """Return the values as parameters of the statements that filter tasks."""

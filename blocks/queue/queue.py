@@ -8,6 +8,7 @@ from uuid import UUID
 
 from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.models import NewTask, TaskRow
+from organism_flows.blocks.queue.stores.board import Board
 from organism_flows.blocks.queue.stores.claims import Claims
 from organism_flows.blocks.queue.stores.health import Health
 from organism_flows.blocks.queue.stores.leases import Leases
@@ -59,6 +60,8 @@ class Queue:
         """Cancels, retries, redrives and pauses tasks, sets policies, and asks lanes to end."""
         self.maintenance = Maintenance(self._database, direct_dsn=self.direct_dsn)
         """Deletes what is old."""
+        self.board = Board(self._database)
+        """Reads for the board, and records who did what."""
         self.health = Health(self._database)
         """Finds what is wrong with the database, the queue or running work."""
 

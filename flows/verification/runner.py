@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
+import socket
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import TypeAlias, TypeVar
+
+import asyncpg
 
 from organism_flows.blocks.block_base import NamedBlock
 from organism_flows.blocks.errors import OrganismError
 from organism_flows.blocks.finding import Finding, failed
 from organism_flows.blocks.organism import Organism
 from organism_flows.blocks.queue import Queue
+from organism_flows.blocks.queue.db.connection import TRANSIENT_ERRORS
 from organism_flows.blocks.ray_cluster import RayCluster
 from organism_flows.blocks.settings import load_settings
 from organism_flows.blocks.stack_state import organism_url, read_stack
@@ -34,6 +39,8 @@ PART_TIMEOUT_S = 45.0
 
 Longer than the timeout for connecting to a cluster that does not answer.
 """
+LINE_LIMIT = 2000
+"""Most characters of the line that is recorded."""
 
 Ask: TypeAlias = Callable[[str, Check, float], Awaitable[list[Finding]]]
 B = TypeVar("B", bound=NamedBlock)
@@ -69,6 +76,7 @@ async def verify_all(
         if running is not None and running.gateway_url:
             asked.append(ask("gateway", partial(gateway_checks.check, running.gateway_url), PART_TIMEOUT_S))
         found: list[Finding] = []
+        open_queue: Queue | None = None
         try:
             block = await _block(TaskQueue, queue)
             open_queue = await stack.enter_async_context(
@@ -80,7 +88,10 @@ async def verify_all(
             asked.append(_tables(open_queue, limits, with_canary, ask))
         for findings in await asyncio.gather(*asked):
             found += findings
-    return Verification(findings=found)
+        verification = Verification(findings=found)
+        if open_queue is not None:
+            await _record(open_queue, verification)
+    return verification
 
 
 async def _tables(queue: Queue, limits: Limits, with_canary: bool, ask: Ask) -> list[Finding]:
@@ -89,6 +100,15 @@ async def _tables(queue: Queue, limits: Limits, with_canary: bool, ask: Ask) -> 
     if with_canary:
         found += await ask("canary", partial(canary.check, queue, limits), limits.canary_s + PART_TIMEOUT_S)
     return found
+
+
+async def _record(queue: Queue, found: Verification) -> None:
+    """Leave a row in the audit, which the board shows as the last verification."""
+    details = {"status": found.status, "line": found.line[:LINE_LIMIT]}
+    actor = f"{getpass.getuser()}@{socket.gethostname()}"
+    # The findings say already what is wrong with the database.
+    with suppress(OrganismError, *TRANSIENT_ERRORS, asyncpg.PostgresError):
+        await queue.board.record("verify", actor, details)
 
 
 async def _cluster(organism: str, ray_cluster: str, ask: Ask) -> list[Finding]:

@@ -11,7 +11,11 @@ from prometheus_client import CollectorRegistry
 
 from organism_flows.blocks.access_token import own_headers
 from organism_flows.blocks.settings import Settings, load_settings
-from organism_flows.blocks.stack_state import organism_url, queue_dsn
+from organism_flows.blocks.stack_state import organism_url, prefect_ui_url, queue_dsn
+from organism_flows.serve_apps.gateway.board.failures import FailureLists
+from organism_flows.serve_apps.gateway.board.organism import OrganismWatch
+from organism_flows.serve_apps.gateway.board.overview import Overviews
+from organism_flows.serve_apps.gateway.board.throughput import ThroughputRecorder
 from organism_flows.serve_apps.gateway.database import CONNECTIONS, Database
 from organism_flows.serve_apps.gateway.dependencies import AppState
 from organism_flows.serve_apps.gateway.http import problems
@@ -19,12 +23,23 @@ from organism_flows.serve_apps.gateway.http.auth import AuthMiddleware
 from organism_flows.serve_apps.gateway.http.concurrency_limit import ConcurrencyLimit
 from organism_flows.serve_apps.gateway.http.openapi import DESCRIPTION, describe_problems
 from organism_flows.serve_apps.gateway.http.rate_limit import RateLimit
+from organism_flows.serve_apps.gateway.http.sessions import Sessions
 from organism_flows.serve_apps.gateway.http.tokens import tokens_of
 from organism_flows.serve_apps.gateway.metrics.metrics import QueueMetrics, Requests
 from organism_flows.serve_apps.gateway.metrics.organ_metrics import Organs
 from organism_flows.serve_apps.gateway.organism_link import Coordinator, OrganismByHttp, OrganismLink
+from organism_flows.serve_apps.gateway.routes import (
+    board_files,
+    export_stream,
+    health,
+    overview,
+    pauses,
+    session,
+    task_actions,
+    tasks,
+    types,
+)
 from organism_flows.serve_apps.gateway.routes import coordinator as coordinator_routes
-from organism_flows.serve_apps.gateway.routes import export_stream, health, pauses, task_actions, tasks
 from organism_flows.serve_apps.gateway.task_watcher import TaskWatcher
 from organism_flows.serve_apps.http_access import host_names
 
@@ -56,11 +71,17 @@ def create_app(settings: Settings | None = None, *, organism: OrganismLink | Non
     )
     organism = organism or OrganismByHttp(partial(organism_url, settings), partial(own_headers, settings))
     coordinator = Coordinator(organism, settings.gateway_calls)
+    tokens = tokens_of(settings)
+    sessions = Sessions()
+    throughput = ThroughputRecorder(database)
+    overviews = Overviews(
+        database, OrganismWatch(coordinator), throughput, partial(prefect_ui_url, settings.home)
+    )
     waiting = TaskWatcher(lambda ids: database.queue.reader.states(ids))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with database, waiting, aclosing(coordinator):
+        async with database, waiting, throughput, aclosing(overviews), aclosing(coordinator):
             yield
 
     app = FastAPI(
@@ -88,6 +109,10 @@ def create_app(settings: Settings | None = None, *, organism: OrganismLink | Non
             "wait for many tasks in one request, POST /api/tasks/wait",
         ),
         ConcurrencyLimit(settings.gateway_exports, exports, "export", "wait until one of them has ended"),
+        tokens,
+        sessions,
+        overviews,
+        FailureLists(database),
     )
     for router in (
         export_stream.router,
@@ -96,6 +121,10 @@ def create_app(settings: Settings | None = None, *, organism: OrganismLink | Non
         pauses.router,
         coordinator_routes.router,
         health.router,
+        session.router,
+        overview.router,
+        types.router,
+        board_files.router,
     ):
         # `include_router` would nest the routers: each request would match the nested router first, which
         # takes longer than matching its routes.
@@ -104,7 +133,8 @@ def create_app(settings: Settings | None = None, *, organism: OrganismLink | Non
     problems.install(app)
     app.add_middleware(
         AuthMiddleware,
-        tokens=tokens_of(settings),
+        tokens=tokens,
+        sessions=sessions,
         hosts=host_names(settings),
         rate=RateLimit(settings.gateway_rate) if settings.gateway_rate else None,
         body_limit=settings.gateway_body_limit,

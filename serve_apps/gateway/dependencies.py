@@ -11,9 +11,13 @@ from prometheus_client import CollectorRegistry
 
 from organism_flows.blocks.client.messages import PROBLEM_TYPE
 from organism_flows.blocks.queue import Queue, TaskRow
+from organism_flows.serve_apps.gateway.board.failures import FailureLists
+from organism_flows.serve_apps.gateway.board.overview import Overviews
 from organism_flows.serve_apps.gateway.database import Database
 from organism_flows.serve_apps.gateway.http.concurrency_limit import ConcurrencyLimit
 from organism_flows.serve_apps.gateway.http.problems import TITLES
+from organism_flows.serve_apps.gateway.http.sessions import Sessions
+from organism_flows.serve_apps.gateway.http.tokens import OwnToken, TokenFile
 from organism_flows.serve_apps.gateway.metrics.metrics import QueueMetrics
 from organism_flows.serve_apps.gateway.organism_link import Coordinator
 from organism_flows.serve_apps.gateway.task_watcher import TaskWatcher
@@ -30,6 +34,11 @@ class AppState:
     coordinator: Coordinator
     waits: ConcurrencyLimit
     exports: ConcurrencyLimit
+    tokens: TokenFile | OwnToken | None
+    """`None` means that no token is needed."""
+    sessions: Sessions
+    overviews: Overviews
+    failures: FailureLists
 
 
 # All of these are coroutines: FastAPI runs other functions in a thread, which takes longer than a statement.
@@ -67,6 +76,15 @@ async def gone(request: Request) -> None:
     """Return when the client has disconnected."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+async def record(request: Request, action: str, details: dict[str, Any], *, tasks: int = 0) -> None:
+    """Leave a row in the audit for what a request has done, and let the board see it at once."""
+    found: AppState = request.app.state.parts
+    found.overviews.forget()
+    found.failures.forget()
+    actor = f"gateway: {request.state.who}"
+    await found.database.queue.board.record(action, actor, details, tasks=tasks)
 
 
 TheParts = Annotated[AppState, Depends(parts)]

@@ -176,6 +176,14 @@ class Coordinator:
         """
         return await self._health()
 
+    async def status(self) -> StatusReport:
+        """Return the organism's configuration and load, at most 10 s old.
+
+        Raises:
+            OrganismUnavailable: The organism does not answer.
+        """
+        return await self._status()
+
     async def types(self) -> list[str] | None:
         """Return the task types that the organism serves, at most 10 s old.
 

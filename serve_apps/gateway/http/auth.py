@@ -13,9 +13,11 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from organism_flows.serve_apps.gateway.board.files import BOARD_HEADERS
 from organism_flows.serve_apps.gateway.http.problems import RequestRefused, refusal
 from organism_flows.serve_apps.gateway.http.rate_limit import RateLimit
-from organism_flows.serve_apps.gateway.http.tokens import OwnToken, TokenFile, Tokens, covers
+from organism_flows.serve_apps.gateway.http.sessions import Sessions, session_secret
+from organism_flows.serve_apps.gateway.http.tokens import Holder, OwnToken, TokenFile, Tokens, covers
 from organism_flows.serve_apps.gateway.http.tokens import Scope as TokenScope
 from organism_flows.serve_apps.gateway.metrics.metrics import Requests
 from organism_flows.serve_apps.http_access import (
@@ -27,7 +29,8 @@ from organism_flows.serve_apps.http_access import (
 )
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json"})
-"""Paths that may be read without a token."""
+"""Paths of the API that may be read without a token."""
+SIGN_IN = "/api/session"
 LONG_POLL_PATHS = (
     "/wait",
     "/events",
@@ -38,7 +41,9 @@ LONG_POLL_PATHS = (
 )
 """Ends of the paths of requests that may take longer than `REQUEST_TIMEOUT_S`."""
 SUBMITTING = frozenset({("POST", "/api/tasks"), ("POST", "/coordinator/submit")})
-READING = frozenset({("POST", "/api/tasks/wait")})
+READING = frozenset(
+    {("POST", "/api/tasks/wait"), ("POST", f"{SIGN_IN}/sign-out"), ("POST", f"{SIGN_IN}/codes")}
+)
 QUERY_LIMIT = 100
 """Most parameters of a query: each wrong one makes an error."""
 REQUEST_TIMEOUT_S = 20.0
@@ -48,11 +53,15 @@ SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
 # In the form that ASGI has, because setting them one by one takes as long as reading the request.
 _HEADERS = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
+_BOARD_HEADERS = [
+    (name.lower().encode(), value.encode()) for name, value in (SECURITY_HEADERS | BOARD_HEADERS).items()
+]
 _NAMES = frozenset(name for name, _ in _HEADERS)
 
 logger = logging.getLogger("organism.gateway")
@@ -69,12 +78,14 @@ class AuthMiddleware:
         rate: Limit of the requests of one client. `None` means no limit.
         body_limit: Longest body, in bytes.
         requests: Counter of the requests.
+        sessions: Sessions of browsers.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         tokens: TokenFile | OwnToken | None,
+        sessions: Sessions,
         hosts: Collection[str],
         rate: RateLimit | None,
         body_limit: int,
@@ -82,6 +93,7 @@ class AuthMiddleware:
     ) -> None:
         self._app = app
         self._tokens = tokens
+        self._sessions = sessions
         self._hosts = hosts
         self._rate = rate
         self._body_limit = body_limit
@@ -97,13 +109,15 @@ class AuthMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [h for h in message["headers"] if h[0] not in _NAMES] + _HEADERS
+                ours = _BOARD_HEADERS if is_board(route_path(scope)) else _HEADERS
+                message["headers"] = [h for h in message["headers"] if h[0] not in _NAMES] + ours
             await send(message)
 
         try:
-            who = self._admit(scope)
-            scope.setdefault("state", {})["who"] = who
-            if self._rate is not None and who is not None and route_path(scope) not in OPEN_PATHS:
+            holder = self._admit(scope)
+            who = holder.name if holder is not None else None
+            scope.setdefault("state", {}).update(who=who, holder=holder)
+            if self._rate is not None and who is not None and not _is_open(scope):
                 await self._rate.admit(who)
             patience = None if scope["path"].endswith(LONG_POLL_PATHS) else REQUEST_TIMEOUT_S
             async with asyncio.timeout(patience):
@@ -124,8 +138,8 @@ class AuthMiddleware:
         finally:
             self._requests.count(scope, status)
 
-    def _admit(self, scope: Scope) -> str | None:
-        """Return the name of the client that sent a request, or refuse the request.
+    def _admit(self, scope: Scope) -> Holder | None:
+        """Return the client that sent a request, or refuse the request.
 
         Returns:
             `None` means that no known token came with it and that its path needs none.
@@ -133,7 +147,7 @@ class AuthMiddleware:
         if reason := why_foreign(scope, self._hosts, loopback_only=self._tokens is None):
             raise RequestRefused("forbidden", reason)
         if self._tokens is None:
-            who: str | None = self._admit_locally(scope)
+            who: Holder | None = self._admit_locally(scope)
         else:
             who = self._admit_by_token(scope, self._tokens.tokens)
         if reason := why_not_json(scope):
@@ -142,17 +156,20 @@ class AuthMiddleware:
             raise RequestRefused("invalid", f"the query has more than {QUERY_LIMIT} parameters")
         return who
 
-    def _admit_locally(self, scope: Scope) -> str:
+    def _admit_locally(self, scope: Scope) -> Holder:
         client = scope.get("client")
         if client is not None and not is_loopback(client[0]):
             raise RequestRefused("forbidden", "without tokens the gateway answers this machine only")
-        return client[0] if client is not None else "localhost"
+        return Holder("operate", client[0] if client is not None else "localhost")
 
-    def _admit_by_token(self, scope: Scope, tokens: Tokens) -> str | None:
-        token = bearer_token(scope)
-        held = tokens.holder_of(token) if token is not None else None
-        if held is None and route_path(scope) in OPEN_PATHS:
-            return None
+    def _admit_by_token(self, scope: Scope, tokens: Tokens) -> Holder | None:
+        held = None
+        if (token := bearer_token(scope)) is not None:
+            held = tokens.holder_of(token)
+        elif (secret := session_secret(scope)) is not None:
+            held = self._sessions.holder_of(secret, tokens)
+        if _is_open(scope):
+            return held
         if held is None:
             raise RequestRefused(
                 "unauthenticated",
@@ -165,7 +182,7 @@ class AuthMiddleware:
             raise RequestRefused(
                 "forbidden", f"this needs a token of scope {needed}; this one has {held.scope}"
             )
-        return held.name
+        return held
 
     def _limited(self, scope: Scope, receive: Receive) -> Receive:
         too_large = HTTPException(413, f"the body is longer than {self._body_limit:,} bytes")
@@ -183,6 +200,19 @@ class AuthMiddleware:
             return message
 
         return limited
+
+
+def is_board(path: str) -> bool:
+    """Return True if ``path`` is that of a file of the board."""
+    return path == "/" or path.startswith("/board/")
+
+
+def _is_open(scope: Scope) -> bool:
+    """Return True if a request needs no token: it reads what is public, or signs in."""
+    path = route_path(scope)
+    if (scope["method"], path) == ("POST", SIGN_IN):
+        return True
+    return path in OPEN_PATHS or (scope["method"] in ("GET", "HEAD") and is_board(path))
 
 
 def scope_needed(method: str, path: str) -> TokenScope:

@@ -36,6 +36,8 @@ class Holder:
     scope: Scope
     name: str
     """Text after # in the line of the token, else the beginning of the token's digest."""
+    digest: bytes = b""
+    """SHA-256 digest of the token; empty if none is needed."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def with_own(tokens: Tokens, own: SecretStr | None) -> Tokens:
     if own is None:
         return tokens
     digest = hashlib.sha256(own.get_secret_value().encode()).digest()
-    return Tokens({**tokens.holders, digest: Holder("operate", "owner")})
+    return Tokens({**tokens.holders, digest: Holder("operate", "owner", digest)})
 
 
 def tokens_of(settings: Settings) -> TokenFile | OwnToken | None:
@@ -167,7 +169,8 @@ def read_tokens(path: Path) -> Tokens:
                 f"{path}, line {number} is not scope:sha256hex with one of {', '.join(SCOPES)}",
                 "make one by `printf %s TOKEN | sha256sum`",
             )
-        holders[bytes.fromhex(match[2])] = Holder(scope, name.strip() or match[2][:8].lower())
+        digest = bytes.fromhex(match[2])
+        holders[digest] = Holder(scope, name.strip() or match[2][:8].lower(), digest)
     if not holders:
         raise ConfigurationError(f"{path} holds no token", "write at least one line, scope:sha256hex")
     return Tokens(holders)

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from starlette.types import Scope
 
 from organism_flows.blocks.long_work import LongWork
-from organism_flows.blocks.queue import LaneRow, Queue
+from organism_flows.blocks.queue import Queue
 from organism_flows.blocks.queue.models import Depth
 from organism_flows.serve_apps.gateway.database import OUTAGE, Database
 from organism_flows.serve_apps.gateway.metrics.lane_metrics import lane_metrics
@@ -135,17 +135,9 @@ def _work_metrics(work: LongWork) -> Iterator[Metric]:
         yield GaugeMetricFamily(f"organism_tasks_{name}", described, value=value)
 
 
-def _state_of(lane: LaneRow) -> str:
-    if not lane.live:
-        return "silent"
-    if lane.claiming:
-        return "live"
-    return "stopping" if lane.stop_requested else "leaving"
-
-
 async def _figures(queue: Queue) -> QueueFigures:
     lanes = Count({"live": 0, "leaving": 0, "stopping": 0, "silent": 0})
-    lanes.update(_state_of(lane) for lane in await queue.reader.lanes())
+    lanes.update(lane.state for lane in await queue.reader.lanes())
     pauses = Count({"type": 0, "domain": 0})
     pauses.update(pause.kind for pause in await queue.operator.pauses())
     return QueueFigures(

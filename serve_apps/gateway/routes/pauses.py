@@ -1,9 +1,9 @@
 """The routes that pause and resume the tasks of a type or domain."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from organism_flows.blocks.client.messages import PauseList, PauseRequest, ResumeRequest, ResumeResult
-from organism_flows.serve_apps.gateway.dependencies import TheQueue, errors
+from organism_flows.serve_apps.gateway.dependencies import TheQueue, errors, record
 from organism_flows.serve_apps.gateway.http.json_body import Route
 
 WRITING = errors("bad-request", "too-large", "not-json")
@@ -18,16 +18,20 @@ async def pauses(queue: TheQueue) -> PauseList:
 
 
 @router.post("", summary="Pause a type or domain", responses=WRITING)
-async def pause(body: PauseRequest, queue: TheQueue) -> PauseList:
+async def pause(body: PauseRequest, queue: TheQueue, request: Request) -> PauseList:
     """Stop claiming tasks of a type or domain. Tasks that run go on.
 
     The answer lists everything that is paused.
     """
     await queue.operator.pause(body.kind, body.name, reason=body.reason)
+    await record(request, "pause", body.model_dump(exclude_none=True))
     return PauseList(pauses=await queue.operator.pauses())
 
 
 @router.post("/resume", summary="Resume a type or domain", responses=WRITING)
-async def resume(body: ResumeRequest, queue: TheQueue) -> ResumeResult:
+async def resume(body: ResumeRequest, queue: TheQueue, request: Request) -> ResumeResult:
     """Claim tasks of a type or domain again."""
-    return ResumeResult(resumed=await queue.operator.resume(body.kind, body.name))
+    resumed = await queue.operator.resume(body.kind, body.name)
+    if resumed:
+        await record(request, "resume", body.model_dump())
+    return ResumeResult(resumed=resumed)

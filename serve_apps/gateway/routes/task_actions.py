@@ -11,7 +11,7 @@ from organism_flows.blocks.client.messages import (
 )
 from organism_flows.blocks.queue import RedriveFilter, TaskFilter, TaskRow
 from organism_flows.blocks.queue.models import Status
-from organism_flows.serve_apps.gateway.dependencies import OF_A_TASK, TheQueue, TheTask, errors
+from organism_flows.serve_apps.gateway.dependencies import OF_A_TASK, TheQueue, TheTask, errors, record
 from organism_flows.serve_apps.gateway.http.json_body import Route
 from organism_flows.serve_apps.gateway.http.problems import RequestRefused
 
@@ -29,7 +29,7 @@ router = APIRouter(prefix="/api/tasks", tags=["steering"], route_class=Route)
     summary="Cancel the tasks that fit a filter",
     responses=errors("bad-request", "too-large", "not-json"),
 )
-async def cancel_all(body: BulkCancelRequest, queue: TheQueue) -> BulkCancelResult:
+async def cancel_all(body: BulkCancelRequest, queue: TheQueue, request: Request) -> BulkCancelResult:
     """Count the unfinished tasks that fit, and with `dry_run: false` cancel them.
 
     Tasks that are submitted meanwhile are not cancelled.
@@ -49,6 +49,8 @@ async def cancel_all(body: BulkCancelRequest, queue: TheQueue) -> BulkCancelResu
             if cancelled + requested >= CANCELLED_AT_MOST:
                 complete = False
                 break
+        asked = filter.model_dump(mode="json", exclude_defaults=True)
+        await record(request, "cancel", asked, tasks=cancelled + requested)
     return BulkCancelResult(
         dry_run=body.dry_run, matched=matched, cancelled=cancelled, requested=requested, complete=complete
     )
@@ -96,13 +98,15 @@ async def redrive_all(body: BulkRedriveRequest, queue: TheQueue, request: Reques
 
 
 @router.post("/{task_id}/cancel", summary="Cancel a task", responses=CONFLICT)
-async def cancel(task: TheTask, queue: TheQueue) -> TaskActionResult:
+async def cancel(task: TheTask, queue: TheQueue, request: Request) -> TaskActionResult:
     """Cancel a task: at once while it waits; while it runs, as soon as the request reaches its handler.
 
     A task that is already cancelled does not change. For one that has completed or failed, the answer is a
     conflict.
     """
     done = await queue.operator.cancel([task.id])
+    if done.cancelled or done.requested:
+        await record(request, "cancel", {"id": str(task.id)}, tasks=1)
     task = await queue.get(str(task.id))
     if done.cancelled:
         return TaskActionResult(id=task.id, outcome="cancelled", status=task.status)
@@ -112,12 +116,14 @@ async def cancel(task: TheTask, queue: TheQueue) -> TaskActionResult:
 
 
 @router.post("/{task_id}/run", summary="Run a task that is only created", responses=CONFLICT)
-async def run(task: TheTask, queue: TheQueue) -> TaskActionResult:
+async def run(task: TheTask, queue: TheQueue, request: Request) -> TaskActionResult:
     """Queue a task that was submitted with `run_immediately: false`.
 
     A task that already waits or runs does not change. For one that has ended, the answer is a conflict.
     """
     started = await queue.operator.start([task.id])
+    if started:
+        await record(request, "run", {"id": str(task.id)}, tasks=1)
     task = await queue.get(str(task.id))
     if started:
         return TaskActionResult(id=task.id, outcome="queued", status=task.status)
@@ -125,13 +131,15 @@ async def run(task: TheTask, queue: TheQueue) -> TaskActionResult:
 
 
 @router.post("/{task_id}/retry", summary="Run a failed or cancelled task again", responses=CONFLICT)
-async def retry(task: TheTask, queue: TheQueue) -> TaskActionResult:
+async def retry(task: TheTask, queue: TheQueue, request: Request) -> TaskActionResult:
     """Queue a failed or cancelled task again, with fresh attempts; its history stays.
 
     A task that already waits or runs does not change. For one that has completed or is only created, the
     answer is a conflict. It is a conflict too if another unfinished task of its type has its `dedup_key`.
     """
     done = await queue.operator.retry([task.id])
+    if done.retried:
+        await record(request, "retry", {"id": str(task.id)}, tasks=1)
     task = await queue.get(str(task.id))
     if done.retried:
         return TaskActionResult(id=task.id, outcome="queued", status=task.status)

@@ -103,7 +103,7 @@ async def submit(
     return SubmitResult.model_validate({"added": kept_out.count(False), "tasks": added})
 
 
-# The pattern is described only, not validated: the error of `_place` is clearer.
+# The pattern is described only, not validated: the error of `place_of` is clearer.
 Cursor = Annotated[str, Field(max_length=100, json_schema_extra={"pattern": "^[A-Za-z0-9_-]{22}$"})]
 
 
@@ -121,12 +121,12 @@ async def list_tasks(query: Annotated[ListQuery, Query()], queue: TheQueue) -> T
     The newest come first as far as ids grow with time. Going from page to page shows no task twice and leaves
     none out, whatever is submitted meanwhile.
     """
-    before = _place(query.cursor) if query.cursor is not None else None
+    before = place_of(query.cursor) if query.cursor is not None else None
     # One task more than asked for shows whether there is another page.
     lines = await queue.reader.page(query, before=before, limit=query.limit + 1)
     more = len(lines) > query.limit
     lines = lines[: query.limit]
-    return TaskPage(tasks=lines, next=_cursor(lines[-1].id) if more else None)
+    return TaskPage(tasks=lines, next=cursor_of(lines[-1].id) if more else None)
 
 
 @router.post(
@@ -253,11 +253,17 @@ async def events(task: TheTask, parts: TheParts) -> AsyncIterable[ServerSentEven
                 yield ServerSentEvent(event="status", data=TaskStatus.of(state))
 
 
-def _cursor(place: UUID) -> str:
+def cursor_of(place: UUID) -> str:
+    """Return the cursor of the page after the row with this id."""
     return base64.urlsafe_b64encode(place.bytes).rstrip(b"=").decode()
 
 
-def _place(cursor: str) -> UUID:
+def place_of(cursor: str) -> UUID:
+    """Return the id of the last row of the page before.
+
+    Raises:
+        RequestRefused: It is no cursor of this gateway.
+    """
     try:
         return UUID(bytes=base64.b64decode(cursor.encode() + b"==", altchars=b"-_", validate=True))
     except (ValueError, binascii.Error):

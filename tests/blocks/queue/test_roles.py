@@ -50,8 +50,9 @@ NAMES = {path.stem for path in SQL.glob("*.sql")}
 ALSO = {
     SUBMITTER: "attached counts database_health",
     LANE: """
-        ahead attached cancel cancellable counts counts_of database_health depths duplicates export finished
-        next_finished of_type page policies redrivable redrivable_sample results retry start
+        ahead attached board_dead board_failures board_latency board_running board_waiting cancel
+        cancellable counts counts_of database_health depths duplicates export finished
+        limit_use next_finished of_type page policies redrivable redrivable_sample results retry start
         states stuck to_cancel unheld
     """,
     OPERATOR: """

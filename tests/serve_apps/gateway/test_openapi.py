@@ -12,6 +12,7 @@ from tests.serve_apps.gateway.running import Gateway
 pytestmark = pytest.mark.anyio
 
 TASK = "/api/tasks/{task_id}"
+OPEN = {("get", "/healthz"), ("get", "/readyz"), ("post", "/api/session")}
 ROUTES = {
     *(
         ("post", path)
@@ -22,11 +23,27 @@ ROUTES = {
             "/api/tasks/wait",
             "/api/pauses",
             "/api/pauses/resume",
+            "/api/session",
+            "/api/session/sign-out",
+            "/api/session/codes",
+            "/api/types/policy",
         )
     ),
     *(
         ("get", path)
-        for path in ("/api/tasks", "/api/tasks/export", "/api/pauses", "/healthz", "/readyz", "/metrics")
+        for path in (
+            "/api/tasks",
+            "/api/tasks/export",
+            "/api/pauses",
+            "/api/session",
+            "/api/overview",
+            "/api/failures",
+            "/api/types",
+            "/api/audit",
+            "/healthz",
+            "/readyz",
+            "/metrics",
+        )
     ),
     ("get", "/coordinator/health"),
     ("post", "/coordinator/submit"),
@@ -40,10 +57,10 @@ async def test_every_route_is_described(gateway: Gateway) -> None:
     described = {(method, path) for path, routes in document["paths"].items() for method in routes}
     assert described == ROUTES
     for path, routes in document["paths"].items():
-        for route in routes.values():
+        for method, route in routes.items():
             assert route["summary"]
             assert route["description"]
-            assert ("security" in route) is (path not in ("/healthz", "/readyz"))
+            assert ("security" in route) is ((method, path) not in OPEN)
             refs = [
                 content["schema"].get("$ref")
                 for status, answer in route["responses"].items()

@@ -5,3 +5,7 @@
   AND (:created_since::timestamptz IS NULL OR created_at >= :created_since)
   AND (:created_until::timestamptz IS NULL OR created_at < :created_until)
   AND (:error::text IS NULL OR position(lower(:error) IN lower(left(error, 1000000))) > 0)
+  AND (:dedup_key::text IS NULL OR dedup_key = :dedup_key)
+  AND (:organ::text IS NULL OR organ_id = :organ)
+  AND (:lane::text IS NULL OR locked_by = :lane)
+  AND (:key::text IS NULL OR key = :key)

@@ -33,10 +33,10 @@ async def up(*, when_idle: WhenIdle = False, now: Now = False, as_json: AsJson =
     headline = f"already running; {summary(changes)}" if joined else f"up after {seconds:.1f} s"
     lines = [
         f"Organism Flows is {headline}",
-        f"  Prefect UI     {stack.prefect_ui_url}  (sign in: `organism ui`)",
+        f"  Prefect UI     {stack.prefect_ui_url}  (sign in: `organism ui prefect`)",
         f"  Ray dashboard  {stack.ray_dashboard_url}  (token: {stack.ray_token_path})",
         f"  Organism       {stack.organism_url}",
-        *([f"  Gateway        {stack.gateway_url}"] if stack.gateway_url else []),
+        *([f"  Board          {stack.gateway_url}/  (`organism ui` opens it)"] if stack.gateway_url else []),
         f"  Postgres       {stack.dsn or 'as in ORGANISM_DSN'}",
         f"  Data and logs  {stack.home}",
         "Next: `organism status`; `organism down` stops it and keeps the data",

@@ -1,0 +1,139 @@
+// A task: where it is and why, what happened to it, what it was given and returned.
+
+import { useState } from "preact/hooks";
+import { get, link, post, usePoll } from "./api.js";
+import { count, duration, firstLine, moment, visible } from "./format.js";
+import { capital, Copy, Heading, html, isOperator, Loading, Said, Section, Status, statusWord, Text, Time, toast, Tree, Trouble, useAction } from "./ui.js";
+
+const FINISHED = ["completed", "failed", "cancelled"];
+const CAUSES = {
+  failed: "failed",
+  permanent: "failed for good",
+  timed_out: "timed out",
+  interrupted: "interrupted",
+  lease_lost: "its lane was lost",
+  cancelled: "cancelled",
+  redriven: "redriven",
+  rejected: "rejected",
+};
+
+export function TaskPage({ path, session }) {
+  const id = path[1];
+  const { data, error, again } = usePoll(
+    async () => {
+      const [task, why] = await Promise.all([get(`api/tasks/${encodeURIComponent(id)}`), get(`api/tasks/${encodeURIComponent(id)}/why`)]);
+      return { task, why };
+    },
+    (seen) => (seen && FINISHED.includes(seen.task.status) ? 0 : 2000),
+    [id],
+  );
+  if (!data)
+    return html`<${Heading} title="Task" />${error ? html`<${Trouble} error=${error} /><p><a href="#/tasks">All tasks</a></p>` : html`<${Loading} />`}`;
+  const { task, why } = data;
+  return html`
+    <p class="crumbs"><a href="#/tasks">Tasks</a> / <a href=${link("tasks", { type: task.type })}><${Text} length=${60}>${task.type}<//></a></p>
+    <${Heading} title=${firstLine(task.type, 80)}><${Actions} task=${task} again=${again} session=${session} /><//>
+    <p class="subtitle"><${Status} of=${task.status} /> <code>${task.id}</code> <${Copy} text=${task.id} label="id" /></p>
+    <${Trouble} error=${error} stale />
+    <section class="why ${task.status}" aria-label="Why it is where it is" aria-live="polite">
+      <p><${Said}>${capital(sentence(why))}<//></p>
+      ${why.next_step && html`<p class="next"><${Said}>${capital(why.next_step)}<//></p>`}
+    </section>
+    ${task.error && html`<${Section} id="error" title=${task.status === "failed" ? "Error" : "Error of the last attempt"} tools=${html`<${Copy} text=${task.error} label="error" />`}><${ErrorText} text=${task.error} /><//>`}
+    <div class="columns task">
+      <div>
+        <${Section} id="timeline" title="Timeline"><${Timeline} task=${task} /><//>
+        <${Section} id="facts" title="Facts"><${Facts} task=${task} /><//>
+      </div>
+      <div>
+        <${Section} id="params" title="Params" tools=${html`<${Copy} text=${JSON.stringify(task.params, null, 2)} label="params" />`}><div class="tree"><${Tree} value=${task.params} /></div><//>
+        ${task.status === "completed" && html`<${Section} id="result" title="Result" tools=${html`<${Copy} text=${JSON.stringify(task.result, null, 2)} label="result" />`}><div class="tree"><${Tree} value=${task.result} /></div><//>`}
+      </div>
+    </div>`;
+}
+
+// The sentence names the task and its error, which this page shows already, and has moments in UTC.
+function sentence(why) {
+  const error = (why.error ?? "").split(/\s+/).filter(Boolean).join(" ");
+  const shortened = error.length > 200 ? `${error.slice(0, 199)}…` : error;
+  const text = why.sentence.replace(/^task [0-9a-f-]{36} /, "It ").replace(` because ${shortened}`, "");
+  return firstLine(text.replace(/(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d) UTC/g, (_, day, time) => moment(`${day}T${time}Z`).text), 1000);
+}
+
+const ERROR_SHOWN = 4000;
+
+function ErrorText({ text }) {
+  const [all, set] = useState(false);
+  const long = text.length > ERROR_SHOWN && !all;
+  return html`<pre class="error" tabindex="0"><bdi>${visible(long ? text.slice(0, ERROR_SHOWN) : text)}</bdi></pre>${long && html`<button type="button" class="plain" onClick=${() => set(true)}>Show all ${count(text.length)} characters</button>`}`;
+}
+
+function Actions({ task, again, session }) {
+  const action = useAction(() => again());
+  if (!isOperator(session)) return html`<span class="muted">Your token may only look</span>`;
+  const steer = (verb) => post(`api/tasks/${task.id}/${verb}`, {});
+  const cancel = () =>
+    action.run(async () => {
+      const done = await steer("cancel");
+      const undo = done.outcome === "cancelled" && task.status !== "created" ? () => steer("retry").then(again) : undefined;
+      toast(done.outcome === "requested" ? "Its handler is asked to stop" : "The task is cancelled", undo);
+    });
+  return html`
+    ${action.error && html`<span class="bad" role="alert">${firstLine(action.error.message)}</span>`}
+    ${task.status === "created" && html`<button type="button" class="primary" disabled=${action.busy} onClick=${() => action.run(() => steer("run"))}>Run</button>`}
+    ${["failed", "cancelled"].includes(task.status) && html`<button type="button" class="primary" disabled=${action.busy} onClick=${() => action.run(async () => { await steer("retry"); toast("The task is queued again"); })}>Retry</button>`}
+    ${!FINISHED.includes(task.status) && html`<button type="button" disabled=${action.busy || task.cancel_requested} onClick=${cancel}>${task.cancel_requested ? "Stopping…" : "Cancel"}</button>`}`;
+}
+
+function Timeline({ task }) {
+  const events = [{ at: task.created_at, what: "Submitted" }];
+  let last = null;
+  for (const attempt of task.history) {
+    const took = attempt.started_at ? Date.parse(attempt.ended_at) - Date.parse(attempt.started_at) : null;
+    if (attempt.started_at) events.push({ at: attempt.started_at, what: html`Claimed${attempt.lane && html` by lane <${Text} length=${60}>${attempt.lane}<//>`}` });
+    events.push({
+      at: attempt.ended_at,
+      tone: attempt.cause === "redriven" ? "" : ["interrupted", "lease_lost", "cancelled"].includes(attempt.cause) ? "warn" : "bad",
+      what: html`${attempt.cause === "redriven" ? "Redriven" : html`Attempt ${count(attempt.attempt)}: ${CAUSES[attempt.cause] ?? firstLine(attempt.cause, 40)}`}${took > 0 && html` <span class="muted">after ${duration(took)}</span>`}`,
+      // Said once, if it is the same each time.
+      error: attempt.error === last ? null : attempt.error,
+    });
+    last = attempt.error;
+  }
+  if (task.locked_at && (task.status === "running" || task.status === "completed"))
+    events.push({ at: task.locked_at, what: html`Claimed${task.locked_by && html` by lane <${Text} length=${60}>${task.locked_by}<//>`}` });
+  if (task.status === "running" && task.begun_at && task.begun_at >= task.locked_at) events.push({ at: task.begun_at, what: "Its handler began" });
+  if (task.finished_at)
+    events.push({
+      at: task.finished_at,
+      tone: { completed: "good", failed: "bad" }[task.status] ?? "warn",
+      what: html`${capital(statusWord(task.status))}${task.status === "completed" && task.elapsed_ms != null && html` <span class="muted">handler took ${duration(task.elapsed_ms)}</span>`}`,
+    });
+  else if (["queued", "retry"].includes(task.status)) events.push({ at: task.run_after, tone: "next", what: task.attempts ? "Next attempt is due" : "Due" });
+  events.sort((a, b) => (a.tone === "next") - (b.tone === "next") || Date.parse(a.at) - Date.parse(b.at));
+  return html`<ol class="timeline">
+    ${events.map((event) => html`<li class=${event.tone ?? ""}><${Time} at=${event.at} /><div>${event.what}${event.error && html`<p class="error"><bdi>${firstLine(event.error)}</bdi></p>`}</div></li>`)}
+  </ol>`;
+}
+
+function Facts({ task }) {
+  const facts = [
+    ["Description", task.description],
+    ["Domain", task.domain && html`<a href=${link("tasks", { domain: task.domain })}><${Text} length=${80}>${task.domain}<//></a>`],
+    ["Key", task.key && html`<a href=${link("tasks", { key: task.key })}><${Text} length=${80}>${task.key}<//></a>`],
+    ["Priority", task.priority !== 0 && count(task.priority)],
+    ["Attempts", `${count(task.attempts)} of ${count(task.max_attempts)}`],
+    ["Dedup key", task.dedup_key],
+    ["Timeout", task.timeout_s != null && duration(task.timeout_s * 1000)],
+    ["Organ", task.organ_id && html`<a href=${link("tasks", { organ: task.organ_id })}><${Text} length=${80}>${task.organ_id}<//></a>`],
+    ["Path", task.path],
+    ["Lane", task.locked_by && html`<a href=${link("tasks", { lane: task.locked_by })}><${Text} length=${80}>${task.locked_by}<//></a>`],
+    ["Handler took", task.elapsed_ms != null && duration(task.elapsed_ms)],
+    ["Timed out", task.timed_out > 0 && `${count(task.timed_out)} times`],
+    ["Interrupted", task.interrupted > 0 && `${count(task.interrupted)} times`],
+    ["Leases lost", task.lease_lost > 0 && count(task.lease_lost)],
+    ["Replicas that died with it", task.suspicion > 0 && count(task.suspicion)],
+    ["Drift score", task.drift_score !== 0 && String(task.drift_score)],
+  ].filter(([, value]) => value);
+  return html`<dl class="facts">${facts.map(([name, value]) => html`<dt>${name}</dt><dd>${typeof value === "string" ? html`<${Text} length=${300}>${value}<//>` : value}</dd>`)}</dl>`;
+}
