@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from organism_flows.blocks.queue.fields import WHOLE, TaskParams, TaskType, Text
+from organism_flows.blocks.queue.limit_models import Limit, LimitUse
 from organism_flows.blocks.queue.models import (
     FINISHED,
     NewTask,
@@ -240,6 +241,32 @@ class ResumeRequest(BaseModel):
 
     kind: PausedKind
     name: Text = Field(min_length=1, max_length=200)
+
+
+class LimitRequest(Limit):
+    """A limit to set. A value that is left out has its default."""
+
+    model_config = JSON
+
+
+class RemoveLimitRequest(BaseModel):
+    """A limit to remove."""
+
+    model_config = JSON
+
+    name: Text = Field(min_length=1, max_length=200)
+
+
+class LimitList(BaseModel):
+    """All limits."""
+
+    limits: list[LimitUse]
+
+
+class LimitRemoved(BaseModel):
+    """The effect of removing a limit."""
+
+    removed: bool = Field(description="False: there was none of this name.")
 
 
 class PauseList(BaseModel):

@@ -41,6 +41,7 @@ COMMANDS = {
     "tasks": "tasks.control:tasks",
     "redrive": "tasks.redrive:redrive",
     "handlers": "release.handlers:handlers",
+    "limits": "operation.limits:limits",
     "drift": "operation.drift:drift",
     "verify": "operation.verify:verify",
     "leftovers": "operation.leftovers:leftovers",

@@ -151,7 +151,7 @@ class ClaimLoop:
         """
         wait_s = POLL_S
         streams = {self._windows.streams.of(line.type, line.domain) for line in self._lines}
-        self._crowded = not all(map(self._windows.room, streams))
+        self._crowded = not all(map(self._windows.room, streams)) or self._lines.limits.reached
         try:
             if self._lines.stale and self._lines.next_look_s <= 0:
                 news = await self._lines.look()
@@ -161,8 +161,11 @@ class ClaimLoop:
                 wait_s = self._lines.next_look_s
             else:
                 # Tasks that are due and were not claimed are locked by another lane, or wait for room.
-                wait_s = min((line.due_s for line in self._lines), default=POLL_S) - self._lines.age_s
+                # Those that a limit holds back wait until tasks that count against it have ended.
+                due_s = min((line.due_s for line in self._lines if not line.limited), default=POLL_S)
+                wait_s = due_s - self._lines.age_s
                 wait_s = min(max(wait_s, MISSED_S), POLL_S)
+            wait_s = min(wait_s, max(self._lines.limits.next_s, MISSED_S))
             if self._until_empty and not self._calls.running:
                 if (await self._queue.reader.outlook()).empty:
                     return True

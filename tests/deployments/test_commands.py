@@ -100,6 +100,36 @@ def test_pause_and_resume(organism: Any) -> None:
     assert "type echo is not paused" in str(answer)
 
 
+def test_limits(organism: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    code, done, _ = organism(
+        "limits", "set", "customers", "--type", "echo", "--running", "3", "--by-key", "--key", "a=b=0"
+    )
+    assert (code, done["limit"]["exceptions"]) == (0, {"a=b": 0})
+    assert organism("limits", "set", "api", "--rate", "500/60")[0] == 0
+    _, listed, _ = organism("limits")
+    assert [(limit["name"], limit["kind"]) for limit in listed["limits"]] == [
+        ("api", "rate"),
+        ("customers", "running"),
+    ]
+    assert cli.run(["limits", "list"]) == 0
+    said = capsys.readouterr().out
+    assert "customers: 3 at once for each key, of echo" in said
+    assert "api: 500 in 60.0 s, of every type" in said
+    [task_id] = organism("submit", "echo", "--key", "a=b")[1]["ids"]
+    assert "limit customers allows none for key a=b" in organism("tasks", "why", task_id)[1]["sentence"]
+    for wrong, words in (
+        (["set", "x"], "give --running N or --rate"),
+        (["set", "x", "--rate", "many/60"], "--rate many/60 is no number"),
+        (["set", "x", "--rate", "5"], "is no number"),
+        (["set", "x", "--running", "-1"], "greater than or equal to 0"),
+        (["set", "x", "--running", "1", "--key", "a=1"], "by_key"),
+        (["remove", "nothing"], "there is no limit nothing"),
+    ):
+        code, answer, _ = organism("limits", *wrong)
+        assert (code, words in str(answer)) == (1, True), answer
+    assert organism("limits", "remove", "api")[0] == 0
+
+
 def test_policy_of_a_type(organism: Any) -> None:
     code, shown, _ = organism("tasks", "policy", "echo", "--max-attempts", "2", "--backoff-base", "0.5")
     assert (code, shown["policies"][0]["max_attempts"]) == (0, 2)

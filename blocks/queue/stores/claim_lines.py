@@ -173,7 +173,7 @@ class ClaimLines:
     def _as_known(self, found: ClaimLine, now: float) -> ClaimLine:
         """Return the line that was known before, if it was, with what has just been found."""
         line = self._known.get(found.id, found)
-        line.due_s, line.seen_at, line.exhausted = found.due_s, now, False
+        line.due_s, line.seen_at, line.exhausted, line.limited = found.due_s, now, False, False
         return line
 
     async def claim(

@@ -128,7 +128,7 @@ class LimitedClaim:
                 for bucket in buckets:
                     rooms[bucket] -= most
             else:
-                self.reached = line.exhausted = True
+                self.reached = line.exhausted = line.limited = True
                 full = [next_s.get(b, NEVER) for b in buckets if floor(rooms[b] + WHOLE) < 1]
                 self.next_s = min(self.next_s, max(full))
         self.wanted = allowed

@@ -39,6 +39,8 @@ class ClaimLine:
     until no snapshot can see them. A claim that begins after them is as cheap as the first."""
     exhausted: bool = False
     """True if the last claim found fewer tasks than it asked for."""
+    limited: bool = False
+    """True if a limit has allowed none of its tasks since the last scan."""
     seen_at: float = 0.0
     """When it was last known to hold a task, by the clock of this process."""
 

@@ -1,0 +1,120 @@
+"""`organism limits`: what may run at once, or begin within a period."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
+
+from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.validation import first_error
+from organism_flows.deployments.cli.output import AsJson, show
+from organism_flows.deployments.cli.own_queue import open_queue
+
+if TYPE_CHECKING:
+    from organism_flows.blocks.queue import Limit, LimitUse
+
+limits = App(name="limits", help="Limit what runs at once, or begins within a period.")
+
+
+@limits.default
+@limits.command(name="list")
+async def list_limits(*, as_json: AsJson = False) -> None:
+    """List the limits, with how much of each is used."""
+    async with open_queue() as queue:
+        found = await queue.operator.limits()
+    lines = [line for limit in found for line in _lines(limit)]
+    shown = {"limits": [limit.model_dump(mode="json") for limit in found]}
+    show(shown, as_json, "\n".join(lines) or "there are no limits")
+
+
+@limits.command(name="set")
+async def set_limit(
+    name: str,
+    /,
+    *,
+    running: Annotated[int | None, Parameter(help="Most tasks at once; 0: none.")] = None,
+    rate: Annotated[
+        str | None, Parameter(help="N/SECONDS: most tasks that begin within so many seconds, as 500/60.")
+    ] = None,
+    type: Annotated[tuple[str, ...], Parameter(negative="", help="Of this type; unset: of every type.")] = (),
+    by_key: Annotated[bool, Parameter(negative="", help="Each key has the amount for itself.")] = False,
+    key: Annotated[
+        tuple[str, ...],
+        Parameter(negative="", help="KEY=N: an amount of its own for one key, with --by-key."),
+    ] = (),
+    burst: Annotated[int | None, Parameter(help="Most tasks of a rate that begin at one moment.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Set a limit, in place of one of this name. Lanes heed it within a second or two.
+
+    What runs already goes on. `organism tasks why` names the limit that a task waits for.
+    """
+    limit = _limit(name, running, rate, type, by_key, key, burst)
+    async with open_queue() as queue:
+        await queue.operator.set_limit(limit)
+    show({"limit": limit.model_dump(mode="json")}, as_json, f"limit {name} is set: {_says(limit)}")
+
+
+@limits.command(name="remove")
+async def remove_limit(name: str, /, *, as_json: AsJson = False) -> None:
+    """Remove a limit."""
+    async with open_queue() as queue:
+        if not await queue.operator.remove_limit(name):
+            raise ConfigurationError(f"there is no limit {name}", "`organism limits` lists them")
+    show({"removed": name}, as_json, f"limit {name} is removed")
+
+
+def _limit(
+    name: str,
+    running: int | None,
+    rate: str | None,
+    types: tuple[str, ...],
+    by_key: bool,
+    keys: tuple[str, ...],
+    burst: int | None,
+) -> Limit:
+    from pydantic import ValidationError
+
+    from organism_flows.blocks.queue import Limit
+
+    if (running is None) == (rate is None):
+        raise ConfigurationError(
+            "a limit is on what runs at once, or on what begins within a period",
+            "give --running N or --rate N/SECONDS",
+        )
+    amount, _, period_s = (rate or str(running)).partition("/")
+    pairs = [each.rpartition("=") for each in keys]
+    try:
+        return Limit.model_validate(
+            {
+                "name": name,
+                "kind": "running" if rate is None else "rate",
+                "types": list(types),
+                "by_key": by_key,
+                "amount": int(amount),
+                "period_s": float(period_s) if rate is not None else None,
+                "burst": burst,
+                "exceptions": {own: int(most) for own, _, most in pairs},
+            }
+        )
+    except ValidationError as error:
+        raise ConfigurationError(first_error(error), "see `organism limits set --help`") from None
+    except ValueError:
+        said = f"--rate {rate}" if rate is not None else f"--key {' '.join(keys)}"
+        raise ConfigurationError(f"{said} is no number", "as in --rate 500/60 or --key acme=5") from None
+
+
+def _says(limit: Limit) -> str:
+    amount = f"{limit.amount} at once" if limit.kind == "running" else f"{limit.amount} in {limit.period_s} s"
+    each = " for each key" if limit.by_key else ""
+    return f"{amount}{each}, {'of ' + ', '.join(limit.types) if limit.types else 'of every type'}"
+
+
+def _lines(limit: LimitUse) -> list[str]:
+    lines = [f"{limit.name}: {_says(limit)}"]
+    if limit.exceptions:
+        lines.append("  " + ", ".join(f"{key} {most}" for key, most in limit.exceptions.items()))
+    used, word = (limit.running, "run") if limit.kind == "running" else (limit.left, "left")
+    lines += [f"  {tasks} {word}{f' of key {key}' if key else ''}" for key, tasks in used.items()]
+    return lines
