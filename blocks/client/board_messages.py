@@ -216,11 +216,27 @@ class FailureList(BaseModel):
     groups: list[FailureGroupFigures]
 
 
+class PolicyFigures(BaseModel):
+    """Limits on retries and timeouts of the tasks of a type, as they stand in the table."""
+
+    type: str
+    max_attempts: int | None = Field(description="null: 5.")
+    timeout_s: float | None = Field(description="null: the organ's timeout.")
+    backoff_base_s: float | None = Field(description="null: the queue's.")
+    backoff_cap_s: float | None = Field(description="null: the queue's.")
+    max_interruptions: int | None = Field(description="null: no limit.")
+
+    @classmethod
+    def of(cls, policy: TypePolicy) -> PolicyFigures:
+        """Return the values of ``policy``, which SQL may have set to what `TypePolicy` refuses."""
+        return cls(**{name: getattr(policy, name) for name in cls.model_fields})
+
+
 class TypeFigures(BaseModel):
     """A type of tasks."""
 
     name: str
-    policy: TypePolicy | None
+    policy: PolicyFigures | None
     pause: PauseFigures | None
     organ: str | None = Field(
         description="Organ that serves it. null: none, or the organism does not answer."

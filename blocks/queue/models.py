@@ -213,14 +213,14 @@ class TypePolicy(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     type: Annotated[Text, Field(min_length=1, max_length=200, pattern=r"\S")]
-    max_attempts: int | None = Field(default=None, ge=1, le=1000, description="`None` means 5.")
+    max_attempts: Annotated[int, Field(ge=1, le=1000), WHOLE] | None = Field(
+        default=None, description="`None` means 5."
+    )
     timeout_s: float | None = Field(default=None, gt=0, description="`None` means the organ's timeout.")
     backoff_base_s: float | None = Field(default=None, gt=0, description="`None` means the queue's.")
     backoff_cap_s: float | None = Field(default=None, gt=0, description="`None` means the queue's.")
-    max_interruptions: int | None = Field(
+    max_interruptions: Annotated[int, Field(ge=1, le=1_000_000), WHOLE] | None = Field(
         default=None,
-        ge=1,
-        le=1_000_000,
         description="Interruptions after which a task is a dead letter. `None` means no limit.",
     )
 

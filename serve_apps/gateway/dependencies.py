@@ -78,11 +78,17 @@ async def gone(request: Request) -> None:
         pass
 
 
-async def record(request: Request, action: str, details: dict[str, Any], *, tasks: int = 0) -> None:
-    """Leave a row in the audit for what a request has done, and let the board see it at once."""
+def show_change(request: Request) -> None:
+    """Have the board look again, because a request has changed something."""
     found: AppState = request.app.state.parts
     found.overviews.forget()
     found.failures.forget()
+
+
+async def record(request: Request, action: str, details: dict[str, Any], *, tasks: int = 0) -> None:
+    """Leave a row in the audit for what a request has done, and have the board look again."""
+    found: AppState = request.app.state.parts
+    show_change(request)
     actor = f"gateway: {request.state.who}"
     await found.database.queue.board.record(action, actor, details, tasks=tasks)
 

@@ -11,7 +11,14 @@ from organism_flows.blocks.client.messages import (
 )
 from organism_flows.blocks.queue import RedriveFilter, TaskFilter, TaskRow
 from organism_flows.blocks.queue.models import Status
-from organism_flows.serve_apps.gateway.dependencies import OF_A_TASK, TheQueue, TheTask, errors, record
+from organism_flows.serve_apps.gateway.dependencies import (
+    OF_A_TASK,
+    TheQueue,
+    TheTask,
+    errors,
+    record,
+    show_change,
+)
 from organism_flows.serve_apps.gateway.http.json_body import Route
 from organism_flows.serve_apps.gateway.http.problems import RequestRefused
 
@@ -85,6 +92,7 @@ async def redrive_all(body: BulkRedriveRequest, queue: TheQueue, request: Reques
         )
     limit = min(body.limit or REDRIVEN_AT_MOST, REDRIVEN_AT_MOST)
     done = await queue.operator.redrive(wanted, actor=f"gateway: {request.state.who}", limit=limit)
+    show_change(request)
     complete = done.redriven < limit or done.redriven == body.limit
     return BulkRedriveResult(
         dry_run=False,

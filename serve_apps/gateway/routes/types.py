@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Request
 
-from organism_flows.blocks.client.board_messages import PolicyRequest, TypeFigures, TypeList
+from organism_flows.blocks.client.board_messages import PolicyFigures, PolicyRequest, TypeFigures, TypeList
 from organism_flows.blocks.queue import TypePolicy
 from organism_flows.serve_apps.gateway.dependencies import TheParts, TheQueue, errors, record
 from organism_flows.serve_apps.gateway.http.json_body import Route
@@ -24,7 +24,7 @@ async def types(parts: TheParts, queue: TheQueue) -> TypeList:
     pauses = {
         one.name: one for one in (overview.queue.pauses if overview.queue else []) if one.kind == "type"
     }
-    policies = {one.type: one for one in await queue.operator.policies()}
+    policies = {one.type: PolicyFigures.of(one) for one in await queue.operator.policies()}
     organs = {name: organ for organ in overview.organism.organs for name in organ.task_types}
     known = overview.organism.status in ("healthy", "degraded")
     names = sorted({*loads, *pauses, *policies, *organs})[:TYPES_LIMIT]
@@ -47,9 +47,9 @@ async def types(parts: TheParts, queue: TheQueue) -> TypeList:
 @router.post(
     "/policy", summary="Set the policy of a type", responses=errors("bad-request", "too-large", "not-json")
 )
-async def set_policy(body: PolicyRequest, queue: TheQueue, request: Request) -> TypePolicy:
+async def set_policy(body: PolicyRequest, queue: TheQueue, request: Request) -> PolicyFigures:
     """Set how tasks of a type are retried and timed out. It applies at once, also to waiting tasks."""
     policy = TypePolicy(**body.model_dump())
     await queue.operator.set_policy(policy)
     await record(request, "policy", policy.model_dump(exclude_none=True))
-    return policy
+    return PolicyFigures.of(policy)

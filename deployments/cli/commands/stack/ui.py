@@ -59,7 +59,7 @@ def ui(
     gateway: GatewayAddress | None = None
     with contextlib.suppress(ConfigurationError):
         gateway = gateway_address(settings)
-    wanted = stack.prefect_ui_url if page == "prefect" or gateway is None else _board(gateway, settings)
+    wanted = stack.prefect_ui_url if page == "prefect" or gateway is None else sign_in_page(gateway, settings)
     # Pass only an address without a secret: other users of the machine can read the arguments of a browser.
     opened = browser and not as_json and _has_screen() and webbrowser.open(wanted)
     secret = read_secret(stack.prefect_secret_path)
@@ -83,8 +83,11 @@ def ui(
     show(result, as_json, "\n".join(lines))
 
 
-def _board(gateway: GatewayAddress, settings: Settings) -> str:
-    """Return what to open: a file of this user's that leads to the board with a code, which works once."""
+def sign_in_page(gateway: GatewayAddress, settings: Settings) -> str:
+    """Return the address to open: a file of this user's that leads to the board with a code.
+
+    The code works once. Without an answer of the gateway, it is the address of the board itself.
+    """
     import httpx
 
     from organism_flows.blocks.access_token import bearer

@@ -6,6 +6,7 @@ tasks of its own.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,9 +15,12 @@ from uuid import uuid4
 
 import axe_playwright_python
 import pytest
+from organism_flows.deployments.cli.commands.ui import sign_in_page
 from playwright.async_api import Browser, Locator, Page, async_playwright, expect
 
 from docs.chromium import find_chromium
+from organism_flows.blocks.access_token import GatewayAddress
+from organism_flows.blocks.settings import Settings
 from tests.conftest import Databases
 from tests.serve_apps.gateway.board.story import HOSTILE, ServingOrganism, fill
 from tests.serve_apps.gateway.running import Gateway, running, token_file
@@ -171,6 +175,21 @@ async def test_a_code_in_the_address_signs_in_and_leaves_it(visit: Any, board: t
     await reader.page.goto(f"{reader.url}/#sign-in={code}")
     await expect(reader.heading("Now")).to_be_visible()
     assert code not in reader.page.url
+
+
+async def test_organism_ui_opens_it_signed_in(visit: Any, board: tuple[Gateway, str], tmp_path: Path) -> None:
+    address = GatewayAddress(board[0].url, "may-operate")
+    page = await asyncio.to_thread(sign_in_page, address, Settings(home=tmp_path))
+    assert page.startswith("file:"), "other users read the arguments of a browser"
+    [file] = tmp_path.iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert "may-operate" not in file.read_text()
+    reader = await visit()
+    await reader.page.goto(page)
+    await expect(reader.heading("Now")).to_be_visible()
+    again = await visit()
+    await again.page.goto(page)
+    await expect(again.page.get_by_role("alert")).to_contain_text("used already")
 
 
 async def test_a_session_that_ends_leads_back_to_the_sign_in(reader: Reader) -> None:
