@@ -199,8 +199,9 @@ def main() -> None:
     runs.touch()
     with broker(folder, bool(a.durable)) as restart:
         port = int(os.environ["BENCH_REDIS_PORT"])
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         try:
+            serve.start(proxy_location="Disabled")
             adapter = deploy(port, a.concurrency, a.prefetch, a.visibility, str(runs))
             samples: Any = None
             if a.mode == "drain":
