@@ -102,6 +102,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}; none: all")
     parser.add_argument("--quick", action="store_true", help="a tenth of everything, recorded nowhere")
+    parser.add_argument(
+        "--rounds", type=int, help="how often systems take turns, where a part says 3 by itself"
+    )
     parser.add_argument("--report", action="store_true", help="measure nothing, write plots and page anew")
     parser.add_argument("--results", type=Path, default=record.RESULTS, help="file of the results")
     arguments = parser.parse_args()
@@ -114,7 +117,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if not arguments.report:
         try:
-            failures = asyncio.run(measure(parts, Options(quick=arguments.quick), results))
+            failures = asyncio.run(
+                measure(parts, Options(quick=arguments.quick, repeat=arguments.rounds), results)
+            )
         except Unmeasured as error:
             say(f"error: {error}")
             return 1

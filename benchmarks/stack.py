@@ -176,13 +176,12 @@ class Stack:
             assert process.stdin
             assert process.stdout
             try:
-                if (line := await process.stdout.readline()).strip() != READY.encode():
-                    await process.communicate()
-                    raise Unmeasured(f"{name} {settings} was never ready: {line!r} {tail(log)}")
+                if not await line_of(process.stdout, READY):
+                    raise Unmeasured(f"{name} {settings} was never ready: {tail(log)}")
                 meter = Meter(self, dsn, process.pid)
                 await meter.begin()
                 process.stdin.write(b"\n")
-                if not (line := await process.stdout.readline()):
+                if not (line := await line_of(process.stdout, "{")):
                     raise Unmeasured(f"{name} {settings} ended with {await process.wait()}: {tail(log)}")
                 report: dict[str, Any] = json.loads(line)
                 meter.read_processes()
@@ -208,6 +207,14 @@ def program(name: str, *, foreign: bool) -> list[str]:
     if node is None or not (NODE_PEERS / "node_modules").exists():
         raise Unmeasured(f"{name} needs Node and its packages → run `make bench` where npm can install")
     return [str(node), str(script)]
+
+
+async def line_of(out: asyncio.StreamReader, begin: str) -> str:
+    """Return the next line that begins with ``begin``, or nothing at the end. Libraries print lines, too."""
+    async for line in out:
+        if line.startswith(begin.encode()):
+            return line.decode()
+    return ""
 
 
 def tail(log: IO[bytes]) -> str:

@@ -50,6 +50,7 @@ export function count(tasks = 1) {
 
 /** Report to the main process what `count` counts. */
 export function reportCounts() {
+  process.on("disconnect", () => process.exit(1));
   setInterval(() => handled && process.send({ handled, began }), EVERY_MS);
 }
 

@@ -193,6 +193,7 @@ def main() -> None:
     a = arguments(
         mode="drain", concurrency=20, prefetch=4, durable=0, visibility=3600, rate=50.0, victim="replica"
     )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that Redis and Ray are not left behind
     settings = {"concurrency": a.concurrency, "prefetch": a.prefetch, "durable": a.durable}
     folder = Path(tempfile.mkdtemp(prefix="organism-consumer-"))
     runs = folder / "runs"
