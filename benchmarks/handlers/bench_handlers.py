@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from typing import Any
 
@@ -20,3 +21,13 @@ async def begun(task: dict[str, Any]) -> dict[str, float]:
 async def sleep(task: dict[str, Any]) -> None:
     """Take ``params.seconds`` without using the processor."""
     await asyncio.sleep(task["params"]["seconds"])
+
+
+async def marked(task: dict[str, Any]) -> int:
+    """Append the number of the task, the time and the process to the file ``params.runs``, and take 50 ms."""
+    params = task["params"]
+    with open(params["runs"], "ab", buffering=0) as runs:  # noqa: ASYNC230
+        runs.write(f"{params['number']} {time.time()} {os.getpid()}\n".encode())
+    await asyncio.sleep(0.05)
+    number: int = params["number"]
+    return number

@@ -25,7 +25,7 @@ DEAD = "SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = 'tasks'"
 
 async def measure(stack: Stack, options: Options) -> Result:
     """As many tasks as make three minutes by a drain just before, twice."""
-    rate = await ours(stack, options.tasks(100_000))
+    rate = (await ours(stack, options.tasks(100_000)))["rate"]
     tasks = int(rate * options.seconds(SECONDS))
     without = await drain(stack, tasks, hold=False)
     held = await drain(stack, tasks, hold=True)

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 from dbos import DBOS, DBOSConfig
 
-from benchmarks.peers.drained import PAYLOAD, arguments, report
+from benchmarks.peers.drained import PAYLOAD, arguments, ready, report
 
 PATIENCE_S = 300
 POOL = 20
@@ -47,6 +47,7 @@ def drain(dsn: str, tasks: int, concurrency: int, poll: float) -> float:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("ANALYZE")
         connection.execute("CHECKPOINT")
+        ready()
         launch(dsn, "noop")
         deadline = time.monotonic() + PATIENCE_S
         while True:

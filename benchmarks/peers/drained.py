@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from importlib.metadata import version
 from typing import Any
 
 PAYLOAD = {"customer": "c-1029", "amount": 12.5, "items": [1, 2, 3]}
 """The params of every task; a no-op handler returns them, so results are as small."""
+READY = "ready"
 
 
 def arguments(**settings: Any) -> argparse.Namespace:
@@ -21,8 +23,14 @@ def arguments(**settings: Any) -> argparse.Namespace:
     return parser.parse_args()
 
 
+def ready() -> None:
+    """Say that the tasks are in the tables, and wait until the harness has read its counters."""
+    print(READY, flush=True)
+    sys.stdin.readline()
+
+
 def report(package: str | None, tasks: int, seconds: float, **settings: Any) -> None:
-    """Print the result line.
+    """Print the result line, and stay until the harness has read its counters again.
 
     Args:
         package: Whose version is measured; None: this project's.
@@ -37,3 +45,4 @@ def report(package: str | None, tasks: int, seconds: float, **settings: Any) -> 
         "settings": settings,
     }
     print(json.dumps(line), flush=True)
+    sys.stdin.readline()

@@ -9,7 +9,7 @@ import asyncio
 import time
 from uuid import uuid4
 
-from benchmarks.peers.drained import arguments, report
+from benchmarks.peers.drained import arguments, ready, report
 from organism_flows.blocks.queue import Batch, Outcomes, Queue
 
 
@@ -35,6 +35,7 @@ async def drain(dsn: str, tasks: int, loops: int, size: int) -> float:
                 done += len((await queue.claims.settle(lane, batch, completed(batch))).statuses)
             return done
 
+        ready()
         started = time.perf_counter()
         done = sum(await asyncio.gather(*map(work, lanes)))
         seconds = time.perf_counter() - started

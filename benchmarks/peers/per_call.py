@@ -13,7 +13,7 @@ from typing import Any
 
 import asyncpg
 
-from benchmarks.peers.drained import arguments, report
+from benchmarks.peers.drained import arguments, ready, report
 
 CLAIM_SIZE = 8
 
@@ -47,6 +47,7 @@ async def drain(dsn: str, tasks: int) -> float:
     connection = await asyncpg.connect(dsn)
     await call({"id": "warm-up", "type": "bench.noop", "params": "{}"})
     done = 0
+    ready()
     started = time.perf_counter()
     while rows := await connection.fetch(CLAIM, CLAIM_SIZE):
         for outcome in await asyncio.gather(*map(call, rows)):

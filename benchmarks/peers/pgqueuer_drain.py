@@ -18,7 +18,7 @@ from pgqueuer.qm import QueueManager
 from pgqueuer.queries import Queries
 from pgqueuer.types import QueueExecutionMode
 
-from benchmarks.peers.drained import PAYLOAD, arguments, report
+from benchmarks.peers.drained import PAYLOAD, arguments, ready, report
 
 ENQUEUE = 10_000
 
@@ -71,6 +71,7 @@ async def seconds_taken(dsn: str, tasks: int) -> float:
 def drain(dsn: str, tasks: int, batch: int, pool: int, processes: int) -> float:
     """Enqueue, drain with ``processes`` workers, and return the seconds it took."""
     uvloop.run(fill(dsn, tasks))
+    ready()
     forked = multiprocessing.get_context("fork")
     workers = [forked.Process(target=lambda: uvloop.run(work(dsn, batch, pool))) for _ in range(processes)]
     for worker in workers:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 
-from benchmarks.peers.drained import PAYLOAD, arguments, report
+from benchmarks.peers.drained import PAYLOAD, arguments, ready, report
 
 WARM_UP = 10
 
@@ -42,6 +42,7 @@ def drain(tasks: int, cpus: float) -> float:
             assert [future.result() for future in futures] == [PAYLOAD] * count
 
         run(WARM_UP)
+        ready()
         started = time.perf_counter()
         run(tasks)
         return time.perf_counter() - started

@@ -8,7 +8,7 @@ from __future__ import annotations
 import procrastinate
 import uvloop
 
-from benchmarks.peers.drained import PAYLOAD, arguments, report
+from benchmarks.peers.drained import PAYLOAD, arguments, ready, report
 
 ENQUEUE = 1000
 
@@ -33,6 +33,7 @@ async def drain(dsn: str, tasks: int, concurrency: int) -> float:
             await connection.execute("ANALYZE")
             await connection.execute("CHECKPOINT")
             await connection.set_autocommit(False)
+        ready()
         await app.run_worker_async(concurrency=concurrency, wait=False, install_signal_handlers=False)
         row = await connector.execute_query_one_async(
             """SELECT count(*) FILTER (WHERE type = 'succeeded') AS done,

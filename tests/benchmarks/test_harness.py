@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
-from benchmarks import record
+from benchmarks import costs, record
 from benchmarks.__main__ import PARTS
 from benchmarks.figures import Figure, Result, Unmeasured, median, percentile
+from benchmarks.parts import consumer, drain
 from organism_flows.serve_apps.organism.config import load_config
 
 ROOT = Path(record.__file__).parent.parent
@@ -40,10 +47,11 @@ def test_a_target_is_met_or_not(figure: Figure, target: str, met: bool | None) -
 def test_a_part_is_recorded_in_place_of_its_last_run(tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     other = Figure("another", 2.0, note="from this")
-    record.add(results, "trickle", Result([other]), seconds=1, busy=3)
+    record.add(results, "trickle", Result([other]), seconds=1, busy=3, load_average=(1, 2))
     for value in (1.0, 4.0):
         samples = {"s": [0.123456789, 1, 2]}
-        record.add(results, "drain", Result([Figure("one", value)], samples), seconds=1, busy=3)
+        measured = Result([Figure("one", value)], samples)
+        record.add(results, "drain", measured, seconds=1, busy=3, load_average=(1, 2))
     assert [f.value for f in record.figures(results, PARTS)] == [4.0, 2.0]
     assert "[ 0.12346, 1, 2 ]" in results.read_text(), "samples take one line"
     assert record.load(results)["parts"]["drain"]["busy_percent_before"] == 3
@@ -51,7 +59,7 @@ def test_a_part_is_recorded_in_place_of_its_last_run(tmp_path: Path) -> None:
 
 def test_the_page_has_a_place_for_every_part() -> None:
     page = record.PAGE.read_text()
-    for name in (*PARTS, "machine", "missed"):
+    for name in (*PARTS, "machine", "missed", "ahead"):
         assert f"<!-- {name} -->" in page
         assert f"<!-- /{name} -->" in page
 
@@ -68,3 +76,76 @@ def test_the_lock_of_the_peers_pins_every_hash_and_names_no_index() -> None:
     packages = [line for line in text.splitlines() if line and not line.startswith((" ", "#"))]
     assert all("==" in line for line in packages)
     assert text.count("--hash=sha256:") >= len(packages)
+
+
+def test_the_peers_on_ray_use_the_version_of_this_project() -> None:
+    pinned = [
+        re.findall(r"^ray==(\S+)", (ROOT / path).read_text(), re.MULTILINE)
+        for path in ("requirements.lock", "benchmarks/requirements.lock")
+    ]
+    assert pinned[0] == pinned[1] != []
+
+
+def test_the_lock_of_the_peers_on_node_pins_every_hash_and_names_no_registry() -> None:
+    text = (ROOT / "benchmarks" / "node" / "package-lock.json").read_text()
+    packages = {path: each for path, each in json.loads(text)["packages"].items() if path}
+    assert "resolved" not in text
+    assert packages
+    assert all(each["integrity"].startswith("sha512-") for each in packages.values())
+
+
+def test_peers_that_are_faster_or_cheaper_are_named() -> None:
+    samples: dict[str, Any] = {
+        "rates": {"ours": [100, 120, 110], "graphile": [130, 140, 120], "pgqueuer": [60], "dbos": [5]},
+        "costs": {
+            "ours": {"processor_us": {"Postgres": 20.0, "lane": 20.0}},
+            "graphile": {"processor_us": {"Postgres": 30.0, "worker": 20.0}},
+            "pgqueuer": {"processor_us": {"Postgres": 10.0, "worker": 10.0}},
+            "dbos": {"processor_us": {"Postgres": 900.0}},
+        },
+    }
+    table = record.ahead(samples)
+    assert [line.split("|")[1:4] for line in table.replace(" ", "").splitlines()[2:]] == [
+        ["graphile-worker,batched", "1.18x", "1.25x"],
+        ["PgQueuer", "0.55x", "0.50x"],
+    ]
+    del samples["rates"]["graphile"], samples["rates"]["pgqueuer"]
+    assert record.ahead(samples) == "No system is ahead of ours."
+
+
+def test_every_system_that_drains_has_a_name_and_a_contract() -> None:
+    measured = {"ours", "per_call", *drain.FAST, *drain.SLOW}
+    assert measured == set(record.SYSTEMS)
+    assert {len(each) for each in record.SYSTEMS.values()} == {1 + len(record.CONTRACT)}
+    assert {name for name, _, _ in drain.RATIOS} == measured - {"ours"}
+    for program, *_ in (*drain.FAST.values(), *drain.SLOW.values()):
+        node = ROOT / "benchmarks" / "node" / f"{program}.mjs"
+        assert node.exists() != (ROOT / "benchmarks" / "peers" / f"{program}.py").exists()
+
+
+def test_the_time_of_a_process_that_ended_is_counted_until_its_last_reading() -> None:
+    program = "sum(range(10**7)); print(flush=True); input()"
+    child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    group = costs.Group([psutil.Process(child.pid)])
+    group.first[child.pid] = 0.0
+    assert child.stdout
+    child.stdout.readline()
+    group.read()
+    used = group.seconds
+    child.communicate(b"\n")
+    group.read()
+    assert used > 0.05
+    assert group.seconds == used
+
+
+def test_a_kill_is_judged_by_what_was_sent_and_what_ran() -> None:
+    sent = {0: 1.0, 1: 2.0, 2: 3.0, 3: 4.0, 4: 5.0}
+    starts = [(0, 1.1), (1, 2.1), (3, 6.0), (1, 7.0), (4, 7.5)]
+    assert consumer.outcome(sent, 2.5, starts, refused=1) == {
+        "sent": 5,
+        "refused": 1,
+        "lost": 1,
+        "twice": 1,
+        "silence_s": 3.5,
+        "straggler_s": 4.5,
+    }

@@ -15,12 +15,12 @@ from uuid import uuid4
 
 import axe_playwright_python
 import pytest
-from organism_flows.deployments.cli.commands.ui import sign_in_page
 from playwright.async_api import Browser, Locator, Page, async_playwright, expect
 
 from docs.chromium import find_chromium
 from organism_flows.blocks.access_token import GatewayAddress
 from organism_flows.blocks.settings import Settings
+from organism_flows.deployments.cli.commands.stack.ui import sign_in_page
 from tests.conftest import Databases
 from tests.serve_apps.gateway.board.story import HOSTILE, ServingOrganism, fill
 from tests.serve_apps.gateway.running import Gateway, running, token_file
