@@ -191,7 +191,8 @@ class TaskFilter(BaseModel):
 
     def parameters(self) -> dict[str, Any]:
         """Return the values as parameters of the statements that filter tasks."""
-        values = dict(self)
+        # Not the fields that a subclass adds.
+        values = {name: getattr(self, name) for name in TaskFilter.model_fields}
         return {"statuses": values.pop("status"), **values}
 
 

@@ -48,22 +48,25 @@ async def session(large: str) -> AsyncIterator[PoolConnectionProxy[Any]]:
         yield connection
 
 
+FAILURES = {"type": None, "domain": None, "since": None, "limit": 2000, "groups": 100, "steps": 24}
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "rows"),
     [
         # 8 lines; beside their tasks, one row each for the jumps.
-        ("board_waiting", (4000, 500), 4000 + 20),
-        ("board_running", (1000,), 0),
-        ("board_dead", (2000,), 2000),
-        ("board_latency", (2000,), 2000),
+        ("board_waiting", {"limit": 4000, "pairs": 500}, 4000 + 20),
+        ("board_running", {"limit": 1000}, 0),
+        ("board_dead", {"limit": 2000}, 2000),
+        ("board_latency", {"limit": 2000}, 2000),
         # The sample of each group is read once more.
-        ("board_failures", (None, None, None, 2000, 100, 24), 2000 + 100),
-        ("board_failures", ("t1", None, None, 2000, 100, 24), 2000 + 100),
+        ("board_failures", FAILURES, 2000 + 100),
+        ("board_failures", FAILURES | {"type": "t1"}, 2000 + 100),
     ],
 )
 async def test_a_board_reads_the_newest_and_no_more(
-    session: PoolConnectionProxy[Any], name: str, arguments: tuple[Any, ...], rows: int
+    session: PoolConnectionProxy[Any], name: str, arguments: dict[str, Any], rows: int
 ) -> None:
-    scans, _ = await explain(session, name, *arguments)
+    scans, _ = await explain(session, name, **arguments)
     assert "Seq Scan" not in {scan.how for scan in scans}
     assert sum(scan.rows for scan in scans) <= rows
