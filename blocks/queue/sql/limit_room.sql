@@ -16,15 +16,22 @@ WITH asked AS (
     FROM tasks
     WHERE locked_by IS NOT NULL AND status = 'running' AND EXISTS (SELECT FROM asked WHERE kind = 'running')
     GROUP BY 1, 2
+), running AS (
+    -- Apart, so that keys are joined by hash.
+    SELECT name, asked.key, sum(held.tasks) AS tasks FROM asked JOIN held ON held.key = asked.key
+    WHERE by_key AND (types = '{}' OR held.type = ANY (types)) GROUP BY 1, 2
+    UNION ALL
+    SELECT name, asked.key, together.tasks
+    FROM asked CROSS JOIN LATERAL (
+        SELECT sum(held.tasks) AS tasks FROM held WHERE asked.types = '{}' OR held.type = ANY (asked.types)
+    ) together
+    WHERE NOT by_key
 )
 SELECT asked.name, asked.key, asked.kind, asked.amount,
-       CASE asked.kind
-           WHEN 'running' THEN asked.amount - (
-               SELECT coalesce(sum(held.tasks), 0) FROM held
-               WHERE (asked.types = '{}' OR held.type = ANY (asked.types)) AND (NOT asked.by_key OR held.key = asked.key))
-           ELSE left_over.level END::float8 AS room,
+       CASE asked.kind WHEN 'running' THEN asked.amount - coalesce(running.tasks, 0) ELSE left_over.level END::float8 AS room,
        refill.per_s, queue_now() AS now
 FROM asked
+LEFT JOIN running ON running.name = asked.name AND running.key = asked.key
 LEFT JOIN limit_levels used ON used.name = asked.name AND used.key = asked.key
 -- A full level, and what flows in meanwhile, are the amount: it is not exceeded in any period, wherever it begins.
 CROSS JOIN LATERAL (SELECT (asked.amount - asked.burst + 1) / asked.period_s) refill(per_s)
