@@ -90,7 +90,7 @@ async def verify_all(
             found += findings
         verification = Verification(findings=found)
         if open_queue is not None:
-            await _record(open_queue, verification)
+            await record(open_queue, verification)
     return verification
 
 
@@ -102,7 +102,7 @@ async def _tables(queue: Queue, limits: Limits, with_canary: bool, ask: Ask) -> 
     return found
 
 
-async def _record(queue: Queue, found: Verification) -> None:
+async def record(queue: Queue, found: Verification) -> None:
     """Leave a row in the audit, which the board shows as the last verification."""
     details = {"status": found.status, "line": found.line[:LINE_LIMIT]}
     actor = f"{getpass.getuser()}@{socket.gethostname()}"

@@ -164,7 +164,7 @@ def pause_figures(pause: Pause, audit: Sequence[dict[str, Any]]) -> PauseFigures
     """Return a pause and who made it, by the newest rows of the audit."""
     by = next(
         (
-            row["actor"]
+            row["actor"].removeprefix("gateway: ")
             for row in audit
             if row["action"] == "pause"
             and isinstance(row["details"], dict)

@@ -151,7 +151,7 @@ async def test_the_overview_says_what_needs_a_person(database: str) -> None:
         said = [one["what"] for one in (await gateway.http.get("/api/overview")).json()["attention"]]
     assert any(text.startswith("No lane claims tasks, and 1 task is ready") for text in said)
     assert any(text.startswith("No organ serves the type lost") for text in said)
-    assert any(text.startswith("The type slow is paused by gateway: 127.0.0.1") for text in said)
+    assert any(text.startswith("The type slow is paused by 127.0.0.1") for text in said)
 
 
 async def test_parts_that_are_down_are_said_and_not_hidden() -> None:

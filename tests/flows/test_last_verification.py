@@ -1,0 +1,28 @@
+"""What verify found last is kept where the board finds it."""
+
+from __future__ import annotations
+
+import pytest
+
+from organism_flows.blocks.queue import Queue
+from organism_flows.flows.verification.finding import Verification, failed, ok
+from organism_flows.flows.verification.runner import record
+from tests.serve_apps.gateway.running import running
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_the_board_shows_the_last_verification(queue: Queue, database: str) -> None:
+    await record(queue, Verification(findings=[ok("postgres: clock", "it is right")]))
+    await record(queue, Verification(findings=[failed("ray: reachable", "it is gone", "start it")]))
+    async with running(database) as gateway:
+        seen = (await gateway.http.get("/api/overview")).json()
+    last = seen["queue"]["verification"]
+    assert (last["status"], last["line"]) == ("failed", "ray: reachable failed: it is gone")
+    assert any(one["what"].startswith("The last verification: ray") for one in seen["attention"])
+
+
+async def test_a_queue_that_is_gone_does_not_end_a_verification(database: str) -> None:
+    async with Queue(database) as queue:
+        await queue.pool.execute("DROP TABLE task_audit")
+        await record(queue, Verification(findings=[]))
