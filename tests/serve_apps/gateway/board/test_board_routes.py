@@ -218,6 +218,9 @@ async def test_failures_are_grouped_by_what_they_say(database: str) -> None:
             assert redriven["found"] == group["tasks"], "the pattern fits its group"
         only = (await gateway.http.get("/api/failures?type=embed")).json()["groups"]
         assert [group["type"] for group in only] == ["embed"]
+        await gateway.http.post("/api/tasks/redrive", json={"type": "embed", "dry_run": False})
+        left = (await gateway.http.get("/api/failures?type=embed")).json()["groups"]
+        assert left == [], "seen at once, although lists are kept for a moment"
         since = datetime.now(UTC).isoformat()
         assert (await gateway.http.get("/api/failures", params={"since": since})).json()["groups"] == []
 

@@ -31,6 +31,8 @@ export function Throughput({ points, since }) {
   const step = width / slots;
   const x = (i) => (slots - points.length + i) * step;
   const y = (value) => (value / top) * (bottom - 12);
+  // Dead letters are seen, however few they are among the others.
+  const deadHeight = (value) => (value >= 1 ? Math.max(y(value), 3) : 0);
   const done = points.reduce((sum, p) => sum + p.completed, 0);
   const dead = points.reduce((sum, p) => sum + p.failed, 0);
   const label = `Tasks by minute over the last hour: ${count(done)} completed, ${count(dead)} became dead letters`;
@@ -43,7 +45,7 @@ export function Throughput({ points, since }) {
           <title>${minute(p.at)}: ${count(Math.round(p.completed))} completed, ${count(Math.round(p.failed))} dead letters, ${count(Math.round(p.retried))} retries</title>
           <rect class="hit" x=${x(i)} y="0" width=${step} height=${bottom} />
           <rect class="done" x=${x(i) + 1} y=${bottom - y(p.completed)} width=${step - 2} height=${y(p.completed)} />
-          <rect class="dead" x=${x(i) + 1} y=${bottom - y(p.completed + p.failed)} width=${step - 2} height=${y(p.failed)} />
+          <rect class="dead" x=${x(i) + 1} y=${bottom - y(p.completed) - deadHeight(p.failed)} width=${step - 2} height=${deadHeight(p.failed)} />
         </g>`,
       )}
     </svg>

@@ -29,7 +29,10 @@ export function rate(n) {
   return n < 0.1 ? "<0.1" : n < 10 ? short.format(n) : whole.format(Math.round(n));
 }
 
-export function duration(ms) {
+// Its parts stay on one line.
+export const duration = (ms) => span(ms).replaceAll(" ", "\u00a0");
+
+function span(ms) {
   if (ms == null) return "–";
   if (ms < 1) return "<1 ms";
   if (ms < 1000) return `${Math.round(ms)} ms`;
