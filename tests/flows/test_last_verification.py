@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from organism_flows.flows.verification.verification import Verification, failed, ok
 
 from organism_flows.blocks.queue import Queue
-from organism_flows.flows.verification.finding import Verification, failed, ok
 from organism_flows.flows.verification.runner import record
 from tests.serve_apps.gateway.running import running
+from tests.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 
@@ -24,5 +25,5 @@ async def test_the_board_shows_the_last_verification(queue: Queue, database: str
 
 async def test_a_queue_that_is_gone_does_not_end_a_verification(database: str) -> None:
     async with Queue(database) as queue:
-        await queue.pool.execute("DROP TABLE task_audit")
+        await pool_of(queue).execute("DROP TABLE task_audit")
         await record(queue, Verification(findings=[]))

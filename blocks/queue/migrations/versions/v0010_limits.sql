@@ -53,4 +53,4 @@ COMMENT ON COLUMN limits.by_key IS 'True: each key has the amount for itself; ta
 COMMENT ON COLUMN limits.amount IS 'Most tasks at once, or in a period. 0: closed.'
 
 -- step: note on bursts
-COMMENT ON COLUMN limits.burst IS 'Most tasks that may begin at one moment. NULL: the amount.'
+COMMENT ON COLUMN limits.burst IS 'Most tasks of a rate that begin at one moment. NULL: those of a tenth of a second.'
