@@ -259,7 +259,7 @@ async def test_crashes_a_silent_watchdog_and_a_failed_verify_are_delivered(
     assert "no check fails any more" in await receiver.next("queue breaks: verify well again")
 
     silent = await receiver.next("queue watched: the watchdog is silent", patience=60)
-    assert "no watchdog has looked at the queue since" in silent
+    assert "no watchdog has checked the queue since" in silent
     assert receiver.messages == []
     async with get_client() as client:
         for deployment in ids:

@@ -114,7 +114,7 @@ async def test_two_minutes_without_dispatch_are_told_and_their_end(
         await receiver.next("dispatch missing well again", patience=120)
 
     os.kill(operated.state.processes["worker"].pid, signal.SIGKILL)
-    assert "no watchdog has looked at the queue since" in await receiver.next("silent", patience=180)
+    assert "no watchdog has checked the queue since" in await receiver.next("silent", patience=180)
     told = [message["subject"] for message in receiver.messages if "verify" not in message["subject"]]
     assert told == [], "nothing was said twice"
     assert len(operated.run("alerts", "off")["removed"]) == 6
