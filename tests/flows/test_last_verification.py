@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from organism_flows.flows.verification.verification import Verification, failed, ok
 
+from organism_flows.blocks.finding import failed, ok
 from organism_flows.blocks.queue import Queue
 from organism_flows.flows.verification.runner import record
+from organism_flows.flows.verification.verification import Verification
 from tests.serve_apps.gateway.running import running
 from tests.sql import pool_of
 
