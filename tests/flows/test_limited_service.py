@@ -85,14 +85,14 @@ async def test_a_service_sees_no_call_beyond_its_limits(
 async def test_without_limits_it_sees_many(database: str) -> None:
     service = LimitedService(at_once={"": AT_ONCE}, in_period=50, period_s=1, call_s=0.05)
     async with Queue(database) as queue, service as url:
-        await fill(queue, 2000, 10)
+        await fill(queue, 800, 10)
         process = await lane(database, url)
         try:
             async with asyncio.timeout(60):
-                while service.calls < 2000:
+                while service.calls < 800:
                     await asyncio.sleep(0.02)
         finally:
             process.kill()
             await process.wait()
-    assert service.beyond_at_once > 100
+    assert service.beyond_at_once > 20
     assert service.beyond_rate > 100
