@@ -194,6 +194,7 @@ async def _reap_lanes(queue: Queue, summary: WatchdogSummary) -> None:
         summary.lanes_ended += reaped.lanes
         summary.tasks_taken_back += reaped.retried
         summary.tasks_given_up += reaped.failed
+    await queue.maintenance.forget_levels()
     summary.lanes_forgotten = await queue.maintenance.forget_lanes(dead_for_s=LANE_KEPT_S)
 
 

@@ -19,6 +19,8 @@ Stream: TypeAlias = str
 LINES_LIMIT = (64, 256)
 """Most lines of one claim: of a small one, and of one of at least so many tasks. Each line costs about 4 µs,
 and there may be thousands."""
+STREAMS_KEPT = 10_000
+"""Most streams whose turn is remembered."""
 IDLE_SHARE = 4
 """Idle lines get one in so many places of a room in which others hold due tasks."""
 
@@ -133,6 +135,8 @@ class LineShares:
         else:
             asked = idle[:places]
             shares = _split(room, asked)
+        if len(self._last) >= STREAMS_KEPT:
+            self._last.clear()
         self._last[turn] = (asked[-1].domain, asked[-1].key)
         return shares
 

@@ -114,6 +114,14 @@ class Maintenance:
         rows = await self._database.fetch("forget_lanes", dead_for_s=dead_for_s, timeout=PRUNE_TIMEOUT)
         return len(rows)
 
+    async def forget_levels(self) -> int:
+        """Delete the levels of rates that are full again: those of keys that have been idle for long.
+
+        Returns:
+            How many were deleted.
+        """
+        return len(await self._database.fetch("forget_levels", timeout=PRUNE_TIMEOUT))
+
     async def prune_audit(self, *, older_than_s: float) -> int:
         """Delete rows of ``task_audit`` that are older than ``older_than_s`` seconds, up to `PRUNE_PAGE`.
 

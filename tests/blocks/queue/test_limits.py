@@ -182,6 +182,24 @@ async def test_why_names_the_limit_and_when_there_will_be_room(queue: Queue, lin
     assert used["slow"].left == {"": 0}
 
 
+async def test_levels_that_are_full_again_are_forgotten(queue: Queue, lines: ClaimLines) -> None:
+    await queue.operator.set_limit(
+        Limit(name="each", kind="rate", by_key=True, amount=3, period_s=10, burst=3)
+    )
+    await add(queue, 3, keys=("a", "b"))
+    assert len(await claim(lines)) == 6
+    await advance(queue, 9)
+    assert await queue.maintenance.forget_levels() == 0
+    await add(queue, 3, keys=("a",))
+    assert not await claim(lines), "less than one is left by then"
+    await advance(queue, 25)
+    await queue.leases.renew("lane")
+    assert await queue.maintenance.forget_levels() == 2
+    assert len(await claim(lines)) == 0, "its lease is over"
+    await queue.leases.register("other")
+    assert len(await claim(queue.claims.lines("other"))) == 3
+
+
 async def test_a_limit_set_or_removed_under_load_counts_from_the_next_scan(
     queue: Queue, lines: ClaimLines
 ) -> None:
