@@ -85,7 +85,7 @@ async def test_counting_what_is_left_takes_a_bounded_share_of_the_time(
         counted.append(clock.now)
         return 7
 
-    monkeypatch.setattr(queue, "remaining", slowly)
+    monkeypatch.setattr(queue.reader, "remaining", slowly)
     watch = QueueWatch(queue, clock)
     for _ in range(300):
         clock.now += 1

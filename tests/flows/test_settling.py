@@ -12,22 +12,26 @@ from typing import Any
 import pytest
 
 from organism_flows.blocks.queue import Batch, NewTask, Outcomes, Queue, Settled
+from organism_flows.blocks.queue.db.database import Database
+from organism_flows.blocks.queue.stores.claims import Claims
 from organism_flows.flows.lanes.lease import Lease
 from organism_flows.flows.lanes.settle_batcher import STATEMENTS_AT_ONCE, TASKS_A_STATEMENT, SettleBatcher
 from organism_flows.flows.lanes.summary import LaneSummary
 
 pytestmark = pytest.mark.anyio
 TIMEOUT = 30
+NOWHERE = "postgresql://nowhere/"
 
 
-class Table(Queue):
+class Table(Claims):
     """Takes outcomes only while the gate is open; those of ids that begin with ``stale`` change nothing.
 
-    It is never opened: nothing of the real queue is called.
+    No connection is opened: nothing of the real claims is called.
     """
 
     def __init__(self) -> None:
-        super().__init__("postgresql://nowhere/")
+        database = Database(NOWHERE, connections=1, application_name="test")
+        super().__init__(database, backoff_base_s=1, backoff_cap_s=1)
         self.summary = LaneSummary("lane")
         self.gate = asyncio.Event()
         self.asked = asyncio.Semaphore(0)
@@ -104,7 +108,9 @@ async def table() -> Table:
 
 @pytest.fixture
 async def settler(table: Table) -> SettleBatcher:
-    return batcher(table, table.summary)
+    queue = Queue(NOWHERE)
+    queue.claims = table
+    return batcher(queue, table.summary)
 
 
 async def begin(settler: SettleBatcher, *calls: Batch) -> list[asyncio.Task[None]]:
