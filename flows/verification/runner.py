@@ -13,7 +13,7 @@ from typing import TypeAlias, TypeVar
 import asyncpg
 
 from organism_flows.blocks.block_base import NamedBlock
-from organism_flows.blocks.errors import OrganismError
+from organism_flows.blocks.errors import OrganismError, SchemaMismatch
 from organism_flows.blocks.finding import Finding, failed
 from organism_flows.blocks.organism import Organism
 from organism_flows.blocks.queue import Queue
@@ -82,6 +82,8 @@ async def verify_all(
             open_queue = await stack.enter_async_context(
                 block.open(application_name="organism-verify", connections=2)
             )
+        except SchemaMismatch as error:
+            found.append(failed("postgres: migrated", error.what, error.next_step))
         except OrganismError as error:
             found.append(failed("postgres: reachable", error.what, error.next_step))
         else:
