@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,9 @@ async def without(stack: Stack, role: str) -> AsyncIterator[None]:
     """The stack with one part of it killed; afterwards it is there again."""
     parent = psutil.Process(stack.state.processes[role].pid)
     for process in [*parent.children(recursive=True), parent]:
-        process.kill()
+        # Some of them end by themselves when another is killed.
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     try:
         yield
     finally:
