@@ -43,7 +43,7 @@ from organism_flows.blocks.queue import Queue, migrate
 from organism_flows.deployments.stack.postgres.server import EmbeddedPostgres
 from organism_flows.deployments.stack.system.processes import STACK_ID, Child
 
-pytest_plugins = ["tests.stack"]
+pytest_plugins = ["tests.support.stack"]
 
 # How long an example takes says more of what else the machine does than of the code.
 settings.register_profile("no deadline", deadline=None)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from organism_flows.blocks.queue import Queue, TaskFilter
-from tests.stack import Stack
+from tests.support.stack import Stack
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack]
 NAMES = ("flows", "blocks", "serve_apps", "deployments", "tests")

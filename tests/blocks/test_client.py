@@ -28,9 +28,9 @@ from organism_flows.blocks.queue.wire import Cause
 from organism_flows.blocks.settings import Settings
 from organism_flows.blocks.stack_state import STATE_FILE, StackState
 from tests.blocks.queue.helpers import claim, outcomes_of
-from tests.proxy import proxied
 from tests.serve_apps.gateway.running import running, token_file
-from tests.stack import until
+from tests.support.proxy import proxied
+from tests.support.stack import until
 
 pytestmark = pytest.mark.anyio
 TIMEOUT = 60

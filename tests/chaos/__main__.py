@@ -18,8 +18,8 @@ from tests.chaos.page import table, write_down
 from tests.chaos.project import make_project
 from tests.chaos.report import Report, judge
 from tests.chaos.victims import Kind
-from tests.history import read_history
-from tests.stack import CONFIG, Stack
+from tests.support.history import read_history
+from tests.support.stack import CONFIG, Stack
 
 BEFORE_S = 10.0
 DECK: tuple[Kind, ...] = (

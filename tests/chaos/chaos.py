@@ -21,9 +21,9 @@ from organism_flows.deployments.stack.health import check_organism, local_client
 from tests.chaos import workload
 from tests.chaos.dispatches import Dispatches
 from tests.chaos.victims import VICTIMS, Kind, kill
-from tests.history import Expected, install_history
-from tests.sql import pool_of
-from tests.stack import Stack
+from tests.support.history import Expected, install_history
+from tests.support.sql import pool_of
+from tests.support.stack import Stack
 
 SETTLED = "SELECT count(*) FROM tasks WHERE status IN ('completed', 'failed', 'cancelled')"
 STILL_HELD = """

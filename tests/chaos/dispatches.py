@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from organism_flows.blocks.queue import Queue
 from organism_flows.blocks.queue.db.connection import TRANSIENT_ERRORS
-from tests.stack import Stack
+from tests.support.stack import Stack
 
 START_S = 60.0
 """Seconds that the lanes of a run have to start."""

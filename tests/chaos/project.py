@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 
-from tests.stack import CONFIG, Stack
+from tests.support.stack import CONFIG, Stack
 
 HANDLERS = "chaos_handlers.py"
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from organism_flows.blocks.queue import FINISHED
-from tests.history import History
+from tests.support.history import History
 
 WINDOW_S = 3.0
 """The flow is back when it is so for so long."""

@@ -13,7 +13,7 @@ from uuid import UUID
 from tests.chaos.chaos import Killed, Run
 from tests.chaos.recovery import Recovery, Timeline
 from tests.chaos.victims import VICTIMS
-from tests.history import History, charged_by_mistake, overlaps, violations
+from tests.support.history import History, charged_by_mistake, overlaps, violations
 
 ALLOWANCE_S = 5.0
 """Recovery is promised within the lease and so many seconds."""

@@ -13,8 +13,8 @@ from tests.chaos.page import table
 from tests.chaos.project import make_project
 from tests.chaos.report import ALLOWANCE_S, judge
 from tests.chaos.workload import Mix
-from tests.history import read_history
-from tests.stack import CONFIG, Stack, until
+from tests.support.history import read_history
+from tests.support.stack import CONFIG, Stack, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack, pytest.mark.chaos]
 BEFORE_S = 2.0

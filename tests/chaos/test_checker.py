@@ -21,7 +21,7 @@ from organism_flows.blocks.queue.stores.leases import Leases
 from organism_flows.flows.lanes.lane import Lane
 from organism_flows.flows.lanes.lease import Lease
 from tests.chaos.witness import Witness
-from tests.history import (
+from tests.support.history import (
     Change,
     Charge,
     Expected,
@@ -33,8 +33,8 @@ from tests.history import (
     runs_in,
     violations,
 )
-from tests.proxy import proxied
-from tests.sql import database_of, edit_statements
+from tests.support.proxy import proxied
+from tests.support.sql import database_of, edit_statements
 
 pytestmark = pytest.mark.anyio
 LEASE_S = 1.2

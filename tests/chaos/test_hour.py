@@ -14,8 +14,8 @@ import pytest
 from organism_flows.blocks.queue import NewTask, Queue
 from tests.chaos.long.recorded import default_stack
 from tests.deployments.test_operations import start_run
-from tests.history import Expected, install_history, read_history, violations
-from tests.stack import Stack
+from tests.support.history import Expected, install_history, read_history, violations
+from tests.support.stack import Stack
 
 # A stack of its own with the schedule on, more than an hour in all: run with `make soak`.
 pytestmark = [pytest.mark.anyio, pytest.mark.stack, pytest.mark.soak]

@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from organism_flows.blocks.queue import NewTask, Queue
-from tests.history import check_history
-from tests.sql import pool_of
-from tests.stack import Stack, until
+from tests.support.history import check_history
+from tests.support.sql import pool_of
+from tests.support.stack import Stack, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack, pytest.mark.chaos]
 TASKS = 1200

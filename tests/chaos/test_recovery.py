@@ -10,7 +10,7 @@ import pytest
 
 from tests.chaos.chaos import Plan, schedule
 from tests.chaos.recovery import Timeline
-from tests.history import Change, Charge, History
+from tests.support.history import Change, Charge, History
 
 EPOCH = datetime(2030, 1, 1, tzinfo=UTC)
 RATE = 20

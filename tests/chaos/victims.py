@@ -13,7 +13,7 @@ import psutil
 from organism_flows.deployments.stack.local import marks_of
 from organism_flows.deployments.stack.system.processes import find
 from tests.chaos.project import edit_handlers
-from tests.stack import Stack
+from tests.support.stack import Stack
 
 Kind: TypeAlias = Literal[
     "lane", "replica", "controller", "proxy", "postgres", "prefect", "flow", "ray", "poison",

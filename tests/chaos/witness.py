@@ -10,7 +10,7 @@ from uuid import UUID
 
 from organism_flows.blocks.errors import ReplicaLost
 from organism_flows.blocks.queue import Batch, Outcomes
-from tests.history import Run
+from tests.support.history import Run
 
 
 class Witness:

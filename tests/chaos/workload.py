@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.blocks.queue.db.connection import TRANSIENT_ERRORS
-from tests.history import Expected
+from tests.support.history import Expected
 
 SHARES = {"quick": 0.84, "slow": 0.06, "flaky": 0.06, "hopeless": 0.02, "refused": 0.02}
 """Of all tasks; poison is put among them one at a time, long ones some at a time."""

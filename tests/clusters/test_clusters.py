@@ -15,9 +15,9 @@ import pytest
 from organism_flows.blocks.queue import Queue
 from tests.clusters.cluster import Cluster, cluster
 from tests.clusters.machines import Machine, possible
-from tests.history import check_history, install_history
-from tests.sql import pool_of
-from tests.stack import until
+from tests.support.history import check_history, install_history
+from tests.support.sql import pool_of
+from tests.support.stack import until
 
 pytestmark = [
     pytest.mark.anyio,

@@ -18,7 +18,7 @@ import pytest
 from organism_flows.deployments.cli.demo import EXPECTED_FAILURES, standard_library
 from organism_flows.deployments.stack.local import marks_of
 from organism_flows.deployments.stack.state import known_processes
-from tests.stack import PATIENCE
+from tests.support.stack import PATIENCE
 
 pytestmark = pytest.mark.stack
 

@@ -13,9 +13,9 @@ from organism_flows.deployments.cli import dispatch_progress
 from organism_flows.deployments.cli.commands.operation.dispatch import _report
 from organism_flows.deployments.cli.dispatch_progress import QueueWatch, Snapshot, shown
 from organism_flows.flows.supervision.supervisor import DispatchSummary
-from tests.proxy import proxied
-from tests.sql import pool_of
-from tests.stack import until
+from tests.support.proxy import proxied
+from tests.support.sql import pool_of
+from tests.support.stack import until
 
 pytestmark = pytest.mark.anyio
 

@@ -18,7 +18,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.stack import Stack, until
+from tests.support.stack import Stack, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack, pytest.mark.soak]
 

@@ -10,8 +10,8 @@ import ray
 
 from organism_flows.blocks.queue import Queue
 from organism_flows.blocks.ray_cluster import RayCluster
-from tests.sql import pool_of
-from tests.stack import Stack
+from tests.support.sql import pool_of
+from tests.support.stack import Stack
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack]
 

@@ -23,12 +23,12 @@ from organism_flows.flows.lanes.lane import Lane
 from organism_flows.serve_apps.gateway.metrics.organ_metrics import Organs
 from organism_flows.serve_apps.gateway.organism_link import OrganismByHttp
 from tests.flows.running_lanes import running, submit, until_settled
-from tests.scripted_organism import ScriptedOrganism
 from tests.serve_apps.gateway.running import Gateway
 from tests.serve_apps.gateway.running import running as gateway_running
 from tests.serve_apps.gateway.test_lane_metrics import organism_says
-from tests.sql import pool_of
-from tests.stack import until
+from tests.support.scripted_organism import ScriptedOrganism
+from tests.support.sql import pool_of
+from tests.support.stack import until
 
 pytestmark = pytest.mark.anyio
 FOLDER = Path(deployments).parent / "monitoring"

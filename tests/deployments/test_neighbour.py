@@ -15,7 +15,7 @@ from organism_flows.blocks.access_token import TOKEN_FILE
 from organism_flows.deployments.stack.components import ray_folder
 from organism_flows.deployments.stack.local import marks_of
 from organism_flows.deployments.stack.state import known_processes
-from tests.stack import Stack
+from tests.support.stack import Stack
 
 pytestmark = [
     pytest.mark.stack,

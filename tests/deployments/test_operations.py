@@ -25,8 +25,8 @@ from organism_flows.blocks.queue.db.migrate import MIGRATIONS
 from organism_flows.blocks.stack_state import prefect_environment_of
 from tests.deployments.test_prefect_yaml import OURS
 from tests.flows.test_cancel_run import Tasks
-from tests.sql import pool_of
-from tests.stack import PATIENCE, Stack, until
+from tests.support.sql import pool_of
+from tests.support.stack import PATIENCE, Stack, until
 
 # A stack of its own with a worker, three minutes in all: run with `make soak`.
 pytestmark = [pytest.mark.anyio, pytest.mark.stack, pytest.mark.soak]

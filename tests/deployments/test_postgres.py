@@ -24,7 +24,7 @@ from organism_flows.deployments.stack.postgres import server as postgres
 from organism_flows.deployments.stack.postgres.server import EmbeddedPostgres
 from organism_flows.deployments.stack.system import folders
 from organism_flows.deployments.stack.system.processes import STACK_ID, Account, Child
-from tests.sql import pool_of
+from tests.support.sql import pool_of
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 

@@ -34,7 +34,7 @@ from organism_flows.deployments.stack.addresses import plan
 from organism_flows.deployments.stack.local import prepare_home
 from organism_flows.deployments.stack.state import write_stack
 from organism_flows.flows.prefect_support.deployments import JOB_TEMPLATE, WORK_POOL_NAME, _ensure_pool
-from tests.stack import Stack, prefect_of
+from tests.support.stack import Stack, prefect_of
 
 pytestmark = pytest.mark.anyio
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user, which needs root")

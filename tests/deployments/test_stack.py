@@ -29,7 +29,7 @@ from organism_flows.deployments.stack.components import ray_folder
 from organism_flows.deployments.stack.local import marks_of
 from organism_flows.deployments.stack.state import known_processes
 from organism_flows.deployments.stack.system import processes
-from tests.stack import prefect_api
+from tests.support.stack import prefect_api
 
 pytestmark = pytest.mark.stack
 ORGANISM = [sys.executable, "-m", "organism_flows.deployments.cli.main"]

@@ -9,8 +9,8 @@ import pytest
 
 from organism_flows.blocks.queue import NewTask, Queue
 from tests.blocks.queue.helpers import claim
-from tests.sql import pool_of
-from tests.stack import Stack
+from tests.support.sql import pool_of
+from tests.support.stack import Stack
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack]
 

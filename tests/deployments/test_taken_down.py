@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from organism_flows.blocks.queue import Queue
-from tests.stack import Stack, until
+from tests.support.stack import Stack, until
 
 # A stack of its own, a minute in all: run with `make soak`.
 pytestmark = [pytest.mark.anyio, pytest.mark.stack, pytest.mark.soak]

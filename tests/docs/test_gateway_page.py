@@ -15,9 +15,9 @@ import pytest
 
 from organism_flows.serve_apps.gateway.http.auth import scope_needed
 from tests.docs.page import DOCS
-from tests.scripted_organism import ScriptedOrganism
 from tests.serve_apps.gateway.running import Gateway, running
 from tests.serve_apps.gateway.test_openapi import OPEN, ROUTES
+from tests.support.scripted_organism import ScriptedOrganism
 
 pytestmark = pytest.mark.anyio
 TEXT = (DOCS / "how-to/gateway.md").read_text()

@@ -23,7 +23,7 @@ from tests.docs.page import DOCS, Page
 from tests.serve_apps.gateway.running import running
 from tests.serve_apps.organism.helpers import batch
 from tests.serve_apps.organism.helpers import run as run_batch
-from tests.sql import pool_of
+from tests.support.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 ROOT = DOCS.parent

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from organism_flows.blocks.queue import Queue
-from tests.stack import Stack
+from tests.support.stack import Stack
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack]
 TEXT = (Path(__file__).parents[2] / "README.md").read_text()

@@ -8,7 +8,7 @@ import sys
 from organism_flows.blocks.errors import OrganismError
 from organism_flows.blocks.queue import Queue
 from organism_flows.flows.lanes.lane import Lane
-from tests.scripted_organism import ScriptedOrganism
+from tests.support.scripted_organism import ScriptedOrganism
 
 
 async def main(dsn: str, lease_s: float) -> None:

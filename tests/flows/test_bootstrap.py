@@ -28,10 +28,10 @@ from organism_flows.flows.bootstrap import STEPS, some_lane
 from organism_flows.flows.lanes.lane import Lane
 from organism_flows.flows.prefect_support.schedules import ours
 from tests.deployments.test_prefect_yaml import OURS
-from tests.proxy import proxied
-from tests.scripted_organism import ScriptedOrganism
-from tests.sql import pool_of
-from tests.stack import PATIENCE, Stack, until
+from tests.support.proxy import proxied
+from tests.support.scripted_organism import ScriptedOrganism
+from tests.support.sql import pool_of
+from tests.support.stack import PATIENCE, Stack, until
 
 pytestmark = pytest.mark.anyio
 

@@ -20,7 +20,7 @@ from prefect.states import Cancelling
 from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.blocks.stack_state import prefect_environment_of
 from organism_flows.flows.dispatch import dispatch
-from tests.stack import PATIENCE, Stack, until
+from tests.support.stack import PATIENCE, Stack, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack]
 POOL = "tests"

@@ -10,7 +10,7 @@ import pytest
 
 from organism_flows.flows.prefect_support import carry_over
 from organism_flows.flows.prefect_support.schedules import scheduled, turn
-from tests.stack import Stack
+from tests.support.stack import Stack
 
 TABLES = """
 CREATE TABLE flow (id TEXT, name TEXT);

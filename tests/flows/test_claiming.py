@@ -18,9 +18,9 @@ from tests.flows.running_lanes import (
     submit,
     until_settled,
 )
-from tests.proxy import proxied
-from tests.scripted_organism import ScriptedOrganism
-from tests.sql import pool_of
+from tests.support.proxy import proxied
+from tests.support.scripted_organism import ScriptedOrganism
+from tests.support.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 

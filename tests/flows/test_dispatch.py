@@ -29,8 +29,8 @@ from organism_flows.flows.dispatch import dispatch
 from organism_flows.flows.supervision.lane_task import _may_succeed_next_time, run_lane
 from organism_flows.flows.supervision.supervisor import DispatchSummary
 from tests.flows.moments import known
-from tests.history import check_history
-from tests.stack import Stack
+from tests.support.history import check_history
+from tests.support.stack import Stack
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack]
 

@@ -24,7 +24,7 @@ from organism_flows.flows.watchdog import watchdog
 from organism_flows.flows.watchdog.dispatch_restart import Restart, start_missing_dispatch
 from tests.blocks.queue.helpers import claim
 from tests.flows.moments import known
-from tests.sql import pool_of
+from tests.support.sql import pool_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("own_prefect")]
 RELAY = {"relay": True}

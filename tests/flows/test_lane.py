@@ -17,9 +17,9 @@ from organism_flows.flows.lanes import lease
 from organism_flows.flows.lanes.calls import SUSPICION_LIMIT
 from organism_flows.flows.lanes.lane import Lane
 from tests.flows.running_lanes import TIMEOUT, nothing_left_behind, running, submit
-from tests.scripted_organism import ScriptedOrganism
-from tests.sql import pool_of
-from tests.stack import until
+from tests.support.scripted_organism import ScriptedOrganism
+from tests.support.sql import pool_of
+from tests.support.stack import until
 
 pytestmark = pytest.mark.anyio
 

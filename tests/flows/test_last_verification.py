@@ -9,7 +9,7 @@ from organism_flows.blocks.queue import Queue
 from organism_flows.flows.verification.runner import record
 from organism_flows.flows.verification.verification import Verification
 from tests.serve_apps.gateway.running import running
-from tests.sql import pool_of
+from tests.support.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 

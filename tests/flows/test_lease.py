@@ -19,10 +19,10 @@ from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.flows.lanes import lease
 from organism_flows.flows.lanes.lane import Lane
 from organism_flows.flows.lanes.lease import Lease, Report
-from tests.proxy import proxied
-from tests.scripted_organism import ScriptedOrganism
-from tests.sql import pool_of
-from tests.stack import until
+from tests.support.proxy import proxied
+from tests.support.scripted_organism import ScriptedOrganism
+from tests.support.sql import pool_of
+from tests.support.stack import until
 
 pytestmark = pytest.mark.anyio
 LEASE_S = 30.0

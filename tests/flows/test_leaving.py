@@ -17,9 +17,9 @@ from organism_flows.blocks.queue.stores.operator import Operator
 from organism_flows.flows.lanes import calls, lane, lease, windows
 from organism_flows.flows.lanes.lane import Lane
 from tests.flows.running_lanes import TIMEOUT, nothing_left_behind, running, submit
-from tests.scripted_organism import ScriptedOrganism
-from tests.sql import pool_of
-from tests.stack import until
+from tests.support.scripted_organism import ScriptedOrganism
+from tests.support.sql import pool_of
+from tests.support.stack import until
 
 pytestmark = pytest.mark.anyio
 

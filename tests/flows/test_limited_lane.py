@@ -13,7 +13,7 @@ from organism_flows.blocks.queue import Limit, Queue
 from organism_flows.blocks.queue.db.statements import statement
 from organism_flows.flows.lanes.lane import Lane
 from tests.flows.running_lanes import TIMEOUT, running, submit, until_settled
-from tests.scripted_organism import ScriptedOrganism
+from tests.support.scripted_organism import ScriptedOrganism
 
 pytestmark = pytest.mark.anyio
 

@@ -15,9 +15,9 @@ import pytest
 
 from organism_flows.blocks.queue import NewTask, Queue
 from tests.flows.test_supervision import dispatch_runs, lane_runs
-from tests.history import check_history
-from tests.sql import pool_of
-from tests.stack import Stack, until
+from tests.support.history import check_history
+from tests.support.sql import pool_of
+from tests.support.stack import Stack, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack]
 GAP_S = 0.05

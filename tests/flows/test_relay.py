@@ -23,8 +23,8 @@ from organism_flows.flows.supervision import supervisor as module
 from organism_flows.flows.supervision.handover import HandoverDecision, superfluous, turn
 from organism_flows.flows.supervision.lane_task import LaneEnd, LaneOptions
 from organism_flows.flows.supervision.supervisor import Supervisor
-from tests.history import check_history
-from tests.stack import Stack, until
+from tests.support.history import check_history
+from tests.support.stack import Stack, until
 
 pytestmark = pytest.mark.anyio
 NOW = datetime(2030, 1, 1, tzinfo=UTC)

@@ -15,7 +15,7 @@ from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.flows.dispatch import dispatch
 from organism_flows.flows.supervision import supervisor
 from tests.flows.test_dispatch import artifacts_of, newest_run
-from tests.stack import Stack, until
+from tests.support.stack import Stack, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack, pytest.mark.usefixtures("sender")]
 

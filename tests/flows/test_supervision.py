@@ -15,9 +15,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterId
 
 from organism_flows.blocks.queue import NewTask, Queue
-from tests.history import check_history
-from tests.sql import pool_of
-from tests.stack import Stack, until
+from tests.support.history import check_history
+from tests.support.sql import pool_of
+from tests.support.stack import Stack, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack, pytest.mark.chaos]
 TASKS = 600

@@ -17,7 +17,7 @@ from organism_flows.flows.supervision import supervisor as module
 from organism_flows.flows.supervision.lane_task import LaneEnd, LaneOptions, LaneRun
 from organism_flows.flows.supervision.run_page import DispatchProgress
 from organism_flows.flows.supervision.supervisor import DispatchSummary, Supervisor
-from tests.proxy import proxied
+from tests.support.proxy import proxied
 
 pytestmark = pytest.mark.anyio
 

@@ -53,9 +53,9 @@ from organism_flows.flows.verify import verify
 from organism_flows.flows.watchdog import watchdog
 from organism_flows.flows.watchdog.queue_check import WATCHDOG_LOCK
 from tests.blocks.queue.helpers import claim, outcomes_of
-from tests.clock import START, advance, set_clock
 from tests.flows.moments import known
-from tests.sql import pool_of
+from tests.support.clock import START, advance, set_clock
+from tests.support.sql import pool_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("own_prefect")]
 LONG_AGO: Any = {"pending_before": START, "ended_before": START}

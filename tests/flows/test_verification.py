@@ -36,10 +36,10 @@ from organism_flows.flows.verification import prefect_checks as prefect_check
 from organism_flows.flows.verification.thresholds import Limits
 from organism_flows.flows.verification.verification import Verification, markdown, run_check
 from tests.flows.running_lanes import running, submit
-from tests.proxy import proxied
-from tests.scripted_organism import ScriptedOrganism
 from tests.serve_apps.gateway.running import running as running_gateway
-from tests.sql import pool_of
+from tests.support.proxy import proxied
+from tests.support.scripted_organism import ScriptedOrganism
+from tests.support.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 

@@ -15,8 +15,8 @@ import pytest
 
 from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.deployments.stack.health import bearer
-from tests.sql import pool_of
-from tests.stack import Stack, until
+from tests.support.sql import pool_of
+from tests.support.stack import Stack, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack, pytest.mark.soak]
 

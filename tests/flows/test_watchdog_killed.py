@@ -15,8 +15,8 @@ from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.flows.watchdog import watchdog
 from tests.blocks.queue.helpers import claim
 from tests.blocks.queue.sessions import open_transaction
-from tests.clock import START, advance, set_clock
-from tests.sql import pool_of
+from tests.support.clock import START, advance, set_clock
+from tests.support.sql import pool_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.soak, pytest.mark.usefixtures("own_prefect")]
 ROOT = Path(__file__).parents[2]

@@ -32,9 +32,9 @@ from organism_flows.flows.prefect_support.watchdog_relay import (
 )
 from organism_flows.flows.watchdog import EVENT_INTERVAL_S, watchdog
 from organism_flows.flows.watchdog.queue_check import WatchdogSummary, check
-from tests.log_lines import LogLines
-from tests.sql import pool_of
-from tests.stack import until
+from tests.support.log_lines import LogLines
+from tests.support.sql import pool_of
+from tests.support.stack import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("own_prefect", "sender")]
 

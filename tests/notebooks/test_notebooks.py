@@ -15,7 +15,7 @@ from nbformat.v4 import new_code_cell
 
 from notebooks.execute import FOLDER, client_of, execute, names, printed
 from organism_flows.blocks.queue import NewTask, Queue
-from tests.stack import Stack, until
+from tests.support.stack import Stack, until
 
 NAMES = ["operate", "quickstart"]
 

@@ -14,7 +14,7 @@ from organism_flows.blocks.queue.models import Exported
 
 Format: TypeAlias = Literal["jsonl", "csv", "parquet"]
 FORMATS: tuple[Format, ...] = ("jsonl", "csv", "parquet")
-COLUMNS = {
+EXPORT_COLUMNS = {
     "id": "text",
     "type": "text",
     "status": "text",
@@ -41,7 +41,7 @@ COLUMNS = {
     "updated_at": "moment",
     "finished_at": "moment",
 }
-"""Columns of an export, in order, and the kind of their values."""
+"""Columns of an export, in order, and the kind of their values. `sql/export.sql` reads the same."""
 
 
 class TaskWriter(Protocol):
@@ -70,14 +70,14 @@ class JsonLinesWriter:
     def write(self, page: Sequence[Exported]) -> None:
         for task in page:
             # Not parsed, so that numbers of any size and nesting of any depth are written unchanged.
-            self._sink.write(orjson.dumps({name: _json(name, task[name]) for name in COLUMNS}) + b"\n")
+            self._sink.write(orjson.dumps({name: _json(name, task[name]) for name in EXPORT_COLUMNS}) + b"\n")
 
     def close(self) -> None:
         """Do nothing: the output is complete after every page."""
 
 
 def _json(name: str, value: Any) -> Any:
-    return orjson.Fragment(value) if COLUMNS[name] == "json" and value is not None else value
+    return orjson.Fragment(value) if EXPORT_COLUMNS[name] == "json" and value is not None else value
 
 
 class CsvWriter:
@@ -85,10 +85,10 @@ class CsvWriter:
 
     def __init__(self, sink: BinaryIO) -> None:
         self._sink = sink
-        self._put([[*COLUMNS]])
+        self._put([[*EXPORT_COLUMNS]])
 
     def write(self, page: Sequence[Exported]) -> None:
-        self._put([[task[name] for name in COLUMNS] for task in page])
+        self._put([[task[name] for name in EXPORT_COLUMNS] for task in page])
 
     def _put(self, rows: list[list[Any]]) -> None:
         text = io.StringIO()
@@ -117,12 +117,12 @@ class ParquetWriter:
             "real": pa.float64(),
             "moment": pa.timestamp("us", "UTC"),
         }
-        self._schema = pa.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
+        self._schema = pa.schema([(name, kinds[kind]) for name, kind in EXPORT_COLUMNS.items()])
         self._table = pa.Table
         self._writer = pq.ParquetWriter(_Positioned(sink), self._schema, compression="zstd")
 
     def write(self, page: Sequence[Exported]) -> None:
-        rows = [{name: _value(name, task[name]) for name in COLUMNS} for task in page]
+        rows = [{name: _value(name, task[name]) for name in EXPORT_COLUMNS} for task in page]
         self._writer.write_table(self._table.from_pylist(rows, self._schema))
 
     def close(self) -> None:
@@ -157,7 +157,7 @@ class _Positioned:
 
 
 def _value(name: str, value: Any) -> Any:
-    if COLUMNS[name] != "moment" or value is None:
+    if EXPORT_COLUMNS[name] != "moment" or value is None:
         return value
     try:
         return datetime.fromisoformat(value)

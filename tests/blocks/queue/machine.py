@@ -28,9 +28,9 @@ from hypothesis.stateful import (
 
 from organism_flows.blocks.queue import Batch, ClaimLines, NewTask, Outcomes, Queue, RedriveFilter, TypePolicy
 from organism_flows.blocks.queue.stores.claim_lines import lines_of
-from tests.clock import START, set_clock
-from tests.oracle import FINISHED, Oracle, Task
-from tests.sql import database_of, pool_of
+from tests.support.clock import START, set_clock
+from tests.support.oracle import FINISHED, Oracle, Task
+from tests.support.sql import database_of, pool_of
 
 T = TypeVar("T")
 LEASE_S = 15.0

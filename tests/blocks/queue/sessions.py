@@ -12,8 +12,8 @@ from asyncpg.pool import PoolConnectionProxy
 
 from organism_flows.blocks.queue import Batch, NewTask, Outcomes, Queue
 from organism_flows.blocks.queue.db.session import Session
-from tests.clock import START, advance, set_clock
-from tests.sql import pool_of
+from tests.support.clock import START, advance, set_clock
+from tests.support.sql import pool_of
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ from organism_flows.blocks.queue import NewTask, Queue, TaskFilter, migrate
 from organism_flows.blocks.queue.db.adoption import COLUMNS
 from organism_flows.blocks.queue.db.attached_objects import left_in_place
 from organism_flows.deployments.cli.commands.release.migrate import migrate as migrate_command
-from tests.sql import pool_of
+from tests.support.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 

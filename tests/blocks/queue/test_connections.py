@@ -19,13 +19,13 @@ from organism_flows.blocks.queue import NewTask, Queue, migrate
 from organism_flows.blocks.queue.db.connection import RELEASE_TIMEOUT, TRANSIENT_ERRORS, behind_pooler
 from organism_flows.blocks.queue.db.listener import PROBE_INTERVAL, PROBE_TIMEOUT, Listener
 from organism_flows.flows.lanes.lane import Lane
-from tests.bouncer import bounced
 from tests.conftest import Databases
-from tests.history import check_history, install_history
-from tests.proxy import proxied
-from tests.scripted_organism import ScriptedOrganism
-from tests.sql import pool_of
-from tests.stack import until
+from tests.support.bouncer import bounced
+from tests.support.history import check_history, install_history
+from tests.support.proxy import proxied
+from tests.support.scripted_organism import ScriptedOrganism
+from tests.support.sql import pool_of
+from tests.support.stack import until
 
 pytestmark = pytest.mark.anyio
 TIMEOUT = 60

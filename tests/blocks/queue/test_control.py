@@ -13,8 +13,8 @@ from organism_flows.blocks.queue import Batch, Cancelled, NewTask, Outcomes, Que
 from organism_flows.blocks.queue.db.listener import Listener
 from organism_flows.blocks.queue.wire import Cause
 from tests.blocks.queue.helpers import claim, outcomes_of
-from tests.clock import START, advance, set_clock
-from tests.sql import pool_of
+from tests.support.clock import START, advance, set_clock
+from tests.support.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 

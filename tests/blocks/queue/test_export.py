@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from organism_flows.blocks.queue import NewTask, Queue, TaskFilter
-from organism_flows.blocks.queue.files.writers import COLUMNS, FORMATS, Format, task_writer
+from organism_flows.blocks.queue.files.writers import EXPORT_COLUMNS, FORMATS, Format, task_writer
 from tests.blocks.queue.helpers import claim, outcomes_of
-from tests.sql import pool_of
+from tests.support.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 csv.field_size_limit(2**31 - 1)
@@ -60,7 +60,7 @@ async def test_every_task_is_exported_once_whatever_the_pages(queue: Queue, form
     for page in (1, 3, 7, 100):
         rows = rows_of(format, await exported(queue, format, TaskFilter(), page=page))
         assert [row["id"] for row in rows] == sorted(map(str, ids), reverse=True)
-        assert [*rows[0]] == [*COLUMNS]
+        assert [*rows[0]] == [*EXPORT_COLUMNS]
         plain = [row if format == "jsonl" else row | {"params": json.loads(row["params"])} for row in rows]
         assert sorted(row["params"]["n"] for row in plain) == [*range(7)]
         assert {row["params"]["text"] for row in plain} == {'é,"\r\n'}

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from organism_flows.blocks.queue import NewTask, Queue, migrate
 from organism_flows.blocks.queue.counters import Histogram, buckets
-from tests.clock import START, advance, set_clock
-from tests.sql import pool_of
+from tests.support.clock import START, advance, set_clock
+from tests.support.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 BOUNDS = (0.5, 1, 10)

@@ -21,7 +21,7 @@ from tests.blocks.queue.sessions import (
     release,
     running_task,
 )
-from tests.sql import database_of
+from tests.support.sql import database_of
 
 pytestmark = pytest.mark.anyio
 

@@ -22,8 +22,8 @@ from tests.blocks.queue.sessions import (
     open_transaction,
     release,
 )
-from tests.clock import START, advance, set_clock
-from tests.sql import pool_of
+from tests.support.clock import START, advance, set_clock
+from tests.support.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from organism_flows.blocks.queue import Batch, ClaimLines, Limit, NewTask, Queue
 from tests.blocks.queue.helpers import outcomes_of
-from tests.clock import START, advance, set_clock
+from tests.support.clock import START, advance, set_clock
 
 pytestmark = pytest.mark.anyio
 

@@ -16,8 +16,8 @@ from organism_flows.blocks.queue import Batch, ClaimLines, NewTask, Queue
 from organism_flows.blocks.queue.db.statements import statement
 from organism_flows.blocks.queue.stores import claim_lines
 from organism_flows.blocks.queue.stores.line_shares import ClaimLine, LineShares
-from tests.clock import START, advance, set_clock
-from tests.sql import pool_of
+from tests.support.clock import START, advance, set_clock
+from tests.support.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 

@@ -16,7 +16,7 @@ from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.queue import NewTask, Queue
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.blocks.queue.sessions import blocked_on_a_row, open_transaction
-from tests.sql import pool_of
+from tests.support.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).parents[3]

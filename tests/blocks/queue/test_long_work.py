@@ -14,8 +14,8 @@ import pytest
 from organism_flows.blocks.long_work import LongWork, OrganismWork, ask_organism, long_work_sql
 from organism_flows.blocks.queue import NewTask, Queue, TypePolicy
 from tests.blocks.queue.helpers import claim
-from tests.clock import START, advance, set_clock
-from tests.sql import pool_of
+from tests.support.clock import START, advance, set_clock
+from tests.support.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 

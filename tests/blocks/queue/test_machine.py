@@ -15,7 +15,7 @@ from organism_flows.blocks.queue import ClaimLines
 from organism_flows.blocks.queue.stores import claim_lines
 from tests.blocks.queue.machine import run_machine
 from tests.conftest import Databases
-from tests.sql import edit_statements
+from tests.support.sql import edit_statements
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from organism_flows.blocks.errors import QueueUnavailable, SchemaMismatch
 from organism_flows.blocks.queue import Queue, migrate
 from organism_flows.blocks.queue.db.migrate import MIGRATION_LOCK
-from tests.sql import pool_of
+from tests.support.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 

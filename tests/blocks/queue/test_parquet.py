@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.blocks.queue.files.reader import RejectedRow, TaskFileReader
-from tests.sql import pool_of
+from tests.support.sql import pool_of
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 ROOT = Path(__file__).parents[3]

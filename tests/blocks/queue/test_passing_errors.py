@@ -22,11 +22,11 @@ from organism_flows.blocks.queue.db.sqlstates import (
     verdict,
 )
 from organism_flows.flows.lanes.lane import Lane
-from tests.bouncer import bounced
 from tests.flows.running_lanes import nothing_left_behind, running, submit, until_settled
-from tests.scripted_organism import ScriptedOrganism
-from tests.sql import pool_of
-from tests.stack import until
+from tests.support.bouncer import bounced
+from tests.support.scripted_organism import ScriptedOrganism
+from tests.support.sql import pool_of
+from tests.support.stack import until
 
 TIMEOUT = 60
 PASSING = ["25006", "25P02", "40001", "40P01", "53100", "53200", "53400", "55P03", "55006", "57014", "58030"]

@@ -19,7 +19,7 @@ from organism_flows.blocks.queue import Batch, NewTask, Queue, TaskFilter
 from organism_flows.blocks.queue.db.session import Session
 from organism_flows.blocks.queue.db.statements import statement
 from tests.blocks.queue.sessions import completion, failed, release
-from tests.sql import pool_of
+from tests.support.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 

@@ -18,9 +18,9 @@ from organism_flows.blocks.queue.db.migrate import MIGRATIONS
 from organism_flows.blocks.queue.db.schema import SCHEMA_VERSION
 from organism_flows.blocks.queue.db.statements import statement
 from tests.blocks.queue.helpers import claim, outcomes_of
-from tests.clock import START, advance, set_clock
 from tests.conftest import Databases
-from tests.sql import pool_of
+from tests.support.clock import START, advance, set_clock
+from tests.support.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 

@@ -40,9 +40,9 @@ from organism_flows.flows.verification.thresholds import Limits
 from tests.blocks.queue.bare_server import bare_server
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.blocks.queue.logins import execute, new_login
-from tests.clock import START, advance, set_clock
-from tests.sql import database_of, pool_of
-from tests.stack import until
+from tests.support.clock import START, advance, set_clock
+from tests.support.sql import database_of, pool_of
+from tests.support.stack import until
 
 pytestmark = pytest.mark.anyio
 

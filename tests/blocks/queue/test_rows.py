@@ -31,8 +31,8 @@ from organism_flows.flows.verification.thresholds import Limits
 from organism_flows.serve_apps.gateway.metrics.lane_metrics import lane_metrics
 from tests.blocks.queue.hostile_rows import ROWS, RULES, STATUSES, WORST, insert, take_any_row
 from tests.blocks.queue.test_migrate import OLDER_SCHEMA
-from tests.log_lines import LogLines
-from tests.sql import pool_of
+from tests.support.log_lines import LogLines
+from tests.support.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 BEGINNING = datetime(1, 1, 1, tzinfo=UTC)

@@ -17,7 +17,7 @@ from organism_flows.blocks.queue.fields import encoded
 from organism_flows.blocks.queue.wire import Cause
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.blocks.queue.sessions import blocked_on_a_row, open_transaction
-from tests.sql import pool_of
+from tests.support.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 

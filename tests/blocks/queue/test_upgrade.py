@@ -12,7 +12,7 @@ from alembic import command
 
 from organism_flows.blocks.errors import QueueUnavailable, SchemaMismatch
 from organism_flows.blocks.queue import Queue, TaskFilter, migrate
-from tests.sql import pool_of
+from tests.support.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 

@@ -21,9 +21,9 @@ from organism_flows.blocks.queue.lane_models import LaneRequest
 from organism_flows.blocks.queue.wire import Cause
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.blocks.queue.sessions import blocked_on_a_row, open_transaction
-from tests.clock import START, advance, set_clock
 from tests.conftest import Databases
-from tests.sql import database_of, pool_of
+from tests.support.clock import START, advance, set_clock
+from tests.support.sql import database_of, pool_of
 
 pytestmark = pytest.mark.anyio
 

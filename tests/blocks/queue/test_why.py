@@ -10,8 +10,8 @@ from organism_flows.blocks.errors import AmbiguousTask, TaskNotFound
 from organism_flows.blocks.queue import NewTask, Queue, Why
 from organism_flows.blocks.queue.wire import Cause
 from tests.blocks.queue.helpers import claim, outcomes_of
-from tests.clock import START, advance, set_clock
-from tests.sql import pool_of
+from tests.support.clock import START, advance, set_clock
+from tests.support.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 

@@ -14,8 +14,8 @@ from typing import Any
 from organism_flows.blocks.queue import Queue
 from tests.chaos.long.recorded import Event, Recorded
 from tests.chaos.report import OVERLAP_S
-from tests.history import Expected, History, read_history, violations
-from tests.sql import pool_of
+from tests.support.history import Expected, History, read_history, violations
+from tests.support.sql import pool_of
 
 AFTERMATH_S = 60.0
 """For so long after an event the rate of short tasks is taken."""

@@ -22,9 +22,9 @@ from organism_flows.blocks.queue.db.connection import TRANSIENT_ERRORS
 from organism_flows.deployments.stack.health import check_organism, local_client
 from tests.chaos.project import edit_handlers, make_project
 from tests.chaos.victims import kill
-from tests.history import install_history, runs_in
-from tests.sql import pool_of
-from tests.stack import Stack, until
+from tests.support.history import install_history, runs_in
+from tests.support.sql import pool_of
+from tests.support.stack import Stack, until
 
 FOREIGN = ("ORGANISM_", "PREFECT_", "RAY_", "PG", "SEEDCORE_")
 """Settings that begin so are not taken from the environment: the run shows the defaults."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
-from tests.stack import until
+from tests.support.stack import until
 
 TO = "custom-webhook/receiver"
 

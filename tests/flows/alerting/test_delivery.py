@@ -29,8 +29,8 @@ from organism_flows.flows.verify import verify
 from organism_flows.flows.watchdog import watchdog
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.flows.alerting.receiver import TO, Receiver
-from tests.sql import pool_of
-from tests.stack import Stack, until
+from tests.support.sql import pool_of
+from tests.support.stack import Stack, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack]
 ALL = {

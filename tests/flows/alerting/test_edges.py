@@ -18,8 +18,8 @@ from organism_flows.flows.alerting.notify import notify_about_verification
 from organism_flows.flows.alerting.transitions import AlertFinding, LastNotification, next_step
 from organism_flows.flows.verification.verification import Verification
 from tests.blocks.queue.helpers import claim, outcomes_of
-from tests.clock import START, advance, set_clock
-from tests.sql import pool_of
+from tests.support.clock import START, advance, set_clock
+from tests.support.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 MOMENT = datetime(2026, 1, 1, tzinfo=UTC)

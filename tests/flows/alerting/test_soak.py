@@ -23,7 +23,7 @@ from prefect.client.schemas.sorting import ArtifactSort
 from organism_flows.flows.alerting import automations
 from tests.deployments.test_operations import prefect
 from tests.flows.alerting.receiver import TO, Receiver
-from tests.stack import Stack, prefect_of, until
+from tests.support.stack import Stack, prefect_of, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack, pytest.mark.soak]
 MISSING = 150.0 + 60.0

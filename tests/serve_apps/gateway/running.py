@@ -19,7 +19,7 @@ from organism_flows.serve_apps.gateway.app import create_app
 from organism_flows.serve_apps.gateway.dependencies import AppState
 from organism_flows.serve_apps.gateway.organism_link import OrganismLink
 from tests.serve_apps.gateway.described import Description
-from tests.stack import until
+from tests.support.stack import until
 
 
 class Gateway:

@@ -15,7 +15,7 @@ from organism_flows.serve_apps.gateway.http.connection_limits import HEAD_LIMIT,
 from organism_flows.serve_apps.gateway.http.problems import ERRORS_SHOWN
 from tests.serve_apps.gateway.running import Gateway, running, token_file
 from tests.serve_apps.gateway.test_errors import check_problem
-from tests.stack import until
+from tests.support.stack import until
 
 pytestmark = pytest.mark.anyio
 PATIENCE_S = 60

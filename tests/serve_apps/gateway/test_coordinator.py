@@ -13,10 +13,10 @@ from organism_flows.blocks.queue import Queue
 from organism_flows.blocks.ray_cluster import RayCluster
 from organism_flows.blocks.stack_state import STATE_FILE, StackState
 from organism_flows.serve_apps.gateway import organism_link as module
-from tests.scripted_organism import ScriptedOrganism
 from tests.serve_apps.gateway.running import Gateway, running
 from tests.serve_apps.gateway.test_errors import check_problem
-from tests.stack import Stack, until
+from tests.support.scripted_organism import ScriptedOrganism
+from tests.support.stack import Stack, until
 
 pytestmark = pytest.mark.anyio
 

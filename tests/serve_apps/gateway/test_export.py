@@ -22,10 +22,10 @@ from organism_flows.blocks.errors import GatewayError, GatewayUnavailable
 from organism_flows.blocks.queue import Queue, TaskFilter
 from organism_flows.blocks.queue.db.statements import statement
 from tests.blocks.queue.hostile_rows import JSON, STATUSES, TYPES, WORST, insert, take_any_row
-from tests.proxy import proxied
 from tests.serve_apps.gateway.running import Gateway, running, token_file
-from tests.sql import pool_of
-from tests.stack import until
+from tests.support.proxy import proxied
+from tests.support.sql import pool_of
+from tests.support.stack import until
 
 pytestmark = pytest.mark.anyio
 TIMEOUT = 60

@@ -20,10 +20,10 @@ from organism_flows.serve_apps.gateway.metrics.organ_metrics import Organs
 from organism_flows.serve_apps.gateway.organism_link import OrganismByHttp
 from tests.flows.running_lanes import TIMEOUT, running, submit, until_settled
 from tests.flows.test_lease import start
-from tests.scripted_organism import ScriptedOrganism
 from tests.serve_apps.gateway.running import Gateway
-from tests.sql import pool_of
-from tests.stack import until
+from tests.support.scripted_organism import ScriptedOrganism
+from tests.support.sql import pool_of
+from tests.support.stack import until
 
 pytestmark = pytest.mark.anyio
 

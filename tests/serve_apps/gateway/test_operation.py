@@ -13,14 +13,14 @@ from organism_flows.blocks.queue import Batch, NewTask, Queue, migrate
 from organism_flows.blocks.queue.db.connection import COMMAND_TIMEOUT
 from organism_flows.serve_apps.gateway.metrics import metrics
 from tests.blocks.queue.helpers import claim, outcomes_of
-from tests.bouncer import bounced
-from tests.clock import START, advance, set_clock
 from tests.conftest import Databases
-from tests.proxy import proxied
 from tests.serve_apps.gateway.running import Gateway, running
 from tests.serve_apps.gateway.test_errors import check_problem
-from tests.sql import pool_of
-from tests.stack import until
+from tests.support.bouncer import bounced
+from tests.support.clock import START, advance, set_clock
+from tests.support.proxy import proxied
+from tests.support.sql import pool_of
+from tests.support.stack import until
 
 pytestmark = pytest.mark.anyio
 TIMEOUT = 60

@@ -24,8 +24,8 @@ from organism_flows.serve_apps.gateway.app import create_app
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.blocks.queue.hostile_rows import STATUSES, TYPES, WORST, insert, take_any_row
 from tests.conftest import Databases
-from tests.scripted_organism import ScriptedOrganism
 from tests.serve_apps.gateway.running import running, token_file
+from tests.support.scripted_organism import ScriptedOrganism
 
 Test = TypeVar("Test", bound=Callable[..., None])
 TOKEN = "may-do-everything"

@@ -26,7 +26,7 @@ from organism_flows.serve_apps.gateway.http.tokens import check_binding, read_to
 from organism_flows.serve_apps.http_access import is_loopback
 from tests.serve_apps.gateway.running import Gateway, running, token_file
 from tests.serve_apps.gateway.test_errors import check_problem
-from tests.stack import until
+from tests.support.stack import until
 
 ROOT = Path(__file__).parents[3]
 TOKENS = {"read": "can-read", "submit": "can-submit", "operate": "can-operate"}

@@ -14,7 +14,7 @@ from organism_flows.blocks.queue.db.listener import Listener
 from organism_flows.blocks.queue.wire import Cause
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.serve_apps.gateway.running import Gateway, running, token_file
-from tests.sql import pool_of
+from tests.support.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 

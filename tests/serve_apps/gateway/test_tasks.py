@@ -11,8 +11,8 @@ import pytest
 
 from organism_flows.blocks.queue import NewTask, Queue
 from tests.blocks.queue.helpers import claim, outcomes_of
-from tests.scripted_organism import ScriptedOrganism
 from tests.serve_apps.gateway.running import Gateway, running
+from tests.support.scripted_organism import ScriptedOrganism
 
 pytestmark = pytest.mark.anyio
 

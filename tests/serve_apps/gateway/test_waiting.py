@@ -17,8 +17,8 @@ from organism_flows.blocks.queue import NewTask, Queue, Status, TaskState
 from organism_flows.serve_apps.gateway.task_watcher import POLL_PAUSE_S, TaskWatcher
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.serve_apps.gateway.running import Gateway
-from tests.sql import pool_of
-from tests.stack import until
+from tests.support.sql import pool_of
+from tests.support.stack import until
 
 pytestmark = pytest.mark.anyio
 TIMEOUT = 60

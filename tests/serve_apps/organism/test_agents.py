@@ -20,7 +20,7 @@ from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.serve_apps.organism.manager import OrganismManager
 from organism_flows.serve_apps.organism.processes import pool as agents_module
 from tests.serve_apps.organism.helpers import Result, batch, cancel_claims, in_flight, organ, organism, run
-from tests.stack import until
+from tests.support.stack import until
 
 pytestmark = pytest.mark.anyio
 

@@ -20,7 +20,7 @@ from organism_flows.blocks.queue.models import NewTask
 from organism_flows.blocks.ray_cluster import RayCluster
 from organism_flows.flows.lanes.lane import Lane
 from organism_flows.serve_apps.organism.app import BuildArgs, build
-from tests.stack import Stack, until
+from tests.support.stack import Stack, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack]
 APP = "apart"

@@ -20,7 +20,7 @@ from organism_flows.blocks.ray_cluster import RayCluster
 from organism_flows.serve_apps.organism.app import OrganismDeployment
 from organism_flows.serve_apps.organism.config import load_config
 from organism_flows.serve_apps.organism.release.serve_config import serve_config
-from tests.stack import Stack, until
+from tests.support.stack import Stack, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack]
 APP = "drained"

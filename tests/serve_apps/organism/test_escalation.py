@@ -19,7 +19,7 @@ from tests.serve_apps.organism.helpers import (
     run,
     suspected,
 )
-from tests.stack import until
+from tests.support.stack import until
 
 pytestmark = pytest.mark.anyio
 

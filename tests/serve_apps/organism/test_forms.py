@@ -11,7 +11,7 @@ import pytest
 
 from tests.serve_apps.organism import misbehaviour
 from tests.serve_apps.organism.helpers import batch, cancel_claims, organ, organism, run
-from tests.stack import until
+from tests.support.stack import until
 
 pytestmark = pytest.mark.anyio
 

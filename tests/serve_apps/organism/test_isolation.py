@@ -8,9 +8,9 @@ from uuid import uuid4
 import pytest
 
 from organism_flows.blocks.queue import NewTask, Queue
-from tests.history import check_history
-from tests.sql import pool_of
-from tests.stack import Stack
+from tests.support.history import check_history
+from tests.support.sql import pool_of
+from tests.support.stack import Stack
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack]
 

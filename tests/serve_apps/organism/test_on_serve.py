@@ -18,7 +18,7 @@ from organism_flows.blocks.errors import OrganismUnavailable, ReplicaLost
 from organism_flows.blocks.organism import Organism
 from organism_flows.blocks.queue import Batch
 from organism_flows.blocks.ray_cluster import RayCluster
-from tests.stack import Stack, until
+from tests.support.stack import Stack, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack]
 CLAIMS = count(1_000_000)

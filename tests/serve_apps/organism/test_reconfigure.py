@@ -13,9 +13,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from organism_flows.blocks.queue import NewTask, Queue
-from tests.history import check_history
-from tests.sql import pool_of
-from tests.stack import CONFIG, Stack, until
+from tests.support.history import check_history
+from tests.support.sql import pool_of
+from tests.support.stack import CONFIG, Stack, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack]
 

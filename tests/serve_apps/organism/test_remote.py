@@ -17,7 +17,7 @@ from organism_flows.serve_apps.organism.execution import remote_organ
 from organism_flows.serve_apps.organism.manager import OrganismManager
 from tests.serve_apps.organism import misbehaviour
 from tests.serve_apps.organism.helpers import batch, cancel_claims, in_flight, organ, run, suspected
-from tests.stack import until
+from tests.support.stack import until
 
 pytestmark = pytest.mark.anyio
 

@@ -13,7 +13,7 @@ from organism_flows.serve_apps.organism.execution import open_calls
 from organism_flows.serve_apps.organism.manager import OrganismManager
 from tests.serve_apps.organism import misbehaviour
 from tests.serve_apps.organism.helpers import batch, in_flight, organ, organism, run
-from tests.stack import until
+from tests.support.stack import until
 
 pytestmark = pytest.mark.anyio
 

@@ -15,7 +15,7 @@ from organism_flows.serve_apps.organism.manager import OrganismManager
 from organism_flows.serve_apps.organism.processes import pool as agents_module
 from tests.serve_apps.organism import misbehaviour
 from tests.serve_apps.organism.helpers import batch, in_flight, organ, organism, run, suspected
-from tests.stack import until
+from tests.support.stack import until
 
 pytestmark = pytest.mark.anyio
 

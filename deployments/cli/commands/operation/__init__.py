@@ -1,1 +1,1 @@
-"""The commands for work and its watch: `dispatch`, `schedule`, `alerts`, `verify`, `drift`, `leftovers`."""
+"""Commands for work: `dispatch`, `schedule`, `alerts`, `verify`, `limits`, `drift`, `leftovers`."""

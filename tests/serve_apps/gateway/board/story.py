@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 
 from organism_flows.blocks.organism_reports import OrganReport, StatusReport
-from tests.scripted_organism import ScriptedOrganism
+from tests.support.scripted_organism import ScriptedOrganism
 
 FILL = """
 INSERT INTO tasks (type, domain, status, created_at, run_after, finished_at, elapsed_ms, organ_id, params,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from organism_flows.blocks.queue import Queue
-from tests.sql import pool_of
+from tests.support.sql import pool_of
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 

@@ -17,8 +17,8 @@ import asyncpg
 import pytest
 
 from organism_flows.deployments.stack.postgres.accounts import unprivileged_account
-from tests.proxy import proxied
-from tests.stack import until
+from tests.support.proxy import proxied
+from tests.support.stack import until
 
 CONFIG = """
 [databases]

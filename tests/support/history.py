@@ -19,7 +19,7 @@ from uuid import UUID
 
 from organism_flows.blocks.queue import FINISHED, Queue
 from organism_flows.blocks.queue.models import DEFAULT_MAX_ATTEMPTS
-from tests.sql import pool_of
+from tests.support.sql import pool_of
 
 INSTALL = """
 DROP TABLE IF EXISTS test_history;

@@ -21,12 +21,12 @@ from organism_flows.blocks.access_token import own_headers
 from organism_flows.blocks.queue import Queue
 from organism_flows.blocks.settings import Settings
 from organism_flows.blocks.stack_state import StackState, environment_of, read_secret, read_stack
-from tests.history import install_history
-from tests.sql import pool_of
+from tests.support.history import install_history
+from tests.support.sql import pool_of
 
 PATIENCE = 180
 """Seconds; only a deadline for a machine that hangs."""
-CONFIG = Path(__file__).parent / "organism" / "organism.yaml"
+CONFIG = Path(__file__).parents[1] / "organism" / "organism.yaml"
 
 
 class Stack:
