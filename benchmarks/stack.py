@@ -24,9 +24,9 @@ import httpx
 from benchmarks.costs import Meter
 from benchmarks.figures import Unmeasured
 from benchmarks.peers.drained import PAYLOAD, READY
-from organism_flows.blocks.access_token import own_headers
+from organism_flows.blocks.local_stack.access_token import own_headers
+from organism_flows.blocks.local_stack.stack_state import StackState, environment_of, read_stack
 from organism_flows.blocks.settings import Settings
-from organism_flows.blocks.stack_state import StackState, environment_of, read_stack
 from organism_flows.deployments.stack.postgres.roles import MAINTENANCE, SUPERUSER, USER
 
 HERE = Path(__file__).parent

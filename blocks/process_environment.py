@@ -14,7 +14,7 @@ import os
 import sys
 from pathlib import Path
 
-from organism_flows.blocks.stack_state import (
+from organism_flows.blocks.local_stack.stack_state import (
     StackState,
     environment_of,
     prefect_environment_of,

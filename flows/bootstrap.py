@@ -27,15 +27,15 @@ from organism_flows.blocks.errors import (
     OrganismUnavailable,
     QueueUnavailable,
 )
-from organism_flows.blocks.organism import Organism
+from organism_flows.blocks.local_stack.stack_state import read_stack
+from organism_flows.blocks.prefect_blocks.organism import Organism
+from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster
+from organism_flows.blocks.prefect_blocks.task_queue import TaskQueue
 from organism_flows.blocks.queue import Queue
 from organism_flows.blocks.queue.db.connection import TRANSIENT_ERRORS, wait_for_postgres
 from organism_flows.blocks.queue.db.migrate import migrate, pending
 from organism_flows.blocks.queue.db.roles import how_to_make
-from organism_flows.blocks.ray_cluster import RayCluster
 from organism_flows.blocks.settings import load_settings
-from organism_flows.blocks.stack_state import read_stack
-from organism_flows.blocks.task_queue import TaskQueue
 from organism_flows.flows.alerting import automations
 from organism_flows.flows.dispatch import GRACE_S, dispatch
 from organism_flows.flows.prefect_support import deployments

@@ -18,12 +18,12 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from organism_flows.blocks.errors import ConfigurationError, OrganismError, OrganismUnavailable
-from organism_flows.blocks.organism import Organism
+from organism_flows.blocks.prefect_blocks.organism import Organism
+from organism_flows.blocks.prefect_blocks.ray_cluster import LaneTaskRunner, RayCluster
+from organism_flows.blocks.prefect_blocks.task_queue import TaskQueue
 from organism_flows.blocks.queue import Queue
 from organism_flows.blocks.queue.db.connection import TRANSIENT_ERRORS, unavailable
-from organism_flows.blocks.ray_cluster import LaneTaskRunner, RayCluster
 from organism_flows.blocks.settings import load_settings
-from organism_flows.blocks.task_queue import TaskQueue
 from organism_flows.blocks.versions import refuse_other_wire
 from organism_flows.flows.prefect_support.states import ORGANISM_TAG, note_begun
 from organism_flows.flows.supervision.handover import RELIEVE_AFTER_S, HandoverDecision, turn

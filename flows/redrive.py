@@ -11,8 +11,8 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 from pydantic import BaseModel, Field
 
+from organism_flows.blocks.prefect_blocks.task_queue import TaskQueue
 from organism_flows.blocks.queue import RedriveFilter, TaskSummary
-from organism_flows.blocks.task_queue import TaskQueue
 from organism_flows.flows.prefect_support.markdown import TaskLinks, escaped
 from organism_flows.flows.prefect_support.states import EXPECTED_ERRORS, ORGANISM_TAG, failed, show_page
 

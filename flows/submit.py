@@ -13,10 +13,10 @@ from prefect.states import Completed
 from pydantic import BaseModel, Field
 
 from organism_flows.blocks.errors import RejectedRows
+from organism_flows.blocks.prefect_blocks.task_queue import TaskQueue
 from organism_flows.blocks.queue.files.columns import Columns
 from organism_flows.blocks.queue.files.reader import matching
 from organism_flows.blocks.queue.stores.file_load import Loaded
-from organism_flows.blocks.task_queue import TaskQueue
 from organism_flows.flows.prefect_support.markdown import escaped
 from organism_flows.flows.prefect_support.states import EXPECTED_ERRORS, ORGANISM_TAG, failed, show_page
 

@@ -67,7 +67,7 @@ async def shortest(stack: Stack, rate: float, count: int) -> list[float]:
 
     One after the other, so that none waits for another: the ratio is to what the way itself takes.
     """
-    from organism_flows.blocks.ray_cluster import RayCluster  # isort: skip  # points Ray at the stack before it is imported
+    from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster  # isort: skip  # points Ray at the stack before it is imported
 
     from ray import serve
 

@@ -32,7 +32,7 @@ SETTLE = """
 
 async def drain(dsn: str, tasks: int) -> float:
     """Drain what is in the table and return the seconds it took."""
-    from organism_flows.blocks.ray_cluster import RayCluster  # isort: skip  # points Ray at the stack before it is imported
+    from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster  # isort: skip  # points Ray at the stack before it is imported
 
     from ray import serve
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from organism_flows.blocks.access_token import bearer, gateway_address
+from organism_flows.blocks.local_stack.access_token import bearer, gateway_address
 from organism_flows.blocks.settings import load_settings
 
 OUTAGE_PAUSE_S = 1.0

@@ -16,9 +16,9 @@ import orjson
 from pydantic import BaseModel
 
 from organism_flows.blocks.errors import OrganismError
+from organism_flows.blocks.local_stack.stack_state import queue_dsn
 from organism_flows.blocks.queue import NewTask, Queue, TaskResult
 from organism_flows.blocks.settings import Settings
-from organism_flows.blocks.stack_state import queue_dsn
 
 MOST_COMPLEX = 5
 POLL_S = 0.3

@@ -12,7 +12,7 @@ from contextlib import redirect_stdout
 from typing import Any, TypeVar
 
 from organism_flows.blocks.errors import ConfigurationError, OrganismError, RunStopped, StackError
-from organism_flows.blocks.stack_state import StackState, read_stack
+from organism_flows.blocks.local_stack.stack_state import StackState, read_stack
 from organism_flows.deployments.cli.exit_codes import ExitCode
 from organism_flows.deployments.cli.output import show_error
 

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 def open_queue() -> Queue:
     """Return the configured queue, not yet opened, for one command."""
+    from organism_flows.blocks.local_stack.stack_state import queue_dsn
     from organism_flows.blocks.queue import Queue
     from organism_flows.blocks.settings import load_settings
-    from organism_flows.blocks.stack_state import queue_dsn
 
     return Queue(queue_dsn(load_settings()).get_secret_value(), connections=1)

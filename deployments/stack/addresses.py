@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from organism_flows.blocks.local_stack.stack_state import StackState
 from organism_flows.blocks.settings import Settings
-from organism_flows.blocks.stack_state import StackState
 from organism_flows.deployments.stack.secret_files import own_prefect_secret, prefect_secret, ray_token
 from organism_flows.deployments.stack.state import stack_id_of
 from organism_flows.deployments.stack.system import ports

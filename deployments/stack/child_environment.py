@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from organism_flows.blocks.local_stack.stack_state import StackState, environment_of, read_secret
 from organism_flows.blocks.settings import OLDER_NAMES, Settings
-from organism_flows.blocks.stack_state import StackState, environment_of, read_secret
 from organism_flows.deployments.stack.postgres.roles import PREFECT
 from organism_flows.deployments.stack.postgres.server import EmbeddedPostgres
 from organism_flows.deployments.stack.prefect_server import HOSTS

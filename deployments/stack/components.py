@@ -16,8 +16,8 @@ import httpx
 
 from organism_flows.blocks.errors import StackError
 from organism_flows.blocks.finding import Finding, failed
+from organism_flows.blocks.local_stack.stack_state import StackState
 from organism_flows.blocks.settings import Settings
-from organism_flows.blocks.stack_state import StackState
 from organism_flows.deployments.stack.addresses import port_of
 from organism_flows.deployments.stack.child_environment import (
     base_environment,
@@ -185,7 +185,7 @@ async def apply_deployments(settings: Settings, stack: StackState) -> None:
     Raises:
         StackError: The process failed.
     """
-    what = ["organism_flows.blocks.registration"]
+    what = ["organism_flows.blocks.prefect_blocks.registration"]
     if settings.worker:
         what = ["organism_flows.flows.prefect_support.deployments", str(applied_mark(stack))]
         if stack.dsn:

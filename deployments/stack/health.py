@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from organism_flows.blocks.finding import Finding, failed, ok
+from organism_flows.blocks.local_stack.stack_state import StackState, read_secret
 from organism_flows.blocks.long_work import LongWork, can_write_sql, long_work_sql
-from organism_flows.blocks.stack_state import StackState, read_secret
 
 if TYPE_CHECKING:
     import httpx

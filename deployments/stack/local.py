@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel
 
-from organism_flows.blocks.access_token import make_token
 from organism_flows.blocks.disk_space import full_disks
 from organism_flows.blocks.errors import StackError
 from organism_flows.blocks.finding import Finding, ok
+from organism_flows.blocks.local_stack.access_token import make_token
+from organism_flows.blocks.local_stack.stack_state import ProcessRef, StackState, read_secret, read_stack
 from organism_flows.blocks.settings import Settings
-from organism_flows.blocks.stack_state import ProcessRef, StackState, read_secret, read_stack
 from organism_flows.deployments.stack import components, health, organism_app
 from organism_flows.deployments.stack.addresses import dsn_mark, ignored_ports, plan
 from organism_flows.deployments.stack.child_environment import postgres_environment

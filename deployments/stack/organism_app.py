@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from organism_flows.blocks.errors import StackError
+from organism_flows.blocks.local_stack.stack_state import StackState
 from organism_flows.blocks.settings import Settings
-from organism_flows.blocks.stack_state import StackState
 from organism_flows.deployments.stack.addresses import port_of
 from organism_flows.deployments.stack.health import check_organism
 from organism_flows.deployments.stack.system.ports import LOOPBACK

@@ -7,7 +7,7 @@ import secrets
 from pathlib import Path
 
 from organism_flows.blocks.errors import ConfigurationError
-from organism_flows.blocks.stack_state import read_secret, same_server
+from organism_flows.blocks.local_stack.stack_state import read_secret, same_server
 from organism_flows.deployments.stack.state import write_atomically
 
 RAY_TOKEN_FILE = "ray-token"  # noqa: S105 - a file's name

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from organism_flows.blocks.errors import StackError
-from organism_flows.blocks.stack_state import STATE_FILE, ProcessRef, StackState, read_stack
+from organism_flows.blocks.local_stack.stack_state import STATE_FILE, ProcessRef, StackState, read_stack
 from organism_flows.deployments.stack.system.processes import find, reference
 
 LOCK_FILE = "stack.lock"

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel
 
-from organism_flows.blocks.access_token import own_headers
 from organism_flows.blocks.disk_space import HELP, full_disks
 from organism_flows.blocks.errors import StackError
 from organism_flows.blocks.finding import Finding, failed
+from organism_flows.blocks.local_stack.access_token import own_headers
+from organism_flows.blocks.local_stack.stack_state import StackState, read_secret, read_stack, same_server
 from organism_flows.blocks.long_work import ask_organism
 from organism_flows.blocks.settings import Settings
-from organism_flows.blocks.stack_state import StackState, read_secret, read_stack, same_server
 from organism_flows.deployments.stack import health
 from organism_flows.deployments.stack.local import marks_of
 from organism_flows.deployments.stack.state import stack_id_of

@@ -23,8 +23,8 @@ from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
 from pydantic import BaseModel
 
-from organism_flows.blocks.block_base import DEFAULT
 from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.prefect_blocks.block_base import DEFAULT
 from organism_flows.flows.alerting.transitions import ALERTS, PREFIX, SCANNED_EVENT, Alert, last_notification
 from organism_flows.flows.prefect_support.server import reaching_prefect
 from organism_flows.flows.prefect_support.states import ORGANISM_TAG

@@ -23,7 +23,7 @@ import orjson
 from pydantic import BaseModel
 
 from organism_flows.blocks.errors import OrganismError
-from organism_flows.blocks.registration import register_blocks
+from organism_flows.blocks.prefect_blocks.registration import register_blocks
 from organism_flows.flows.prefect_support import carry_over
 from organism_flows.flows.prefect_support.server import reaching_prefect
 

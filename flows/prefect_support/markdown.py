@@ -6,8 +6,8 @@ import re
 from uuid import UUID
 
 from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.local_stack.stack_state import queue_dsn, read_stack
 from organism_flows.blocks.settings import load_settings
-from organism_flows.blocks.stack_state import queue_dsn, read_stack
 
 # Prefect's UI renders the cells of tables as markdown too: `__init__` would be a bold "init" there.
 _MARKUP = re.compile(r"[\\`*_{}\[\]<>~|#&!$]")

@@ -27,11 +27,11 @@ from pydantic import BaseModel, Field
 
 from organism_flows.blocks.errors import OrganismError, OrganismUnavailable, QueueUnavailable
 from organism_flows.blocks.gc_tuning import collect_rarely
-from organism_flows.blocks.organism import Organism
+from organism_flows.blocks.prefect_blocks.organism import Organism
+from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster
+from organism_flows.blocks.prefect_blocks.task_queue import TaskQueue
 from organism_flows.blocks.queue import Batch
 from organism_flows.blocks.queue.db.connection import TRANSIENT_ERRORS
-from organism_flows.blocks.ray_cluster import RayCluster
-from organism_flows.blocks.task_queue import TaskQueue
 from organism_flows.blocks.versions import package_version, refuse_other_flow
 from organism_flows.flows.lanes.lane import Lane
 from organism_flows.flows.lanes.summary import LaneSummary

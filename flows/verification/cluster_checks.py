@@ -8,13 +8,13 @@ from typing import Any
 
 import httpx
 
-from organism_flows.blocks.access_token import own_headers
 from organism_flows.blocks.errors import OrganismError
 from organism_flows.blocks.finding import Finding, degraded, failed, ok
+from organism_flows.blocks.local_stack.access_token import own_headers
 from organism_flows.blocks.long_work import OrganismWork, ask_organism
-from organism_flows.blocks.organism import Organism
 from organism_flows.blocks.organism_reports import EnvironmentReport
-from organism_flows.blocks.ray_cluster import RayCluster, last_line
+from organism_flows.blocks.prefect_blocks.organism import Organism
+from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster, last_line
 from organism_flows.blocks.settings import load_settings
 from organism_flows.blocks.versions import ONE_IMAGE, differences, installed
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import httpx
 
-from organism_flows.blocks.access_token import own_headers
 from organism_flows.blocks.finding import Finding, failed, ok
+from organism_flows.blocks.local_stack.access_token import own_headers
 from organism_flows.blocks.settings import load_settings
 
 HTTP_TIMEOUT_S = 10.0

@@ -12,16 +12,16 @@ from typing import TypeAlias, TypeVar
 
 import asyncpg
 
-from organism_flows.blocks.block_base import NamedBlock
 from organism_flows.blocks.errors import OrganismError, SchemaMismatch
 from organism_flows.blocks.finding import Finding, failed
-from organism_flows.blocks.organism import Organism
+from organism_flows.blocks.local_stack.stack_state import organism_url, read_stack
+from organism_flows.blocks.prefect_blocks.block_base import NamedBlock
+from organism_flows.blocks.prefect_blocks.organism import Organism
+from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster
+from organism_flows.blocks.prefect_blocks.task_queue import TaskQueue
 from organism_flows.blocks.queue import Queue
 from organism_flows.blocks.queue.db.connection import TRANSIENT_ERRORS
-from organism_flows.blocks.ray_cluster import RayCluster
 from organism_flows.blocks.settings import load_settings
-from organism_flows.blocks.stack_state import organism_url, read_stack
-from organism_flows.blocks.task_queue import TaskQueue
 from organism_flows.flows.verification import (
     canary,
     cluster_checks,

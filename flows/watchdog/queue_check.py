@@ -10,14 +10,14 @@ from uuid import UUID
 from prefect.events import emit_event
 from pydantic import BaseModel
 
-from organism_flows.blocks.access_token import own_headers
 from organism_flows.blocks.errors import StackError
+from organism_flows.blocks.local_stack.access_token import own_headers
+from organism_flows.blocks.local_stack.stack_state import organism_url
 from organism_flows.blocks.long_work import ask_organism
+from organism_flows.blocks.prefect_blocks.task_queue import TaskQueue
 from organism_flows.blocks.queue import Queue
 from organism_flows.blocks.queue.models import Finished
 from organism_flows.blocks.settings import load_settings
-from organism_flows.blocks.stack_state import organism_url
-from organism_flows.blocks.task_queue import TaskQueue
 from organism_flows.flows.alerting.notify import notify_about_queue
 from organism_flows.flows.prefect_support.markdown import escaped
 from organism_flows.flows.prefect_support.stale_runs import clean_up_stale_runs

@@ -11,9 +11,9 @@ import sys
 import uvicorn
 from starlette.types import ASGIApp
 
-from organism_flows.blocks.access_token import make_token
 from organism_flows.blocks.errors import ConfigurationError, OrganismError
 from organism_flows.blocks.gc_tuning import collect_rarely
+from organism_flows.blocks.local_stack.access_token import make_token
 from organism_flows.blocks.settings import Settings, load_settings
 from organism_flows.serve_apps.gateway.app import create_app
 from organism_flows.serve_apps.gateway.http.connection_limits import BoundedProtocol

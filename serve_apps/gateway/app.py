@@ -9,9 +9,9 @@ from functools import partial
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from organism_flows.blocks.access_token import own_headers
+from organism_flows.blocks.local_stack.access_token import own_headers
+from organism_flows.blocks.local_stack.stack_state import organism_url, prefect_ui_url, queue_dsn
 from organism_flows.blocks.settings import Settings, load_settings
-from organism_flows.blocks.stack_state import organism_url, prefect_ui_url, queue_dsn
 from organism_flows.serve_apps.gateway.board.failures import FailureLists
 from organism_flows.serve_apps.gateway.board.organism import OrganismWatch
 from organism_flows.serve_apps.gateway.board.overview import Overviews

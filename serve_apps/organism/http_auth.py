@@ -8,8 +8,8 @@ import logging
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from organism_flows.blocks.access_token import NEXT_STEP, own_token
 from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.local_stack.access_token import NEXT_STEP, own_token
 from organism_flows.blocks.settings import Settings, load_settings
 from organism_flows.serve_apps.http_access import (
     bearer_token,

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from organism_flows.blocks.client.async_client import Client
     from organism_flows.blocks.client.sync_client import SyncClient
     from organism_flows.blocks.errors import PermanentError
-    from organism_flows.blocks.organism import Organism
+    from organism_flows.blocks.prefect_blocks.organism import Organism
     from organism_flows.blocks.queue import NewTask
-    from organism_flows.blocks.ray_cluster import RayCluster
-    from organism_flows.blocks.task_queue import TaskQueue
+    from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster
+    from organism_flows.blocks.prefect_blocks.task_queue import TaskQueue
     from organism_flows.flows.bootstrap import bootstrap
     from organism_flows.flows.dispatch import dispatch
     from organism_flows.flows.redrive import redrive
@@ -43,11 +43,11 @@ __all__ = [
 _MODULES = {
     "Client": "blocks.client.async_client",
     "NewTask": "blocks.queue",
-    "Organism": "blocks.organism",
+    "Organism": "blocks.prefect_blocks.organism",
     "PermanentError": "blocks.errors",
-    "RayCluster": "blocks.ray_cluster",
+    "RayCluster": "blocks.prefect_blocks.ray_cluster",
     "SyncClient": "blocks.client.sync_client",
-    "TaskQueue": "blocks.task_queue",
+    "TaskQueue": "blocks.prefect_blocks.task_queue",
     "bootstrap": "flows.bootstrap",
     "dispatch": "flows.dispatch",
     "redrive": "flows.redrive",

@@ -14,7 +14,6 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from organism_flows.blocks.access_token import make_token
 from organism_flows.blocks.client.async_client import (
     Client,
     SyncClient,
@@ -23,10 +22,11 @@ from organism_flows.blocks.client.async_client import (
 )
 from organism_flows.blocks.client.messages import WaitResult
 from organism_flows.blocks.errors import ConfigurationError, GatewayError, GatewayUnavailable, TaskEnded
+from organism_flows.blocks.local_stack.access_token import make_token
+from organism_flows.blocks.local_stack.stack_state import STATE_FILE, StackState
 from organism_flows.blocks.queue import NewTask, Queue, TaskFilter
 from organism_flows.blocks.queue.wire import Cause
 from organism_flows.blocks.settings import Settings
-from organism_flows.blocks.stack_state import STATE_FILE, StackState
 from tests.blocks.queue.helpers import claim, outcomes_of
 from tests.serve_apps.gateway.running import running, token_file
 from tests.support.proxy import proxied

@@ -9,8 +9,8 @@ import ray
 
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.organism_reports import HealthReport
+from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster, _refused
 from organism_flows.blocks.queue.wire import WIRE_VERSION
-from organism_flows.blocks.ray_cluster import RayCluster, _refused
 from organism_flows.blocks.versions import (
     differences,
     installed,
@@ -71,7 +71,7 @@ async def test_without_a_node_on_this_machine_it_is_refused(monkeypatch: pytest.
     from ray._private import services
 
     monkeypatch.setattr(services, "find_node_ids", set)
-    monkeypatch.setattr("organism_flows.blocks.ray_cluster.OWN_NODE_TIMEOUT", 0.0)
+    monkeypatch.setattr("organism_flows.blocks.prefect_blocks.ray_cluster.OWN_NODE_TIMEOUT", 0.0)
     listening = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1")
     async with listening:
         port = listening.sockets[0].getsockname()[1]

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import ray
 
+from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster
 from organism_flows.blocks.queue import Queue
-from organism_flows.blocks.ray_cluster import RayCluster
 from tests.support.sql import pool_of
 from tests.support.stack import Stack
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from organism_flows.blocks.access_token import TOKEN_FILE
+from organism_flows.blocks.local_stack.access_token import TOKEN_FILE
 from organism_flows.deployments.stack.components import ray_folder
 from organism_flows.deployments.stack.local import marks_of
 from organism_flows.deployments.stack.state import known_processes

@@ -20,9 +20,9 @@ import httpx
 import psutil
 import pytest
 
+from organism_flows.blocks.local_stack.stack_state import prefect_environment_of
 from organism_flows.blocks.queue import Queue
 from organism_flows.blocks.queue.db.migrate import MIGRATIONS
-from organism_flows.blocks.stack_state import prefect_environment_of
 from tests.deployments.test_prefect_yaml import OURS
 from tests.flows.test_cancel_run import Tasks
 from tests.support.sql import pool_of

@@ -27,8 +27,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from docs.chromium import find_chromium, open_page
+from organism_flows.blocks.local_stack.stack_state import read_secret
 from organism_flows.blocks.settings import Settings
-from organism_flows.blocks.stack_state import read_secret
 from organism_flows.deployments.stack import components, health
 from organism_flows.deployments.stack.addresses import plan
 from organism_flows.deployments.stack.local import prepare_home

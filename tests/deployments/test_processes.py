@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from organism_flows.blocks.errors import StackError
-from organism_flows.blocks.stack_state import ProcessRef
+from organism_flows.blocks.local_stack.stack_state import ProcessRef
 from organism_flows.deployments.stack.system import processes
 from organism_flows.deployments.stack.system.processes import STACK_ID, Child, Marks
 

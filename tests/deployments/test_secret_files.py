@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.local_stack.stack_state import StackState, environment_of, read_secret
 from organism_flows.blocks.process_environment import join_stack
 from organism_flows.blocks.settings import Settings
-from organism_flows.blocks.stack_state import StackState, environment_of, read_secret
 from organism_flows.deployments.stack.child_environment import (
     base_environment,
     postgres_environment,

@@ -22,9 +22,9 @@ import httpx
 import psutil
 import pytest
 
-from organism_flows.blocks.access_token import own_headers
+from organism_flows.blocks.local_stack.access_token import own_headers
+from organism_flows.blocks.local_stack.stack_state import StackState, read_stack
 from organism_flows.blocks.settings import Settings
-from organism_flows.blocks.stack_state import StackState, read_stack
 from organism_flows.deployments.stack.components import ray_folder
 from organism_flows.deployments.stack.local import marks_of
 from organism_flows.deployments.stack.state import known_processes

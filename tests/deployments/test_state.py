@@ -16,8 +16,8 @@ import pytest
 from pydantic import SecretStr
 
 from organism_flows.blocks.errors import StackError
+from organism_flows.blocks.local_stack.stack_state import ProcessRef, StackState, read_stack
 from organism_flows.blocks.settings import Settings
-from organism_flows.blocks.stack_state import ProcessRef, StackState, read_stack
 from organism_flows.deployments.stack import secret_files, state
 from organism_flows.deployments.stack.addresses import dsn_mark, ignored_ports, plan
 from organism_flows.deployments.stack.status import status

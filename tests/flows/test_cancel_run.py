@@ -17,8 +17,8 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.states import Cancelling
 
+from organism_flows.blocks.local_stack.stack_state import prefect_environment_of
 from organism_flows.blocks.queue import NewTask, Queue
-from organism_flows.blocks.stack_state import prefect_environment_of
 from organism_flows.flows.dispatch import dispatch
 from tests.support.stack import PATIENCE, Stack, until
 

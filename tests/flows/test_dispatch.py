@@ -21,10 +21,10 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Failed
 
 from organism_flows.blocks.errors import ConfigurationError, LaneLost, OrganismUnavailable
-from organism_flows.blocks.organism import Organism
+from organism_flows.blocks.prefect_blocks.organism import Organism
+from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster
+from organism_flows.blocks.prefect_blocks.task_queue import TaskQueue
 from organism_flows.blocks.queue import NewTask, Queue
-from organism_flows.blocks.ray_cluster import RayCluster
-from organism_flows.blocks.task_queue import TaskQueue
 from organism_flows.flows.dispatch import dispatch
 from organism_flows.flows.supervision.lane_task import _may_succeed_next_time, run_lane
 from organism_flows.flows.supervision.supervisor import DispatchSummary

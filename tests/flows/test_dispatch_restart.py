@@ -17,8 +17,8 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 from prefect.states import Pending, Running, Scheduled
 from pydantic import SecretStr
 
+from organism_flows.blocks.prefect_blocks.task_queue import TaskQueue
 from organism_flows.blocks.queue import NewTask, Queue
-from organism_flows.blocks.task_queue import TaskQueue
 from organism_flows.flows.dispatch import dispatch
 from organism_flows.flows.watchdog import watchdog
 from organism_flows.flows.watchdog.dispatch_restart import Restart, start_missing_dispatch

@@ -8,9 +8,9 @@ import pytest
 import ray
 
 from organism_flows.blocks.errors import OrganismUnavailable
-from organism_flows.blocks.organism import Organism
-from organism_flows.blocks.ray_cluster import RayCluster
-from organism_flows.blocks.task_queue import TaskQueue
+from organism_flows.blocks.prefect_blocks.organism import Organism
+from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster
+from organism_flows.blocks.prefect_blocks.task_queue import TaskQueue
 from organism_flows.flows.supervision import lane_task
 from organism_flows.flows.supervision.lane_task import LaneOptions, LaneRun
 

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from organism_flows.blocks.access_token import own_headers
+from organism_flows.blocks.local_stack.access_token import own_headers
+from organism_flows.blocks.local_stack.stack_state import StackState, environment_of, read_secret, read_stack
 from organism_flows.blocks.queue import Queue
 from organism_flows.blocks.settings import Settings
-from organism_flows.blocks.stack_state import StackState, environment_of, read_secret, read_stack
 from tests.support.history import install_history
 from tests.support.sql import pool_of
 

@@ -26,7 +26,7 @@ from pathlib import Path
 import psutil
 
 from organism_flows.blocks.errors import StackError
-from organism_flows.blocks.stack_state import ProcessRef
+from organism_flows.blocks.local_stack.stack_state import ProcessRef
 
 STACK_ID = "ORGANISM_STACK_ID"
 STACK_ROLE = "ORGANISM_STACK_ROLE"

@@ -13,8 +13,8 @@ from typing import Literal, TypeAlias, get_args
 
 from pydantic import SecretStr
 
-from organism_flows.blocks.access_token import own_token
 from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.local_stack.access_token import own_token
 from organism_flows.blocks.settings import Settings
 from organism_flows.serve_apps.http_access import is_loopback
 

@@ -16,8 +16,8 @@ from uuid import uuid4
 
 import httpx
 
-from organism_flows.blocks.access_token import own_headers
 from organism_flows.blocks.errors import ConfigurationError, OrganismError, OrganismUnavailable
+from organism_flows.blocks.local_stack.access_token import own_headers
 from organism_flows.blocks.settings import load_settings
 from organism_flows.serve_apps.organism.config import OrganismConfig, parse_config
 from organism_flows.serve_apps.organism.release.serve_config import APP, MANAGER, ROUTE_PREFIX

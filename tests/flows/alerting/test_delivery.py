@@ -20,8 +20,8 @@ from prefect.states import Crashed, Failed, Scheduled
 from pydantic import SecretStr
 
 from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.prefect_blocks.task_queue import TaskQueue
 from organism_flows.blocks.queue import NewTask, Queue
-from organism_flows.blocks.task_queue import TaskQueue
 from organism_flows.flows.alerting import automations, checks
 from organism_flows.flows.dispatch import dispatch
 from organism_flows.flows.redrive import redrive

@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
+from organism_flows.blocks.local_stack.stack_state import STATE_FILE, StackState
+from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster
 from organism_flows.blocks.queue import Queue
-from organism_flows.blocks.ray_cluster import RayCluster
-from organism_flows.blocks.stack_state import STATE_FILE, StackState
 from organism_flows.serve_apps.gateway import organism_link as module
 from tests.serve_apps.gateway.running import Gateway, running
 from tests.serve_apps.gateway.test_errors import check_problem

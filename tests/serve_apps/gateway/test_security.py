@@ -17,8 +17,8 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from organism_flows.blocks.access_token import TOKEN_FILE
 from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.local_stack.access_token import TOKEN_FILE
 from organism_flows.blocks.settings import Settings
 from organism_flows.serve_apps.gateway.__main__ import bound
 from organism_flows.serve_apps.gateway.app import create_app

@@ -13,10 +13,10 @@ import pytest
 from ray import serve
 from ray.serve.api import _run
 
-from organism_flows.blocks.organism import Organism
 from organism_flows.blocks.organism_client import OrganismClient
+from organism_flows.blocks.prefect_blocks.organism import Organism
+from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster
 from organism_flows.blocks.queue.wire import Batch, Outcomes
-from organism_flows.blocks.ray_cluster import RayCluster
 from organism_flows.serve_apps.organism.app import OrganismDeployment
 from organism_flows.serve_apps.organism.config import load_config
 from organism_flows.serve_apps.organism.release.serve_config import serve_config

@@ -15,9 +15,9 @@ from ray import serve
 from ray.serve.api import _run
 
 from organism_flows.blocks.errors import OrganismUnavailable, ReplicaLost
-from organism_flows.blocks.organism import Organism
+from organism_flows.blocks.prefect_blocks.organism import Organism
+from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster
 from organism_flows.blocks.queue import Batch
-from organism_flows.blocks.ray_cluster import RayCluster
 from tests.support.stack import Stack, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack]

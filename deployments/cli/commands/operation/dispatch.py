@@ -34,9 +34,9 @@ async def dispatch(
     back at once. With --until-empty, exit code 1 means that --max-seconds was over before the queue was
     empty. If `organism down` stops the stack, the command ends at once with exit code 1.
     """
+    from organism_flows.blocks.local_stack.stack_state import queue_dsn, read_stack
     from organism_flows.blocks.queue import Queue
     from organism_flows.blocks.settings import load_settings
-    from organism_flows.blocks.stack_state import queue_dsn, read_stack
 
     settings = load_settings()
     dsn = queue_dsn(settings).get_secret_value()

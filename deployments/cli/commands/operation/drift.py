@@ -25,10 +25,10 @@ async def drift(
     """Show the rules of escalation, the sums of drift by type and domain, and the paths that tasks took."""
     import httpx
 
-    from organism_flows.blocks.access_token import bearer, own_headers
     from organism_flows.blocks.errors import ConfigurationError, OrganismUnavailable
+    from organism_flows.blocks.local_stack.access_token import bearer, own_headers
+    from organism_flows.blocks.local_stack.stack_state import read_stack
     from organism_flows.blocks.settings import load_settings
-    from organism_flows.blocks.stack_state import read_stack
 
     if (type or domain) and not reset:
         raise ConfigurationError("--type and --domain choose what to reset", "add --reset")

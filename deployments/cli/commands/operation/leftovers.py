@@ -31,7 +31,7 @@ async def leftovers(
     # Importing flows points Ray at the embedded stack.
     import organism_flows.flows.dispatch  # noqa: F401  # isort: skip
     from organism_flows.blocks.errors import ConfigurationError
-    from organism_flows.blocks.ray_cluster import RayCluster
+    from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster
     from organism_flows.deployments.cli.own_queue import open_queue
 
     await (await RayCluster.named("default")).connect()

@@ -34,12 +34,12 @@ async def migrate(*, status: Statuses = None, as_json: AsJson = False) -> None:
     """
     from dataclasses import asdict
 
+    from organism_flows.blocks.local_stack.stack_state import queue_dsn
     from organism_flows.blocks.queue import migrate as bring_up_to_date
     from organism_flows.blocks.queue.db.attached_objects import left_in_place
     from organism_flows.blocks.queue.db.connection import describe
     from organism_flows.blocks.queue.db.roles import how_to_make
     from organism_flows.blocks.settings import load_settings
-    from organism_flows.blocks.stack_state import queue_dsn
 
     meanings = _meanings(status or [])
     settings = load_settings()

@@ -10,7 +10,7 @@ from organism_flows.deployments.cli.exit_codes import ExitCode
 from organism_flows.deployments.cli.output import AsJson, progress_display, show
 
 if TYPE_CHECKING:
-    from organism_flows.blocks.stack_state import StackState
+    from organism_flows.blocks.local_stack.stack_state import StackState
     from organism_flows.deployments.cli.demo import DemoReport
 
 

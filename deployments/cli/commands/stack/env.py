@@ -13,8 +13,8 @@ def env(*, as_json: AsJson = False) -> None:
     """
     import shlex
 
+    from organism_flows.blocks.local_stack.stack_state import environment_of, running_stack
     from organism_flows.blocks.settings import load_settings
-    from organism_flows.blocks.stack_state import environment_of, running_stack
 
     stack = running_stack(load_settings().home)
     variables = environment_of(stack)

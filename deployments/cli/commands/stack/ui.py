@@ -14,7 +14,7 @@ from cyclopts import Parameter
 from organism_flows.deployments.cli.output import AsJson, show
 
 if TYPE_CHECKING:
-    from organism_flows.blocks.access_token import GatewayAddress
+    from organism_flows.blocks.local_stack.access_token import GatewayAddress
     from organism_flows.blocks.settings import Settings
 
 SIGN_IN_FILE = "sign-in.html"
@@ -49,10 +49,10 @@ def ui(
     """
     import webbrowser
 
-    from organism_flows.blocks.access_token import gateway_address
     from organism_flows.blocks.errors import ConfigurationError
+    from organism_flows.blocks.local_stack.access_token import gateway_address
+    from organism_flows.blocks.local_stack.stack_state import read_secret, running_stack
     from organism_flows.blocks.settings import load_settings
-    from organism_flows.blocks.stack_state import read_secret, running_stack
 
     settings = load_settings()
     stack = running_stack(settings.home)
@@ -90,7 +90,7 @@ def sign_in_page(gateway: GatewayAddress, settings: Settings) -> str:
     """
     import httpx
 
-    from organism_flows.blocks.access_token import bearer
+    from organism_flows.blocks.local_stack.access_token import bearer
 
     base = gateway.url.rstrip("/")
     try:

@@ -145,9 +145,9 @@ async def why_task(id: str, /, *, as_json: AsJson = False) -> None:
     from contextlib import aclosing
     from functools import partial
 
-    from organism_flows.blocks.access_token import own_headers
+    from organism_flows.blocks.local_stack.access_token import own_headers
+    from organism_flows.blocks.local_stack.stack_state import organism_url
     from organism_flows.blocks.settings import load_settings
-    from organism_flows.blocks.stack_state import organism_url
     from organism_flows.serve_apps.gateway.organism_link import Coordinator, OrganismByHttp
 
     settings = load_settings()

@@ -18,7 +18,7 @@ import pytest
 from playwright.async_api import Browser, Locator, Page, async_playwright, expect
 
 from docs.chromium import find_chromium
-from organism_flows.blocks.access_token import GatewayAddress
+from organism_flows.blocks.local_stack.access_token import GatewayAddress
 from organism_flows.blocks.settings import Settings
 from organism_flows.deployments.cli.commands.stack.ui import sign_in_page
 from tests.conftest import Databases

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from organism_flows.blocks.block_base import NamedBlock
 from organism_flows.blocks.organism_client import OrganismClient
+from organism_flows.blocks.prefect_blocks.block_base import NamedBlock
 
 
 class Organism(NamedBlock):
@@ -15,7 +15,7 @@ class Organism(NamedBlock):
 
     Example:
         ```python
-        from organism_flows.blocks.organism import Organism
+        from organism_flows.blocks.prefect_blocks.organism import Organism
 
         print(await (await Organism.named("default")).client().health())
         ```

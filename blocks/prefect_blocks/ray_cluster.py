@@ -13,7 +13,7 @@ from pydantic import Field, SecretStr
 
 from organism_flows.blocks.errors import ConfigurationError
 
-from organism_flows.blocks.block_base import NamedBlock  # isort: skip  # first: it points Prefect at the stack
+from organism_flows.blocks.prefect_blocks.block_base import NamedBlock  # isort: skip  # first: it points Prefect at the stack
 from prefect.task_runners import TaskRunner
 from prefect_ray import RayTaskRunner
 
@@ -42,7 +42,7 @@ class RayCluster(NamedBlock):
 
     Example:
         ```python
-        from organism_flows.blocks.ray_cluster import RayCluster
+        from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster
 
         await (await RayCluster.named("default")).connect()
         ```

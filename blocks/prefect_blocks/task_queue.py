@@ -6,10 +6,10 @@ from typing import ClassVar
 
 from pydantic import Field, SecretStr
 
-from organism_flows.blocks.block_base import NamedBlock
+from organism_flows.blocks.local_stack.stack_state import queue_dsn
+from organism_flows.blocks.prefect_blocks.block_base import NamedBlock
 from organism_flows.blocks.queue import Queue
 from organism_flows.blocks.settings import load_settings
-from organism_flows.blocks.stack_state import queue_dsn
 
 
 class TaskQueue(NamedBlock):
@@ -20,7 +20,7 @@ class TaskQueue(NamedBlock):
 
     Example:
         ```python
-        from organism_flows.blocks.task_queue import TaskQueue
+        from organism_flows.blocks.prefect_blocks.task_queue import TaskQueue
 
         async with (await TaskQueue.named("default")).open() as queue:
             print(await queue.reader.counts())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from organism_flows.blocks.organism import Organism
-from organism_flows.blocks.ray_cluster import RayCluster
-from organism_flows.blocks.task_queue import TaskQueue
+from organism_flows.blocks.prefect_blocks.organism import Organism
+from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster
+from organism_flows.blocks.prefect_blocks.task_queue import TaskQueue
 
 
 async def register_blocks() -> None:

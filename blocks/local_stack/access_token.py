@@ -13,8 +13,8 @@ from typing import NamedTuple
 from pydantic import SecretStr
 
 from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.local_stack.stack_state import read_stack
 from organism_flows.blocks.settings import Settings
-from organism_flows.blocks.stack_state import read_stack
 
 TOKEN_FILE = "token"  # noqa: S105 - a file's name
 NEXT_STEP = (

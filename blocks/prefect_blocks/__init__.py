@@ -1,0 +1,1 @@
+"""The Prefect blocks: *Task Queue*, *Organism* and *Ray Cluster*."""
