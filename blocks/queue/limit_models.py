@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -68,7 +70,8 @@ class LimitUse(Limit):
     )
 
 
-class LimitRoom(BaseModel):
+@dataclass(frozen=True, slots=True)
+class LimitRoom:
     """What a limit allows one task now."""
 
     name: str
@@ -79,3 +82,5 @@ class LimitRoom(BaseModel):
     """More tasks that may begin. Below 1: it must wait."""
     next_s: float | None
     """Seconds until a rate allows another. `None`: nobody knows, or never."""
+    now: datetime
+    """When this was so, by the database's clock."""

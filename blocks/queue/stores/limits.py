@@ -54,7 +54,11 @@ class Limits:
     async def claim(self, wanted: Wanted) -> AsyncIterator[LimitedClaim]:
         """Yield what of ``wanted`` may be claimed. What is taken counts once the block has ended."""
         self.reached, self.next_s = False, NEVER
-        buckets = {line.id: self._buckets(line) for line, _ in wanted} if self._limits else {}
+        buckets = (
+            {line.id: _buckets(self._limits, line.type, line.key) for line, _ in wanted}
+            if self._limits
+            else {}
+        )
         if not any(buckets.values()):
             yield LimitedClaim(self._database, wanted, {})
             return
@@ -64,14 +68,6 @@ class Limits:
             yield claim
             await claim.spend()
         self.reached, self.next_s = claim.reached, claim.next_s
-
-    def _buckets(self, line: ClaimLine) -> list[Bucket]:
-        """Return what a task of ``line`` counts against."""
-        return [
-            (limit.name, line.key if limit.by_key else "")
-            for limit in self._limits
-            if not limit.types or line.type in limit.types
-        ]
 
 
 class LimitedClaim:
@@ -101,21 +97,15 @@ class LimitedClaim:
         asked = sorted({bucket for buckets in self._buckets.values() for bucket in buckets})
         names = sorted({name for name, _ in asked})
         await self.session.execute("limit_lock", names=names, timeout=LIMIT_TIMEOUT)
-        rows = await self.session.fetch(
-            "limit_room",
-            names=[name for name, _ in asked],
-            keys=[key for _, key in asked],
-            timeout=LIMIT_TIMEOUT,
-        )
         rooms: dict[Bucket, float] = {}
         next_s: dict[Bucket, float] = {}
-        for row in rows:
-            bucket = (row["name"], row["key"])
-            rooms[bucket] = row["room"]
-            if row["kind"] == "rate":
-                self._rates[bucket], self._now = row["room"], row["now"]
-                if row["amount"]:
-                    next_s[bucket] = (1 - row["room"]) / row["per_s"]
+        for left in await _rooms(self.session, asked):
+            bucket = (left.name, left.key)
+            rooms[bucket] = left.room
+            if left.kind == "rate":
+                self._rates[bucket], self._now = left.room, left.now
+            if left.next_s is not None:
+                next_s[bucket] = left.next_s
         allowed: Wanted = []
         for line, quota in self.wanted:
             # One that is gone by now allows everything.
@@ -159,15 +149,18 @@ class LimitedClaim:
 
 async def room_of(session: Session, task_type: str, key: str) -> list[LimitRoom]:
     """Return what each limit of a task allows it now."""
-    names = [
-        (limit.name, key if limit.by_key else "")
-        for limit in await read_limits(session)
-        if not limit.types or task_type in limit.types
-    ]
-    if not names:
+    return await _rooms(session, _buckets(await read_limits(session), task_type, key))
+
+
+async def _rooms(session: Session, buckets: list[Bucket]) -> list[LimitRoom]:
+    """Return what is left for each of ``buckets``. A limit that is gone by now is left out."""
+    if not buckets:
         return []
     rows = await session.fetch(
-        "limit_room", names=[name for name, _ in names], keys=[key for _, key in names], timeout=LIMIT_TIMEOUT
+        "limit_room",
+        names=[name for name, _ in buckets],
+        keys=[key for _, key in buckets],
+        timeout=LIMIT_TIMEOUT,
     )
     return [
         LimitRoom(
@@ -177,8 +170,18 @@ async def room_of(session: Session, task_type: str, key: str) -> list[LimitRoom]
             amount=row["amount"],
             room=row["room"],
             next_s=max(1 - row["room"], 0) / row["per_s"] if row["per_s"] and row["amount"] else None,
+            now=row["now"],
         )
         for row in rows
+    ]
+
+
+def _buckets(limits: Iterable[Limit], task_type: str, key: str) -> list[Bucket]:
+    """Return what a task of this type and key counts against."""
+    return [
+        (limit.name, key if limit.by_key else "")
+        for limit in limits
+        if not limit.types or task_type in limit.types
     ]
 
 
