@@ -19,6 +19,7 @@ import pytest
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.serve_apps.organism.manager import OrganismManager
 from organism_flows.serve_apps.organism.processes import pool as agents_module
+from tests.serve_apps.organism.conftest import HeldTimeouts
 from tests.serve_apps.organism.helpers import Result, batch, cancel_claims, in_flight, organ, organism, run
 from tests.support.stack import until
 
@@ -242,10 +243,17 @@ async def test_what_is_left_on_the_loop_cannot_end_the_process() -> None:
 
 @pytest.mark.parametrize("how", ["loop", "compute in C"])
 @pytest.mark.parametrize("handler", ["misbehave", "misbehave_async"])
-async def test_a_handler_that_never_ends_is_killed_in_time(how: str, handler: str) -> None:
+async def test_a_handler_that_never_ends_is_killed_in_time(
+    how: str, handler: str, tmp_path: Path, timeouts: HeldTimeouts
+) -> None:
     manager = organism(apart("bad", handler, concurrency=1), apart("near", "pid"))
     [first] = processes(manager, "bad")
-    result = await run(manager, with_neighbours(("bad", {"how": how}, 0.3), ("bad", {"how": "nothing"})))
+    says = tmp_path / "says"
+    rows = ("bad", {"how": how, "says": str(says)}, 0.3), ("bad", {"how": "nothing"})
+    running = asyncio.create_task(run(manager, with_neighbours(*rows)))
+    await until(says.exists)
+    timeouts.lapse("bad")
+    result = await running
     check_neighbours(result, 2)
     assert result.causes[0] == "timed_out"
     assert result.errors[0] == "timed out after 0.3 s"
@@ -256,12 +264,16 @@ async def test_a_handler_that_never_ends_is_killed_in_time(how: str, handler: st
 
 
 @pytest.mark.parametrize("how", ["start another", "start another elsewhere"])
-async def test_what_it_has_started_is_killed_with_it(tmp_path: Path, how: str) -> None:
+async def test_what_it_has_started_is_killed_with_it(
+    tmp_path: Path, how: str, timeouts: HeldTimeouts
+) -> None:
     manager = organism(apart("bad", "misbehave"))
     child = tmp_path / "child"
-    result = await run(manager, batch(("bad", {"how": how, "child": str(child)}, 1.0)))
-    assert result.causes[0] == "timed_out"
-    await gone(int(child.read_text()))
+    running = asyncio.create_task(run(manager, batch(("bad", {"how": how, "child": str(child)}))))
+    started = int(await until(lambda: child.exists() and child.read_text()))
+    timeouts.lapse("bad")
+    assert (await running).causes[0] == "timed_out"
+    await gone(started)
 
 
 @pytest.mark.parametrize("how", ["fork and return", "fork and raise"])
@@ -320,13 +332,18 @@ async def test_it_is_killed_when_nobody_waits_any_more(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("handler", ["pids", "pids_async"])
-async def test_a_batch_charges_only_its_culprit(how: str, cause: str, words: str, handler: str) -> None:
-    manager = organism(
-        apart("b", handler, concurrency=1, batch=True, timeout_s=1 if how == "loop" else 60),
-        apart("near", "pid"),
-    )
-    rows = [("b", {"how": how} if n == 2 else {}) for n in range(5)]
-    result = await run(manager, with_neighbours(*rows))
+async def test_a_batch_charges_only_its_culprit(
+    how: str, cause: str, words: str, handler: str, tmp_path: Path, timeouts: HeldTimeouts
+) -> None:
+    manager = organism(apart("b", handler, concurrency=1, batch=True), apart("near", "pid"))
+    says = tmp_path / "says"
+    rows = [("b", {"how": how, "says": str(says)} if n == 2 else {}) for n in range(5)]
+    running = asyncio.create_task(run(manager, with_neighbours(*rows)))
+    for _ in range(2 if how == "loop" else 0):  # with its batch, and alone
+        await until(says.exists)
+        says.unlink()
+        timeouts.lapse("b")
+    result = await running
     check_neighbours(result, 5)
     assert [result.causes[n] for n in range(5)] == ["completed"] * 2 + [cause] + ["completed"] * 2
     assert words in (result.errors[2] or "")
@@ -501,14 +518,16 @@ async def test_starts_that_fail_leave_more_and_more_time_between_them(fragile: F
     assert time.monotonic() - begun >= 0.2 + 0.4 + 0.8 + 1.6
 
 
-async def test_the_start_of_a_process_is_not_the_time_of_the_tasks_that_wait_for_it(fragile: Fragile) -> None:
+async def test_the_start_of_a_process_is_not_the_time_of_the_tasks_that_wait_for_it(
+    fragile: Fragile, timeouts: HeldTimeouts
+) -> None:
     manager = fragile.organism(concurrency=1)
     waits = pipe(fragile.folder, "slow")
     assert (await run(manager, batch(("f", {"die": True})))).causes[0] == "failed"
-    running = asyncio.create_task(run(manager, with_echo(("f", {}, 0.3), ("f", {}, 0.3))))
+    before = timeouts.calls["f"]
+    running = asyncio.create_task(run(manager, batch(("f", {}), ("f", {}))))
     await until(lambda: fragile.loads[1:])
-    await asyncio.sleep(0.6)  # longer than they may take, once they have begun
-    assert manager.status()["organs"]["f"]["timed_out"] == 0
+    assert timeouts.calls["f"] == before, "their time has not begun"
     await open_up(waits)
     result = await running
     assert set(result.causes.values()) == {"completed"}

@@ -9,6 +9,7 @@ import pytest
 
 from organism_flows.serve_apps.organism.manager import OrganismManager
 from tests.serve_apps.organism import misbehaviour
+from tests.serve_apps.organism.conftest import HeldTimeouts
 from tests.serve_apps.organism.helpers import (
     Result,
     batch,
@@ -159,9 +160,12 @@ async def test_a_planner_that_fails_fails_the_task() -> None:
     assert (result.errors[0] or "").startswith("the planner (organ 'raise', type 'work'): ValueError")
 
 
-async def test_planner_and_steps_share_the_timeout_of_the_task() -> None:
+async def test_planner_and_steps_share_the_timeout_of_the_task(timeouts: HeldTimeouts) -> None:
     steps = [{"organ": "double", "params": {"n": 1}}, {"organ": "step", "params": {"name": "a"}}]
-    result = await run(planning(), escalated({"steps": steps}, timeout_s=0.3))
+    running = asyncio.create_task(run(planning(), escalated({"steps": steps}, timeout_s=60)))
+    assert await misbehaviour.ARRIVALS.get() == "a"
+    timeouts.lapse("step")
+    result = await running
     assert result.causes == {0: "timed_out"}
     assert "step 2 of 2 (organ 'step'" in (result.errors[0] or "")
     assert misbehaviour.ENDED["a"] == 1, "it was cancelled"

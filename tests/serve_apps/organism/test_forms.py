@@ -10,6 +10,7 @@ import anyio.lowlevel
 import pytest
 
 from tests.serve_apps.organism import misbehaviour
+from tests.serve_apps.organism.conftest import HeldTimeouts
 from tests.serve_apps.organism.helpers import batch, cancel_claims, organ, organism, run
 from tests.support.stack import until
 
@@ -81,16 +82,19 @@ async def test_progress_is_shown_in_the_status() -> None:
     assert manager.status()["organs"]["c"]["longest"] == []
 
 
-async def test_a_plain_function_sees_that_it_is_cancelled_and_that_it_timed_out() -> None:
+async def test_a_plain_function_sees_that_it_is_cancelled_and_that_it_timed_out(
+    timeouts: HeldTimeouts,
+) -> None:
     manager = organism(organ("l", "look_for_cancellation"))
 
     async def cancel() -> None:
         await until(lambda: misbehaviour.STARTED["looking"] == 2)
         assert cancel_claims(manager, 100) == [100]
+        timeouts.lapse("l")
 
     async with anyio.create_task_group() as group:
         group.start_soon(cancel)
-        result = await run(manager, batch(("l", {}), ("l", {}, 0.2)))
+        result = await run(manager, batch(("l", {}), ("l", {})))
     assert result.causes == {0: "cancelled", 1: "timed_out"}
     await until(lambda: misbehaviour.ENDED["looking"] == 2)
     await until(lambda: manager.status()["totals"]["abandoned"] == 0)

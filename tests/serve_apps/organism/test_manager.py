@@ -14,6 +14,7 @@ from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.serve_apps.organism import replica_report
 from organism_flows.serve_apps.organism.manager import OrganismManager
 from tests.serve_apps.organism import misbehaviour
+from tests.serve_apps.organism.conftest import HeldTimeouts
 from tests.serve_apps.organism.helpers import Result, batch, in_flight, organ, organism, run
 
 pytestmark = pytest.mark.anyio
@@ -98,10 +99,10 @@ async def test_what_cannot_be_run_is_rejected_with_the_reason() -> None:
 
 
 @pytest.mark.parametrize("form", ["block", "step"])
-async def test_a_handler_that_hangs_is_timed_out_at_once(form: str) -> None:
+async def test_a_handler_that_hangs_is_timed_out_at_once(form: str, timeouts: HeldTimeouts) -> None:
     manager = organism(organ("hang", form, concurrency=1, timeout_s=0.05))
     wire = with_neighbours(("hang", {"name": "a"}), ("hang", {"name": "b"}))
-    result = await run(manager, wire)
+    result = await timeouts.outlived(manager, wire, "hang")
     check_neighbours(result, 2)
     for position in (0, 1):
         assert result.causes[position] == "timed_out"
@@ -116,14 +117,15 @@ async def test_the_tasks_own_timeout_is_used_first() -> None:
     assert "timed out after 0.02 s" in (result.errors[0] or "")
 
 
-async def test_hanging_threads_are_counted_and_end_the_replica(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_hanging_threads_are_counted_and_end_the_replica(
+    monkeypatch: pytest.MonkeyPatch, timeouts: HeldTimeouts
+) -> None:
     monkeypatch.setattr(replica_report, "ABANDONED_LIMIT", 3)
-    # Long enough for a thread to begin on a busy machine: what has not begun hangs nowhere.
-    manager = organism(organ("hang", "block", concurrency=2, timeout_s=0.2))
-    await run(manager, batch(*[("hang", {})] * 3))
+    manager = organism(organ("hang", "block", concurrency=2, timeout_s=0.01))
+    await timeouts.outlived(manager, batch(*[("hang", {})] * 3), "hang")
     assert manager.status()["organs"]["hang"]["abandoned"] == 3
     await manager.check_health()
-    await run(manager, {**batch(("hang", {})), "ids": ["another"]})
+    await timeouts.outlived(manager, {**batch(("hang", {})), "ids": ["another"]}, "hang")
     with pytest.raises(RuntimeError, match="4 handler calls hang"):
         await manager.check_health()
     assert manager.health()["status"] == "unhealthy"

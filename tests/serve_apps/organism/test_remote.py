@@ -16,6 +16,7 @@ from organism_flows.serve_apps.organism.config import parse_config
 from organism_flows.serve_apps.organism.execution import remote_organ
 from organism_flows.serve_apps.organism.manager import OrganismManager
 from tests.serve_apps.organism import misbehaviour
+from tests.serve_apps.organism.conftest import HeldTimeouts
 from tests.serve_apps.organism.helpers import batch, cancel_claims, in_flight, organ, run, suspected
 from tests.support.stack import until
 
@@ -119,10 +120,11 @@ async def test_every_ending_comes_back_as_it_was() -> None:
     assert (result.errors[0] or "").startswith("ValueError: bad value")
 
 
-async def test_the_timeout_is_the_organs_own() -> None:
+async def test_the_timeout_is_the_organs_own(timeouts: HeldTimeouts) -> None:
     manager, _ = apart("step", timeout_s=0.1)
-    result = await run(manager, batch(("far", {"name": "a"})))
+    result = await timeouts.outlived(manager, batch(("far", {"name": "a"})), "far")
     assert result.causes == {0: "timed_out"}
+    assert "timed out after 0.1 s" in (result.errors[0] or "")
     assert misbehaviour.ENDED["a"] == 1
 
 

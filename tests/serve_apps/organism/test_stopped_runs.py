@@ -12,6 +12,7 @@ from organism_flows.blocks.queue.wire import Outcomes
 from organism_flows.serve_apps.organism.execution import open_calls
 from organism_flows.serve_apps.organism.manager import OrganismManager
 from tests.serve_apps.organism import misbehaviour
+from tests.serve_apps.organism.conftest import HeldTimeouts
 from tests.serve_apps.organism.helpers import batch, in_flight, organ, organism, run
 from tests.support.stack import until
 
@@ -74,9 +75,9 @@ async def test_a_plain_function_that_does_not_look_is_waited_for_and_nobody_char
     assert manager.running()["organs"]["hang"]["lingering"] == 0
 
 
-async def test_after_its_own_timeout_it_is_not_waited_for() -> None:
-    manager = organism(organ("hang", "block", timeout_s=0.2))
-    assert (await run(manager, claimed(1, "hang", {}))).causes == {0: "timed_out"}
+async def test_after_its_own_timeout_it_is_not_waited_for(timeouts: HeldTimeouts) -> None:
+    manager = organism(organ("hang", "block", timeout_s=0.01))
+    assert (await timeouts.outlived(manager, claimed(1, "hang", {}), "hang")).causes == {0: "timed_out"}
     again = await run(manager, claimed(2, "hang", {}))
     assert again.causes == {0: "timed_out"}
     assert "not begun: an earlier run of it outlived its timeout" in (again.errors[0] or "")
