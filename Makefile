@@ -28,6 +28,9 @@ test: lint $(INSTALLED) ## Everything CI runs.
 soak: $(INSTALLED) ## The few tests that take minutes each.
 	@$(BIN)/python -m pytest -m soak $(ARGS)
 
+unit: $(INSTALLED) ## The tests that need Python alone.
+	@$(BIN)/python -m pytest tests/unit $(ARGS)
+
 fast: $(INSTALLED) ## The tests that need no Ray and no Prefect server.
 	@$(BIN)/python -m pytest -m 'not stack and not soak' $(ARGS)
 
@@ -83,4 +86,4 @@ $(NODE_PEERS): benchmarks/node/package-lock.json $(PEERS)
 	@if ! ($(NPM); npm ci && touch node_modules/.installed); then \
 	echo "no peers on Node: npm ci failed in benchmarks/node" >&2; fi
 
-.PHONY: help demo up down install test soak fast lint notebooks docs lock bench chaos long bench-lock clean
+.PHONY: help demo up down install test soak unit fast lint notebooks docs lock bench chaos long bench-lock clean

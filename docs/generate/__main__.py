@@ -6,7 +6,7 @@ import asyncio
 
 from docs.generate.parts import PAGES, current
 from organism_flows.blocks.queue import migrate
-from tests.blocks.queue.bare_server import bare_server
+from tests.support.queue.bare_server import bare_server
 
 
 async def main(dsn: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from organism_flows.blocks.queue import NewTask, Queue
 from tests.chaos.long.recorded import default_stack
-from tests.deployments.test_operations import start_run
+from tests.support.flows.prefect_command import start_run
 from tests.support.history import Expected, install_history, read_history, violations
 from tests.support.stack import Stack
 

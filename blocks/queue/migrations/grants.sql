@@ -1,5 +1,5 @@
 -- All that the group roles may do, and no more: run at the end of every `migrate`, in one transaction. A statement
--- in sql/ that needs more fails in tests/blocks/queue/test_roles.py. Deletes of tasks take their attempts along as
+-- in sql/ that needs more fails in tests/integration/blocks/queue/test_roles.py. Deletes of tasks take their attempts along as
 -- the tables' owner.
 
 -- step: what an earlier version granted and this one does not
