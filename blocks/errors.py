@@ -9,6 +9,7 @@
 
   - `QueueUnavailable`, `LaneLost`, `SchemaMismatch`: Postgres
   - `OrganismUnavailable`, `OrganismUnknown`, `ReplicaLost`: the organism
+  - `PrefectUnavailable`: the Prefect server
   - `GatewayError`, `GatewayUnavailable`, `TaskEnded`: raised by the clients of the gateway
   - `StackError`, `RunStopped`: raised by the commands
 
@@ -102,6 +103,10 @@ class OrganismUnknown(OrganismUnavailable):
 
 class ReplicaLost(OrganismError):
     """A replica accepted the call, and then died or fell silent. What it had not reported is unknown."""
+
+
+class PrefectUnavailable(OrganismError):
+    """The Prefect server does not answer, or refuses."""
 
 
 class GatewayProblem(Protocol):

@@ -11,7 +11,13 @@ from collections.abc import Awaitable, Coroutine
 from contextlib import redirect_stdout
 from typing import Any, TypeVar
 
-from organism_flows.blocks.errors import ConfigurationError, OrganismError, RunStopped, StackError
+from organism_flows.blocks.errors import (
+    ConfigurationError,
+    OrganismError,
+    PrefectUnavailable,
+    RunStopped,
+    StackError,
+)
 from organism_flows.blocks.local_stack.stack_state import StackState, read_stack
 from organism_flows.deployments.cli.exit_codes import ExitCode
 from organism_flows.deployments.cli.output import show_error
@@ -95,10 +101,13 @@ async def outcome(run: Awaitable[T]) -> T:
     Raises:
         RunStopped: The run was cancelled, and has handed back its tasks.
         ConfigurationError: A parameter is wrong.
-        OrganismError: The run failed, or lost Prefect's server.
+        OrganismError: The run failed.
+        PrefectUnavailable: The run lost the Prefect server.
     """
     from httpx import HTTPError
     from prefect.exceptions import CancelledRun, FailedRun, ParameterTypeError
+
+    from organism_flows.flows.prefect_support.server import unavailable
 
     try:
         # Ray prints messages about dead workers to standard output, which is for results.
@@ -112,9 +121,8 @@ async def outcome(run: Awaitable[T]) -> T:
         # With these errors Prefect 3.8 reports that its server did not answer when the run was to begin.
         if isinstance(lost, RuntimeError) and not str(lost).startswith("Failed to reach API"):
             raise
-        raise OrganismError(
-            f"no answer of Prefect's server: {type(lost).__name__}{f': {lost}' if str(lost) else ''}",
-            "start or reach it, then run this again: what is done stays done",
+        raise PrefectUnavailable(
+            unavailable(lost).what, "start or reach it, then run this again: what is done stays done"
         ) from None
     except ParameterTypeError as wrong:
         raise ConfigurationError(str(wrong), "see the command's --help") from None

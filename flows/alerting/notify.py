@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 
-from httpx import HTTPError
-from prefect.client.orchestration import PrefectClient, get_client
-from prefect.exceptions import PrefectException
+from prefect.client.orchestration import PrefectClient
 from pydantic import BaseModel
 
+from organism_flows.blocks.errors import PrefectUnavailable
 from organism_flows.blocks.queue import Queue
 from organism_flows.blocks.settings import load_settings
 from organism_flows.flows.alerting import checks
 from organism_flows.flows.alerting.automations import changed_at
 from organism_flows.flows.alerting.transitions import report, report_checked
+from organism_flows.flows.prefect_support.server import prefect_client
 from organism_flows.flows.verification.verification import Verification
 
 NOTIFY_TIMEOUT_S = 30.0
@@ -87,12 +86,7 @@ async def notify_about_verification(found: Verification, name: str) -> NotifyRes
 
 async def _sent(send: Callable[[PrefectClient], Awaitable[list[str]]]) -> NotifyResult:
     try:
-        async with asyncio.timeout(NOTIFY_TIMEOUT_S), get_client() as client:
+        async with prefect_client(NOTIFY_TIMEOUT_S) as client:
             return NotifyResult(reported=await send(client))
-    except TimeoutError:
-        return NotifyResult(
-            trouble=f"no alerts: Prefect's server did not answer within {NOTIFY_TIMEOUT_S:g} s"
-        )
-    except (HTTPError, PrefectException, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        return NotifyResult(trouble=f"no alerts: Prefect's server: {type(error).__name__}: {reason}")
+    except PrefectUnavailable as error:
+        return NotifyResult(trouble=f"no alerts: {error.what}")

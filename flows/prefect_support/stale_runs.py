@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Collection
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from httpx import HTTPError
-from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import (
     FlowFilter,
     FlowFilterName,
@@ -28,11 +26,12 @@ from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, State, Stat
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
 from prefect.events.schemas.events import ReceivedEvent
-from prefect.exceptions import PrefectException
 from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Crashed
 from pydantic import BaseModel
 
+from organism_flows.blocks.errors import PrefectUnavailable
+from organism_flows.flows.prefect_support.server import prefect_client
 from organism_flows.flows.prefect_support.states import ORGANISM_TAG
 
 FLOW_NAMES = ("bootstrap", "dispatch", "redrive", "submit", "verify", "watchdog")
@@ -78,15 +77,13 @@ async def clean_up_stale_runs(
     """
     stale = StaleRuns()
     try:
-        async with asyncio.timeout(within_s), get_client() as client:
+        async with prefect_client(within_s) as client:
             await _crash_pending_flow_runs(client, pending_before, own_run, stale)
             await _crash_silent_flow_runs(client, {*live, str(own_run)}, stale)
             await _crash_orphaned_task_runs(client, ended_before, stale)
             await _cancel_late_flow_runs(client, stale)
-    except TimeoutError:
-        stale.trouble = f"Prefect's server did not answer all of it within {within_s:g} s"
-    except (HTTPError, PrefectException, OSError) as error:
-        stale.trouble = f"Prefect's server: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    except PrefectUnavailable as error:
+        stale.trouble = error.what
     return stale
 
 

@@ -8,16 +8,14 @@ from collections.abc import Awaitable
 from contextvars import ContextVar
 from typing import Any
 
-from httpx import HTTPError
 from prefect.artifacts import acreate_markdown_artifact
-from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
-from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 from prefect.states import Failed
 
-from organism_flows.blocks.errors import OrganismError, QueueUnavailable
+from organism_flows.blocks.errors import OrganismError, PrefectUnavailable, QueueUnavailable
 from organism_flows.blocks.queue.db.connection import TRANSIENT_ERRORS
+from organism_flows.flows.prefect_support.server import answered_within, prefect_client
 
 ORGANISM_TAG = "organism"
 """Tag of every run of our deployments, and flow version of every other run of our flows.
@@ -63,10 +61,10 @@ async def show_page(text: str, *, key: str) -> None:
 async def show(page: Awaitable[object]) -> None:
     """Await a call that shows something on a run's page. An error is logged and does not fail the run."""
     try:
-        async with asyncio.timeout(PAGE_TIMEOUT_S):
+        async with answered_within(PAGE_TIMEOUT_S):
             await page
-    except (HTTPError, PrefectException, OSError) as error:
-        get_run_logger().warning("this run's page lacks something: %s: %s", type(error).__name__, error)
+    except PrefectUnavailable as error:
+        get_run_logger().warning("this run's page lacks something: %s", error)
 
 
 async def wait_for_prefect(within_s: float) -> None:
@@ -88,7 +86,7 @@ async def wait_for_prefect(within_s: float) -> None:
 
 async def _answers() -> bool:
     try:
-        async with asyncio.timeout(PAGE_TIMEOUT_S), get_client() as client:
+        async with prefect_client(PAGE_TIMEOUT_S) as client:
             return await client.api_healthcheck() is None
-    except (HTTPError, PrefectException, OSError):
+    except PrefectUnavailable:
         return False

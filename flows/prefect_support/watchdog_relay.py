@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from httpx import HTTPError
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -18,15 +16,17 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.exceptions import ObjectNotFound
 from prefect.flows import Flow
+
+from organism_flows.blocks.errors import PrefectUnavailable
+from organism_flows.flows.prefect_support.server import prefect_client
 
 WATCHDOG = "watchdog/organism"
 LONGEST_S = 3600.0
 """Longest time that a run repeats its check, in seconds. The schedule starts a run every ten minutes."""
 TIMEOUT_S = 5.0
 """Longest wait for Prefect's server, in seconds. Without an answer the run goes on."""
-UNREACHABLE = (HTTPError, PrefectException, OSError)  # TimeoutError is an OSError
 
 
 def seconds_to_go_on(parameters: Mapping[str, Any], *, auto_scheduled: bool) -> float:
@@ -54,11 +54,11 @@ class Relay:
         if run is None or run.deployment_id is None:
             return None
         try:
-            async with asyncio.timeout(TIMEOUT_S), get_client() as client:
+            async with prefect_client(TIMEOUT_S) as client:
                 if younger := await _younger_run(client, run.id, run.deployment_id):
                     return f"relieved by {younger.name}"
                 on = _schedule_is_on(await client.read_deployment(run.deployment_id))
-        except UNREACHABLE:
+        except PrefectUnavailable:
             return None
         if self._schedule_was_on and not on:
             return "its schedule was turned off"
@@ -113,12 +113,12 @@ async def replace_crashed(flow: Flow[..., Any], flow_run: FlowRun, state: State[
     if not seconds_to_go_on(flow_run.parameters, auto_scheduled=bool(flow_run.auto_scheduled)):
         return
     try:
-        async with asyncio.timeout(TIMEOUT_S), get_client() as client:
+        async with prefect_client(TIMEOUT_S) as client:
             states = await client.read_flow_run_states(flow_run.id)
             if any(s.type in (StateType.CANCELLING, StateType.CANCELLED) for s in states):
                 return
             await _start(client, await client.read_deployment(flow_run.deployment_id), flow_run.parameters)
-    except UNREACHABLE:
+    except PrefectUnavailable:
         return  # The schedule starts the next.
 
 

@@ -4,42 +4,41 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import WorkerStatus
-from prefect.settings import PREFECT_API_URL
 
+from organism_flows.blocks.errors import ConfigurationError, PrefectUnavailable
 from organism_flows.blocks.finding import Finding, degraded, failed, ok
 from organism_flows.flows.prefect_support.schedules import DEPLOYMENTS_LIMIT, every, ours
+from organism_flows.flows.prefect_support.server import prefect_api, prefect_client
 
+CHECK_TIMEOUT_S = 20.0
+"""Longest time for all checks of Prefect, in seconds."""
 FLOW_NAMES = ("dispatch", "bootstrap", "verify", "watchdog", "submit", "redrive")
 
 
 async def check() -> list[Finding]:
     """Return all findings about the Prefect server that this process uses."""
-    if not PREFECT_API_URL.value():
-        return [failed("prefect: api", "PREFECT_API_URL is not set", "run `organism up`, or set it")]
-    async with get_client() as client:
-        problem = await client.api_healthcheck()
-        if problem is not None:
-            return [
-                failed("prefect: api", f"{PREFECT_API_URL.value()}: {problem}", "start or reach the server")
-            ]
-        server = await client.api_version()
-        deployments = list((await ours(client)).values())
-        findings = [ok("prefect: api", f"{PREFECT_API_URL.value()}, server {server}")]
-        if not deployments:
-            findings.append(
-                degraded("prefect: deployments", "none of ours", "apply them: `organism up` or bootstrap")
-            )
-            return findings
-        findings.append(_deployments(deployments))
-        if (unable := _schedules(deployments)) is not None:
-            findings.append(unable)
-        for pool in sorted({d.work_pool_name for d in deployments if d.work_pool_name}):
-            findings.append(
-                _workers(pool, await client.read_workers_for_work_pool(pool, limit=DEPLOYMENTS_LIMIT))
-            )
-        return findings
+    try:
+        api = prefect_api()
+        async with prefect_client(CHECK_TIMEOUT_S) as client:
+            server = await client.api_version()
+            return [ok("prefect: api", f"{api}, server {server}"), *await _findings(client)]
+    except (ConfigurationError, PrefectUnavailable) as error:
+        return [failed("prefect: api", error.what, error.next_step)]
+
+
+async def _findings(client: PrefectClient) -> list[Finding]:
+    deployments = list((await ours(client)).values())
+    if not deployments:
+        return [degraded("prefect: deployments", "none of ours", "apply them: `organism up` or bootstrap")]
+    findings = [_deployments(deployments)]
+    if (unable := _schedules(deployments)) is not None:
+        findings.append(unable)
+    for pool in sorted({d.work_pool_name for d in deployments if d.work_pool_name}):
+        workers = await client.read_workers_for_work_pool(pool, limit=DEPLOYMENTS_LIMIT)
+        findings.append(_workers(pool, workers))
+    return findings
 
 
 def _deployments(deployments: list[Any]) -> Finding:

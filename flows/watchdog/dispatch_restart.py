@@ -6,13 +6,11 @@ watchdog is the first to see that no lane claims tasks.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from httpx import HTTPError
-from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterDeploymentId,
@@ -23,11 +21,13 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.exceptions import ObjectNotFound
 from pydantic import BaseModel
 
+from organism_flows.blocks.errors import PrefectUnavailable
 from organism_flows.blocks.queue.lane_models import LaneRow
 from organism_flows.flows.alerting.checks import DISPATCH
+from organism_flows.flows.prefect_support.server import prefect_client
 
 BEGINS_WITHIN_S = 60.0
 """Time in which a run starts its lanes, in seconds. A younger run may still do so."""
@@ -57,13 +57,10 @@ async def start_missing_dispatch(lanes: Sequence[LaneRow], queue: str) -> Restar
     if any(lane.claiming for lane in lanes):
         return Restart()
     try:
-        async with asyncio.timeout(TIMEOUT_S), get_client() as client:
+        async with prefect_client(TIMEOUT_S) as client:
             return Restart(run=await _start(client, queue))
-    except TimeoutError:
-        what = f"Prefect's server did not answer within {TIMEOUT_S:g} s"
-    except (HTTPError, PrefectException, OSError) as error:
-        what = f"Prefect's server: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    return Restart(trouble=f"dispatch was not started: {what}")
+    except PrefectUnavailable as error:
+        return Restart(trouble=f"dispatch was not started: {error.what}")
 
 
 async def _start(client: PrefectClient, queue: str) -> str | None:

@@ -181,7 +181,7 @@ async def test_a_server_that_is_away_is_one_line() -> None:
     with temporary_settings(away):
         restart = await start_missing_dispatch([], "default")
     assert restart.run is None
-    assert (restart.trouble or "").startswith("dispatch was not started: Prefect's server: Connect")
+    assert (restart.trouble or "").startswith("dispatch was not started: the Prefect server at")
 
 
 async def test_a_lane_that_leaves_is_no_dispatch_for_the_alert_either(queue: Queue) -> None:

@@ -387,12 +387,12 @@ async def test_a_prefect_server_that_does_not_answer_is_not_waited_for(queue: Qu
         port = silent.getsockname()[1]
         with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
             debris = await asyncio.wait_for(clean_up_stale_runs(**LONG_AGO, within_s=0.5), 10)
-    assert debris.trouble == "Prefect's server did not answer all of it within 0.5 s"
+    assert (debris.trouble or "").endswith(" does not answer: not within 0.5 s")
     url = f"http://127.0.0.1:{port}/api"
     with temporary_settings({PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: 0}):
         debris = await asyncio.wait_for(clean_up_stale_runs(**LONG_AGO, within_s=20), 30)
     assert debris.trouble is not None
-    assert "Prefect's server: Connect" in debris.trouble
+    assert (debris.trouble or "").endswith(" does not answer: All connection attempts failed")
 
 
 def test_every_flow_and_deployment_of_ours_can_be_known() -> None:

@@ -63,7 +63,7 @@ async def test_without_prefect(stack: Stack) -> None:
     async with without(stack, "prefect"):
         found = await verify(stack, code=2)
     assert failed(found) == {"prefect: api"}
-    assert found["prefect: api"]["action"] == "start or reach the server"
+    assert found["prefect: api"]["action"] == "start or reach it"
     assert found["organism: health"]["status"] == "ok", "the others are asked all the same"
 
 
