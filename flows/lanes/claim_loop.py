@@ -109,15 +109,15 @@ class ClaimLoop:
             if self.leaving.is_set() or await self._wait_for_work(found=len(batch) > 0):
                 return
 
-    async def abandon(self) -> None:
+    async def release_unanswered(self) -> None:
         """Hand back tasks that are the lane's only in the table, because a claim was not answered."""
         async with self._claiming:
-            abandoned = await self._queue.claims.abandon(
+            released = await self._queue.claims.release_unanswered(
                 self._summary.lane, holding=list(self._calls.holding)
             )
             self.unanswered = False
-        if abandoned:
-            self._logger.warning("handed back %d tasks of an unanswered claim", len(abandoned))
+        if released:
+            self._logger.warning("handed back %d tasks of an unanswered claim", len(released))
 
     async def _claim(self) -> Batch:
         await self._calls.organism_back.wait()
@@ -153,12 +153,12 @@ class ClaimLoop:
         streams = {self._windows.streams.of(line.type, line.domain) for line in self._lines}
         self._crowded = not all(map(self._windows.room, streams)) or self._lines.limits.reached
         try:
-            if self._lines.stale and self._lines.next_look_s <= 0:
-                news = await self._lines.look()
+            if self._lines.stale and self._lines.next_scan_s <= 0:
+                news = await self._lines.scan()
                 if (found or news) and any(line.due_s <= 0 for line in self._lines):
                     return False
             if self._lines.stale:
-                wait_s = self._lines.next_look_s
+                wait_s = self._lines.next_scan_s
             else:
                 # Tasks that are due and were not claimed are locked by another lane, or wait for room.
                 # Those that a limit holds back wait until tasks that count against it have ended.

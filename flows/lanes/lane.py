@@ -208,7 +208,7 @@ class Lane:
                 self._logger.warning("took back %d tasks of lost lanes", len(reaped.runs))
                 self._messages.stop_runs(reaped.runs)
             if self._claims.unanswered:
-                await self._lease.write(self._claims.abandon)
+                await self._lease.write(self._claims.release_unanswered)
             await asyncio.sleep(self._lease.interval)
 
     async def _watch_cancellations(self) -> None:
@@ -280,7 +280,7 @@ class Lane:
         try:
             if not self._lease.lost and (self._claims.unanswered or self._calls.broken):
                 with suppress(*TRANSIENT_ERRORS):  # without a lease the next reap takes them back
-                    await self.queue.claims.abandon(self.id, holding=[])
+                    await self.queue.claims.release_unanswered(self.id, holding=[])
             await self._lease.close()
         except TRANSIENT_ERRORS as error:
             self._logger.warning("could not close the lease, it will expire: %s", error)

@@ -172,7 +172,7 @@ class LaneRun:
         self.number = number
         self._started = time.monotonic()
         self._why: str | None = None
-        self._abandoned = asyncio.Event()
+        self._given_up = asyncio.Event()
         self.marked: asyncio.Task[None] | None = None
         """Task that marks the lane's task run as crashed in Prefect, if the lane died."""
         lane = run_lane.with_options(timeout_seconds=timeout_s)
@@ -205,13 +205,13 @@ class LaneRun:
 
         The wait does not block the flow's event loop, so timeouts and signals reach it.
         """
-        abandoned = asyncio.create_task(self._abandoned.wait())
+        given_up = asyncio.create_task(self._given_up.wait())
         ended = asyncio.ensure_future(_end_of(self._ref))
         try:
-            await asyncio.wait([ended, abandoned], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([ended, given_up], return_when=asyncio.FIRST_COMPLETED)
             end = ended.result() if ended.done() else None
         finally:
-            abandoned.cancel()
+            given_up.cancel()
             ended.cancel()
         if isinstance(end, State):
             if end.is_completed():
@@ -238,10 +238,10 @@ class LaneRun:
         self._why = why
         ray.cancel(self._ref, force=True)
 
-    def abandon(self, why: str) -> None:
+    def give_up(self, why: str) -> None:
         """Kill the lane's process, and stop waiting for its end."""
         self.kill(why)
-        self._abandoned.set()
+        self._given_up.set()
 
 
 async def _end_of(ref: Any) -> State[Any] | ray.exceptions.RayError:

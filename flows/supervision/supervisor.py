@@ -324,7 +324,7 @@ class Supervisor:
             await asyncio.wait(self.running, timeout=CHECK_INTERVAL_S)
             self._collect()
         why = "it was stopped at once" if self.at_once.is_set() else f"it did not end within {grace_s:g} s"
-        for end_lane, patience_s in ((LaneRun.cancel, 2.0), (LaneRun.abandon, 1.0)):
+        for end_lane, patience_s in ((LaneRun.cancel, 2.0), (LaneRun.give_up, 1.0)):
             for lane in self.running.values():
                 end_lane(lane, why)
             if self.running:

@@ -13,7 +13,7 @@ from organism_flows.blocks.queue.wire import Outcomes, Policy
 from organism_flows.serve_apps.organism.config import OrganConfig, OrganismConfig, parse_config
 from organism_flows.serve_apps.organism.escalation.steps import EscalationRunner
 from organism_flows.serve_apps.organism.execution.job_runner import JobRunner
-from organism_flows.serve_apps.organism.execution.local_organ import LocalOrgan
+from organism_flows.serve_apps.organism.execution.local.local_organ import LocalOrgan
 from organism_flows.serve_apps.organism.execution.open_calls import OpenCalls
 from organism_flows.serve_apps.organism.execution.remote_organ import OrganClient, RemoteOrgan
 from organism_flows.serve_apps.organism.execution.router import Router

@@ -12,7 +12,7 @@ from organism_flows.blocks.queue.wire import WIRE_VERSION
 from organism_flows.blocks.versions import package_version
 from organism_flows.serve_apps.organism.assembly import Assemblies
 from organism_flows.serve_apps.organism.escalation.drift import DriftMonitor
-from organism_flows.serve_apps.organism.execution.local_organ import LocalOrgan
+from organism_flows.serve_apps.organism.execution.local.local_organ import LocalOrgan
 from organism_flows.serve_apps.organism.execution.open_calls import OpenCalls
 from organism_flows.serve_apps.organism.execution.organ_status import load
 from organism_flows.serve_apps.organism.execution.shared_state import SharedState

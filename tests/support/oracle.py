@@ -171,7 +171,7 @@ class Oracle:
         self.handed_back(task)
         return True
 
-    def abandon(self, lane: str, known: list[int]) -> set[UUID]:
+    def release_unanswered(self, lane: str, known: list[int]) -> set[UUID]:
         """What the lane holds and does not know of goes back."""
         unknown = {t.id: t.claim for t in self.tasks.values() if t.lane == lane and t.claim not in known}
         return {

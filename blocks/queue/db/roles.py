@@ -29,8 +29,9 @@ STATEMENTS: dict[tuple[str, ...], str] = {
         prune prune_audit prune_some queue_health remaining request_leave request_stop
     """,
     (LANE,): """
-        abandon begun cancel_requests claim complete deregister forget_lanes limit_lock limit_spend lines
-        next_in_line next_lines reap reap_some reapable register reject release renew report settle
+        begun cancel_requests claim complete deregister forget_lanes limit_lock limit_spend lines
+        next_in_line next_lines reap reap_some reapable register reject release release_unanswered
+        renew report settle
     """,
     (OPERATOR,): """
         ahead attached board_audit board_dead board_failures board_latency board_newest_audit board_running

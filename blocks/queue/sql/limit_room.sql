@@ -1,10 +1,10 @@
 -- How many more tasks each limit allows now, for each key asked for (empty where the limit is not by key).
 WITH asked AS (
-    SELECT limits.name, bucket.key, limits.kind, limits.types, limits.by_key, limits.period_s,
+    SELECT limits.name, wanted.key, limits.kind, limits.types, limits.by_key, limits.period_s,
            allowed.amount, burst.size AS burst
-    FROM unnest(:names::text[], :keys::text[]) AS bucket(name, key)
+    FROM unnest(:names::text[], :keys::text[]) AS wanted(name, key)
     JOIN limits USING (name)
-    LEFT JOIN limit_exceptions own ON own.name = limits.name AND own.key = bucket.key AND limits.by_key
+    LEFT JOIN limit_exceptions own ON own.name = limits.name AND own.key = wanted.key AND limits.by_key
     CROSS JOIN LATERAL (SELECT coalesce(own.amount, limits.amount)) allowed(amount)
     -- By default, what may begin in a tenth of a second: claims come in batches.
     CROSS JOIN LATERAL (

@@ -34,7 +34,7 @@ from organism_flows.blocks.queue.stores.line_shares import (
 )
 from organism_flows.blocks.queue.wire import Batch
 
-CLAIM_TIMEOUT = LOOK_TIMEOUT = 10.0
+CLAIM_TIMEOUT = SCAN_TIMEOUT = 10.0
 CLAIM_LIMIT = 10_000
 """Most tasks of one claim."""
 LINES_AT_ONCE = 64
@@ -48,13 +48,13 @@ SLOWED_BY = 10
 """Divisor of the next claim's limit after a claim that timed out. Each success doubles the limit again."""
 REWIND_S = 1.0
 """Seconds between two returns of the cursors to the heads of their lines: tasks may have returned there."""
-LOOK_PAUSE_S = 0.05
+SCAN_PAUSE_S = 0.05
 """Shortest pause between two scans for lines, in seconds."""
-LOOK_SHARE = 20
+SCAN_SHARE = 20
 """Upper bound, as 1/N, on the share of time spent on scans for lines and on claims from the heads of lines.
-It holds however many dead index entries they read past, up to `LOOK_PAUSE_LIMIT_S`."""
-LOOK_PAUSE_LIMIT_S = 60.0
-"""Longest pause between two scans for lines, in seconds, whatever `LOOK_SHARE` demands."""
+It holds however many dead index entries they read past, up to `SCAN_PAUSE_LIMIT_S`."""
+SCAN_PAUSE_LIMIT_S = 60.0
+"""Longest pause between two scans for lines, in seconds, whatever `SCAN_SHARE` demands."""
 KEEP_S = 60.0
 """Seconds for which an empty line is still claimed from. The first claim then finds the next task of its
 type."""
@@ -96,7 +96,7 @@ class ClaimLines:
         self._shares = LineShares()
         self.limits = Limits(database)
         self._looked_at = self._rewound_at = -NEVER
-        self._look_took_s: deque[float] = deque([0.0], maxlen=5)
+        self._scan_took_s: deque[float] = deque([0.0], maxlen=5)
         self._from_heads_took_s = 0.0
         """Duration of the last claim that began at the head of a line, in seconds."""
         self._found = False
@@ -123,28 +123,28 @@ class ClaimLines:
         return all(line.exhausted for line in self)
 
     @property
-    def next_look_s(self) -> float:
+    def next_scan_s(self) -> float:
         """Return the seconds until another scan is worth its cost."""
-        return max(LOOK_PAUSE_S, self._look_cost_s) - self.age_s
+        return max(SCAN_PAUSE_S, self._scan_cost_s) - self.age_s
 
     @property
-    def _look_cost_s(self) -> float:
+    def _scan_cost_s(self) -> float:
         # The shortest of the last few: the others have waited for a busy machine.
-        return _pause_after(min(self._look_took_s))
+        return _pause_after(min(self._scan_took_s))
 
-    async def look(self) -> bool:
+    async def scan(self) -> bool:
         """Read which lines exist. From time to time, let the cursors begin again at the heads.
 
         Returns:
             True if there is a line that was not known.
         """
         started = self._clock()
-        pause_s = max(REWIND_S, self._look_cost_s, _pause_after(self._from_heads_took_s))
+        pause_s = max(REWIND_S, self._scan_cost_s, _pause_after(self._from_heads_took_s))
         rewind = started - self._rewound_at > pause_s
         await self.limits.read()
         found = await lines_of(self._database)
         now = self._looked_at = self._clock()
-        self._look_took_s.append(now - started)
+        self._scan_took_s.append(now - started)
         if rewind:
             self._rewound_at = now
             for line in self._known.values():
@@ -189,14 +189,14 @@ class ClaimLines:
             room: Returns the most tasks to take of a stream.
             stream: Returns the stream of a type and domain (empty if the task has none).
         """
-        if not self._lines or (self._found and self.age_s > max(REWIND_S, self._look_cost_s)):
-            await self.look()
+        if not self._lines or (self._found and self.age_s > max(REWIND_S, self._scan_cost_s)):
+            await self.scan()
         limit = min(limit, self._most)
         await self._turn_pages(limit, room, stream)
         wanted = self._shares.of_claim(self._lines, limit, room, stream)
-        if not wanted and self.stale and self.next_look_s <= 0:
+        if not wanted and self.stale and self.next_scan_s <= 0:
             # There is room for none of the known types, but there may be new ones by now.
-            await self.look()
+            await self.scan()
             wanted = self._shares.of_claim(self._lines, limit, room, stream)
         self._found = False
         while wanted:
@@ -246,7 +246,7 @@ class ClaimLines:
             domain=domain,
             key=key,
             limit=size,
-            timeout=LOOK_TIMEOUT,
+            timeout=SCAN_TIMEOUT,
         )
         walked = [(row["domain"], row["key"]) for row in rows if row["walked"]]
         # The page begins with the line that ended the one before.
@@ -370,12 +370,12 @@ class ClaimLines:
 
 
 def _pause_after(took_s: float) -> float:
-    """Return the seconds to wait after something that took so long, so that it stays within `LOOK_SHARE`."""
-    return min(LOOK_SHARE * took_s, LOOK_PAUSE_LIMIT_S)
+    """Return the seconds to wait after something that took so long, so that it stays within `SCAN_SHARE`."""
+    return min(SCAN_SHARE * took_s, SCAN_PAUSE_LIMIT_S)
 
 
 async def lines_of(database: Database) -> list[ClaimLine]:
     """Return the lines of waiting tasks, highest priority first; of each group `LINES_AT_ONCE` at most."""
-    rows = await database.fetch("lines", at_once=LINES_AT_ONCE, timeout=LOOK_TIMEOUT)
+    rows = await database.fetch("lines", at_once=LINES_AT_ONCE, timeout=SCAN_TIMEOUT)
     lines = [ClaimLine(*row) for row in rows]
     return sorted(lines, key=attrgetter("priority"), reverse=True)

@@ -167,14 +167,14 @@ class Claims:
             released |= part
         return released
 
-    async def abandon(self, lane: str, *, holding: Sequence[int]) -> list[str]:
+    async def release_unanswered(self, lane: str, *, holding: Sequence[int]) -> list[str]:
         """Hand back the tasks that ``lane`` holds in the table beyond the claims in ``holding``.
 
         If the answer to a claim was lost with its connection, its tasks would otherwise wait for the lane to
         end. Call it only while the lane has no claim in progress.
         """
         try:
-            rows = await self._database.fetch("abandon", lane=lane, known_claims=holding)
+            rows = await self._database.fetch("release_unanswered", lane=lane, known_claims=holding)
         except Exception as error:
             if verdict(error) != "value":
                 raise

@@ -14,7 +14,7 @@ from organism_flows.serve_apps.organism.config import OrganismConfig
 from organism_flows.serve_apps.organism.escalation.plan import InvalidPlan, PlannedStep, parse_plan
 from organism_flows.serve_apps.organism.execution.job_runner import CoroutineRunner, JobRunner
 from organism_flows.serve_apps.organism.execution.jobs import Invocation, Job, longest
-from organism_flows.serve_apps.organism.execution.organ_counters import OrganCounters
+from organism_flows.serve_apps.organism.execution.organ_status import OrganCounters
 from organism_flows.serve_apps.organism.execution.outcome_stream import BatchCall, result_at
 from organism_flows.serve_apps.organism.execution.router import NoOrgan, Router
 from organism_flows.serve_apps.organism.execution.shared_state import SharedState

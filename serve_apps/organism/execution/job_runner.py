@@ -11,7 +11,7 @@ from typing import Any
 
 from organism_flows.serve_apps.organism.config import OrganConfig
 from organism_flows.serve_apps.organism.execution.jobs import Invocation, Job
-from organism_flows.serve_apps.organism.execution.organ_counters import OrganCounters
+from organism_flows.serve_apps.organism.execution.organ_status import OrganCounters
 from organism_flows.serve_apps.organism.handler_api.errors import describe
 from organism_flows.serve_apps.organism.handler_api.results import HandlerResult
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from organism_flows.serve_apps.organism.execution.jobs import Invocation
-from organism_flows.serve_apps.organism.execution.organ_counters import OrganCounters
+from organism_flows.serve_apps.organism.execution.organ_status import OrganCounters
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from typing import Any
 
-from organism_flows.serve_apps.organism.execution.timeouts import Timeouts
+from organism_flows.serve_apps.organism.execution.local.timeouts import Timeouts
 from organism_flows.serve_apps.organism.manager import OrganismManager
 from tests.support.organism.helpers import Result, run
 from tests.support.organism.misbehaviour import STARTED

@@ -132,7 +132,7 @@ class QueueMachine(RuleBasedStateMachine):
         """One claim with cursors that stay where the last claims of the lane left them."""
         lines = self.lines.setdefault(lane, self.queue.claims.lines(lane, clock=self.seconds))
         if look:
-            self.wait(lines.look())
+            self.wait(lines.scan())
         ready = {task.id for task in self.oracle.claimable(lane)}
         batch = self.wait(lines.claim(limit, lambda _: quota))
         assert len(batch) <= limit
@@ -277,11 +277,11 @@ class QueueMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())
-    def abandon(self, data: st.DataObject) -> None:
+    def release_unanswered(self, data: st.DataObject) -> None:
         """A lane knows of some of what it holds."""
         lane, batch = self.some_held(data)
-        abandoned = self.wait(self.queue.claims.abandon(lane, holding=batch.claims))
-        assert {UUID(i) for i in abandoned} == self.oracle.abandon(lane, batch.claims)
+        released = self.wait(self.queue.claims.release_unanswered(lane, holding=batch.claims))
+        assert {UUID(i) for i in released} == self.oracle.release_unanswered(lane, batch.claims)
 
     @precondition(lambda self: self.oracle.tasks)
     @rule(data=st.data())

@@ -195,7 +195,7 @@ async def test_a_task_committed_late_is_found_at_once_or_after_a_rewind(queue: Q
         if quota == 1:
             assert found == []
             seconds += REWIND_S + 1
-            await lines.look()
+            await lines.scan()
             found = (await lines.claim(10, lambda _: 10)).ids
         assert found == [late_id]
 

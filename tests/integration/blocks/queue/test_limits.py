@@ -30,7 +30,7 @@ async def add(queue: Queue, number: int, *, kind: str = "t", keys: tuple[str | N
 
 
 async def claim(lines: ClaimLines, limit: int = 100) -> Batch:
-    await lines.look()
+    await lines.scan()
     return await lines.claim(limit, lambda _: limit)
 
 
@@ -215,7 +215,7 @@ async def test_a_claim_without_limits_is_one_statement(
 ) -> None:
     await queue.operator.set_limit(Limit(name="others", kind="running", types=["other"], amount=5))
     await add(queue, 3)
-    await lines.look()
+    await lines.scan()
     asked = []
 
     async def fetch(pool: asyncpg.Pool[Any], query: str, *arguments: Any, **options: Any) -> Any:

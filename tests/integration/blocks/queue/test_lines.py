@@ -110,7 +110,7 @@ async def test_a_paused_domain_with_many_keys_is_passed_over(
         batch = await lines.claim(10, lambda _: 10)
         if batch:
             break
-        await lines.look()
+        await lines.scan()
         assert lines.stale, "there is more to be read"
     assert batch.domains == ["b", "b"]
 
@@ -129,7 +129,7 @@ async def test_many_keys_cost_a_claim_no_more_statements(
         "INSERT INTO tasks (type, key) SELECT 't', 'k' || i % 5000 FROM generate_series(1, 10000) i"
     )
     lines = await lines_of_lane(queue)
-    await lines.look()
+    await lines.scan()
     monkeypatch.setattr(asyncpg.Pool, "fetch", fetch)
     assert len(await lines.claim(1000, lambda _: 1000)) >= 256
     assert asked == ["next_lines", "claim"]

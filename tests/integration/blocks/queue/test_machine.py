@@ -52,7 +52,11 @@ BROKEN = {
         "attempts = greatest(t.attempts, 1) - 1",
         "attempts = t.attempts",
     ),
-    "abandon takes what the lane knows of": ("abandon", "AND t.claim <> ALL (:known_claims::bigint[])", ""),
+    "release_unanswered takes what the lane knows of": (
+        "release_unanswered",
+        "AND t.claim <> ALL (:known_claims::bigint[])",
+        "",
+    ),
     "claim reuses the token": ("claim", "claim = nextval('task_claims')", "claim = 1"),
     "claim ignores the lane's lease": ("claim", "AND EXISTS (SELECT FROM lane)", ""),
     "claim takes tasks before they are due": ("claim", "AND run_after <= queue_now()", ""),

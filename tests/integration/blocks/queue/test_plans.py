@@ -191,7 +191,7 @@ async def test_what_is_due_next_is_one_look_a_type_and_priority(session: PoolCon
         ("cancel_requests", {"lane": "lane"}, "tasks_cancelling"),
         ("reap", {"max_leases": 10, "strays": False}, "tasks_held"),
         ("reap", {"max_leases": 10, "strays": True}, "tasks_held"),
-        ("abandon", {"lane": "another", "known_claims": []}, "tasks_held"),
+        ("release_unanswered", {"lane": "another", "known_claims": []}, "tasks_held"),
     ],
 )
 async def test_keeping_house_reads_nothing_while_nothing_is_wrong(

@@ -112,7 +112,7 @@ async def test_a_claim_asks_few_lines_however_many_types_and_priorities_there_ar
     assert len(priorities) == 1500, "none is forgotten"
     await queue.submit([NewTask(type="t7")])
     lines.stale = True
-    await lines.look()
+    await lines.scan()
     assert (await lines.claim(10, lambda _: 10)).types == ["t7"], "what comes to one that was empty is found"
     assert max(asked) == 64
 
@@ -223,7 +223,9 @@ async def test_claims_nobody_knows_of_are_handed_back(queue: Queue) -> None:
     await queue.submit([NewTask(type="t") for _ in range(3)])
     known = await claim(queue, limit=1)
     unanswered = await claim(queue, limit=2)
-    assert sorted(await queue.claims.abandon("lane", holding=known.claims)) == sorted(unanswered.ids)
+    assert sorted(await queue.claims.release_unanswered("lane", holding=known.claims)) == sorted(
+        unanswered.ids
+    )
     assert (await queue.reader.counts())["running"] == 1
 
 

@@ -56,8 +56,8 @@ ALSO = {
         states stuck to_cancel unheld
     """,
     OPERATOR: """
-        abandon cancel_requests complete limit_lock limit_spend lines next_in_line next_lines reapable reject
-        release settle
+        cancel_requests complete limit_lock limit_spend lines next_in_line next_lines reapable reject
+        release release_unanswered settle
     """,
 }
 """Statements that a role is not for and can run all the same, because it reads or writes the same columns."""
@@ -258,7 +258,7 @@ async def test_a_lane_does_the_work_of_dispatch_and_watchdog(
             "lane", interrupted, cause="interrupted", error="stopped", suspicion=1
         )
         held = [batch.claims[n] for n in (0, 5)]
-        assert await lane.claims.abandon("lane", holding=held) == [batch.ids[6]]
+        assert await lane.claims.release_unanswered("lane", holding=held) == [batch.ids[6]]
         await lane.leases.report("lane", settled=3, figures={"settled": 3})
         await lane.leases.deregister("lane")
         await advance(queue, 60)

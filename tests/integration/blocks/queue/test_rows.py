@@ -94,7 +94,7 @@ async def put_through(queue: Queue, lane: str, healthy: list[UUID]) -> None:
         await queue.claims.release(lane, batch.take(left), cause=cause, error="x\x00", suspicion=1)
         if len(done) == len(healthy) and turn > 5:
             break
-    await queue.claims.abandon(lane, holding=[])
+    await queue.claims.release_unanswered(lane, holding=[])
     for task in healthy:
         assert (await queue.get(str(task))).status == "completed"
 
@@ -203,7 +203,7 @@ async def test_a_row_that_cannot_be_written_at_all_is_named_and_passed_over(
     assert set(settled.stale) == set(odd) & set(batch.ids[:3])
     assert all(f"task {task} cannot be settled" in caplog.text for task in settled.stale)
     # What is left is taken back from the lane when it is gone, but for these.
-    assert await queue.claims.abandon("lane", holding=[]) == []
+    assert await queue.claims.release_unanswered("lane", holding=[]) == []
     await queue.leases.deregister("lane")
     reaped = await queue.leases.reap()
     assert reaped.retried == 5 - 2 - (3 - len(settled.stale))

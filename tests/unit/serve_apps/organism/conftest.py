@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from organism_flows.serve_apps.organism.execution.timeouts import Timeouts
+from organism_flows.serve_apps.organism.execution.local.timeouts import Timeouts
 from tests.support.organism import misbehaviour
 from tests.support.organism.held_timeouts import HeldTimeouts
 

@@ -92,7 +92,7 @@ async def test_a_plain_function_is_left_behind_and_counted() -> None:
 async def test_a_handler_that_ignores_cancellation_does_not_keep_its_slot(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("organism_flows.serve_apps.organism.execution.local_organ.LINGER_S", 0.02)
+    monkeypatch.setattr("organism_flows.serve_apps.organism.execution.local.local_organ.LINGER_S", 0.02)
     manager = organism(organ("stubborn", "stubborn", concurrency=1))
 
     async def cancel() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import anyio
 import pytest
 
-from organism_flows.serve_apps.organism.execution.local_organ import LocalOrgan
-from organism_flows.serve_apps.organism.execution.timeouts import Timeouts
+from organism_flows.serve_apps.organism.execution.local.local_organ import LocalOrgan
+from organism_flows.serve_apps.organism.execution.local.timeouts import Timeouts
 from tests.support.organism import misbehaviour
 from tests.support.organism.helpers import batch, organ, organism, run
 

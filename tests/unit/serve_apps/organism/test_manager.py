@@ -139,7 +139,7 @@ async def test_hanging_threads_are_counted_and_end_the_replica(
 async def test_a_handler_that_ignores_cancellation_loses_its_slot_not_its_neighbours(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("organism_flows.serve_apps.organism.execution.local_organ.LINGER_S", 0.02)
+    monkeypatch.setattr("organism_flows.serve_apps.organism.execution.local.local_organ.LINGER_S", 0.02)
     manager = organism(organ("stubborn", "stubborn", concurrency=1, timeout_s=0.02))
     result = await run(manager, with_neighbours(("stubborn", {}), ("stubborn", {})))
     check_neighbours(result, 2)

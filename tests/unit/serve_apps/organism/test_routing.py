@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.serve_apps.organism.config import parse_config
-from organism_flows.serve_apps.organism.execution.local_organ import LocalOrgan
+from organism_flows.serve_apps.organism.execution.local.local_organ import LocalOrgan
 from organism_flows.serve_apps.organism.execution.router import NoOrgan, Router
 from organism_flows.serve_apps.organism.execution.shared_state import SharedState
 from organism_flows.serve_apps.organism.handler_api.handler import Handler

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from organism_flows.serve_apps.organism.execution import isolation
+from organism_flows.serve_apps.organism.execution.local import isolation
 from organism_flows.serve_apps.organism.manager import OrganismManager
 from organism_flows.serve_apps.organism.processes import pool as agents_module
 from tests.support.organism import misbehaviour

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import organism_flows.serve_apps.organism.execution.local_organ
+import organism_flows.serve_apps.organism.execution.local.local_organ
 from tests.support.organism import misbehaviour
 from tests.support.organism.helpers import batch, in_flight, organ, organism, run
 
@@ -49,7 +49,7 @@ async def test_those_that_do_not_wait_share_a_task_and_the_others_have_their_own
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A busy machine cuts stretches short, and so makes more of them.
-    monkeypatch.setattr(organism_flows.serve_apps.organism.execution.local_organ, "STRETCH_S", math.inf)
+    monkeypatch.setattr(organism_flows.serve_apps.organism.execution.local.local_organ, "STRETCH_S", math.inf)
     manager = organism(organ("turn", "turn", concurrency=100))
     await run(manager, batch(*[("turn", {"how": "return"})] * 200))
     assert len(misbehaviour.RUNNERS) == 200

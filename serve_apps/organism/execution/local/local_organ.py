@@ -17,19 +17,19 @@ from functools import partial
 from typing import Any
 
 from organism_flows.serve_apps.organism.config import OrganConfig
-from organism_flows.serve_apps.organism.execution.handler_caller import (
+from organism_flows.serve_apps.organism.execution.job_runner import LINGER_S, JobRunner
+from organism_flows.serve_apps.organism.execution.jobs import Invocation, Job
+from organism_flows.serve_apps.organism.execution.local.handler_caller import (
     AwaitableResult,
     HandlerCaller,
     NotIsolated,
 )
-from organism_flows.serve_apps.organism.execution.isolation import DELIVERY_S, Isolation
-from organism_flows.serve_apps.organism.execution.job_queue import JobQueue
-from organism_flows.serve_apps.organism.execution.job_runner import LINGER_S, JobRunner
-from organism_flows.serve_apps.organism.execution.jobs import Invocation, Job
+from organism_flows.serve_apps.organism.execution.local.isolation import DELIVERY_S, Isolation
+from organism_flows.serve_apps.organism.execution.local.job_queue import JobQueue
+from organism_flows.serve_apps.organism.execution.local.timeouts import Timeouts
 from organism_flows.serve_apps.organism.execution.organ_status import organ_status
 from organism_flows.serve_apps.organism.execution.shared_state import SharedState
 from organism_flows.serve_apps.organism.execution.thread_pool import ThreadPool
-from organism_flows.serve_apps.organism.execution.timeouts import Timeouts
 from organism_flows.serve_apps.organism.handler_api.errors import harmless
 from organism_flows.serve_apps.organism.handler_api.handler import Handler
 from organism_flows.serve_apps.organism.handler_api.results import HandlerResult, HandlerResults, of_error
