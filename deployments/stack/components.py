@@ -185,8 +185,12 @@ async def apply_deployments(settings: Settings, stack: StackState) -> None:
     Raises:
         StackError: The process failed.
     """
+    from organism_flows.flows.prefect_support.deployments import applied_before
+
     what = ["organism_flows.blocks.prefect_blocks.registration"]
     if settings.worker:
+        if applied_before(applied_mark(stack)):
+            return
         what = ["organism_flows.flows.prefect_support.deployments", str(applied_mark(stack))]
         if stack.dsn:
             what.append(str(sqlite_file(stack.home)))

@@ -254,6 +254,9 @@ class _Start:
             if self.settings.gateway and "gateway" not in kept:
                 steps.append(self._gateway(stack, client))
             await all_of(steps)
+            if self.settings.worker and "worker" not in kept:
+                # Last: its run takes 3 s of processor time to begin, which the organism's start needs.
+                await components.start_watchdog(client, stack)
 
     async def _database(self, stack: StackState, kept: set[str]) -> None:
         dsn = stack.dsn
@@ -303,7 +306,6 @@ class _Start:
                 await components.wait_for(
                     child, lambda: health.check_worker(client, stack), components.WORKER_TIMEOUT
                 )
-            await components.start_watchdog(client, stack)
 
     async def _prefect_server(self, stack: StackState, client: Any) -> None:
         for line in components.about_prefects_data(stack):

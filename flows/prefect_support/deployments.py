@@ -1,6 +1,7 @@
 """Our blocks, work pool and deployments on a Prefect server.
 
-Also a program: `python -m organism_flows.flows.prefect_support.deployments`.
+Also a program: `python -m organism_flows.flows.prefect_support.deployments`. It imports Prefect when it is
+used: `organism up` asks it whether there is anything to apply.
 
 The deployments are those of deployments/prefect.yaml. Prefect's own command applies them, so you can do the
 same by hand.
@@ -23,8 +24,6 @@ import orjson
 from pydantic import BaseModel
 
 from organism_flows.blocks.errors import OrganismError
-from organism_flows.blocks.prefect_blocks.registration import register_blocks
-from organism_flows.flows.prefect_support import carry_over
 from organism_flows.flows.prefect_support.server import reaching_prefect
 
 if TYPE_CHECKING:
@@ -116,6 +115,7 @@ async def apply(*, start: bool = True) -> AppliedDeployments:
         OrganismError: The server cannot be reached, or refuses.
     """
     with reaching_prefect() as api:
+        from organism_flows.blocks.prefect_blocks.registration import register_blocks
         from organism_flows.flows.prefect_support.watchdog_relay import start_watchdog
 
         await register_blocks()
@@ -221,18 +221,21 @@ def digest() -> str:
     return hashlib.sha256(b"".join(ours)).hexdigest()
 
 
+def applied_before(mark: Path) -> bool:
+    """Return True if what `apply` would apply is what ``mark`` records. To apply it again takes seconds."""
+    return mark.is_file() and mark.read_text() == digest()
+
+
 def main(mark: Path | None = None, older: Path | None = None) -> int:
     """Apply the deployments, print the result or the error on one line, and return the exit code.
 
     Args:
-        mark: File that records what was applied last. The same is not applied again, which saves some
-            seconds.
+        mark: File that records what was applied, for `applied_before`.
         older: SQLite file of the Prefect server that was used before. Its schedules are carried over once.
     """
+    from organism_flows.flows.prefect_support import carry_over
+
     try:
-        if mark is not None and mark.is_file() and mark.read_text() == digest():
-            print("applied before")
-            return 0
         first = mark is None or not mark.exists()
         applied = asyncio.run(apply(start=False))  # `organism up` starts one with the worker
         if first and older is not None and older.exists():
