@@ -43,7 +43,7 @@ from organism_flows.flows.prefect_support.markdown import escaped
 from organism_flows.flows.prefect_support.server import prefect_api
 from organism_flows.flows.prefect_support.states import EXPECTED_ERRORS, ORGANISM_TAG, failed, show_page
 from organism_flows.flows.verification import canary as canary_check
-from organism_flows.flows.verification.thresholds import Limits
+from organism_flows.flows.verification.thresholds import Thresholds
 from organism_flows.serve_apps.organism.config import OrganismConfig, load_config
 from organism_flows.serve_apps.organism.release import replacement
 from organism_flows.serve_apps.organism.release.replacement import ReplacementDone, When
@@ -203,7 +203,7 @@ async def send_canary(queue: str, organism: str, cluster: str) -> BootstrapStep:
         block.open(application_name="organism-bootstrap", connections=2) as open_queue,
         some_lane(open_queue, run_lane),
     ):
-        [found] = await canary_check.check(open_queue, Limits(canary_s=CANARY_S))
+        [found] = await canary_check.check(open_queue, Thresholds(canary_s=CANARY_S))
     if found.status != "ok":
         raise OrganismError(f"canary: {found.evidence}", found.action)
     return BootstrapStep(step="canary", changed=False, found=found.evidence)

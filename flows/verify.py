@@ -13,10 +13,10 @@ from organism_flows.blocks.finding import Finding
 from organism_flows.flows.alerting.notify import notify_about_verification
 from organism_flows.flows.prefect_support.states import ORGANISM_TAG, show_page
 from organism_flows.flows.verification.runner import verify_all
-from organism_flows.flows.verification.thresholds import Limits
+from organism_flows.flows.verification.thresholds import Thresholds
 from organism_flows.flows.verification.verification import Check, Verification, markdown, run_check
 
-USUAL = Limits()
+USUAL = Thresholds()
 
 
 @task(name="check", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False, retries=0)
@@ -33,7 +33,7 @@ async def check_part(name: str, check: Check, timeout_s: float) -> list[Finding]
     retries=0,
 )
 async def verify(
-    limits: Limits = USUAL,
+    limits: Thresholds = USUAL,
     canary: bool = True,
     queue: str = "default",
     organism: str = "default",
@@ -42,7 +42,7 @@ async def verify(
     """Check settings, Postgres, queue, lanes, Ray, Serve, the organism and Prefect, and send a canary task.
 
     Args:
-        limits: Limits beyond which a finding is degraded.
+        limits: Thresholds beyond which a finding is degraded.
         canary: Send a task through the whole system.
         queue: Name of the Task Queue block.
         organism: Name of the Organism block.

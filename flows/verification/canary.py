@@ -11,7 +11,7 @@ import anyio
 from organism_flows.blocks.finding import Finding, degraded, failed, ok
 from organism_flows.blocks.queue import FINISHED, NewTask, Queue
 from organism_flows.blocks.queue.db.connection import TRANSIENT_ERRORS
-from organism_flows.flows.verification.thresholds import Limits
+from organism_flows.flows.verification.thresholds import Thresholds
 
 POLL_S = 0.1
 TYPE = "health_check"
@@ -22,7 +22,7 @@ The canary shows whether tasks are processed, not how many of them wait.
 """
 
 
-async def check(queue: Queue, limits: Limits) -> list[Finding]:
+async def check(queue: Queue, limits: Thresholds) -> list[Finding]:
     """Return whether a canary task completes within ``limits.canary_s`` seconds.
 
     A task that does not is cancelled. If no lane claims tasks, none is sent.

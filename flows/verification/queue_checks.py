@@ -6,13 +6,13 @@ from organism_flows.blocks.finding import Finding, degraded, ok
 from organism_flows.blocks.long_work import LongWork
 from organism_flows.blocks.queue import LaneRow, Pause, Queue, ReadyTasks
 from organism_flows.flows.prefect_support.markdown import one_line
-from organism_flows.flows.verification.thresholds import Limits
+from organism_flows.flows.verification.thresholds import Thresholds
 
 COUNTED = 100_000
 """Upper bound on the ready tasks of one type that are counted."""
 
 
-async def check(queue: Queue, limits: Limits) -> list[Finding]:
+async def check(queue: Queue, limits: Thresholds) -> list[Finding]:
     """Return all findings about the queue and its lanes."""
     waiting = await queue.health.ready(at_most=COUNTED)
     stuck = await queue.health.stuck()
@@ -32,7 +32,7 @@ async def check(queue: Queue, limits: Limits) -> list[Finding]:
     ]
 
 
-def _waiting(waiting: list[ReadyTasks], limits: Limits) -> Finding:
+def _waiting(waiting: list[ReadyTasks], limits: Thresholds) -> Finding:
     seen = "; ".join(
         f"{tasks.type}: {tasks.ready:,}{'+' if tasks.ready >= COUNTED else ''} ready, "
         f"the oldest for {tasks.oldest_s:.0f} s"
@@ -58,7 +58,7 @@ def _stuck(count: int) -> Finding:
     return ok("queue: stuck", "every running task has a lane with a lease")
 
 
-def _dead_letters(count: int, limits: Limits) -> Finding:
+def _dead_letters(count: int, limits: Thresholds) -> Finding:
     seen = f"{count:,} tasks have failed for good"
     if count > limits.dead_letters:
         return degraded(

@@ -31,7 +31,7 @@ from organism_flows.flows.verification import (
     queue_checks,
     settings_checks,
 )
-from organism_flows.flows.verification.thresholds import Limits
+from organism_flows.flows.verification.thresholds import Thresholds
 from organism_flows.flows.verification.verification import Check, Verification, run_check
 
 PART_TIMEOUT_S = 45.0
@@ -51,7 +51,7 @@ async def verify_all(
     queue: str = "default",
     organism: str = "default",
     ray_cluster: str = "default",
-    limits: Limits | None = None,
+    limits: Thresholds | None = None,
     with_canary: bool = True,
     ask: Ask = run_check,
 ) -> Verification:
@@ -61,11 +61,11 @@ async def verify_all(
         queue: Name of the Task Queue block.
         organism: Name of the Organism block.
         ray_cluster: Name of the Ray Cluster block.
-        limits: Limits beyond which a finding is degraded; `None` for the defaults.
+        limits: Thresholds beyond which a finding is degraded; `None` for the defaults.
         with_canary: Send a task through the whole system.
         ask: Runs the check of one part and returns its findings.
     """
-    limits = limits or Limits()
+    limits = limits or Thresholds()
     async with AsyncExitStack() as stack:
         asked = [
             ask("environment", settings_checks.check, PART_TIMEOUT_S),
@@ -96,7 +96,7 @@ async def verify_all(
     return verification
 
 
-async def _tables(queue: Queue, limits: Limits, with_canary: bool, ask: Ask) -> list[Finding]:
+async def _tables(queue: Queue, limits: Thresholds, with_canary: bool, ask: Ask) -> list[Finding]:
     found = await ask("postgres", partial(postgres_checks.check, queue), PART_TIMEOUT_S)
     found += await ask("queue", partial(queue_checks.check, queue, limits), PART_TIMEOUT_S)
     if with_canary:

@@ -1,12 +1,12 @@
-"""Limits beyond which `verify` reports a part as degraded or failed."""
+"""Thresholds beyond which `verify` reports a part as degraded or failed."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
 
-class Limits(BaseModel):
-    """Limits of `verify`."""
+class Thresholds(BaseModel):
+    """Thresholds of `verify`."""
 
     oldest_ready_s: float = Field(
         default=300.0, gt=0, description="Longest time a task may be ready, in seconds."

@@ -1,4 +1,4 @@
--- Settles tasks that did not complete; complete.sql has the others. The limits of the organs, one per task, may be
+-- Settles tasks that did not complete; complete.sql has the others. The retry rules of the organs, one per task, may be
 -- NULL: then the default counts. The task's own and those of its type go first.
 WITH reported AS (
     SELECT t.id, r.claim, r.cause, r.error, r.path, r.organ_id, r.elapsed_ms,

@@ -33,7 +33,7 @@ from organism_flows.flows.verification import (
 )
 from organism_flows.flows.verification import gateway_checks as gateway_check
 from organism_flows.flows.verification import prefect_checks as prefect_check
-from organism_flows.flows.verification.thresholds import Limits
+from organism_flows.flows.verification.thresholds import Thresholds
 from organism_flows.flows.verification.verification import Verification, markdown, run_check
 from tests.support.flows.running_lanes import running, submit
 from tests.support.gateway.running import running as running_gateway
@@ -59,7 +59,7 @@ def named(findings: list[Finding]) -> dict[str, Finding]:
 
 
 async def test_an_idle_queue_is_well(queue: Queue) -> None:
-    found = named(await postgres_checks.check(queue) + await queue_checks.check(queue, Limits()))
+    found = named(await postgres_checks.check(queue) + await queue_checks.check(queue, Thresholds()))
     assert {f.status for f in found.values()} == {"ok"}
     assert "PostgreSQL 1" in found["postgres: reachable"].evidence
 
@@ -103,7 +103,7 @@ async def test_what_waits_is_stuck_or_has_died_is_named(queue: Queue) -> None:
     await pool_of(queue).execute(
         "INSERT INTO tasks (type, status) SELECT 't', 'failed' FROM generate_series(1, 5)"
     )
-    found = named(await queue_checks.check(queue, Limits(dead_letters=4)))
+    found = named(await queue_checks.check(queue, Thresholds(dead_letters=4)))
     assert {name for name, f in found.items() if f.status == "degraded"} == {
         "queue: stuck",
         "queue: dead letters",
@@ -111,7 +111,7 @@ async def test_what_waits_is_stuck_or_has_died_is_named(queue: Queue) -> None:
     }
     assert "t: 3 ready" in found["queue: waiting"].evidence, "by when they were added, not by run_after"
     await pool_of(queue).execute("UPDATE tasks SET created_at = now() - interval '1 hour'")
-    found = named(await queue_checks.check(queue, Limits(dead_letters=4)))
+    found = named(await queue_checks.check(queue, Thresholds(dead_letters=4)))
     assert found["queue: waiting"].status == "degraded"
     assert "oldest for 36" in found["queue: waiting"].evidence
 
@@ -132,25 +132,25 @@ async def test_a_gateway_that_is_gone_or_of_no_use_is_named(database: str) -> No
 
 async def test_what_is_paused_is_named_with_its_reason(queue: Queue) -> None:
     await queue.operator.pause("type", "shout", reason="bad release")
-    found = named(await queue_checks.check(queue, Limits()))["queue: paused"]
+    found = named(await queue_checks.check(queue, Thresholds()))["queue: paused"]
     assert (found.status, found.evidence) == ("degraded", "type shout (bad release)")
     assert "`organism tasks resume --type shout`" in found.action
 
 
 async def test_the_canary_goes_through_a_lane(queue: Queue) -> None:
     organism = ScriptedOrganism()
-    assert named(await canary.check(queue, Limits()))["canary"].status == "degraded", "there is no lane"
+    assert named(await canary.check(queue, Thresholds()))["canary"].status == "degraded", "there is no lane"
     async with running(Lane(queue, organism)):
         async with asyncio.timeout(30):
             while not await queue.reader.lanes():
                 await asyncio.sleep(0.02)
-        found = named(await canary.check(queue, Limits()))["canary"]
+        found = named(await canary.check(queue, Thresholds()))["canary"]
     assert (found.status, found.evidence.startswith("completed ")) == ("ok", True)
 
 
 async def test_a_canary_that_does_not_come_back_is_cancelled(queue: Queue) -> None:
     await queue.leases.register("a lane that does nothing")
-    found = named(await canary.check(queue, Limits(canary_s=0.3)))["canary"]
+    found = named(await canary.check(queue, Thresholds(canary_s=0.3)))["canary"]
     assert found.status == "failed"
     assert "after 0.3 s task " in found.evidence
     assert " is due and in line: it is the first of its type, priority, domain and key" in found.evidence
@@ -172,7 +172,7 @@ async def test_a_canary_that_waits_on_a_replica_says_what_it_waits_behind(queue:
         )
 
     claiming = asyncio.create_task(claim_it())
-    found = named(await canary.check(queue, Limits(canary_s=1.0)))["canary"]
+    found = named(await canary.check(queue, Thresholds(canary_s=1.0)))["canary"]
     await claiming
     assert found.status == "failed"
     assert (
@@ -186,12 +186,12 @@ async def test_lanes_that_leave_are_named_and_no_canary_is_sent_to_them(queue: Q
     await queue.leases.register("lane", run="run")
     await queue.claims.claim("lane", 1)
     await queue.operator.request_leave("run")
-    found = named(await queue_checks.check(queue, Limits()))
+    found = named(await queue_checks.check(queue, Thresholds()))
     assert found["lanes: leaving"].evidence.startswith("1 lane leaves since ")
     assert "(1 task), until its tasks end, the oldest is held since" in found["lanes: leaving"].evidence
     assert found["lanes: alive"].status == "degraded"
     assert "none claims (1 are leaving or stopping)" in found["lanes: alive"].evidence
-    assert "no lane claims" in named(await canary.check(queue, Limits()))["canary"].evidence
+    assert "no lane claims" in named(await canary.check(queue, Thresholds()))["canary"].evidence
 
 
 async def test_suspects_and_tasks_that_are_interrupted_again_and_again_are_named(queue: Queue) -> None:
@@ -202,7 +202,7 @@ async def test_suspects_and_tasks_that_are_interrupted_again_and_again_are_named
         await queue.claims.release("lane", batch, cause="interrupted", error="x", suspicion=1)
     await queue.claims.claim("lane", 1)
     await pool_of(queue).execute("UPDATE tasks SET locked_at = locked_at - interval '2 minutes'")
-    found = named(await queue_checks.check(queue, Limits()))
+    found = named(await queue_checks.check(queue, Thresholds()))
     assert found["queue: interrupted"].status == "degraded"
     assert f"1 unfinished task was interrupted more than twice (t {task_id}: 3 times)" in (
         found["queue: interrupted"].evidence
@@ -310,7 +310,7 @@ def test_the_worst_decides() -> None:
 
 async def test_submitted_work_is_told_by_type(queue: Queue) -> None:
     await submit(queue, "a", "a", "b")
-    found = named(await queue_checks.check(queue, Limits()))["queue: waiting"]
+    found = named(await queue_checks.check(queue, Thresholds()))["queue: waiting"]
     assert "a: 2 ready" in found.evidence
     assert "b: 1 ready" in found.evidence
 

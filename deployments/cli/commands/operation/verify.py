@@ -27,9 +27,9 @@ async def verify(
     # Importing flows points Prefect and Ray at the embedded stack, so it comes before Prefect.
     import organism_flows.flows.dispatch  # noqa: F401  # isort: skip
     from organism_flows.flows.verification.runner import verify_all
-    from organism_flows.flows.verification.thresholds import Limits
+    from organism_flows.flows.verification.thresholds import Thresholds
 
-    limits = Limits(canary_s=canary_seconds, oldest_ready_s=oldest_ready, dead_letters=dead_letters)
+    limits = Thresholds(canary_s=canary_seconds, oldest_ready_s=oldest_ready, dead_letters=dead_letters)
     found = await verify_all(limits=limits, with_canary=canary)
     lines = []
     for f in found.findings:
