@@ -36,7 +36,7 @@ from organism_flows.deployments.stack.postgres.server import EmbeddedPostgres
 from organism_flows.deployments.stack.progress import Event
 from organism_flows.flows.verification import postgres_checks as verified_postgres
 from organism_flows.flows.verification import queue_checks as verified_queue
-from organism_flows.flows.verification.thresholds import Limits
+from organism_flows.flows.verification.thresholds import Thresholds
 from tests.support.clock import START, advance, set_clock
 from tests.support.queue.bare_server import bare_server
 from tests.support.queue.helpers import claim, outcomes_of
@@ -349,7 +349,7 @@ async def test_an_operator_operates(database: str, queue: Queue) -> None:
         await operator.reader.lane_figures()
         findings: list[Finding] = [
             *await verified_postgres.check(operator),
-            *await verified_queue.check(operator, Limits()),
+            *await verified_queue.check(operator, Thresholds()),
         ]
         assert [found for found in findings if found.status == "failed"] == []
         # And what may go.

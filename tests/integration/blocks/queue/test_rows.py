@@ -27,7 +27,7 @@ from organism_flows.blocks.queue.wire import Cause
 from organism_flows.deployments.cli.commands.tasks.reads import _describe
 from organism_flows.deployments.cli.output import without_controls
 from organism_flows.flows.verification import queue_checks as verification
-from organism_flows.flows.verification.thresholds import Limits
+from organism_flows.flows.verification.thresholds import Thresholds
 from organism_flows.serve_apps.gateway.metrics.lane_metrics import lane_metrics
 from tests.support.log_lines import LogLines
 from tests.support.queue.hostile_rows import ROWS, RULES, STATUSES, WORST, insert, take_any_row
@@ -62,7 +62,7 @@ async def read_everything(queue: Queue, ids: list[UUID]) -> None:
             line.model_dump_json()
     await queue.operator.cancellable(TaskFilter(type="hostile"))
     await queue.operator.redrivable(RedriveFilter(cancelled=True))
-    await verification.check(queue, Limits())
+    await verification.check(queue, Thresholds())
     for task in ids:
         row = await queue.get(str(task))
         row.model_dump_json()
