@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from organism_flows.blocks.long_work import WAITS_LONG_S
 from organism_flows.blocks.queue.lane_models import LaneRow
-from organism_flows.blocks.queue.limit_models import LimitRoom
+from organism_flows.blocks.queue.limit_models import Closure, LimitRoom
 from organism_flows.blocks.queue.models import FINISHED, Attempt, Pause, Status, TaskRow
 
 AHEAD_LIMIT = 1000
@@ -29,7 +29,9 @@ INTERRUPTED_OFTEN = 3
 Reason: TypeAlias = Literal[
     "created",
     "paused",
+    "closed",
     "limited",
+    "snoozed",
     "scheduled",
     "backing_off",
     "no_organ",
@@ -48,7 +50,9 @@ Reason: TypeAlias = Literal[
 
 - ``created``: it was added without a request to run it.
 - ``paused``: its type or domain is paused.
+- ``closed``: its key, or one of its limits, is closed until a moment, as a handler has asked.
 - ``limited``: a limit allows no more tasks like it now.
+- ``snoozed``: its handler put it off until a moment.
 - ``scheduled``: it must not run before a moment in the future.
 - ``backing_off``: an attempt has failed, and the next one is later.
 - ``no_organ``: the organism has no organ for its type.
@@ -131,6 +135,8 @@ class QueueSituation:
     """`None` means the task has ended, or is not to run yet."""
     limits: Sequence[LimitRoom] = ()
     """What its limits allow now, of a task that waits."""
+    closures: Sequence[Closure] = ()
+    """What is closed that it needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,11 +224,19 @@ def _in_the_way(
             f"waits because {pause.kind} {pause.name} is paused since {_time(pause.paused_at)}{because}",
             f"resume it: `organism tasks resume --{pause.kind} {pause.name}`",
         )
+    for closure in situation.closures:
+        yield _closed(closure)
     for limit in situation.limits:
-        if limit.room < WHOLE:
+        if limit.room < WHOLE and limit.opens_s is None:
             yield _limited(limit, situation.now)
     if task.run_after > situation.now:
-        if task.status == "retry" and task.error:
+        last_end = task.history[-1] if task.history else None
+        if last_end is not None and last_end.cause == "snoozed":
+            text = (
+                f"was put off by its handler until {_time(task.run_after)} ({_short(last_end.error or '')})"
+            )
+            yield _Fact("snoozed", text, until=task.run_after)
+        elif task.status == "retry" and task.error:
             last = f"attempt {task.attempts} of {task.max_attempts} failed ({_short(task.error)})"
             text = f"backs off: {last}, the next one is at {_time(task.run_after)}"
             yield _Fact("backing_off", text, until=task.run_after)
@@ -238,6 +252,20 @@ def _in_the_way(
         if leaving:
             text += f" ({_number(leaving, 'lane is', 'lanes are')} leaving)"
         yield _Fact("no_lane", text, "start one: `organism dispatch`")
+
+
+def _closed(closure: Closure) -> _Fact:
+    of_key = f"key {closure.key}" if closure.key else ""
+    if closure.kind == "limit":
+        what = f"limit {closure.name}" + (f" for {of_key}" if of_key else "")
+    else:
+        what = f"{of_key} of type {closure.name}" if of_key else f"type {closure.name} without a key"
+    because = f" ({_short(closure.reason)})" if closure.reason else ""
+    return _Fact(
+        "closed",
+        f"waits because {what} is closed until {_time(closure.until)}{because}",
+        until=closure.until,
+    )
 
 
 def _limited(limit: LimitRoom, now: datetime) -> _Fact:

@@ -31,6 +31,8 @@ FINISHED: tuple[Finished, ...] = ("completed", "failed", "cancelled")
 
 DEFAULT_MAX_ATTEMPTS = 5
 """Most attempts of a task if neither it nor the policy of its type sets a limit."""
+DEFAULT_MAX_SNOOZES = 100
+"""How often a handler may put a task off if the policy of its type does not say."""
 
 
 class NewTask(BaseModel):
@@ -77,6 +79,8 @@ class Settled:
     """New status by task id, for the outcomes that were accepted."""
     stale: list[str]
     """Ids of tasks whose claim was no longer the newest. Nothing was written for them."""
+    snoozed: int = 0
+    """Number of tasks that their handlers put off, and that wait again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +228,10 @@ class TypePolicy(BaseModel):
         default=None,
         description="Interruptions after which a task is a dead letter. `None` means no limit.",
     )
+    max_snoozes: Annotated[int, Field(ge=1, le=1_000_000), WHOLE] | None = Field(
+        default=None,
+        description="How often a handler may put a task off before it is a dead letter. `None` means 100.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +315,7 @@ class TaskRow(Row):
     timed_out: int
     lease_lost: int
     interrupted: int
+    snoozed: int
     suspicion: int
     locked_by: str | None
     locked_at: datetime | None

@@ -19,6 +19,11 @@ TABLES = {
 }
 """What a table holds, where it has no comment."""
 COLUMNS = {
+    "closures.name": "The type, or the limit.",
+    "closures.key": "The key. Empty: tasks without one, or all tasks of a limit.",
+    "closures.until": "When it opens.",
+    "closures.reason": "Error of the handler that closed it.",
+    "closures.closed_at": "When it was closed.",
     "lane_totals.name": "Name of the number.",
     "lane_totals.value": "Sum over all lanes that are gone.",
     "lanes.id": "Name of the lane.",

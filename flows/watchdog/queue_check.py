@@ -195,6 +195,7 @@ async def _reap_lanes(queue: Queue, summary: WatchdogSummary) -> None:
         summary.tasks_taken_back += reaped.retried
         summary.tasks_given_up += reaped.failed
     await queue.maintenance.forget_levels()
+    await queue.maintenance.forget_closures()
     summary.lanes_forgotten = await queue.maintenance.forget_lanes(dead_for_s=LANE_KEPT_S)
 
 

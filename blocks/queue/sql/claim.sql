@@ -14,6 +14,8 @@ WITH lane AS MATERIALIZED (
             WITH ORDINALITY AS given(type, priority, domain, key, quota, after, after_id, number)
         WHERE NOT EXISTS (SELECT FROM pauses WHERE kind = 'type' AND name = given.type)
           AND NOT EXISTS (SELECT FROM pauses WHERE kind = 'domain' AND name = given.domain)
+          AND NOT EXISTS (SELECT FROM closures WHERE kind = 'type' AND name = given.type AND closures.key = given.key
+                          AND until > queue_now())
         -- The planner may hash the lines to compare them with the pauses, which loses their order.
         ORDER BY number
     ) line

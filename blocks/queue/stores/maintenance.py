@@ -122,6 +122,10 @@ class Maintenance:
         """
         return len(await self._database.fetch("forget_levels", timeout=PRUNE_TIMEOUT))
 
+    async def forget_closures(self) -> int:
+        """Delete closures that are over, and return how many there were."""
+        return len(await self._database.fetch("forget_closures", timeout=PRUNE_TIMEOUT))
+
     async def prune_audit(self, *, older_than_s: float) -> int:
         """Delete rows of ``task_audit`` that are older than ``older_than_s`` seconds, up to `PRUNE_PAGE`.
 

@@ -1,0 +1,38 @@
+-- Runs in one transaction, under live lanes; it only adds. Lanes of the version before claim what is closed.
+
+-- step: give up soon rather than queue every lane behind us
+SET LOCAL lock_timeout = '10s'
+
+-- step: how often its handlers put a task off
+ALTER TABLE tasks ADD COLUMN IF NOT EXISTS snoozed integer NOT NULL DEFAULT 0
+
+-- step: how often the handlers of a type may do so
+ALTER TABLE task_types ADD COLUMN IF NOT EXISTS max_snoozes integer CHECK (max_snoozes >= 1)
+
+-- step: what is closed until a moment, as a handler asked for: a key of a type, or a limit
+CREATE TABLE IF NOT EXISTS closures (
+    kind text NOT NULL CHECK (kind IN ('type', 'limit')),
+    name text NOT NULL,
+    key text NOT NULL DEFAULT '',
+    until timestamptz NOT NULL,
+    reason text,
+    closed_at timestamptz NOT NULL DEFAULT queue_now(),
+    PRIMARY KEY (kind, name, key)
+)
+
+-- step: lanes claim again at once from what is opened. A closure wakes nobody: the next claim reads it
+CREATE OR REPLACE TRIGGER closures_wake AFTER UPDATE OR DELETE ON closures
+    FOR EACH STATEMENT EXECUTE FUNCTION tasks_wake()
+
+-- step: note on snoozes
+COMMENT ON COLUMN tasks.snoozed IS 'How often its handler put it off ("not now"), its attempt not charged.'
+
+-- step: note on snoozes allowed
+COMMENT ON COLUMN task_types.max_snoozes IS 'How often a handler may put a task off before it is a dead letter. NULL: 100.'
+
+-- step: note on closures
+COMMENT ON TABLE closures IS
+    'Of these keys and limits no task is claimed before a moment, as a handler has asked. Delete a row to open it.'
+
+-- step: note on kinds
+COMMENT ON COLUMN closures.kind IS '`type`: the tasks of a type with this key. `limit`: all that a limit is on, or its key.'
