@@ -65,10 +65,26 @@ class NewTask(BaseModel):
         max_length=125,
         description="Customer, account, model: tasks with different keys take turns.",
     )
+    expires_at: Moment | None = Field(
+        default=None,
+        description="No attempt begins then or later: it becomes a dead letter. `None` means never.",
+    )
+    expires_in_s: float | None = Field(
+        default=None,
+        gt=0,
+        le=366 * 86400,
+        description="Seconds from the submission until it expires; instead of `expires_at`.",
+    )
     id: UUID | None = Field(default=None, strict=False, description="`None` means a new one.")
     run_immediately: bool = Field(
         default=True, description="False: it stays `created` until a request to run it."
     )
+
+    @model_validator(mode="after")
+    def _expires_once(self) -> Self:
+        if self.expires_at is not None and self.expires_in_s is not None:
+            raise ValueError("expires_at and expires_in_s are both given: leave one out")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,6 +337,7 @@ class TaskRow(Row):
     locked_at: datetime | None
     begun_at: datetime | None
     run_after: Moment
+    expires_at: Moment | None
     result: Any
     error: str | None
     organ_id: str | None

@@ -59,7 +59,7 @@ COLUMNS = {
     "task_attempts.claim": "Claim under which the attempt was made.",
     "task_attempts.attempt": "Number of the attempt.",
     "task_attempts.lane": "Lane that held the task.",
-    "task_attempts.cause": "Why it ended, such as `failed`, `timed_out`, `interrupted` or `lease_lost`.",
+    "task_attempts.cause": "Why it ended, such as `failed`, `timed_out`, `snoozed` or `lease_lost`.",
     "task_attempts.error": "Error of the handler, or what happened.",
     "task_attempts.started_at": "When the lane claimed it.",
     "task_attempts.ended_at": "When it ended.",

@@ -36,6 +36,7 @@ class Task:
     """Accepted settlements that finished the task: at most one, unless it is redriven in between."""
     finished_at: datetime | None = None
     redriven: int = 0
+    expires_at: datetime | None = None
 
     @property
     def ended_at(self) -> datetime:
@@ -61,6 +62,7 @@ class Task:
             new.max_attempts,
             new.dedup_key,
             new.key,
+            expires_at=new.expires_at,
         )
 
 
@@ -97,9 +99,25 @@ class Oracle:
 
     def claimable(self, lane: str) -> list[Task]:
         """What a lane may claim, each line in the order it must be."""
-        return self.ready() if self.leases.get(lane, self.now) > self.now else []
+        return (
+            [t for t in self.ready() if not self.late(t)]
+            if self.leases.get(lane, self.now) > self.now
+            else []
+        )
+
+    def late(self, task: Task) -> bool:
+        return task.expires_at is not None and task.expires_at <= self.now
+
+    def expire(self) -> int:
+        """How many waiting tasks were too late to begin."""
+        late = [t for t in self.tasks.values() if t.status in ("created", "queued", "retry") and self.late(t)]
+        for task in late:
+            task.status = "failed"
+            self.finished(task)
+        return len(late)
 
     def ready(self) -> list[Task]:
+        """What is due, expired or not."""
         ready = [
             t
             for t in self.tasks.values()
@@ -242,6 +260,7 @@ class Oracle:
                     task.attempts = task.timed_out = task.lease_lost = task.interrupted = 0
                     task.snoozed = task.settlements = 0
                     task.redriven += 1
+                    task.expires_at = None
                     put_back += 1
         return put_back, kept_out
 

@@ -28,7 +28,7 @@ GRANT EXECUTE ON FUNCTION read_task(uuid, uuid, int) TO organism_operator
 
 -- step: a task as whoever adds it may write it; its status by the rule tasks_begin_waiting
 GRANT INSERT (id, type, params, description, domain, drift_score, priority, run_after, max_attempts, timeout_s,
-              dedup_key, status, key)
+              dedup_key, status, key, expires_at)
     ON tasks TO organism_submitter, organism_operator
 
 -- step: whoever opens the queue asks for its version
@@ -86,7 +86,7 @@ GRANT SELECT ON tasks, lanes, lane_totals, task_attempts, task_types, pauses, ta
 -- step: cancel, start, retry, redrive, prune
 GRANT DELETE,
       UPDATE (status, attempts, locked_by, locked_at, run_after, result, error, timed_out, lease_lost, interrupted,
-              suspicion, cancel_requested, elapsed_ms, organ_id, path, finished_at, updated_at, snoozed)
+              suspicion, cancel_requested, elapsed_ms, organ_id, path, finished_at, updated_at, snoozed, expires_at)
     ON tasks TO organism_operator
 
 -- step: ask lanes to stop or to leave

@@ -25,7 +25,7 @@ WITH lane AS MATERIALIZED (
           AND coalesce(tasks.domain, '') = line.domain AND coalesce(tasks.key, '') = line.key
           AND (run_after, id) > (coalesce(line.after, '-infinity'),
                                  coalesce(line.after_id, '00000000-0000-0000-0000-000000000000'))
-          AND run_after <= queue_now()
+          AND run_after <= queue_now() AND (expires_at IS NULL OR expires_at > queue_now())
           AND EXISTS (SELECT FROM lane)
         ORDER BY run_after, id
         LIMIT line.quota

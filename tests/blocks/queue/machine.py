@@ -89,11 +89,20 @@ class QueueMachine(RuleBasedStateMachine):
         key=st.sampled_from([None, "a", "b"]),
         dedup_key=st.sampled_from([None, "k"]),
         loaded=st.booleans(),
+        expires_s=st.sampled_from([None, None, 8]),
     )
     def add(
-        self, kind: str, priorities: list[int], delay: int = 0, loaded: bool = False, **fields: Any
+        self,
+        kind: str,
+        priorities: list[int],
+        delay: int = 0,
+        loaded: bool = False,
+        expires_s: int | None = None,
+        **fields: Any,
     ) -> None:
         due = self.oracle.now + timedelta(seconds=delay)
+        if expires_s is not None:
+            fields["expires_at"] = self.oracle.now + timedelta(seconds=expires_s)
         tasks = [
             # An id not by chance, or a history could not be run again.
             NewTask(
@@ -442,6 +451,22 @@ class QueueMachine(RuleBasedStateMachine):
                 self.release_as(lane, batch)
             case cause:
                 self.settle_as(lane, batch, [cause] * len(batch))
+
+    @rule(page=st.sampled_from([1, 1000]))
+    def expire(self, page: int) -> None:
+        assert self.wait(self.queue.maintenance.expire(page=page)) == self.oracle.expire()
+
+    @rule(data=st.data(), kind=types, swept=st.booleans())
+    def come_too_late(self, data: st.DataObject, kind: str, swept: bool) -> None:
+        """One waits and one is held when both expire."""
+        self.claim_along(self.some_lane(data), look=True)
+        self.add(kind, [0], expires_s=2)
+        self.claim_along(self.some_lane(data), look=True)
+        self.add(kind, [0], expires_s=2)
+        self.pass_time(2)
+        if swept:
+            self.expire(1000)
+        self.claim_along(self.some_lane(data), look=True)
 
     @invariant()
     def same_state(self) -> None:

@@ -53,6 +53,12 @@ BROKEN = {
         "attempts = t.attempts",
     ),
     "claim takes what is closed": ("claim", "AND until > queue_now()", "AND false"),
+    "claim takes what has expired": (
+        "claim",
+        "AND (expires_at IS NULL OR expires_at > queue_now())",
+        "",
+    ),
+    "expire ends what runs": ("expire", "'created', 'queued', 'retry'", "'running'"),
     "snooze ignores the claim token": ("snooze", FENCE, "t.status = 'running'"),
     "snooze accepts a settled task": ("snooze", FENCE, "t.claim = r.claim"),
     "snooze charges the attempt": ("snooze", "- (r.status <> 'failed')::int", "- 0"),

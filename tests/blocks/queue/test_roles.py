@@ -52,7 +52,7 @@ ALSO = {
     LANE: """
         ahead attached board_dead board_failures board_latency board_running board_waiting cancel
         cancellable counts counts_of database_health depths duplicates export finished
-        limit_use next_finished of_type page policies redrivable redrivable_sample results retry start
+        limit_use next_finished of_type page policies redrivable redrivable_sample results start
         states stuck to_cancel unheld
     """,
     OPERATOR: """
