@@ -13,7 +13,8 @@
   - `GatewayError`, `GatewayUnavailable`, `TaskEnded`: raised by the clients of the gateway
   - `StackError`, `RunStopped`: raised by the commands
 
-- `PermanentError`, which handlers raise. It is no `OrganismError`: its text is stored as it is.
+- `PermanentError` and `RetryAfter`, which handlers raise. They are no `OrganismError`: their text is stored
+  as it is.
 
 `deployments.cli.exit_codes` has the exit code that each leads to.
 """
@@ -21,6 +22,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -186,3 +188,33 @@ class PermanentError(Exception):
     """Raise it from a handler when another attempt cannot help; the task fails at once."""
 
     permanent = True
+
+
+class RetryAfter(Exception):
+    """Raise it from a handler to put the task off: it is tried again then, with the attempt not charged.
+
+    Args:
+        retry_after: Seconds, a moment with a time zone, or what an HTTP header ``Retry-After`` holds.
+        why: Text for the history of the task.
+        closes: ``"key"`` or the name of a limit: none of its tasks is claimed until then, by any lane.
+    """
+
+    def __init__(
+        self,
+        retry_after: float | str | datetime | timedelta,
+        why: str = "not now",
+        *,
+        closes: str | None = None,
+    ) -> None:
+        self.retry_after = retry_after
+        self.why = why
+        self.closes = closes
+        super().__init__(why)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions cross process borders, and the default leaves out what is only a keyword.
+        return _retry_after, (self.retry_after, self.why, self.closes)
+
+
+def _retry_after(retry_after: float | str | datetime | timedelta, why: str, closes: str | None) -> RetryAfter:
+    return RetryAfter(retry_after, why, closes=closes)

@@ -225,6 +225,7 @@ class PolicyFigures(BaseModel):
     backoff_base_s: float | None = Field(description="null: the queue's.")
     backoff_cap_s: float | None = Field(description="null: the queue's.")
     max_interruptions: int | None = Field(description="null: no limit.")
+    max_snoozes: int | None = Field(description="null: 100.")
 
     @classmethod
     def of(cls, policy: TypePolicy) -> PolicyFigures:

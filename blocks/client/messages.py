@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from organism_flows.blocks.queue.fields import WHOLE, TaskParams, TaskType, Text
-from organism_flows.blocks.queue.limit_models import Limit, LimitUse
+from organism_flows.blocks.queue.limit_models import Closure, Limit, LimitUse
 from organism_flows.blocks.queue.models import (
     FINISHED,
     NewTask,
@@ -258,9 +258,12 @@ class RemoveLimitRequest(BaseModel):
 
 
 class LimitList(BaseModel):
-    """All limits."""
+    """All limits, and what is closed."""
 
     limits: list[LimitUse]
+    closures: list[Closure] = Field(
+        default=[], description="What handlers have closed, those that open last first; 1000 at most."
+    )
 
 
 class LimitRemoved(BaseModel):

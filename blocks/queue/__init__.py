@@ -7,7 +7,7 @@ everything that is sent elsewhere.
 from organism_flows.blocks.queue.db.migrate import migrate
 from organism_flows.blocks.queue.explain import Why
 from organism_flows.blocks.queue.lane_models import LaneRow, ReapResult
-from organism_flows.blocks.queue.limit_models import Limit, LimitUse
+from organism_flows.blocks.queue.limit_models import Closure, Limit, LimitUse
 from organism_flows.blocks.queue.models import (
     FINISHED,
     Cancelled,
@@ -41,6 +41,7 @@ __all__ = [
     "Cause",
     "ClaimLine",
     "ClaimLines",
+    "Closure",
     "DatabaseState",
     "Depth",
     "LaneRow",

@@ -13,8 +13,9 @@ from pydantic import BaseModel
 
 from organism_flows.blocks.long_work import WAITS_LONG_S
 from organism_flows.blocks.queue.lane_models import LaneRow
-from organism_flows.blocks.queue.limit_models import LimitRoom
+from organism_flows.blocks.queue.limit_models import Closure, LimitRoom
 from organism_flows.blocks.queue.models import FINISHED, Attempt, Pause, Status, TaskRow
+from organism_flows.blocks.queue.wording import at_time, counted, oldest, shortened, time_text, times
 
 AHEAD_LIMIT = 1000
 """Most tasks in front of a task that are counted."""
@@ -29,7 +30,10 @@ INTERRUPTED_OFTEN = 3
 Reason: TypeAlias = Literal[
     "created",
     "paused",
+    "expired",
+    "closed",
     "limited",
+    "snoozed",
     "scheduled",
     "backing_off",
     "no_organ",
@@ -48,7 +52,10 @@ Reason: TypeAlias = Literal[
 
 - ``created``: it was added without a request to run it.
 - ``paused``: its type or domain is paused.
+- ``expired``: its time to begin is over. The next lane that checks makes it a dead letter.
+- ``closed``: its key, or one of its limits, is closed until a moment, as a handler has asked.
 - ``limited``: a limit allows no more tasks like it now.
+- ``snoozed``: its handler put it off until a moment.
 - ``scheduled``: it must not run before a moment in the future.
 - ``backing_off``: an attempt has failed, and the next one is later.
 - ``no_organ``: the organism has no organ for its type.
@@ -131,6 +138,8 @@ class QueueSituation:
     """`None` means the task has ended, or is not to run yet."""
     limits: Sequence[LimitRoom] = ()
     """What its limits allow now, of a task that waits."""
+    closures: Sequence[Closure] = ()
+    """What is closed that it needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +168,16 @@ def explain(task: TaskRow, situation: QueueSituation) -> Why:
         case "running":
             facts = [_held(task, situation, holder)]
         case "completed":
-            facts = [_Fact("completed", f"completed{_at(task.finished_at)} in attempt {task.attempts}")]
+            facts = [_Fact("completed", f"completed{at_time(task.finished_at)} in attempt {task.attempts}")]
         case "failed":
             facts = [_Fact("dead_letter", _dead_letter(task), "`retry` it once the cause is gone")]
         case "cancelled":
             facts = [
-                _Fact("cancelled", f"was cancelled{_at(task.finished_at)}", "`retry` it to run it after all")
+                _Fact(
+                    "cancelled",
+                    f"was cancelled{at_time(task.finished_at)}",
+                    "`retry` it to run it after all",
+                )
             ]
         case _:
             assert_never(task.status)
@@ -211,23 +224,33 @@ def begun_at(task: TaskRow) -> datetime | None:
 def _in_the_way(
     task: TaskRow, situation: QueueSituation, pauses: Sequence[Pause], alive: int
 ) -> Iterator[_Fact]:
+    if task.expires_at is not None and task.expires_at <= situation.now:
+        text = f"expired at {time_text(task.expires_at)}, and a lane or the watchdog is about to end it"
+        yield _Fact("expired", text)
     for pause in pauses:
         because = f" ({pause.reason})" if pause.reason else ""
         yield _Fact(
             "paused",
-            f"waits because {pause.kind} {pause.name} is paused since {_time(pause.paused_at)}{because}",
+            f"waits because {pause.kind} {pause.name} is paused since {time_text(pause.paused_at)}{because}",
             f"resume it: `organism tasks resume --{pause.kind} {pause.name}`",
         )
+    for closure in situation.closures:
+        yield _closed(closure)
     for limit in situation.limits:
-        if limit.room < WHOLE:
+        if limit.room < WHOLE and limit.opens_s is None:
             yield _limited(limit, situation.now)
     if task.run_after > situation.now:
-        if task.status == "retry" and task.error:
-            last = f"attempt {task.attempts} of {task.max_attempts} failed ({_short(task.error)})"
-            text = f"backs off: {last}, the next one is at {_time(task.run_after)}"
+        last_end = task.history[-1] if task.history else None
+        if last_end is not None and last_end.cause == "snoozed":
+            because = shortened(last_end.error or "")
+            text = f"was put off by its handler until {time_text(task.run_after)} ({because})"
+            yield _Fact("snoozed", text, until=task.run_after)
+        elif task.status == "retry" and task.error:
+            last = f"attempt {task.attempts} of {task.max_attempts} failed ({shortened(task.error)})"
+            text = f"backs off: {last}, the next one is at {time_text(task.run_after)}"
             yield _Fact("backing_off", text, until=task.run_after)
         else:
-            text = f"is scheduled: not before {_time(task.run_after)}"
+            text = f"is scheduled: not before {time_text(task.run_after)}"
             yield _Fact("scheduled", text, until=task.run_after)
     if situation.served is not None and task.type not in situation.served:
         text = f"is of a type the organism has no organ for: {task.type}"
@@ -236,8 +259,22 @@ def _in_the_way(
         leaving = sum(lane.live for lane in situation.lanes)
         text = "waits for a lane: none is alive that claims tasks"
         if leaving:
-            text += f" ({_number(leaving, 'lane is', 'lanes are')} leaving)"
+            text += f" ({counted(leaving, 'lane is', 'lanes are')} leaving)"
         yield _Fact("no_lane", text, "start one: `organism dispatch`")
+
+
+def _closed(closure: Closure) -> _Fact:
+    of_key = f"key {closure.key}" if closure.key else ""
+    if closure.kind == "limit":
+        what = f"limit {closure.name}" + (f" for {of_key}" if of_key else "")
+    else:
+        what = f"{of_key} of type {closure.name}" if of_key else f"type {closure.name} without a key"
+    because = f" ({shortened(closure.reason)})" if closure.reason else ""
+    return _Fact(
+        "closed",
+        f"waits because {what} is closed until {time_text(closure.until)}{because}",
+        until=closure.until,
+    )
 
 
 def _limited(limit: LimitRoom, now: datetime) -> _Fact:
@@ -254,9 +291,8 @@ def _limited(limit: LimitRoom, now: datetime) -> _Fact:
             f"waits because limit {limit.name} allows {limit.amount} at once{of_key}, and as many run",
         )
     until = now + timedelta(seconds=limit.next_s) if limit.next_s is not None else None
-    text = (
-        f"waits because the rate of limit {limit.name}{of_key} is used up: another begins at {_time(until)}"
-    )
+    text = f"waits because the rate of limit {limit.name}{of_key} is used up: "
+    text += f"another begins at {time_text(until)}"
     return _Fact("limited", text, until=until)
 
 
@@ -269,8 +305,8 @@ def _in_line(situation: QueueSituation, alive: int) -> _Fact:
     text = f"is due and in line: {before} of its type, priority, domain and key, and {lanes} tasks"
     others = situation.of_type
     if others and others.held:
-        text += f"; {_number(others.held, 'other of its type runs', 'others of its type run')} now, "
-        text += f"{_oldest(others.held)}since {_time(others.held_since)}"
+        text += f"; {counted(others.held, 'other of its type runs', 'others of its type run')} now, "
+        text += f"{oldest(others.held)}since {time_text(others.held_since)}"
     return _Fact("in_line", text)
 
 
@@ -279,7 +315,7 @@ def _held(task: TaskRow, situation: QueueSituation, holder: LaneRow | None) -> _
         lane = next((lane for lane in situation.lanes if lane.id == task.locked_by), None)
         until = lane.lease_until if lane else None
         # A lane whose lease a reap has ended has the epoch there.
-        when = f" at {_time(until)}" if until and until.timestamp() > 0 else ""
+        when = f" at {time_text(until)}" if until and until.timestamp() > 0 else ""
         text = f"was held by lane {task.locked_by}, whose lease ended{when}; the next reap takes it back"
         return _Fact("lease_past", text, "any lane reaps: `organism dispatch`")
     place = _place(task, situation)
@@ -289,7 +325,7 @@ def _held(task: TaskRow, situation: QueueSituation, holder: LaneRow | None) -> _
     return _Fact(
         "cancelling" if task.cancel_requested else place.reason,
         f"{place.text}, attempt {task.attempts} of {task.max_attempts}, leased by lane "
-        f"{holder.id} until {_time(holder.lease_until)}{asked}",
+        f"{holder.id} until {time_text(holder.lease_until)}{asked}",
         place.next_step,
         until=holder.lease_until,
     )
@@ -300,37 +336,41 @@ def _place(task: TaskRow, situation: QueueSituation) -> _Fact:
     begun = begun_at(task)
     held_s = (situation.now - task.locked_at).total_seconds() if task.locked_at else 0.0
     if begun is not None:
-        return _Fact("running", f"runs since {_time(begun)}")
+        return _Fact("running", f"runs since {time_text(begun)}")
     if held_s < BEGUN_KNOWN_S:
         return _Fact("claimed", f"was claimed {max(held_s, 0.0):.0f} s ago")
     text = f"was handed to a replica {held_s:.0f} s ago and waits there for a handler"
     if situation.of_type and situation.of_type.begun:
-        behind = _number(
+        behind = counted(
             situation.of_type.begun, "other of its type that runs", "others of its type that run"
         )
-        text += f" behind {behind}, {_oldest(situation.of_type.begun)}"
-        text += f"since {_time(situation.of_type.begun_since)}"
+        text += f" behind {behind}, {oldest(situation.of_type.begun)}"
+        text += f"since {time_text(situation.of_type.begun_since)}"
     step = "more replicas, or more `concurrency` of its organ, let it begin sooner"
     return _Fact("handed_over", text, step if held_s > WAITS_LONG_S else None)
 
 
 def _notes(task: TaskRow, holder: LaneRow | None) -> Iterator[_Fact]:
     """Yield further facts about an unfinished task. None of them keeps it waiting."""
+    if task.expires_at is not None and task.status != "running":
+        late = task.run_after >= task.expires_at
+        text = f"it expires at {time_text(task.expires_at)}" + (", before it is due" if late else "")
+        yield _Fact("scheduled", text)
     if task.suspicion > 0:
-        died = _number(task.suspicion, "replica has", "replicas have")
+        died = counted(task.suspicion, "replica has", "replicas have")
         runs = "runs" if begun_at(task) else "is to run"
         yield _Fact("running", f"it {runs} in a process of its own because {died} died with it")
     if task.interrupted:
         last = next((each for each in reversed(task.history) if each.cause == "interrupted"), None)
-        text = f"it was interrupted {_times(task.interrupted)}"
+        text = f"it was interrupted {times(task.interrupted)}"
         if last is not None:
-            text += f", {'' if task.interrupted == 1 else 'the last time '}at {_time(last.ended_at)}"
-            text += f" ({_short(last.error)})" if last.error else ""
+            text += f", {'' if task.interrupted == 1 else 'the last time '}at {time_text(last.ended_at)}"
+            text += f" ({shortened(last.error)})" if last.error else ""
         bound = f"bound it with `organism tasks policy {task.type} --max-interruptions N`"
         often = task.interrupted >= INTERRUPTED_OFTEN
         yield _Fact("running", text, f"find out what interrupts it, or {bound}" if often else None)
     if holder is not None and (since := _leaving_at(holder)):
-        leaving = f"lane {holder.id} is leaving since {_time(since)}"
+        leaving = f"lane {holder.id} is leaving since {time_text(since)}"
         yield _Fact("running", f"{leaving}: it claims nothing more and waits for its tasks to end")
 
 
@@ -346,30 +386,5 @@ def _dead_letter(task: TaskRow) -> str:
     causes = Counter(attempt.cause for attempt in task.history)
     counted = ", ".join(f"{number} {cause}" for cause, number in causes.items())
     history = f"; attempts that did not complete it: {counted}" if counted else ""
-    because = f" because {_short(task.error)}" if task.error else ""
-    return f"is a dead letter since {_time(task.finished_at)}{because}{history}"
-
-
-def _time(moment: datetime | None) -> str:
-    return f"{moment:%Y-%m-%d %H:%M:%S %Z}" if moment else "an unknown time"
-
-
-def _at(moment: datetime | None) -> str:
-    return f" at {_time(moment)}" if moment else ""
-
-
-def _number(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
-
-
-def _times(number: int) -> str:
-    return {1: "once", 2: "twice"}.get(number, f"{number} times")
-
-
-def _oldest(number: int) -> str:
-    return "" if number == 1 else "the oldest "
-
-
-def _short(text: str, length: int = 200) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= length else f"{line[: length - 1]}…"
+    because = f" because {shortened(task.error)}" if task.error else ""
+    return f"is a dead letter since {time_text(task.finished_at)}{because}{history}"

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from organism_flows.blocks.queue.fields import WHOLE, TaskType, Text
+from organism_flows.blocks.queue.fields import WHOLE, Moment, TaskType, Text
 
 LimitKind: TypeAlias = Literal["running", "rate"]
 """What a limit counts.
@@ -80,7 +80,24 @@ class LimitRoom:
     amount: int
     room: float
     """More tasks that may begin. Below 1: it must wait."""
+    level: float
+    """Level of a rate: the room, unless the limit is closed."""
     next_s: float | None
-    """Seconds until a rate allows another. `None`: nobody knows, or never."""
+    """Seconds until a rate allows another, or until a closed limit opens. `None`: nobody knows, or never."""
+    opens_s: float | None
+    """Seconds until it opens. `None` means it is not closed."""
     now: datetime
     """When this was so, by the database's clock."""
+
+
+class Closure(BaseModel):
+    """A key or limit that is closed: of its tasks none is claimed before a moment."""
+
+    kind: Literal["type", "limit"] = Field(
+        description="`type`: the tasks of a type with this key. `limit`: those that a limit is on."
+    )
+    name: str = Field(description="The type, or the limit.")
+    key: str = Field(description="The key. Empty: tasks without one, or all tasks of a limit.")
+    until: Moment
+    reason: str | None = Field(description="Error of the handler that closed it.")
+    closed_at: Moment

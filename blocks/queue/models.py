@@ -31,6 +31,8 @@ FINISHED: tuple[Finished, ...] = ("completed", "failed", "cancelled")
 
 DEFAULT_MAX_ATTEMPTS = 5
 """Most attempts of a task if neither it nor the policy of its type sets a limit."""
+DEFAULT_MAX_SNOOZES = 100
+"""How often a handler may put a task off if the policy of its type does not say."""
 
 
 class NewTask(BaseModel):
@@ -63,10 +65,26 @@ class NewTask(BaseModel):
         max_length=125,
         description="Customer, account, model: tasks with different keys take turns.",
     )
+    expires_at: Moment | None = Field(
+        default=None,
+        description="No attempt begins then or later: it becomes a dead letter. `None` means never.",
+    )
+    expires_in_s: float | None = Field(
+        default=None,
+        gt=0,
+        le=366 * 86400,
+        description="Seconds from the submission until it expires; instead of `expires_at`.",
+    )
     id: UUID | None = Field(default=None, strict=False, description="`None` means a new one.")
     run_immediately: bool = Field(
         default=True, description="False: it stays `created` until a request to run it."
     )
+
+    @model_validator(mode="after")
+    def _expires_once(self) -> Self:
+        if self.expires_at is not None and self.expires_in_s is not None:
+            raise ValueError("expires_at and expires_in_s are both given: leave one out")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +95,8 @@ class Settled:
     """New status by task id, for the outcomes that were accepted."""
     stale: list[str]
     """Ids of tasks whose claim was no longer the newest. Nothing was written for them."""
+    snoozed: int = 0
+    """Number of tasks that their handlers put off, and that wait again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +244,10 @@ class TypePolicy(BaseModel):
         default=None,
         description="Interruptions after which a task is a dead letter. `None` means no limit.",
     )
+    max_snoozes: Annotated[int, Field(ge=1, le=1_000_000), WHOLE] | None = Field(
+        default=None,
+        description="How often a handler may put a task off before it is a dead letter. `None` means 100.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,11 +331,13 @@ class TaskRow(Row):
     timed_out: int
     lease_lost: int
     interrupted: int
+    snoozed: int
     suspicion: int
     locked_by: str | None
     locked_at: datetime | None
     begun_at: datetime | None
     run_after: Moment
+    expires_at: Moment | None
     result: Any
     error: str | None
     organ_id: str | None

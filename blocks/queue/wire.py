@@ -16,7 +16,15 @@ WIRE_VERSION = 5
 version."""
 
 Cause: TypeAlias = Literal[
-    "completed", "failed", "rejected", "timed_out", "cancelled", "interrupted", "recalled", "replica_lost"
+    "completed",
+    "failed",
+    "rejected",
+    "timed_out",
+    "cancelled",
+    "snoozed",
+    "interrupted",
+    "recalled",
+    "replica_lost",
 ]
 """Why an attempt ended.
 
@@ -25,6 +33,8 @@ Cause: TypeAlias = Literal[
 - ``rejected``: a permanent error (no organ for the type, invalid params, a permanent exception): no retry.
 - ``timed_out``: it exceeded its timeout; retried like a failure, counted separately.
 - ``cancelled``: a cancel was requested; no retry.
+- ``snoozed``: its handler put it off ("not now"); claimed again at the moment it named, with the attempt
+  uncharged.
 - ``interrupted``: its handler was stopped for no fault of the task, as when the replica is taken down; handed
   back with the attempt uncharged.
 - ``recalled``: no handler had begun with it; handed back as if it had never been claimed.
@@ -102,7 +112,7 @@ class Outcomes:
     """Index of each task in its batch."""
     causes: list[Cause] = field(default_factory=list)
     results: list[str | None] = field(default_factory=list)
-    """JSON text that Postgres should accept as jsonb. `None` unless completed."""
+    """JSON text that Postgres should accept as jsonb. If snoozed, a `Snooze`. Otherwise `None`."""
     errors: list[str | None] = field(default_factory=list)
     """Readable text. `None` if completed."""
     paths: list[str] = field(default_factory=list)

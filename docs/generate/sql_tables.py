@@ -19,6 +19,11 @@ TABLES = {
 }
 """What a table holds, where it has no comment."""
 COLUMNS = {
+    "closures.name": "The type, or the limit.",
+    "closures.key": "The key. Empty: tasks without one, or all tasks of a limit.",
+    "closures.until": "When it opens.",
+    "closures.reason": "Error of the handler that closed it.",
+    "closures.closed_at": "When it was closed.",
     "lane_totals.name": "Name of the number.",
     "lane_totals.value": "Sum over all lanes that are gone.",
     "lanes.id": "Name of the lane.",
@@ -54,7 +59,7 @@ COLUMNS = {
     "task_attempts.claim": "Claim under which the attempt was made.",
     "task_attempts.attempt": "Number of the attempt.",
     "task_attempts.lane": "Lane that held the task.",
-    "task_attempts.cause": "Why it ended, such as `failed`, `timed_out`, `interrupted` or `lease_lost`.",
+    "task_attempts.cause": "Why it ended, such as `failed`, `timed_out`, `snoozed` or `lease_lost`.",
     "task_attempts.error": "Error of the handler, or what happened.",
     "task_attempts.started_at": "When the lane claimed it.",
     "task_attempts.ended_at": "When it ended.",

@@ -199,7 +199,7 @@ class Lane:
         return task
 
     async def _maintain(self) -> None:
-        """Take back tasks of dead lanes, and hand back tasks that are ours only in the table."""
+        """Take back tasks of dead lanes, end those that expired, hand back what is ours only in the table."""
         for turn in count():
             # Under the lease like every write: a lane that was frozen past it must not even reap itself.
             reap = partial(self.queue.leases.reap, strays=turn % STRAYS_EVERY == 0)
@@ -207,6 +207,7 @@ class Lane:
             if reaped.runs:
                 self._logger.warning("took back %d tasks of lost lanes", len(reaped.runs))
                 self._messages.stop_runs(reaped.runs)
+            await self._lease.write(self.queue.maintenance.expire)
             if self._claims.unanswered:
                 await self._lease.write(self._claims.release_unanswered)
             await asyncio.sleep(self._lease.interval)

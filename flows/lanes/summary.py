@@ -46,6 +46,9 @@ class LaneSummary:
                     self.cancelled += 1
                 case _:
                     self.retried += 1
+        # A task that its handler put off is not charged, as one that is handed back.
+        self.retried -= settled.snoozed
+        self.released += settled.snoozed
         self.stale += len(settled.stale)
 
     def add_released(self, tasks: int, statuses: Mapping[str, str]) -> None:

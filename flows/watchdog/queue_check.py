@@ -30,7 +30,7 @@ REPORTED_LATE_S = 120.0
 LANE_KEPT_S = 3600.0
 """Time for which the row of a dead lane is kept for inspection if no reap could delete it, in seconds."""
 EVENTS = {
-    "reaped": ("lanes_ended", "tasks_taken_back", "tasks_given_up", "lanes_forgotten"),
+    "reaped": ("lanes_ended", "tasks_taken_back", "tasks_given_up", "tasks_expired", "lanes_forgotten"),
     "pruned": ("completed_pruned", "cancelled_pruned", "failed_pruned", "notes_pruned"),
     "crashed": ("flow_runs_crashed", "task_runs_crashed", "late_runs_cancelled"),
 }
@@ -50,6 +50,8 @@ class WatchdogSummary(BaseModel):
     tasks_taken_back: int = 0
     tasks_given_up: int = 0
     """Tasks that became dead letters because too many of their lanes died."""
+    tasks_expired: int = 0
+    """Tasks that became dead letters because no attempt began in time; lanes count none of theirs here."""
     lanes_forgotten: int = 0
     completed_pruned: int = 0
     cancelled_pruned: int = 0
@@ -194,7 +196,9 @@ async def _reap_lanes(queue: Queue, summary: WatchdogSummary) -> None:
         summary.lanes_ended += reaped.lanes
         summary.tasks_taken_back += reaped.retried
         summary.tasks_given_up += reaped.failed
+    summary.tasks_expired += await queue.maintenance.expire()
     await queue.maintenance.forget_levels()
+    await queue.maintenance.forget_closures()
     summary.lanes_forgotten = await queue.maintenance.forget_lanes(dead_for_s=LANE_KEPT_S)
 
 

@@ -105,9 +105,9 @@ class OrganismManager:
         return {
             "task_id": parsed.task_id,
             "success": ended.causes[0] == "completed",
-            "result": None if result is None else from_json(result),
+            "result": from_json(result) if result is not None and ended.causes[0] == "completed" else None,
             "error": ended.errors[0],
-            "retryable": ended.causes[0] in ("failed", "timed_out", *HANDED_BACK),
+            "retryable": ended.causes[0] in ("failed", "timed_out", "snoozed", *HANDED_BACK),
             "path": ended.paths[0],
             "organ_id": ended.organ_ids[0],
             "elapsed_ms": ended.elapsed_ms[0],

@@ -29,12 +29,14 @@ class Task:
     timed_out: int = 0
     lease_lost: int = 0
     interrupted: int = 0
+    snoozed: int = 0
     suspicion: int = 0
     cancel_requested: bool = False
     settlements: int = 0
     """Accepted settlements that finished the task: at most one, unless it is redriven in between."""
     finished_at: datetime | None = None
     redriven: int = 0
+    expires_at: datetime | None = None
 
     @property
     def ended_at(self) -> datetime:
@@ -60,6 +62,7 @@ class Task:
             new.max_attempts,
             new.dedup_key,
             new.key,
+            expires_at=new.expires_at,
         )
 
 
@@ -75,8 +78,11 @@ class Oracle:
     """Lanes without a lease whose tasks have not been taken back yet."""
     newest_claim: int = 0
     paused: set[tuple[str, str]] = field(default_factory=set)
+    closed: dict[tuple[str, str], datetime] = field(default_factory=dict)
+    """When each type and key that was closed opens."""
     max_attempts: dict[str, int] = field(default_factory=dict)
     max_interruptions: dict[str, int | None] = field(default_factory=dict)
+    max_snoozes: dict[str, int | None] = field(default_factory=dict)
     """By type, where the task does not say."""
 
     def added(self, task: Task) -> UUID:
@@ -93,9 +99,25 @@ class Oracle:
 
     def claimable(self, lane: str) -> list[Task]:
         """What a lane may claim, each line in the order it must be."""
-        return self.ready() if self.leases.get(lane, self.now) > self.now else []
+        return (
+            [t for t in self.ready() if not self.late(t)]
+            if self.leases.get(lane, self.now) > self.now
+            else []
+        )
+
+    def late(self, task: Task) -> bool:
+        return task.expires_at is not None and task.expires_at <= self.now
+
+    def expire(self) -> int:
+        """How many waiting tasks were too late to begin."""
+        late = [t for t in self.tasks.values() if t.status in ("created", "queued", "retry") and self.late(t)]
+        for task in late:
+            task.status = "failed"
+            self.finished(task)
+        return len(late)
 
     def ready(self) -> list[Task]:
+        """What is due, expired or not."""
         ready = [
             t
             for t in self.tasks.values()
@@ -103,6 +125,7 @@ class Oracle:
             and t.run_after <= self.now
             and ("type", t.type) not in self.paused
             and ("domain", t.domain) not in self.paused
+            and self.closed.get((t.type, t.key or ""), self.now) <= self.now
         ]
         return sorted(ready, key=lambda t: (-t.priority, t.run_after, t.id.bytes))
 
@@ -142,6 +165,26 @@ class Oracle:
             task.status = "retry"
         if cause in ("completed", "rejected"):
             task.suspicion = 0
+        self.handed_back(task)
+        return task.status
+
+    def snooze(self, task_id: UUID, claim: int, after_s: float, *, closes: bool) -> str | None:
+        """The task's new status, or None when the claim is stale."""
+        task = self.tasks.get(task_id)
+        if task is None or task.claim != claim or task.status != "running":
+            return None
+        until = self.now + timedelta(seconds=after_s)
+        if closes and until > self.now:
+            place = (task.type, task.key or "")
+            self.closed[place] = max(self.closed.get(place, until), until)
+        if task.snoozed >= (self.max_snoozes.get(task.type) or 100) and not task.cancel_requested:
+            task.status = "failed"
+        else:
+            task.attempts -= 1
+            task.snoozed += 1
+            task.status = "retry" if task.attempts else "queued"
+            if not task.cancel_requested:
+                task.run_after = until
         self.handed_back(task)
         return task.status
 
@@ -214,8 +257,10 @@ class Oracle:
                     kept_out += 1
                 elif limit is None or put_back < limit:
                     task.status, task.run_after, task.finished_at = "queued", self.now, None
-                    task.attempts = task.timed_out = task.lease_lost = task.interrupted = task.settlements = 0
+                    task.attempts = task.timed_out = task.lease_lost = task.interrupted = 0
+                    task.snoozed = task.settlements = 0
                     task.redriven += 1
+                    task.expires_at = None
                     put_back += 1
         return put_back, kept_out
 

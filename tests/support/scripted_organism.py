@@ -10,6 +10,7 @@ from typing import Any
 from organism_flows.blocks.errors import OrganismUnavailable, ReplicaLost
 from organism_flows.blocks.organism_reports import HealthReport, StatusReport
 from organism_flows.blocks.queue import Batch, Outcomes
+from organism_flows.blocks.snooze import Snooze
 from organism_flows.serve_apps.gateway.organism_link import TooManyCalls
 
 
@@ -118,6 +119,11 @@ class ScriptedOrganism:
                         outcomes.add(
                             position, "interrupted" if first else "completed", result=None if first else "1"
                         )
+                    case "busy" if self.runs[batch.ids[position]] == 1:
+                        asked = Snooze(after_s=0.3, closes="key").to_json()
+                        outcomes.add(position, "snoozed", result=asked, error="429")
+                    case "busy":
+                        outcomes.add(position, "completed", result="1")
                     case "silent":
                         yield Outcomes(timeout_s=0.0)
                         while True:

@@ -14,6 +14,7 @@ NAMES = {
     "Organism",
     "PermanentError",
     "RayCluster",
+    "RetryAfter",
     "SyncClient",
     "TaskQueue",
     "bootstrap",

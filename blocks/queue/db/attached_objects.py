@@ -21,6 +21,7 @@ OURS = frozenset(
         "tasks_dedup",
         "tasks_finished",
         "tasks_interrupted",
+        "tasks_expiring",
         "tasks_type_is_not_empty",
         "tasks_params_is_an_object",
         "tasks_drift_score_is_finite",

@@ -4,7 +4,7 @@
 
 -- step: what an earlier version granted and this one does not
 REVOKE ALL ON tasks, lanes, lane_totals, task_attempts, task_types, pauses, task_audit, task_files, limits, limit_exceptions,
-    limit_levels, organism_migrations
+    limit_levels, closures, organism_migrations
     FROM organism_submitter, organism_lane, organism_operator
 
 -- step: of the claim tokens likewise
@@ -28,7 +28,7 @@ GRANT EXECUTE ON FUNCTION read_task(uuid, uuid, int) TO organism_operator
 
 -- step: a task as whoever adds it may write it; its status by the rule tasks_begin_waiting
 GRANT INSERT (id, type, params, description, domain, drift_score, priority, run_after, max_attempts, timeout_s,
-              dedup_key, status, key)
+              dedup_key, status, key, expires_at)
     ON tasks TO organism_submitter, organism_operator
 
 -- step: whoever opens the queue asks for its version
@@ -43,7 +43,7 @@ GRANT SELECT, INSERT, UPDATE ON task_files TO organism_submitter, organism_opera
 -- step: claims, settlements and reaps; nothing of what was asked for
 GRANT SELECT, DELETE,
       UPDATE (status, claim, attempts, locked_by, locked_at, begun_at, run_after, result, error, timed_out, lease_lost,
-              interrupted, suspicion, cancel_requested, elapsed_ms, organ_id, path, finished_at, updated_at)
+              interrupted, suspicion, cancel_requested, elapsed_ms, organ_id, path, finished_at, updated_at, snoozed)
     ON tasks TO organism_lane
 
 -- step: to find out whether tasks can be added again
@@ -70,6 +70,9 @@ GRANT UPDATE (set_at) ON limits TO organism_lane
 -- step: how much of a rate is left
 GRANT SELECT, INSERT, UPDATE, DELETE ON limit_levels TO organism_lane
 
+-- step: handlers close keys and limits
+GRANT SELECT, INSERT, UPDATE, DELETE ON closures TO organism_lane
+
 -- step: the watchdog deletes old notes
 GRANT DELETE, SELECT (id, at) ON task_audit TO organism_lane
 
@@ -83,7 +86,7 @@ GRANT SELECT ON tasks, lanes, lane_totals, task_attempts, task_types, pauses, ta
 -- step: cancel, start, retry, redrive, prune
 GRANT DELETE,
       UPDATE (status, attempts, locked_by, locked_at, run_after, result, error, timed_out, lease_lost, interrupted,
-              suspicion, cancel_requested, elapsed_ms, organ_id, path, finished_at, updated_at)
+              suspicion, cancel_requested, elapsed_ms, organ_id, path, finished_at, updated_at, snoozed, expires_at)
     ON tasks TO organism_operator
 
 -- step: ask lanes to stop or to leave
@@ -94,6 +97,9 @@ GRANT INSERT, UPDATE ON task_types TO organism_operator
 
 -- step: limits; the level of a rate is that of its tasks
 GRANT SELECT, INSERT, UPDATE, DELETE ON limits, limit_exceptions, limit_levels TO organism_operator
+
+-- step: operators open what is closed
+GRANT SELECT, INSERT, UPDATE, DELETE ON closures TO organism_operator
 
 -- step: pauses
 GRANT INSERT, UPDATE, DELETE ON pauses TO organism_operator

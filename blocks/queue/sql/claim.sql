@@ -14,6 +14,8 @@ WITH lane AS MATERIALIZED (
             WITH ORDINALITY AS given(type, priority, domain, key, quota, after, after_id, number)
         WHERE NOT EXISTS (SELECT FROM pauses WHERE kind = 'type' AND name = given.type)
           AND NOT EXISTS (SELECT FROM pauses WHERE kind = 'domain' AND name = given.domain)
+          AND NOT EXISTS (SELECT FROM closures WHERE kind = 'type' AND name = given.type AND closures.key = given.key
+                          AND until > queue_now())
         -- The planner may hash the lines to compare them with the pauses, which loses their order.
         ORDER BY number
     ) line
@@ -23,7 +25,7 @@ WITH lane AS MATERIALIZED (
           AND coalesce(tasks.domain, '') = line.domain AND coalesce(tasks.key, '') = line.key
           AND (run_after, id) > (coalesce(line.after, '-infinity'),
                                  coalesce(line.after_id, '00000000-0000-0000-0000-000000000000'))
-          AND run_after <= queue_now()
+          AND run_after <= queue_now() AND (expires_at IS NULL OR expires_at > queue_now())
           AND EXISTS (SELECT FROM lane)
         ORDER BY run_after, id
         LIMIT line.quota

@@ -28,10 +28,15 @@ WITH asked AS (
     WHERE NOT by_key
 )
 SELECT asked.name, asked.key, asked.kind, asked.amount,
-       CASE asked.kind WHEN 'running' THEN asked.amount - coalesce(running.tasks, 0) ELSE left_over.level END::float8 AS room,
-       refill.per_s, queue_now() AS now
+       CASE WHEN closed.until IS NOT NULL THEN 0
+            WHEN asked.kind = 'running' THEN asked.amount - coalesce(running.tasks, 0)
+            ELSE left_over.level END::float8 AS room,
+       left_over.level, refill.per_s, queue_now() AS now,
+       (extract(epoch FROM closed.until) - extract(epoch FROM queue_now()))::float8 AS opens_s
 FROM asked
 LEFT JOIN running ON running.name = asked.name AND running.key = asked.key
+LEFT JOIN closures closed
+    ON closed.kind = 'limit' AND closed.name = asked.name AND closed.key = asked.key AND closed.until > queue_now()
 LEFT JOIN limit_levels used ON used.name = asked.name AND used.key = asked.key
 -- A full level, and what flows in meanwhile, are the amount: it is not exceeded in any period, wherever it begins.
 CROSS JOIN LATERAL (SELECT (asked.amount - asked.burst + 1) / asked.period_s) refill(per_s)

@@ -19,9 +19,11 @@ WITH RECURSIVE line AS (
          ORDER BY type, priority, coalesce(domain, ''), coalesce(key, ''), run_after, id LIMIT 1)
     ) following
 )
-SELECT type, priority, domain, key,
+SELECT type, priority, domain, line.key,
        CASE WHEN type = ANY (ARRAY(SELECT name FROM pauses WHERE kind = 'type'))
               OR domain = ANY (ARRAY(SELECT name FROM pauses WHERE kind = 'domain')) THEN 'Infinity'
             -- Both are extracted separately: before version 17 infinity cannot be subtracted.
-            ELSE extract(epoch FROM run_after) - extract(epoch FROM queue_now()) END::float8 AS due_s
+            ELSE extract(epoch FROM greatest(run_after, closed.until)) - extract(epoch FROM queue_now()) END::float8 AS due_s
 FROM line
+LEFT JOIN closures closed
+    ON closed.kind = 'type' AND closed.name = line.type AND closed.key = line.key AND closed.until > queue_now()

@@ -28,7 +28,7 @@ WITH page AS MATERIALIZED (
 ), redriven AS (
     -- The claim stays: the next one is greater, and until then no status lets a late holder write.
     UPDATE tasks t
-    SET status = 'queued', attempts = 0, timed_out = 0, lease_lost = 0, interrupted = 0, error = NULL,
+    SET status = 'queued', attempts = 0, timed_out = 0, lease_lost = 0, interrupted = 0, snoozed = 0, expires_at = NULL, error = NULL,
         run_after = queue_now(), finished_at = NULL, locked_by = NULL, locked_at = NULL, cancel_requested = false, updated_at = queue_now()
     WHERE t.ctid = ANY (ARRAY(SELECT place FROM chosen))
     RETURNING t.id

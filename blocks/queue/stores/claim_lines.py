@@ -92,7 +92,7 @@ class ClaimLines:
         self._pages: dict[Group, tuple[str, str]] = {}
         """Domain and key with which the next page begins, of each group with many lines."""
         self._blocked: set[Group] = set()
-        """Groups whose last page held paused lines only."""
+        """Groups whose last page held paused or closed lines only."""
         self._shares = LineShares()
         self.limits = Limits(database)
         self._looked_at = self._rewound_at = -NEVER
@@ -251,7 +251,7 @@ class ClaimLines:
         walked = [(row["domain"], row["key"]) for row in rows if row["walked"]]
         # The page begins with the line that ended the one before.
         self._pages[group] = walked[-1] if len(walked) == size else ("", "")
-        if any(row["due_s"] < NEVER for row in rows):
+        if any(row["due_s"] < NEVER and not row["closed"] for row in rows):
             self._blocked.discard(group)
         else:
             self._blocked.add(group)

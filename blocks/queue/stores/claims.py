@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any
 
 from organism_flows.blocks.queue.db.bisection import in_halves, logger, one_line, storable
 from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.db.sqlstates import verdict
-from organism_flows.blocks.queue.models import DEFAULT_MAX_ATTEMPTS, Settled, Status
+from organism_flows.blocks.queue.models import DEFAULT_MAX_ATTEMPTS, DEFAULT_MAX_SNOOZES, Settled, Status
 from organism_flows.blocks.queue.stores.claim_lines import ClaimLines
 from organism_flows.blocks.queue.wire import Batch, Outcomes, positions_of
+from organism_flows.blocks.snooze import Snooze
+
+WAITING: tuple[Status, ...] = ("queued", "retry")
 
 
 class Claims:
@@ -67,17 +71,22 @@ class Claims:
         If Postgres cannot store an outcome, its own task fails for good. The others are settled as they are.
         """
         completed = positions_of(outcomes.causes, "completed")
+        put_off: dict[str, Status] = {}
         if len(completed) == len(outcomes):
             statuses = await self._settle(lane, batch, outcomes)
         else:
-            others = [row for row, cause in enumerate(outcomes.causes) if cause != "completed"]
+            snoozed = positions_of(outcomes.causes, "snoozed")
+            others = sorted({*range(len(outcomes))}.difference(completed, snoozed))
             statuses = await self._settle(lane, batch, outcomes.take(completed))
             statuses |= await self._settle(lane, batch, outcomes.take(others))
+            put_off = await self._settle(lane, batch, outcomes.take(snoozed))
+            statuses |= put_off
         reported = [batch.ids[p] for p in outcomes.positions]
-        return Settled(statuses, [task_id for task_id in reported if task_id not in statuses])
+        stale = [task_id for task_id in reported if task_id not in statuses]
+        return Settled(statuses, stale, sum(status in WAITING for status in put_off.values()))
 
     async def _settle(self, lane: str, batch: Batch, outcomes: Outcomes) -> dict[str, Status]:
-        """Settle outcomes that are all completed, or none of them."""
+        """Settle outcomes that are all completed, all snoozed, or neither."""
         if not len(outcomes):
             return {}
 
@@ -113,12 +122,24 @@ class Claims:
         if outcomes.causes[0] == "completed":
             rows = await self._database.fetch("complete", results=outcomes.results, **columns)
             return dict.fromkeys([row[0] for row in rows], "completed")
+        columns["errors"] = outcomes.errors
+        if outcomes.causes[0] == "snoozed":
+            snoozes = [Snooze.from_json(text) for text in outcomes.results]
+            rows = await self._database.fetch(
+                "snooze",
+                **columns,
+                after_s=[snooze.after_s for snooze in snoozes],
+                until=[snooze.until and datetime.fromisoformat(snooze.until) for snooze in snoozes],
+                closes=[snooze.closes for snooze in snoozes],
+                default_max_snoozes=DEFAULT_MAX_SNOOZES,
+                lane=lane,
+            )
+            return {row["id"]: row["status"] for row in rows}
         limits = [outcomes.policies.get(organ or "", (None, None, None)) for organ in outcomes.organ_ids]
         rows = await self._database.fetch(
             "settle",
             **columns,
             causes=outcomes.causes,
-            errors=outcomes.errors,
             max_attempts=[attempts for attempts, _, _ in limits],
             backoff_base_s=[base_s for _, base_s, _ in limits],
             backoff_cap_s=[cap_s for _, _, cap_s in limits],
@@ -198,7 +219,10 @@ def _unstorable(outcomes: Outcomes, error: Exception) -> Outcomes:
             outcomes.positions[0], "rejected", error=f"the result cannot be stored in Postgres: {reason}"
         )
     else:
+        # What a snooze asks for may be what Postgres refuses: its attempt then counts as a failed one.
         replacement.add(
-            outcomes.positions[0], cause, error=f"failed with an error text that cannot be stored: {reason}"
+            outcomes.positions[0],
+            "failed" if cause == "snoozed" else cause,
+            error=f"failed with an error text that cannot be stored: {reason}",
         )
     return replacement

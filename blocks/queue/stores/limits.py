@@ -12,19 +12,21 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from math import floor
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import orjson
 
 from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.db.session import Session
-from organism_flows.blocks.queue.limit_models import Limit, LimitRoom
+from organism_flows.blocks.queue.limit_models import Closure, Limit, LimitRoom
 from organism_flows.blocks.queue.stores.line_shares import ClaimLine, LineId
 
 LIMIT_TIMEOUT = 10.0
 NEVER = float("inf")
 WHOLE = 1e-6
 """What a level may lack of a whole task: it is a sum of fractions."""
+CLOSURES_SHOWN = 1000
+"""Most closures that are read."""
 Bucket: TypeAlias = tuple[str, str]
 """Name of a limit and key, empty where the limit is not by key: what one amount is for."""
 Wanted: TypeAlias = "list[tuple[ClaimLine, int]]"
@@ -103,25 +105,26 @@ class LimitedClaim:
             bucket = (left.name, left.key)
             rooms[bucket] = left.room
             if left.kind == "rate":
-                self._rates[bucket], self._now = left.room, left.now
+                self._rates[bucket], self._now = left.level, left.now
             if left.next_s is not None:
                 next_s[bucket] = left.next_s
-        allowed: Wanted = []
-        for line, quota in self.wanted:
+        allowed: dict[LineId, int] = {}
+        # Lines that are expected to be empty come last: otherwise they would keep the room of the others.
+        for line, quota in sorted(self.wanted, key=lambda one: one[0].idle):
             # One that is gone by now allows everything.
             buckets = [bucket for bucket in self._buckets[line.id] if bucket in rooms]
             most = min([quota, *(floor(rooms[bucket] + WHOLE) for bucket in buckets)])
             if most < quota:
                 self._reduced[line.id] = most
             if most > 0:
-                allowed.append((line, most))
+                allowed[line.id] = most
                 for bucket in buckets:
                     rooms[bucket] -= most
             else:
                 self.reached = line.exhausted = line.limited = True
                 full = [next_s.get(b, NEVER) for b in buckets if floor(rooms[b] + WHOLE) < 1]
                 self.next_s = min(self.next_s, max(full))
-        self.wanted = allowed
+        self.wanted = [(line, allowed[line.id]) for line, _ in self.wanted if line.id in allowed]
 
     def take(self, lines: Iterable[LineId]) -> None:
         """Record the line of each task that was claimed."""
@@ -147,9 +150,10 @@ class LimitedClaim:
             )
 
 
-async def room_of(session: Session, task_type: str, key: str) -> list[LimitRoom]:
-    """Return what each limit of a task allows it now."""
-    return await _rooms(session, _buckets(await read_limits(session), task_type, key))
+async def room_of(session: Session, task_type: str, key: str) -> tuple[list[LimitRoom], list[Closure]]:
+    """Return what each limit of a task allows it now, and what is closed that it needs."""
+    buckets = _buckets(await read_limits(session), task_type, key)
+    return await _rooms(session, buckets), await read_closures(session, task_type, key, buckets)
 
 
 async def _rooms(session: Session, buckets: list[Bucket]) -> list[LimitRoom]:
@@ -169,11 +173,20 @@ async def _rooms(session: Session, buckets: list[Bucket]) -> list[LimitRoom]:
             kind=row["kind"],
             amount=row["amount"],
             room=row["room"],
-            next_s=max(1 - row["room"], 0) / row["per_s"] if row["per_s"] and row["amount"] else None,
+            level=row["level"],
+            next_s=_next_s(row),
+            opens_s=row["opens_s"],
             now=row["now"],
         )
         for row in rows
     ]
+
+
+def _next_s(row: Any) -> float | None:
+    waits = [row["opens_s"]] if row["opens_s"] is not None else []
+    if row["per_s"] and row["amount"]:
+        waits.append(max(1 - row["level"], 0) / row["per_s"])
+    return max(waits, default=None)
 
 
 def _buckets(limits: Iterable[Limit], task_type: str, key: str) -> list[Bucket]:
@@ -189,3 +202,20 @@ async def read_limits(session: Session) -> list[Limit]:
     """Return all limits, by name."""
     rows = await session.fetch("limits", timeout=LIMIT_TIMEOUT)
     return [Limit(**{**row, "exceptions": orjson.loads(row["exceptions"])}) for row in rows]
+
+
+async def read_closures(
+    session: Session, task_type: str | None = None, key: str = "", buckets: Iterable[Bucket] = ()
+) -> list[Closure]:
+    """Return what is closed now, last to open first: all of it, or what one type and key wait for."""
+    named = list(buckets)
+    rows = await session.fetch(
+        "closures",
+        type=task_type,
+        key=key,
+        names=[name for name, _ in named],
+        keys=[bucket for _, bucket in named],
+        limit=CLOSURES_SHOWN,
+        timeout=LIMIT_TIMEOUT,
+    )
+    return [Closure(**row) for row in rows]

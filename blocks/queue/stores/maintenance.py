@@ -122,6 +122,33 @@ class Maintenance:
         """
         return len(await self._database.fetch("forget_levels", timeout=PRUNE_TIMEOUT))
 
+    async def expire(self, *, page: int = PRUNE_PAGE) -> int:
+        """Make waiting tasks that have expired dead letters, and return how many there were.
+
+        Args:
+            page: Most tasks that one statement writes.
+        """
+
+        async def write(ids: Sequence[UUID]) -> int:
+            return len(await self._database.fetch("expire", ids=ids, timeout=PRUNE_TIMEOUT))
+
+        async def refused(task: UUID, why: Exception) -> int:
+            logger.error("task %s has expired and cannot be written: %s", task, one_line(why))
+            return 0
+
+        expired = 0
+        while True:
+            rows = await self._database.fetch("expirable", limit=page, timeout=PRUNE_TIMEOUT)
+            done = sum(await in_halves([row["id"] for row in rows], write, refused)) if rows else 0
+            expired += done
+            # What another lane expires at this moment, or Postgres refuses, is left.
+            if len(rows) < page or not done:
+                return expired
+
+    async def forget_closures(self) -> int:
+        """Delete closures that are over, and return how many there were."""
+        return len(await self._database.fetch("forget_closures", timeout=PRUNE_TIMEOUT))
+
     async def prune_audit(self, *, older_than_s: float) -> int:
         """Delete rows of ``task_audit`` that are older than ``older_than_s`` seconds, up to `PRUNE_PAGE`.
 

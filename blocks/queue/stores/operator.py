@@ -19,7 +19,7 @@ from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.queue.db.bisection import in_halves, logger, one_line
 from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.db.sqlstates import verdict
-from organism_flows.blocks.queue.limit_models import Limit, LimitUse
+from organism_flows.blocks.queue.limit_models import Closure, Limit, LimitUse
 from organism_flows.blocks.queue.models import (
     Cancelled,
     Pause,
@@ -33,7 +33,7 @@ from organism_flows.blocks.queue.models import (
     TaskSummary,
     TypePolicy,
 )
-from organism_flows.blocks.queue.stores.limits import read_limits
+from organism_flows.blocks.queue.stores.limits import read_closures, read_limits
 
 REQUEST_TIMEOUT = 3.0
 REDRIVE_TIMEOUT = 30.0
@@ -259,6 +259,10 @@ class Operator:
             field = "running" if limit.kind == "running" else "left"
             found.append(LimitUse(**dict(limit), **{field: keys}))
         return found
+
+    async def closures(self) -> list[Closure]:
+        """Return which keys and limits are closed now, those that open last first."""
+        return await read_closures(self._database)
 
     async def set_policy(self, policy: TypePolicy) -> None:
         """Set how tasks of a type are retried and timed out. Takes effect at once, also for waiting tasks."""

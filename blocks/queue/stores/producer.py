@@ -44,7 +44,10 @@ class Producer:
         """
         if not tasks:
             return []
-        rows = [task_row(task) for task in tasks]
+        moment = None
+        if any(task.expires_in_s is not None for task in tasks):
+            moment = await self._database.fetchval("now")
+        rows = [task_row(task, moment) for task in tasks]
         ids: list[UUID] = [row[0] for row in rows]
         left = list(range(len(ids)))
         while left:

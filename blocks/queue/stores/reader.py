@@ -13,7 +13,7 @@ from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.db.session import Session
 from organism_flows.blocks.queue.explain import QueueSituation, RunningOfType, Why, explain
 from organism_flows.blocks.queue.lane_models import LaneRow
-from organism_flows.blocks.queue.limit_models import LimitRoom
+from organism_flows.blocks.queue.limit_models import Closure, LimitRoom
 from organism_flows.blocks.queue.models import (
     DEFAULT_MAX_ATTEMPTS,
     STATUSES,
@@ -148,6 +148,7 @@ class Reader:
             task = await _get(session, task_id)
             ahead = of_type = None
             limits: list[LimitRoom] = []
+            closures: list[Closure] = []
             if task.status in ("queued", "retry"):
                 ahead = await session.fetchval(
                     "ahead",
@@ -158,7 +159,7 @@ class Reader:
                     run_after=task.run_after,
                     id=task.id,
                 )
-                limits = await room_of(session, task.type, task.key or "")
+                limits, closures = await room_of(session, task.type, task.key or "")
             if task.status in ("queued", "retry", "running"):
                 row = await session.fetchrow("of_type", type=task.type, id=task.id)
                 assert row is not None
@@ -174,6 +175,7 @@ class Reader:
             served,
             of_type,
             limits,
+            closures,
         )
         return explain(task, situation)
 

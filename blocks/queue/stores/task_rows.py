@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from uuid_utils.compat import uuid7
@@ -25,6 +25,7 @@ COLUMNS = (
     "dedup_key",
     "status",
     "key",
+    "expires_at",
 )
 
 
@@ -33,7 +34,8 @@ def task_row(task: NewTask, moment: datetime | None = None) -> tuple[Any, ...]:
 
     Args:
         task: Task to add.
-        moment: When it is due, unless it has a time of its own. `None` leaves that empty.
+        moment: When it is added, by the database's clock: then it is due, unless it has a time of its own.
+            `None` leaves that empty; not for a task with ``expires_in_s``.
     """
     return (
         # Ids that grow with time: a claim or settlement of 500 then touches neighbouring pages.
@@ -50,9 +52,17 @@ def task_row(task: NewTask, moment: datetime | None = None) -> tuple[Any, ...]:
         task.dedup_key,
         "queued" if task.run_immediately else "created",
         task.key,
+        _expires_at(task, moment),
     )
 
 
 def as_columns(rows: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
     """Return rows as the parameters of ``submit.sql`` and ``load_missing.sql``."""
     return dict(zip(COLUMNS, map(list, zip(*rows, strict=True)), strict=True))
+
+
+def _expires_at(task: NewTask, moment: datetime | None) -> datetime | None:
+    if task.expires_in_s is None:
+        return task.expires_at
+    assert moment is not None
+    return moment + timedelta(seconds=task.expires_in_s)

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request
 
 from organism_flows.blocks.client.messages import LimitList, LimitRemoved, LimitRequest, RemoveLimitRequest
-from organism_flows.blocks.queue import Limit
+from organism_flows.blocks.queue import Limit, Queue
 from organism_flows.serve_apps.gateway.dependencies import TheQueue, errors, record
 from organism_flows.serve_apps.gateway.http.json_body import Route
 
@@ -14,8 +14,8 @@ router = APIRouter(prefix="/api/limits", tags=["steering"], route_class=Route)
 
 @router.get("", summary="What is limited", responses=errors())
 async def limits(queue: TheQueue) -> LimitList:
-    """Return all limits, by name, with how much of each is used."""
-    return LimitList(limits=await queue.operator.limits())
+    """Return all limits, by name, with how much of each is used, and what handlers have closed."""
+    return await _all(queue)
 
 
 @router.post("", summary="Set a limit", responses=WRITING)
@@ -27,7 +27,7 @@ async def set_limit(body: LimitRequest, queue: TheQueue, request: Request) -> Li
     limit = Limit(**dict(body))
     await queue.operator.set_limit(limit)
     await record(request, "limit", limit.model_dump(exclude_defaults=True))
-    return LimitList(limits=await queue.operator.limits())
+    return await _all(queue)
 
 
 @router.post("/remove", summary="Remove a limit", responses=WRITING)
@@ -37,3 +37,7 @@ async def remove_limit(body: RemoveLimitRequest, queue: TheQueue, request: Reque
     if removed:
         await record(request, "limit removed", body.model_dump())
     return LimitRemoved(removed=removed)
+
+
+async def _all(queue: Queue) -> LimitList:
+    return LimitList(limits=await queue.operator.limits(), closures=await queue.operator.closures())

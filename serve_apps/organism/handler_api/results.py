@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from organism_flows.blocks.json_text import NotJson, to_json
 from organism_flows.serve_apps.organism.handler_api.errors import describe, harmless, is_permanent
+from organism_flows.serve_apps.organism.handler_api.snoozing import snooze_of
 
 if TYPE_CHECKING:  # worker processes start faster without the queue
     from organism_flows.blocks.queue.wire import Cause
 
 
 class HandlerResult(NamedTuple):
-    """The way one task ended: its cause, with a result as JSON text or an error."""
+    """The way one task ended: its cause, with a result as JSON text or an error.
+
+    Of a snoozed task the result is a `Snooze` as JSON text.
+    """
 
     cause: Cause
     result: str | None = None
@@ -43,7 +47,9 @@ def of_error(error: BaseException, size: int) -> HandlerResults:
 
 
 def returned(value: Any, limit_bytes: int) -> HandlerResult:
-    """Return the result of a task whose handler returned ``value``."""
+    """Return the result of a task whose handler returned ``value``. An exception is as good as raised."""
+    if isinstance(value, BaseException):
+        return raised(value)
     if value is None:
         return NULL
     try:
@@ -54,7 +60,15 @@ def returned(value: Any, limit_bytes: int) -> HandlerResult:
 
 def raised(error: BaseException) -> HandlerResult:
     """Return the result of a task whose handler raised ``error``."""
-    return HandlerResult("rejected" if is_permanent(error) else "failed", error=describe(error))
+    if is_permanent(error):
+        return HandlerResult("rejected", error=describe(error))
+    try:
+        snooze = snooze_of(error)
+    except ValueError as unclear:
+        return HandlerResult("failed", error=harmless(f"{describe(error)}; not put off: {unclear}"))
+    if snooze is not None:
+        return HandlerResult("snoozed", snooze.to_json(), describe(error))
+    return HandlerResult("failed", error=describe(error))
 
 
 def returned_by_batch(value: Any, size: int, limit_bytes: int) -> HandlerResults:
@@ -70,6 +84,4 @@ def returned_by_batch(value: Any, size: int, limit_bytes: int) -> HandlerResults
         raise TypeError(f"the batch handler returned a {type(value).__name__}, not a list")
     if len(value) != size:
         raise ValueError(f"the batch handler returned {len(value)} results for {size} tasks")
-    return [
-        raised(item) if isinstance(item, BaseException) else returned(item, limit_bytes) for item in value
-    ]
+    return [returned(item, limit_bytes) for item in value]

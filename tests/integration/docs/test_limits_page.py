@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 import re
 import shlex
+from functools import partial
+from typing import Any
 
 import asyncpg
+import httpx
 import pytest
 
+from organism_flows import RetryAfter
 from organism_flows.blocks.queue import Queue
+from organism_flows.blocks.snooze import Snooze
 from organism_flows.deployments.cli import main as cli
+from organism_flows.serve_apps.organism.handler_api.snoozing import snooze_of
 from tests.conftest import Databases
 from tests.support.page import Page
 
@@ -18,13 +24,33 @@ PAGE = Page("how-to/respect-an-api-limit.md")
 
 
 @pytest.mark.anyio
-async def test_the_sql_of_the_page_sets_a_limit(database: str) -> None:
+async def test_the_sql_of_the_page_opens_a_limit_and_sets_one(database: str) -> None:
     connection = await asyncpg.connect(database)
-    await connection.execute(PAGE.block("sql"))
+    await connection.execute(
+        "INSERT INTO closures (kind, name, until) "
+        "SELECT 'limit', name, now() + interval '1 hour' FROM unnest(ARRAY['provider', 'other']) name"
+    )
+    for block in re.findall(r"```sql\n(.*?)```", PAGE.text, re.DOTALL):
+        await connection.execute(block)
     await connection.close()
     async with Queue(database) as queue:
         [limit] = await queue.operator.limits()
+        assert [closure.name for closure in await queue.operator.closures()] == ["other"]
     assert (limit.name, limit.kind, limit.types, limit.amount) == ("gpu", "running", ["shout"], 4)
+
+
+@pytest.mark.anyio
+async def test_the_handler_of_the_page_puts_its_task_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [httpx.Response(429, headers={"Retry-After": "7"}), httpx.Response(200, json={"ok": 1})]
+    client = partial(httpx.AsyncClient, transport=httpx.MockTransport(lambda _: answers.pop(0)))
+    monkeypatch.setattr(httpx, "AsyncClient", client)
+    page: dict[str, Any] = {}
+    exec(PAGE.block("python"), page)
+    params = {"url": "http://api.example", "body": {}}
+    with pytest.raises(RetryAfter) as caught:
+        await page["ask"](params)
+    assert snooze_of(caught.value) == Snooze(after_s=7, closes="provider")
+    assert await page["ask"](params) == {"ok": 1}
 
 
 def test_each_command_of_the_page_runs(

@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from organism_flows.blocks.queue import Limit, Queue
+from organism_flows.blocks.queue import Limit, NewTask, Queue
 from organism_flows.blocks.queue.db.statements import statement
 from organism_flows.flows.lanes.lane import Lane
 from tests.support.flows.running_lanes import TIMEOUT, running, submit, until_settled
@@ -79,3 +79,28 @@ async def test_a_rate_is_kept_up_without_anything_that_wakes_the_lane(
         before = asyncio.get_running_loop().time()
         await until_settled(lane, 25)
     assert asyncio.get_running_loop().time() - before >= 1.4
+
+
+async def test_what_has_expired_is_ended_by_a_lane_and_no_replica_sees_it(queue: Queue) -> None:
+    [late] = await queue.submit([NewTask(type="ok", expires_in_s=0.001)])
+    organism = ScriptedOrganism()
+    async with running(Lane(queue, organism)):
+        await asyncio.wait_for(_ended(queue, str(late)), TIMEOUT)
+    assert (await queue.get(str(late))).error == "expired before it began"
+    assert not organism.calls
+
+
+async def _ended(queue: Queue, task_id: str) -> None:
+    while (await queue.get(task_id)).status != "failed":
+        await asyncio.sleep(0.01)
+
+
+async def test_a_handler_that_says_not_now_is_called_again_when_its_key_opens(queue: Queue) -> None:
+    [task] = await queue.submit([NewTask(type="busy", key="a")])
+    organism = ScriptedOrganism()
+    lane = Lane(queue, organism)
+    async with running(lane):
+        await until_settled(lane, 1)
+    assert organism.runs[str(task)] == 2
+    assert (lane.summary.completed, lane.summary.released, lane.summary.retried) == (1, 1, 0)
+    assert (await queue.get(str(task))).snoozed == 1

@@ -81,7 +81,7 @@ class Result:
             self.errors[position] = outcomes.errors[row]
             self.paths[position] = outcomes.paths[row]
             self.organs[position] = outcomes.organ_ids[row]
-            assert (text is None) == (outcomes.causes[row] != "completed")
+            assert (text is None) == (outcomes.causes[row] not in ("completed", "snoozed"))
             assert (outcomes.errors[row] is None) == (outcomes.causes[row] == "completed")
 
 

@@ -28,6 +28,7 @@ from hypothesis.stateful import (
 
 from organism_flows.blocks.queue import Batch, ClaimLines, NewTask, Outcomes, Queue, RedriveFilter, TypePolicy
 from organism_flows.blocks.queue.stores.claim_lines import lines_of
+from organism_flows.blocks.snooze import Snooze
 from tests.support.clock import START, set_clock
 from tests.support.oracle import FINISHED, Oracle, Task
 from tests.support.sql import database_of, pool_of
@@ -42,7 +43,7 @@ CAUSES = ("completed", "failed", "rejected", "timed_out", "cancelled")
 TYPES = ("t", "u")
 ENOUGH = 100
 CLEAN = "; ".join(
-    f"DELETE FROM {table}" for table in ("tasks", "lanes", "pauses", "task_types", "task_audit")
+    f"DELETE FROM {table}" for table in ("tasks", "lanes", "pauses", "closures", "task_types", "task_audit")
 )
 
 types = st.sampled_from(TYPES)
@@ -88,11 +89,20 @@ class QueueMachine(RuleBasedStateMachine):
         key=st.sampled_from([None, "a", "b"]),
         dedup_key=st.sampled_from([None, "k"]),
         loaded=st.booleans(),
+        expires_s=st.sampled_from([None, None, 8]),
     )
     def add(
-        self, kind: str, priorities: list[int], delay: int = 0, loaded: bool = False, **fields: Any
+        self,
+        kind: str,
+        priorities: list[int],
+        delay: int = 0,
+        loaded: bool = False,
+        expires_s: int | None = None,
+        **fields: Any,
     ) -> None:
         due = self.oracle.now + timedelta(seconds=delay)
+        if expires_s is not None:
+            fields["expires_at"] = self.oracle.now + timedelta(seconds=expires_s)
         tasks = [
             # An id not by chance, or a history could not be run again.
             NewTask(
@@ -203,16 +213,28 @@ class QueueMachine(RuleBasedStateMachine):
         kind=types,
         max_attempts=st.integers(1, 2),
         max_interruptions=st.none() | st.integers(1, 3),
+        max_snoozes=st.none() | st.integers(1, 2),
     )
     def set_policy(
-        self, data: st.DataObject, kind: str, max_attempts: int, max_interruptions: int | None
+        self,
+        data: st.DataObject,
+        kind: str,
+        max_attempts: int,
+        max_interruptions: int | None,
+        max_snoozes: int | None,
     ) -> None:
         """For what waits and runs already, too."""
         self.claim_along(self.some_lane(data), look=True)
-        policy = TypePolicy(type=kind, max_attempts=max_attempts, max_interruptions=max_interruptions)
+        policy = TypePolicy(
+            type=kind,
+            max_attempts=max_attempts,
+            max_interruptions=max_interruptions,
+            max_snoozes=max_snoozes,
+        )
         self.wait(self.queue.operator.set_policy(policy))
         self.oracle.max_attempts[kind] = max_attempts
         self.oracle.max_interruptions[kind] = max_interruptions
+        self.oracle.max_snoozes[kind] = max_snoozes
         if self.held:
             lane, batch = self.held[-1]
             self.settle_as(lane, batch, ["failed"] * len(batch))
@@ -245,6 +267,22 @@ class QueueMachine(RuleBasedStateMachine):
             assert (task_id in settled.stale) == (expected is None)
             if expected == "retry":
                 self.adopt_backoff(UUID(task_id))
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), after_s=st.sampled_from([0, 3, LEASE_S - 1]), closes=st.booleans())
+    def snooze(self, data: st.DataObject, after_s: float, closes: bool) -> None:
+        """Twice, and its neighbours in line may be claimed then, or not before it is open."""
+        lane, batch = self.some_held(data)
+        text = Snooze(after_s=after_s, closes="key" if closes else None).to_json()
+        outcomes = Outcomes()
+        for position in range(len(batch)):
+            outcomes.add(position, "snoozed", result=text, error="busy")
+        for _ in range(2):
+            settled = self.wait(self.queue.claims.settle(lane, batch, outcomes))
+            for task_id, claim in zip(batch.ids, batch.claims, strict=True):
+                expected = self.oracle.snooze(UUID(task_id), claim, after_s, closes=closes)
+                assert settled.statuses.get(task_id) == expected
+        self.claim_along(self.some_lane(data))
 
     def adopt_backoff(self, task_id: UUID) -> None:
         """Jitter is chance: check its bounds and go on from what it was."""
@@ -414,13 +452,29 @@ class QueueMachine(RuleBasedStateMachine):
             case cause:
                 self.settle_as(lane, batch, [cause] * len(batch))
 
+    @rule(page=st.sampled_from([1, 1000]))
+    def expire(self, page: int) -> None:
+        assert self.wait(self.queue.maintenance.expire(page=page)) == self.oracle.expire()
+
+    @rule(data=st.data(), kind=types, swept=st.booleans())
+    def come_too_late(self, data: st.DataObject, kind: str, swept: bool) -> None:
+        """One waits and one is held when both expire."""
+        self.claim_along(self.some_lane(data), look=True)
+        self.add(kind, [0], expires_s=2)
+        self.claim_along(self.some_lane(data), look=True)
+        self.add(kind, [0], expires_s=2)
+        self.pass_time(2)
+        if swept:
+            self.expire(1000)
+        self.claim_along(self.some_lane(data), look=True)
+
     @invariant()
     def same_state(self) -> None:
         rows = self.wait(pool_of(self.queue).fetch("SELECT *, status::text AS s FROM tasks"))
         assert {row["id"] for row in rows} == set(self.oracle.tasks), "a task was lost or invented"
         for row in rows:
             task = self.oracle.tasks[row["id"]]
-            names = ("attempts", "claim", "timed_out", "lease_lost", "interrupted")
+            names = ("attempts", "claim", "timed_out", "lease_lost", "interrupted", "snoozed")
             assert (row["s"], row["locked_by"]) == (task.status, task.lane)
             assert [row[name] for name in names] == [getattr(task, name) for name in names]
             assert (row["suspicion"], row["run_after"]) == (task.suspicion, task.run_after)

@@ -12,7 +12,7 @@ from organism_flows.deployments.cli.output import AsJson, show
 from organism_flows.deployments.cli.own_queue import open_queue
 
 if TYPE_CHECKING:
-    from organism_flows.blocks.queue import Limit, LimitUse
+    from organism_flows.blocks.queue import Closure, Limit, LimitUse
 
 limits = App(name="limits", help="Limit what runs at once, or begins within a period.")
 
@@ -20,12 +20,17 @@ limits = App(name="limits", help="Limit what runs at once, or begins within a pe
 @limits.default
 @limits.command(name="list")
 async def list_limits(*, as_json: AsJson = False) -> None:
-    """List the limits, with how much of each is used."""
+    """List the limits, with how much of each is used, and what handlers have closed."""
     async with open_queue() as queue:
         found = await queue.operator.limits()
-    lines = [line for limit in found for line in _lines(limit)]
-    shown = {"limits": [limit.model_dump(mode="json") for limit in found]}
-    show(shown, as_json, "\n".join(lines) or "there are no limits")
+        closures = await queue.operator.closures()
+    lines = [line for limit in found for line in _lines(limit)] or ["there are no limits"]
+    lines += [_closed(closure) for closure in closures]
+    shown = {
+        "limits": [limit.model_dump(mode="json") for limit in found],
+        "closures": [closure.model_dump(mode="json") for closure in closures],
+    }
+    show(shown, as_json, "\n".join(lines))
 
 
 @limits.command(name="set")
@@ -118,3 +123,11 @@ def _lines(limit: LimitUse) -> list[str]:
     used, word = (limit.running, "run") if limit.kind == "running" else (limit.left, "left")
     lines += [f"  {tasks} {word}{f' of key {key}' if key else ''}" for key, tasks in used.items()]
     return lines
+
+
+def _closed(closure: Closure) -> str:
+    of_key = f" for key {closure.key}" if closure.key else ""
+    because = f": {closure.reason}" if closure.reason else ""
+    return (
+        f"closed: {closure.kind} {closure.name}{of_key} until {closure.until:%Y-%m-%d %H:%M:%S %Z}{because}"
+    )

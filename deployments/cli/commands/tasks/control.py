@@ -126,6 +126,10 @@ async def policy(
         int | None,
         Parameter(help="Interruptions after which a task is a dead letter; unset: none is too many."),
     ] = None,
+    max_snoozes: Annotated[
+        int | None,
+        Parameter(help="How often a handler may put a task off before it is a dead letter; unset: 100."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Set the policy of a type, for tasks that have no values of their own. Without a type, list policies.
@@ -144,6 +148,7 @@ async def policy(
                 "backoff_base_s": backoff_base,
                 "backoff_cap_s": backoff_cap,
                 "max_interruptions": max_interruptions,
+                "max_snoozes": max_snoozes,
             }
             try:
                 await queue.operator.set_policy(TypePolicy(type=type, **fields))

@@ -183,6 +183,8 @@ def _describe(task: TaskRow) -> str:
         lines.append(f"finished   {task.finished_at:%Y-%m-%d %H:%M:%S %Z}{took}")
     elif task.status in ("queued", "retry"):
         lines.append(f"due        {task.run_after:%Y-%m-%d %H:%M:%S %Z}")
+    if task.expires_at and not task.finished_at:
+        lines.append(f"expires    {task.expires_at:%Y-%m-%d %H:%M:%S %Z}")
     if task.key:
         lines.append(f"key        {task.key}")
     if task.dedup_key:

@@ -56,6 +56,9 @@ async def submit(
         str | None, Parameter(help="Not added while an unfinished task of its type has the same key.")
     ] = None,
     timeout: Annotated[float | None, Parameter(help="Seconds an attempt may take.")] = None,
+    expires_in: Annotated[
+        float | None, Parameter(help="Seconds after which no attempt begins; it is a dead letter then.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Add a task, or a file of tasks, to the table.
@@ -82,6 +85,7 @@ async def submit(
         "max_attempts": max_attempts,
         "dedup_key": dedup_key,
         "timeout_s": timeout,
+        "expires_in_s": expires_in,
     }
     fields = {"params": _json(params, "--params")} | {name: v for name, v in given.items() if v is not None}
     if file is None:

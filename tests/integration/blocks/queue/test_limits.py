@@ -76,6 +76,15 @@ async def test_limits_combine_and_the_narrowest_counts(queue: Queue, lines: Clai
     assert sorted((await keys_of(queue, await claim(lines))).values()) == [2, 3]
 
 
+async def test_a_line_that_has_become_empty_keeps_no_room_of_a_limit(queue: Queue, lines: ClaimLines) -> None:
+    await queue.operator.set_limit(Limit(name="all", kind="running", amount=2))
+    await queue.submit([NewTask(type="t", priority=number) for number in (1, 1, 0)])
+    batch = await claim(lines)
+    assert len(batch) == 2
+    await done(queue, batch)
+    assert len(await claim(lines)) == 1, "the line of the higher priority is empty by now"
+
+
 async def test_lanes_that_claim_together_exceed_nothing(queue: Queue) -> None:
     await queue.operator.set_limit(Limit(name="each", kind="running", by_key=True, amount=2))
     await add(queue, 10, keys=tuple(f"k{number}" for number in range(20)))

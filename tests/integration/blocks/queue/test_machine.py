@@ -52,6 +52,16 @@ BROKEN = {
         "attempts = greatest(t.attempts, 1) - 1",
         "attempts = t.attempts",
     ),
+    "claim takes what is closed": ("claim", "AND until > queue_now()", "AND false"),
+    "claim takes what has expired": (
+        "claim",
+        "AND (expires_at IS NULL OR expires_at > queue_now())",
+        "",
+    ),
+    "expire ends what runs": ("expire", "'created', 'queued', 'retry'", "'running'"),
+    "snooze ignores the claim token": ("snooze", FENCE, "t.status = 'running'"),
+    "snooze accepts a settled task": ("snooze", FENCE, "t.claim = r.claim"),
+    "snooze charges the attempt": ("snooze", "- (r.status <> 'failed')::int", "- 0"),
     "release_unanswered takes what the lane knows of": (
         "release_unanswered",
         "AND t.claim <> ALL (:known_claims::bigint[])",

@@ -272,6 +272,16 @@ async def test_interrupted_tasks_are_counted_by_their_index(session: PoolConnect
     assert buffers <= 1000
 
 
+async def test_what_expires_is_read_from_an_index_of_what_may(session: PoolConnectionProxy[Any]) -> None:
+    await session.execute(
+        "INSERT INTO tasks (type, expires_at) "
+        "SELECT 't0', queue_now() + make_interval(secs => i) FROM generate_series(-99, 5000) i"
+    )
+    scans, buffers = await explain(session, "expirable", limit=1000)
+    assert [(scan.index, scan.rows) for scan in scans] == [("tasks_expiring", 100)]
+    assert buffers <= 400
+
+
 async def test_what_is_to_be_known_of_long_work_is_read_of_what_lanes_hold(
     session: PoolConnectionProxy[Any],
 ) -> None:

@@ -52,12 +52,12 @@ ALSO = {
     LANE: """
         ahead attached board_dead board_failures board_latency board_running board_waiting cancel
         cancellable counts counts_of database_health depths duplicates export finished
-        limit_use next_finished of_type page policies redrivable redrivable_sample results retry start
+        limit_use next_finished of_type page policies redrivable redrivable_sample results start
         states stuck to_cancel unheld
     """,
     OPERATOR: """
         cancel_requests complete limit_lock limit_spend lines next_in_line next_lines reapable reject
-        release release_unanswered settle
+        release release_unanswered settle snooze
     """,
 }
 """Statements that a role is not for and can run all the same, because it reads or writes the same columns."""

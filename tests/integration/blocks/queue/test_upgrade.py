@@ -99,6 +99,7 @@ async def indexes(session: asyncpg.Connection[Any] | asyncpg.Pool[Any]) -> dict[
 NEW_INDEXES = {
     "tasks_lines",
     "tasks_lines_oldest",
+    "tasks_expiring",
     "tasks_held",
     "tasks_backing_off",
     "tasks_cancelling",

@@ -40,4 +40,4 @@ async def test_limits_are_set_listed_and_removed(gateway: Gateway) -> None:
 async def test_a_limit_that_makes_no_sense_is_refused(gateway: Gateway, wrong: dict[str, object]) -> None:
     answer = await gateway.http.post("/api/limits", json=wrong)
     assert answer.status_code in (400, 422), answer.text
-    assert (await gateway.http.get("/api/limits")).json() == {"limits": []}
+    assert (await gateway.http.get("/api/limits")).json() == {"limits": [], "closures": []}

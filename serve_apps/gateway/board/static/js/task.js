@@ -110,6 +110,7 @@ function Timeline({ task }) {
       what: html`${capital(statusWord(task.status))}${task.status === "completed" && task.elapsed_ms != null && html` <span class="muted">handler took ${duration(task.elapsed_ms)}</span>`}`,
     });
   else if (["queued", "retry"].includes(task.status)) events.push({ at: task.run_after, tone: "next", what: task.attempts ? "Next attempt is due" : "Due" });
+  if (task.expires_at && ["created", "queued", "retry"].includes(task.status)) events.push({ at: task.expires_at, tone: "next", what: "Expires, if it has not begun" });
   events.sort((a, b) => (a.tone === "next") - (b.tone === "next") || Date.parse(a.at) - Date.parse(b.at));
   return html`<ol class="timeline">
     ${events.map((event) => html`<li class=${event.tone ?? ""}><${Time} at=${event.at} /><div>${event.what}${event.error && html`<p class="error"><bdi>${firstLine(event.error)}</bdi></p>`}</div></li>`)}

@@ -11,6 +11,7 @@ const POLICY = [
   ["backoff_base_s", "First backoff, in seconds", "the queue's", "any"],
   ["backoff_cap_s", "Longest backoff, in seconds", "the queue's", "any"],
   ["max_interruptions", "Interruptions allowed", "any number", 1],
+  ["max_snoozes", "Times a handler may put a task off", "100", 1],
 ];
 
 export function TypesPage({ session }) {
