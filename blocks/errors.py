@@ -12,7 +12,8 @@
   - `GatewayError`, `GatewayUnavailable`, `TaskEnded`: raised by the clients of the gateway
   - `StackError`, `RunStopped`: raised by the commands
 
-- `PermanentError`, which handlers raise. It is no `OrganismError`: its text is stored as it is.
+- `PermanentError`, which handlers raise, and `StaleClaim`, which they may catch. These are no
+  `OrganismError`: their text is stored as it is.
 
 `deployments.cli.exit_codes` has the exit code that each leads to.
 """
@@ -181,3 +182,11 @@ class PermanentError(Exception):
     """Raise it from a handler when another attempt cannot help; the task fails at once."""
 
     permanent = True
+
+
+class StaleClaim(Exception):
+    """The task is no longer this attempt's: what a handler saves now changes nothing.
+
+    It was cancelled, it timed out, its lease was lost, or a newer attempt has begun. A handler may catch this
+    to clean up. What it returns afterwards is thrown away.
+    """

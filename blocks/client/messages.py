@@ -207,6 +207,9 @@ class BulkRedriveRequest(RedriveFilter):
     limit: Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE] | None = Field(
         default=None, description="Most tasks, those that finished first. null: all."
     )
+    from_start: bool = Field(
+        default=False, description="Drop their checkpoints. Else each continues from its newest one."
+    )
     dry_run: bool = Field(default=True, description="Only count them, and show some.")
 
 

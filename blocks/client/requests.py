@@ -177,8 +177,11 @@ def cancel_all(filter: TaskFilter, dry_run: bool) -> ApiRequest[BulkCancelResult
     return ApiRequest(BulkCancelResult, "POST", f"{TASK_PATH}/cancel", {"json": body})
 
 
-def redrive_all(filter: RedriveFilter, limit: int | None, dry_run: bool) -> ApiRequest[BulkRedriveResult]:
-    body = BulkRedriveRequest(**filter.model_dump(), limit=limit, dry_run=dry_run).model_dump(mode="json")
+def redrive_all(
+    filter: RedriveFilter, limit: int | None, from_start: bool, dry_run: bool
+) -> ApiRequest[BulkRedriveResult]:
+    options = {"limit": limit, "from_start": from_start, "dry_run": dry_run}
+    body = BulkRedriveRequest(**filter.model_dump(), **options).model_dump(mode="json")
     return ApiRequest(BulkRedriveResult, "POST", f"{TASK_PATH}/redrive", {"json": body})
 
 

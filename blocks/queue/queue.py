@@ -16,6 +16,7 @@ from organism_flows.blocks.queue.stores.maintenance import Maintenance
 from organism_flows.blocks.queue.stores.operator import Operator
 from organism_flows.blocks.queue.stores.producer import Producer
 from organism_flows.blocks.queue.stores.reader import Reader
+from organism_flows.blocks.queue.stores.reports import Reports
 
 
 class Queue:
@@ -54,6 +55,8 @@ class Queue:
         """Keeps lanes alive, and takes back the tasks of those that are not."""
         self.claims = Claims(self._database, backoff_base_s=backoff_base_s, backoff_cap_s=backoff_cap_s)
         """Gives tasks to lanes, and takes their outcomes."""
+        self.reports = Reports(self._database)
+        """Keeps what running tasks report."""
         self.reader = Reader(self._database)
         """Reads tasks, lanes and counts."""
         self.operator = Operator(self._database)

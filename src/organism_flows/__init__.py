@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from organism_flows.blocks.client.async_client import Client
     from organism_flows.blocks.client.sync_client import SyncClient
-    from organism_flows.blocks.errors import PermanentError
+    from organism_flows.blocks.errors import PermanentError, StaleClaim
     from organism_flows.blocks.prefect_blocks.organism import Organism
     from organism_flows.blocks.queue import NewTask
     from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster
@@ -30,6 +30,7 @@ __all__ = [
     "Organism",
     "PermanentError",
     "RayCluster",
+    "StaleClaim",
     "SyncClient",
     "TaskQueue",
     "bootstrap",
@@ -46,6 +47,7 @@ _MODULES = {
     "Organism": "blocks.prefect_blocks.organism",
     "PermanentError": "blocks.errors",
     "RayCluster": "blocks.prefect_blocks.ray_cluster",
+    "StaleClaim": "blocks.errors",
     "SyncClient": "blocks.client.sync_client",
     "TaskQueue": "blocks.prefect_blocks.task_queue",
     "bootstrap": "flows.bootstrap",

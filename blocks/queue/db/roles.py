@@ -30,7 +30,8 @@ STATEMENTS: dict[tuple[str, ...], str] = {
     """,
     (LANE,): """
         abandon begun cancel_requests claim complete deregister forget_lanes limit_lock limit_spend lines
-        next_in_line next_lines reap reap_some reapable register reject release renew report settle
+        next_in_line next_lines reap reap_some reapable record_reports register reject release renew report
+        restored settle
     """,
     (OPERATOR,): """
         ahead attached board_audit board_dead board_failures board_latency board_newest_audit board_running

@@ -16,6 +16,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any
 
+from organism_flows.blocks.task_report import Acknowledgement
 from organism_flows.serve_apps.organism.config import OrganConfig
 from organism_flows.serve_apps.organism.execution.handler_caller import (
     AwaitableResult,
@@ -95,6 +96,10 @@ class LocalOrgan(JobRunner):
             if not jobs:
                 break
             self._start(jobs)
+
+    def acknowledge(self, job: Job, answer: Acknowledgement) -> None:
+        """Let the handler of ``job`` know what became of its reports."""
+        self._caller.acknowledge(job, answer)
 
     def _can_recall(self, job: Job, *, leaving: bool) -> bool:
         # A job that is to be tried alone has been in a handler already.

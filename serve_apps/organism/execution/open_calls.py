@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TypeAlias
 
 from organism_flows.blocks.queue.wire import Batch
+from organism_flows.blocks.task_report import Acknowledgement
 from organism_flows.serve_apps.organism.execution.job_runner import (
     CANCELLED_BEFORE,
     LINGER_S,
@@ -155,6 +156,14 @@ class OpenCalls:
             for organ, jobs in work.items():
                 organ.stop([job for job in jobs if job.claim in here], result)
         return sorted(known)
+
+    def acknowledge(self, answers: Mapping[int, Acknowledgement]) -> None:
+        """Let the handlers of these claims know what became of their reports."""
+        for work in self:
+            for organ, jobs in work.items():
+                for job in jobs:
+                    if answer := answers.get(job.claim):
+                        organ.acknowledge(job, answer)
 
     def recall(self, claims: Iterable[int], *, leaving: bool) -> None:
         """Report as ``recalled`` those of these tasks that no handler has begun with.

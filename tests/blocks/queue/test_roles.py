@@ -57,7 +57,7 @@ ALSO = {
     """,
     OPERATOR: """
         abandon cancel_requests complete limit_lock limit_spend lines next_in_line next_lines reapable reject
-        release settle
+        release restored settle
     """,
 }
 """Statements that a role is not for and can run all the same, because it reads or writes the same columns."""

@@ -1,0 +1,201 @@
+"""What handlers report while they run leaves the replica before their outcomes, and answers come back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from organism_flows.blocks.queue.wire import Outcomes
+from organism_flows.blocks.task_report import Acknowledgement, Checkpoint, Progress, TaskReport
+from organism_flows.serve_apps.organism.manager import OrganismManager
+from tests.serve_apps.organism import reporting
+from tests.serve_apps.organism.helpers import Result, batch, cancel_claims, organ, organism, run
+from tests.serve_apps.organism.test_remote import Elsewhere
+from tests.support.stack import until
+
+pytestmark = pytest.mark.anyio
+HANDLERS = "tests.serve_apps.organism.reporting"
+
+
+@pytest.fixture(autouse=True)
+def clean() -> Iterator[None]:
+    reporting.GO.clear()
+    reporting.CAUGHT.clear()
+    yield
+    reporting.GO.set()
+
+
+def runs(handler: str, **more: Any) -> OrganismManager:
+    return organism(organ("r", f"{HANDLERS}:{handler}", **more))
+
+
+def restored(wire: dict[str, Any], *checkpoints: Checkpoint | None) -> dict[str, Any]:
+    return {**wire, "checkpoints": list(checkpoints)}
+
+
+class Reader:
+    """Reads a call as a lane does: reports come before outcomes, and those that wait get an answer."""
+
+    def __init__(self, manager: OrganismManager, *, problem: str | None = None, stale: bool = False) -> None:
+        self.manager = manager
+        self.problem = problem
+        self.stale = stale
+        self.result = Result()
+        self.reports: dict[int, TaskReport] = {}
+        self.messages = 0
+        self.first = asyncio.Event()
+
+    async def read(self, wire: dict[str, Any]) -> Result:
+        async for message in self.manager.handle_tasks(wire):
+            outcomes = Outcomes.from_wire(message)
+            answers = {}
+            self.messages += bool(outcomes.reports)
+            for report in outcomes.reports:
+                assert report.position not in self.result.causes, "reported after its end"
+                self.reports[report.position] = report.after(self.reports.get(report.position))
+                if report.awaited:
+                    answers[wire["claims"][report.position]] = Acknowledgement(
+                        report.step, self.problem, self.stale
+                    )
+                self.first.set()
+            self.result.add(message)
+            self.manager.acknowledge(answers)
+        return self.result
+
+
+@pytest.mark.parametrize("processes", [False, True])
+@pytest.mark.parametrize("handler", ["plain", "coroutine", "waiting"])
+async def test_every_form_of_handler_saves_and_resumes(handler: str, processes: bool) -> None:
+    manager = runs(handler, processes=processes)
+    reader = Reader(manager)
+    wire = batch(("r", {"units": 5}))
+    assert (await reader.read(wire)).results == {0: {"began": 0}}
+    assert reader.reports[0][:3] == (0, 5, "5")
+    reader = Reader(manager)
+    again = restored(batch(("r", {"units": 7})), Checkpoint(5, "5"))
+    assert (await reader.read(again)).results == {0: {"began": 5}}
+    assert reader.reports[0][:3] == (0, 7, "7")
+
+
+@pytest.mark.parametrize("processes", [False, True])
+async def test_each_task_of_a_handler_batch_has_a_context(processes: bool) -> None:
+    manager = runs("batched", batch=True, max_batch_size=3, processes=processes)
+    reader = Reader(manager)
+    wire = batch(*(("r", {"name": f"n{n}"}) for n in range(3)))
+    result = await reader.read(restored(wire, None, Checkpoint(4, '{"a": 1}'), None))
+    assert result.results == {0: None, 1: {"a": 1}, 2: None}
+    assert {position: report.state for position, report in reader.reports.items()} == {
+        n: f'{{"of":"n{n}"}}' for n in range(3)
+    }
+
+
+@pytest.mark.parametrize("processes", [False, True])
+async def test_what_cannot_be_saved_is_an_error_in_the_handler_and_the_task_goes_on(processes: bool) -> None:
+    reader = Reader(runs("wrong", processes=processes))
+    result = await reader.read(batch(("r", {})))
+    said = result.results[0]
+    for text, words in zip(said, ("NaN", "NUL", "set", "300,002 bytes", "None"), strict=True):
+        assert text.startswith("state"), text
+        assert words.lower() in text.lower()
+    assert reader.reports[0].state == '"good"'
+
+
+@pytest.mark.parametrize("processes", [False, True])
+async def test_progress_never_raises(processes: bool) -> None:
+    reader = Reader(runs("progressing", processes=processes))
+    await reader.read(batch(("r", {})))
+    assert reader.reports[0].progress == Progress(1.0, "last")
+
+
+async def test_many_checkpoints_share_few_messages() -> None:
+    reader = Reader(runs("plain"))
+    await reader.read(batch(("r", {"units": 2000})))
+    assert reader.reports[0].step == 2000
+    assert reader.messages < 200
+
+
+async def test_what_a_failing_handler_has_saved_comes_before_its_failure() -> None:
+    reader = Reader(runs("fails"))
+    result = await reader.read(batch(("r", {})))
+    assert result.causes == {0: "failed"}
+    assert reader.reports[0].state == '"before it fails"'
+
+
+async def test_a_state_that_stays_the_same_is_no_step() -> None:
+    reader = Reader(runs("idle"))
+    await reader.read(batch(("r", {})))
+    assert reader.reports[0].step == 1
+    reader = Reader(runs("idle"))
+    await reader.read(restored(batch(("r", {})), Checkpoint(1, '"first"')))
+    assert reader.reports[0].step == 1, "it is where it began"
+
+
+async def test_an_attempt_that_ignores_what_is_restored_begins_at_the_first_step() -> None:
+    reader = Reader(runs("fails"))
+    await reader.read(restored(batch(("r", {})), Checkpoint(9, '"far"')))
+    assert reader.reports[0].step == 1
+
+
+@pytest.mark.parametrize("processes", [False, True])
+async def test_a_checkpoint_of_a_lost_claim_raises_stale_claim(processes: bool) -> None:
+    reader = Reader(runs("waiting", processes=processes), problem="it went to another", stale=True)
+    result = await reader.read(batch(("r", {"units": 3})))
+    assert result.causes == {0: "failed"}
+    assert "StaleClaim: it went to another" in str(result.errors[0])
+
+
+async def test_a_checkpoint_that_the_database_refuses_is_an_error_of_the_handler() -> None:
+    reader = Reader(runs("coroutine"), problem="Postgres cannot store the state: no")
+    result = await reader.read(batch(("r", {"units": 3})))
+    assert "OSError: Postgres cannot store the state: no" in str(result.errors[0])
+
+
+async def test_nothing_is_saved_after_the_end() -> None:
+    manager = runs("stuck")
+    reader = Reader(manager)
+    reading = asyncio.create_task(reader.read(batch(("r", {}))))
+    await reader.first.wait()
+    assert cancel_claims(manager, 100) == [100]
+    assert (await reading).causes == {0: "cancelled"}
+    reporting.GO.set()
+    await until(lambda: reporting.CAUGHT)
+    assert "claim 100 has ended" in reporting.CAUGHT[0]
+    assert reader.reports[0].state == '"before"'
+
+
+async def test_a_plain_function_that_waits_is_let_go_when_its_task_is_cancelled() -> None:
+    manager = runs("waiting")
+    messages = manager.handle_tasks(batch(("r", {"units": 1})))
+    async for message in messages:
+        outcomes = Outcomes.from_wire(message)
+        if any(report.awaited for report in outcomes.reports):
+            cancel_claims(manager, 100)
+    await until(lambda: manager.status()["organs"]["r"]["abandoned"] == 0)
+
+
+async def test_a_task_past_the_queue_waits_for_nothing() -> None:
+    outcome = await runs("coroutine").handle_incoming_task({"type": "r", "params": {"units": 3}})
+    assert outcome["result"] == {"began": 0}
+
+
+async def test_reports_of_an_organ_apart_come_through_and_answers_go_there() -> None:
+    config = {
+        "organs": [organ("r", f"{HANDLERS}:waiting", deployment={})],
+        "default_timeout_s": 60,
+    }
+    elsewhere = Elsewhere(config, "r")
+    manager = OrganismManager(config, connect=lambda _: elsewhere)
+    reader = Reader(manager)
+    wire = restored(batch(("echo", {}), ("r", {"units": 4})), None, Checkpoint(2, "2"))
+    result = await reader.read(wire)
+    assert result.results[1] == {"began": 2}
+    assert reader.reports[1][:3] == (1, 4, "4")
+
+
+async def test_a_handler_that_reports_nothing_sends_no_report() -> None:
+    manager = organism()
+    result = await run(manager, batch(("echo", {}), ("echo", {})))
+    assert set(result.causes.values()) == {"completed"}
