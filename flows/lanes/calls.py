@@ -50,6 +50,8 @@ class OpenCall:
     """Positions of the tasks whose outcome is still to come."""
     begun: set[int] = field(default_factory=set)
     """Positions of the tasks that a handler is known to have begun."""
+    refused: dict[int, str] = field(default_factory=dict)
+    """Why the newest state of a task was not stored, by position."""
     accepted: float = float("inf")
     """When a replica first answered, by `time.monotonic`. Until then the call waits for a replica, and its
     tasks do not show how much room there is."""
@@ -243,14 +245,18 @@ class Calls:
         answers: dict[int, Acknowledgement] = {}
         for report in reports:
             claim = batch.claims[report.position]
-            if claim in recorded.further:
+            if problem := recorded.refused.get(claim):
+                call.refused[report.position] = f"Postgres cannot store the state: {problem}"
+            elif report.state is not None:
+                call.refused.pop(report.position, None)
+            if claim in recorded.further and report.position not in call.refused:
                 if recorded.further[claim]:
                     # As in the table: what befell earlier attempts no longer counts.
                     batch.suspicions[report.position] = min(batch.suspicions[report.position], 1)
                 if report.awaited:
                     answers[claim] = Acknowledgement(report.step)
-            elif problem := recorded.refused.get(claim):
-                answers[claim] = Acknowledgement(report.step, f"Postgres cannot store the state: {problem}")
+            elif report.position in call.refused:
+                answers[claim] = Acknowledgement(report.step, call.refused[report.position])
             else:
                 text = f"claim {claim} is no longer the newest of task {batch.ids[report.position]}"
                 answers[claim] = Acknowledgement(report.step, text, stale=True)

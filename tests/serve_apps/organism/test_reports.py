@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -199,3 +200,64 @@ async def test_a_handler_that_reports_nothing_sends_no_report() -> None:
     manager = organism()
     result = await run(manager, batch(("echo", {}), ("echo", {})))
     assert set(result.causes.values()) == {"completed"}
+
+
+def planning() -> OrganismManager:
+    return organism(
+        organ("planner", "plan"),
+        organ("r", f"{HANDLERS}:coroutine"),
+        organ("fails", f"{HANDLERS}:fails"),
+        organ("seen", "double"),
+        escalation={"drift_score": 1.0, "planner": "planner"},
+    )
+
+
+def escalated(*steps: dict[str, Any], parallel: bool = False) -> dict[str, Any]:
+    wire = batch(("r", {"plan": {"steps": list(steps), "parallel": parallel}}))
+    return {**wire, "drift_scores": [1.0]}
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+async def test_an_escalated_task_continues_with_the_step_that_had_saved_something(parallel: bool) -> None:
+    steps = [
+        {"organ": "seen", "params": {"n": 4}},
+        {"organ": "r", "params": {"units": 3}},
+        {"organ": "fails", "params": {}},
+    ]
+    manager = planning()
+    reader = Reader(manager)
+    first = await reader.read(escalated(*steps, parallel=parallel))
+    assert first.causes == {0: "failed"}
+    saved = reader.reports[0]
+    assert saved.state is not None
+    again = restored(escalated(*steps, parallel=parallel), Checkpoint(saved.step, saved.state))
+    reader = Reader(manager)
+    await reader.read(again)
+    organs = manager.status()["organs"]
+    assert organs["planner"]["completed"] == 1, "the plan was kept"
+    assert organs["seen"]["completed"] == 1, "so was the result of a step"
+    assert organs["r"]["completed"] == 1
+    assert organs["fails"]["failed"] == 2
+    assert reader.reports[0].step == saved.step, "it got no further"
+
+
+async def test_a_step_gets_what_it_has_saved_and_waits_for_what_it_saves() -> None:
+    manager = planning()
+    reader = Reader(manager)
+    plan = {"steps": [{"organ": "r", "params": {"units": 5}}]}
+    state = {
+        "ended": {"0": {"organ": "planner", "type": "r", "result": plan, "elapsed_ms": 1.0}},
+        "states": {"1": 2},
+        "counts": {"1": 2},
+    }
+    wire = restored(escalated({"organ": "seen", "params": {"n": 1}}), Checkpoint(3, json.dumps(state)))
+    result = await reader.read(wire)
+    assert result.results[0]["steps"][0]["result"] == {"began": 2}
+    assert reader.reports[0].step == 7, "the planner, five units, and the end of the step"
+
+
+async def test_a_plan_whose_results_are_too_large_to_save_is_a_problem_of_the_step_that_waits() -> None:
+    manager = planning()
+    wire = escalated({"type": "echo", "params": {"x": "y" * 300_000}}, {"organ": "r", "params": {"units": 1}})
+    result = await Reader(manager).read(wire)
+    assert "the plan with the results of its steps is 600," in str(result.errors[0])
