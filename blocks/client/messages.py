@@ -103,10 +103,13 @@ class TaskStatus(BaseModel):
     attempts: int
     cancel_requested: bool
     lane: str | None = Field(description="Lane that holds it.")
+    fraction: float | None = Field(description="Done share, from 0 to 1, as its handler reports it.")
+    note: str | None = Field(description="Progress in words.")
 
     @classmethod
     def of(cls, task: TaskRow | TaskState) -> TaskStatus:
         """Return the status of ``task``."""
+        progress = task.progress if isinstance(task, TaskRow) else task
         return cls(
             id=task.id,
             status=task.status,
@@ -114,6 +117,8 @@ class TaskStatus(BaseModel):
             attempts=task.attempts,
             cancel_requested=task.cancel_requested,
             lane=task.locked_by if isinstance(task, TaskRow) else task.lane,
+            fraction=progress.fraction if progress else None,
+            note=progress.note if progress else None,
         )
 
 

@@ -254,6 +254,21 @@ class Attempt(BaseModel):
     ended_at: Moment
 
 
+class TaskProgress(BaseModel):
+    """What the handler of a task has reported while it ran, in its newest attempt that reported something."""
+
+    fraction: float | None
+    """Done share, from 0 to 1. `None` means unknown."""
+    note: str | None
+    """Progress in words."""
+    step: int
+    """How many different states led to its newest checkpoint. 0 means that it has none."""
+    saved_at: Moment | None
+    """When that was saved."""
+    reported_at: Moment
+    """When something was last reported."""
+
+
 IF_NULL: dict[str, Any] = {
     "type": "",
     "params": {},
@@ -321,6 +336,8 @@ class TaskRow(Row):
     updated_at: datetime
     finished_at: datetime | None
     history: list[Attempt] = []
+    progress: TaskProgress | None = None
+    """`None` means that no handler has reported any."""
 
 
 class TaskSummary(Row):
@@ -345,6 +362,10 @@ class TaskState:
     attempts: int
     cancel_requested: bool
     lane: str | None
+    fraction: float | None = None
+    """Done share, as its handler has reported it."""
+    note: str | None = None
+    """Progress in words."""
 
 
 @dataclass(frozen=True, slots=True)

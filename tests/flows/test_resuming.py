@@ -14,13 +14,18 @@ from organism_flows.blocks.queue import NewTask, Outcomes, Queue
 from organism_flows.flows.lanes import lease
 from organism_flows.flows.lanes.lane import Lane
 from tests.flows import units
-from tests.flows.running_lanes import TIMEOUT, nothing_left_behind
+from tests.flows.running_lanes import nothing_left_behind
 from tests.support.local_organism import LocalOrganism
 from tests.support.sql import edit_statements
 
 pytestmark = pytest.mark.anyio
+TIMEOUT = 240
+"""Seconds after which something hangs."""
 CONFIG = {
-    "organs": [{"id": "w", "task_types": ["w"], "handler": "tests.flows.units:work", "suspects": "replica"}],
+    "organs": [
+        {"id": "w", "task_types": ["w"], "handler": "tests.flows.units:work", "suspects": "replica"},
+        {"id": "once", "task_types": ["once"], "handler": "tests.flows.units:once"},
+    ],
     "default_timeout_s": 120,
 }
 
@@ -112,17 +117,17 @@ async def test_many_tasks_under_random_deaths_repeat_only_what_was_in_flight(que
 
     def sometimes(unit: int) -> None:
         seen[0] += 1
-        if seen[0] % 150 == 0:
-            in_flight[0] += 40
+        if seen[0] % 17 == 0:
+            in_flight[0] += 12
             organism.kill()
 
     units.after_unit = sometimes
-    ids = await run(queue, organism, tasks=40, units=20)
-    assert organism.deaths >= 5
-    again = sum(units.DONE.values()) - 40 * 20
+    ids = await run(queue, organism, tasks=12, units=8)
+    assert organism.deaths >= 3
+    again = sum(units.DONE.values()) - 12 * 8
     assert again <= in_flight[0], "each death may repeat the unit in hand of each task, and no more"
-    assert set(units.DONE) == {(task_id, unit) for task_id in ids for unit in range(20)}
-    assert (await queue.reader.counts())["completed"] == 40
+    assert set(units.DONE) == {(task_id, unit) for task_id in ids for unit in range(8)}
+    assert (await queue.reader.counts())["completed"] == 12
 
 
 async def test_the_check_sees_a_queue_that_gives_no_checkpoint_back(
@@ -134,3 +139,12 @@ async def test_the_check_sees_a_queue_that_gives_no_checkpoint_back(
     [task_id] = await run(queue, organism)
     assert units.RESUMED == [0, 0]
     assert units.DONE[task_id, 0] == 2
+
+
+async def test_what_a_handler_saves_just_before_it_fails_is_there_for_the_next_attempt(queue: Queue) -> None:
+    [task_id] = await queue.submit([NewTask(type="once")])
+    await asyncio.wait_for(Lane(queue, LocalOrganism(CONFIG), until_empty=True).run(), TIMEOUT)
+    task = await queue.get(str(task_id))
+    assert (task.status, task.attempts, task.result) == ("completed", 2, "first")
+    assert task.progress is not None
+    assert (task.progress.fraction, task.progress.note) == (0.5, "first")

@@ -37,3 +37,12 @@ async def work(params: dict[str, Any], context: Context) -> Any:
         after_checkpoint(unit)
         await asyncio.sleep(0)
     return begin
+
+
+def once(params: dict[str, Any], context: Context) -> Any:
+    """Saves something and fails at once, the first time."""
+    if context.restored is None:
+        context.progress(0.5, "first")
+        context.checkpoint("first")
+        raise ValueError("boom")
+    return context.restored

@@ -41,11 +41,14 @@ class LocalOrganism:
             while True:
                 following = asyncio.ensure_future(anext(messages))
                 dying = asyncio.ensure_future(death.wait())
-                await asyncio.wait({following, dying}, return_when=asyncio.FIRST_COMPLETED)
-                dying.cancel()
+                try:
+                    await asyncio.wait({following, dying}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    dying.cancel()
+                    if death.is_set() or not following.done():
+                        following.cancel()
+                        await asyncio.wait({following})
                 if death.is_set():
-                    following.cancel()
-                    await asyncio.wait({following})
                     raise ReplicaLost("the replica died")
                 try:
                     outcomes = Outcomes.from_wire(following.result())

@@ -124,6 +124,8 @@ class Reader:
                 row["attempts"] or 0,
                 row["cancel_requested"],
                 row["lane"],
+                row["fraction"],
+                row["note"],
             )
             for row in rows
         }
@@ -241,6 +243,7 @@ async def _get(session: Session, task_id: str) -> TaskRow:
             "params": _decode(rows[0]["params"]),
             "result": _decode(rows[0]["result"]),
             "history": _decode(rows[0]["attempts_made"]) or [],
+            "progress": dict(rows[0]) if rows[0]["reported_at"] else None,
         }
     )
 

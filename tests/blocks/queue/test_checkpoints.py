@@ -140,3 +140,17 @@ async def test_a_task_that_is_retried_by_hand_continues(queue: Queue) -> None:
     await queue.claims.settle("lane", batch, outcomes_of(batch, "rejected", error="wrong"))
     await queue.operator.retry([UUID(batch.ids[0])])
     assert (await again(queue)).checkpoints == [Checkpoint(3, "3")]
+
+
+async def test_progress_is_kept_with_the_task(queue: Queue) -> None:
+    batch = await run(queue)
+    [task_id] = batch.ids
+    assert (await queue.get(task_id)).progress is None
+    await queue.reports.record(batch, [TaskReport(0, 3, "3", Progress(0.25, "a quarter"))])
+    progress = (await queue.get(task_id)).progress
+    assert progress is not None
+    assert (progress.fraction, progress.note, progress.step) == (0.25, "a quarter", 3)
+    state = (await queue.reader.states([UUID(task_id)]))[UUID(task_id)]
+    assert (state.fraction, state.note) == (0.25, "a quarter")
+    await queue.claims.settle("lane", batch, outcomes_of(batch, "completed", result="1"))
+    assert (await queue.get(task_id)).progress == progress

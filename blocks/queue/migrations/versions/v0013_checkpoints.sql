@@ -9,7 +9,7 @@ CREATE TABLE IF NOT EXISTS task_checkpoints (
     furthest bigint NOT NULL DEFAULT 0,
     state jsonb,
     saved_at timestamptz,
-    fraction double precision,
+    fraction double precision CHECK (fraction BETWEEN 0 AND 1),
     note text,
     reported_at timestamptz NOT NULL DEFAULT queue_now()
 ) WITH (fillfactor = 50)
