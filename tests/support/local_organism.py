@@ -21,7 +21,7 @@ class LocalOrganism:
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
-        self._config = config
+        self.config = config
         self.manager = OrganismManager(config)
         self._death = asyncio.Event()
         self.loses: Callable[[Outcomes], bool] = lambda _: False
@@ -33,7 +33,7 @@ class LocalOrganism:
         self.deaths += 1
         self._death.set()
         self._death = asyncio.Event()
-        self.manager = OrganismManager(self._config)
+        self.manager = OrganismManager(self.config)
 
     async def call(self, batch: Batch) -> AsyncGenerator[Outcomes, None]:
         death = self._death
