@@ -12,7 +12,7 @@
   - `GatewayError`, `GatewayUnavailable`, `TaskEnded`: raised by the clients of the gateway
   - `StackError`, `RunStopped`: raised by the commands
 
-- `PermanentError`, which handlers raise, and `StaleClaim`, which they may catch. These are no
+- `PermanentError`, which handlers raise, and `StaleClaim` and `MustLeave`, which they may catch. These are no
   `OrganismError`: their text is stored as it is.
 
 `deployments.cli.exit_codes` has the exit code that each leads to.
@@ -189,4 +189,13 @@ class StaleClaim(Exception):
 
     It was cancelled, it timed out, its lease was lost, or a newer attempt has begun. A handler may catch this
     to clean up. What it returns afterwards is thrown away.
+    """
+
+
+class MustLeave(Exception):
+    """The replica is taken down: the handler must end, and its task continues on another one.
+
+    The wait for a checkpoint raises it. A handler that lets it pass hands its task back with the attempt not
+    charged, and the next attempt gets the newest checkpoint. A handler may raise it as well, once
+    ``context.must_leave`` is true.
     """

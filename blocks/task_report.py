@@ -53,11 +53,13 @@ class TaskReport(NamedTuple):
 
 
 class Acknowledgement(NamedTuple):
-    """The answer to a report that is awaited."""
+    """What a running handler gets to know: the answer to a report that is awaited, or that it must leave."""
 
-    step: int
+    step: int = 0
     """Checkpoints up to this step are durable, unless there is a problem."""
     problem: str | None = None
     """Why what was reported is not durable."""
     stale: bool = False
     """True if the problem is that the claim is no longer the newest of its task."""
+    leave_within_s: float | None = None
+    """Seconds after which the handler is stopped, because its replica is taken down. `None`: it may stay."""

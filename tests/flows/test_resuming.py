@@ -148,3 +148,15 @@ async def test_what_a_handler_saves_just_before_it_fails_is_there_for_the_next_a
     assert (task.status, task.attempts, task.result) == ("completed", 2, "first")
     assert task.progress is not None
     assert (task.progress.fraction, task.progress.note) == (0.5, "first")
+
+
+async def test_a_replica_that_is_taken_down_repeats_nothing_and_charges_nobody(queue: Queue) -> None:
+    organism = LocalOrganism(CONFIG)
+    units.after_unit = once(lambda unit: unit == 2, organism.replace)
+    ids = await run(queue, organism, tasks=6)
+    assert len(units.RESUMED) > 6, "some had to leave"
+    assert set(units.DONE.values()) == {1}
+    for task_id in ids:
+        task = await queue.get(task_id)
+        assert (task.status, task.attempts, task.suspicion) == ("completed", 1, 0)
+        assert {attempt.cause for attempt in task.history} <= {"interrupted"}

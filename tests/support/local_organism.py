@@ -35,6 +35,11 @@ class LocalOrganism:
         self._death = asyncio.Event()
         self.manager = OrganismManager(self.config)
 
+    def replace(self) -> None:
+        """Take the replica down in good order: another one takes its place at once."""
+        old, self.manager = self.manager, OrganismManager(self.config)
+        old.drain()
+
     async def call(self, batch: Batch) -> AsyncGenerator[Outcomes, None]:
         death = self._death
         async with aclosing(self.manager.handle_tasks(batch.to_wire())) as messages:

@@ -127,7 +127,11 @@ class SavedSteps:
             self._awaited[number] = (self._step(), report.step)
 
     def acknowledge(self, answer: Acknowledgement) -> None:
-        """Pass an answer on to the steps that wait for it."""
+        """Pass an answer on to the steps that wait for it, and the request to leave on to all of them."""
+        if answer.leave_within_s is not None:
+            for organ, step in list(self._steps.values()):
+                organ.ask_to_leave([step], answer.leave_within_s)
+            return
         for number, (of_task, of_step) in list(self._awaited.items()):
             if answer.problem is not None or of_task <= answer.step:
                 del self._awaited[number]

@@ -101,6 +101,16 @@ class JobRunner(ABC):
         if job.context is not None:
             job.context.acknowledge(answer)
 
+    def ask_to_leave(self, jobs: Iterable[Job], within_s: float) -> None:
+        """Let the handlers of ``jobs`` know that they are stopped after so many seconds.
+
+        You may call it repeatedly: each is notified once.
+        """
+        for job in jobs:
+            if job.running and job.leave_by is None:
+                job.leave_by = time.monotonic() + within_s
+                self.acknowledge(job, Acknowledgement(leave_within_s=within_s))
+
     def drop(self, jobs: Iterable[Job]) -> list[asyncio.Task[None]]:
         """Forget ``jobs``: those that wait never start, those that run are cancelled.
 

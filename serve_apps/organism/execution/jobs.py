@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from organism_flows.blocks.json_text import from_json
+from organism_flows.blocks.task_report import Acknowledgement
 from organism_flows.serve_apps.organism.execution.outcome_stream import BatchCall
 from organism_flows.serve_apps.organism.execution.thread_pool import ThreadCall
 from organism_flows.serve_apps.organism.handler_api.context import Context
@@ -35,6 +36,8 @@ class Job:
     """True if its outcome is reported or no longer awaited."""
     context: Context | None = None
     """Passed to a handler that wants one."""
+    leave_by: float | None = None
+    """When its handler is stopped, by `time.monotonic`. `None` means that it has not been asked to leave."""
 
     @property
     def claim(self) -> int:
@@ -121,6 +124,9 @@ class Invocation:
             lambda report: call.report_running(report._replace(position=position)),
             call.batch.checkpoints[position],
         )
+        if job.leave_by is not None:  # asked before there was a context
+            within_s = max(job.leave_by - time.monotonic(), 0.0)
+            job.context.acknowledge(Acknowledgement(leave_within_s=within_s))
         return job.context
 
     def open_jobs(self) -> list[Job]:

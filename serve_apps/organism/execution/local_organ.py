@@ -98,7 +98,9 @@ class LocalOrgan(JobRunner):
             self._start(jobs)
 
     def acknowledge(self, job: Job, answer: Acknowledgement) -> None:
-        """Let the handler of ``job`` know what became of its reports."""
+        """Let the handler of ``job`` know what became of its reports, or that it must leave."""
+        if answer.leave_within_s is not None and job.leave_by is None:
+            job.leave_by = time.monotonic() + answer.leave_within_s
         self._caller.acknowledge(job, answer)
 
     def _can_recall(self, job: Job, *, leaving: bool) -> bool:
@@ -297,6 +299,9 @@ class LocalOrgan(JobRunner):
         run.reported = True
         if results:
             for job, result in zip(run.jobs, results, strict=True):
+                if result.cause == "interrupted" and job.leave_by is None:
+                    # It would come back at once, again and again.
+                    result = HandlerResult("failed", error=f"raised without need: {result.error}")
                 self._report(job, result)
         else:
             self._isolate(run, "raised")

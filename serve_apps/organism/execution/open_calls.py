@@ -195,6 +195,7 @@ class OpenCalls:
             for organ, jobs in list(work.items()):
                 organ.recall(jobs, leaving=True)
                 limit_s = organ.drain_s if self._drain_limit_s is None else self._drain_limit_s
+                organ.ask_to_leave(jobs, max(limit_s - waited_s, 0.0))
                 if waited_s >= limit_s:
                     organ.stop([job for job in jobs if not job.reported], TAKEN_DOWN)
 

@@ -146,7 +146,9 @@ class RemoteOrgan(CoroutineRunner):
         """Pass the answer on; answers that come together share a message."""
         if not self._answers:
             self._answering = asyncio.create_task(self._send_answers())
-        self._answers[job.claim] = answer
+        earlier = self._answers.get(job.claim)
+        if earlier is None or earlier.leave_within_s is None:
+            self._answers[job.claim] = answer
 
     async def _send_answers(self) -> None:
         answers, self._answers = self._answers, {}

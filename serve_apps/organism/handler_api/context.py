@@ -6,10 +6,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Generator, MutableMapping
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from typing import Any
 
-from organism_flows.blocks.errors import StaleClaim
+from organism_flows.blocks.errors import MustLeave, StaleClaim
 from organism_flows.blocks.json_text import NotJson, from_json, to_json
 from organism_flows.blocks.task_report import Acknowledgement, Checkpoint, Progress, TaskReport
 
@@ -48,6 +49,8 @@ class Saving:
 
         Raises:
             StaleClaim: It is not, because the task is no longer this attempt's.
+            MustLeave: The replica is taken down. Let it pass: the state is saved, and the next attempt
+                continues with it elsewhere.
             OSError: It is not, because the database refused it.
         """
         import asyncio  # worker processes of plain functions start faster without it
@@ -57,6 +60,54 @@ class Saving:
     def wait(self) -> None:
         """Wait until the checkpoint is durable, in a plain function. Raise what ``await`` raises."""
         self._context.awaited(self._step).result()
+
+
+class Leaving:
+    """Whether a handler must leave, and until when. It is true once it must. It is safe in any thread."""
+
+    __slots__ = ("_called", "_event", "deadline")
+
+    def __init__(self) -> None:
+        self.deadline: float | None = None
+        """When the handler is stopped, by `time.monotonic`. `None` means that it may stay."""
+        self._event = threading.Event()
+        self._called: list[Future[None]] = []
+
+    def __bool__(self) -> bool:
+        return self._event.is_set()
+
+    def __await__(self) -> Generator[Any, None, None]:
+        """Wait until the handler must leave, in an ``async def``."""
+        import asyncio
+
+        future: Future[None] = Future()
+        future.set_running_or_notify_cancel()
+        self._called.append(future)
+        if self:
+            self._call()
+        return asyncio.wrap_future(future).__await__()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the handler must leave, in a plain function.
+
+        Args:
+            timeout: Longest wait, in seconds.
+
+        Returns:
+            True if it must.
+        """
+        return self._event.wait(timeout)
+
+    def begin(self, within_s: float) -> None:
+        """Say that the handler must leave within so many seconds."""
+        self.deadline = time.monotonic() + within_s
+        self._event.set()
+        self._call()
+
+    def _call(self) -> None:
+        while self._called:
+            with suppress(IndexError, InvalidStateError):
+                self._called.pop().set_result(None)
 
 
 class Context:
@@ -77,6 +128,7 @@ class Context:
         "_durable",
         "_ended",
         "_last",
+        "_leaving",
         "_lock",
         "_report",
         "_step",
@@ -113,6 +165,7 @@ class Context:
         """JSON text of the newest state of this attempt."""
         self._lock = threading.Lock()
         self._ended = False
+        self._leaving = Leaving()
         self._durable = 0
         """Checkpoints up to this step are known to be durable."""
         self._waiting: list[tuple[int, Future[None]]] = []
@@ -131,6 +184,16 @@ class Context:
         check this.
         """
         return self._cancelled()
+
+    @property
+    def must_leave(self) -> Leaving:
+        """Return whether the handler must leave, because its replica is taken down.
+
+        It is true from then on, and can be awaited. Until its ``deadline`` the handler may go on; then it is
+        stopped. Save a checkpoint and raise `MustLeave`: the task continues on another replica, and the
+        attempt is not charged.
+        """
+        return self._leaving
 
     @property
     def logger(self) -> TaskLogger:
@@ -204,6 +267,8 @@ class Context:
         future.set_running_or_notify_cancel()
         with self._lock:
             self._refuse_if_ended()
+            if self._leaving:
+                raise self._must_leave()
             # A task that comes past the queue has no row: there is nothing to wait for.
             if step <= self._durable or not self.claim:
                 future.set_result(None)
@@ -213,7 +278,10 @@ class Context:
         return future
 
     def acknowledge(self, answer: Acknowledgement) -> None:
-        """Let the handler continue if it waits for this, or raise its problem there."""
+        """Let the handler continue if it waits for this, raise its problem there, or have it leave."""
+        if answer.leave_within_s is not None:
+            self._leave(answer.leave_within_s)
+            return
         with self._lock:
             done = [future for step, future in self._waiting if step <= answer.step or answer.problem]
             self._waiting = [one for one in self._waiting if one[1] not in done]
@@ -241,6 +309,20 @@ class Context:
             waiting, self._waiting = self._waiting, []
         for _, future in waiting:
             future.set_exception(self._stale())
+
+    def _leave(self, within_s: float) -> None:
+        if self._leaving:
+            return
+        self._leaving.begin(within_s)
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+        # A lane's answers do not reach a replica that is taken down. What was reported leaves with the stream
+        # all the same, before the outcome.
+        for _, future in waiting:
+            future.set_exception(self._must_leave())
+
+    def _must_leave(self) -> MustLeave:
+        return MustLeave(f"task {self.task_id}: its replica is taken down; it continues on another")
 
     def _refuse_if_ended(self) -> None:
         if self._ended or self._cancelled():

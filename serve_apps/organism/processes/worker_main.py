@@ -25,7 +25,7 @@ from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.json_text import from_json
 from organism_flows.blocks.task_report import Acknowledgement, Checkpoint, TaskReport
 from organism_flows.serve_apps.organism.config import OrganConfig
-from organism_flows.serve_apps.organism.handler_api.context import Context
+from organism_flows.serve_apps.organism.handler_api.context import Context, Leaving
 from organism_flows.serve_apps.organism.handler_api.handler import Handler
 from organism_flows.serve_apps.organism.handler_api.handler_call import HandlerCall
 from organism_flows.serve_apps.organism.handler_api.loading import load_handler
@@ -156,6 +156,11 @@ class WorkerContext(Context):
     ) -> None:
         super().__init__(task, time.monotonic(), remaining_s, lambda: False, report, checkpoint)
         self._listen = listen
+
+    @property
+    def must_leave(self) -> Leaving:
+        self._listen()
+        return super().must_leave
 
     def awaited(self, step: int) -> Future[None]:
         self._listen()

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from typing import Any
 
-from organism_flows.blocks.errors import StaleClaim
+from organism_flows.blocks.errors import MustLeave, StaleClaim
 from organism_flows.serve_apps.organism.handler_api.context import Context
 
 GO = threading.Event()
@@ -96,3 +96,32 @@ def idle(params: dict[str, Any], context: Context) -> Any:
 async def slow(params: dict[str, Any], context: Context) -> Any:
     context.checkpoint("slow")
     await asyncio.Event().wait()
+
+
+async def leaves(params: dict[str, Any], context: Context) -> Any:
+    """Works until it must leave, and says how far it is."""
+    if context.restored:
+        return context.restored
+    context.progress(note="begun")
+    await context.must_leave
+    assert context.must_leave.deadline is not None
+    context.checkpoint("left in time")
+    raise MustLeave("not finished")
+
+
+def leaves_thread(params: dict[str, Any], context: Context) -> Any:
+    context.progress(note="begun")
+    assert context.must_leave.wait(60)
+    context.checkpoint("left in time")
+    raise MustLeave("not finished")
+
+
+async def unaware(params: dict[str, Any], context: Context) -> Any:
+    """Knows nothing of leaving, and waits for each checkpoint."""
+    for unit in range(1_000_000):
+        await context.checkpoint(unit + 1)
+
+
+def without_need(params: dict[str, Any], context: Context) -> Any:
+    assert not context.must_leave
+    raise MustLeave("I want to")

@@ -261,3 +261,53 @@ async def test_a_plan_whose_results_are_too_large_to_save_is_a_problem_of_the_st
     wire = escalated({"type": "echo", "params": {"x": "y" * 300_000}}, {"organ": "r", "params": {"units": 1}})
     result = await Reader(manager).read(wire)
     assert "the plan with the results of its steps is 600," in str(result.errors[0])
+
+
+@pytest.mark.parametrize("processes", [False, True])
+@pytest.mark.parametrize("handler", ["leaves", "leaves_thread", "unaware"])
+async def test_a_handler_leaves_in_time_and_hands_its_state_on(handler: str, processes: bool) -> None:
+    manager = runs(handler, processes=processes, drain_s=600)
+    reader = Reader(manager)
+    reading = asyncio.create_task(reader.read(batch(("r", {}))))
+    await reader.first.wait()
+    manager.drain()
+    result = await asyncio.wait_for(reading, 60)
+    assert result.causes == {0: "interrupted"}
+    assert reader.reports[0].state is not None, "saved before it was handed back"
+    if handler != "unaware":
+        assert reader.reports[0].state == '"left in time"'
+
+
+async def test_an_organ_apart_is_asked_to_leave_with_the_replica_that_sent_its_tasks() -> None:
+    config = {"organs": [organ("r", f"{HANDLERS}:leaves", deployment={}, drain_s=600)]}
+    elsewhere = Elsewhere(config, "r")
+    manager = OrganismManager(config, connect=lambda _: elsewhere)
+    reader = Reader(manager)
+    reading = asyncio.create_task(reader.read(batch(("r", {}))))
+    await reader.first.wait()
+    manager.drain()
+    result = await asyncio.wait_for(reading, 60)
+    assert result.causes == {0: "interrupted"}
+    assert reader.reports[0].state == '"left in time"'
+
+
+async def test_a_step_of_a_plan_is_asked_to_leave() -> None:
+    manager = organism(
+        organ("planner", "plan"),
+        organ("r", f"{HANDLERS}:leaves", drain_s=600),
+        escalation={"drift_score": 1.0, "planner": "planner"},
+    )
+    reader = Reader(manager)
+    reading = asyncio.create_task(reader.read(escalated({"organ": "r", "params": {}})))
+    await reader.first.wait()
+    manager.drain()
+    result = await asyncio.wait_for(reading, 60)
+    assert result.causes == {0: "interrupted"}
+    assert '"left in time"' in str(reader.reports[0].state)
+
+
+@pytest.mark.parametrize("processes", [False, True])
+async def test_a_handler_that_leaves_without_need_has_failed(processes: bool) -> None:
+    result = await run(runs("without_need", processes=processes), batch(("r", {})))
+    assert result.causes == {0: "failed"}
+    assert "without need: MustLeave: I want to" in str(result.errors[0])
