@@ -13,8 +13,8 @@
   - `GatewayError`, `GatewayUnavailable`, `TaskEnded`: raised by the clients of the gateway
   - `StackError`, `RunStopped`: raised by the commands
 
-- `PermanentError` and `RetryAfter`, which handlers raise. They are no `OrganismError`: their text is stored
-  as it is.
+- `PermanentError`, `RetryAfter` and `MustLeave`, which handlers raise, and `StaleClaim`, which they may
+  catch. They are no `OrganismError`: their text is stored as it is.
 
 `deployments.cli.exit_codes` has the exit code that each leads to.
 """
@@ -218,3 +218,20 @@ class RetryAfter(Exception):
 
 def _retry_after(retry_after: float | str | datetime | timedelta, why: str, closes: str | None) -> RetryAfter:
     return RetryAfter(retry_after, why, closes=closes)
+
+
+class StaleClaim(Exception):
+    """The task is no longer this attempt's: what a handler saves now changes nothing.
+
+    It was cancelled, it timed out, its lease was lost, or a newer attempt has begun. A handler may catch this
+    to clean up. What it returns afterwards is thrown away.
+    """
+
+
+class MustLeave(Exception):
+    """The replica is taken down: the handler must end, and its task continues on another one.
+
+    The wait for a checkpoint raises it. A handler that lets it pass hands its task back with the attempt not
+    charged, and the next attempt gets the newest checkpoint. A handler may raise it as well, once
+    ``context.must_leave`` is true.
+    """

@@ -17,11 +17,12 @@ from organism_flows.blocks.errors import OrganismError, OrganismUnavailable, Rep
 from organism_flows.blocks.organism_reports import HealthReport, StatusReport
 from organism_flows.blocks.process_environment import accept_large_messages
 from organism_flows.blocks.queue.wire import Batch, Outcomes
+from organism_flows.blocks.task_report import Acknowledgement
 
 GRPC_LIMIT_CHARS = 500_000
-"""Largest params of a batch that go straight to the replica by gRPC, in characters. gRPC takes messages of up
-to 4 MB; larger params go through Ray's object store. By gRPC, 1,000 no-ops and their outcomes take the caller
-3.4 ms of processor time instead of 6.2. Errors arrive as Ray's own either way."""
+"""Largest params and checkpoints of a batch that go straight to the replica by gRPC, in characters. gRPC
+takes messages of up to 4 MB; larger ones go through Ray's object store. By gRPC, 1,000 no-ops and their
+outcomes take the caller 3.4 ms of processor time instead of 6.2. Errors arrive as Ray's own either way."""
 accept_large_messages()
 
 CANCEL_PAUSES_S = (0.02, 0.1, 0.5, 0.0)
@@ -63,7 +64,7 @@ class OrganismClient:
         begun = False
         stream = None
         try:
-            large = sum(map(len, batch.params)) > GRPC_LIMIT_CHARS
+            large = _characters(batch) > GRPC_LIMIT_CHARS
             handle = self._handle().options(stream=True, _by_reference=large)
             stream = handle.handle_tasks.remote(batch.to_wire())
             while True:
@@ -152,6 +153,17 @@ class OrganismClient:
             OrganismUnavailable: Not every replica has answered.
         """
         await self._tell_all("recall_tasks", list(claims), leaving)
+
+    async def acknowledge(self, saved: Mapping[int, Acknowledgement]) -> None:
+        """Answer handlers that wait until what they reported is durable, on whichever replicas they run.
+
+        Args:
+            saved: Answers by claim.
+
+        Raises:
+            OrganismUnavailable: Not every replica has answered.
+        """
+        await self._tell_all("acknowledge", dict(saved))
 
     async def limit_drain(self, within_s: float) -> None:
         """Limit how long replicas that are taken down from now on let running tasks go on.
@@ -245,6 +257,11 @@ class OrganismClient:
         if lost:
             return ReplicaLost(what)
         return OrganismUnavailable(what, "see `organism status` and the Serve logs of the application")
+
+
+def _characters(batch: Batch) -> int:
+    """Return the characters of params and checkpoints."""
+    return sum(map(len, batch.params)) + sum(len(one.state) for one in batch.checkpoints if one)
 
 
 def _cancel(response: Any) -> None:

@@ -47,6 +47,7 @@ async def redrive(
     until: datetime | None = None,
     cancelled: bool = False,
     limit: Annotated[int | None, Field(ge=1)] = None,
+    from_start: bool = False,
     dry_run: bool = True,
     queue: str = "default",
 ) -> RedriveSummary:
@@ -60,6 +61,7 @@ async def redrive(
         until: Only tasks that finished then or before. Tasks that finish after the run began are never taken.
         cancelled: Redrive cancelled tasks as well.
         limit: Upper bound on the tasks; those that finished first are taken. Empty: all.
+        from_start: Drop their checkpoints. Else each continues from its newest one.
         dry_run: Only count the tasks and show some of them.
         queue: Name of the Task Queue block.
 
@@ -86,7 +88,9 @@ async def redrive(
                 sample = found.sample[:count]
             else:
                 actor = f"flow run {runtime.flow_run.name} ({runtime.flow_run.id})"
-                done = await open_queue.operator.redrive(wanted, actor=actor, limit=limit)
+                done = await open_queue.operator.redrive(
+                    wanted, actor=actor, limit=limit, from_start=from_start
+                )
                 summary = RedriveSummary(
                     dry_run=False, redriven=done.redriven, kept_out=done.kept_out, audit=done.audit
                 )

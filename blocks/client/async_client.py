@@ -39,15 +39,8 @@ from organism_flows.blocks.client.requests import (
 from organism_flows.blocks.client.sync_client import SyncClient, SyncTaskHandle
 from organism_flows.blocks.errors import GatewayUnavailable
 from organism_flows.blocks.queue.explain import Why
-from organism_flows.blocks.queue.models import (
-    NewTask,
-    Pause,
-    PausedKind,
-    RedriveFilter,
-    TaskFilter,
-    TaskRow,
-    TaskSummary,
-)
+from organism_flows.blocks.queue.models import NewTask, Pause, PausedKind, RedriveFilter, TaskFilter
+from organism_flows.blocks.queue.read_models import TaskRow, TaskSummary
 
 __all__ = [
     "Client",
@@ -241,10 +234,18 @@ class Client:
         return await self._ask(calls.cancel_all(filter, dry_run))
 
     async def redrive_all(
-        self, filter: RedriveFilter, *, limit: int | None = None, dry_run: bool = True
+        self,
+        filter: RedriveFilter,
+        *,
+        limit: int | None = None,
+        from_start: bool = False,
+        dry_run: bool = True,
     ) -> BulkRedriveResult:
-        """Count the dead letters that match, or queue them again."""
-        return await self._ask(calls.redrive_all(filter, limit, dry_run))
+        """Count the dead letters that match, or queue them again.
+
+        Each continues from its newest checkpoint, unless ``from_start`` drops these.
+        """
+        return await self._ask(calls.redrive_all(filter, limit, from_start, dry_run))
 
     async def pause(self, kind: PausedKind, name: str, *, reason: str | None = None) -> list[Pause]:
         """Stop claiming tasks of a type or domain, and return everything that is paused."""

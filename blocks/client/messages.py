@@ -18,10 +18,8 @@ from organism_flows.blocks.queue.models import (
     RedriveFilter,
     Status,
     TaskFilter,
-    TaskRow,
-    TaskState,
-    TaskSummary,
 )
+from organism_flows.blocks.queue.read_models import TaskRow, TaskState, TaskSummary
 
 TASKS_LIMIT = 10_000
 """Most tasks of one submission, and of one wait."""
@@ -103,10 +101,13 @@ class TaskStatus(BaseModel):
     attempts: int
     cancel_requested: bool
     lane: str | None = Field(description="Lane that holds it.")
+    fraction: float | None = Field(description="Done share, from 0 to 1, as its handler reports it.")
+    note: str | None = Field(description="Progress in words.")
 
     @classmethod
     def of(cls, task: TaskRow | TaskState) -> TaskStatus:
         """Return the status of ``task``."""
+        progress = task.progress if isinstance(task, TaskRow) else task
         return cls(
             id=task.id,
             status=task.status,
@@ -114,6 +115,8 @@ class TaskStatus(BaseModel):
             attempts=task.attempts,
             cancel_requested=task.cancel_requested,
             lane=task.locked_by if isinstance(task, TaskRow) else task.lane,
+            fraction=progress.fraction if progress else None,
+            note=progress.note if progress else None,
         )
 
 
@@ -206,6 +209,9 @@ class BulkRedriveRequest(RedriveFilter):
 
     limit: Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE] | None = Field(
         default=None, description="Most tasks, those that finished first. null: all."
+    )
+    from_start: bool = Field(
+        default=False, description="Drop their checkpoints. Else each continues from its newest one."
     )
     dry_run: bool = Field(default=True, description="Only count them, and show some.")
 

@@ -30,7 +30,8 @@ from organism_flows.blocks.client.messages import (
 )
 from organism_flows.blocks.errors import GatewayError, GatewayUnavailable, TaskEnded
 from organism_flows.blocks.queue.explain import Why
-from organism_flows.blocks.queue.models import NewTask, PausedKind, RedriveFilter, TaskFilter, TaskRow
+from organism_flows.blocks.queue.models import NewTask, PausedKind, RedriveFilter, TaskFilter
+from organism_flows.blocks.queue.read_models import TaskRow
 
 WAIT_S = 30.0
 """Longest wait of one request, in seconds; a longer wait takes several."""
@@ -177,8 +178,11 @@ def cancel_all(filter: TaskFilter, dry_run: bool) -> ApiRequest[BulkCancelResult
     return ApiRequest(BulkCancelResult, "POST", f"{TASK_PATH}/cancel", {"json": body})
 
 
-def redrive_all(filter: RedriveFilter, limit: int | None, dry_run: bool) -> ApiRequest[BulkRedriveResult]:
-    body = BulkRedriveRequest(**filter.model_dump(), limit=limit, dry_run=dry_run).model_dump(mode="json")
+def redrive_all(
+    filter: RedriveFilter, limit: int | None, from_start: bool, dry_run: bool
+) -> ApiRequest[BulkRedriveResult]:
+    options = {"limit": limit, "from_start": from_start, "dry_run": dry_run}
+    body = BulkRedriveRequest(**filter.model_dump(), **options).model_dump(mode="json")
     return ApiRequest(BulkRedriveResult, "POST", f"{TASK_PATH}/redrive", {"json": body})
 
 

@@ -11,24 +11,26 @@ from organism_flows.blocks.queue.limit_models import Closure, Limit, LimitUse
 from organism_flows.blocks.queue.models import (
     FINISHED,
     Cancelled,
-    Depth,
     NewTask,
     Outlook,
     Pause,
-    Redrivable,
     RedriveFilter,
     Redriven,
     Retried,
     Settled,
     Status,
     TaskFilter,
+    TypePolicy,
+)
+from organism_flows.blocks.queue.queue import Queue
+from organism_flows.blocks.queue.read_models import (
+    Depth,
+    Redrivable,
     TaskResult,
     TaskRow,
     TaskState,
     TaskSummary,
-    TypePolicy,
 )
-from organism_flows.blocks.queue.queue import Queue
 from organism_flows.blocks.queue.stores.claim_lines import ClaimLines
 from organism_flows.blocks.queue.stores.health import DatabaseState, ReadyTasks
 from organism_flows.blocks.queue.stores.line_shares import ClaimLine

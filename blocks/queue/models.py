@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from math import isfinite
 from typing import Annotated, Any, Literal, Self, TypeAlias
 from uuid import UUID
 
@@ -19,7 +18,6 @@ from pydantic import (
 
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.queue.fields import WHOLE, Moment, TaskParams, TaskType, Text
-from organism_flows.blocks.queue.timestamps import FIRST
 from organism_flows.blocks.validation import first_error
 
 Status: TypeAlias = Literal["created", "queued", "running", "completed", "failed", "cancelled", "retry"]
@@ -152,15 +150,6 @@ class RedriveFilter(BaseModel):
         return ("failed", "cancelled") if self.cancelled else ("failed",)
 
 
-@dataclass(frozen=True, slots=True)
-class Redrivable:
-    """Tasks that a redrive would queue."""
-
-    count: int
-    sample: list[TaskSummary]
-    """The first of them to finish."""
-
-
 @dataclass(slots=True)
 class Redriven:
     """The effect of a redrive."""
@@ -264,136 +253,3 @@ class Outlook:
     def empty(self) -> bool:
         """Return True if no task runs, is due or waits for another attempt. Scheduled tasks do not count."""
         return not (self.running or self.ready or self.backing_off)
-
-
-class Attempt(BaseModel):
-    """One attempt that did not complete its task."""
-
-    claim: int
-    attempt: int
-    lane: str | None
-    cause: str
-    error: str | None
-    started_at: Moment | None
-    ended_at: Moment
-
-
-IF_NULL: dict[str, Any] = {
-    "type": "",
-    "params": {},
-    "drift_score": 0.0,
-    "status": "created",
-    "attempts": 0,
-    "run_after": FIRST,
-    "created_at": FIRST,
-    "updated_at": FIRST,
-}
-"""Values to read where an adopted table of the older system has NULL, or a status of its own."""
-
-
-class Row(BaseModel):
-    """A row of the table of tasks. It can be read whatever it holds."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _readable(cls, row: Any) -> Any:
-        if not isinstance(row, dict):
-            return row
-        if row.get("status") not in (*STATUSES, None):
-            error = f"its status {row['status']!r} is none of the queue's: no lane takes it"
-            row = {**row, "status": IF_NULL["status"], "error": error}
-        # JSON has no NaN and no infinity.
-        for name, value in row.items():
-            if isinstance(value, float) and not isfinite(value):
-                row = {**row, name: None}
-        return row | {name: value for name, value in IF_NULL.items() if name in row and row[name] is None}
-
-
-class TaskRow(Row):
-    """A task with all its columns."""
-
-    id: UUID
-    type: str
-    description: str | None
-    params: Any
-    domain: str | None
-    drift_score: float
-    status: Status
-    attempts: int
-    max_attempts: int
-    """The limit in effect: the task's own, else its type's, else 5."""
-    claim: int
-    priority: int
-    dedup_key: str | None
-    key: str | None
-    timeout_s: float | None
-    cancel_requested: bool
-    timed_out: int
-    lease_lost: int
-    interrupted: int
-    snoozed: int
-    suspicion: int
-    locked_by: str | None
-    locked_at: datetime | None
-    begun_at: datetime | None
-    run_after: Moment
-    expires_at: Moment | None
-    result: Any
-    error: str | None
-    organ_id: str | None
-    path: str | None
-    elapsed_ms: float | None
-    created_at: Moment
-    updated_at: datetime
-    finished_at: datetime | None
-    history: list[Attempt] = []
-
-
-class TaskSummary(Row):
-    """A task in a list."""
-
-    id: UUID
-    type: str
-    status: Status
-    attempts: int
-    domain: str | None
-    created_at: Moment
-    finished_at: datetime | None
-    error: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class TaskState:
-    """The current state of a task."""
-
-    id: UUID
-    status: Status
-    attempts: int
-    cancel_requested: bool
-    lane: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Depth:
-    """Number of tasks of a type and status."""
-
-    type: str
-    status: Status
-    tasks: int
-    oldest_s: float | None
-    """Seconds since the first of them was due, claimed, created or a dead letter. Below 0 means none is due
-    yet. `None` means they completed or were cancelled."""
-
-
-class TaskResult(Row):
-    """A task with its result or error."""
-
-    id: UUID
-    type: str
-    status: Status
-    result: Any
-    error: str | None
-    attempts: int
-    created_at: Moment
-    finished_at: datetime | None
-    elapsed_ms: float | None

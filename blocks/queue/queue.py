@@ -7,7 +7,8 @@ from typing import Self
 from uuid import UUID
 
 from organism_flows.blocks.queue.db.database import Database
-from organism_flows.blocks.queue.models import NewTask, TaskRow
+from organism_flows.blocks.queue.models import NewTask
+from organism_flows.blocks.queue.read_models import TaskRow
 from organism_flows.blocks.queue.stores.board import Board
 from organism_flows.blocks.queue.stores.claims import Claims
 from organism_flows.blocks.queue.stores.health import Health
@@ -16,6 +17,7 @@ from organism_flows.blocks.queue.stores.maintenance import Maintenance
 from organism_flows.blocks.queue.stores.operator import Operator
 from organism_flows.blocks.queue.stores.producer import Producer
 from organism_flows.blocks.queue.stores.reader import Reader
+from organism_flows.blocks.queue.stores.reports import Reports
 
 
 class Queue:
@@ -54,6 +56,8 @@ class Queue:
         """Keeps lanes alive, and takes back the tasks of those that are not."""
         self.claims = Claims(self._database, backoff_base_s=backoff_base_s, backoff_cap_s=backoff_cap_s)
         """Gives tasks to lanes, and takes their outcomes."""
+        self.reports = Reports(self._database)
+        """Keeps what running tasks report."""
         self.reader = Reader(self._database)
         """Reads tasks, lanes and counts."""
         self.operator = Operator(self._database)

@@ -11,7 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias
 
-WIRE_VERSION = 5
+from organism_flows.blocks.task_report import Checkpoint, TaskReport
+
+WIRE_VERSION = 6
 """Version of the messages. It grows when a column changes meaning; a replica refuses a batch of another
 version."""
 
@@ -68,6 +70,8 @@ class Batch:
     """How many replicas have died with this task on them. Above 0 it runs in a process of its own."""
     reclaimed: list[bool] = field(default_factory=list)
     """True if an earlier claim was lost or handed back: a run under it may still go on elsewhere."""
+    checkpoints: list[Checkpoint | None] = field(default_factory=list)
+    """Where earlier attempts got to. `None` means that they saved nothing, or that there were none."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -125,6 +129,8 @@ class Outcomes:
     begun: list[int] = field(default_factory=list, kw_only=True)
     """Index of each task that a handler has begun with since the last report and that has not ended. Only
     tasks that run for some seconds: the others end before they could be reported here."""
+    reports: list[TaskReport] = field(default_factory=list, kw_only=True)
+    """What tasks have reported since the last message. It comes before the outcomes here."""
     timeout_s: float | None = field(default=None, kw_only=True)
     """Longest timeout among the batch's tasks, in seconds, unless ``waiting``. The replica enforces each from
     the moment its handler starts. `None` means no task of the batch has started."""

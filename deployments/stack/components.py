@@ -238,6 +238,7 @@ def applied_mark(stack: StackState) -> Path:
 async def start_watchdog(client: httpx.AsyncClient, stack: StackState) -> None:
     """Create a run of the watchdog if its schedule is on. The schedule's next run may be minutes away.
 
+    Call it when all else is up: to begin a run takes 3 s of processor time, which the organism needs.
     Prefect's own client is not used, because it takes a second to import. If this fails, the schedule starts
     the next run.
     """

@@ -255,7 +255,6 @@ class _Start:
                 steps.append(self._gateway(stack, client))
             await all_of(steps)
             if self.settings.worker and "worker" not in kept:
-                # Last: its run takes 3 s of processor time to begin, which the organism's start needs.
                 await components.start_watchdog(client, stack)
 
     async def _database(self, stack: StackState, kept: set[str]) -> None:

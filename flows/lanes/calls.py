@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +14,7 @@ from organism_flows.blocks.errors import LaneLost, OrganismUnavailable, ReplicaL
 from organism_flows.blocks.queue import Batch, Outcomes
 from organism_flows.blocks.queue.counters import CallMeter
 from organism_flows.blocks.queue.wire import HANDED_BACK, positions_of
+from organism_flows.blocks.task_report import Acknowledgement, TaskReport
 from organism_flows.flows.lanes.organism_protocol import OrganismCalls
 from organism_flows.flows.lanes.replica_messages import ReplicaMessages
 from organism_flows.flows.lanes.settle_batcher import SettleBatcher
@@ -49,6 +50,8 @@ class OpenCall:
     """Positions of the tasks whose outcome is still to come."""
     begun: set[int] = field(default_factory=set)
     """Positions of the tasks that a handler is known to have begun."""
+    refused: dict[int, str] = field(default_factory=dict)
+    """Why the newest state of a task was not stored, by position."""
     accepted: float = float("inf")
     """When a replica first answered, by `time.monotonic`. Until then the call waits for a replica, and its
     tasks do not show how much room there is."""
@@ -220,13 +223,44 @@ class Calls:
             if begun := call.unreported.intersection(outcomes.begun) - call.begun:
                 call.begun |= begun
                 await self._writer.begun(call.batch.take(begun))
+            if outcomes.reports:
+                await self._record(call, outcomes.reports)
             if len(outcomes):
                 await self._write(call, outcomes)
                 last_report = loop.time()
-            elif outcomes.waiting or outcomes.begun or patience_s is None:
+            elif outcomes.waiting or outcomes.begun or outcomes.reports or patience_s is None:
                 last_report = loop.time()
             elif loop.time() - last_report > patience_s:
                 raise ReplicaLost(f"a replica reported nothing for {patience_s:g} s")
+
+    async def _record(self, call: OpenCall, reports: Sequence[TaskReport]) -> None:
+        """Write what running tasks have reported, and answer those that wait for it."""
+        batch = call.batch
+        reports = [report for report in reports if report.position in call.unreported]
+        if begun := {report.position for report in reports} - call.begun:
+            # A claim looks for checkpoints only of tasks that a handler is known to have begun.
+            call.begun |= begun
+            await self._writer.begun(batch.take(begun))
+        recorded = await self._writer.record(batch, reports)
+        answers: dict[int, Acknowledgement] = {}
+        for report in reports:
+            claim = batch.claims[report.position]
+            if problem := recorded.refused.get(claim):
+                call.refused[report.position] = f"Postgres cannot store the state: {problem}"
+            elif report.state is not None:
+                call.refused.pop(report.position, None)
+            if claim in recorded.further and report.position not in call.refused:
+                if recorded.further[claim]:
+                    # As in the table: what befell earlier attempts no longer counts.
+                    batch.suspicions[report.position] = min(batch.suspicions[report.position], 1)
+                if report.awaited:
+                    answers[claim] = Acknowledgement(report.step)
+            elif report.position in call.refused:
+                answers[claim] = Acknowledgement(report.step, call.refused[report.position])
+            else:
+                text = f"claim {claim} is no longer the newest of task {batch.ids[report.position]}"
+                answers[claim] = Acknowledgement(report.step, text, stale=True)
+        self._messages.acknowledge(answers)
 
     async def _write(self, call: OpenCall, outcomes: Outcomes) -> None:
         """Settle the tasks that have ended, and hand back those that the organism gave back."""

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Protocol
 
 from organism_flows.blocks.queue import Batch, Outcomes
+from organism_flows.blocks.task_report import Acknowledgement
 
 
 class OrganismCalls(Protocol):
@@ -39,6 +40,14 @@ class OrganismCalls(Protocol):
         Args:
             claims: Claims of the tasks.
             leaving: Include tasks that wait for a replica of their organ's own deployment.
+
+        Raises:
+            OrganismUnavailable: Not every replica could be asked.
+        """
+        ...
+
+    async def acknowledge(self, saved: Mapping[int, Acknowledgement]) -> None:
+        """Answer handlers that wait until what they reported is durable, by the claims of their tasks.
 
         Raises:
             OrganismUnavailable: Not every replica could be asked.

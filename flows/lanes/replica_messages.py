@@ -8,6 +8,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 from organism_flows.blocks.errors import OrganismError
+from organism_flows.blocks.task_report import Acknowledgement
 from organism_flows.flows.lanes.organism_protocol import OrganismCalls
 
 CLOSE_S = 5.0
@@ -39,6 +40,11 @@ class ReplicaMessages:
         """Ask for those of these tasks that no handler has begun; see `OrganismCalls.recall`."""
         if claims:
             self._send(self._organism.recall(claims, leaving=leaving))
+
+    def acknowledge(self, answers: Mapping[int, Acknowledgement]) -> None:
+        """Let handlers know what became of their reports, by the claims of their tasks."""
+        if answers:
+            self._send(self._organism.acknowledge(answers))
 
     async def close(self) -> None:
         """Wait for the messages that are on their way, at most `CLOSE_S`."""

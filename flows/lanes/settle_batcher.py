@@ -1,23 +1,22 @@
-"""The writes of a lane about its tasks: under its lease, the outcomes of several calls in one statement."""
+"""The writes of a lane about its tasks: under its lease, those of several calls in one statement."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from organism_flows.blocks.queue import Batch, Outcomes, Queue, Settled
+from organism_flows.blocks.queue.stores.reports import Recorded
+from organism_flows.blocks.task_report import TaskReport
 from organism_flows.flows.lanes.lease import Lease
+from organism_flows.flows.lanes.shared_statements import SharedStatements, finished
 from organism_flows.flows.lanes.summary import LaneSummary
 
 STATEMENTS_AT_ONCE = 2
-"""Upper bound on the statements in flight. More of them would only be smaller."""
+"""Upper bound on the statements of one kind in flight. More of them would only be smaller."""
 TASKS_A_STATEMENT = 1000
-
-T = TypeVar("T")
 
 
 class Settlement(NamedTuple):
@@ -25,14 +24,20 @@ class Settlement(NamedTuple):
 
     batch: Batch
     outcomes: Outcomes
-    written: asyncio.Future[None]
+
+
+class ReportsOfCall(NamedTuple):
+    """Reports of one call that wait to be written."""
+
+    batch: Batch
+    reports: Sequence[TaskReport]
 
 
 class SettleBatcher:
     """Writes what becomes of a lane's tasks, and counts it.
 
-    Outcomes that come in while `STATEMENTS_AT_ONCE` statements are in flight share the next one: a statement
-    by itself costs as much as about 20 tasks. A caller that is cancelled stays until its write has ended.
+    Calls share statements: one by itself costs as much as about 20 tasks. A caller that is cancelled stays
+    until its write has ended.
 
     Args:
         queue: An open queue.
@@ -55,8 +60,12 @@ class SettleBatcher:
         self._summary = summary
         self._logger = logger
         self._on_settled = on_settled
-        self._waiting: list[Settlement] = []
-        self._writing: set[asyncio.Task[None]] = set()
+        self._settlements = SharedStatements[Settlement, None](
+            "settle", self._settle, at_once=STATEMENTS_AT_ONCE, size=TASKS_A_STATEMENT
+        )
+        self._reports = SharedStatements[ReportsOfCall, Recorded](
+            "record", self._record, at_once=STATEMENTS_AT_ONCE, size=TASKS_A_STATEMENT
+        )
 
     async def settle(self, batch: Batch, outcomes: Outcomes) -> None:
         """Write the outcomes of some tasks of ``batch``. Return when Postgres has acknowledged them.
@@ -64,13 +73,15 @@ class SettleBatcher:
         Raises:
             LaneLost: The lease is over.
         """
-        settlement = Settlement(batch, outcomes, asyncio.get_running_loop().create_future())
-        self._waiting.append(settlement)
-        if len(self._writing) < STATEMENTS_AT_ONCE:
-            writer = asyncio.create_task(self._write_waiting(), name="settle")
-            self._writing.add(writer)
-            writer.add_done_callback(self._writing.discard)
-        await _finished(settlement.written)
+        await self._settlements.write(Settlement(batch, outcomes), len(outcomes))
+
+    async def record(self, batch: Batch, reports: Sequence[TaskReport]) -> Recorded:
+        """Write what some tasks of ``batch`` have reported. Return when Postgres has acknowledged it.
+
+        Raises:
+            LaneLost: The lease is over.
+        """
+        return await self._reports.write(ReportsOfCall(batch, reports), len(reports))
 
     async def release(self, batch: Batch, cause: str | None, error: str, *, suspicion: int = 0) -> None:
         """Hand back the tasks of ``batch``, with the attempt not charged.
@@ -93,7 +104,7 @@ class SettleBatcher:
                 error=error,
                 suspicion=suspicion,
             )
-            await _finished(self._release(len(batch), release))
+            await finished(self._release(len(batch), release))
 
     async def begun(self, batch: Batch) -> None:
         """Record that handlers have begun with the tasks of ``batch``.
@@ -105,38 +116,29 @@ class SettleBatcher:
 
     async def close(self) -> None:
         """Wait until everything is written."""
-        await asyncio.gather(*self._writing)
+        await self._reports.close()
+        await self._settlements.close()
 
-    async def _write_waiting(self) -> None:
-        while self._waiting:
-            chosen = self._choose()
-            batch, outcomes = _merge(chosen)
-            try:
-                settled = await self._lease.write(
-                    partial(self._queue.claims.settle, self._summary.lane, batch, outcomes)
-                )
-            except BaseException as error:
-                for settlement in chosen:
-                    settlement.written.set_exception(error)
-                if not isinstance(error, Exception):
-                    raise
-                continue
-            self._count(settled)
-            for settlement in chosen:
-                settlement.written.set_result(None)
+    async def _settle(self, chosen: Sequence[Settlement]) -> list[None]:
+        batch, outcomes = _merge(chosen)
+        settled = await self._lease.write(
+            partial(self._queue.claims.settle, self._summary.lane, batch, outcomes)
+        )
+        self._count(settled)
+        return [None] * len(chosen)
+
+    async def _record(self, chosen: Sequence[ReportsOfCall]) -> list[Recorded]:
+        batch, reports = Batch(), []
+        for part, some in chosen:
+            for report in some:
+                reports.append(report._replace(position=len(batch.ids)))
+                batch.ids.append(part.ids[report.position])
+                batch.claims.append(part.claims[report.position])
+        recorded = await self._lease.write(partial(self._queue.reports.record, batch, reports))
+        return [recorded] * len(chosen)
 
     async def _release(self, tasks: int, release: Callable[[], Awaitable[Mapping[str, str]]]) -> None:
         self._summary.add_released(tasks, await self._lease.write(release))
-
-    def _choose(self) -> list[Settlement]:
-        tasks = number = 0
-        for settlement in self._waiting:
-            tasks += len(settlement.outcomes)
-            if number and tasks > TASKS_A_STATEMENT:
-                break
-            number += 1
-        chosen, self._waiting = self._waiting[:number], self._waiting[number:]
-        return chosen
 
     def _count(self, settled: Settled) -> None:
         self._summary.add_settled(settled)
@@ -147,11 +149,11 @@ class SettleBatcher:
             )
 
 
-def _merge(chosen: list[Settlement]) -> tuple[Batch, Outcomes]:
+def _merge(chosen: Sequence[Settlement]) -> tuple[Batch, Outcomes]:
     if len(chosen) == 1:
         return chosen[0].batch, chosen[0].outcomes
     merged, all_outcomes = Batch(), Outcomes()
-    for batch, outcomes, _ in chosen:
+    for batch, outcomes in chosen:
         begin = len(merged.ids)
         # A settlement needs only the ids and claims of the tasks.
         merged.ids += [batch.ids[p] for p in outcomes.positions]
@@ -159,20 +161,3 @@ def _merge(chosen: list[Settlement]) -> tuple[Batch, Outcomes]:
         all_outcomes.extend(outcomes)
         all_outcomes.positions[begin:] = range(begin, begin + len(outcomes))
     return merged, all_outcomes
-
-
-async def _finished(write: Awaitable[T]) -> T:
-    """Return the result of ``write``. Whoever is cancelled meanwhile stays until it has ended.
-
-    The statement is already on its way: its tasks must not be handed back as well. A process that ends
-    cancels every asyncio task, and the lane does so again when it closes.
-    """
-    ending = asyncio.ensure_future(write)
-    try:
-        return await asyncio.shield(ending)
-    except asyncio.CancelledError:
-        while not ending.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait([ending])
-        ending.result()  # an error of the write goes before the cancellation
-        raise

@@ -195,6 +195,9 @@ class Replica:
     async def recall_tasks(self, claims: list[int], leaving: bool) -> None:
         self.organism.recall_tasks(claims, leaving)
 
+    async def acknowledge(self, answers: dict[int, Any]) -> None:
+        self.organism.acknowledge(answers)
+
     async def limit_drain(self, within_s: float) -> None:
         self.organism.limit_drain(within_s)
 

@@ -9,7 +9,7 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import aclosing
 from contextvars import copy_context
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.json_text import from_json
 from organism_flows.blocks.queue.wire import HANDED_BACK, Batch, Outcomes
+from organism_flows.blocks.task_report import Acknowledgement
 from organism_flows.serve_apps.organism.assembly import Assemblies, nowhere
 from organism_flows.serve_apps.organism.config import OrganismConfig
 from organism_flows.serve_apps.organism.escalation.cusum import DriftValve, Valve
@@ -243,6 +244,14 @@ class OrganismManager:
             leaving: Also recall tasks that wait for a replica of their organ's own deployment.
         """
         self._calls.recall(claims, leaving=leaving)
+
+    def acknowledge(self, answers: Mapping[int, Acknowledgement]) -> None:
+        """Let handlers know what became of their reports.
+
+        Args:
+            answers: Answers by the claims of their tasks. Those of other replicas are ignored.
+        """
+        self._calls.acknowledge(answers)
 
     def limit_drain(self, within_s: float) -> None:
         """Give running tasks at most ``within_s`` seconds once this replica is taken down."""

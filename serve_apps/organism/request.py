@@ -64,6 +64,7 @@ class TaskRequest(BaseModel):
             [self.timeout_s],
             [0],
             [False],
+            [None],
         )
 
 

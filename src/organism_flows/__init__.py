@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from organism_flows.blocks.client.async_client import Client
     from organism_flows.blocks.client.sync_client import SyncClient
-    from organism_flows.blocks.errors import PermanentError, RetryAfter
+    from organism_flows.blocks.errors import MustLeave, PermanentError, RetryAfter, StaleClaim
     from organism_flows.blocks.prefect_blocks.organism import Organism
     from organism_flows.blocks.queue import NewTask
     from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster
@@ -26,11 +26,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Client",
+    "MustLeave",
     "NewTask",
     "Organism",
     "PermanentError",
     "RayCluster",
     "RetryAfter",
+    "StaleClaim",
     "SyncClient",
     "TaskQueue",
     "bootstrap",
@@ -43,11 +45,13 @@ __all__ = [
 
 _MODULES = {
     "Client": "blocks.client.async_client",
+    "MustLeave": "blocks.errors",
     "NewTask": "blocks.queue",
     "Organism": "blocks.prefect_blocks.organism",
     "PermanentError": "blocks.errors",
     "RayCluster": "blocks.prefect_blocks.ray_cluster",
     "RetryAfter": "blocks.errors",
+    "StaleClaim": "blocks.errors",
     "SyncClient": "blocks.client.sync_client",
     "TaskQueue": "blocks.prefect_blocks.task_queue",
     "bootstrap": "flows.bootstrap",

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from organism_flows.blocks.errors import ReplicaLost
 from organism_flows.blocks.queue import Batch, Outcomes
+from organism_flows.blocks.task_report import Acknowledgement
 from tests.support.history import Run
 
 
@@ -37,6 +38,9 @@ class Witness:
 
     async def recall(self, claims: Sequence[int], *, leaving: bool) -> None:
         """Nothing ever waits here."""
+
+    async def acknowledge(self, saved: Mapping[int, Acknowledgement]) -> None:
+        """Nothing waits for its checkpoints here."""
 
     async def call(self, batch: Batch) -> AsyncGenerator[Outcomes, None]:
         yield Outcomes()

@@ -11,6 +11,7 @@ from organism_flows.blocks.errors import OrganismUnavailable, ReplicaLost
 from organism_flows.blocks.organism_reports import HealthReport, StatusReport
 from organism_flows.blocks.queue import Batch, Outcomes
 from organism_flows.blocks.snooze import Snooze
+from organism_flows.blocks.task_report import Acknowledgement
 from organism_flows.serve_apps.gateway.organism_link import TooManyCalls
 
 
@@ -57,6 +58,7 @@ class ScriptedOrganism:
         self.recalled: set[int] = set()
         self.stopped: list[dict[str, int]] = []
         """What was to be stopped, by id and newest claim."""
+        self.acknowledged: dict[int, Acknowledgement] = {}
         self.messaged = asyncio.Event()
 
     async def cancel(self, runs: Mapping[str, int]) -> None:
@@ -69,6 +71,10 @@ class ScriptedOrganism:
 
     async def recall(self, claims: Sequence[int], *, leaving: bool) -> None:
         self.recalled.update(claims)
+        self.messaged.set()
+
+    async def acknowledge(self, saved: Mapping[int, Acknowledgement]) -> None:
+        self.acknowledged.update(saved)
         self.messaged.set()
 
     async def call(self, batch: Batch) -> AsyncGenerator[Outcomes, None]:

@@ -31,8 +31,8 @@ STATEMENTS: dict[tuple[str, ...], str] = {
     """,
     (LANE,): """
         begun cancel_requests claim complete deregister forget_lanes limit_lock limit_spend lines
-        next_in_line next_lines reap reap_some reapable register reject release release_unanswered
-        renew report settle snooze
+        next_in_line next_lines reap reap_some reapable record_reports register reject release
+        release_unanswered renew report restored settle snooze
     """,
     (OPERATOR,): """
         ahead attached board_audit board_dead board_failures board_latency board_newest_audit board_running

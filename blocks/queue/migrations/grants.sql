@@ -4,7 +4,7 @@
 
 -- step: what an earlier version granted and this one does not
 REVOKE ALL ON tasks, lanes, lane_totals, task_attempts, task_types, pauses, task_audit, task_files, limits, limit_exceptions,
-    limit_levels, closures, organism_migrations
+    limit_levels, closures, task_checkpoints, organism_migrations
     FROM organism_submitter, organism_lane, organism_operator
 
 -- step: of the claim tokens likewise
@@ -73,6 +73,9 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON limit_levels TO organism_lane
 -- step: handlers close keys and limits
 GRANT SELECT, INSERT, UPDATE, DELETE ON closures TO organism_lane
 
+-- step: what handlers report while they run
+GRANT SELECT, INSERT, UPDATE ON task_checkpoints TO organism_lane
+
 -- step: the watchdog deletes old notes
 GRANT DELETE, SELECT (id, at) ON task_audit TO organism_lane
 
@@ -82,6 +85,9 @@ GRANT DELETE, SELECT (name, loaded_at), UPDATE (loaded_at) ON task_files TO orga
 -- step: operators read everything
 GRANT SELECT ON tasks, lanes, lane_totals, task_attempts, task_types, pauses, task_audit, task_files, organism_migrations
     TO organism_operator
+
+-- step: read it, and have tasks begin from the start
+GRANT SELECT, DELETE ON task_checkpoints TO organism_operator
 
 -- step: cancel, start, retry, redrive, prune
 GRANT DELETE,

@@ -44,5 +44,6 @@ RETURNING t.id::text, t.claim, t.attempts, t.type, coalesce(t.params::text, '{}'
           -- 30 years: a longer timeout is as good as endless, and clocks cannot count it.
           (SELECT CASE WHEN said > 1e9 THEN 1e9 ELSE said END
            FROM (SELECT coalesce(t.timeout_s, (SELECT timeout_s FROM task_types WHERE type = t.type))) own(said)) AS timeout_s, t.suspicion,
-          (t.interrupted > 0 OR t.lease_lost > 0 OR t.suspicion > 0) AS reclaimed, t.priority, coalesce(t.key, '') AS key,
+          (t.interrupted > 0 OR t.lease_lost > 0 OR t.suspicion > 0) AS reclaimed,
+          t.begun_at IS NOT NULL AS begun, t.priority, coalesce(t.key, '') AS key,
           greatest(t.run_after, 'epoch') AS run_after

@@ -1,2 +1,5 @@
 -- The tasks whose ids have a prefix: those from the lowest to the highest id with it.
-SELECT (task).*, attempts_allowed, attempts_made FROM read_task(:lowest, :highest, :default_max_attempts)
+SELECT (read.task).*, read.attempts_allowed, read.attempts_made,
+       saved.step, saved.fraction, saved.note, saved.saved_at, saved.reported_at
+FROM read_task(:lowest, :highest, :default_max_attempts) read
+LEFT JOIN task_checkpoints saved ON saved.task_id = (read.task).id

@@ -32,6 +32,8 @@ WITH page AS MATERIALIZED (
         run_after = queue_now(), finished_at = NULL, locked_by = NULL, locked_at = NULL, cancel_requested = false, updated_at = queue_now()
     WHERE t.ctid = ANY (ARRAY(SELECT place FROM chosen))
     RETURNING t.id
+), from_start AS (
+    DELETE FROM task_checkpoints WHERE :from_start::bool AND task_id = ANY (ARRAY(SELECT id FROM redriven))
 ), history AS (
     -- Under a new token, so that it comes after the attempt that ended the task and replaces no other row.
     INSERT INTO task_attempts (task_id, claim, attempt, cause, error, ended_at)

@@ -1,1 +1,3 @@
-SELECT id, status::text, attempts, cancel_requested, locked_by AS lane FROM tasks WHERE id = ANY (:ids::uuid[])
+SELECT t.id, t.status::text, t.attempts, t.cancel_requested, t.locked_by AS lane, saved.fraction, saved.note
+FROM tasks t LEFT JOIN task_checkpoints saved ON saved.task_id = t.id
+WHERE t.id = ANY (:ids::uuid[])

@@ -32,6 +32,7 @@ from organism_flows.blocks.queue.stores.line_shares import (
     LineShares,
     Stream,
 )
+from organism_flows.blocks.queue.stores.reports import restored
 from organism_flows.blocks.queue.wire import Batch
 
 CLAIM_TIMEOUT = SCAN_TIMEOUT = 10.0
@@ -298,8 +299,9 @@ class ClaimLines:
         if not rows:
             return Batch(), [], []
         # asyncpg turns a list of rows into columns only through zip.
-        *columns, priorities, keys, moments = (list(column) for column in zip(*rows, strict=True))
+        *columns, begun, priorities, keys, moments = (list(column) for column in zip(*rows, strict=True))
         batch = Batch(*columns)
+        batch.checkpoints = await restored(session, batch.ids, begun)
         domains = (domain or "" for domain in batch.domains)
         return batch, list(zip(batch.types, priorities, domains, keys, strict=True)), moments
 

@@ -24,15 +24,14 @@ from organism_flows.blocks.queue.models import (
     Cancelled,
     Pause,
     PausedKind,
-    Redrivable,
     RedriveFilter,
     Redriven,
     Retried,
     Status,
     TaskFilter,
-    TaskSummary,
     TypePolicy,
 )
+from organism_flows.blocks.queue.read_models import Redrivable, TaskSummary
 from organism_flows.blocks.queue.stores.limits import read_closures, read_limits
 
 REQUEST_TIMEOUT = 3.0
@@ -121,7 +120,13 @@ class Operator:
         return Redrivable(cast("int", count), [TaskSummary.model_validate(dict(row)) for row in rows])
 
     async def redrive(
-        self, wanted: RedriveFilter, *, actor: str, limit: int | None = None, page: int = REDRIVE_PAGE
+        self,
+        wanted: RedriveFilter,
+        *,
+        actor: str,
+        limit: int | None = None,
+        from_start: bool = False,
+        page: int = REDRIVE_PAGE,
     ) -> Redriven:
         """Queue finished tasks again, due now, with all their attempts before them.
 
@@ -132,12 +137,14 @@ class Operator:
             wanted: Which tasks. Only dead letters, unless it includes cancelled tasks.
             actor: Name of the caller, for the audit.
             limit: Most tasks to redrive, those that finished first. `None` means all.
+            from_start: Drop their checkpoints. Else each continues from its newest one.
             page: Finished tasks to read in one statement.
         """
         began = await self._database.fetchval("now")
         until = min(wanted.until or began, began)
         done = Redriven(uuid7())
-        details = orjson.dumps({**wanted.model_dump(mode="json"), "limit": limit}).decode()
+        asked = {**wanted.model_dump(mode="json"), "limit": limit, "from_start": from_start}
+        details = orjson.dumps(asked).decode()
         for status in wanted.statuses:
             after: tuple[Any, UUID | None] = (None, None)
             size = page
@@ -150,6 +157,7 @@ class Operator:
                         **place,
                         page=size,
                         limit=left,
+                        from_start=from_start,
                         audit=done.audit,
                         actor=actor,
                         details=details,

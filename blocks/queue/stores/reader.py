@@ -17,17 +17,13 @@ from organism_flows.blocks.queue.limit_models import Closure, LimitRoom
 from organism_flows.blocks.queue.models import (
     DEFAULT_MAX_ATTEMPTS,
     STATUSES,
-    Depth,
     Exported,
     Outlook,
     Pause,
     Status,
     TaskFilter,
-    TaskResult,
-    TaskRow,
-    TaskState,
-    TaskSummary,
 )
+from organism_flows.blocks.queue.read_models import Depth, TaskResult, TaskRow, TaskState, TaskSummary
 from organism_flows.blocks.queue.stores.limits import room_of
 
 ACQUIRE_TIMEOUT = 10.0
@@ -124,6 +120,8 @@ class Reader:
                 row["attempts"] or 0,
                 row["cancel_requested"],
                 row["lane"],
+                row["fraction"],
+                row["note"],
             )
             for row in rows
         }
@@ -243,6 +241,7 @@ async def _get(session: Session, task_id: str) -> TaskRow:
             "params": _decode(rows[0]["params"]),
             "result": _decode(rows[0]["result"]),
             "history": _decode(rows[0]["attempts_made"]) or [],
+            "progress": dict(rows[0]) if rows[0]["reported_at"] else None,
         }
     )
 

@@ -73,7 +73,7 @@ async def redrive_all(body: BulkRedriveRequest, queue: TheQueue, request: Reques
 
     Their history keeps the errors. The table `task_audit` records who redrove them.
     """
-    wanted = RedriveFilter(**body.model_dump(exclude={"dry_run", "limit"}))
+    wanted = RedriveFilter(**body.model_dump(exclude={"dry_run", "limit", "from_start"}))
     if wanted in (RedriveFilter(), RedriveFilter(cancelled=True)):
         raise RequestRefused(
             "invalid", "body: no condition is given", next_step="give at least one, such as type"
@@ -91,7 +91,9 @@ async def redrive_all(body: BulkRedriveRequest, queue: TheQueue, request: Reques
             audit=None,
         )
     limit = min(body.limit or REDRIVEN_AT_MOST, REDRIVEN_AT_MOST)
-    done = await queue.operator.redrive(wanted, actor=f"gateway: {request.state.who}", limit=limit)
+    done = await queue.operator.redrive(
+        wanted, actor=f"gateway: {request.state.who}", limit=limit, from_start=body.from_start
+    )
     show_change(request)
     complete = done.redriven < limit or done.redriven == body.limit
     return BulkRedriveResult(

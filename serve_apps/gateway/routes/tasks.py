@@ -196,7 +196,7 @@ async def show(task_id: TaskId, request: Request) -> TaskRow:
 
 @router.get("/{task_id}/status", summary="How a task stands", responses=OF_A_TASK)
 async def status(task: TheTask) -> TaskStatus:
-    """Return the status of a task, without its params, result and history."""
+    """Return the status and progress of a task, without its params, result and history."""
     return TaskStatus.of(task)
 
 
@@ -242,8 +242,9 @@ async def wait(
 async def events(task: TheTask, parts: TheParts) -> AsyncIterable[ServerSentEvent]:
     """Send server-sent events `status`: one now and one for each change, until the task has ended.
 
-    Of several changes within about 20 ms only the last is sent. The data is what `/status` answers. Close a
-    browser's `EventSource` when `finished` is true, or it connects again.
+    Progress that its handler reports is a change. Of several changes within about 20 ms only the last is
+    sent. The data is what `/status` answers. Close a browser's `EventSource` when `finished` is true, or it
+    connects again.
     """
     async with aclosing(parts.waiting.changes(task.id)) as changes:
         async for state in changes:

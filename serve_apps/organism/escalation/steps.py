@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any
 
 from organism_flows.blocks.json_text import NotJson, from_json, to_json
 from organism_flows.blocks.queue.wire import Batch
+from organism_flows.blocks.task_report import Acknowledgement
 from organism_flows.serve_apps.organism.config import OrganismConfig
 from organism_flows.serve_apps.organism.escalation.plan import InvalidPlan, PlannedStep, parse_plan
+from organism_flows.serve_apps.organism.escalation.saved_steps import PLANNER, SavedSteps, StepDone
 from organism_flows.serve_apps.organism.execution.job_runner import CoroutineRunner, JobRunner
 from organism_flows.serve_apps.organism.execution.jobs import Invocation, Job, longest
 from organism_flows.serve_apps.organism.execution.organ_status import OrganCounters
@@ -23,16 +24,6 @@ from organism_flows.serve_apps.organism.handler_api.results import HandlerResult
 from organism_flows.serve_apps.organism.request import PARAMS_LIMIT_BYTES
 
 PATH = "escalated"
-
-
-@dataclass(slots=True)
-class StepDone:
-    """A step that has ended."""
-
-    organ: str
-    type: str
-    result: HandlerResult
-    elapsed_ms: float
 
 
 class StepFailed(Exception):
@@ -47,7 +38,8 @@ class EscalationRunner(CoroutineRunner):
     """Runs tasks by way of a planner.
 
     All handler calls of a task, the planner's and those of the steps, have the task's id, claim and attempt.
-    Together they have its timeout. A step that fails fails the task, and the next attempt plans again.
+    Together they have its timeout. A step that fails fails the task, and the next attempt plans again, unless
+    something of this one was saved by `Context.checkpoint`: then it continues with the plan.
 
     Args:
         config: Configuration of the organism.
@@ -67,6 +59,8 @@ class EscalationRunner(CoroutineRunner):
         self._planner = planner
         self._router = router
         self._shared = shared
+        self._saved: dict[Job, SavedSteps] = {}
+        """Checkpoints of the tasks under way."""
 
     @property
     def drain_s(self) -> float:
@@ -78,6 +72,11 @@ class EscalationRunner(CoroutineRunner):
         for job in jobs:
             if not job.reported:
                 self._start([job], begun=True)
+
+    def acknowledge(self, job: Job, answer: Acknowledgement) -> None:
+        """Let the steps of ``job`` know what became of its reports."""
+        if saved := self._saved.get(job):
+            saved.acknowledge(answer)
 
     def status(self) -> dict[str, Any]:
         """Return what is under way, as plain data."""
@@ -91,15 +90,18 @@ class EscalationRunner(CoroutineRunner):
 
     async def _run_jobs(self, run: Invocation) -> None:
         [job] = run.jobs
+        self._saved[job] = SavedSteps(job)
         try:
             result = self._merged(await self._plan_and_do(job, run))
         except StepFailed as failed:
             result = failed.result
+        finally:
+            del self._saved[job]
         self._report(job, result)
 
     async def _plan_and_do(self, job: Job, run: Invocation) -> list[StepDone]:
         batch = job.call.batch.take([job.position])
-        [planned] = await self._do(job, run, [(self._planner, batch)])
+        [planned] = await self._do(job, run, {PLANNER: (self._planner, batch)})
         if planned.result.result is None:
             raise StepFailed(_at("the planner", planned))
         try:
@@ -111,19 +113,19 @@ class EscalationRunner(CoroutineRunner):
             )
             raise StepFailed(result) from None
         if plan.parallel:
-            todo = [
-                (organ, _with(batch, kind, step.params))
-                for (organ, kind), step in zip(places, plan.steps, strict=True)
-            ]
+            todo = {
+                number: (organ, _with(batch, kind, step.params))
+                for number, ((organ, kind), step) in enumerate(zip(places, plan.steps, strict=True), 1)
+            }
             done = await self._do(job, run, todo)
             _refuse_failures(done, len(plan.steps))
             return done
         done = []
-        for (organ, kind), step in zip(places, plan.steps, strict=True):
+        for number, ((organ, kind), step) in enumerate(zip(places, plan.steps, strict=True), 1):
             params = step.params
             if plan.pass_results:
                 params = {**params, "results": [from_json(one.result.result or "null") for one in done]}
-            done += await self._do(job, run, [(organ, _with(batch, kind, params))])
+            done += await self._do(job, run, {number: (organ, _with(batch, kind, params))})
             _refuse_failures(done, len(plan.steps))
         return done
 
@@ -138,43 +140,56 @@ class EscalationRunner(CoroutineRunner):
             return self._router.route(kind, batch.domains[0]), kind
         return self._router.organ(step.organ), kind
 
-    async def _do(self, job: Job, run: Invocation, todo: list[tuple[JobRunner, Batch]]) -> list[StepDone]:
-        """Run tasks, all at once, and return how they ended.
+    async def _do(
+        self, job: Job, run: Invocation, todo: dict[int, tuple[JobRunner, Batch]]
+    ) -> list[StepDone]:
+        """Run steps by their numbers, all at once, and return how they ended.
+
+        Those that an earlier attempt has completed do not run again.
 
         Raises:
             StepFailed: The time of the escalated task is over.
         """
+        saved = self._saved[job]
+        done = {number: one for number in todo if (one := saved.ended(number))}
+        numbers = [number for number in todo if number not in done]
         left_s = run.started + job.timeout_s - time.monotonic()
         if left_s <= 0:
             raise StepFailed(
                 HandlerResult("timed_out", error=f"timed out after {job.timeout_s:g} s, between two steps")
             )
         batch = Batch()
-        for _, part in todo:
-            batch.extend(part)
+        for number in numbers:
+            batch.extend(todo[number][1])
+        batch.checkpoints = [saved.checkpoint(number) for number in numbers]
         call = BatchCall(batch, job.call.context)
         work: dict[JobRunner, list[Job]] = {}
-        for position, (organ, _) in enumerate(todo):
+        for position, number in enumerate(numbers):
+            organ = todo[number][0]
             own_s = organ.config.timeout_s or self._default_timeout_s
             step = Job(call, position, min(left_s, own_s), PATH)
             work.setdefault(organ, []).append(step)
-        done: dict[int, StepDone] = {}
+            saved.begin(number, organ, step)
         try:
             for organ, jobs in work.items():
                 organ.submit(jobs)
             async with aclosing(call.chunks()) as chunks:
                 async for outcomes in chunks:
+                    for report in outcomes.reports:
+                        saved.report(numbers[report.position], report)
                     for row, position in enumerate(outcomes.positions):
+                        number = numbers[position]
                         result = result_at(outcomes, row)
-                        organ_id = todo[position][0].config.id
+                        organ_id = todo[number][0].config.id
                         kind = batch.types[position]
-                        done[position] = StepDone(organ_id, kind, result, outcomes.elapsed_ms[row])
+                        done[number] = StepDone(organ_id, kind, result, outcomes.elapsed_ms[row])
+                        saved.end(number, done[number])
         finally:
             # Reached by cancellation too.
             if call.left:
                 for organ, jobs in work.items():
                     organ.drop(jobs)
-        return [done[position] for position in range(len(todo))]
+        return [done[number] for number in todo]
 
     def _merged(self, done: list[StepDone]) -> HandlerResult:
         steps = [

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from organism_flows.blocks.task_report import Acknowledgement
 from organism_flows.serve_apps.organism.config import OrganConfig
 from organism_flows.serve_apps.organism.execution.jobs import Invocation, Job
 from organism_flows.serve_apps.organism.execution.organ_status import OrganCounters
@@ -95,6 +96,21 @@ class JobRunner(ABC):
         """
         self.stop([job for job in jobs if self._can_recall(job, leaving=leaving)], RECALLED)
 
+    def acknowledge(self, job: Job, answer: Acknowledgement) -> None:
+        """Let the handler of ``job`` know what became of its reports."""
+        if job.context is not None:
+            job.context.acknowledge(answer)
+
+    def ask_to_leave(self, jobs: Iterable[Job], within_s: float) -> None:
+        """Let the handlers of ``jobs`` know that they are stopped after so many seconds.
+
+        You may call it repeatedly: each is notified once.
+        """
+        for job in jobs:
+            if job.running and job.leave_by is None:
+                job.leave_by = time.monotonic() + within_s
+                self.acknowledge(job, Acknowledgement(leave_within_s=within_s))
+
     def drop(self, jobs: Iterable[Job]) -> list[asyncio.Task[None]]:
         """Forget ``jobs``: those that wait never start, those that run are cancelled.
 
@@ -108,6 +124,8 @@ class JobRunner(ABC):
                 if not job.reported:
                     self.counters.causes["interrupted"] += 1
             job.reported = True
+            if job.context is not None:
+                job.context.end()
         return [task for run in runs if not run.open_jobs() and (task := self._stop_run(run))]
 
     def _can_recall(self, job: Job, *, leaving: bool) -> bool:
@@ -129,6 +147,8 @@ class JobRunner(ABC):
         if job.reported:
             return
         job.reported = True
+        if job.context is not None:
+            job.context.end()
         if elapsed_ms is None:
             elapsed_ms = self._elapsed_ms(job)
         self.counters.add(result.cause, elapsed_ms)

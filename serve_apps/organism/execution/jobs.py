@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from organism_flows.blocks.json_text import from_json
+from organism_flows.blocks.task_report import Acknowledgement
 from organism_flows.serve_apps.organism.execution.outcome_stream import BatchCall
 from organism_flows.serve_apps.organism.execution.thread_pool import ThreadCall
 from organism_flows.serve_apps.organism.handler_api.context import Context
@@ -33,6 +34,10 @@ class Job:
     """The handler call it is in."""
     reported: bool = False
     """True if its outcome is reported or no longer awaited."""
+    context: Context | None = None
+    """Passed to a handler that wants one."""
+    leave_by: float | None = None
+    """When its handler is stopped, by `time.monotonic`. `None` means that it has not been asked to leave."""
 
     @property
     def claim(self) -> int:
@@ -88,8 +93,6 @@ class Invocation:
     on_begin: Callable[[], object] = lambda: None
     """Called in the call's thread when a process has the tasks."""
     suspect: bool = False
-    context: Context | None = None
-    """Passed to a handler that wants one."""
     linger: asyncio.TimerHandle | None = None
     """Timer that counts a cancelled call as abandoned."""
     reported: bool = False
@@ -105,13 +108,26 @@ class Invocation:
 
     def arguments(self, handler: Handler) -> tuple[Any, ...]:
         """Return the arguments to call the handler with."""
-        if handler.wants_context:
-            self.context = self.new_context()
-        return handler.arguments(self.tasks, self.context)
+        return handler.arguments(self.tasks, self.contexts() if handler.wants_context else [])
 
-    def new_context(self) -> Context:
-        """Return a context for the handler."""
-        return Context(self.tasks[0], self.started, self.timeout_s, lambda: self.reported)
+    def contexts(self) -> list[Context]:
+        """Return a new context for each of the tasks."""
+        return [self._context(job, task) for job, task in zip(self.jobs, self.tasks, strict=True)]
+
+    def _context(self, job: Job, task: dict[str, Any]) -> Context:
+        call, position = job.call, job.position
+        job.context = Context(
+            task,
+            self.started,
+            self.timeout_s,
+            lambda: self.reported or job.reported,
+            lambda report: call.report_running(report._replace(position=position)),
+            call.batch.checkpoints[position],
+        )
+        if job.leave_by is not None:  # asked before there was a context
+            within_s = max(job.leave_by - time.monotonic(), 0.0)
+            job.context.acknowledge(Acknowledgement(leave_within_s=within_s))
+        return job.context
 
     def open_jobs(self) -> list[Job]:
         """Return the jobs whose outcome is still awaited."""
@@ -125,10 +141,10 @@ def longest(runs: Iterable[Invocation]) -> list[dict[str, Any]]:
         {
             "task_id": task["task_id"],
             "seconds": round(now - run.started, 3),
-            "progress": run.context.progressed[0] if run.context else None,
-            "note": run.context.progressed[1] if run.context else "",
+            "progress": job.context.progressed.fraction if job.context else None,
+            "note": job.context.progressed.note if job.context else "",
         }
         for run in sorted(runs, key=lambda run: run.started)
         if not run.reported
-        for task in run.tasks
+        for job, task in zip(run.jobs, run.tasks, strict=True)
     ][:LONGEST_SHOWN]

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TypeAlias
 
 from organism_flows.blocks.queue.wire import Batch
+from organism_flows.blocks.task_report import Acknowledgement
 from organism_flows.serve_apps.organism.execution.job_runner import (
     CANCELLED_BEFORE,
     LINGER_S,
@@ -156,6 +157,14 @@ class OpenCalls:
                 organ.stop([job for job in jobs if job.claim in here], result)
         return sorted(known)
 
+    def acknowledge(self, answers: Mapping[int, Acknowledgement]) -> None:
+        """Let the handlers of these claims know what became of their reports."""
+        for work in self:
+            for organ, jobs in work.items():
+                for job in jobs:
+                    if answer := answers.get(job.claim):
+                        organ.acknowledge(job, answer)
+
     def recall(self, claims: Iterable[int], *, leaving: bool) -> None:
         """Report as ``recalled`` those of these tasks that no handler has begun with.
 
@@ -186,6 +195,7 @@ class OpenCalls:
             for organ, jobs in list(work.items()):
                 organ.recall(jobs, leaving=True)
                 limit_s = organ.drain_s if self._drain_limit_s is None else self._drain_limit_s
+                organ.ask_to_leave(jobs, max(limit_s - waited_s, 0.0))
                 if waited_s >= limit_s:
                     organ.stop([job for job in jobs if not job.reported], TAKEN_DOWN)
 

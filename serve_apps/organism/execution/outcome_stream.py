@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncGenerator
 from contextvars import Context
 
 from organism_flows.blocks.queue.wire import Batch, Outcomes
+from organism_flows.blocks.task_report import TaskReport
 from organism_flows.serve_apps.organism.handler_api.results import HandlerResult
 
 CHUNK = 1000
@@ -16,6 +18,8 @@ replica and 40 % less in the caller."""
 COALESCE_S = 0.025
 """Longest time the first outcome of a chunk waits for others, in seconds: a yield costs as much as some
 hundred tasks."""
+REPORT_S = 0.05
+"""Longest time a report of a running task waits for others, in seconds. Each costs the task one write."""
 SIGN_OF_LIFE_S = 2.0
 """Longest silence, in seconds. Lanes take 30 s of silence for a dead replica."""
 
@@ -37,6 +41,10 @@ class BatchCall:
         """Positions of the tasks to report at once: a handler is about to begin with them."""
         self.left = len(batch)
         self._chunk = Outcomes()
+        self._loop = asyncio.get_running_loop()
+        self._reports: dict[int, TaskReport] = {}
+        """What running tasks have reported since the last chunk, by position."""
+        self._reports_lock = threading.Lock()
         self._some = asyncio.Event()
         self._full = asyncio.Event()
 
@@ -56,20 +64,39 @@ class BatchCall:
         self._some.set()
         self._full.set()
 
+    def report_running(self, report: TaskReport) -> None:
+        """Add what a running task reports. It is safe in any thread."""
+        with self._reports_lock:
+            first = not self._reports
+            self._reports[report.position] = report.after(self._reports.get(report.position))
+        if first or report.awaited:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the replica ends
+                self._loop.call_soon_threadsafe(self._announce, report.awaited)
+
+    def _announce(self, awaited: bool) -> None:
+        self._some.set()
+        if awaited:
+            self._full.set()
+
     async def chunks(self) -> AsyncGenerator[Outcomes, None]:
         """Yield chunks of outcomes until all are out. An empty one only shows that the replica lives."""
         while self.left or len(self._chunk):
             if not len(self._chunk) and not await happens(self._some, SIGN_OF_LIFE_S):
                 yield Outcomes()
                 continue
-            await happens(self._full, COALESCE_S)
+            await happens(self._full, COALESCE_S if len(self._chunk) else REPORT_S)
+            with self._reports_lock:
+                reports, self._reports = self._reports, {}
             ready, self._chunk = self._chunk, Outcomes()
+            ready.reports = list(reports.values())
             self._some.clear()
             self._full.clear()
             for start in range(0, len(ready) or 1, CHUNK):
-                yield (
-                    ready if len(ready) <= CHUNK else ready.take(range(start, min(start + CHUNK, len(ready))))
-                )
+                part = ready
+                if len(ready) > CHUNK:
+                    part = ready.take(range(start, min(start + CHUNK, len(ready))))
+                    part.reports = [] if start else ready.reports
+                yield part
                 # While a generator does not let the loop run, what it has yielded does not leave.
                 await asyncio.sleep(0)
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from organism_flows.blocks.errors import OrganismUnavailable, ReplicaLost
 from organism_flows.blocks.organism_reports import HealthReport
 from organism_flows.blocks.queue.wire import Batch, Outcomes
+from organism_flows.blocks.task_report import Acknowledgement
 from organism_flows.serve_apps.organism.config import OrganConfig
 from organism_flows.serve_apps.organism.execution.job_runner import CoroutineRunner
 from organism_flows.serve_apps.organism.execution.jobs import Invocation, Job, longest
@@ -65,6 +66,14 @@ class OrganClient(Protocol):
         """
         ...
 
+    async def acknowledge(self, saved: Mapping[int, Acknowledgement]) -> None:
+        """Answer handlers that wait until what they reported is durable.
+
+        Raises:
+            OrganismUnavailable: At least one replica has not answered.
+        """
+        ...
+
     async def limit_drain(self, within_s: float) -> None:
         """Give running tasks at most ``within_s`` seconds on replicas that are taken down from now on.
 
@@ -87,6 +96,9 @@ class RemoteOrgan(CoroutineRunner):
         super().__init__(config, shared.counters_of(config.id))
         self.client = client
         self._trouble: str | None = None
+        self._answers: dict[int, Acknowledgement] = {}
+        """Answers that are not on their way yet, by claim."""
+        self._answering: asyncio.Task[None] | None = None
 
     @property
     def always_there(self) -> bool:
@@ -130,6 +142,23 @@ class RemoteOrgan(CoroutineRunner):
         # Jobs that wait for a replica show Serve the load.
         return leaving and not job.running
 
+    def acknowledge(self, job: Job, answer: Acknowledgement) -> None:
+        """Pass the answer on; answers that come together share a message."""
+        if not self._answers:
+            self._answering = asyncio.create_task(self._send_answers())
+        earlier = self._answers.get(job.claim)
+        if earlier is None or earlier.leave_within_s is None:
+            self._answers[job.claim] = answer
+
+    async def _send_answers(self) -> None:
+        answers, self._answers = self._answers, {}
+        try:
+            await self.client.acknowledge(answers)
+        except OrganismUnavailable as error:
+            logger.warning(
+                "organ %s: %d answers to reports are lost: %s", self.config.id, len(answers), error
+            )
+
     def _elapsed_ms(self, job: Job) -> float:
         return 0.0  # only its own replica knows
 
@@ -162,8 +191,11 @@ class RemoteOrgan(CoroutineRunner):
         batch.timeouts = [job.timeout_s for job in jobs]
         async with aclosing(self.client.call(batch)) as stream:
             async for outcomes in stream:
-                if not run.begun and (outcomes.begun or len(outcomes)):
+                if not run.begun and (outcomes.begun or outcomes.reports or len(outcomes)):
                     run.begun, run.started = True, time.monotonic()
+                for report in outcomes.reports:
+                    if not (job := jobs[report.position]).reported:
+                        job.call.report_running(report._replace(position=job.position))
                 for row, position in enumerate(outcomes.positions):
                     self._report(jobs[position], result_at(outcomes, row), outcomes.elapsed_ms[row])
         if left := run.open_jobs():

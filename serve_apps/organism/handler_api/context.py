@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Generator, MutableMapping
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from typing import Any
 
+from organism_flows.blocks.errors import MustLeave, StaleClaim
+from organism_flows.blocks.json_text import NotJson, from_json, to_json
+from organism_flows.blocks.task_report import Acknowledgement, Checkpoint, Progress, TaskReport
+
 logger = logging.getLogger("ray.serve.organism.handler")
+
+STATE_LIMIT_BYTES = 256_000
+"""Largest state of a checkpoint, in bytes of JSON text."""
+NOTE_LIMIT = 200
+"""Most characters of a note on progress."""
 
 
 class TaskLogger(logging.LoggerAdapter[logging.Logger]):
@@ -18,6 +30,86 @@ class TaskLogger(logging.LoggerAdapter[logging.Logger]):
         return f"task {extra['task_id']} claim {extra['claim']}: {msg}", kwargs
 
 
+class Saving:
+    """A checkpoint on its way to the database. You need not wait for it.
+
+    Args:
+        context: The context of the task.
+        step: Step of the checkpoint.
+    """
+
+    __slots__ = ("_context", "_step")
+
+    def __init__(self, context: Context, step: int) -> None:
+        self._context = context
+        self._step = step
+
+    def __await__(self) -> Generator[Any, None, None]:
+        """Wait until the checkpoint is durable, in an ``async def``.
+
+        Raises:
+            StaleClaim: It is not, because the task is no longer this attempt's.
+            MustLeave: The replica is taken down. Let it pass: the state is saved, and the next attempt
+                continues with it elsewhere.
+            OSError: It is not, because the database refused it.
+        """
+        import asyncio  # worker processes of plain functions start faster without it
+
+        return asyncio.wrap_future(self._context.awaited(self._step)).__await__()
+
+    def wait(self) -> None:
+        """Wait until the checkpoint is durable, in a plain function. Raise what ``await`` raises."""
+        self._context.awaited(self._step).result()
+
+
+class Leaving:
+    """Whether a handler must leave, and until when. It is true once it must. It is safe in any thread."""
+
+    __slots__ = ("_called", "_event", "deadline")
+
+    def __init__(self) -> None:
+        self.deadline: float | None = None
+        """When the handler is stopped, by `time.monotonic`. `None` means that it may stay."""
+        self._event = threading.Event()
+        self._called: list[Future[None]] = []
+
+    def __bool__(self) -> bool:
+        return self._event.is_set()
+
+    def __await__(self) -> Generator[Any, None, None]:
+        """Wait until the handler must leave, in an ``async def``."""
+        import asyncio
+
+        future: Future[None] = Future()
+        future.set_running_or_notify_cancel()
+        self._called.append(future)
+        if self:
+            self._call()
+        return asyncio.wrap_future(future).__await__()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the handler must leave, in a plain function.
+
+        Args:
+            timeout: Longest wait, in seconds.
+
+        Returns:
+            True if it must.
+        """
+        return self._event.wait(timeout)
+
+    def begin(self, within_s: float) -> None:
+        """Say that the handler must leave within so many seconds."""
+        self.deadline = time.monotonic() + within_s
+        self._event.set()
+        self._call()
+
+    def _call(self) -> None:
+        while self._called:
+            with suppress(IndexError, InvalidStateError):
+                self._called.pop().set_result(None)
+
+
 class Context:
     """The context that a handler with a parameter called ``context`` gets. It is safe in any thread.
 
@@ -26,12 +118,36 @@ class Context:
         started: When the handler was called, by `time.monotonic`.
         timeout_s: Seconds the handler may take from then on.
         cancelled: Returns True if the task's result is no longer awaited.
+        report: Called with what the handler reports.
+        checkpoint: Where earlier attempts got to.
     """
 
-    __slots__ = ("_cancelled", "attempt", "claim", "deadline", "progressed", "task_id")
+    __slots__ = (
+        "_cancelled",
+        "_checkpoint",
+        "_durable",
+        "_ended",
+        "_last",
+        "_leaving",
+        "_lock",
+        "_report",
+        "_step",
+        "_waiting",
+        "attempt",
+        "claim",
+        "deadline",
+        "progressed",
+        "task_id",
+    )
 
     def __init__(
-        self, task: dict[str, Any], started: float, timeout_s: float, cancelled: Callable[[], bool]
+        self,
+        task: dict[str, Any],
+        started: float,
+        timeout_s: float,
+        cancelled: Callable[[], bool],
+        report: Callable[[TaskReport], None],
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         self.task_id: str = task["task_id"]
         self.claim: int = task["claim"]
@@ -40,8 +156,19 @@ class Context:
         """Number of the attempt, from 1."""
         self.deadline = started + timeout_s
         """By `time.monotonic`. After it the task is reported as timed out, whatever the handler returns."""
-        self.progressed: tuple[float | None, str] = (None, "")
+        self.progressed = Progress(None, "")
         self._cancelled = cancelled
+        self._report = report
+        self._checkpoint = checkpoint
+        self._step = 0
+        self._last: str | None = None
+        """JSON text of the newest state of this attempt."""
+        self._lock = threading.Lock()
+        self._ended = False
+        self._leaving = Leaving()
+        self._durable = 0
+        """Checkpoints up to this step are known to be durable."""
+        self._waiting: list[tuple[int, Future[None]]] = []
 
     @property
     def remaining_s(self) -> float:
@@ -59,15 +186,166 @@ class Context:
         return self._cancelled()
 
     @property
+    def must_leave(self) -> Leaving:
+        """Return whether the handler must leave, because its replica is taken down.
+
+        It is true from then on, and can be awaited. Until its ``deadline`` the handler may go on; then it is
+        stopped. Save a checkpoint and raise `MustLeave`: the task continues on another replica, and the
+        attempt is not charged.
+        """
+        return self._leaving
+
+    @property
     def logger(self) -> TaskLogger:
         """Return a logger that names the task in every line of the replica's log."""
         return TaskLogger(logger, {"task_id": self.task_id, "claim": self.claim})
 
+    @property
+    def restored(self) -> Any:
+        """Return the newest state that an earlier attempt saved with `checkpoint`; `None` if there is none.
+
+        Read it before the first checkpoint. An attempt that never reads it counts as one that begins from
+        the start.
+        """
+        if self._checkpoint is None:
+            return None
+        with self._lock:
+            self._step = max(self._step, self._checkpoint.step)
+        return from_json(self._checkpoint.state)
+
+    def checkpoint(self, state: Any) -> Saving:
+        """Save ``state``. If this attempt does not end the task, the next one gets it as `restored`.
+
+        Only the newest state is kept. Call it as often as you like: what is saved within about 50 ms is
+        written together. It returns at once; ``await`` what it returns, or call its ``wait()``, to continue
+        only when the state is durable.
+
+        Args:
+            state: Any JSON value but `None`, at most `STATE_LIMIT_BYTES` long as JSON text. Keep what is
+                larger in a store of your own, and save a reference to it.
+
+        Raises:
+            NotJson: The state cannot be stored. The message names the place and the reason.
+            StaleClaim: The task is no longer this attempt's. Nothing was saved.
+        """
+        if state is None:
+            raise NotJson("state is None, which means that there is no checkpoint")
+        try:
+            text = to_json(state, limit_bytes=STATE_LIMIT_BYTES)
+        except NotJson as error:
+            raise type(error)(str(error).replace("$", "state", 1)) from None
+        with self._lock:
+            self._refuse_if_ended()
+            # A state that is the same again is no step ahead.
+            if text != self._last and not self._is_restored(text):
+                self._step += 1
+            self._last = text
+            self._report(TaskReport(step=self._step, state=text))
+            return Saving(self, self._step)
+
     def progress(self, fraction: float | None = None, note: str = "") -> None:
-        """Report how far the task is, from 0 to 1 or in words. The organism's status shows it.
+        """Report how far the task is, in numbers or in words. Whoever waits for the task sees it.
+
+        It never raises: a task does not fail for what it says of itself.
 
         Args:
             fraction: Done share of the task, from 0 to 1; `None` means unknown.
-            note: Progress in words; at most 200 characters are kept.
+            note: Progress in words; at most `NOTE_LIMIT` characters are kept.
         """
-        self.progressed = (fraction, note[:200])
+        progress = Progress(_share(fraction), _storable(str(note))[:NOTE_LIMIT])
+        with self._lock:
+            self.progressed = progress
+            if not (self._ended or self._cancelled()):
+                self._report(TaskReport(step=self._step, progress=progress))
+
+    # Called by what runs the handler
+
+    def awaited(self, step: int) -> Future[None]:
+        """Return a future that is done when the checkpoint with this step is durable."""
+        future: Future[None] = Future()
+        # From here on it cannot be cancelled: a handler that is cancelled while it waits leaves it behind.
+        future.set_running_or_notify_cancel()
+        with self._lock:
+            self._refuse_if_ended()
+            if self._leaving:
+                raise self._must_leave()
+            # A task that comes past the queue has no row: there is nothing to wait for.
+            if step <= self._durable or not self.claim:
+                future.set_result(None)
+            else:
+                self._waiting.append((step, future))
+                self._report(TaskReport(step=step, awaited=True))
+        return future
+
+    def acknowledge(self, answer: Acknowledgement) -> None:
+        """Let the handler continue if it waits for this, raise its problem there, or have it leave."""
+        if answer.leave_within_s is not None:
+            self._leave(answer.leave_within_s)
+            return
+        with self._lock:
+            done = [future for step, future in self._waiting if step <= answer.step or answer.problem]
+            self._waiting = [one for one in self._waiting if one[1] not in done]
+            if answer.problem is None:
+                self._durable = max(self._durable, answer.step)
+            self._ended |= answer.stale
+        for future in done:
+            if answer.problem is None:
+                future.set_result(None)
+            else:
+                future.set_exception((StaleClaim if answer.stale else OSError)(answer.problem))
+
+    def relay(self, report: TaskReport) -> None:
+        """Report what the handler has reported in another process."""
+        with self._lock:
+            if report.progress is not None:
+                self.progressed = report.progress
+            if not (self._ended or self._cancelled()):
+                self._report(report)
+
+    def end(self) -> None:
+        """Refuse every further report: the task is no longer this call's."""
+        with self._lock:
+            self._ended = True
+            waiting, self._waiting = self._waiting, []
+        for _, future in waiting:
+            future.set_exception(self._stale())
+
+    def _leave(self, within_s: float) -> None:
+        if self._leaving:
+            return
+        self._leaving.begin(within_s)
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+        # A lane's answers do not reach a replica that is taken down. What was reported leaves with the stream
+        # all the same, before the outcome.
+        for _, future in waiting:
+            future.set_exception(self._must_leave())
+
+    def _must_leave(self) -> MustLeave:
+        return MustLeave(f"task {self.task_id}: its replica is taken down; it continues on another")
+
+    def _refuse_if_ended(self) -> None:
+        if self._ended or self._cancelled():
+            raise self._stale()
+
+    def _stale(self) -> StaleClaim:
+        return StaleClaim(f"task {self.task_id}: claim {self.claim} has ended; nothing is saved under it")
+
+    def _is_restored(self, text: str) -> bool:
+        """Return True if the first state of this attempt is the one that it has begun with."""
+        if self._last is not None or self._checkpoint is None or self._step < self._checkpoint.step:
+            return False
+        return bool(from_json(text) == from_json(self._checkpoint.state))
+
+
+def _share(fraction: Any) -> float | None:
+    """Return ``fraction`` as a number from 0 to 1; `None` if it is no number."""
+    try:
+        share = float(fraction)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return min(max(share, 0.0), 1.0) if share == share else None
+
+
+def _storable(text: str) -> str:
+    return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from organism_flows.blocks.task_report import Acknowledgement, Checkpoint
 from organism_flows.serve_apps.organism.handler_api.context import Context
 from organism_flows.serve_apps.organism.handler_api.results import HandlerResults, of_value
 
@@ -23,8 +24,10 @@ class ProcessCall:
     has to kill the call."""
     limit_bytes: int
     """Longest result, in bytes of JSON text."""
-    progress: Callable[[float | None, str], None]
-    """Called with the progress that the handler reports."""
+    contexts: list[Context]
+    """The contexts of the tasks, which get what the handler reports; empty if it wants none."""
+    checkpoints: list[Checkpoint | None]
+    """Where earlier attempts of the tasks got to."""
     on_begin: Callable[[], object]
     """Called when a process that is ready has received the tasks."""
     unwanted: Callable[[], bool]
@@ -49,6 +52,10 @@ class HandlerProcesses(Protocol):
         """Call the handler in a process and wait for the results; see `ProcessPool.call`."""
         ...
 
+    def answer(self, key: Any, claim: int, answer: Acknowledgement) -> None:
+        """Pass the answer to what a task has reported to the process of the call with this key."""
+        ...
+
     def kill(self, key: Any) -> None:
         """Kill the process of the call with this key, if it has one."""
         ...
@@ -66,17 +73,17 @@ class Handler:
     """Takes what `arguments` returns."""
     is_async: bool
     wants_context: bool = False
-    """Never True for a batch handler."""
+    """True if it takes the context of its task, or the contexts of its batch."""
     batch: bool = False
     """True if it takes a list of tasks."""
     processes: HandlerProcesses | None = None
     """The worker processes it is called in. `None` means this process."""
 
-    def arguments(self, tasks: list[dict[str, Any]], context: Context | None) -> tuple[Any, ...]:
+    def arguments(self, tasks: list[dict[str, Any]], contexts: list[Context]) -> tuple[Any, ...]:
         """Return the arguments to call it with."""
         if self.batch:
-            return (tasks,)
-        return (tasks[0], context) if self.wants_context else (tasks[0],)
+            return (tasks, contexts) if self.wants_context else (tasks,)
+        return (tasks[0], contexts[0]) if self.wants_context else (tasks[0],)
 
     def results(self, value: Any, size: int, limit_bytes: int) -> HandlerResults:
         """Return the results of the ``size`` tasks of one call that returned ``value``; see `of_value`."""

@@ -60,7 +60,8 @@ def load_handler(organ: OrganConfig) -> Handler:
 def _fit(organ: OrganConfig, found: Callable[..., Any]) -> Handler:
     """Return a handler that passes ``found`` the arguments that it declares.
 
-    Parameters called ``params`` and ``context`` get just that. The first one with another name gets the task.
+    Parameters called ``params`` and ``context`` get just that, and with batches the one called ``contexts``.
+    The first one with another name gets the task, or the batch.
     """
     if _is(found, inspect.isgeneratorfunction) or _is(found, inspect.isasyncgenfunction):
         raise refusal(organ, "a generator yields results one by one: return one value, for instance a list")
@@ -71,11 +72,13 @@ def _fit(organ: OrganConfig, found: Callable[..., Any]) -> Handler:
         return Handler(found, is_async, batch=organ.batch)
     names = {
         name
-        for name in ("params", "context")
+        for name in (*(("contexts",) if organ.batch else ()), "params", "context")
         if (parameter := signature.parameters.get(name)) and parameter.kind in _BY_NAME
     }
-    if organ.batch and names:
-        raise refusal(organ, f"a batch handler gets a list of tasks, and no {' or '.join(sorted(names))}")
+    if organ.batch and (wrong := sorted(names - {"contexts"})):
+        raise refusal(
+            organ, f"a batch handler gets a list of tasks and their `contexts`, and no {' or '.join(wrong)}"
+        )
     first = next((p for name, p in signature.parameters.items() if name not in names), None)
     # By name where that is possible, because it may come after the others.
     task_name = first.name if names and first and first.kind in _BY_NAME else None
@@ -88,15 +91,17 @@ def _fit(organ: OrganConfig, found: Callable[..., Any]) -> Handler:
         return Handler(found, is_async, batch=organ.batch)
     validate = _validator(organ, found) if "params" in names else None
 
-    def call(task: dict[str, Any], context: Context | None = None) -> Any:
+    context_name = next(iter(names - {"params"}), None)
+
+    def call(task: Any, context: Context | list[Context] | None = None) -> Any:
         given: dict[str, Any] = {task_name: task} if task_name else {}
-        if "context" in names:
-            given["context"] = context
+        if context_name is not None:
+            given[context_name] = context
         if validate is not None:
             given["params"] = validate(task["params"])
         return found(task, **given) if positional else found(**given)
 
-    return Handler(call, is_async, wants_context="context" in names)
+    return Handler(call, is_async, wants_context=context_name is not None, batch=organ.batch)
 
 
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from organism_flows.blocks.errors import MustLeave
 from organism_flows.blocks.json_text import NotJson, to_json
 from organism_flows.serve_apps.organism.handler_api.errors import describe, harmless, is_permanent
 from organism_flows.serve_apps.organism.handler_api.snoozing import snooze_of
@@ -60,6 +61,8 @@ def returned(value: Any, limit_bytes: int) -> HandlerResult:
 
 def raised(error: BaseException) -> HandlerResult:
     """Return the result of a task whose handler raised ``error``."""
+    if isinstance(error, MustLeave):
+        return HandlerResult("interrupted", error=describe(error))
     if is_permanent(error):
         return HandlerResult("rejected", error=describe(error))
     try:

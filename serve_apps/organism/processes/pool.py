@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.task_report import Acknowledgement
 from organism_flows.serve_apps.organism.config import OrganConfig
 from organism_flows.serve_apps.organism.handler_api.handler import Handler, ProcessCall
 from organism_flows.serve_apps.organism.handler_api.loading import load_handler, refusal
@@ -147,12 +148,19 @@ class ProcessPool:
                     self._drop(call.key, worker)
                     continue
                 call.on_begin()
-                results = worker.receive(call.progress)
+                results = worker.receive(lambda report: call.contexts[report.position].relay(report))
             except BaseException:
                 self._drop(call.key, worker)
                 raise
             self._release(call.key, worker)
             return results
+
+    def answer(self, key: Any, claim: int, answer: Acknowledgement) -> None:
+        """Pass the answer to what a task has reported to the process of its call, if the call has one."""
+        with self._changed:
+            worker = self._busy.get(key)
+        if worker is not None:
+            worker.answer(claim, answer)
 
     def kill(self, key: Any) -> None:
         """Kill the process of a call, if the call has one. Then `call` returns or raises."""

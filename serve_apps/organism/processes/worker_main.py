@@ -15,14 +15,17 @@ import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from contextvars import copy_context
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any, NamedTuple
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.json_text import from_json
+from organism_flows.blocks.task_report import Acknowledgement, Checkpoint, TaskReport
 from organism_flows.serve_apps.organism.config import OrganConfig
-from organism_flows.serve_apps.organism.handler_api.context import Context
+from organism_flows.serve_apps.organism.handler_api.context import Context, Leaving
 from organism_flows.serve_apps.organism.handler_api.handler import Handler
 from organism_flows.serve_apps.organism.handler_api.handler_call import HandlerCall
 from organism_flows.serve_apps.organism.handler_api.loading import load_handler
@@ -31,8 +34,8 @@ from organism_flows.serve_apps.organism.handler_api.results import HandlerResult
 if TYPE_CHECKING:
     import asyncio
 
-PROGRESS_S = 0.25
-"""Shortest time between two reports of progress, in seconds."""
+REPORT_S = 0.05
+"""Shortest time between two reports of a call that nothing waits for, in seconds."""
 
 
 class ReadyMessage(NamedTuple):
@@ -59,14 +62,22 @@ class InvokeMessage(NamedTuple):
     remaining_s: float
     limit_bytes: int
     """Longest result, in bytes of JSON text."""
+    checkpoints: list[Checkpoint | None]
+    """Where earlier attempts got to."""
 
 
-class ProgressMessage(NamedTuple):
-    """Message to the replica: the progress of the call with this number."""
+class ReportsMessage(NamedTuple):
+    """Message to the replica: what the tasks of the call with this number have reported."""
 
     number: int
-    fraction: float | None
-    note: str
+    reports: list[TaskReport]
+
+
+class AnswerMessage(NamedTuple):
+    """Message from the replica: the answer to what a task has reported."""
+
+    claim: int
+    answer: Acknowledgement
 
 
 class DoneMessage(NamedTuple):
@@ -79,7 +90,7 @@ class DoneMessage(NamedTuple):
 class MessageSender:
     """Sends messages to the replica, from any thread.
 
-    Of progress it sends only a few messages a second. Progress that is unsent when its call ends is dropped.
+    Reports that come soon after others wait, and are sent together.
 
     Args:
         connection: The connection to the replica.
@@ -89,26 +100,29 @@ class MessageSender:
         self._connection = connection
         self._lock = threading.Lock()
         self._number = 0
-        self._latest: ProgressMessage | None = None
+        """Number of the call that the reports are of."""
+        self._reports: dict[int, TaskReport] = {}
+        """Reports that are not sent yet, by position."""
         self._timer: threading.Timer | None = None
         self._sent_at = 0.0
 
     def send(self, message: ReadyMessage | RefusedMessage | DoneMessage) -> None:
-        """Send ``message``, and drop progress that is not sent yet."""
+        """Send ``message``, after the reports that are not sent yet."""
         with self._lock:
-            self._latest = None
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
+            self._send_reports()
             self._connection.send(message)
 
-    def progress(self, progress: ProgressMessage) -> None:
-        """Send ``progress`` now, or when `PROGRESS_S` is over, unless there is newer progress by then."""
+    def report(self, number: int, report: TaskReport) -> None:
+        """Send a report of the call with this number, now or when `REPORT_S` is over."""
         with self._lock:
-            wait_s = self._sent_at + PROGRESS_S - time.monotonic()
-            self._latest = progress
+            wait_s = 0.0 if report.awaited else self._sent_at + REPORT_S - time.monotonic()
+            self._number = number
+            self._reports[report.position] = report.after(self._reports.get(report.position))
             if wait_s <= 0:
-                self._send_latest()
+                self._send_reports()
             elif self._timer is None:
                 self._timer = threading.Timer(wait_s, self._send_late)
                 self._timer.daemon = True
@@ -118,30 +132,94 @@ class MessageSender:
         with self._lock:
             if self._timer is threading.current_thread():
                 self._timer = None
-                self._send_latest()
+                self._send_reports()
 
-    def _send_latest(self) -> None:
-        if self._latest is not None:
-            self._connection.send(self._latest)
-            self._latest = None
+    def _send_reports(self) -> None:
+        if self._reports:
+            reports, self._reports = list(self._reports.values()), {}
+            self._connection.send(ReportsMessage(self._number, reports))
             self._sent_at = time.monotonic()
 
 
 class WorkerContext(Context):
-    """A context that reports progress to the replica."""
+    """A context in a worker process. It never says that it is cancelled: the process is killed instead."""
 
-    __slots__ = ("_report",)
+    __slots__ = ("_listen",)
 
     def __init__(
-        self, task: dict[str, Any], remaining_s: float, report: Callable[[float | None, str], None]
+        self,
+        task: dict[str, Any],
+        remaining_s: float,
+        report: Callable[[TaskReport], None],
+        checkpoint: Checkpoint | None,
+        listen: Callable[[], None],
     ) -> None:
-        # It never says that it is cancelled: the process is killed instead.
-        super().__init__(task, time.monotonic(), remaining_s, lambda: False)
-        self._report = report
+        super().__init__(task, time.monotonic(), remaining_s, lambda: False, report, checkpoint)
+        self._listen = listen
 
-    def progress(self, fraction: float | None = None, note: str = "") -> None:
-        super().progress(None if fraction is None else float(fraction), str(note))
-        self._report(*self.progressed)
+    @property
+    def must_leave(self) -> Leaving:
+        self._listen()
+        return super().must_leave
+
+    def awaited(self, step: int) -> Future[None]:
+        self._listen()
+        return super().awaited(step)
+
+
+class Inbox:
+    """The messages of the replica.
+
+    While a handler runs, nothing is read before it waits for an answer. From then on a thread reads, which
+    costs each further call a turn of the threads.
+
+    Args:
+        connection: The connection to the replica.
+        answer: Called with each answer, in the thread.
+    """
+
+    def __init__(self, connection: Connection, answer: Callable[[AnswerMessage], None]) -> None:
+        self._connection = connection
+        self._answer = answer
+        self._calls: SimpleQueue[Any] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._reader: threading.Thread | None = None
+
+    def next(self) -> InvokeMessage:
+        """Wait for the next call.
+
+        Raises:
+            EOFError: The connection is closed.
+        """
+        if self._reader is None:
+            message = self._connection.recv()
+            while isinstance(message, AnswerMessage):  # its handler has ended
+                message = self._connection.recv()
+        else:
+            message = self._calls.get()
+        if message is None:
+            raise EOFError
+        return cast("InvokeMessage", message)
+
+    def listen(self) -> None:
+        """Have answers read from now on. Call it only while a handler runs."""
+        with self._lock:
+            if self._reader is None:
+                self._reader = threading.Thread(target=self._read, name="inbox", daemon=True)
+                self._reader.start()
+
+    def _read(self) -> None:
+        while True:
+            try:
+                message = self._connection.recv()
+            except (EOFError, OSError):
+                message = None
+            if isinstance(message, AnswerMessage):
+                self._answer(message)
+                continue
+            self._calls.put(message)
+            if message is None:
+                return
 
 
 class Worker:
@@ -149,12 +227,16 @@ class Worker:
 
     Args:
         handler: The handler, loaded by `load_handler`.
-        sender: Sends the answers to the replica.
+        connection: The connection to the replica.
+        sender: Sends messages over it.
     """
 
-    def __init__(self, handler: Handler, sender: MessageSender) -> None:
+    def __init__(self, handler: Handler, connection: Connection, sender: MessageSender) -> None:
         self._handler = handler
         self._sender = sender
+        self.inbox = Inbox(connection, self._answer)
+        self._contexts: list[Context] = []
+        """Contexts of the call that runs."""
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def execute(self, message: InvokeMessage) -> None:
@@ -162,19 +244,32 @@ class Worker:
         with HandlerCall(len(message.tasks)) as call:
             # A context of its own: what a call leaves in a context variable must not reach the next call.
             call.results = copy_context().run(self._call, message)
+        for context in self._contexts:
+            context.end()
+        self._contexts = []
         self._sender.send(DoneMessage(message.number, call.results))
 
     def _call(self, message: InvokeMessage) -> HandlerResults:
         tasks = [{**task, "params": from_json(task["params"])} for task in message.tasks]
 
-        def report(fraction: float | None, note: str) -> None:
-            self._sender.progress(ProgressMessage(message.number, fraction, note))
-
-        context = WorkerContext(tasks[0], message.remaining_s, report)
-        value = self._handler.call(*self._handler.arguments(tasks, context))
+        if self._handler.wants_context:
+            self._contexts = [self._context(message, position, task) for position, task in enumerate(tasks)]
+        value = self._handler.call(*self._handler.arguments(tasks, self._contexts))
         if inspect.isawaitable(value):
             value = self._await(value)
         return self._handler.results(value, len(tasks), message.limit_bytes)
+
+    def _context(self, message: InvokeMessage, position: int, task: dict[str, Any]) -> Context:
+        def report(one: TaskReport) -> None:
+            self._sender.report(message.number, one._replace(position=position))
+
+        checkpoint = message.checkpoints[position]
+        return WorkerContext(task, message.remaining_s, report, checkpoint, self.inbox.listen)
+
+    def _answer(self, message: AnswerMessage) -> None:
+        for context in self._contexts:
+            if context.claim == message.claim:
+                context.acknowledge(message.answer)
 
     def _await(self, awaitable: Awaitable[Any]) -> Any:
         """Wait on the single event loop of the process: handlers keep their connections on it."""
@@ -225,8 +320,8 @@ def serve(connection_fd: int) -> None:
             sender.send(RefusedMessage(error.what, error.next_step))
             return
         sender.send(ReadyMessage(os.getpid(), handler.is_async, handler.wants_context))
-        worker = Worker(handler, sender)
+        worker = Worker(handler, connection, sender)
         while True:
-            worker.execute(connection.recv())
+            worker.execute(worker.inbox.next())
     except (EOFError, ConnectionError):
         pass

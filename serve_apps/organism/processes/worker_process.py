@@ -16,19 +16,22 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
 from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.task_report import Acknowledgement, TaskReport
 from organism_flows.serve_apps.organism.config import OrganConfig
 from organism_flows.serve_apps.organism.handler_api.handler import ProcessCall
 from organism_flows.serve_apps.organism.handler_api.results import HandlerResults
 from organism_flows.serve_apps.organism.processes.worker_main import (
+    AnswerMessage,
     DoneMessage,
     InvokeMessage,
-    ProgressMessage,
     ReadyMessage,
     RefusedMessage,
+    ReportsMessage,
 )
 
 logger = logging.getLogger("ray.serve.organism")
@@ -66,6 +69,7 @@ class WorkerProcess:
         self._number = 0
         self._worker_pid = 0
         self._closing = threading.Lock()
+        self._sending = threading.Lock()
         ours, theirs = socket.socketpair()
         lifeline, self._lifeline = os.pipe()
         self._connection = Connection(ours.detach())
@@ -135,10 +139,20 @@ class WorkerProcess:
             OSError: The process is dead; the handler was not called.
         """
         self._number += 1
-        self._connection.send(InvokeMessage(self._number, call.tasks, call.timeout_s, call.limit_bytes))
+        message = InvokeMessage(self._number, call.tasks, call.timeout_s, call.limit_bytes, call.checkpoints)
+        with self._sending:
+            self._connection.send(message)
 
-    def receive(self, progress: Callable[[float | None, str], None]) -> HandlerResults:
+    def answer(self, claim: int, answer: Acknowledgement) -> None:
+        """Send the answer to what a task has reported. Safe in any thread."""
+        with self._sending, suppress(OSError):  # a process that is dead waits for nothing
+            self._connection.send(AnswerMessage(claim, answer))
+
+    def receive(self, report: Callable[[TaskReport], None]) -> HandlerResults:
         """Wait for the results of the tasks that were sent, and return them.
+
+        Args:
+            report: Called with what the tasks report meanwhile.
 
         Returns:
             The results; empty if a batch failed as a whole.
@@ -150,9 +164,10 @@ class WorkerProcess:
             match self._receive(None):
                 case DoneMessage(self._number, results):
                     return results
-                case ProgressMessage(number, fraction, note):
+                case ReportsMessage(number, reports):
                     if number == self._number:
-                        progress(fraction, note)
+                        for one in reports:
+                            report(one)
                 case _:
                     raise WorkerProcessDied(self._bad_message())
 

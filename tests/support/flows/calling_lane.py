@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 import httpx
 
 from organism_flows.blocks.queue import Batch, Outcomes, Queue
+from organism_flows.blocks.task_report import Acknowledgement
 from organism_flows.flows.lanes.lane import Lane
 
 
@@ -40,6 +41,8 @@ class CallingOrganism:
     async def cancel(self, runs: Mapping[str, int]) -> None: ...
 
     async def recall(self, claims: Sequence[int], *, leaving: bool) -> None: ...
+
+    async def acknowledge(self, saved: Mapping[int, Acknowledgement]) -> None: ...
 
 
 async def main(dsn: str, url: str) -> None:

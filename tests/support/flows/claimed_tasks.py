@@ -24,4 +24,5 @@ def tasks(kinds: list[str], suspicions: list[int] | None = None, params: str = "
         timeouts=[None] * n,
         suspicions=suspicions or [0] * n,
         reclaimed=[False] * n,
+        checkpoints=[None] * n,
     )

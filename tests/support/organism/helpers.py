@@ -40,6 +40,7 @@ def batch(*rows: tuple[str, Any] | tuple[str, Any, float]) -> dict[str, Any]:
         made.timeouts.append(row[2] if len(row) > 2 else None)
         made.suspicions.append(0)
         made.reclaimed.append(False)
+        made.checkpoints.append(None)
     return made.to_wire()
 
 

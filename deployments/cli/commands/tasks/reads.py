@@ -14,6 +14,7 @@ from organism_flows.deployments.cli.own_queue import open_queue
 
 if TYPE_CHECKING:
     from organism_flows.blocks.queue import TaskFilter, TaskRow
+    from organism_flows.blocks.queue.read_models import TaskProgress
 
 tasks = App(name="tasks", help="Show tasks, and cancel, retry or pause them.")
 
@@ -196,6 +197,8 @@ def _describe(task: TaskRow) -> str:
         lines.append(f"held by    {task.locked_by}{since}, claim {task.claim}")
     if begun := begun_at(task):
         lines.append(f"runs since {begun:%Y-%m-%d %H:%M:%S %Z}")
+    if task.progress:
+        lines.append(f"progress   {_progress(task.progress)}")
     if task.error:
         lines.append(f"error      {task.error}")
     lines += [f"params     {text(task.params)}", f"result     {text(task.result)}"]
@@ -205,6 +208,13 @@ def _describe(task: TaskRow) -> str:
             f"{_short(attempt.error, 200)}"
         )
     return "\n".join(lines)
+
+
+def _progress(progress: TaskProgress) -> str:
+    parts = [f"{progress.fraction:.0%}" if progress.fraction is not None else None, progress.note]
+    if progress.saved_at:
+        parts.append(f"checkpoint {progress.step} saved at {progress.saved_at:%H:%M:%S %Z}")
+    return ", ".join(part for part in parts if part) or "-"
 
 
 def _cell(text: str) -> str:

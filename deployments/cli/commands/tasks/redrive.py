@@ -29,6 +29,9 @@ async def redrive(
     until: Annotated[datetime | None, Parameter(help="Finished then or before.")] = None,
     cancelled: Annotated[bool, Parameter(negative="", help="Cancelled tasks too.")] = False,
     limit: Annotated[int | None, Parameter(help="Most tasks, those that finished first.")] = None,
+    from_start: Annotated[
+        bool, Parameter(negative="", help="Drop their checkpoints; else each continues from its newest.")
+    ] = False,
     yes: Annotated[bool, Parameter(negative="", help="Do it; without this it is only shown.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -58,7 +61,10 @@ async def redrive(
             show({"would_redrive": count, "sample": sample}, as_json, "\n".join(text))
             return
         done = await queue.operator.redrive(
-            wanted, actor=f"{getpass.getuser()}@{socket.gethostname()}", limit=limit
+            wanted,
+            actor=f"{getpass.getuser()}@{socket.gethostname()}",
+            limit=limit,
+            from_start=from_start,
         )
     result = {"redriven": done.redriven, "kept_out": done.kept_out, "audit": str(done.audit)}
     line = f"{done.redriven} tasks redriven"

@@ -8,7 +8,8 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any
 
-from organism_flows.serve_apps.organism.execution.jobs import Invocation
+from organism_flows.blocks.task_report import Acknowledgement
+from organism_flows.serve_apps.organism.execution.jobs import Invocation, Job
 from organism_flows.serve_apps.organism.execution.shared_state import SharedState
 from organism_flows.serve_apps.organism.handler_api.errors import place_of_coroutine, place_of_frame
 from organism_flows.serve_apps.organism.handler_api.handler import Handler, HandlerProcesses, ProcessCall
@@ -75,9 +76,6 @@ class HandlerCaller:
         return self._handler.results(value, len(run.jobs), self._shared.result_limit_bytes)
 
     def _in_process(self, run: Invocation, processes: HandlerProcesses) -> HandlerResults | NotIsolated:
-        context = run.new_context()
-        if self._handler.wants_context:
-            run.context = context
         tasks = [
             {**task, "params": job.call.batch.params[job.position]}
             for task, job in zip(run.tasks, run.jobs, strict=True)
@@ -89,7 +87,8 @@ class HandlerCaller:
                     tasks=tasks,
                     timeout_s=run.timeout_s,
                     limit_bytes=self._shared.result_limit_bytes,
-                    progress=context.progress,
+                    checkpoints=[job.call.batch.checkpoints[job.position] for job in run.jobs],
+                    contexts=run.contexts() if self._handler.wants_context else [],
                     on_begin=run.on_begin,
                     unwanted=lambda: run.reported,
                 )
@@ -98,6 +97,13 @@ class HandlerCaller:
             if processes is not self._handler.processes:
                 return NOT_ISOLATED
             raise failed.error from None
+
+    def acknowledge(self, job: Job, answer: Acknowledgement) -> None:
+        """Let the handler of ``job`` know what became of its reports."""
+        if job.run is not None and job.run.processes is not None:
+            job.run.processes.answer(job.run, job.claim, answer)
+        elif job.context is not None:
+            job.context.acknowledge(answer)
 
     def kill(self, run: Invocation) -> None:
         """Kill the process of ``run``, if it runs in one. The run must be reported already."""

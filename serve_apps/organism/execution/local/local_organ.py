@@ -16,6 +16,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any
 
+from organism_flows.blocks.task_report import Acknowledgement
 from organism_flows.serve_apps.organism.config import OrganConfig
 from organism_flows.serve_apps.organism.execution.job_runner import LINGER_S, JobRunner
 from organism_flows.serve_apps.organism.execution.jobs import Invocation, Job
@@ -95,6 +96,12 @@ class LocalOrgan(JobRunner):
             if not jobs:
                 break
             self._start(jobs)
+
+    def acknowledge(self, job: Job, answer: Acknowledgement) -> None:
+        """Let the handler of ``job`` know what became of its reports, or that it must leave."""
+        if answer.leave_within_s is not None and job.leave_by is None:
+            job.leave_by = time.monotonic() + answer.leave_within_s
+        self._caller.acknowledge(job, answer)
 
     def _can_recall(self, job: Job, *, leaving: bool) -> bool:
         # A job that is to be tried alone has been in a handler already.
@@ -292,6 +299,9 @@ class LocalOrgan(JobRunner):
         run.reported = True
         if results:
             for job, result in zip(run.jobs, results, strict=True):
+                if result.cause == "interrupted" and job.leave_by is None:
+                    # It would come back at once, again and again.
+                    result = HandlerResult("failed", error=f"raised without need: {result.error}")
                 self._report(job, result)
         else:
             self._isolate(run, "raised")

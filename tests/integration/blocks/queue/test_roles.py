@@ -57,7 +57,7 @@ ALSO = {
     """,
     OPERATOR: """
         cancel_requests complete limit_lock limit_spend lines next_in_line next_lines reapable reject
-        release release_unanswered settle snooze
+        release release_unanswered restored settle snooze
     """,
 }
 """Statements that a role is not for and can run all the same, because it reads or writes the same columns."""

@@ -14,6 +14,7 @@ import asyncpg
 import pytest
 
 from organism_flows.blocks.queue import NewTask, Queue, Status, TaskState
+from organism_flows.blocks.task_report import Progress, TaskReport
 from organism_flows.serve_apps.gateway.task_watcher import POLL_PAUSE_S, TaskWatcher
 from tests.support.gateway.running import Gateway
 from tests.support.queue.helpers import claim, outcomes_of
@@ -112,6 +113,24 @@ async def test_events_tell_a_cancel_request_and_a_deletion(gateway: Gateway, que
         else:
             await pool_of(queue).execute("DELETE FROM tasks")
     assert seen == [("status", False), ("status", True), ("gone", None)]
+
+
+async def test_events_tell_the_progress_that_a_handler_reports(gateway: Gateway, queue: Queue) -> None:
+    [task_id] = await gateway.submit()
+    batch = await claim(queue)
+    seen = []
+    async for _, state in sent(gateway, task_id):
+        seen.append((state["fraction"], state["note"]))
+        if len(seen) < 3:
+            progress = Progress(len(seen) / 4, f"part {len(seen)}")
+            await queue.reports.record(batch, [TaskReport(progress=progress)])
+        else:
+            await queue.claims.settle("lane", batch, outcomes_of(batch, "completed", result="1"))
+        if state["finished"]:
+            break
+    assert seen[:3] == [(None, None), (0.25, "part 1"), (0.5, "part 2")]
+    status = (await gateway.http.get(f"/api/tasks/{task_id}/status")).json()
+    assert (status["fraction"], status["note"]) == (0.5, "part 2")
 
 
 async def test_a_thousand_polls_and_streams_share_a_few_connections(gateway: Gateway, queue: Queue) -> None:

@@ -48,6 +48,7 @@ def make_batch(types: list[str], params: list[str]) -> Batch:
         timeouts=[None] * size,
         suspicions=[0] * size,
         reclaimed=[False] * size,
+        checkpoints=[None] * size,
     )
 
 

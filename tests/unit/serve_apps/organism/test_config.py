@@ -168,7 +168,10 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         (f"{MODULE}:yields", ["a generator yields results one by one: return one value"]),
         (f"{MODULE}:yields_async", ["a generator yields"]),
         (f"{MODULE}:Yielding", ["a generator yields"]),
-        (f"{MODULE}:batch_with_params", ["a batch handler gets a list of tasks, and no params"]),
+        (
+            f"{MODULE}:batch_with_params",
+            ["a list of tasks and their `contexts`, and no params"],
+        ),
         (f"{MODULE}:Broken", ["OSError: model file is missing", "misbehaviour.py:"]),
     ],
 )

@@ -12,6 +12,7 @@ from organism_flows.blocks.errors import ConfigurationError, OrganismUnavailable
 from organism_flows.blocks.json_text import from_json
 from organism_flows.blocks.organism_reports import HealthReport
 from organism_flows.blocks.queue import Batch, Outcomes
+from organism_flows.blocks.task_report import Acknowledgement
 from organism_flows.serve_apps.organism.config import parse_config
 from organism_flows.serve_apps.organism.execution import remote_organ
 from organism_flows.serve_apps.organism.manager import OrganismManager
@@ -77,6 +78,9 @@ class Elsewhere:
 
     async def running(self) -> list[dict[str, Any]]:
         return [self.manager.running()]
+
+    async def acknowledge(self, saved: Mapping[int, Acknowledgement]) -> None:
+        self.manager.acknowledge(saved)
 
     async def limit_drain(self, within_s: float) -> None:
         self.manager.limit_drain(within_s)

@@ -1,0 +1,313 @@
+"""What handlers report while they run leaves the replica before their outcomes, and answers come back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from organism_flows.blocks.queue.wire import Outcomes
+from organism_flows.blocks.task_report import Acknowledgement, Checkpoint, Progress, TaskReport
+from organism_flows.serve_apps.organism.manager import OrganismManager
+from tests.support.organism import reporting
+from tests.support.organism.helpers import Result, batch, cancel_claims, organ, organism, run
+from tests.support.stack import until
+from tests.unit.serve_apps.organism.test_remote import Elsewhere
+
+pytestmark = pytest.mark.anyio
+HANDLERS = "tests.support.organism.reporting"
+
+
+@pytest.fixture(autouse=True)
+def clean() -> Iterator[None]:
+    reporting.GO.clear()
+    reporting.CAUGHT.clear()
+    yield
+    reporting.GO.set()
+
+
+def runs(handler: str, **more: Any) -> OrganismManager:
+    return organism(organ("r", f"{HANDLERS}:{handler}", **more))
+
+
+def restored(wire: dict[str, Any], *checkpoints: Checkpoint | None) -> dict[str, Any]:
+    return {**wire, "checkpoints": list(checkpoints)}
+
+
+class Reader:
+    """Reads a call as a lane does: reports come before outcomes, and those that wait get an answer."""
+
+    def __init__(self, manager: OrganismManager, *, problem: str | None = None, stale: bool = False) -> None:
+        self.manager = manager
+        self.problem = problem
+        self.stale = stale
+        self.result = Result()
+        self.reports: dict[int, TaskReport] = {}
+        self.messages = 0
+        self.first = asyncio.Event()
+
+    async def read(self, wire: dict[str, Any]) -> Result:
+        async for message in self.manager.handle_tasks(wire):
+            outcomes = Outcomes.from_wire(message)
+            answers = {}
+            self.messages += bool(outcomes.reports)
+            for report in outcomes.reports:
+                assert report.position not in self.result.causes, "reported after its end"
+                self.reports[report.position] = report.after(self.reports.get(report.position))
+                if report.awaited:
+                    answers[wire["claims"][report.position]] = Acknowledgement(
+                        report.step, self.problem, self.stale
+                    )
+                self.first.set()
+            self.result.add(message)
+            self.manager.acknowledge(answers)
+        return self.result
+
+
+@pytest.mark.parametrize("processes", [False, True])
+@pytest.mark.parametrize("handler", ["plain", "coroutine", "waiting"])
+async def test_every_form_of_handler_saves_and_resumes(handler: str, processes: bool) -> None:
+    manager = runs(handler, processes=processes)
+    reader = Reader(manager)
+    wire = batch(("r", {"units": 5}))
+    assert (await reader.read(wire)).results == {0: {"began": 0}}
+    assert reader.reports[0][:3] == (0, 5, "5")
+    reader = Reader(manager)
+    again = restored(batch(("r", {"units": 7})), Checkpoint(5, "5"))
+    assert (await reader.read(again)).results == {0: {"began": 5}}
+    assert reader.reports[0][:3] == (0, 7, "7")
+
+
+@pytest.mark.parametrize("processes", [False, True])
+async def test_each_task_of_a_handler_batch_has_a_context(processes: bool) -> None:
+    manager = runs("batched", batch=True, max_batch_size=3, processes=processes)
+    reader = Reader(manager)
+    wire = batch(*(("r", {"name": f"n{n}"}) for n in range(3)))
+    result = await reader.read(restored(wire, None, Checkpoint(4, '{"a": 1}'), None))
+    assert result.results == {0: None, 1: {"a": 1}, 2: None}
+    assert {position: report.state for position, report in reader.reports.items()} == {
+        n: f'{{"of":"n{n}"}}' for n in range(3)
+    }
+
+
+@pytest.mark.parametrize("processes", [False, True])
+async def test_what_cannot_be_saved_is_an_error_in_the_handler_and_the_task_goes_on(processes: bool) -> None:
+    reader = Reader(runs("wrong", processes=processes))
+    result = await reader.read(batch(("r", {})))
+    said = result.results[0]
+    for text, words in zip(said, ("NaN", "NUL", "set", "300,002 bytes", "None"), strict=True):
+        assert text.startswith("state"), text
+        assert words.lower() in text.lower()
+    assert reader.reports[0].state == '"good"'
+
+
+@pytest.mark.parametrize("processes", [False, True])
+async def test_progress_never_raises(processes: bool) -> None:
+    reader = Reader(runs("progressing", processes=processes))
+    await reader.read(batch(("r", {})))
+    assert reader.reports[0].progress == Progress(1.0, "last")
+
+
+async def test_many_checkpoints_share_few_messages() -> None:
+    reader = Reader(runs("plain"))
+    await reader.read(batch(("r", {"units": 2000})))
+    assert reader.reports[0].step == 2000
+    assert reader.messages < 200
+
+
+async def test_what_a_failing_handler_has_saved_comes_before_its_failure() -> None:
+    reader = Reader(runs("fails"))
+    result = await reader.read(batch(("r", {})))
+    assert result.causes == {0: "failed"}
+    assert reader.reports[0].state == '"before it fails"'
+
+
+async def test_a_state_that_stays_the_same_is_no_step() -> None:
+    reader = Reader(runs("idle"))
+    await reader.read(batch(("r", {})))
+    assert reader.reports[0].step == 1
+    reader = Reader(runs("idle"))
+    await reader.read(restored(batch(("r", {})), Checkpoint(1, '"first"')))
+    assert reader.reports[0].step == 1, "it is where it began"
+
+
+async def test_an_attempt_that_ignores_what_is_restored_begins_at_the_first_step() -> None:
+    reader = Reader(runs("fails"))
+    await reader.read(restored(batch(("r", {})), Checkpoint(9, '"far"')))
+    assert reader.reports[0].step == 1
+
+
+@pytest.mark.parametrize("processes", [False, True])
+async def test_a_checkpoint_of_a_lost_claim_raises_stale_claim(processes: bool) -> None:
+    reader = Reader(runs("waiting", processes=processes), problem="it went to another", stale=True)
+    result = await reader.read(batch(("r", {"units": 3})))
+    assert result.causes == {0: "failed"}
+    assert "StaleClaim: it went to another" in str(result.errors[0])
+
+
+async def test_a_checkpoint_that_the_database_refuses_is_an_error_of_the_handler() -> None:
+    reader = Reader(runs("coroutine"), problem="Postgres cannot store the state: no")
+    result = await reader.read(batch(("r", {"units": 3})))
+    assert "OSError: Postgres cannot store the state: no" in str(result.errors[0])
+
+
+async def test_nothing_is_saved_after_the_end() -> None:
+    manager = runs("stuck")
+    reader = Reader(manager)
+    reading = asyncio.create_task(reader.read(batch(("r", {}))))
+    await reader.first.wait()
+    assert cancel_claims(manager, 100) == [100]
+    assert (await reading).causes == {0: "cancelled"}
+    reporting.GO.set()
+    await until(lambda: reporting.CAUGHT)
+    assert "claim 100 has ended" in reporting.CAUGHT[0]
+    assert reader.reports[0].state == '"before"'
+
+
+async def test_a_plain_function_that_waits_is_let_go_when_its_task_is_cancelled() -> None:
+    manager = runs("waiting")
+    messages = manager.handle_tasks(batch(("r", {"units": 1})))
+    async for message in messages:
+        outcomes = Outcomes.from_wire(message)
+        if any(report.awaited for report in outcomes.reports):
+            cancel_claims(manager, 100)
+    await until(lambda: manager.status()["organs"]["r"]["abandoned"] == 0)
+
+
+async def test_a_task_past_the_queue_waits_for_nothing() -> None:
+    outcome = await runs("coroutine").handle_incoming_task({"type": "r", "params": {"units": 3}})
+    assert outcome["result"] == {"began": 0}
+
+
+async def test_reports_of_an_organ_apart_come_through_and_answers_go_there() -> None:
+    config = {
+        "organs": [organ("r", f"{HANDLERS}:waiting", deployment={})],
+        "default_timeout_s": 60,
+    }
+    elsewhere = Elsewhere(config, "r")
+    manager = OrganismManager(config, connect=lambda _: elsewhere)
+    reader = Reader(manager)
+    wire = restored(batch(("echo", {}), ("r", {"units": 4})), None, Checkpoint(2, "2"))
+    result = await reader.read(wire)
+    assert result.results[1] == {"began": 2}
+    assert reader.reports[1][:3] == (1, 4, "4")
+
+
+async def test_a_handler_that_reports_nothing_sends_no_report() -> None:
+    manager = organism()
+    result = await run(manager, batch(("echo", {}), ("echo", {})))
+    assert set(result.causes.values()) == {"completed"}
+
+
+def planning() -> OrganismManager:
+    return organism(
+        organ("planner", "plan"),
+        organ("r", f"{HANDLERS}:coroutine"),
+        organ("fails", f"{HANDLERS}:fails"),
+        organ("seen", "double"),
+        escalation={"drift_score": 1.0, "planner": "planner"},
+    )
+
+
+def escalated(*steps: dict[str, Any], parallel: bool = False) -> dict[str, Any]:
+    wire = batch(("r", {"plan": {"steps": list(steps), "parallel": parallel}}))
+    return {**wire, "drift_scores": [1.0]}
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+async def test_an_escalated_task_continues_with_the_step_that_had_saved_something(parallel: bool) -> None:
+    steps = [
+        {"organ": "seen", "params": {"n": 4}},
+        {"organ": "r", "params": {"units": 3}},
+        {"organ": "fails", "params": {}},
+    ]
+    manager = planning()
+    reader = Reader(manager)
+    first = await reader.read(escalated(*steps, parallel=parallel))
+    assert first.causes == {0: "failed"}
+    saved = reader.reports[0]
+    assert saved.state is not None
+    again = restored(escalated(*steps, parallel=parallel), Checkpoint(saved.step, saved.state))
+    reader = Reader(manager)
+    await reader.read(again)
+    organs = manager.status()["organs"]
+    assert organs["planner"]["completed"] == 1, "the plan was kept"
+    assert organs["seen"]["completed"] == 1, "so was the result of a step"
+    assert organs["r"]["completed"] == 1
+    assert organs["fails"]["failed"] == 2
+    assert reader.reports[0].step == saved.step, "it got no further"
+
+
+async def test_a_step_gets_what_it_has_saved_and_waits_for_what_it_saves() -> None:
+    manager = planning()
+    reader = Reader(manager)
+    plan = {"steps": [{"organ": "r", "params": {"units": 5}}]}
+    state = {
+        "ended": {"0": {"organ": "planner", "type": "r", "result": plan, "elapsed_ms": 1.0}},
+        "states": {"1": 2},
+        "counts": {"1": 2},
+    }
+    wire = restored(escalated({"organ": "seen", "params": {"n": 1}}), Checkpoint(3, json.dumps(state)))
+    result = await reader.read(wire)
+    assert result.results[0]["steps"][0]["result"] == {"began": 2}
+    assert reader.reports[0].step == 7, "the planner, five units, and the end of the step"
+
+
+async def test_a_plan_whose_results_are_too_large_to_save_is_a_problem_of_the_step_that_waits() -> None:
+    manager = planning()
+    wire = escalated({"type": "echo", "params": {"x": "y" * 300_000}}, {"organ": "r", "params": {"units": 1}})
+    result = await Reader(manager).read(wire)
+    assert "the plan with the results of its steps is 600," in str(result.errors[0])
+
+
+@pytest.mark.parametrize("processes", [False, True])
+@pytest.mark.parametrize("handler", ["leaves", "leaves_thread", "unaware"])
+async def test_a_handler_leaves_in_time_and_hands_its_state_on(handler: str, processes: bool) -> None:
+    manager = runs(handler, processes=processes, drain_s=600)
+    reader = Reader(manager)
+    reading = asyncio.create_task(reader.read(batch(("r", {}))))
+    await reader.first.wait()
+    manager.drain()
+    result = await asyncio.wait_for(reading, 60)
+    assert result.causes == {0: "interrupted"}
+    assert reader.reports[0].state is not None, "saved before it was handed back"
+    if handler != "unaware":
+        assert reader.reports[0].state == '"left in time"'
+
+
+async def test_an_organ_apart_is_asked_to_leave_with_the_replica_that_sent_its_tasks() -> None:
+    config = {"organs": [organ("r", f"{HANDLERS}:leaves", deployment={}, drain_s=600)]}
+    elsewhere = Elsewhere(config, "r")
+    manager = OrganismManager(config, connect=lambda _: elsewhere)
+    reader = Reader(manager)
+    reading = asyncio.create_task(reader.read(batch(("r", {}))))
+    await reader.first.wait()
+    manager.drain()
+    result = await asyncio.wait_for(reading, 60)
+    assert result.causes == {0: "interrupted"}
+    assert reader.reports[0].state == '"left in time"'
+
+
+async def test_a_step_of_a_plan_is_asked_to_leave() -> None:
+    manager = organism(
+        organ("planner", "plan"),
+        organ("r", f"{HANDLERS}:leaves", drain_s=600),
+        escalation={"drift_score": 1.0, "planner": "planner"},
+    )
+    reader = Reader(manager)
+    reading = asyncio.create_task(reader.read(escalated({"organ": "r", "params": {}})))
+    await reader.first.wait()
+    manager.drain()
+    result = await asyncio.wait_for(reading, 60)
+    assert result.causes == {0: "interrupted"}
+    assert '"left in time"' in str(reader.reports[0].state)
+
+
+@pytest.mark.parametrize("processes", [False, True])
+async def test_a_handler_that_leaves_without_need_has_failed(processes: bool) -> None:
+    result = await run(runs("without_need", processes=processes), batch(("r", {})))
+    assert result.causes == {0: "failed"}
+    assert "without need: MustLeave: I want to" in str(result.errors[0])
