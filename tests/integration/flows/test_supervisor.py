@@ -78,7 +78,7 @@ async def test_lanes_are_replaced_while_prefects_server_hangs(
 
     monkeypatch.setattr(DispatchProgress, "show", hang)
     monkeypatch.setattr(module, "report_failures", hang)
-    monkeypatch.setattr(states, "get_client", lambda: _Hanging())
+    monkeypatch.setattr("prefect.client.orchestration.get_client", lambda: _Hanging())
 
     def start_lane(number: int, seconds: float | None) -> Any:
         if number <= 3:

@@ -61,6 +61,7 @@ def test_rays_own_refusal_is_one_line() -> None:
 
 @pytest.mark.anyio
 async def test_ray_client_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # other tests may have connected this process
     monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
     with pytest.raises(ConfigurationError, match=r"Ray Client.*--num-cpus=0"):
         await RayCluster().connect()
@@ -70,6 +71,7 @@ async def test_ray_client_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_without_a_node_on_this_machine_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from ray._private import services
 
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr(services, "find_node_ids", set)
     monkeypatch.setattr("organism_flows.blocks.prefect_blocks.ray_cluster.OWN_NODE_TIMEOUT", 0.0)
     listening = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1")
