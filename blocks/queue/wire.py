@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias
 
-WIRE_VERSION = 5
+WIRE_VERSION = 6
 """Version of the messages. It grows when a column changes meaning; a replica refuses a batch of another
 version."""
 
@@ -119,6 +119,8 @@ class Outcomes:
     """``fast``, ``escalated``, or ``fallback``: it drifted, and there is no planner."""
     organ_ids: list[str | None] = field(default_factory=list)
     elapsed_ms: list[float] = field(default_factory=list)
+    spent: list[float | None] = field(default_factory=list)
+    """Units that handlers have reported. `None` means that one reported none."""
     waiting: bool = field(default=False, kw_only=True)
     """True if none of the remaining tasks is in a handler: they wait for their turn, or for a replica of
     their organ."""
@@ -144,6 +146,7 @@ class Outcomes:
         path: str = "fast",
         organ_id: str | None = None,
         elapsed_ms: float = 0.0,
+        spent: float | None = None,
     ) -> None:
         """Append one task's outcome."""
         self.positions.append(position)
@@ -153,6 +156,7 @@ class Outcomes:
         self.paths.append(path)
         self.organ_ids.append(organ_id)
         self.elapsed_ms.append(elapsed_ms)
+        self.spent.append(spent)
 
     def extend(self, other: Outcomes) -> None:
         """Append the outcomes of ``other``, with their positions."""

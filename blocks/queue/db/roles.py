@@ -25,12 +25,13 @@ STATEMENTS: dict[tuple[str, ...], str] = {
     (SUBMITTER, OPERATOR): "duplicates load_missing load_part loaded submit",
     (LANE, OPERATOR): """
         closures dead_letters expirable expire failures_since forget_closures forget_files forget_levels
-        interrupted lane_figures lanes limit_room limits long_running long_work most_interrupted next_due
-        outlook pauses prunable prune prune_audit prune_some queue_health remaining request_leave
-        request_stop
+        forget_spending interrupted lane_figures lanes limit_room limits long_running long_work
+        most_interrupted next_due outlook pauses prunable prune prune_audit prune_some
+        queue_health remaining request_leave request_stop
     """,
     (LANE,): """
-        abandon begun cancel_requests claim complete deregister forget_lanes limit_lock limit_spend lines
+        abandon begun cancel_requests claim complete deregister forget_lanes limit_charge limit_costs
+        limit_lock limit_reconcile limit_spend lines
         next_in_line next_lines reap reap_some reapable register reject release renew report settle
         snooze
     """,

@@ -131,6 +131,9 @@ class JobRunner(ABC):
         job.reported = True
         if elapsed_ms is None:
             elapsed_ms = self._elapsed_ms(job)
+        if job.run is not None and job.run.context is not None and result.spent is None:
+            # Whatever became of it, a task that timed out included.
+            result = result._replace(spent=job.run.context.units)
         self.counters.add(result.cause, elapsed_ms)
         job.call.report(job.position, result, job.path, self.config.id, elapsed_ms)
 

@@ -28,7 +28,7 @@ class Context:
         cancelled: Returns True if the task's result is no longer awaited.
     """
 
-    __slots__ = ("_cancelled", "attempt", "claim", "deadline", "progressed", "task_id")
+    __slots__ = ("_cancelled", "attempt", "claim", "deadline", "progressed", "task_id", "units")
 
     def __init__(
         self, task: dict[str, Any], started: float, timeout_s: float, cancelled: Callable[[], bool]
@@ -40,6 +40,8 @@ class Context:
         """Number of the attempt, from 1."""
         self.deadline = started + timeout_s
         """By `time.monotonic`. After it the task is reported as timed out, whatever the handler returns."""
+        self.units: float | None = None
+        """What the handler has spent so far. `None` means that it said nothing."""
         self.progressed: tuple[float | None, str] = (None, "")
         self._cancelled = cancelled
 
@@ -71,3 +73,16 @@ class Context:
             note: Progress in words; at most 200 characters are kept.
         """
         self.progressed = (fraction, note[:200])
+
+    def spent(self, units: float) -> None:
+        """Report units that the task has spent, such as tokens or cents. Several reports add up.
+
+        They take the place of its estimate in limits of the kind ``cost``. Report 0 if it has spent nothing.
+
+        Raises:
+            ValueError: ``units`` is negative, or no number.
+        """
+        more = float(units)
+        if not 0 <= more < float("inf"):
+            raise ValueError(f"spent({units!r:.50}): units are 0 or more")
+        self.units = (self.units or 0.0) + more

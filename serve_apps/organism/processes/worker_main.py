@@ -156,13 +156,18 @@ class Worker:
         self._handler = handler
         self._sender = sender
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._context: WorkerContext | None = None
+        """Of the newest call."""
 
     def execute(self, message: InvokeMessage) -> None:
         """Call the handler, and send the results of the tasks. Never raise what the handler raises."""
         with HandlerCall(len(message.tasks)) as call:
             # A context of its own: what a call leaves in a context variable must not reach the next call.
             call.results = copy_context().run(self._call, message)
-        self._sender.send(DoneMessage(message.number, call.results))
+        results = call.results
+        if self._context is not None and self._context.units is not None:
+            results = [result._replace(spent=self._context.units) for result in results]
+        self._sender.send(DoneMessage(message.number, results))
 
     def _call(self, message: InvokeMessage) -> HandlerResults:
         tasks = [{**task, "params": from_json(task["params"])} for task in message.tasks]
@@ -170,7 +175,7 @@ class Worker:
         def report(fraction: float | None, note: str) -> None:
             self._sender.progress(ProgressMessage(message.number, fraction, note))
 
-        context = WorkerContext(tasks[0], message.remaining_s, report)
+        context = self._context = WorkerContext(tasks[0], message.remaining_s, report)
         value = self._handler.call(*self._handler.arguments(tasks, context))
         if inspect.isawaitable(value):
             value = self._await(value)
