@@ -17,7 +17,14 @@ def completed(batch: Batch) -> Outcomes:
     """Outcomes as a no-op handler gives them."""
     n = len(batch)
     return Outcomes(
-        list(range(n)), ["completed"] * n, [*batch.params], [None] * n, ["fast"] * n, ["noop"] * n, [0.01] * n
+        list(range(n)),
+        ["completed"] * n,
+        [*batch.params],
+        [None] * n,
+        ["fast"] * n,
+        ["noop"] * n,
+        [0.01] * n,
+        [None] * n,
     )
 
 

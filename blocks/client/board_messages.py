@@ -226,6 +226,7 @@ class PolicyFigures(BaseModel):
     backoff_cap_s: float | None = Field(description="null: the queue's.")
     max_interruptions: int | None = Field(description="null: no limit.")
     max_snoozes: int | None = Field(description="null: 100.")
+    cost: float | None = Field(description="Estimate of what a task spends; null: 1.")
 
     @classmethod
     def of(cls, policy: TypePolicy) -> PolicyFigures:

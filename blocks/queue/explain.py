@@ -238,7 +238,7 @@ def _in_the_way(
     for closure in situation.closures:
         yield _closed(closure)
     for limit in situation.limits:
-        if limit.room < WHOLE and limit.opens_s is None:
+        if limit.room < limit.needs * WHOLE and limit.opens_s is None:
             yield _limited(limit, situation.now)
     if task.run_after > situation.now:
         last_end = task.history[-1] if task.history else None
@@ -290,6 +290,13 @@ def _limited(limit: LimitRoom, now: datetime) -> _Fact:
         return _Fact(
             "limited",
             f"waits because limit {limit.name} allows {limit.amount} at once{of_key}, and as many run",
+        )
+    if limit.kind == "cost":
+        text = f"waits because limit {limit.name} has {limit.room:g} of {limit.amount} left{of_key}, "
+        text += f"and its cost is {limit.needs:g}"
+        until = now + timedelta(seconds=limit.next_s) if limit.next_s is not None else None
+        return _Fact(
+            "limited", text + (f": more is left at {time_text(until)}" if until else ""), until=until
         )
     until = now + timedelta(seconds=limit.next_s) if limit.next_s is not None else None
     text = f"waits because the rate of limit {limit.name}{of_key} is used up: "

@@ -10,11 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from organism_flows.blocks.queue.fields import WHOLE, Moment, TaskType, Text
 
-LimitKind: TypeAlias = Literal["running", "rate"]
+LimitKind: TypeAlias = Literal["running", "rate", "cost"]
 """What a limit counts.
 
 - ``running``: tasks that lanes hold, over all lanes and replicas.
 - ``rate``: tasks that begin within a period, wherever in time that begins.
+- ``cost``: units that tasks spend within a period, such as tokens or cents. Until the handler has reported
+  what it spent, the estimate of the task counts.
 """
 Amount: TypeAlias = Annotated[int, Field(ge=0, lt=2**31), WHOLE]
 Key: TypeAlias = Annotated[Text, Field(min_length=1, max_length=125)]
@@ -33,9 +35,11 @@ class Limit(BaseModel):
     by_key: bool = Field(
         default=False, description="True: each key has the amount for itself. Tasks without a key share one."
     )
-    amount: Amount = Field(description="Most tasks at once, or within a period. 0 means closed.")
+    amount: Amount = Field(
+        description="Most tasks at once, or tasks or units within a period. 0 means closed."
+    )
     period_s: float | None = Field(
-        default=None, gt=0, le=366 * 86400, description="Length of the period of a rate, in seconds."
+        default=None, gt=0, le=366 * 86400, description="Length of the period of a rate or cost, in seconds."
     )
     burst: Annotated[int, Field(ge=1, lt=2**31), WHOLE] | None = Field(
         default=None,
@@ -49,8 +53,12 @@ class Limit(BaseModel):
     def _fits_its_kind(self) -> Limit:
         if self.kind == "rate" and self.period_s is None:
             raise ValueError("a rate needs period_s, the seconds in which amount tasks may begin")
+        if self.kind == "cost" and self.period_s is None:
+            raise ValueError("a cost needs period_s, the seconds in which amount units may be spent")
         if self.kind == "running" and (self.period_s is not None or self.burst is not None):
             raise ValueError("only a rate has period_s and burst")
+        if self.kind == "cost" and self.burst is not None:
+            raise ValueError("only a rate has a burst")
         if self.exceptions and not self.by_key:
             raise ValueError("exceptions are of keys, so the limit must be by_key")
         return self
@@ -68,6 +76,9 @@ class LimitUse(Limit):
         default={},
         description="Tasks of a rate that could begin when one last did, by key: the 20 keys with least.",
     )
+    spent: dict[str, float] = Field(
+        default={}, description="Units of a cost that were spent within the period: the 20 keys with most."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +90,13 @@ class LimitRoom:
     kind: LimitKind
     amount: int
     room: float
-    """More tasks that may begin. Below 1: it must wait."""
+    """More tasks that may begin, or units that may be spent. Below ``needs``: it must wait."""
     level: float
     """Level of a rate: the room, unless the limit is closed."""
     next_s: float | None
     """Seconds until a rate allows another, or until a closed limit opens. `None`: nobody knows, or never."""
+    needs: float
+    """Room that the task needs: 1, or its estimate of a cost."""
     opens_s: float | None
     """Seconds until it opens. `None` means it is not closed."""
     now: datetime

@@ -73,6 +73,12 @@ class NewTask(BaseModel):
         le=366 * 86400,
         description="Seconds from the submission until it expires; instead of `expires_at`.",
     )
+    cost: float | None = Field(
+        default=None,
+        ge=0,
+        le=1e15,
+        description="Estimate of what it spends, for limits on cost. `None` means that of its type.",
+    )
     id: UUID | None = Field(default=None, strict=False, description="`None` means a new one.")
     run_immediately: bool = Field(
         default=True, description="False: it stays `created` until a request to run it."
@@ -236,6 +242,9 @@ class TypePolicy(BaseModel):
     max_snoozes: Annotated[int, Field(ge=1, le=1_000_000), WHOLE] | None = Field(
         default=None,
         description="How often a handler may put a task off before it is a dead letter. `None` means 100.",
+    )
+    cost: float | None = Field(
+        default=None, ge=0, le=1e15, description="Estimate of what a task spends. `None` means 1."
     )
 
 

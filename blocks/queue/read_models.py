@@ -116,6 +116,7 @@ class TaskRow(Row):
     begun_at: datetime | None
     run_after: Moment
     expires_at: Moment | None
+    cost: float | None
     result: Any
     error: str | None
     organ_id: str | None

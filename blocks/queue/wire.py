@@ -123,6 +123,8 @@ class Outcomes:
     """``fast``, ``escalated``, or ``fallback``: it drifted, and there is no planner."""
     organ_ids: list[str | None] = field(default_factory=list)
     elapsed_ms: list[float] = field(default_factory=list)
+    spent: list[float | None] = field(default_factory=list)
+    """Units that handlers have reported. `None` means that one reported none."""
     waiting: bool = field(default=False, kw_only=True)
     """True if none of the remaining tasks is in a handler: they wait for their turn, or for a replica of
     their organ."""
@@ -150,6 +152,7 @@ class Outcomes:
         path: str = "fast",
         organ_id: str | None = None,
         elapsed_ms: float = 0.0,
+        spent: float | None = None,
     ) -> None:
         """Append one task's outcome."""
         self.positions.append(position)
@@ -159,6 +162,7 @@ class Outcomes:
         self.paths.append(path)
         self.organ_ids.append(organ_id)
         self.elapsed_ms.append(elapsed_ms)
+        self.spent.append(spent)
 
     def extend(self, other: Outcomes) -> None:
         """Append the outcomes of ``other``, with their positions."""

@@ -249,8 +249,8 @@ class _Start:
         for role in sorted(kept):
             self.progress(Event(role, "kept"))
         async with health.local_client() as client:
-            steps = [self._database(stack, kept), self._ray(stack, kept, app, client)]
-            steps.append(self._prefect(stack, kept, client))
+            steps = [self._ray(stack, kept, app, client), self._prefect(stack, kept, client)]
+            steps.append(self._database(stack, kept))
             if self.settings.gateway and "gateway" not in kept:
                 steps.append(self._gateway(stack, client))
             await all_of(steps)

@@ -199,6 +199,7 @@ async def _reap_lanes(queue: Queue, summary: WatchdogSummary) -> None:
     summary.tasks_expired += await queue.maintenance.expire()
     await queue.maintenance.forget_levels()
     await queue.maintenance.forget_closures()
+    await queue.maintenance.forget_spending()
     summary.lanes_forgotten = await queue.maintenance.forget_lanes(dead_for_s=LANE_KEPT_S)
 
 

@@ -55,6 +55,7 @@ COLUMNS: dict[str, tuple[str, str | None]] = {
     "key": ("text", None),
     "snoozed": ("integer", "0"),
     "expires_at": (MOMENT, None),
+    "cost": ("double precision", None),
 }
 """Type and default of each column of our table, whichever version added it."""
 REQUIRED = (

@@ -27,6 +27,7 @@ OURS = frozenset(
         "tasks_drift_score_is_finite",
         "tasks_max_attempts_is_positive",
         "tasks_timeout_s_is_positive",
+        "tasks_cost_is_plausible",
         "tasks_running_is_held",
         "tasks_due_now",
         "tasks_begin_waiting",

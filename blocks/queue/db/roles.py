@@ -25,14 +25,14 @@ STATEMENTS: dict[tuple[str, ...], str] = {
     (SUBMITTER, OPERATOR): "duplicates load_missing load_part loaded submit",
     (LANE, OPERATOR): """
         closures dead_letters expirable expire failures_since forget_closures forget_files forget_levels
-        interrupted lane_figures lanes limit_room limits long_running long_work most_interrupted next_due
-        outlook pauses prunable prune prune_audit prune_some queue_health remaining request_leave
-        request_stop
+        forget_spending interrupted lane_figures lanes limit_room limits long_running long_work
+        most_interrupted next_due outlook pauses prunable prune prune_audit prune_some
+        queue_health remaining request_leave request_stop
     """,
     (LANE,): """
-        begun cancel_requests claim complete deregister forget_lanes limit_lock limit_spend lines
-        next_in_line next_lines reap reap_some reapable record_reports register reject release
-        release_unanswered renew report restored settle snooze
+        begun cancel_requests claim complete deregister forget_lanes limit_charge limit_costs limit_lock
+        limit_reconcile limit_spend lines next_in_line next_lines reap reap_some reapable record_reports
+        register reject release release_unanswered renew report restored settle snooze
     """,
     (OPERATOR,): """
         ahead attached board_audit board_dead board_failures board_latency board_newest_audit board_running

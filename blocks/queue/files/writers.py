@@ -23,6 +23,7 @@ EXPORT_COLUMNS = {
     "key": "text",
     "drift_score": "real",
     "priority": "integer",
+    "cost": "real",
     "attempts": "integer",
     "max_attempts": "integer",
     "dedup_key": "text",

@@ -4,7 +4,7 @@
 
 -- step: what an earlier version granted and this one does not
 REVOKE ALL ON tasks, lanes, lane_totals, task_attempts, task_types, pauses, task_audit, task_files, limits, limit_exceptions,
-    limit_levels, closures, task_checkpoints, organism_migrations
+    limit_levels, limit_spending, closures, task_checkpoints, organism_migrations
     FROM organism_submitter, organism_lane, organism_operator
 
 -- step: of the claim tokens likewise
@@ -28,7 +28,7 @@ GRANT EXECUTE ON FUNCTION read_task(uuid, uuid, int) TO organism_operator
 
 -- step: a task as whoever adds it may write it; its status by the rule tasks_begin_waiting
 GRANT INSERT (id, type, params, description, domain, drift_score, priority, run_after, max_attempts, timeout_s,
-              dedup_key, status, key, expires_at)
+              dedup_key, status, key, expires_at, cost)
     ON tasks TO organism_submitter, organism_operator
 
 -- step: whoever opens the queue asks for its version
@@ -68,7 +68,7 @@ GRANT SELECT ON task_types, pauses, limits, limit_exceptions, organism_migration
 GRANT UPDATE (set_at) ON limits TO organism_lane
 
 -- step: how much of a rate is left
-GRANT SELECT, INSERT, UPDATE, DELETE ON limit_levels TO organism_lane
+GRANT SELECT, INSERT, UPDATE, DELETE ON limit_levels, limit_spending TO organism_lane
 
 -- step: handlers close keys and limits
 GRANT SELECT, INSERT, UPDATE, DELETE ON closures TO organism_lane
@@ -102,7 +102,7 @@ GRANT UPDATE (stop_requested, leave_requested) ON lanes TO organism_operator
 GRANT INSERT, UPDATE ON task_types TO organism_operator
 
 -- step: limits; the level of a rate is that of its tasks
-GRANT SELECT, INSERT, UPDATE, DELETE ON limits, limit_exceptions, limit_levels TO organism_operator
+GRANT SELECT, INSERT, UPDATE, DELETE ON limits, limit_exceptions, limit_levels, limit_spending TO organism_operator
 
 -- step: operators open what is closed
 GRANT SELECT, INSERT, UPDATE, DELETE ON closures TO organism_operator

@@ -24,7 +24,7 @@ from organism_flows.blocks.queue.db.bisection import logger, one_line
 from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.db.session import Session
 from organism_flows.blocks.queue.db.sqlstates import verdict
-from organism_flows.blocks.queue.stores.limits import Limits
+from organism_flows.blocks.queue.stores.limits import ClaimRaced, Limits
 from organism_flows.blocks.queue.stores.line_shares import (
     LINES_LIMIT,
     ClaimLine,
@@ -264,11 +264,17 @@ class ClaimLines:
         return page
 
     async def _take(self, limit: int, wanted: list[tuple[ClaimLine, int]]) -> Batch:
-        async with self.limits.claim(wanted) as claim:
-            if not claim.wanted:
-                return Batch()
-            batch, lines, moments = await self._claim(claim.session, limit, claim.wanted)
-            claim.take(lines)
+        try:
+            async with self.limits.claim(wanted) as claim:
+                if not claim.wanted:
+                    return Batch()
+                batch, lines, moments = await self._claim(claim.session, limit, claim.wanted)
+                claim.take(batch.ids, lines)
+        except ClaimRaced:
+            for line, _ in wanted:
+                line.exhausted = True
+            self.stale = True
+            return Batch()
         for line, _ in claim.wanted:
             line.exhausted = len(batch) < limit
         if batch:

@@ -9,12 +9,14 @@ from typing import Any
 
 from organism_flows.blocks.queue.db.bisection import in_halves, logger, one_line, storable
 from organism_flows.blocks.queue.db.database import Database
+from organism_flows.blocks.queue.db.session import Session
 from organism_flows.blocks.queue.db.sqlstates import verdict
 from organism_flows.blocks.queue.models import DEFAULT_MAX_ATTEMPTS, DEFAULT_MAX_SNOOZES, Settled, Status
 from organism_flows.blocks.queue.stores.claim_lines import ClaimLines
 from organism_flows.blocks.queue.wire import Batch, Outcomes, positions_of
 from organism_flows.blocks.snooze import Snooze
 
+SETTLE_TIMEOUT = 10.0
 WAITING: tuple[Status, ...] = ("queued", "retry")
 
 
@@ -112,6 +114,22 @@ class Claims:
         return statuses
 
     async def _write_outcomes(self, lane: str, batch: Batch, outcomes: Outcomes) -> dict[str, Status]:
+        if not any(spent is not None for spent in outcomes.spent):
+            return await self._write_in(self._database, lane, batch, outcomes)
+        # Both or neither: a settlement that is repeated finds that the claim is over, and charges nothing.
+        async with self._database.transaction(timeout=SETTLE_TIMEOUT) as session:
+            await session.execute(
+                "limit_reconcile",
+                ids=[batch.ids[p] for p in outcomes.positions],
+                claims=[batch.claims[p] for p in outcomes.positions],
+                spent=outcomes.spent,
+                timeout=SETTLE_TIMEOUT,
+            )
+            return await self._write_in(session, lane, batch, outcomes)
+
+    async def _write_in(
+        self, session: Session, lane: str, batch: Batch, outcomes: Outcomes
+    ) -> dict[str, Status]:
         columns: dict[str, Any] = {
             "ids": [batch.ids[p] for p in outcomes.positions],
             "claims": [batch.claims[p] for p in outcomes.positions],
@@ -120,12 +138,12 @@ class Claims:
             "elapsed_ms": outcomes.elapsed_ms,
         }
         if outcomes.causes[0] == "completed":
-            rows = await self._database.fetch("complete", results=outcomes.results, **columns)
+            rows = await session.fetch("complete", results=outcomes.results, **columns)
             return dict.fromkeys([row[0] for row in rows], "completed")
         columns["errors"] = outcomes.errors
         if outcomes.causes[0] == "snoozed":
             snoozes = [Snooze.from_json(text) for text in outcomes.results]
-            rows = await self._database.fetch(
+            rows = await session.fetch(
                 "snooze",
                 **columns,
                 after_s=[snooze.after_s for snooze in snoozes],
@@ -136,7 +154,7 @@ class Claims:
             )
             return {row["id"]: row["status"] for row in rows}
         limits = [outcomes.policies.get(organ or "", (None, None, None)) for organ in outcomes.organ_ids]
-        rows = await self._database.fetch(
+        rows = await session.fetch(
             "settle",
             **columns,
             causes=outcomes.causes,

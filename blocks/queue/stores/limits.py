@@ -8,9 +8,11 @@ claim of tasks without limits does none of this.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime
+from itertools import accumulate
 from math import floor
 from typing import Any, TypeAlias
 
@@ -25,6 +27,8 @@ LIMIT_TIMEOUT = 10.0
 NEVER = float("inf")
 WHOLE = 1e-6
 """What a level may lack of a whole task: it is a sum of fractions."""
+COSTS_AT_ONCE = 500
+"""Most tasks of a line whose estimates a claim reads."""
 CLOSURES_SHOWN = 1000
 """Most closures that are read."""
 Bucket: TypeAlias = tuple[str, str]
@@ -72,6 +76,10 @@ class Limits:
         self.reached, self.next_s = claim.reached, claim.next_s
 
 
+class ClaimRaced(Exception):
+    """Error: a row was locked meanwhile, so a claim took other tasks than were counted. It is undone."""
+
+
 class LimitedClaim:
     """One claim, as far as limits allow it.
 
@@ -89,10 +97,15 @@ class LimitedClaim:
         self._buckets = buckets
         self._rates: dict[Bucket, float] = {}
         """Level of each rate."""
+        self._budgets: dict[Bucket, float] = {}
+        """Units that are left of each limit on cost."""
+        self._costs: dict[str, float] = {}
+        """Estimates of the tasks that may be claimed, by id, of lines with limits on cost."""
         self._now: datetime | None = None
         self._reduced: dict[LineId, int] = {}
         """Most tasks of each line of which a limit allows fewer than were wanted."""
         self._spent: Counter[Bucket] = Counter()
+        self._charged: dict[Bucket, float] = {}
 
     async def count(self) -> None:
         """Reduce what is wanted to what the limits allow now."""
@@ -100,44 +113,121 @@ class LimitedClaim:
         names = sorted({name for name, _ in asked})
         await self.session.execute("limit_lock", names=names, timeout=LIMIT_TIMEOUT)
         rooms: dict[Bucket, float] = {}
+        amounts: dict[Bucket, float] = {}
         next_s: dict[Bucket, float] = {}
         for left in await _rooms(self.session, asked):
             bucket = (left.name, left.key)
             rooms[bucket] = left.room
             if left.kind == "rate":
                 self._rates[bucket], self._now = left.level, left.now
+            if left.kind == "cost":
+                self._budgets[bucket], amounts[bucket] = left.room, left.amount
             if left.next_s is not None:
                 next_s[bucket] = left.next_s
+        costs = await self._next_costs(amounts) if amounts else {}
         allowed: dict[LineId, int] = {}
         # Lines that are expected to be empty come last: otherwise they would keep the room of the others.
         for line, quota in sorted(self.wanted, key=lambda one: one[0].idle):
             # One that is gone by now allows everything.
             buckets = [bucket for bucket in self._buckets[line.id] if bucket in rooms]
-            most = min([quota, *(floor(rooms[bucket] + WHOLE) for bucket in buckets)])
+            budgets = [bucket for bucket in buckets if bucket in amounts]
+            most = min([quota, *(floor(rooms[b] + WHOLE) for b in buckets if b not in amounts)])
+            estimates = costs.get(line.id, [])
+            if budgets:
+                if not estimates:
+                    line.exhausted = True
+                    continue
+                most = min(most, _affordable(estimates, min(rooms[bucket] for bucket in budgets)))
             if most < quota:
                 self._reduced[line.id] = most
             if most > 0:
                 allowed[line.id] = most
                 for bucket in buckets:
-                    rooms[bucket] -= most
+                    rooms[bucket] -= sum(estimates[:most]) if bucket in amounts else most
             else:
                 self.reached = line.exhausted = line.limited = True
-                full = [next_s.get(b, NEVER) for b in buckets if floor(rooms[b] + WHOLE) < 1]
-                self.next_s = min(self.next_s, max(full))
+                needs = {bucket: estimates[0] if bucket in amounts else 1.0 for bucket in buckets}
+                full = [next_s.get(b, NEVER) for b in buckets if rooms[b] + WHOLE < needs[b]]
+                self.next_s = min(self.next_s, max(full, default=NEVER))
         self.wanted = [(line, allowed[line.id]) for line, _ in self.wanted if line.id in allowed]
 
-    def take(self, lines: Iterable[LineId]) -> None:
-        """Record the line of each task that was claimed."""
+    async def _next_costs(self, amounts: dict[Bucket, float]) -> dict[LineId, list[float]]:
+        """Return what the next tasks of each line with a limit on cost are expected to spend.
+
+        Tasks that no period has room for are made dead letters. A limit of 0 is closed, and they wait.
+        """
+        asked = [
+            (line, min(quota, COSTS_AT_ONCE))
+            for line, quota in self.wanted
+            if any(bucket in amounts for bucket in self._buckets[line.id])
+        ]
+        rows = await self.session.fetch(
+            "limit_costs",
+            types=[line.type for line, _ in asked],
+            priorities=[line.priority for line, _ in asked],
+            domains=[line.domain for line, _ in asked],
+            keys=[line.key for line, _ in asked],
+            quotas=[quota for _, quota in asked],
+            after=[line.after and line.after[0] for line, _ in asked],
+            after_ids=[line.after and line.after[1] for line, _ in asked],
+            timeout=LIMIT_TIMEOUT,
+        )
+        found: dict[LineId, list[float]] = {}
+        for row in rows:
+            line, _ = asked[row["place"]]
+            mine = {b: amounts[b] for b in self._buckets[line.id] if b in amounts}
+            estimates = []
+            for task, cost in zip(row["ids"] or [], row["costs"] or [], strict=True):
+                over = next((b for b, amount in mine.items() if 0 < amount < cost), None)
+                if over is not None:
+                    text = (
+                        f"its cost of {cost:g} exceeds limit {over[0]}, which allows {mine[over]:g} a period"
+                    )
+                    await self.session.execute("reject", id=task, error=text, timeout=LIMIT_TIMEOUT)
+                    continue
+                estimates.append(cost)
+                self._costs[str(task)] = cost
+            found[line.id] = estimates
+        return found
+
+    def take(self, ids: Iterable[str], lines: Iterable[LineId]) -> None:
+        """Record the id and the line of each task that was claimed.
+
+        Raises:
+            ClaimRaced: They cost more than there is room for.
+        """
         if not self._buckets:
             return
+        lines = list(lines)
+        if self._budgets:
+            self._charge(ids, lines)
         taken = Counter(lines)
         self.reached |= any(taken[line] >= most for line, most in self._reduced.items())
         for line, tasks in taken.items():
             for bucket in self._buckets[line]:
                 self._spent[bucket] += tasks
 
+    def _charge(self, ids: Iterable[str], lines: Iterable[LineId]) -> None:
+        for task, line in zip(ids, lines, strict=True):
+            for bucket in self._buckets[line]:
+                if bucket in self._budgets:
+                    if task not in self._costs:
+                        raise ClaimRaced
+                    self._charged[bucket] = self._charged.get(bucket, 0.0) + self._costs[task]
+        if any(units > self._budgets[bucket] + WHOLE for bucket, units in self._charged.items()):
+            raise ClaimRaced
+
     async def spend(self) -> None:
-        """Write what is left of rates."""
+        """Write what is left of rates, and what is charged to limits on cost."""
+        if self._charged:
+            charged = sorted(self._charged)
+            await self.session.execute(
+                "limit_charge",
+                names=[name for name, _ in charged],
+                keys=[key for _, key in charged],
+                units=[self._charged[bucket] for bucket in charged],
+                timeout=LIMIT_TIMEOUT,
+            )
         spent = sorted(bucket for bucket in self._spent if bucket in self._rates)
         if spent:
             await self.session.execute(
@@ -150,10 +240,19 @@ class LimitedClaim:
             )
 
 
-async def room_of(session: Session, task_type: str, key: str) -> tuple[list[LimitRoom], list[Closure]]:
+async def room_of(
+    session: Session, task_type: str, key: str, cost: float | None
+) -> tuple[list[LimitRoom], list[Closure]]:
     """Return what each limit of a task allows it now, and what is closed that it needs."""
     buckets = _buckets(await read_limits(session), task_type, key)
-    return await _rooms(session, buckets), await read_closures(session, task_type, key, buckets)
+    rooms = await _rooms(session, buckets)
+    if any(room.kind == "cost" for room in rooms):
+        if cost is None:
+            policies = await session.fetch("policies", timeout=LIMIT_TIMEOUT)
+            cost = next((row["cost"] for row in policies if row["type"] == task_type), None)
+        needs = 1.0 if cost is None else cost
+        rooms = [replace(room, needs=needs) if room.kind == "cost" else room for room in rooms]
+    return rooms, await read_closures(session, task_type, key, buckets)
 
 
 async def _rooms(session: Session, buckets: list[Bucket]) -> list[LimitRoom]:
@@ -175,6 +274,7 @@ async def _rooms(session: Session, buckets: list[Bucket]) -> list[LimitRoom]:
             room=row["room"],
             level=row["level"],
             next_s=_next_s(row),
+            needs=1.0,
             opens_s=row["opens_s"],
             now=row["now"],
         )
@@ -186,7 +286,14 @@ def _next_s(row: Any) -> float | None:
     waits = [row["opens_s"]] if row["opens_s"] is not None else []
     if row["per_s"] and row["amount"]:
         waits.append(max(1 - row["level"], 0) / row["per_s"])
+    if row["falls_s"] is not None:
+        waits.append(row["falls_s"])
     return max(waits, default=None)
+
+
+def _affordable(costs: Sequence[float], room: float) -> int:
+    """Return how many of the first tasks fit into ``room`` together."""
+    return sum(total <= room + WHOLE for total in accumulate(costs))
 
 
 def _buckets(limits: Iterable[Limit], task_type: str, key: str) -> list[Bucket]:

@@ -149,6 +149,10 @@ class Maintenance:
         """Delete closures that are over, and return how many there were."""
         return len(await self._database.fetch("forget_closures", timeout=PRUNE_TIMEOUT))
 
+    async def forget_spending(self) -> int:
+        """Delete what was spent before the period of its limit, and return how many rows there were."""
+        return len(await self._database.fetch("forget_spending", timeout=PRUNE_TIMEOUT))
+
     async def prune_audit(self, *, older_than_s: float) -> int:
         """Delete rows of ``task_audit`` that are older than ``older_than_s`` seconds, up to `PRUNE_PAGE`.
 

@@ -264,7 +264,7 @@ class Operator:
         found = []
         for limit in await read_limits(self._database):
             keys = {row["key"]: row["tasks"] for row in used if row["name"] == limit.name}
-            field = "running" if limit.kind == "running" else "left"
+            field = {"running": "running", "rate": "left", "cost": "spent"}[limit.kind]
             found.append(LimitUse(**dict(limit), **{field: keys}))
         return found
 

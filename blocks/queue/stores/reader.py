@@ -157,7 +157,7 @@ class Reader:
                     run_after=task.run_after,
                     id=task.id,
                 )
-                limits, closures = await room_of(session, task.type, task.key or "")
+                limits, closures = await room_of(session, task.type, task.key or "", task.cost)
             if task.status in ("queued", "retry", "running"):
                 row = await session.fetchrow("of_type", type=task.type, id=task.id)
                 assert row is not None

@@ -26,6 +26,7 @@ COLUMNS = (
     "status",
     "key",
     "expires_at",
+    "cost",
 )
 
 
@@ -53,6 +54,7 @@ def task_row(task: NewTask, moment: datetime | None = None) -> tuple[Any, ...]:
         "queued" if task.run_immediately else "created",
         task.key,
         _expires_at(task, moment),
+        task.cost,
     )
 
 

@@ -202,9 +202,9 @@ class EscalationRunner(CoroutineRunner):
             for one in done
         ]
         try:
-            return HandlerResult(
-                "completed", to_json({"steps": steps}, limit_bytes=self._shared.result_limit_bytes)
-            )
+            text = to_json({"steps": steps}, limit_bytes=self._shared.result_limit_bytes)
+            spent = [one.result.spent for one in done if one.result.spent is not None]
+            return HandlerResult("completed", text, spent=sum(spent) if spent else None)
         except NotJson as error:
             return HandlerResult(
                 "rejected", error=harmless(f"the results of the steps cannot be stored: {error}")

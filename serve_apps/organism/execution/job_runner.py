@@ -151,6 +151,9 @@ class JobRunner(ABC):
             job.context.end()
         if elapsed_ms is None:
             elapsed_ms = self._elapsed_ms(job)
+        if job.context is not None and result.spent is None:
+            # Whatever became of it, a task that timed out included.
+            result = result._replace(spent=job.context.units)
         self.counters.add(result.cause, elapsed_ms)
         job.call.report(job.position, result, job.path, self.config.id, elapsed_ms)
 

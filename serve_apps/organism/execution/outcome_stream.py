@@ -52,7 +52,8 @@ class BatchCall:
         self, position: int, result: HandlerResult, path: str, organ_id: str | None, elapsed_ms: float
     ) -> None:
         """Add the outcome of one task. Report each position only once."""
-        self._chunk.add(position, *result, path, organ_id, elapsed_ms)
+        cause, text, error, spent = result
+        self._chunk.add(position, cause, text, error, path, organ_id, elapsed_ms, spent)
         self.left -= 1
         self._some.set()
         if not self.left or len(self._chunk) >= CHUNK:
@@ -112,4 +113,6 @@ async def happens(event: asyncio.Event, timeout: float) -> bool:
 
 def result_at(outcomes: Outcomes, row: int) -> HandlerResult:
     """Return how the task in one row of ``outcomes`` ended."""
-    return HandlerResult(outcomes.causes[row], outcomes.results[row], outcomes.errors[row])
+    return HandlerResult(
+        outcomes.causes[row], outcomes.results[row], outcomes.errors[row], outcomes.spent[row]
+    )

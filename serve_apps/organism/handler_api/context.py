@@ -138,6 +138,7 @@ class Context:
         "deadline",
         "progressed",
         "task_id",
+        "units",
     )
 
     def __init__(
@@ -157,6 +158,8 @@ class Context:
         self.deadline = started + timeout_s
         """By `time.monotonic`. After it the task is reported as timed out, whatever the handler returns."""
         self.progressed = Progress(None, "")
+        self.units: float | None = None
+        """What the handler has spent so far. `None` means that it said nothing."""
         self._cancelled = cancelled
         self._report = report
         self._checkpoint = checkpoint
@@ -257,6 +260,19 @@ class Context:
             self.progressed = progress
             if not (self._ended or self._cancelled()):
                 self._report(TaskReport(step=self._step, progress=progress))
+
+    def spent(self, units: float) -> None:
+        """Report units that the task has spent, such as tokens or cents. Several reports add up.
+
+        They take the place of its estimate in limits of the kind ``cost``. Report 0 if it has spent nothing.
+
+        Raises:
+            ValueError: ``units`` is negative, or no number.
+        """
+        more = float(units)
+        if not 0 <= more < float("inf"):
+            raise ValueError(f"spent({units!r:.50}): units are 0 or more")
+        self.units = (self.units or 0.0) + more
 
     # Called by what runs the handler
 

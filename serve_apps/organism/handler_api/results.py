@@ -23,6 +23,8 @@ class HandlerResult(NamedTuple):
     cause: Cause
     result: str | None = None
     error: str | None = None
+    spent: float | None = None
+    """Units that the handler has reported. `None` means that it reported none."""
 
 
 HandlerResults: TypeAlias = "Sequence[HandlerResult]"

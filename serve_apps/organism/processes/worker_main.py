@@ -244,10 +244,16 @@ class Worker:
         with HandlerCall(len(message.tasks)) as call:
             # A context of its own: what a call leaves in a context variable must not reach the next call.
             call.results = copy_context().run(self._call, message)
+        results = call.results
+        if self._contexts:
+            results = [
+                result if context.units is None else result._replace(spent=context.units)
+                for result, context in zip(results, self._contexts, strict=True)
+            ]
         for context in self._contexts:
             context.end()
         self._contexts = []
-        self._sender.send(DoneMessage(message.number, call.results))
+        self._sender.send(DoneMessage(message.number, results))
 
     def _call(self, message: InvokeMessage) -> HandlerResults:
         tasks = [{**task, "params": from_json(task["params"])} for task in message.tasks]

@@ -63,4 +63,5 @@ def test_each_command_of_the_page_runs(
             assert cli.run(shlex.split(command)[1:]) == 0, command
     said = capsys.readouterr().out
     assert "customers: 3 at once for each key, of shout" in said
+    assert "tokens: 200000 units in 60.0 s, of shout" in said
     assert "provider: 500 in 60.0 s, of shout" in said

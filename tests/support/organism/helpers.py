@@ -67,6 +67,7 @@ class Result:
         self.chunks: list[int] = []
         self.paths: dict[int, str] = {}
         self.organs: dict[int, str | None] = {}
+        self.spent: dict[int, float | None] = {}
 
     def add(self, wire: dict[str, Any]) -> None:
         outcomes = Outcomes.from_wire(wire)
@@ -82,6 +83,7 @@ class Result:
             self.errors[position] = outcomes.errors[row]
             self.paths[position] = outcomes.paths[row]
             self.organs[position] = outcomes.organ_ids[row]
+            self.spent[position] = outcomes.spent[row]
             assert (text is None) == (outcomes.causes[row] not in ("completed", "snoozed"))
             assert (outcomes.errors[row] is None) == (outcomes.causes[row] == "completed")
 

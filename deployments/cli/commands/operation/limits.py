@@ -42,6 +42,9 @@ async def set_limit(
     rate: Annotated[
         str | None, Parameter(help="N/SECONDS: most tasks that begin within so many seconds, as 500/60.")
     ] = None,
+    cost: Annotated[
+        str | None, Parameter(help="N/SECONDS: most units that are spent within so many seconds.")
+    ] = None,
     type: Annotated[tuple[str, ...], Parameter(negative="", help="Of this type; unset: of every type.")] = (),
     by_key: Annotated[bool, Parameter(negative="", help="Each key has the amount for itself.")] = False,
     key: Annotated[
@@ -55,7 +58,7 @@ async def set_limit(
 
     What runs already goes on. `organism tasks why` names the limit that a task waits for.
     """
-    limit = _limit(name, running, rate, type, by_key, key, burst)
+    limit = _limit(name, running, rate, cost, type, by_key, key, burst)
     async with open_queue() as queue:
         await queue.operator.set_limit(limit)
     show({"limit": limit.model_dump(mode="json")}, as_json, f"limit {name} is set: {_says(limit)}")
@@ -74,6 +77,7 @@ def _limit(
     name: str,
     running: int | None,
     rate: str | None,
+    cost: str | None,
     types: tuple[str, ...],
     by_key: bool,
     keys: tuple[str, ...],
@@ -83,22 +87,25 @@ def _limit(
 
     from organism_flows.blocks.queue import Limit
 
-    if (running is None) == (rate is None):
+    given = {"running": running if running is None else str(running), "rate": rate, "cost": cost}
+    said = {kind: text for kind, text in given.items() if text is not None}
+    if len(said) != 1:
         raise ConfigurationError(
-            "a limit is on what runs at once, or on what begins within a period",
-            "give --running N or --rate N/SECONDS",
+            "a limit is on what runs at once, on what begins, or on what is spent within a period",
+            "give one of --running N, --rate N/SECONDS and --cost N/SECONDS",
         )
-    amount, _, period_s = (rate or str(running)).partition("/")
+    [(kind, text)] = said.items()
+    amount, _, period_s = text.partition("/")
     pairs = [each.rpartition("=") for each in keys]
     try:
         return Limit.model_validate(
             {
                 "name": name,
-                "kind": "running" if rate is None else "rate",
+                "kind": kind,
                 "types": list(types),
                 "by_key": by_key,
                 "amount": int(amount),
-                "period_s": float(period_s) if rate is not None else None,
+                "period_s": float(period_s) if kind != "running" else None,
                 "burst": burst,
                 "exceptions": {own: int(most) for own, _, most in pairs},
             }
@@ -106,12 +113,13 @@ def _limit(
     except ValidationError as error:
         raise ConfigurationError(first_error(error), "see `organism limits set --help`") from None
     except ValueError:
-        said = f"--rate {rate}" if rate is not None else f"--key {' '.join(keys)}"
-        raise ConfigurationError(f"{said} is no number", "as in --rate 500/60 or --key acme=5") from None
+        wrong = f"--{kind} {text}" if kind != "running" else f"--key {' '.join(keys)}"
+        raise ConfigurationError(f"{wrong} is no number", "as in --rate 500/60 or --key acme=5") from None
 
 
 def _says(limit: Limit) -> str:
-    amount = f"{limit.amount} at once" if limit.kind == "running" else f"{limit.amount} in {limit.period_s} s"
+    within = {"running": "at once", "rate": f"in {limit.period_s} s", "cost": f"units in {limit.period_s} s"}
+    amount = f"{limit.amount} {within[limit.kind]}"
     each = " for each key" if limit.by_key else ""
     return f"{amount}{each}, {'of ' + ', '.join(limit.types) if limit.types else 'of every type'}"
 
@@ -120,8 +128,9 @@ def _lines(limit: LimitUse) -> list[str]:
     lines = [f"{limit.name}: {_says(limit)}"]
     if limit.exceptions:
         lines.append("  " + ", ".join(f"{key} {most}" for key, most in limit.exceptions.items()))
-    used, word = (limit.running, "run") if limit.kind == "running" else (limit.left, "left")
-    lines += [f"  {tasks} {word}{f' of key {key}' if key else ''}" for key, tasks in used.items()]
+    used: dict[str, float] = {**limit.running, **limit.left, **limit.spent}
+    word = {"running": "run", "rate": "left", "cost": "spent"}[limit.kind]
+    lines += [f"  {tasks:g} {word}{f' of key {key}' if key else ''}" for key, tasks in used.items()]
     return lines
 
 

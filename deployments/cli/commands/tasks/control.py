@@ -130,6 +130,9 @@ async def policy(
         int | None,
         Parameter(help="How often a handler may put a task off before it is a dead letter; unset: 100."),
     ] = None,
+    cost: Annotated[
+        float | None, Parameter(help="Estimate of what a task spends, in units of limits on cost; unset: 1.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Set the policy of a type, for tasks that have no values of their own. Without a type, list policies.
@@ -149,6 +152,7 @@ async def policy(
                 "backoff_cap_s": backoff_cap,
                 "max_interruptions": max_interruptions,
                 "max_snoozes": max_snoozes,
+                "cost": cost,
             }
             try:
                 await queue.operator.set_policy(TypePolicy(type=type, **fields))

@@ -59,6 +59,7 @@ async def submit(
     expires_in: Annotated[
         float | None, Parameter(help="Seconds after which no attempt begins; it is a dead letter then.")
     ] = None,
+    cost: Annotated[float | None, Parameter(help="Estimate of what it spends, for limits on cost.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Add a task, or a file of tasks, to the table.
@@ -86,6 +87,7 @@ async def submit(
         "dedup_key": dedup_key,
         "timeout_s": timeout,
         "expires_in_s": expires_in,
+        "cost": cost,
     }
     fields = {"params": _json(params, "--params")} | {name: v for name, v in given.items() if v is not None}
     if file is None:

@@ -59,7 +59,9 @@ async def test_each_key_has_its_own_amount_and_a_full_one_blocks_nobody(
 ) -> None:
     limit = Limit(name="customers", kind="running", by_key=True, amount=2, exceptions={"big": 4, "shut": 0})
     await queue.operator.set_limit(limit)
-    assert [dict(one) for one in await queue.operator.limits()] == [dict(limit) | {"running": {}, "left": {}}]
+    assert [dict(one) for one in await queue.operator.limits()] == [
+        dict(limit) | {"running": {}, "left": {}, "spent": {}}
+    ]
     await add(queue, 20, keys=("a", "big", "shut", None))
     taken: Counter[str | None] = Counter()
     for _ in range(5):
@@ -248,7 +250,9 @@ async def test_a_claim_without_limits_is_one_statement(
         ({"kind": "running", "amount": float("nan")}, "amount"),
         ({"kind": "rate", "amount": 1, "period_s": float("inf")}, "finite"),
         ({"kind": "running", "amount": 1, "by_key": True, "exceptions": {"x" * 126: 1}}, "125"),
-        ({"kind": "cost", "amount": 1}, "running"),
+        ({"kind": "cost", "amount": 1}, "a cost needs period_s"),
+        ({"kind": "cost", "amount": 1, "period_s": 1, "burst": 1}, "only a rate has a burst"),
+        ({"kind": "some", "amount": 1}, "running"),
     ],
 )
 def test_a_limit_that_makes_no_sense_is_refused_by_name(fields: dict[str, Any], fault: str) -> None:
@@ -265,6 +269,7 @@ def test_a_limit_that_makes_no_sense_is_refused_by_name(fields: dict[str, Any], 
         "('x', 'rate', '{}', false, 1, 'Infinity')",
         "('', 'running', '{}', false, 1, NULL)",
         "('x', 'some', '{}', false, 1, NULL)",
+        "('x', 'cost', '{}', false, 1, NULL)",
     ],
 )
 async def test_sql_cannot_write_one_either(queue: Queue, values: str) -> None:

@@ -73,7 +73,7 @@ async def test_loading_adds_all_with_every_field(queue: Queue) -> None:
     )  # fmt: skip
     assert await queue.producer.load(iter([full, NewTask(type="u")])) == 2
     task = await queue.get(str(full.id))
-    for name in NewTask.model_fields.keys() - {"run_after", "run_immediately"}:
+    for name in NewTask.model_fields.keys() - {"run_after", "run_immediately", "expires_in_s"}:
         assert getattr(task, name) == getattr(full, name), name
     assert task.run_after <= await queue.reader.now()
     assert sorted((await claim(queue)).types) == ["t", "u"]

@@ -12,6 +12,7 @@ const POLICY = [
   ["backoff_cap_s", "Longest backoff, in seconds", "the queue's", "any"],
   ["max_interruptions", "Interruptions allowed", "any number", 1],
   ["max_snoozes", "Times a handler may put a task off", "100", 1],
+  ["cost", "Cost of a task, in units of limits", "1", "any"],
 ];
 
 export function TypesPage({ session }) {
