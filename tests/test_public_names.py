@@ -10,10 +10,12 @@ import organism_flows
 
 NAMES = {
     "Client",
+    "MustLeave",
     "NewTask",
     "Organism",
     "PermanentError",
     "RayCluster",
+    "StaleClaim",
     "SyncClient",
     "TaskQueue",
     "bootstrap",
