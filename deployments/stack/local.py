@@ -155,8 +155,7 @@ class _Start:
 
     async def run(self) -> StackStarted:
         app = await organism_app.load(self.settings)
-        if self.settings.dsn is not None:
-            # Connect before a cluster is started for nothing.
+        if self.settings.dsn is not None:  # connect before a cluster is started for nothing
             from organism_flows.blocks.queue.db.connection import connect
 
             await (await connect(self.settings.dsn.get_secret_value())).close()
@@ -249,8 +248,8 @@ class _Start:
         for role in sorted(kept):
             self.progress(Event(role, "kept"))
         async with health.local_client() as client:
-            steps = [self._ray(stack, kept, app, client), self._prefect(stack, kept, client)]
-            steps.append(self._database(stack, kept))
+            steps = [self._database(stack, kept), self._ray(stack, kept, app, client)]
+            steps += [self._prefect(stack, kept, client)]
             if self.settings.gateway and "gateway" not in kept:
                 steps.append(self._gateway(stack, client))
             await all_of(steps)

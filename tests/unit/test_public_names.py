@@ -10,11 +10,13 @@ import organism_flows
 
 NAMES = {
     "Client",
+    "MustLeave",
     "NewTask",
     "Organism",
     "PermanentError",
     "RayCluster",
     "RetryAfter",
+    "StaleClaim",
     "SyncClient",
     "TaskQueue",
     "bootstrap",

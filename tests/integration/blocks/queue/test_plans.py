@@ -350,6 +350,7 @@ async def test_upkeep_reads_the_page_it_works_on(queue: Queue) -> None:
             **dict.fromkeys(("type", "domain", "since", "after", "after_id")),
             "page": page,
             "limit": page,
+            "from_start": False,
             "audit": UUID(int=1),
             "actor": "me",
             "details": "{}",

@@ -166,6 +166,7 @@ async def redrive_page(session: Session, *, until: datetime, limit: int, audit: 
         until=until,
         page=10,
         limit=limit,
+        from_start=False,
         audit=audit,
         actor="me",
         details="{}",

@@ -221,7 +221,7 @@ async def test_status_is_short(gateway: Gateway, queue: Queue) -> None:
     batch = await claim(queue)
     assert (await gateway.http.get(f"/api/tasks/{task_id}/status")).json() == {
         "id": task_id, "status": "running", "finished": False, "attempts": 1, "cancel_requested": False,
-        "lane": "lane",
+        "lane": "lane", "fraction": None, "note": None,
     }  # fmt: skip
     await queue.claims.settle("lane", batch, outcomes_of(batch, "completed", result="1"))
     assert (await gateway.http.get(f"/api/tasks/{task_id}/status")).json()["finished"]

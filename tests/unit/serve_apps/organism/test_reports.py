@@ -48,6 +48,14 @@ class Reader:
         self.reports: dict[int, TaskReport] = {}
         self.messages = 0
         self.first = asyncio.Event()
+        self.unanswered = asyncio.Event()
+        self.reaches = True
+        """False once answers do not arrive: Serve sends nothing to a replica that it takes down."""
+
+    async def waits_in_vain(self) -> None:
+        """Return when a handler waits for an answer that does not reach it."""
+        self.reaches = False
+        await self.unanswered.wait()
 
     async def read(self, wire: dict[str, Any]) -> Result:
         async for message in self.manager.handle_tasks(wire):
@@ -63,7 +71,10 @@ class Reader:
                     )
                 self.first.set()
             self.result.add(message)
-            self.manager.acknowledge(answers)
+            if self.reaches:
+                self.manager.acknowledge(answers)
+            elif answers:
+                self.unanswered.set()
         return self.result
 
 
@@ -270,6 +281,8 @@ async def test_a_handler_leaves_in_time_and_hands_its_state_on(handler: str, pro
     reader = Reader(manager)
     reading = asyncio.create_task(reader.read(batch(("r", {}))))
     await reader.first.wait()
+    if handler == "unaware":
+        await asyncio.wait_for(reader.waits_in_vain(), 60)
     manager.drain()
     result = await asyncio.wait_for(reading, 60)
     assert result.causes == {0: "interrupted"}
