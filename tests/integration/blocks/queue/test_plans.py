@@ -354,7 +354,6 @@ async def test_upkeep_reads_the_page_it_works_on(queue: Queue) -> None:
             "audit": UUID(int=1),
             "actor": "me",
             "details": "{}",
-            "from_start": False,
         }
         prune = {"status": "completed", "older_than_s": 30.0 * 86400, "begin": None, "limit": page}
         for name, values in {"prune": prune, "redrive": redrive}.items():

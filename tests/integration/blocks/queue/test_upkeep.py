@@ -170,7 +170,6 @@ async def redrive_page(session: Session, *, until: datetime, limit: int, audit: 
         audit=audit,
         actor="me",
         details="{}",
-        from_start=False,
     )
 
 
