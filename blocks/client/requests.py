@@ -46,6 +46,7 @@ from organism_flows.blocks.queue.models import (
     TaskRow,
     TypePolicy,
 )
+from organism_flows.blocks.tracing import current_traceparent
 
 WAIT_S = 30.0
 """Longest wait of one request, in seconds; a longer wait takes several."""
@@ -145,7 +146,10 @@ def wait_line(line: str) -> WaitResult | None:
 
 def submit_all(tasks: Sequence[NewTask]) -> ApiRequest[SubmitResult]:
     body = [task.model_dump(mode="json", exclude_unset=True) for task in tasks]
-    return ApiRequest(SubmitResult, "POST", TASK_PATH, {"json": body})
+    options: dict[str, Any] = {"json": body}
+    if (traceparent := current_traceparent()) is not None:
+        options["headers"] = {"traceparent": traceparent}
+    return ApiRequest(SubmitResult, "POST", TASK_PATH, options)
 
 
 def get(id: UUID | str) -> ApiRequest[TaskRow]:

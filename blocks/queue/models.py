@@ -20,6 +20,7 @@ from pydantic import (
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.queue.fields import WHOLE, Moment, TaskParams, TaskType, Text
 from organism_flows.blocks.queue.timestamps import FIRST
+from organism_flows.blocks.tracing import TRACEPARENT
 from organism_flows.blocks.validation import first_error
 
 Status: TypeAlias = Literal["created", "queued", "running", "completed", "failed", "cancelled", "retry"]
@@ -62,6 +63,11 @@ class NewTask(BaseModel):
         min_length=1,
         max_length=125,
         description="Customer, account, model: tasks with different keys take turns.",
+    )
+    traceparent: str | None = Field(
+        default=None,
+        pattern=TRACEPARENT,
+        description="W3C trace context that its trace goes on from. `None` means that of the submission.",
     )
     id: UUID | None = Field(default=None, strict=False, description="`None` means a new one.")
     run_immediately: bool = Field(
@@ -252,6 +258,8 @@ class Attempt(BaseModel):
     error: str | None
     started_at: Moment | None
     ended_at: Moment
+    log: str | None = None
+    """The last lines that its handler logged through its context."""
 
 
 IF_NULL: dict[str, Any] = {
@@ -302,6 +310,7 @@ class TaskRow(Row):
     priority: int
     dedup_key: str | None
     key: str | None
+    traceparent: str | None
     timeout_s: float | None
     cancel_requested: bool
     timed_out: int
@@ -314,6 +323,8 @@ class TaskRow(Row):
     run_after: Moment
     result: Any
     error: str | None
+    log: str | None
+    """The last lines that its handler logged, in the last attempt that has ended."""
     organ_id: str | None
     path: str | None
     elapsed_ms: float | None

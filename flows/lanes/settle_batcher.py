@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 from organism_flows.blocks.queue import Batch, Outcomes, Queue, Settled
 from organism_flows.flows.lanes.lease import Lease
 from organism_flows.flows.lanes.summary import LaneSummary
+from organism_flows.flows.lanes.task_spans import TaskSpans
 
 STATEMENTS_AT_ONCE = 2
 """Upper bound on the statements in flight. More of them would only be smaller."""
@@ -38,6 +40,7 @@ class SettleBatcher:
         queue: An open queue.
         lease: The lane's lease: every write is made under it.
         summary: The counts of the lane.
+        spans: Traces the tasks.
         logger: Logger of its lines.
         on_settled: Called after each settlement.
     """
@@ -47,12 +50,14 @@ class SettleBatcher:
         queue: Queue,
         lease: Lease,
         summary: LaneSummary,
+        spans: TaskSpans,
         logger: logging.Logger | logging.LoggerAdapter[Any],
         on_settled: Callable[[], None],
     ) -> None:
         self._queue = queue
         self._lease = lease
         self._summary = summary
+        self._spans = spans
         self._logger = logger
         self._on_settled = on_settled
         self._waiting: list[Settlement] = []
@@ -93,7 +98,9 @@ class SettleBatcher:
                 error=error,
                 suspicion=suspicion,
             )
+            started_ns = time.time_ns()
             await _finished(self._release(len(batch), release))
+            self._spans.released(batch, cause, started_ns)
 
     async def begun(self, batch: Batch) -> None:
         """Record that handlers have begun with the tasks of ``batch``.
@@ -111,6 +118,7 @@ class SettleBatcher:
         while self._waiting:
             chosen = self._choose()
             batch, outcomes = _merge(chosen)
+            started_ns = time.time_ns()
             try:
                 settled = await self._lease.write(
                     partial(self._queue.claims.settle, self._summary.lane, batch, outcomes)
@@ -122,6 +130,7 @@ class SettleBatcher:
                     raise
                 continue
             self._count(settled)
+            self._spans.settled(batch, outcomes, settled.stale, started_ns)
             for settlement in chosen:
                 settlement.written.set_result(None)
 

@@ -202,8 +202,8 @@ async def test_hostile_text_is_text(database: str) -> None:
     async with Queue(database) as queue:
         await fill(
             database,
-            "INSERT INTO tasks (type, status, finished_at, error, params) "
-            "VALUES ($1, 'failed', now(), $1, jsonb_build_object('a', $1::text))",
+            "INSERT INTO tasks (type, status, finished_at, error, log, traceparent, params) "
+            "VALUES ($1, 'failed', now(), $1, $1, $1, jsonb_build_object('a', $1::text))",
             hostile,
         )
         [task] = await queue.reader.page(TaskFilter())

@@ -53,6 +53,8 @@ COLUMNS: dict[str, tuple[str, str | None]] = {
     "begun_at": (MOMENT, None),
     "interrupted": ("integer", "0"),
     "key": ("text", None),
+    "traceparent": ("text", None),
+    "log": ("text", None),
 }
 """Type and default of each column of our table, whichever version added it."""
 REQUIRED = (

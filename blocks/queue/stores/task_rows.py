@@ -25,15 +25,19 @@ COLUMNS = (
     "dedup_key",
     "status",
     "key",
+    "traceparent",
 )
 
 
-def task_row(task: NewTask, moment: datetime | None = None) -> tuple[Any, ...]:
+def task_row(
+    task: NewTask, moment: datetime | None = None, *, traceparent: str | None = None
+) -> tuple[Any, ...]:
     """Return the values of a task for `COLUMNS`.
 
     Args:
         task: Task to add.
         moment: When it is due, unless it has a time of its own. `None` leaves that empty.
+        traceparent: Its trace context, unless it has one of its own.
     """
     return (
         # Ids that grow with time: a claim or settlement of 500 then touches neighbouring pages.
@@ -50,6 +54,7 @@ def task_row(task: NewTask, moment: datetime | None = None) -> tuple[Any, ...]:
         task.dedup_key,
         "queued" if task.run_immediately else "created",
         task.key,
+        task.traceparent or traceparent,
     )
 
 

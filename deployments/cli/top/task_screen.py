@@ -96,6 +96,7 @@ def _described(task: TaskRow, why: Why) -> Group:
         ("finished", Text(moment(task.finished_at) if task.finished_at else "")),
         ("took", Text(span(task.elapsed_ms / 1000) if task.elapsed_ms is not None else "")),
         *((name, plain(getattr(task, name) or "")) for name in ("domain", "key", "dedup_key", "organ_id")),
+        ("trace", plain(task.traceparent or "")),
         ("held by", plain(task.locked_by or "")),
     ]  # fmt: skip
     for name, value in rows:
@@ -121,6 +122,8 @@ def _described(task: TaskRow, why: Why) -> Group:
                 plain(one.error or "", 120),
             )
         parts += [_heading("Attempts that did not complete it"), attempts]
+    if task.log:
+        parts += [_heading("Log"), lines(task.log)]
     for name, value in (("Params", task.params), ("Result", task.result)):
         if value not in (None, {}):
             parts += [_heading(name), lines(json.dumps(value, indent=2, ensure_ascii=False))]

@@ -131,6 +131,8 @@ class JobRunner(ABC):
         job.reported = True
         if elapsed_ms is None:
             elapsed_ms = self._elapsed_ms(job)
+        if job.run is not None and job.run.context is not None and (log := job.run.context.logged):
+            result = result._replace(log=log)
         self.counters.add(result.cause, elapsed_ms)
         job.call.report(job.position, result, job.path, self.config.id, elapsed_ms)
 

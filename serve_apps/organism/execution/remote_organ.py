@@ -165,7 +165,8 @@ class RemoteOrgan(CoroutineRunner):
                 if not run.begun and (outcomes.begun or len(outcomes)):
                     run.begun, run.started = True, time.monotonic()
                 for row, position in enumerate(outcomes.positions):
-                    self._report(jobs[position], result_at(outcomes, row), outcomes.elapsed_ms[row])
+                    result = result_at(outcomes, row)._replace(log=outcomes.logs.get(jobs[position].claim))
+                    self._report(jobs[position], result, outcomes.elapsed_ms[row])
         if left := run.open_jobs():
             raise ReplicaLost(f"organ {self.config.id} ended a call without {len(left)} outcomes")
 

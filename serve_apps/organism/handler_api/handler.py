@@ -25,6 +25,8 @@ class ProcessCall:
     """Longest result, in bytes of JSON text."""
     progress: Callable[[float | None, str], None]
     """Called with the progress that the handler reports."""
+    traceparent: str | None
+    """Trace context of the call; `None` means that it is not traced."""
     on_begin: Callable[[], object]
     """Called when a process that is ready has received the tasks."""
     unwanted: Callable[[], bool]

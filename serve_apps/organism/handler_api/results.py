@@ -13,11 +13,12 @@ if TYPE_CHECKING:  # worker processes start faster without the queue
 
 
 class HandlerResult(NamedTuple):
-    """The way one task ended: its cause, with a result as JSON text or an error."""
+    """The way one task ended: its cause, with a result as JSON text or an error, and what it logged."""
 
     cause: Cause
     result: str | None = None
     error: str | None = None
+    log: str | None = None
 
 
 HandlerResults: TypeAlias = "Sequence[HandlerResult]"

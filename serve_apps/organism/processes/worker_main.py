@@ -19,6 +19,7 @@ from contextvars import copy_context
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from organism_flows.blocks import tracing
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.json_text import from_json
 from organism_flows.serve_apps.organism.config import OrganConfig
@@ -59,6 +60,8 @@ class InvokeMessage(NamedTuple):
     remaining_s: float
     limit_bytes: int
     """Longest result, in bytes of JSON text."""
+    traceparent: str | None = None
+    """Trace context of the call; `None` means that it is not traced."""
 
 
 class ProgressMessage(NamedTuple):
@@ -159,9 +162,12 @@ class Worker:
 
     def execute(self, message: InvokeMessage) -> None:
         """Call the handler, and send the results of the tasks. Never raise what the handler raises."""
-        with HandlerCall(len(message.tasks)) as call:
+        with tracing.current(message.traceparent), HandlerCall(len(message.tasks)) as call:
             # A context of its own: what a call leaves in a context variable must not reach the next call.
             call.results = copy_context().run(self._call, message)
+        if message.traceparent is not None:
+            # This process may be killed as soon as the results are out.
+            tracing.flush()
         self._sender.send(DoneMessage(message.number, call.results))
 
     def _call(self, message: InvokeMessage) -> HandlerResults:
@@ -171,10 +177,14 @@ class Worker:
             self._sender.progress(ProgressMessage(message.number, fraction, note))
 
         context = WorkerContext(tasks[0], message.remaining_s, report)
-        value = self._handler.call(*self._handler.arguments(tasks, context))
-        if inspect.isawaitable(value):
-            value = self._await(value)
-        return self._handler.results(value, len(tasks), message.limit_bytes)
+        with HandlerCall(len(tasks)) as call:
+            value = self._handler.call(*self._handler.arguments(tasks, context))
+            if inspect.isawaitable(value):
+                value = self._await(value)
+            call.results = self._handler.results(value, len(tasks), message.limit_bytes)
+        if log := context.logged:
+            return [result._replace(log=log) for result in call.results]
+        return call.results
 
     def _await(self, awaitable: Awaitable[Any]) -> Any:
         """Wait on the single event loop of the process: handlers keep their connections on it."""

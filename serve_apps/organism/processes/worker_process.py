@@ -135,7 +135,9 @@ class WorkerProcess:
             OSError: The process is dead; the handler was not called.
         """
         self._number += 1
-        self._connection.send(InvokeMessage(self._number, call.tasks, call.timeout_s, call.limit_bytes))
+        self._connection.send(
+            InvokeMessage(self._number, call.tasks, call.timeout_s, call.limit_bytes, call.traceparent)
+        )
 
     def receive(self, progress: Callable[[float | None, str], None]) -> HandlerResults:
         """Wait for the results of the tasks that were sent, and return them.

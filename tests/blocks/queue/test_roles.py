@@ -56,8 +56,8 @@ ALSO = {
         states stuck to_cancel unheld
     """,
     OPERATOR: """
-        abandon cancel_requests complete limit_lock limit_spend lines next_in_line next_lines reapable reject
-        release settle
+        abandon cancel_requests limit_lock limit_spend lines next_in_line next_lines reapable reject
+        release
     """,
 }
 """Statements that a role is not for and can run all the same, because it reads or writes the same columns."""

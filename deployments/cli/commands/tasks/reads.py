@@ -183,6 +183,8 @@ def _describe(task: TaskRow) -> str:
         lines.append(f"finished   {task.finished_at:%Y-%m-%d %H:%M:%S %Z}{took}")
     elif task.status in ("queued", "retry"):
         lines.append(f"due        {task.run_after:%Y-%m-%d %H:%M:%S %Z}")
+    if task.traceparent:
+        lines.append(f"trace      {task.traceparent}")
     if task.key:
         lines.append(f"key        {task.key}")
     if task.dedup_key:
@@ -202,6 +204,10 @@ def _describe(task: TaskRow) -> str:
             f"attempt {attempt.attempt}  {attempt.ended_at:%H:%M:%S}  {attempt.cause}: "
             f"{_short(attempt.error, 200)}"
         )
+        if attempt.log and attempt.log != task.log:
+            lines += [f"  {line}" for line in attempt.log.splitlines()]
+    if task.log:
+        lines += ["log", *(f"  {line}" for line in task.log.splitlines())]
     return "\n".join(lines)
 
 
