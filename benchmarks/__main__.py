@@ -34,6 +34,7 @@ PARTS = (
     "scaling",
     "gateway",
     "consumer",
+    "tracing",
 )
 LOOK_S = 2.0
 BUSY_PERCENT = 15.0

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -224,9 +224,12 @@ def tail(log: IO[bytes]) -> str:
 
 
 @asynccontextmanager
-async def running_stack(say: Callable[[str], None]) -> AsyncIterator[Stack]:
-    """Start a stack, and remove it with its data at the end."""
+async def running_stack(
+    say: Callable[[str], None], environment: Mapping[str, str] | None = None
+) -> AsyncIterator[Stack]:
+    """Start a stack, with more in its environment, and remove it with its data at the end."""
     stack = Stack(Path(tempfile.mkdtemp(prefix="organism-bench-")), say)
+    stack.env |= environment or {}
     try:
         say("starting the stack")
         await stack.run("up")

@@ -1,10 +1,11 @@
-"""The pictures of docs/how-to/board.md: a gateway on a queue made for them, without lanes and organism."""
+"""The pictures of docs/how-to/board.md and top.md: a gateway on a queue made for them, without lanes."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import os
+import re
 import tempfile
 import threading
 import time
@@ -13,10 +14,14 @@ from typing import Any
 
 import asyncpg
 import uvicorn
+from textual.widgets import DataTable
 
 from docs.chromium import Page, find_chromium, open_page
+from organism_flows.blocks.client.async_client import Client
+from organism_flows.blocks.organism_reports import HealthReport, StatusReport
 from organism_flows.blocks.queue import migrate
 from organism_flows.blocks.settings import Settings
+from organism_flows.deployments.cli.top.app import TopApp
 from organism_flows.deployments.stack.postgres.server import EmbeddedPostgres
 from organism_flows.serve_apps.gateway.__main__ import bound, server_config
 from organism_flows.serve_apps.gateway.app import create_app
@@ -25,6 +30,7 @@ from organism_flows.serve_apps.gateway.dependencies import AppState
 
 WIDTH = 1380
 HEIGHTS = {"now": 1150, "failures": 560, "task": 1000}
+TERMINAL = (132, 34)
 LANES = 4
 STORY = """
 INSERT INTO tasks (type, domain, status, created_at, run_after, finished_at, elapsed_ms, organ_id, attempts)
@@ -85,11 +91,11 @@ INSERT INTO task_attempts (task_id, claim, attempt, lane, cause, error, started_
 class Organism:
     """What the gateway asks of an organism."""
 
-    async def health(self) -> dict[str, Any]:
-        return {"status": "healthy"}
+    async def health(self) -> HealthReport:
+        return HealthReport(status="healthy")
 
-    async def status(self) -> dict[str, Any]:
-        organs = {
+    async def status(self) -> StatusReport:
+        organs: dict[str, dict[str, Any]] = {
             name: {
                 "kind": "actuator",
                 "handler": handler,
@@ -106,7 +112,14 @@ class Organism:
                 ("vectors", ["embed"], "models.vectors:embed", 32, 12),
             )
         }
-        return {"status": "healthy", "replica": "r1", "organs": organs, "config": {"default_organ": None}}
+        report = {
+            "status": "healthy",
+            "replica": "r1",
+            "organs": organs,
+            "task_types": [name for organ in organs.values() for name in organ["task_types"]],
+            "config": {"default_organ": None},
+        }
+        return StatusReport.of(report)
 
     async def running(self) -> dict[str, Any]:
         return {"replicas": []}
@@ -130,7 +143,7 @@ def remember_an_hour(parts: AppState) -> None:
 
 
 async def take_board(images: Path) -> None:
-    """Write ``board-now.png``, ``board-failures.png`` and ``board-task.png`` into ``images``."""
+    """Write ``board-now.png``, ``board-failures.png``, ``board-task.png`` and ``top.png`` into ``images``."""
     chromium = find_chromium()
     if chromium is None:
         raise SystemExit("error: no chromium on the PATH → install it, for example `apt install chromium`")
@@ -174,6 +187,7 @@ async def _pictures(chromium: str, dsn: str, task: Any, images: Path) -> None:
                 ("task", f"/tasks/{task}"),
             ):
                 await _take(page, f"{url}/#{place}", images / f"board-{name}.png", HEIGHTS[name])
+            await _take_terminal(page, url, images / "top.png")
     finally:
         server.should_exit = True
         await asyncio.to_thread(thread.join, 20)
@@ -185,4 +199,24 @@ async def _take(page: Page, url: str, path: Path, height: int) -> None:
     await page.go(url)
     await page.until("!!document.querySelector('main .card') && !document.querySelector('.loading')")
     await page.picture(path)
+    print(path)
+
+
+async def _take_terminal(page: Page, url: str, path: Path) -> None:
+    async with Client(url) as client, TopApp(client, url).run_test(size=TERMINAL) as pilot:
+        while not pilot.app.screen.query_one("#types-table", DataTable).row_count:
+            await pilot.pause(0.1)
+        await pilot.pause()
+        drawn = pilot.app.export_screenshot(title="organism top")
+    # The drawing names a font on another host.
+    drawn = re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL)
+    found = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawn)
+    assert found is not None
+    await page.resize(*(math.ceil(float(side)) for side in found.groups()))
+    with tempfile.NamedTemporaryFile("w", suffix=".html", encoding="utf-8") as file:
+        file.write(f'<!doctype html><meta charset="utf-8"><style>body {{ margin: 0 }}</style>{drawn}')
+        file.flush()
+        await page.go(Path(file.name).as_uri())
+        await page.until("!!document.querySelector('svg text')")
+        await page.picture(path)
     print(path)

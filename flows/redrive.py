@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from organism_flows.blocks.prefect_blocks.task_queue import TaskQueue
 from organism_flows.blocks.queue import RedriveFilter, TaskSummary
-from organism_flows.flows.prefect_support.markdown import TaskLinks, escaped
+from organism_flows.flows.prefect_support.markdown import BoardLinks, escaped
 from organism_flows.flows.prefect_support.states import EXPECTED_ERRORS, ORGANISM_TAG, failed, show_page
 
 SHOWN = 20
@@ -101,11 +101,11 @@ async def redrive(
     except EXPECTED_ERRORS as error_met:
         return failed(error_met)  # type: ignore[return-value]
     logger.info(line)
-    await show_page(_page(line, wanted, sample, TaskLinks(open_queue.dsn)), key="redrive-summary")
+    await show_page(_page(line, wanted, sample, BoardLinks(open_queue.dsn)), key="redrive-summary")
     return Completed(message=line, data=summary)  # type: ignore[return-value]
 
 
-def _page(line: str, wanted: RedriveFilter, sample: list[TaskSummary], links: TaskLinks) -> str:
+def _page(line: str, wanted: RedriveFilter, sample: list[TaskSummary], links: BoardLinks) -> str:
     asked = wanted.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     lines = [f"**{line}**", ""]
     lines += [f"- {name}: {escaped(str(value), 200)}" for name, value in asked.items()] or [

@@ -14,12 +14,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Self
 from uuid import UUID
 
 import httpx
 
 from organism_flows.blocks.client import requests as calls
+from organism_flows.blocks.client.board_messages import (
+    AuditRow,
+    FailureList,
+    Overview,
+    PolicyFigures,
+    TypeFigures,
+)
 from organism_flows.blocks.client.connection import WaitBudget, connection
 from organism_flows.blocks.client.messages import (
     TASKS_LIMIT,
@@ -39,7 +47,14 @@ from organism_flows.blocks.client.requests import (
 from organism_flows.blocks.client.sync_client import SyncClient, SyncTaskHandle
 from organism_flows.blocks.errors import GatewayUnavailable
 from organism_flows.blocks.queue.explain import Why
-from organism_flows.blocks.queue.models import NewTask, Pause, PausedKind, RedriveFilter, TaskFilter
+from organism_flows.blocks.queue.models import (
+    NewTask,
+    Pause,
+    PausedKind,
+    RedriveFilter,
+    TaskFilter,
+    TypePolicy,
+)
 from organism_flows.blocks.queue.read_models import TaskRow, TaskSummary
 
 __all__ = [
@@ -258,6 +273,40 @@ class Client:
     async def pauses(self) -> list[Pause]:
         """Return everything that is paused."""
         return (await self._ask(calls.pauses())).pauses
+
+    async def overview(self) -> Overview:
+        """Return how the queue, the lanes and the organism stand, and what needs a person."""
+        return await self._ask(calls.overview())
+
+    async def failures(
+        self, *, type: str | None = None, domain: str | None = None, since: datetime | None = None
+    ) -> FailureList:
+        """Return the newest dead letters, grouped by type and error.
+
+        Args:
+            type: Only those of this type.
+            domain: Only those of this domain.
+            since: Only those that finished then or later.
+        """
+        return await self._ask(calls.failures(type, domain, since))
+
+    async def types(self) -> list[TypeFigures]:
+        """Return every type that has tasks, a policy, a pause or an organ."""
+        return (await self._ask(calls.types())).types
+
+    async def set_policy(self, policy: TypePolicy) -> PolicyFigures:
+        """Set how tasks of a type are retried and timed out. Values that are `None` become the default."""
+        return await self._ask(calls.set_policy(policy))
+
+    async def audit(self, action: str | None = None) -> AsyncIterator[AuditRow]:
+        """Yield who did what, when, and to how many tasks, newest first. `None` means every action."""
+        cursor: str | None = None
+        while True:
+            page = await self._ask(calls.audit(action, cursor))
+            for entry in page.entries:
+                yield entry
+            if (cursor := page.next) is None:
+                return
 
     async def tasks(self, filter: TaskFilter | None = None) -> AsyncIterator[TaskSummary]:
         """Yield every task that matches, page by page. `Reader.page` of `blocks.queue` defines the order."""

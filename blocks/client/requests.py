@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 from uuid import UUID
 
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from organism_flows.blocks.client.board_messages import (
+    AuditPage,
+    FailureList,
+    Overview,
+    PolicyFigures,
+    TypeList,
+)
 from organism_flows.blocks.client.messages import (
     PAGE_LIMIT,
     BulkCancelRequest,
@@ -30,8 +38,9 @@ from organism_flows.blocks.client.messages import (
 )
 from organism_flows.blocks.errors import GatewayError, GatewayUnavailable, TaskEnded
 from organism_flows.blocks.queue.explain import Why
-from organism_flows.blocks.queue.models import NewTask, PausedKind, RedriveFilter, TaskFilter
+from organism_flows.blocks.queue.models import NewTask, PausedKind, RedriveFilter, TaskFilter, TypePolicy
 from organism_flows.blocks.queue.read_models import TaskRow
+from organism_flows.blocks.tracing import current_traceparent
 
 WAIT_S = 30.0
 """Longest wait of one request, in seconds; a longer wait takes several."""
@@ -131,7 +140,10 @@ def wait_line(line: str) -> WaitResult | None:
 
 def submit_all(tasks: Sequence[NewTask]) -> ApiRequest[SubmitResult]:
     body = [task.model_dump(mode="json", exclude_unset=True) for task in tasks]
-    return ApiRequest(SubmitResult, "POST", TASK_PATH, {"json": body})
+    options: dict[str, Any] = {"json": body}
+    if (traceparent := current_traceparent()) is not None:
+        options["headers"] = {"traceparent": traceparent}
+    return ApiRequest(SubmitResult, "POST", TASK_PATH, options)
 
 
 def get(id: UUID | str) -> ApiRequest[TaskRow]:
@@ -204,3 +216,27 @@ def page(filter: TaskFilter | None, cursor: str | None) -> ApiRequest[TaskPage]:
     query = (filter or TaskFilter()).model_dump(mode="json", exclude_none=True)
     params = {**query, "limit": PAGE_LIMIT, **({"cursor": cursor} if cursor else {})}
     return ApiRequest(TaskPage, "GET", TASK_PATH, {"params": params})
+
+
+def overview() -> ApiRequest[Overview]:
+    return ApiRequest(Overview, "GET", "/api/overview")
+
+
+def failures(type: str | None, domain: str | None, since: datetime | None) -> ApiRequest[FailureList]:
+    query = {"type": type, "domain": domain, "since": since.isoformat() if since else None}
+    params = {name: value for name, value in query.items() if value is not None}
+    return ApiRequest(FailureList, "GET", "/api/failures", {"params": params})
+
+
+def types() -> ApiRequest[TypeList]:
+    return ApiRequest(TypeList, "GET", "/api/types")
+
+
+def set_policy(policy: TypePolicy) -> ApiRequest[PolicyFigures]:
+    return ApiRequest(PolicyFigures, "POST", "/api/types/policy", {"json": policy.model_dump()})
+
+
+def audit(action: str | None, cursor: str | None) -> ApiRequest[AuditPage]:
+    query = {"action": action, "cursor": cursor, "limit": PAGE_LIMIT}
+    params = {name: value for name, value in query.items() if value is not None}
+    return ApiRequest(AuditPage, "GET", "/api/audit", {"params": params})

@@ -18,6 +18,7 @@ from pydantic import (
 
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.queue.fields import WHOLE, Moment, TaskParams, TaskType, Text
+from organism_flows.blocks.tracing import TRACEPARENT
 from organism_flows.blocks.validation import first_error
 
 Status: TypeAlias = Literal["created", "queued", "running", "completed", "failed", "cancelled", "retry"]
@@ -78,6 +79,11 @@ class NewTask(BaseModel):
         ge=0,
         le=1e15,
         description="Estimate of what it spends, for limits on cost. `None` means that of its type.",
+    )
+    traceparent: str | None = Field(
+        default=None,
+        pattern=TRACEPARENT,
+        description="W3C trace context that its trace goes on from. `None` means that of the submission.",
     )
     id: UUID | None = Field(default=None, strict=False, description="`None` means a new one.")
     run_immediately: bool = Field(

@@ -80,9 +80,9 @@ class Queue:
         """Close every connection. One that does not answer is cut off after five seconds."""
         await self._database.close()
 
-    async def submit(self, tasks: Sequence[NewTask]) -> list[UUID]:
+    async def submit(self, tasks: Sequence[NewTask], *, traceparent: str | None = None) -> list[UUID]:
         """Add all tasks or none; see `Producer.submit`."""
-        return await self.producer.submit(tasks)
+        return await self.producer.submit(tasks, traceparent=traceparent)
 
     async def get(self, task_id: str) -> TaskRow:
         """Return the task with this id or unique id prefix; see `Reader.get`."""

@@ -39,6 +39,8 @@ class Attempt(BaseModel):
     error: str | None
     started_at: Moment | None
     ended_at: Moment
+    log: str | None = None
+    """The last lines that its handler logged through its context."""
 
 
 class TaskProgress(BaseModel):
@@ -104,6 +106,7 @@ class TaskRow(Row):
     priority: int
     dedup_key: str | None
     key: str | None
+    traceparent: str | None
     timeout_s: float | None
     cancel_requested: bool
     timed_out: int
@@ -119,6 +122,8 @@ class TaskRow(Row):
     cost: float | None
     result: Any
     error: str | None
+    log: str | None
+    """The last lines that its handler logged, in the last attempt that has ended."""
     organ_id: str | None
     path: str | None
     elapsed_ms: float | None

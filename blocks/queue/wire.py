@@ -72,19 +72,25 @@ class Batch:
     """True if an earlier claim was lost or handed back: a run under it may still go on elsewhere."""
     checkpoints: list[Checkpoint | None] = field(default_factory=list)
     """Where earlier attempts got to. `None` means that they saved nothing, or that there were none."""
+    traces: dict[int, str] = field(default_factory=dict, kw_only=True)
+    """Trace context by claim, of the tasks that are traced. Not a column: most often there are none."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def extend(self, other: Batch) -> None:
         """Append the tasks of ``other``."""
-        for f in fields(Batch):
-            getattr(self, f.name).extend(getattr(other, f.name))
+        for name in BATCH_COLUMNS:
+            getattr(self, name).extend(getattr(other, name))
+        self.traces.update(other.traces)
 
     def take(self, positions: Iterable[int]) -> Batch:
         """Return a new batch of the tasks at ``positions``, in that order."""
         chosen = list(positions)
-        return Batch(*([getattr(self, f.name)[p] for p in chosen] for f in fields(Batch)))
+        taken = Batch(*([getattr(self, name)[p] for p in chosen] for name in BATCH_COLUMNS))
+        if self.traces:
+            taken.traces = {claim: self.traces[claim] for claim in taken.claims if claim in self.traces}
+        return taken
 
     def to_wire(self) -> dict[str, Any]:
         """Return a plain dict, so that two versions can meet and refuse each other with a clear message."""
@@ -103,6 +109,9 @@ class Batch:
                 "run the same organism-flows version on lanes and replicas"
             )
         return cls(**{f.name: wire[f.name] for f in fields(cls)})
+
+
+BATCH_COLUMNS = tuple(f.name for f in fields(Batch) if not f.kw_only)
 
 
 @dataclass(slots=True)
@@ -139,6 +148,8 @@ class Outcomes:
 
     policies: dict[str, Policy] = field(default_factory=dict, kw_only=True)
     """Retry policy by organ id, for tasks that have none themselves or by their type."""
+    logs: dict[int, str] = field(default_factory=dict, kw_only=True)
+    """What handlers logged, by claim. Not a column: most tasks log nothing."""
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -169,12 +180,13 @@ class Outcomes:
         for name in OUTCOME_COLUMNS:
             getattr(self, name).extend(getattr(other, name))
         self.policies.update(other.policies)
+        self.logs.update(other.logs)
 
     def take(self, rows: Iterable[int]) -> Outcomes:
         """Return a new table of the given rows, in that order."""
         chosen = list(rows)
         columns = ([getattr(self, name)[r] for r in chosen] for name in OUTCOME_COLUMNS)
-        return Outcomes(*columns, policies=self.policies)
+        return Outcomes(*columns, policies=self.policies, logs=self.logs)
 
     def to_wire(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(Outcomes)}

@@ -42,6 +42,7 @@ COMMANDS = {
     "redrive": "tasks.redrive:redrive",
     "handlers": "release.handlers:handlers",
     "limits": "operation.limits:limits",
+    "top": "operation.top:top",
     "drift": "operation.drift:drift",
     "verify": "operation.verify:verify",
     "leftovers": "operation.leftovers:leftovers",

@@ -66,6 +66,7 @@ COLUMNS = {
     "task_attempts.lane": "Lane that held the task.",
     "task_attempts.cause": "Why it ended, such as `failed`, `timed_out`, `snoozed` or `lease_lost`.",
     "task_attempts.error": "Error of the handler, or what happened.",
+    "task_attempts.log": "The last lines, 16 kB at most, that its handler logged through its context.",
     "task_attempts.started_at": "When the lane claimed it.",
     "task_attempts.ended_at": "When it ended.",
     "task_audit.id": "Id of the action.",

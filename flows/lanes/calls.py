@@ -19,6 +19,7 @@ from organism_flows.flows.lanes.organism_protocol import OrganismCalls
 from organism_flows.flows.lanes.replica_messages import ReplicaMessages
 from organism_flows.flows.lanes.settle_batcher import SettleBatcher
 from organism_flows.flows.lanes.summary import LaneSummary
+from organism_flows.flows.lanes.task_spans import TaskSpans
 from organism_flows.flows.lanes.windows import CallRecord, Windows
 
 SUSPICION_LIMIT = 5
@@ -72,6 +73,7 @@ class Calls:
         messages: Sends messages to replicas.
         windows: The windows of the lane. They learn how long tasks take.
         summary: The counts of the lane.
+        spans: Traces the tasks and the calls.
         logger: Logger of its lines.
         on_room: Called when tasks are no longer in flight.
     """
@@ -83,6 +85,7 @@ class Calls:
         messages: ReplicaMessages,
         windows: Windows,
         summary: LaneSummary,
+        spans: TaskSpans,
         *,
         logger: logging.Logger | logging.LoggerAdapter[Any],
         on_room: Callable[[], None],
@@ -92,6 +95,7 @@ class Calls:
         self._messages = messages
         self._windows = windows
         self._summary = summary
+        self._spans = spans
         self._logger = logger
         self._on_room = on_room
         self._open: set[OpenCall] = set()
@@ -109,6 +113,7 @@ class Calls:
     def start(self, batch: Batch) -> None:
         """Start the calls for claimed tasks."""
         self.holding.update(batch.claims)
+        self._spans.begin(batch)
         reclaimed = [position for position, again in enumerate(batch.reclaimed) if again]
         if reclaimed:
             # The lane that held these tasks before may have left handlers running.
@@ -190,8 +195,9 @@ class Calls:
         self._summary.calls += 1
         self.meter.batch_size.observe(len(call.batch))
         try:
-            async with aclosing(self._organism.call(call.batch)) as stream:
-                await self._follow(stream, call)
+            with self._spans.call(call.batch):
+                async with aclosing(self._organism.call(call.batch)) as stream:
+                    await self._follow(stream, call)
             if call.unreported:
                 raise ReplicaLost(f"the organism ended the call without {len(call.unreported)} outcomes")
             self._failures_in_a_row = 0

@@ -30,6 +30,7 @@ from organism_flows.flows.lanes.organism_protocol import OrganismCalls
 from organism_flows.flows.lanes.replica_messages import ReplicaMessages
 from organism_flows.flows.lanes.settle_batcher import SettleBatcher
 from organism_flows.flows.lanes.summary import LaneSummary
+from organism_flows.flows.lanes.task_spans import TaskSpans
 from organism_flows.flows.lanes.windows import Windows
 
 PASSING_ERRORS: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, OrganismError)
@@ -102,12 +103,14 @@ class Lane:
         )
         self._messages = ReplicaMessages(organism, self.id, self._logger)
         self._windows = Windows(batch_size, tasks_in_flight)
+        spans = TaskSpans(self.id)
         self._calls = Calls(
             organism,
-            SettleBatcher(queue, self._lease, self.summary, self._logger, self._settled),
+            SettleBatcher(queue, self._lease, self.summary, spans, self._logger, self._settled),
             self._messages,
             self._windows,
             self.summary,
+            spans,
             logger=self._logger,
             on_room=self._room_made,
         )

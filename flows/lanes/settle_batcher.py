@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from organism_flows.blocks.task_report import TaskReport
 from organism_flows.flows.lanes.lease import Lease
 from organism_flows.flows.lanes.shared_statements import SharedStatements, finished
 from organism_flows.flows.lanes.summary import LaneSummary
+from organism_flows.flows.lanes.task_spans import TaskSpans
 
 STATEMENTS_AT_ONCE = 2
 """Upper bound on the statements of one kind in flight. More of them would only be smaller."""
@@ -43,6 +45,7 @@ class SettleBatcher:
         queue: An open queue.
         lease: The lane's lease: every write is made under it.
         summary: The counts of the lane.
+        spans: Traces the tasks.
         logger: Logger of its lines.
         on_settled: Called after each settlement.
     """
@@ -52,12 +55,14 @@ class SettleBatcher:
         queue: Queue,
         lease: Lease,
         summary: LaneSummary,
+        spans: TaskSpans,
         logger: logging.Logger | logging.LoggerAdapter[Any],
         on_settled: Callable[[], None],
     ) -> None:
         self._queue = queue
         self._lease = lease
         self._summary = summary
+        self._spans = spans
         self._logger = logger
         self._on_settled = on_settled
         self._settlements = SharedStatements[Settlement, None](
@@ -104,7 +109,9 @@ class SettleBatcher:
                 error=error,
                 suspicion=suspicion,
             )
+            started_ns = time.time_ns()
             await finished(self._release(len(batch), release))
+            self._spans.released(batch, cause, started_ns)
 
     async def begun(self, batch: Batch) -> None:
         """Record that handlers have begun with the tasks of ``batch``.
@@ -121,10 +128,12 @@ class SettleBatcher:
 
     async def _settle(self, chosen: Sequence[Settlement]) -> list[None]:
         batch, outcomes = _merge(chosen)
+        started_ns = time.time_ns()
         settled = await self._lease.write(
             partial(self._queue.claims.settle, self._summary.lane, batch, outcomes)
         )
         self._count(settled)
+        self._spans.settled(batch, outcomes, settled.stale, started_ns)
         return [None] * len(chosen)
 
     async def _record(self, chosen: Sequence[ReportsOfCall]) -> list[Recorded]:

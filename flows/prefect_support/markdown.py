@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import quote, urlencode
 from uuid import UUID
 
 from organism_flows.blocks.errors import ConfigurationError
@@ -26,8 +27,8 @@ def escaped(text: str | None, length: int = 300) -> str:
     return _BLOCK.sub(r"\1\\\2", _MARKUP.sub(r"\\\g<0>", line))
 
 
-class TaskLinks:
-    """References to the tasks of a queue on pages: links, if a gateway that shows them is known.
+class BoardLinks:
+    """References to pages of the board: links, if a gateway of the queue is known. The board signs in itself.
 
     Args:
         dsn: Connection URL of the queue.
@@ -40,10 +41,22 @@ class TaskLinks:
             ours = queue_dsn(settings).get_secret_value() == dsn
         except ConfigurationError:
             ours = False
-        # A browser sends no token.
-        reachable = stack and stack.gateway_url and settings.gateway_open
-        self._base = f"{stack.gateway_url}/api/tasks" if stack and reachable and ours else None
+        url = settings.gateway_url or (stack.gateway_url if stack else None)
+        self._base = url.rstrip("/") if url and ours else None
 
     def to(self, task: UUID) -> str:
         """Return a reference to the task in markdown."""
-        return f"[{task}]({self._base}/{task})" if self._base else str(task)
+        return self.page(str(task), f"tasks/{task}") or str(task)
+
+    def page(self, text: str, place: str = "", **query: str) -> str:
+        """Return a link to a page of the board in markdown; empty if no gateway is known.
+
+        Args:
+            text: What the link says, escaped already.
+            place: The page, such as ``failures``.
+            query: Its filters.
+        """
+        if self._base is None:
+            return ""
+        filters = f"?{urlencode(query, quote_via=quote)}" if query else ""
+        return f"[{text}]({self._base}/#/{place}{filters})"

@@ -32,6 +32,7 @@ from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster
 from organism_flows.blocks.prefect_blocks.task_queue import TaskQueue
 from organism_flows.blocks.queue import Batch
 from organism_flows.blocks.queue.db.connection import TRANSIENT_ERRORS
+from organism_flows.blocks.tracing import tracer
 from organism_flows.blocks.versions import package_version, refuse_other_flow
 from organism_flows.flows.lanes.lane import Lane
 from organism_flows.flows.lanes.summary import LaneSummary
@@ -99,6 +100,7 @@ async def run_lane(
     """
     refuse_other_flow(flow_version, socket.gethostname())
     collect_rarely()
+    tracer("organism-lane")
     logger = get_run_logger()
     began = last_line = asyncio.get_running_loop().time()
 

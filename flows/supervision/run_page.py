@@ -15,7 +15,7 @@ from prefect.artifacts import (
 from prefect.events import emit_event
 
 from organism_flows.blocks.queue.read_models import TaskSummary
-from organism_flows.flows.prefect_support.markdown import TaskLinks, escaped
+from organism_flows.flows.prefect_support.markdown import BoardLinks, escaped
 
 FAILURES_SHOWN = 100
 
@@ -60,20 +60,21 @@ async def report_failures(failures: Sequence[TaskSummary], dsn: str) -> None:
     """
     if not failures:
         return
-    links = TaskLinks(dsn)
+    links = BoardLinks(dsn)
+    by_error = links.page("The board has them by error", "failures")
     await acreate_table_artifact(
         key="dispatch-failures",
         table=[
             {
                 "task": links.to(line.id),
-                "type": escaped(line.type),
+                "type": links.page(escaped(line.type), "failures", type=line.type) or escaped(line.type),
                 "attempts": line.attempts,
                 "error": escaped(line.error),
             }
             for line in failures
         ],
         description=f"Tasks that became dead letters during this run (newest {FAILURES_SHOWN} at most). "
-        "See one with `organism tasks show <id>`.",
+        f"{by_error or 'See one with `organism tasks show <id>`'}.",
     )
     queue = runtime.flow_run.parameters.get("queue", "default")
     emit_event(

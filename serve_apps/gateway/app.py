@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from organism_flows.blocks.local_stack.access_token import own_headers
 from organism_flows.blocks.local_stack.stack_state import organism_url, prefect_ui_url, queue_dsn
 from organism_flows.blocks.settings import Settings, load_settings
+from organism_flows.blocks.tracing import tracer
 from organism_flows.serve_apps.gateway.board.failures import FailureLists
 from organism_flows.serve_apps.gateway.board.organism import OrganismWatch
 from organism_flows.serve_apps.gateway.board.overview import Overviews
@@ -60,6 +61,7 @@ def create_app(settings: Settings | None = None, *, organism: OrganismLink | Non
         ConfigurationError: No database is named, no token is configured, or the tokens cannot be read.
     """
     settings = settings or load_settings()
+    tracer("organism-gateway")
     registry = CollectorRegistry()
     direct = settings.direct_dsn
     exports = 2 * settings.gateway_exports

@@ -23,6 +23,7 @@ from organism_flows.blocks.errors import ConfigurationError, OrganismError
 from organism_flows.blocks.gc_tuning import collect_rarely
 from organism_flows.blocks.organism_client import OrganismClient
 from organism_flows.blocks.queue.wire import Cause
+from organism_flows.blocks.tracing import tracer
 from organism_flows.serve_apps.organism.assembly import nowhere
 from organism_flows.serve_apps.organism.config import Cusum, load_config
 from organism_flows.serve_apps.organism.escalation.cusum import DriftValve, Key
@@ -142,6 +143,7 @@ class Replica:
 
     def __init__(self, organs: Sequence[str] = (), valve: Any = None) -> None:
         collect_rarely()
+        tracer("organism-replica")
         self.telemetry = Telemetry()
 
         def connect(organ_id: str) -> OrganClient:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 from uuid import uuid4
 
@@ -10,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.json_text import JsonTooLong, NotJson, to_json
-from organism_flows.blocks.queue.wire import Batch
+from organism_flows.blocks.queue.wire import BATCH_COLUMNS, Batch
 from organism_flows.blocks.validation import first_error
 from organism_flows.serve_apps.organism.handler_api.errors import describe, harmless
 
@@ -106,7 +105,7 @@ def open_wire(wire: dict[str, Any]) -> Batch:
     next_step = "run the same organism-flows version on lanes and replicas"
     try:
         batch = Batch.from_wire(wire)
-        lengths = {field.name: len(getattr(batch, field.name)) for field in fields(Batch)}
+        lengths = {name: len(getattr(batch, name)) for name in BATCH_COLUMNS}
     except ValueError as error:
         raise ConfigurationError(str(error).partition(": run ")[0], next_step) from None
     except Exception as error:

@@ -56,6 +56,8 @@ COLUMNS: dict[str, tuple[str, str | None]] = {
     "snoozed": ("integer", "0"),
     "expires_at": (MOMENT, None),
     "cost": ("double precision", None),
+    "traceparent": ("text", None),
+    "log": ("text", None),
 }
 """Type and default of each column of our table, whichever version added it."""
 REQUIRED = (

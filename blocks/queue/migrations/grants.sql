@@ -28,7 +28,7 @@ GRANT EXECUTE ON FUNCTION read_task(uuid, uuid, int) TO organism_operator
 
 -- step: a task as whoever adds it may write it; its status by the rule tasks_begin_waiting
 GRANT INSERT (id, type, params, description, domain, drift_score, priority, run_after, max_attempts, timeout_s,
-              dedup_key, status, key, expires_at, cost)
+              dedup_key, status, key, expires_at, cost, traceparent)
     ON tasks TO organism_submitter, organism_operator
 
 -- step: whoever opens the queue asks for its version
@@ -43,7 +43,7 @@ GRANT SELECT, INSERT, UPDATE ON task_files TO organism_submitter, organism_opera
 -- step: claims, settlements and reaps; nothing of what was asked for
 GRANT SELECT, DELETE,
       UPDATE (status, claim, attempts, locked_by, locked_at, begun_at, run_after, result, error, timed_out, lease_lost,
-              interrupted, suspicion, cancel_requested, elapsed_ms, organ_id, path, finished_at, updated_at, snoozed)
+              interrupted, suspicion, cancel_requested, elapsed_ms, organ_id, path, log, finished_at, updated_at, snoozed)
     ON tasks TO organism_lane
 
 -- step: to find out whether tasks can be added again

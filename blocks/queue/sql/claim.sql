@@ -46,4 +46,4 @@ RETURNING t.id::text, t.claim, t.attempts, t.type, coalesce(t.params::text, '{}'
            FROM (SELECT coalesce(t.timeout_s, (SELECT timeout_s FROM task_types WHERE type = t.type))) own(said)) AS timeout_s, t.suspicion,
           (t.interrupted > 0 OR t.lease_lost > 0 OR t.suspicion > 0) AS reclaimed,
           t.begun_at IS NOT NULL AS begun, t.priority, coalesce(t.key, '') AS key,
-          greatest(t.run_after, 'epoch') AS run_after
+          greatest(t.run_after, 'epoch') AS run_after, t.traceparent

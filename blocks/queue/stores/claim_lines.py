@@ -20,6 +20,7 @@ from uuid import UUID
 
 import asyncpg
 
+from organism_flows.blocks.queue import traces
 from organism_flows.blocks.queue.db.bisection import logger, one_line
 from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.db.session import Session
@@ -286,7 +287,7 @@ class ClaimLines:
         self, session: Session, limit: int, wanted: list[tuple[ClaimLine, int]]
     ) -> tuple[Batch, list[LineId], list[datetime]]:
         """Claim tasks, and return them, with the line and the due time of each."""
-        started = self._clock()
+        started, started_ns = self._clock(), time.time_ns()
         rows = await session.fetch(
             "claim",
             lane=self._lane,
@@ -305,9 +306,12 @@ class ClaimLines:
         if not rows:
             return Batch(), [], []
         # asyncpg turns a list of rows into columns only through zip.
-        *columns, begun, priorities, keys, moments = (list(column) for column in zip(*rows, strict=True))
+        *columns, begun, priorities, keys, moments, traceparents = (
+            list(column) for column in zip(*rows, strict=True)
+        )
         batch = Batch(*columns)
         batch.checkpoints = await restored(session, batch.ids, begun)
+        traces.claimed(batch, traceparents, moments, self._lane, started_ns)
         domains = (domain or "" for domain in batch.domains)
         return batch, list(zip(batch.types, priorities, domains, keys, strict=True)), moments
 

@@ -136,6 +136,7 @@ class Claims:
             "paths": outcomes.paths,
             "organ_ids": outcomes.organ_ids,
             "elapsed_ms": outcomes.elapsed_ms,
+            "logs": [outcomes.logs.get(batch.claims[p]) for p in outcomes.positions],
         }
         if outcomes.causes[0] == "completed":
             rows = await session.fetch("complete", results=outcomes.results, **columns)

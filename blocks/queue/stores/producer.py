@@ -15,6 +15,7 @@ from organism_flows.blocks.queue.files.columns import TASKS, Columns
 from organism_flows.blocks.queue.models import NewTask
 from organism_flows.blocks.queue.stores.file_load import PART_TASKS, FileLoad, Loaded
 from organism_flows.blocks.queue.stores.task_rows import COLUMNS, as_columns, task_row
+from organism_flows.blocks.queue.traces import submitting
 
 SUBMIT_TIMEOUT = 60.0
 LOAD_TIMEOUT = 3600.0
@@ -32,8 +33,12 @@ class Producer:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def submit(self, tasks: Sequence[NewTask]) -> list[UUID]:
+    async def submit(self, tasks: Sequence[NewTask], *, traceparent: str | None = None) -> list[UUID]:
         """Add all tasks or none.
+
+        Args:
+            tasks: The tasks.
+            traceparent: Trace context of whoever submits them. `None` means that of the current span.
 
         Returns:
             Their ids, in order. A task is not added if an unfinished task of its type has the same
@@ -47,7 +52,10 @@ class Producer:
         moment = None
         if any(task.expires_in_s is not None for task in tasks):
             moment = await self._database.fetchval("now")
-        rows = [task_row(task, moment) for task in tasks]
+        with submitting(tasks, traceparent) as context:
+            return await self._submit(tasks, [task_row(task, moment, traceparent=context) for task in tasks])
+
+    async def _submit(self, tasks: Sequence[NewTask], rows: Sequence[tuple[Any, ...]]) -> list[UUID]:
         ids: list[UUID] = [row[0] for row in rows]
         left = list(range(len(ids)))
         while left:

@@ -27,16 +27,20 @@ COLUMNS = (
     "key",
     "expires_at",
     "cost",
+    "traceparent",
 )
 
 
-def task_row(task: NewTask, moment: datetime | None = None) -> tuple[Any, ...]:
+def task_row(
+    task: NewTask, moment: datetime | None = None, *, traceparent: str | None = None
+) -> tuple[Any, ...]:
     """Return the values of a task for `COLUMNS`.
 
     Args:
         task: Task to add.
         moment: When it is added, by the database's clock: then it is due, unless it has a time of its own.
             `None` leaves that empty; not for a task with ``expires_in_s``.
+        traceparent: Its trace context, unless it has one of its own.
     """
     return (
         # Ids that grow with time: a claim or settlement of 500 then touches neighbouring pages.
@@ -55,6 +59,7 @@ def task_row(task: NewTask, moment: datetime | None = None) -> tuple[Any, ...]:
         task.key,
         _expires_at(task, moment),
         task.cost,
+        task.traceparent or traceparent,
     )
 
 

@@ -30,6 +30,7 @@ from organism_flows.blocks.client.messages import (
 )
 from organism_flows.blocks.errors import TaskNotFound
 from organism_flows.blocks.queue import Queue, TaskFilter, TaskRow, Why
+from organism_flows.blocks.tracing import valid_traceparent
 from organism_flows.serve_apps.gateway.dependencies import (
     OF_A_TASK,
     WAITS,
@@ -88,12 +89,15 @@ async def submit(
 
     If an unfinished task of the same type has the same `dedup_key`, the task is not added. The answer then
     says `deduplicated` and has the id of that unfinished task.
+
+    A trace in the header `traceparent` (W3C) goes on in the tasks.
     """
     tasks = body if isinstance(body, list) else [body]
     # Ids are made here: where the queue returns another id, the task was not added.
     for new in tasks:
         new.id = new.id or uuid7()
-    ids = await queue.submit(tasks)
+    traceparent = valid_traceparent(request.headers.get("traceparent"))
+    ids = await queue.submit(tasks, traceparent=traceparent)
     kept_out = [known_as != task.id for known_as, task in zip(ids, tasks, strict=True)]
     if all(kept_out):
         response.status_code = 200

@@ -151,9 +151,13 @@ class JobRunner(ABC):
             job.context.end()
         if elapsed_ms is None:
             elapsed_ms = self._elapsed_ms(job)
-        if job.context is not None and result.spent is None:
+        if job.context is not None:
             # Whatever became of it, a task that timed out included.
-            result = result._replace(spent=job.context.units)
+            spent, log = job.context.units, job.context.logged
+            if result.spent is None and spent is not None:
+                result = result._replace(spent=spent)
+            if log:
+                result = result._replace(log=log)
         self.counters.add(result.cause, elapsed_ms)
         job.call.report(job.position, result, job.path, self.config.id, elapsed_ms)
 

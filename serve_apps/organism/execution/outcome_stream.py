@@ -52,8 +52,10 @@ class BatchCall:
         self, position: int, result: HandlerResult, path: str, organ_id: str | None, elapsed_ms: float
     ) -> None:
         """Add the outcome of one task. Report each position only once."""
-        cause, text, error, spent = result
+        cause, text, error, spent, log = result
         self._chunk.add(position, cause, text, error, path, organ_id, elapsed_ms, spent)
+        if log is not None:
+            self._chunk.logs[self.batch.claims[position]] = log
         self.left -= 1
         self._some.set()
         if not self.left or len(self._chunk) >= CHUNK:

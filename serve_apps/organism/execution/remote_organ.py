@@ -197,7 +197,8 @@ class RemoteOrgan(CoroutineRunner):
                     if not (job := jobs[report.position]).reported:
                         job.call.report_running(report._replace(position=job.position))
                 for row, position in enumerate(outcomes.positions):
-                    self._report(jobs[position], result_at(outcomes, row), outcomes.elapsed_ms[row])
+                    result = result_at(outcomes, row)._replace(log=outcomes.logs.get(jobs[position].claim))
+                    self._report(jobs[position], result, outcomes.elapsed_ms[row])
         if left := run.open_jobs():
             raise ReplicaLost(f"organ {self.config.id} ended a call without {len(left)} outcomes")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, MutableMapping
@@ -13,6 +14,8 @@ from typing import Any
 from organism_flows.blocks.errors import MustLeave, StaleClaim
 from organism_flows.blocks.json_text import NotJson, from_json, to_json
 from organism_flows.blocks.task_report import Acknowledgement, Checkpoint, Progress, TaskReport
+from organism_flows.blocks.tracing import current_traceparent
+from organism_flows.serve_apps.organism.handler_api.log_lines import LogLines
 
 logger = logging.getLogger("ray.serve.organism.handler")
 
@@ -23,11 +26,32 @@ NOTE_LIMIT = 200
 
 
 class TaskLogger(logging.LoggerAdapter[logging.Logger]):
-    """Logger that names the task in every line."""
+    """Logger that names the task, and its trace if there is one, in every line, and keeps the newest lines.
+
+    Args:
+        logger: Logger of the replica.
+        extra: ``task_id`` and ``claim``.
+        kept: Keeps the lines.
+    """
+
+    def __init__(self, logger: logging.Logger, extra: dict[str, Any], kept: LogLines) -> None:
+        super().__init__(logger, extra)
+        self._kept = kept
+
+    def log(self, level: int, msg: object, *args: Any, **kwargs: Any) -> None:
+        """Log a message, and keep it with the task from level INFO on, whatever the replica's log has."""
+        if level >= logging.INFO or self.isEnabledFor(level):
+            error = kwargs.get("exc_info")
+            if error and not isinstance(error, BaseException):
+                error = sys.exc_info()[1]
+            self._kept.add(level, msg, args, error or None)
+        super().log(level, msg, *args, **kwargs)
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         extra = self.extra or {}
-        return f"task {extra['task_id']} claim {extra['claim']}: {msg}", kwargs
+        traceparent = current_traceparent()
+        trace = f" trace {traceparent[3:35]}" if traceparent else ""
+        return f"task {extra['task_id']} claim {extra['claim']}{trace}: {msg}", kwargs
 
 
 class Saving:
@@ -130,6 +154,7 @@ class Context:
         "_last",
         "_leaving",
         "_lock",
+        "_log",
         "_report",
         "_step",
         "_waiting",
@@ -172,6 +197,7 @@ class Context:
         self._durable = 0
         """Checkpoints up to this step are known to be durable."""
         self._waiting: list[tuple[int, Future[None]]] = []
+        self._log: LogLines | None = None
 
     @property
     def remaining_s(self) -> float:
@@ -200,8 +226,17 @@ class Context:
 
     @property
     def logger(self) -> TaskLogger:
-        """Return a logger that names the task in every line of the replica's log."""
-        return TaskLogger(logger, {"task_id": self.task_id, "claim": self.claim})
+        """Return a logger that names the task in every line of the replica's log.
+
+        The newest lines from level INFO on, up to 16 kB, are also kept with the task.
+        """
+        self._log = self._log or LogLines()
+        return TaskLogger(logger, {"task_id": self.task_id, "claim": self.claim}, self._log)
+
+    @property
+    def logged(self) -> str | None:
+        """Return the newest lines that were logged; `None` means that there are none."""
+        return self._log.text() if self._log is not None else None
 
     @property
     def restored(self) -> Any:

@@ -28,6 +28,8 @@ class ProcessCall:
     """The contexts of the tasks, which get what the handler reports; empty if it wants none."""
     checkpoints: list[Checkpoint | None]
     """Where earlier attempts of the tasks got to."""
+    traceparent: str | None
+    """Trace context of the call; `None` means that it is not traced."""
     on_begin: Callable[[], object]
     """Called when a process that is ready has received the tasks."""
     unwanted: Callable[[], bool]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # worker processes start faster without the queue
 
 
 class HandlerResult(NamedTuple):
-    """The way one task ended: its cause, with a result as JSON text or an error.
+    """The way one task ended: its cause, with a result as JSON text or an error, and what it logged.
 
     Of a snoozed task the result is a `Snooze` as JSON text.
     """
@@ -25,6 +25,7 @@ class HandlerResult(NamedTuple):
     error: str | None = None
     spent: float | None = None
     """Units that the handler has reported. `None` means that it reported none."""
+    log: str | None = None
 
 
 HandlerResults: TypeAlias = "Sequence[HandlerResult]"

@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from organism_flows.blocks import tracing
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.json_text import from_json
 from organism_flows.blocks.task_report import Acknowledgement, Checkpoint, TaskReport
@@ -64,6 +65,8 @@ class InvokeMessage(NamedTuple):
     """Longest result, in bytes of JSON text."""
     checkpoints: list[Checkpoint | None]
     """Where earlier attempts got to."""
+    traceparent: str | None = None
+    """Trace context of the call; `None` means that it is not traced."""
 
 
 class ReportsMessage(NamedTuple):
@@ -241,18 +244,21 @@ class Worker:
 
     def execute(self, message: InvokeMessage) -> None:
         """Call the handler, and send the results of the tasks. Never raise what the handler raises."""
-        with HandlerCall(len(message.tasks)) as call:
+        with tracing.current(message.traceparent), HandlerCall(len(message.tasks)) as call:
             # A context of its own: what a call leaves in a context variable must not reach the next call.
             call.results = copy_context().run(self._call, message)
         results = call.results
         if self._contexts:
             results = [
-                result if context.units is None else result._replace(spent=context.units)
+                result._replace(spent=context.units, log=context.logged)
                 for result, context in zip(results, self._contexts, strict=True)
             ]
         for context in self._contexts:
             context.end()
         self._contexts = []
+        if message.traceparent is not None:
+            # This process may be killed as soon as the results are out.
+            tracing.flush()
         self._sender.send(DoneMessage(message.number, results))
 
     def _call(self, message: InvokeMessage) -> HandlerResults:

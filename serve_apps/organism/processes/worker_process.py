@@ -139,7 +139,9 @@ class WorkerProcess:
             OSError: The process is dead; the handler was not called.
         """
         self._number += 1
-        message = InvokeMessage(self._number, call.tasks, call.timeout_s, call.limit_bytes, call.checkpoints)
+        message = InvokeMessage(
+            self._number, call.tasks, call.timeout_s, call.limit_bytes, call.checkpoints, call.traceparent
+        )
         with self._sending:
             self._connection.send(message)
 

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import pickle
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -24,7 +25,7 @@ from organism_flows.blocks.client.messages import WaitResult
 from organism_flows.blocks.errors import ConfigurationError, GatewayError, GatewayUnavailable, TaskEnded
 from organism_flows.blocks.local_stack.access_token import make_token
 from organism_flows.blocks.local_stack.stack_state import STATE_FILE, StackState
-from organism_flows.blocks.queue import NewTask, Queue, TaskFilter
+from organism_flows.blocks.queue import NewTask, Queue, TaskFilter, TypePolicy
 from organism_flows.blocks.queue.wire import Cause
 from organism_flows.blocks.settings import Settings
 from tests.support.gateway.running import running, token_file
@@ -93,6 +94,26 @@ async def test_steering(client: Client) -> None:
     assert (await client.cancel_all(TaskFilter(domain="d"))).matched == {"queued": 7}
     assert (await client.cancel_all(TaskFilter(domain="d"), dry_run=False)).cancelled == 7
     assert {line.status async for line in client.tasks(TaskFilter(status=["cancelled"]))} == {"cancelled"}
+
+
+async def test_how_everything_stands(client: Client, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    await client.submit_all([NewTask(type="t", domain="d"), NewTask(type="t"), NewTask(type="waits")])
+    await settle(queue, "rejected", error="row 17 is wrong")
+    since = datetime.now(UTC) - timedelta(hours=1)
+    [group, *_] = (await client.failures(type="t", since=since)).groups
+    assert (group.tasks, group.error) == (2, "row ⟨n⟩ is wrong")
+    assert not (await client.failures(type="t", domain="other")).groups
+    overview = await client.overview()
+    assert overview.queue is not None
+    assert overview.queue.dead_last_hour == 3
+    policy = await client.set_policy(TypePolicy(type="t", max_attempts=2))
+    assert (policy.max_attempts, policy.timeout_s) == (2, None)
+    assert [one.policy for one in await client.types() if one.name == "t"] == [policy]
+    monkeypatch.setattr("organism_flows.blocks.client.requests.PAGE_LIMIT", 2)
+    for name in ("a", "b", "c"):
+        await client.pause("type", name)
+    rows = [row async for row in client.audit("pause")]
+    assert [row.details["name"] for row in rows] == ["c", "b", "a"]
 
 
 async def test_pages_are_followed(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,6 +310,11 @@ async def test_a_client_without_an_event_loop(database: str, queue: Queue) -> No
             assert {o.status for o in client.wait_many(t.id for t in many)} == {"cancelled"}
             assert client.pause("type", "t")[0].name == "t"
             assert client.resume("type", "t")
+            assert [row.action for row in client.audit()][:2] == ["resume", "pause"]
+            assert client.overview().queue is not None
+            assert client.failures().groups == []
+            client.set_policy(TypePolicy(type="t", max_attempts=3))
+            assert "t" in {one.name for one in client.types()}
             with pytest.raises(GatewayError, match="not a task id"):
                 client.get("nonsense")
         with SyncClient("http://127.0.0.1:1") as nobody, pytest.raises(GatewayUnavailable):

@@ -46,8 +46,10 @@ async def test_progress_moves_and_failures_lead_to_their_tasks(
 
     artifacts = await artifacts_of((await newest_run()).id)
     [row] = json.loads(artifacts["dispatch-failures"].data)
-    assert row["task"] == str(bad), "a link to the gateway would answer 401 in a browser"
-    assert row["type"] == r"no.such.\_\_type\_\_"
+    board = f"{stack.state.gateway_url}/#"
+    assert row["task"] == f"[{bad}]({board}/tasks/{bad})", "the board asks a browser to sign in"
+    assert row["type"] == rf"[no.such.\_\_type\_\_]({board}/failures?type=no.such.__type__)"
+    assert f"({board}/failures)" in (artifacts["dispatch-failures"].description or "")
 
     async def told() -> Any:
         names = EventNameFilter(name=["organism.dispatch.dead-lettered"])

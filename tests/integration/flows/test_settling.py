@@ -17,6 +17,7 @@ from organism_flows.blocks.queue.stores.claims import Claims
 from organism_flows.flows.lanes.lease import Lease
 from organism_flows.flows.lanes.settle_batcher import STATEMENTS_AT_ONCE, TASKS_A_STATEMENT, SettleBatcher
 from organism_flows.flows.lanes.summary import LaneSummary
+from organism_flows.flows.lanes.task_spans import TaskSpans
 
 pytestmark = pytest.mark.anyio
 TIMEOUT = 30
@@ -98,7 +99,9 @@ class HeldLease(Lease):
 
 
 def batcher(queue: Queue, summary: LaneSummary) -> SettleBatcher:
-    return SettleBatcher(queue, HeldLease(queue), summary, logging.getLogger("test"), lambda: None)
+    return SettleBatcher(
+        queue, HeldLease(queue), summary, TaskSpans("lane"), logging.getLogger("test"), lambda: None
+    )
 
 
 @pytest.fixture
@@ -234,7 +237,8 @@ async def test_one_unstorable_result_does_not_sink_the_calls_it_was_merged_with(
     batch = await queue.claims.claim("lane", 40)
     bad = {3, 17, 38}
     lease = HeldLease(queue)
-    settler = SettleBatcher(queue, lease, LaneSummary("lane"), logging.getLogger("test"), lambda: None)
+    summary, spans = LaneSummary("lane"), TaskSpans("lane")
+    settler = SettleBatcher(queue, lease, summary, spans, logging.getLogger("test"), lambda: None)
 
     async def report(part: Batch, first: int) -> None:
         outcomes = outcomes_of(part)

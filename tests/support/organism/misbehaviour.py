@@ -350,3 +350,18 @@ def double(params: dict[str, Any]) -> int:
 
 def total(params: dict[str, Any]) -> int:
     return sum(params["results"])
+
+
+def logs_and_fails(task: dict[str, Any], context: Any) -> None:
+    context.logger.info("at work")
+    context.logger.debug("not even the replica's log has this")
+    try:
+        1 / 0  # noqa: B018
+    except ZeroDivisionError:
+        context.logger.exception("it went wrong")
+        raise
+
+
+async def logs_and_hangs(task: dict[str, Any], context: Any) -> None:
+    context.logger.info("begun")
+    await asyncio.Event().wait()

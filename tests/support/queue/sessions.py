@@ -75,6 +75,7 @@ def failed(batch: Batch) -> dict[str, Any]:
         "paths": ["fast"] * n,
         "organ_ids": [None] * n,
         "elapsed_ms": [0.0] * n,
+        "logs": [None] * n,
         "max_attempts": [None] * n,
         "backoff_base_s": [None] * n,
         "backoff_cap_s": [None] * n,
@@ -95,6 +96,7 @@ def completion(batch: Batch) -> dict[str, Any]:
         "paths": ["fast"] * n,
         "organ_ids": [None] * n,
         "elapsed_ms": [0.0] * n,
+        "logs": [None] * n,
     }
 
 

@@ -59,7 +59,7 @@ def raising(error: BaseException) -> object:
 def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
     code = (
         "import sys; from organism_flows.deployments.cli.main import run; run(['--help']); "
-        "heavy = ('prefect', 'ray', 'sqlalchemy', 'alembic', 'asyncpg', 'httpx'); "
+        "heavy = ('prefect', 'ray', 'sqlalchemy', 'alembic', 'asyncpg', 'httpx', 'textual'); "
         "print([name for name in heavy if name in sys.modules])"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from organism_flows.flows.prefect_support.markdown import TaskLinks, escaped
+from organism_flows.flows.prefect_support.markdown import BoardLinks, escaped
 
 MARKDOWN = MarkdownIt("commonmark").enable("strikethrough")
 
@@ -35,4 +35,18 @@ def test_a_long_text_is_cut() -> None:
 def test_without_a_gateway_a_task_is_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ORGANISM_DSN", raising=False)
     task = uuid4()
-    assert TaskLinks("postgresql://elsewhere/db").to(task) == str(task)
+    links = BoardLinks("postgresql://elsewhere/db")
+    assert (links.to(task), links.page("All", "failures")) == (str(task), "")
+
+
+def test_links_lead_to_the_board_of_the_queue_and_of_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORGANISM_DSN", "postgresql://here/db")
+    monkeypatch.setenv("ORGANISM_GATEWAY_URL", "https://gateway.example.com/base/")
+    task, links = uuid4(), BoardLinks("postgresql://here/db")
+    assert links.to(task) == f"[{task}](https://gateway.example.com/base/#/tasks/{task})"
+    hostile = 'x) "<b>](javascript:y'
+    rendered = MARKDOWN.render(links.page(escaped(hostile), "failures", type=hostile))
+    target = "https://gateway.example.com/base/#/failures?type=x%29%20%22%3Cb%3E%5D%28javascript%3Ay"
+    assert rendered.startswith(f'<p><a href="{target}">')
+    assert html.unescape(rendered).endswith(f">{hostile}</a></p>\n")
+    assert BoardLinks("postgresql://elsewhere/db").to(task) == str(task)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from organism_flows.blocks.queue.db.migrate import run_script
 
 revision = "0013"
-down_revision = "0011"
+down_revision = "0012"
 
 
 def upgrade() -> None:

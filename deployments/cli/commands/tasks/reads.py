@@ -186,6 +186,8 @@ def _describe(task: TaskRow) -> str:
         lines.append(f"due        {task.run_after:%Y-%m-%d %H:%M:%S %Z}")
     if task.expires_at and not task.finished_at:
         lines.append(f"expires    {task.expires_at:%Y-%m-%d %H:%M:%S %Z}")
+    if task.traceparent:
+        lines.append(f"trace      {task.traceparent}")
     if task.key:
         lines.append(f"key        {task.key}")
     if task.dedup_key:
@@ -207,6 +209,10 @@ def _describe(task: TaskRow) -> str:
             f"attempt {attempt.attempt}  {attempt.ended_at:%H:%M:%S}  {attempt.cause}: "
             f"{_short(attempt.error, 200)}"
         )
+        if attempt.log and attempt.log != task.log:
+            lines += [f"  {line}" for line in attempt.log.splitlines()]
+    if task.log:
+        lines += ["log", *(f"  {line}" for line in task.log.splitlines())]
     return "\n".join(lines)
 
 

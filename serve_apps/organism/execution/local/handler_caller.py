@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from organism_flows.blocks.task_report import Acknowledgement
+from organism_flows.blocks.tracing import current_traceparent
+from organism_flows.serve_apps.organism.execution.handler_spans import handler_span
 from organism_flows.serve_apps.organism.execution.jobs import Invocation, Job
 from organism_flows.serve_apps.organism.execution.shared_state import SharedState
 from organism_flows.serve_apps.organism.handler_api.errors import place_of_coroutine, place_of_frame
@@ -53,20 +55,24 @@ class HandlerCaller:
             run: The invocation.
             returned: What the handler has returned already, if it was called in a thread.
         """
-        with HandlerCall(len(run.jobs)) as call:
-            value = await (self._call(run) if returned is None else returned)
-            call.results = self._results(run, value)
+        with handler_span(run) as outcome:
+            with HandlerCall(len(run.jobs)) as call:
+                value = await (self._call(run) if returned is None else returned)
+                call.results = self._results(run, value)
+            outcome.results = call.results
         return call.results
 
     def in_thread(self, run: Invocation) -> HandlerResults | AwaitableResult | NotIsolated:
         """Call the handler in the current thread, and encode the results there too."""
-        with HandlerCall(len(run.jobs)) as call:
-            if run.processes is not None:
-                return self._in_process(run, run.processes)
-            value = self._call(run)
-            if inspect.isawaitable(value):
-                return AwaitableResult(value)
-            call.results = self._results(run, value)
+        with handler_span(run) as outcome:
+            with HandlerCall(len(run.jobs)) as call:
+                if run.processes is not None:
+                    return self._in_process(run, run.processes)
+                value = self._call(run)
+                if inspect.isawaitable(value):
+                    return AwaitableResult(value)
+                call.results = self._results(run, value)
+            outcome.results = call.results
         return call.results
 
     def _call(self, run: Invocation) -> Any:
@@ -89,6 +95,7 @@ class HandlerCaller:
                     limit_bytes=self._shared.result_limit_bytes,
                     checkpoints=[job.call.batch.checkpoints[job.position] for job in run.jobs],
                     contexts=run.contexts() if self._handler.wants_context else [],
+                    traceparent=current_traceparent(),
                     on_begin=run.on_begin,
                     unwanted=lambda: run.reported,
                 )

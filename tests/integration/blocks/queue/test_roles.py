@@ -56,8 +56,8 @@ ALSO = {
         states stuck to_cancel unheld
     """,
     OPERATOR: """
-        cancel_requests complete limit_charge limit_costs limit_lock limit_reconcile limit_spend lines
-        next_in_line next_lines reapable reject release release_unanswered restored settle snooze
+        cancel_requests limit_charge limit_costs limit_lock limit_reconcile limit_spend lines
+        next_in_line next_lines reapable reject release release_unanswered restored snooze
     """,
 }
 """Statements that a role is not for and can run all the same, because it reads or writes the same columns."""

@@ -39,13 +39,14 @@ export function TaskPage({ path, session }) {
       <p><${Said}>${capital(sentence(why))}<//></p>
       ${why.next_step && html`<p class="next"><${Said}>${capital(why.next_step)}<//></p>`}
     </section>
-    ${task.error && html`<${Section} id="error" title=${task.status === "failed" ? "Error" : "Error of the last attempt"} tools=${html`<${Copy} text=${task.error} label="error" />`}><${ErrorText} text=${task.error} /><//>`}
+    ${task.error && html`<${Section} id="error" title=${task.status === "failed" ? "Error" : "Error of the last attempt"} tools=${html`<${Copy} text=${task.error} label="error" />`}><${LongText} text=${task.error} kind="error" /><//>`}
     <div class="columns task">
       <div>
         <${Section} id="timeline" title="Timeline"><${Timeline} task=${task} /><//>
         <${Section} id="facts" title="Facts"><${Facts} task=${task} /><//>
       </div>
       <div>
+        ${task.log && html`<${Section} id="log" title=${task.status === "completed" ? "Log" : "Log of the last attempt"} note="times in UTC" tools=${html`<${Copy} text=${task.log} label="log" />`}><${LongText} text=${task.log} kind="log" /><//>`}
         <${Section} id="params" title="Params" tools=${html`<${Copy} text=${JSON.stringify(task.params, null, 2)} label="params" />`}><div class="tree"><${Tree} value=${task.params} /></div><//>
         ${task.status === "completed" && html`<${Section} id="result" title="Result" tools=${html`<${Copy} text=${JSON.stringify(task.result, null, 2)} label="result" />`}><div class="tree"><${Tree} value=${task.result} /></div><//>`}
       </div>
@@ -60,12 +61,12 @@ function sentence(why) {
   return firstLine(text.replace(/(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d) UTC/g, (_, day, time) => moment(`${day}T${time}Z`).text), 1000);
 }
 
-const ERROR_SHOWN = 4000;
+const CHARACTERS_SHOWN = 4000;
 
-function ErrorText({ text }) {
+function LongText({ text, kind }) {
   const [all, set] = useState(false);
-  const long = text.length > ERROR_SHOWN && !all;
-  return html`<pre class="error" tabindex="0"><bdi>${visible(long ? text.slice(0, ERROR_SHOWN) : text)}</bdi></pre>${long && html`<button type="button" class="plain" onClick=${() => set(true)}>Show all ${count(text.length)} characters</button>`}`;
+  const long = text.length > CHARACTERS_SHOWN && !all;
+  return html`<pre class=${kind} tabindex="0"><bdi>${visible(long ? text.slice(0, CHARACTERS_SHOWN) : text)}</bdi></pre>${long && html`<button type="button" class="plain" onClick=${() => set(true)}>Show all ${count(text.length)} characters</button>`}`;
 }
 
 function Actions({ task, again, session }) {
@@ -134,6 +135,7 @@ function Facts({ task }) {
     ["Interrupted", task.interrupted > 0 && `${count(task.interrupted)} times`],
     ["Leases lost", task.lease_lost > 0 && count(task.lease_lost)],
     ["Replicas that died with it", task.suspicion > 0 && count(task.suspicion)],
+    ["Trace", /^00-[0-9a-f]{32}-/.test(task.traceparent ?? "") && html`<code>${task.traceparent.slice(3, 35)}</code> <${Copy} text=${task.traceparent.slice(3, 35)} label="trace id" />`],
     ["Drift score", task.drift_score !== 0 && String(task.drift_score)],
   ].filter(([, value]) => value);
   return html`<dl class="facts">${facts.map(([name, value]) => html`<dt>${name}</dt><dd>${typeof value === "string" ? html`<${Text} length=${300}>${value}<//>` : value}</dd>`)}</dl>`;

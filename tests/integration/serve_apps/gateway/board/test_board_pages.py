@@ -260,9 +260,9 @@ async def test_hostile_text_is_text(visit: Any, board: tuple[Gateway, str]) -> N
     gateway, dsn = board
     await fill(
         dsn,
-        "INSERT INTO tasks (type, domain, description, status, finished_at, error, organ_id, params, "
-        "created_at) VALUES ($1, $1, $1, 'failed', now(), $1 || repeat('x', 1000000), $1, "
-        "jsonb_build_object($1::text, $1 || repeat('<b>', 300000), 'u', E'\\\\u0000'), '-infinity')",
+        "INSERT INTO tasks (type, domain, description, status, finished_at, error, log, traceparent, "
+        "organ_id, params, created_at) VALUES ($1, $1, $1, 'failed', now(), $1 || repeat('x', 1000000), $1, "
+        "$1, $1, jsonb_build_object($1::text, $1 || repeat('<b>', 300000), 'u', E'\\\\u0000'), '-infinity')",
         HOSTILE,
     )
     await gateway.http.post("/api/pauses", json={"kind": "type", "name": HOSTILE, "reason": HOSTILE})
@@ -429,11 +429,14 @@ async def test_a_task_is_followed_until_it_ends(reader: Reader, board: tuple[Gat
     await expect(reader.page.get_by_role("main")).to_contain_text("queued")
     await fill(
         dsn,
-        "UPDATE tasks SET status = 'completed', finished_at = now(), elapsed_ms = 12, result = '\"a dog\"' "
-        "WHERE id = $1",
+        "UPDATE tasks SET status = 'completed', finished_at = now(), elapsed_ms = 12, result = '\"a dog\"', "
+        "log = E'INFO 12 colours\\nINFO it barks', traceparent = '00-' || repeat('ab', 16) || '-' "
+        "|| repeat('cd', 8) || '-01' WHERE id = $1",
         task,
     )
     await expect(reader.page.get_by_role("region", name="Result")).to_contain_text("a dog")
+    await expect(reader.page.get_by_role("region", name="Log")).to_contain_text("it barks")
+    await expect(reader.page.get_by_role("region", name="Facts")).to_contain_text("ab" * 16)
     await expect(reader.button("Cancel")).to_have_count(0)
 
 
