@@ -114,7 +114,7 @@ def busy_batch(tasks: list[dict[str, Any]]) -> list[Any]:
     [("busy", {}), ("busy_async", {}), ("busy_batch", {"batch": True}), ("busy", {"processes": 1})],
 )
 async def test_every_form_of_handler_can_put_its_task_off(handler: str, more: dict[str, Any]) -> None:
-    path = f"tests.support.organism.test_snoozing:{handler}"
+    path = f"tests.unit.serve_apps.organism.test_snoozing:{handler}"
     manager = organism(organ("busy", path, **more))
     result = await run(manager, batch(("busy", {"after": 9}), ("busy", {"after": 8})))
     assert result.causes == {0: "snoozed", 1: "snoozed"}
