@@ -118,7 +118,7 @@ def test_limits(organism: Any, capsys: pytest.CaptureFixture[str]) -> None:
     [task_id] = organism("submit", "echo", "--key", "a=b")[1]["ids"]
     assert "limit customers allows none for key a=b" in organism("tasks", "why", task_id)[1]["sentence"]
     for wrong, words in (
-        (["set", "x"], "give --running N or --rate"),
+        (["set", "x"], "give one of --running N, --rate"),
         (["set", "x", "--rate", "many/60"], "--rate many/60 is no number"),
         (["set", "x", "--rate", "5"], "is no number"),
         (["set", "x", "--running", "-1"], "greater than or equal to 0"),
