@@ -18,7 +18,7 @@ from tests.support.otlp import Collector, Span, collecting
 from tests.support.stack import Stack, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack]
-CONFIG = Path(__file__).parents[1] / "organism" / "traced.yaml"
+CONFIG = Path(__file__).parents[2] / "organism" / "traced.yaml"
 CONSUMER, PRODUCER, CLIENT, ERROR = 5, 4, 3, 2
 
 

@@ -33,7 +33,7 @@ def tasks(*rows: tuple[str, dict[str, Any]], drift: float = 0.0) -> Batch:
     for kind, params in rows:
         one = Batch(
             [f"task-{len(made)}"], [next(CLAIMS)], [1], [kind], [orjson.dumps(params).decode()],
-            [None], [None], [drift], [None], [0], [False],
+            [None], [None], [drift], [None], [0], [False], [None],
         )  # fmt: skip
         made.extend(one)
     return made

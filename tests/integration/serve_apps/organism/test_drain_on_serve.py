@@ -61,7 +61,9 @@ async def _is_up(client: OrganismClient) -> bool:
 def task(kind: str, until_file: Path) -> Batch:
     params = orjson.dumps({"until": str(until_file), "cancelled": f"{until_file}-cut"}).decode()
     claim = next(CLAIMS)
-    return Batch([f"t{claim}"], [claim], [1], [kind], [params], [None], [None], [0.0], [None], [0], [False])
+    return Batch(
+        [f"t{claim}"], [claim], [1], [kind], [params], [None], [None], [0.0], [None], [0], [False], [None]
+    )
 
 
 async def outcome(client: OrganismClient, batch: Batch) -> Outcomes:

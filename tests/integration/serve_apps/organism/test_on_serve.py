@@ -49,6 +49,7 @@ def make_batch(types: list[str], params: list[str]) -> Batch:
         suspicions=[0] * size,
         reclaimed=[False] * size,
         checkpoints=[None] * size,
+        checkpoints=[None] * size,
     )
 
 
