@@ -49,7 +49,6 @@ def make_batch(types: list[str], params: list[str]) -> Batch:
         suspicions=[0] * size,
         reclaimed=[False] * size,
         checkpoints=[None] * size,
-        checkpoints=[None] * size,
     )
 
 
