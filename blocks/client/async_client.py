@@ -47,7 +47,7 @@ from organism_flows.blocks.client.requests import (
 from organism_flows.blocks.client.sync_client import SyncClient, SyncTaskHandle
 from organism_flows.blocks.errors import GatewayUnavailable
 from organism_flows.blocks.queue.explain import Why
-from organism_flows.blocks.queue.models import (
+from organism_flows.blocks.queue.models.operations import (
     NewTask,
     Pause,
     PausedKind,
@@ -55,7 +55,7 @@ from organism_flows.blocks.queue.models import (
     TaskFilter,
     TypePolicy,
 )
-from organism_flows.blocks.queue.read_models import TaskRow, TaskSummary
+from organism_flows.blocks.queue.models.rows import TaskRow, TaskSummary
 
 __all__ = [
     "Client",

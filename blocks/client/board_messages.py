@@ -9,9 +9,9 @@ from uuid import UUID
 from pydantic import BaseModel, Field, model_validator
 
 from organism_flows.blocks.client.messages import JSON
-from organism_flows.blocks.queue.fields import Text
-from organism_flows.blocks.queue.lane_models import LaneState
-from organism_flows.blocks.queue.models import TypePolicy
+from organism_flows.blocks.queue.models.fields import Text
+from organism_flows.blocks.queue.models.lanes import LaneState
+from organism_flows.blocks.queue.models.operations import TypePolicy
 
 
 class SignInRequest(BaseModel):

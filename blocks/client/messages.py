@@ -8,9 +8,9 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from organism_flows.blocks.queue.fields import WHOLE, TaskParams, TaskType, Text
-from organism_flows.blocks.queue.limit_models import Closure, Limit, LimitUse
-from organism_flows.blocks.queue.models import (
+from organism_flows.blocks.queue.models.fields import WHOLE, TaskParams, TaskType, Text
+from organism_flows.blocks.queue.models.limits import Closure, Limit, LimitUse
+from organism_flows.blocks.queue.models.operations import (
     FINISHED,
     NewTask,
     Pause,
@@ -19,7 +19,7 @@ from organism_flows.blocks.queue.models import (
     Status,
     TaskFilter,
 )
-from organism_flows.blocks.queue.read_models import TaskRow, TaskState, TaskSummary
+from organism_flows.blocks.queue.models.rows import TaskRow, TaskState, TaskSummary
 
 TASKS_LIMIT = 10_000
 """Most tasks of one submission, and of one wait."""

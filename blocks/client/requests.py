@@ -38,8 +38,14 @@ from organism_flows.blocks.client.messages import (
 )
 from organism_flows.blocks.errors import GatewayError, GatewayUnavailable, TaskEnded
 from organism_flows.blocks.queue.explain import Why
-from organism_flows.blocks.queue.models import NewTask, PausedKind, RedriveFilter, TaskFilter, TypePolicy
-from organism_flows.blocks.queue.read_models import TaskRow
+from organism_flows.blocks.queue.models.operations import (
+    NewTask,
+    PausedKind,
+    RedriveFilter,
+    TaskFilter,
+    TypePolicy,
+)
+from organism_flows.blocks.queue.models.rows import TaskRow
 from organism_flows.blocks.tracing import current_traceparent
 
 WAIT_S = 30.0

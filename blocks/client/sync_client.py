@@ -43,7 +43,7 @@ from organism_flows.blocks.client.requests import (
 )
 from organism_flows.blocks.errors import GatewayUnavailable
 from organism_flows.blocks.queue.explain import Why
-from organism_flows.blocks.queue.models import (
+from organism_flows.blocks.queue.models.operations import (
     NewTask,
     Pause,
     PausedKind,
@@ -51,7 +51,7 @@ from organism_flows.blocks.queue.models import (
     TaskFilter,
     TypePolicy,
 )
-from organism_flows.blocks.queue.read_models import TaskRow, TaskSummary
+from organism_flows.blocks.queue.models.rows import TaskRow, TaskSummary
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ everything that is sent elsewhere.
 
 from organism_flows.blocks.queue.db.migrate import migrate
 from organism_flows.blocks.queue.explain import Why
-from organism_flows.blocks.queue.lane_models import LaneRow, ReapResult
-from organism_flows.blocks.queue.limit_models import Closure, Limit, LimitUse
-from organism_flows.blocks.queue.models import (
+from organism_flows.blocks.queue.models.lanes import LaneRow, ReapResult
+from organism_flows.blocks.queue.models.limits import Closure, Limit, LimitUse
+from organism_flows.blocks.queue.models.operations import (
     FINISHED,
     Cancelled,
     NewTask,
@@ -22,8 +22,7 @@ from organism_flows.blocks.queue.models import (
     TaskFilter,
     TypePolicy,
 )
-from organism_flows.blocks.queue.queue import Queue
-from organism_flows.blocks.queue.read_models import (
+from organism_flows.blocks.queue.models.rows import (
     Depth,
     Redrivable,
     TaskResult,
@@ -31,6 +30,7 @@ from organism_flows.blocks.queue.read_models import (
     TaskState,
     TaskSummary,
 )
+from organism_flows.blocks.queue.queue import Queue
 from organism_flows.blocks.queue.stores.claim_lines import ClaimLines
 from organism_flows.blocks.queue.stores.health import DatabaseState, ReadyTasks
 from organism_flows.blocks.queue.stores.line_shares import ClaimLine

@@ -12,10 +12,10 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from organism_flows.blocks.long_work import WAITS_LONG_S
-from organism_flows.blocks.queue.lane_models import LaneRow
-from organism_flows.blocks.queue.limit_models import Closure, LimitRoom
-from organism_flows.blocks.queue.models import FINISHED, Pause, Status
-from organism_flows.blocks.queue.read_models import Attempt, TaskRow
+from organism_flows.blocks.queue.models.lanes import LaneRow
+from organism_flows.blocks.queue.models.limits import Closure, LimitRoom
+from organism_flows.blocks.queue.models.operations import FINISHED, Pause, Status
+from organism_flows.blocks.queue.models.rows import Attempt, TaskRow
 from organism_flows.blocks.queue.wording import at_time, counted, oldest, shortened, time_text, times
 
 AHEAD_LIMIT = 1000

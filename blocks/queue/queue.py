@@ -7,8 +7,8 @@ from typing import Self
 from uuid import UUID
 
 from organism_flows.blocks.queue.db.database import Database
-from organism_flows.blocks.queue.models import NewTask
-from organism_flows.blocks.queue.read_models import TaskRow
+from organism_flows.blocks.queue.models.operations import NewTask
+from organism_flows.blocks.queue.models.rows import TaskRow
 from organism_flows.blocks.queue.stores.board import Board
 from organism_flows.blocks.queue.stores.claims import Claims
 from organism_flows.blocks.queue.stores.health import Health

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from organism_flows.blocks import tracing
-from organism_flows.blocks.queue.models import NewTask
+from organism_flows.blocks.queue.models.operations import NewTask
 from organism_flows.blocks.queue.wire import Batch
 
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)

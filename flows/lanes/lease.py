@@ -16,7 +16,7 @@ from organism_flows.blocks.errors import LaneLost
 from organism_flows.blocks.queue import Queue
 from organism_flows.blocks.queue.db.connection import TRANSIENT_ERRORS, connect
 from organism_flows.blocks.queue.db.sqlstates import verdict
-from organism_flows.blocks.queue.lane_models import LaneRequest
+from organism_flows.blocks.queue.models.lanes import LaneRequest
 
 RENEWALS_A_LEASE = 3
 RENEWAL_TIMEOUT_S = 3.0

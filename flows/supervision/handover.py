@@ -14,7 +14,7 @@ from uuid import UUID
 
 from prefect.client.orchestration import get_client
 
-from organism_flows.blocks.queue.lane_models import LaneRow
+from organism_flows.blocks.queue.models.lanes import LaneRow
 
 RELIEVE_AFTER_S = 3600.0
 """Age at which a run is relieved, in seconds.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from organism_flows.blocks.queue.lane_models import LaneRow
+from organism_flows.blocks.queue.models.lanes import LaneRow
 from organism_flows.flows.lanes.lease import RENEWALS_A_LEASE
 
 REGISTER_S = 120.0

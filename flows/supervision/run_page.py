@@ -14,7 +14,7 @@ from prefect.artifacts import (
 )
 from prefect.events import emit_event
 
-from organism_flows.blocks.queue.read_models import TaskSummary
+from organism_flows.blocks.queue.models.rows import TaskSummary
 from organism_flows.flows.prefect_support.markdown import BoardLinks, escaped
 
 FAILURES_SHOWN = 100

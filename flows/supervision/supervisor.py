@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from organism_flows.blocks.errors import OrganismError
 from organism_flows.blocks.queue import Queue
 from organism_flows.blocks.queue.db.connection import TRANSIENT_ERRORS, unavailable
-from organism_flows.blocks.queue.lane_models import LaneRow
+from organism_flows.blocks.queue.models.lanes import LaneRow
 from organism_flows.flows.lanes.lease import RENEWALS_A_LEASE
 from organism_flows.flows.lanes.summary import LaneSummary
 from organism_flows.flows.prefect_support.states import show, wait_for_prefect

@@ -25,7 +25,7 @@ from prefect.exceptions import ObjectNotFound
 from pydantic import BaseModel
 
 from organism_flows.blocks.errors import PrefectUnavailable
-from organism_flows.blocks.queue.lane_models import LaneRow
+from organism_flows.blocks.queue.models.lanes import LaneRow
 from organism_flows.flows.alerting.checks import DISPATCH
 from organism_flows.flows.prefect_support.server import prefect_client
 

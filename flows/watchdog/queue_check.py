@@ -16,7 +16,7 @@ from organism_flows.blocks.local_stack.stack_state import organism_url
 from organism_flows.blocks.long_work import ask_organism
 from organism_flows.blocks.prefect_blocks.task_queue import TaskQueue
 from organism_flows.blocks.queue import Queue
-from organism_flows.blocks.queue.models import Finished
+from organism_flows.blocks.queue.models.operations import Finished
 from organism_flows.blocks.settings import load_settings
 from organism_flows.flows.alerting.notify import notify_about_queue
 from organism_flows.flows.prefect_support.markdown import escaped

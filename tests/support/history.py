@@ -18,7 +18,7 @@ from typing import Any
 from uuid import UUID
 
 from organism_flows.blocks.queue import FINISHED, Queue
-from organism_flows.blocks.queue.models import DEFAULT_MAX_ATTEMPTS
+from organism_flows.blocks.queue.models.operations import DEFAULT_MAX_ATTEMPTS
 from tests.support.sql import pool_of
 
 INSTALL = """

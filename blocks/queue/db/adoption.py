@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from organism_flows.blocks.errors import SchemaMismatch
 from organism_flows.blocks.queue.db.statements import statement
-from organism_flows.blocks.queue.models import STATUSES, Status
+from organism_flows.blocks.queue.models.operations import STATUSES, Status
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

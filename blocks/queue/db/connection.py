@@ -19,7 +19,7 @@ from organism_flows.blocks.errors import ConfigurationError, QueueUnavailable
 from organism_flows.blocks.queue.db.roles import PrivilegeMissing, privilege_missing
 from organism_flows.blocks.queue.db.sqlstates import TRANSIENT_ERRORS as TRANSIENT_ERRORS
 from organism_flows.blocks.queue.db.sqlstates import spoils_session
-from organism_flows.blocks.queue.timestamps import read_any_moment
+from organism_flows.blocks.queue.models.timestamps import read_any_moment
 
 if TYPE_CHECKING:
     _AnyPool = asyncpg.Pool[Any]

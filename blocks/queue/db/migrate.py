@@ -14,7 +14,7 @@ from organism_flows.blocks.errors import ConfigurationError, OrganismError, Queu
 from organism_flows.blocks.queue.db.connection import behind_pooler, connect, describe
 from organism_flows.blocks.queue.db.roles import MIGRATOR, ROLES, PrivilegeMissing
 from organism_flows.blocks.queue.db.sqlstates import verdict
-from organism_flows.blocks.queue.models import Status
+from organism_flows.blocks.queue.models.operations import Status
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.json_text import from_json
-from organism_flows.blocks.queue.models import NewTask
+from organism_flows.blocks.queue.models.operations import NewTask
 from organism_flows.blocks.validation import first_error
 
 PARAM = "params."

@@ -26,7 +26,7 @@ from organism_flows.blocks.queue.files.csv_rows import (
     split,
     utf8,
 )
-from organism_flows.blocks.queue.models import NewTask
+from organism_flows.blocks.queue.models.operations import NewTask
 
 LINE_LIMIT_BYTES = 4_000_000
 """Longest line, in bytes. The params of a task may have a quarter of that."""

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Literal, Protocol, TypeAlias
 
 import orjson
 
-from organism_flows.blocks.queue.models import Exported
+from organism_flows.blocks.queue.models.operations import Exported
 
 Format: TypeAlias = Literal["jsonl", "csv", "parquet"]
 FORMATS: tuple[Format, ...] = ("jsonl", "csv", "parquet")

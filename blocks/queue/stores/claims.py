@@ -11,7 +11,12 @@ from organism_flows.blocks.queue.db.bisection import in_halves, logger, one_line
 from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.db.session import Session
 from organism_flows.blocks.queue.db.sqlstates import verdict
-from organism_flows.blocks.queue.models import DEFAULT_MAX_ATTEMPTS, DEFAULT_MAX_SNOOZES, Settled, Status
+from organism_flows.blocks.queue.models.operations import (
+    DEFAULT_MAX_ATTEMPTS,
+    DEFAULT_MAX_SNOOZES,
+    Settled,
+    Status,
+)
 from organism_flows.blocks.queue.stores.claim_lines import ClaimLines
 from organism_flows.blocks.queue.wire import Batch, Outcomes, positions_of
 from organism_flows.blocks.snooze import Snooze

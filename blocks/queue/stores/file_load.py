@@ -16,7 +16,7 @@ from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.db.session import Session
 from organism_flows.blocks.queue.files.columns import Columns
 from organism_flows.blocks.queue.files.reader import FileCheck, TaskFileReader, open_file
-from organism_flows.blocks.queue.models import NewTask
+from organism_flows.blocks.queue.models.operations import NewTask
 from organism_flows.blocks.queue.stores.task_rows import COLUMNS, as_columns, task_row
 
 PART_TIMEOUT = 60.0

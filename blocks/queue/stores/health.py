@@ -9,7 +9,7 @@ from uuid import UUID
 
 from organism_flows.blocks.long_work import PARAMETERS, LongWork
 from organism_flows.blocks.queue.db.database import Database
-from organism_flows.blocks.queue.read_models import TaskSummary
+from organism_flows.blocks.queue.models.rows import TaskSummary
 
 WRITE_CHECK_TIMEOUT = 3.0
 

@@ -16,7 +16,7 @@ from organism_flows.blocks.queue.db.bisection import in_halves, logger, one_line
 from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.db.session import Session
 from organism_flows.blocks.queue.db.sqlstates import verdict
-from organism_flows.blocks.queue.lane_models import LaneRequest, ReapResult
+from organism_flows.blocks.queue.models.lanes import LaneRequest, ReapResult
 
 RENEW_TIMEOUT = 3.0
 

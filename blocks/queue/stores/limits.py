@@ -20,7 +20,7 @@ import orjson
 
 from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.db.session import Session
-from organism_flows.blocks.queue.limit_models import Closure, Limit, LimitRoom
+from organism_flows.blocks.queue.models.limits import Closure, Limit, LimitRoom
 from organism_flows.blocks.queue.stores.line_shares import ClaimLine, LineId
 
 LIMIT_TIMEOUT = 10.0

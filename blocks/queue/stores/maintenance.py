@@ -18,7 +18,7 @@ from organism_flows.blocks.queue.db.connection import behind_pooler, connect, de
 from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.db.session import Session
 from organism_flows.blocks.queue.db.sqlstates import verdict
-from organism_flows.blocks.queue.models import Finished
+from organism_flows.blocks.queue.models.operations import Finished
 
 PRUNE_TIMEOUT = 30.0
 LOCK_TIMEOUT = 5.0

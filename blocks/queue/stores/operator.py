@@ -19,8 +19,8 @@ from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.queue.db.bisection import in_halves, logger, one_line
 from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.db.sqlstates import verdict
-from organism_flows.blocks.queue.limit_models import Closure, Limit, LimitUse
-from organism_flows.blocks.queue.models import (
+from organism_flows.blocks.queue.models.limits import Closure, Limit, LimitUse
+from organism_flows.blocks.queue.models.operations import (
     Cancelled,
     Pause,
     PausedKind,
@@ -31,7 +31,7 @@ from organism_flows.blocks.queue.models import (
     TaskFilter,
     TypePolicy,
 )
-from organism_flows.blocks.queue.read_models import Redrivable, TaskSummary
+from organism_flows.blocks.queue.models.rows import Redrivable, TaskSummary
 from organism_flows.blocks.queue.stores.limits import read_closures, read_limits
 
 REQUEST_TIMEOUT = 3.0

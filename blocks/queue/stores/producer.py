@@ -12,7 +12,7 @@ import asyncpg
 from organism_flows.blocks.errors import AlreadySubmitted
 from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.files.columns import TASKS, Columns
-from organism_flows.blocks.queue.models import NewTask
+from organism_flows.blocks.queue.models.operations import NewTask
 from organism_flows.blocks.queue.stores.file_load import PART_TASKS, FileLoad, Loaded
 from organism_flows.blocks.queue.stores.task_rows import COLUMNS, as_columns, task_row
 from organism_flows.blocks.queue.traces import submitting

@@ -12,9 +12,9 @@ from organism_flows.blocks.json_text import readable_json
 from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.db.session import Session
 from organism_flows.blocks.queue.explain import QueueSituation, RunningOfType, Why, explain
-from organism_flows.blocks.queue.lane_models import LaneRow
-from organism_flows.blocks.queue.limit_models import Closure, LimitRoom
-from organism_flows.blocks.queue.models import (
+from organism_flows.blocks.queue.models.lanes import LaneRow
+from organism_flows.blocks.queue.models.limits import Closure, LimitRoom
+from organism_flows.blocks.queue.models.operations import (
     DEFAULT_MAX_ATTEMPTS,
     STATUSES,
     Exported,
@@ -23,7 +23,7 @@ from organism_flows.blocks.queue.models import (
     Status,
     TaskFilter,
 )
-from organism_flows.blocks.queue.read_models import Depth, TaskResult, TaskRow, TaskState, TaskSummary
+from organism_flows.blocks.queue.models.rows import Depth, TaskResult, TaskRow, TaskState, TaskSummary
 from organism_flows.blocks.queue.stores.limits import room_of
 
 ACQUIRE_TIMEOUT = 10.0

@@ -8,8 +8,8 @@ from typing import Any
 
 from uuid_utils.compat import uuid7
 
-from organism_flows.blocks.queue.fields import encoded
-from organism_flows.blocks.queue.models import NewTask
+from organism_flows.blocks.queue.models.fields import encoded
+from organism_flows.blocks.queue.models.operations import NewTask
 
 COLUMNS = (
     "id",

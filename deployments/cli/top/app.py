@@ -25,7 +25,7 @@ from organism_flows.blocks.client.board_messages import (
 )
 from organism_flows.blocks.errors import OrganismError
 from organism_flows.blocks.queue import RedriveFilter, TaskFilter
-from organism_flows.blocks.queue.read_models import TaskSummary
+from organism_flows.blocks.queue.models.rows import TaskSummary
 from organism_flows.deployments.cli.top import filters
 from organism_flows.deployments.cli.top.cells import duration, moment, number, plain
 from organism_flows.deployments.cli.top.dialogs import Ask, Confirm

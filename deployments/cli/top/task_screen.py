@@ -19,8 +19,8 @@ from textual.widgets import Footer, Static
 from organism_flows.blocks.client.async_client import Client
 from organism_flows.blocks.errors import OrganismError
 from organism_flows.blocks.queue.explain import Why
-from organism_flows.blocks.queue.models import FINISHED
-from organism_flows.blocks.queue.read_models import TaskRow
+from organism_flows.blocks.queue.models.operations import FINISHED
+from organism_flows.blocks.queue.models.rows import TaskRow
 from organism_flows.deployments.cli.top.cells import lines, moment, plain, span
 from organism_flows.deployments.cli.top.steering import steer, why_not
 

@@ -16,7 +16,7 @@ from starlette.types import Scope
 
 from organism_flows.blocks.long_work import LongWork
 from organism_flows.blocks.queue import Queue
-from organism_flows.blocks.queue.read_models import Depth
+from organism_flows.blocks.queue.models.rows import Depth
 from organism_flows.serve_apps.gateway.database import OUTAGE, Database
 from organism_flows.serve_apps.gateway.metrics.lane_metrics import lane_metrics
 from organism_flows.serve_apps.gateway.metrics.organ_metrics import Organs

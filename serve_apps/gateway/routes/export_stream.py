@@ -13,7 +13,7 @@ from pydantic import Field
 from organism_flows.blocks.client.messages import EXPORT_TYPES
 from organism_flows.blocks.queue import TaskFilter
 from organism_flows.blocks.queue.files.writers import Format, task_writer
-from organism_flows.blocks.queue.models import Exported
+from organism_flows.blocks.queue.models.operations import Exported
 from organism_flows.serve_apps.gateway.dependencies import AppState, TheQueue, errors, gone
 from organism_flows.serve_apps.gateway.http.json_body import Route
 

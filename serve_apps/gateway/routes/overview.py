@@ -15,7 +15,7 @@ from organism_flows.blocks.client.board_messages import (
     Overview,
 )
 from organism_flows.blocks.client.messages import PAGE_LIMIT
-from organism_flows.blocks.queue.fields import Moment, Text
+from organism_flows.blocks.queue.models.fields import Moment, Text
 from organism_flows.serve_apps.gateway.dependencies import TheParts, TheQueue, errors
 from organism_flows.serve_apps.gateway.http.json_body import Route
 from organism_flows.serve_apps.gateway.routes.tasks import Cursor, cursor_of, place_of

@@ -10,7 +10,7 @@ from organism_flows.blocks.client.messages import (
     TaskActionResult,
 )
 from organism_flows.blocks.queue import RedriveFilter, TaskFilter, TaskRow
-from organism_flows.blocks.queue.models import Status
+from organism_flows.blocks.queue.models.operations import Status
 from organism_flows.serve_apps.gateway.dependencies import (
     OF_A_TASK,
     TheQueue,

@@ -12,7 +12,7 @@ import pytest
 
 from organism_flows.blocks.errors import LaneLost
 from organism_flows.blocks.queue import NewTask, Queue
-from organism_flows.blocks.queue.models import PausedKind
+from organism_flows.blocks.queue.models.operations import PausedKind
 from organism_flows.flows.lanes import lease
 from organism_flows.flows.lanes.calls import SUSPICION_LIMIT
 from organism_flows.flows.lanes.lane import Lane

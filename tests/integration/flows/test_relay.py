@@ -14,7 +14,7 @@ from uuid import uuid4
 import pytest
 
 from organism_flows.blocks.queue import NewTask, Queue
-from organism_flows.blocks.queue.lane_models import LaneRow
+from organism_flows.blocks.queue.models.lanes import LaneRow
 from organism_flows.flows.dispatch import dispatch
 from organism_flows.flows.lanes.summary import LaneSummary
 from organism_flows.flows.prefect_support import states

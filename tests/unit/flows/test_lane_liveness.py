@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from organism_flows.blocks.queue.lane_models import LaneRow
+from organism_flows.blocks.queue.models.lanes import LaneRow
 from organism_flows.flows.supervision.lane_liveness import ENDING_S, LEAVING_S, REGISTER_S, LaneLiveness
 
 LEASE_S = 15.0

@@ -11,7 +11,7 @@ from organism_flows.deployments.cli.output import AsJson, show
 
 if TYPE_CHECKING:
     from organism_flows.blocks.queue.db.attached_objects import Attached
-    from organism_flows.blocks.queue.models import Status
+    from organism_flows.blocks.queue.models.operations import Status
 
 Statuses = Annotated[
     list[str] | None,
@@ -60,7 +60,7 @@ async def migrate(*, status: Statuses = None, as_json: AsJson = False) -> None:
 
 
 def _meanings(options: list[str]) -> dict[str, Status]:
-    from organism_flows.blocks.queue.models import STATUSES
+    from organism_flows.blocks.queue.models.operations import STATUSES
 
     meanings: dict[str, Status] = {}
     for option in options:

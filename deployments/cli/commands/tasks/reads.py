@@ -14,7 +14,7 @@ from organism_flows.deployments.cli.own_queue import open_queue
 
 if TYPE_CHECKING:
     from organism_flows.blocks.queue import TaskFilter, TaskRow
-    from organism_flows.blocks.queue.read_models import TaskProgress
+    from organism_flows.blocks.queue.models.rows import TaskProgress
 
 tasks = App(name="tasks", help="Show tasks, and cancel, retry or pause them.")
 
@@ -102,7 +102,7 @@ def _filter(
     from pydantic import ValidationError
 
     from organism_flows.blocks.queue import TaskFilter
-    from organism_flows.blocks.queue.models import STATUSES
+    from organism_flows.blocks.queue.models.operations import STATUSES
 
     if wrong := [name for name in status if name not in STATUSES]:
         raise ConfigurationError(f"there is no status {wrong[0]!r}", f"one of {', '.join(STATUSES)}")

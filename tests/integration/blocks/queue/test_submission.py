@@ -13,7 +13,7 @@ import pytest
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.blocks.queue.db.listener import Listener
-from organism_flows.blocks.queue.fields import encoded
+from organism_flows.blocks.queue.models.fields import encoded
 from organism_flows.blocks.queue.wire import Cause
 from tests.support.queue.helpers import claim, outcomes_of
 from tests.support.queue.sessions import blocked_on_a_row, open_transaction

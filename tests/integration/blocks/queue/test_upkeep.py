@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from organism_flows.blocks.queue import NewTask, Queue, RedriveFilter, TaskFilter
 from organism_flows.blocks.queue.db.listener import Listener
 from organism_flows.blocks.queue.db.session import Session
-from organism_flows.blocks.queue.lane_models import LaneRequest
+from organism_flows.blocks.queue.models.lanes import LaneRequest
 from organism_flows.blocks.queue.wire import Cause
 from tests.conftest import Databases
 from tests.support.clock import START, advance, set_clock

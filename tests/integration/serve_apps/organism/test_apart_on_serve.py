@@ -17,7 +17,7 @@ from ray.serve.api import _run
 from organism_flows.blocks.organism_client import OrganismClient
 from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster
 from organism_flows.blocks.queue import Batch, Outcomes, Queue
-from organism_flows.blocks.queue.models import NewTask
+from organism_flows.blocks.queue.models.operations import NewTask
 from organism_flows.flows.lanes.lane import Lane
 from organism_flows.serve_apps.organism.app import BuildArgs, build
 from tests.support.stack import Stack, until

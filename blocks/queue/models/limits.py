@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from organism_flows.blocks.queue.fields import WHOLE, Moment, TaskType, Text
+from organism_flows.blocks.queue.models.fields import WHOLE, Moment, TaskType, Text
 
 LimitKind: TypeAlias = Literal["running", "rate", "cost"]
 """What a limit counts.

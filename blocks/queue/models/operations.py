@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from organism_flows.blocks.errors import ConfigurationError
-from organism_flows.blocks.queue.fields import WHOLE, Moment, TaskParams, TaskType, Text
+from organism_flows.blocks.queue.models.fields import WHOLE, Moment, TaskParams, TaskType, Text
 from organism_flows.blocks.tracing import TRACEPARENT
 from organism_flows.blocks.validation import first_error
 

@@ -13,8 +13,8 @@ from pydantic import (
     model_validator,
 )
 
-from organism_flows.blocks.queue.fields import Moment
-from organism_flows.blocks.queue.timestamps import FIRST
+from organism_flows.blocks.queue.models.fields import Moment
+from organism_flows.blocks.queue.models.timestamps import FIRST
 
 Status: TypeAlias = Literal["created", "queued", "running", "completed", "failed", "cancelled", "retry"]
 Exported: TypeAlias = "dict[str, Any]"

@@ -1,0 +1,1 @@
+"""The plain data of the queue: what its operations take and return."""
