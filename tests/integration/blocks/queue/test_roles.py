@@ -57,7 +57,7 @@ ALSO = {
     """,
     OPERATOR: """
         cancel_requests limit_charge limit_costs limit_lock limit_reconcile limit_spend lines
-        next_in_line next_lines reapable reject release release_unanswered restored snooze
+        next_in_line next_lines reapable reject release release_unanswered restored
     """,
 }
 """Statements that a role is not for and can run all the same, because it reads or writes the same columns."""

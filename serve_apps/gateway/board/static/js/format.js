@@ -65,7 +65,8 @@ export const minute = (iso) => minutes.format(new Date(iso));
 export function ago(iso) {
   const ms = now() - Date.parse(iso);
   if (Number.isNaN(ms)) return "–";
-  if (ms < -1000) return `in ${duration(-ms)}`;
+  // The server's clock is known to about two seconds: its Date has no fractions, and takes a while to come.
+  if (ms < -2500) return `in ${duration(-ms)}`;
   return ms < 5000 ? "just now" : `${duration(ms)} ago`;
 }
 
