@@ -5,28 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from math import isfinite
-from typing import Any, Literal, TypeAlias
+from typing import Any
 from uuid import UUID
 
-from pydantic import (
-    BaseModel,
-    model_validator,
-)
+from pydantic import BaseModel, model_validator
 
 from organism_flows.blocks.queue.models.fields import Moment
+from organism_flows.blocks.queue.models.operations import STATUSES, Status
 from organism_flows.blocks.queue.models.timestamps import FIRST
-
-Status: TypeAlias = Literal["created", "queued", "running", "completed", "failed", "cancelled", "retry"]
-Exported: TypeAlias = "dict[str, Any]"
-"""A task by column. Its params and result are JSON text, its moments ISO text."""
-Finished: TypeAlias = Literal["completed", "failed", "cancelled"]
-STATUSES: tuple[Status, ...] = ("created", "queued", "running", "completed", "failed", "cancelled", "retry")
-FINISHED: tuple[Finished, ...] = ("completed", "failed", "cancelled")
-
-DEFAULT_MAX_ATTEMPTS = 5
-"""Most attempts of a task if neither it nor the policy of its type sets a limit."""
-DEFAULT_MAX_SNOOZES = 100
-"""How often a handler may put a task off if the policy of its type does not say."""
 
 
 class Attempt(BaseModel):
