@@ -13,9 +13,9 @@ from organism_flows.blocks.queue.wire import Outcomes
 from organism_flows.blocks.task_report import Acknowledgement, Checkpoint, Progress, TaskReport
 from organism_flows.serve_apps.organism.manager import OrganismManager
 from tests.support.organism import reporting
+from tests.support.organism.elsewhere import Elsewhere
 from tests.support.organism.helpers import Result, batch, cancel_claims, organ, organism, run
 from tests.support.stack import until
-from tests.unit.serve_apps.organism.test_remote import Elsewhere
 
 pytestmark = pytest.mark.anyio
 HANDLERS = "tests.support.organism.reporting"
