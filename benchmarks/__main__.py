@@ -35,6 +35,9 @@ PARTS = (
     "gateway",
     "consumer",
     "tracing",
+    "idle",
+    "start",
+    "scale",
 )
 LOOK_S = 2.0
 BUSY_PERCENT = 15.0

@@ -21,6 +21,7 @@ EVERY_S = 0.02
 POSTGRES = "Postgres"
 WORKER = "worker"
 REPLICA = "replica"
+"""All replicas together."""
 LANE = "lane"
 FLOW = "flow"
 PROXY = "Serve's controller and proxy"
@@ -74,11 +75,11 @@ class Meter:
     def __init__(self, stack: Stack, dsn: str, own: int | None = None) -> None:
         self._dsn = dsn
         self._written: dict[str, float] = {}
-        replica = stack.replica_pid()
-        ray = [p for p in tree(stack.state.processes["ray"].pid) if p.pid != replica]
-        serve = [p for p in ray if is_serve(p)]
+        ray = tree(stack.state.processes["ray"].pid)
+        replicas, serve = [p for p in ray if is_replica(p)], [p for p in ray if is_serve(p)]
+        ray = [p for p in ray if p not in replicas]
         self.groups = {
-            REPLICA: Group([psutil.Process(replica)]),
+            REPLICA: Group(replicas),
             PROXY: Group(serve),
             RAY: Group([p for p in ray if p not in serve]),
             PREFECT: Group(tree(stack.state.processes["prefect"].pid)),
@@ -93,16 +94,18 @@ class Meter:
         self._read_groups()
         self._written = await written(self._dsn)
 
-    def watch(self, name: str, pid: int) -> None:
-        """Count one more process, which may end."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(pid)
+    def watch(self, name: str, *pids: int) -> None:
+        """Count more processes, which may end, under one name."""
+        watched = self.groups[name] = Group([])
+        for pid in pids:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                watched.processes.append(psutil.Process(pid))
             for group in self.groups.values():
-                group.processes = [p for p in group.processes if p.pid != pid]
-                group.first.pop(pid, None)
-                group.last.pop(pid, None)
-            self.groups[name] = Group([process])
-            self.groups[name].read()
+                if group is not watched:
+                    group.processes = [p for p in group.processes if p.pid != pid]
+                    group.first.pop(pid, None)
+                    group.last.pop(pid, None)
+        watched.read()
 
     async def until_ended(self, name: str) -> None:
         """Read the process of ``name`` until it has ended, then all others."""
@@ -136,10 +139,20 @@ class Meter:
             group.read()
 
 
+def is_replica(process: psutil.Process) -> bool:
+    """Return True for a replica of `OrganismManager`."""
+    return runs(process, "ray::ServeReplica:organism:OrganismManager")
+
+
 def is_serve(process: psutil.Process) -> bool:
     """Return True for Serve's controller and its proxy."""
+    return runs(process, "ray::ServeController", "ray::ProxyActor")
+
+
+def runs(process: psutil.Process, *names: str) -> bool:
+    """Return True for a worker of Ray with one of these names."""
     with contextlib.suppress(psutil.Error):
-        return any(word.startswith(("ray::ServeController", "ray::ProxyActor")) for word in process.cmdline())
+        return any(word.startswith(names) for word in process.cmdline())
     return False
 
 

@@ -138,7 +138,7 @@ class Stack:
         )
 
     def replica_pid(self) -> int:
-        """Process id of the only replica."""
+        """Process id of one of the replicas."""
         headers = dict(own_headers(Settings(home=self.home)))
         url = f"{self.state.organism_url}/health"
         health = httpx.get(url, headers=headers, trust_env=False, timeout=10)
@@ -225,17 +225,25 @@ def tail(log: IO[bytes]) -> str:
 
 @asynccontextmanager
 async def running_stack(
-    say: Callable[[str], None], environment: Mapping[str, str] | None = None
+    say: Callable[[str], None], environment: Mapping[str, str] | None = None, *, join: bool = True
 ) -> AsyncIterator[Stack]:
-    """Start a stack, with more in its environment, and remove it with its data at the end."""
+    """Start a stack and remove it with its data at the end.
+
+    Args:
+        say: Tells the progress.
+        environment: More of its environment; an empty value removes a variable.
+        join: Point this process's Prefect and Ray at it.
+    """
     stack = Stack(Path(tempfile.mkdtemp(prefix="organism-bench-")), say)
     stack.env |= environment or {}
+    stack.env = {name: value for name, value in stack.env.items() if value}
     try:
         say("starting the stack")
         await stack.run("up")
         await allow(stack.state.dsn)
         stack.db = await asyncpg.connect(stack.state.dsn)
-        stack.join()
+        if join:
+            stack.join()
         yield stack
         await stack.db.close()
     finally:

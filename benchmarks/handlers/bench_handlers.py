@@ -31,3 +31,10 @@ async def marked(task: dict[str, Any]) -> int:
     await asyncio.sleep(0.05)
     number: int = params["number"]
     return number
+
+
+async def busy(task: dict[str, Any]) -> None:
+    """Use the processor for ``params.ms`` milliseconds of processor time."""
+    until = time.thread_time() + task["params"]["ms"] / 1000
+    while time.thread_time() < until:
+        pass

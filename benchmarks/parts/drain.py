@@ -11,6 +11,7 @@ from benchmarks import costs
 from benchmarks.costs import Meter
 from benchmarks.figures import Figure, Result, Unmeasured, median, number, spread
 from benchmarks.options import Options
+from benchmarks.peers.drained import PAYLOAD
 from benchmarks.stack import Stack, until
 
 PGQUEUER = [
@@ -174,17 +175,24 @@ async def drained(stack: Stack, name: str, tasks: int, settings: dict[str, Any])
     return await stack.peer(name, dsn, tasks, foreign=foreign, **settings)
 
 
-async def ours(stack: Stack, tasks: int) -> dict[str, Any]:
+async def ours(
+    stack: Stack,
+    tasks: int,
+    task_type: str = "bench.noop",
+    params: Any = PAYLOAD,
+    *,
+    lanes: int = 1,
+) -> dict[str, Any]:
     """Costs of a drain through the full path, and tasks/s from the first claim to the last outcome stored."""
     await stack.clear()
-    await stack.load(tasks)
+    await stack.load(tasks, task_type, params)
     meter = Meter(stack, stack.state.dsn)
-    process = stack.start("dispatch", "--until-empty", "--json")
+    process = stack.start("dispatch", "--until-empty", "--lanes", str(lanes), "--json")
     running = asyncio.create_task(stack.output(process, "dispatch"))
     try:
         first = await first_claim(stack, running)
         meter.watch(costs.FLOW, process.pid)
-        meter.watch(costs.LANE, await stack.db.fetchval("SELECT pid FROM lanes"))
+        meter.watch(costs.LANE, *[row["pid"] for row in await stack.db.fetch("SELECT pid FROM lanes")])
         await meter.begin()
         await meter.until_ended(costs.LANE)
         await running

@@ -7,6 +7,7 @@ import time
 
 import psutil
 
+from benchmarks.costs import is_replica
 from benchmarks.figures import Figure, Result, Unmeasured, median
 from benchmarks.options import Options
 from benchmarks.stack import Stack, stop
@@ -67,18 +68,19 @@ def growth(name: str, values: list[float], tasks: int) -> Figure:
 
 def groups(stack: Stack, flow: int, lane: int) -> dict[str, list[psutil.Process]]:
     """Processes by what they are."""
-    replica = stack.replica_pid()
     processes = stack.state.processes
 
     def tree(role: str) -> list[psutil.Process]:
         root = psutil.Process(processes[role].pid)
         return [root, *root.children(recursive=True)]
 
+    ray = tree("ray")
+    replicas = [p for p in ray if is_replica(p)]
     return {
         "the lane": [psutil.Process(lane)],
-        "the replica": [psutil.Process(replica)],
+        "the replicas": replicas,
         "the flow": [psutil.Process(flow)],
-        "the rest of Ray": [p for p in tree("ray") if p.pid not in (lane, replica)],
+        "the rest of Ray": [p for p in ray if p.pid != lane and p not in replicas],
         "the Prefect server": tree("prefect"),
     }
 
