@@ -95,13 +95,11 @@ def own_and_ended(process: psutil.Process) -> float:
 
 
 def role_of(name: str, process: psutil.Process) -> str:
-    """What a process is: Ray's workers by what they run, all others by their root."""
+    """What a process is: those of Serve by what they run, all others by their root."""
     command = " ".join(process.cmdline())
     for word, role in ROLES.items():
         if f"ray::{word}" in command:
             return role
-    if command.startswith("ray::"):
-        return "lanes"
     if name == "worker" and "prefect worker" not in command:
         return "flow runs"
     return {"ray": "Ray", "prefect": "Prefect server", "postgres": "Postgres"}.get(name, name)
