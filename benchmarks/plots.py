@@ -13,6 +13,8 @@ from typing import Any
 
 import matplotlib as mpl
 
+from benchmarks import model
+
 mpl.use("svg")
 mpl.rcParams.update({"svg.hashsalt": "organism", "svg.fonttype": "none", "font.size": 10, "figure.dpi": 100})
 
@@ -124,7 +126,26 @@ def scaling(axes: Any, samples: dict[str, Any]) -> None:
     axes.legend(lines, [line.get_label() for line in lines], fontsize=8, loc="upper right")
 
 
-PLOTS = {f.__name__: f for f in (drain, trickle, handover, mixed, snapshot, memory, scaling)}
+def scale(axes: Any, samples: dict[str, Any]) -> None:
+    """What the model says: tasks a second over the cores of the replicas, and where one Postgres is full."""
+    costs = model.Costs.of(samples["runs"])
+    cores = [2**power for power in range(15)]
+    for (name, ms), shade in zip(model.HANDLERS_MS.items(), (1.0, 0.8, 0.6, 0.45, 0.3), strict=True):
+        rates = [costs.of_replicas(count, ms) for count in cores]
+        axes.plot(cores, rates, color=OURS, alpha=shade)
+        axes.annotate(name, (cores[0], rates[0]), xytext=(-4, 0), textcoords="offset points", ha="right")
+    for count, line in ((2, ":"), (8, "--"), (32, "-")):
+        label = f"one Postgres of {count} cores is full"
+        axes.axhline(costs.of_database(count), color=FLOOR, linestyle=line, label=label)
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(left=0.6)
+    axes.set_yscale("log")
+    axes.set_xlabel("cores of the replicas")
+    axes.set_ylabel("tasks a second")
+    axes.legend(fontsize=8, loc="lower right")
+
+
+PLOTS = {f.__name__: f for f in (drain, trickle, handover, mixed, snapshot, memory, scaling, scale)}
 
 
 def main(results: Path, folder: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks import costs
+from benchmarks import costs, model
 from benchmarks.figures import Figure, Result, median, number
 
 HERE = Path(__file__).parent
@@ -24,6 +24,7 @@ ROOT = HERE.parent
 RESULTS = HERE / "results" / "results.json"
 SCRATCH = Path(tempfile.gettempdir()) / "organism-bench-quick.json"
 PAGE = ROOT / "docs" / "explanation" / "performance.md"
+SCALE_PAGE = PAGE.with_name("scale.md")
 IMAGES = ROOT / "docs" / "images"
 PLOT_TITLES = {
     "drain": "Tasks a second of each system",
@@ -33,6 +34,7 @@ PLOT_TITLES = {
     "snapshot": "Tasks a second over the drain",
     "memory": "Resident memory over the run",
     "scaling": "Replicas of an organ, and what is in flight, as work comes and goes",
+    "scale": "Tasks a second over cores, as the costs of a task have it",
 }
 """Of the parts that have a plot."""
 
@@ -147,6 +149,8 @@ def write_page(results: Path) -> None:
         text = markdown(["figure", "measured", "target", "met", "from"], rows)
         if part == "drain":
             text = f"{_rates(entry['samples'])}\n\n{_costs(entry['samples'])}\n\n{text}"
+        if part == "idle":
+            text += f"\n\n{_idle(entry['samples'])}"
         if part in PLOT_TITLES:
             text += f"\n\n![{PLOT_TITLES[part]}](../images/bench-{part}.svg)"
         page = _between(page, part, text)
@@ -155,6 +159,40 @@ def write_page(results: Path) -> None:
     if "drain" in recorded:
         page = _between(page, "ahead", ahead(recorded["drain"]["samples"]))
     PAGE.write_text(page)
+    if "scale" in recorded:
+        SCALE_PAGE.write_text(_model(SCALE_PAGE.read_text(), recorded["scale"]["samples"]))
+
+
+def _model(page: str, samples: dict[str, Any]) -> str:
+    """Put what follows from the costs of a task between the markers of docs/explanation/scale.md."""
+    costs_of_task = model.Costs.of(samples["runs"])
+    each = [
+        ["Postgres", number(costs_of_task.postgres_us), "one, until it is full"],
+        ["lane", number(costs_of_task.lane_us), "as many as the database keeps up with"],
+        ["replica", f"{number(costs_of_task.replica_us)} and the handler", "as many as there are cores"],
+    ]
+    page = _between(page, "costs", markdown(["component", "processor time of a task, µs", "how many"], each))
+    head = ["cores of Postgres", "tasks/s", "lanes", "WAL, MB/s"]
+    page = _between(page, "database", markdown(head, model.database_rows(costs_of_task)))
+    head = ["nodes", *model.HANDLERS_MS]
+    rows = model.node_rows(costs_of_task, model.DATABASE_CORES[2])
+    return _between(page, "nodes", markdown(head, rows))
+
+
+def _idle(samples: dict[str, Any]) -> str:
+    """Share of a core and memory of each role, ours beside the bare processes."""
+    ours, bare = samples["ours"], samples["bare"]
+    rows = [
+        [
+            role,
+            number(ours["percent"].get(role, 0)),
+            number(bare["percent"].get(role, 0)),
+            number(ours["mb"].get(role, 0)),
+            number(bare["mb"].get(role, 0)),
+        ]
+        for role in sorted(ours["percent"], key=lambda role: -ours["percent"][role])
+    ]
+    return markdown(["process", "ours, % of a core", "bare, % of a core", "ours, MB", "bare, MB"], rows)
 
 
 def _rates(samples: dict[str, Any]) -> str:
@@ -222,7 +260,9 @@ def _machine_lines(recorded: dict[str, Any]) -> str:
 def _between(page: str, name: str, text: str) -> str:
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     if not pattern.search(page):
-        raise SystemExit(f"error: {PAGE} has no place for {name} → add <!-- {name} --> and <!-- /{name} -->")
+        raise SystemExit(
+            f"error: the page has no place for {name} → add <!-- {name} --> and <!-- /{name} -->"
+        )
     return pattern.sub(lambda match: f"{match[1]}\n{text}\n\n{match[2]}", page)
 
 
