@@ -31,3 +31,23 @@ async def marked(task: dict[str, Any]) -> int:
     await asyncio.sleep(0.05)
     number: int = params["number"]
     return number
+
+
+async def noop_with_context(task: dict[str, Any], context: Any) -> Any:
+    """Return the params, and take a context."""
+    return task["params"]
+
+
+async def noop_batch(tasks: list[dict[str, Any]]) -> list[Any]:
+    """Return the params of each."""
+    return [task["params"] for task in tasks]
+
+
+def noop_plain(task: dict[str, Any]) -> Any:
+    """Return the params, in a thread."""
+    return task["params"]
+
+
+def noop_plain_batch(tasks: list[dict[str, Any]]) -> list[Any]:
+    """Return the params of each, in a thread."""
+    return [task["params"] for task in tasks]
