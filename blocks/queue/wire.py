@@ -45,6 +45,9 @@ Cause: TypeAlias = Literal[
 HANDED_BACK: tuple[Cause, ...] = ("interrupted", "recalled", "replica_lost")
 """Causes that settle nothing: the task goes back to the queue."""
 
+OutcomeRow: TypeAlias = "tuple[int, Cause, str | None, str | None, str, str | None, float, float | None]"
+"""Outcome of one task: the columns of `Outcomes`, in their order."""
+
 Policy: TypeAlias = "tuple[int | None, float | None, float | None]"
 """Most attempts, first backoff and longest backoff in seconds. `None` means not given."""
 
@@ -153,6 +156,11 @@ class Outcomes:
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    @classmethod
+    def of(cls, rows: Sequence[OutcomeRow]) -> Outcomes:
+        """Return a table of ``rows``."""
+        return cls(*map(list, zip(*rows, strict=True)))
 
     def add(
         self,

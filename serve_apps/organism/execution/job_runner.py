@@ -147,11 +147,10 @@ class JobRunner(ABC):
         if job.reported:
             return
         job.reported = True
-        if job.context is not None:
-            job.context.end()
         if elapsed_ms is None:
             elapsed_ms = self._elapsed_ms(job)
         if job.context is not None:
+            job.context.end()
             # Whatever became of it, a task that timed out included.
             spent, log = job.context.units, job.context.logged
             if result.spent is None and spent is not None:
