@@ -59,7 +59,7 @@ class JobRunner(ABC):
         return self.config.drain_s
 
     @abstractmethod
-    def submit(self, jobs: Iterable[Job]) -> None:
+    def submit(self, jobs: Sequence[Job]) -> None:
         """Run ``jobs``, all of one call, as soon as there is room."""
 
     @abstractmethod

@@ -81,7 +81,8 @@ class HandlerCaller:
         return call.results
 
     def _call(self, run: Invocation) -> Any:
-        return self._handler.call(*run.arguments(self._handler))
+        handler = self._handler
+        return handler.call_with(run.tasks, run.contexts() if handler.wants_context else [])
 
     def _results(self, run: Invocation, value: Any) -> HandlerResults:
         return self._handler.results(value, len(run.jobs), self._shared.result_limit_bytes)
