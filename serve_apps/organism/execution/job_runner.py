@@ -150,9 +150,11 @@ class JobRunner(ABC):
         if elapsed_ms is None:
             elapsed_ms = self._elapsed_ms(job)
         if job.context is not None:
-            job.context.end()
+            # The context refers to the job: without this only the garbage collector would free both.
+            context, job.context = job.context, None
+            context.end()
             # Whatever became of it, a task that timed out included.
-            spent, log = job.context.units, job.context.logged
+            spent, log = context.units, context.logged
             if result.spent is None and spent is not None:
                 result = result._replace(spent=spent)
             if log:
