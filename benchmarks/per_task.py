@@ -99,7 +99,7 @@ def on_replica(manager: OrganismManager, kind: str) -> Round:
     async def call() -> None:
         left = CALL_TASKS
         async for outcomes in manager.handle_tasks(wire):
-            left -= outcomes["causes"].count("completed")
+            left -= Outcomes.from_wire(outcomes).causes.count("completed")
         assert not left, f"{left} tasks were not completed"
 
     return call
