@@ -267,6 +267,7 @@ class LocalOrgan(JobRunner):
         self._end(run, await self._caller.results(run, awaitable))
 
     def _collect(self, run: Invocation, value: HandlerResults | AwaitableResult | NotIsolated) -> None:
+        run.work = None
         if isinstance(value, NotIsolated):
             self._isolation.give_up()
             self._waiting.again(run.open_jobs(), alone=False)
@@ -279,7 +280,6 @@ class LocalOrgan(JobRunner):
                 value.awaitable.close()
             self._ended_after_report(run)
         else:
-            run.work = None
             run.task = self._create_task(run, self._await(run, value.awaitable))
 
     # Ending
@@ -372,6 +372,9 @@ class LocalOrgan(JobRunner):
         self._runs.discard(run)
         self._first_steps.discard(run)
         self._slots_taken -= 1
+        for job in run.jobs:
+            if job.run is run:
+                job.run = None  # else only the garbage collector frees both, and the batch with them
         if run.suspect:
             self._isolation.leave(run)
         self.pump()
