@@ -38,3 +38,23 @@ async def busy(task: dict[str, Any]) -> None:
     until = time.thread_time() + task["params"]["ms"] / 1000
     while time.thread_time() < until:
         pass
+
+
+async def noop_with_context(task: dict[str, Any], context: Any) -> Any:
+    """Return the params, and take a context."""
+    return task["params"]
+
+
+async def noop_batch(tasks: list[dict[str, Any]]) -> list[Any]:
+    """Return the params of each."""
+    return [task["params"] for task in tasks]
+
+
+def noop_plain(task: dict[str, Any]) -> Any:
+    """Return the params, in a thread."""
+    return task["params"]
+
+
+def noop_plain_batch(tasks: list[dict[str, Any]]) -> list[Any]:
+    """Return the params of each, in a thread."""
+    return [task["params"] for task in tasks]

@@ -114,8 +114,8 @@ class Calls:
         """Start the calls for claimed tasks."""
         self.holding.update(batch.claims)
         self._spans.begin(batch)
-        reclaimed = [position for position, again in enumerate(batch.reclaimed) if again]
-        if reclaimed:
+        if any(batch.reclaimed):
+            reclaimed = positions_of(batch.reclaimed, True)
             # The lane that held these tasks before may have left handlers running.
             self._messages.stop_runs({batch.ids[p]: batch.claims[p] - 1 for p in reclaimed})
         for stream, part in self._windows.calls(batch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -36,16 +37,11 @@ class LaneSummary:
 
     def add_settled(self, settled: Settled) -> None:
         """Count the tasks of a settlement."""
-        for status in settled.statuses.values():
-            match status:
-                case "completed":
-                    self.completed += 1
-                case "failed":
-                    self.failed += 1
-                case "cancelled":
-                    self.cancelled += 1
-                case _:
-                    self.retried += 1
+        counts = Counter(settled.statuses.values())
+        self.completed += counts.pop("completed", 0)
+        self.failed += counts.pop("failed", 0)
+        self.cancelled += counts.pop("cancelled", 0)
+        self.retried += counts.total()
         # A task that its handler put off is not charged, as one that is handed back.
         self.retried -= settled.snoozed
         self.released += settled.snoozed

@@ -9,6 +9,7 @@ with quick tasks, holds no more slow tasks than run, and keeps no tasks waiting 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from organism_flows.blocks.queue import Batch, Outcomes
@@ -155,11 +156,8 @@ class Windows:
     def calls(self, batch: Batch) -> list[tuple[str, Batch]]:
         """Split claimed tasks into calls, each of one stream, and return them with its name."""
         self.in_flight += len(batch)
-        groups: dict[str, list[int]] = {}
-        for position, place in enumerate(zip(batch.types, batch.domains, strict=True)):
-            groups.setdefault(self.streams.of(*place), []).append(position)
         calls = []
-        for stream, positions in groups.items():
+        for stream, positions in self._by_stream(batch).items():
             window = self.window(stream)
             window.in_flight += len(positions)
             size = sum(len(batch.params[p]) for p in positions) / len(positions)
@@ -170,6 +168,17 @@ class Windows:
             parts = (positions[i : i + limit] for i in range(0, len(positions), limit))
             calls += [(stream, batch.take(part)) for part in parts]
         return calls
+
+    def _by_stream(self, batch: Batch) -> dict[str, Sequence[int]]:
+        """Return the positions of the tasks of each stream."""
+        places = list(zip(batch.types, batch.domains, strict=True))
+        streams = {place: self.streams.of(*place) for place in dict.fromkeys(places)}
+        if len(names := set(streams.values())) == 1:
+            return {names.pop(): range(len(batch))}
+        groups: dict[str, list[int]] = {}
+        for position, place in enumerate(places):
+            groups.setdefault(streams[place], []).append(position)
+        return {**groups}
 
     def settled(self, stream: str, tasks: int) -> None:
         """Record that tasks of a stream are no longer in flight."""

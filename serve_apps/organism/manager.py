@@ -182,16 +182,19 @@ class OrganismManager:
         others: Counter[Path] = Counter()
         longest_s = None
         begin: dict[JobRunner, list[Job]] = {}
-        for position, task_type in enumerate(batch.types):
-            if result := self._calls.not_to_run(call, position):
+        refused = self._calls.not_to_run(call)
+        routed: dict[tuple[str, str | None], JobRunner] = {}
+        for position, place in enumerate(zip(batch.types, batch.domains, strict=True)):
+            if result := refused.get(position):
                 call.report(position, result, path="fast", organ_id=None, elapsed_ms=0.0)
                 continue
-            try:
-                organ = assembly.router.route(task_type, batch.domains[position])
-            except NoOrgan as error:
-                result = HandlerResult("rejected", error=str(error))
-                call.report(position, result, path="fast", organ_id=None, elapsed_ms=0.0)
-                continue
+            if (organ := routed.get(place)) is None:
+                try:
+                    organ = routed[place] = assembly.router.route(*place)
+                except NoOrgan as error:
+                    result = HandlerResult("rejected", error=str(error))
+                    call.report(position, result, path="fast", organ_id=None, elapsed_ms=0.0)
+                    continue
             runner: JobRunner = organ
             path: Path = "fast"
             if position in drifting:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from organism_flows.blocks.queue import Queue
+from organism_flows.blocks.queue.wire import WIRE_VERSION
 from tests.clusters.cluster import Cluster, cluster
 from tests.clusters.machines import Machine, possible
 from tests.support.history import check_history, install_history
@@ -160,9 +161,10 @@ def test_another_version_of_ray_is_refused(made: Cluster) -> None:
 
 def test_another_wire_version_is_refused_before_anything_is_claimed(made: Cluster) -> None:
     # Faked in the flow's process; the replicas speak their own.
-    said = refusal(made, "import organism_flows.blocks.queue.wire as wire", "wire.WIRE_VERSION = 5")
-    assert "replicas speak wire version 4" in said, said
-    assert "would speak 5" in said, said
+    other = WIRE_VERSION + 1
+    said = refusal(made, "import organism_flows.blocks.queue.wire as wire", f"wire.WIRE_VERSION = {other}")
+    assert f"replicas speak wire version {WIRE_VERSION} " in said, said
+    assert f"would speak {other} " in said, said
 
 
 async def test_a_lane_of_another_version_refuses_its_flow(made: Cluster, queue: Queue) -> None:

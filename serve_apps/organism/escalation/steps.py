@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -67,7 +67,7 @@ class EscalationRunner(CoroutineRunner):
         """Return the longest time of any organ, which may have to run a step."""
         return self._longest_drain_s
 
-    def submit(self, jobs: Iterable[Job]) -> None:
+    def submit(self, jobs: Sequence[Job]) -> None:
         """Begin ``jobs`` at once. The planner and the organs have their own limits."""
         for job in jobs:
             if not job.reported:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 
 from organism_flows.blocks import tracing
@@ -14,6 +14,13 @@ class HandlerOutcome:
     """What the span says at its end."""
 
     results: HandlerResults = ()
+
+
+async def in_span(run: Invocation, call: Awaitable[HandlerResults]) -> HandlerResults:
+    """Wait for ``call``, which calls the handler of ``run``, within its span."""
+    with handler_span(run) as outcome:
+        outcome.results = await call
+    return outcome.results
 
 
 @contextmanager

@@ -59,7 +59,7 @@ class JobRunner(ABC):
         return self.config.drain_s
 
     @abstractmethod
-    def submit(self, jobs: Iterable[Job]) -> None:
+    def submit(self, jobs: Sequence[Job]) -> None:
         """Run ``jobs``, all of one call, as soon as there is room."""
 
     @abstractmethod
@@ -147,13 +147,14 @@ class JobRunner(ABC):
         if job.reported:
             return
         job.reported = True
-        if job.context is not None:
-            job.context.end()
         if elapsed_ms is None:
             elapsed_ms = self._elapsed_ms(job)
         if job.context is not None:
+            # The context refers to the job: without this only the garbage collector would free both.
+            context, job.context = job.context, None
+            context.end()
             # Whatever became of it, a task that timed out included.
-            spent, log = job.context.units, job.context.logged
+            spent, log = context.units, context.logged
             if result.spent is None and spent is not None:
                 result = result._replace(spent=spent)
             if log:

@@ -13,7 +13,7 @@ from organism_flows.blocks.task_report import Acknowledgement
 from organism_flows.serve_apps.organism.execution.outcome_stream import BatchCall
 from organism_flows.serve_apps.organism.execution.thread_pool import ThreadCall
 from organism_flows.serve_apps.organism.handler_api.context import Context
-from organism_flows.serve_apps.organism.handler_api.handler import Handler, HandlerProcesses
+from organism_flows.serve_apps.organism.handler_api.handler import HandlerProcesses
 
 LONGEST_SHOWN = 5
 
@@ -105,10 +105,6 @@ class Invocation:
     @property
     def timeout_s(self) -> float:
         return self.jobs[0].timeout_s
-
-    def arguments(self, handler: Handler) -> tuple[Any, ...]:
-        """Return the arguments to call the handler with."""
-        return handler.arguments(self.tasks, self.contexts() if handler.wants_context else [])
 
     def contexts(self) -> list[Context]:
         """Return a new context for each of the tasks."""

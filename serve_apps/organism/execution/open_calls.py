@@ -92,17 +92,17 @@ class OpenCalls:
             if self._newest.get(task) == claim:
                 del self._newest[task]
 
-    def not_to_run(self, call: BatchCall, position: int) -> HandlerResult | None:
-        """Return the result of a task that must not run here; `None` means that it may run."""
+    def not_to_run(self, call: BatchCall) -> dict[int, HandlerResult]:
+        """Return the results of the tasks of ``call`` that must not run here, by position."""
         batch = call.batch
-        if batch.claims[position] in call.cancelled:
-            return CANCELLED_BEFORE
-        if (
-            self._draining_since is not None
-            or self._newest.get(batch.ids[position], 0) > batch.claims[position]
-        ):
-            return RECALLED
-        return None
+        newest = [self._newest.get(task, 0) for task in batch.ids]
+        if not call.cancelled and not self.draining and newest == batch.claims:
+            return {}
+        return {
+            position: CANCELLED_BEFORE if claim in call.cancelled else RECALLED
+            for position, claim in enumerate(batch.claims)
+            if claim in call.cancelled or self.draining or newest[position] > claim
+        }
 
     def wait_for(self, older: Invocation, job: Job, runner: JobRunner) -> bool:
         """Let ``job`` begin when an earlier run of its task, which was asked to stop, has ended.

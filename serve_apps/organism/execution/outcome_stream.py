@@ -8,7 +8,7 @@ import threading
 from collections.abc import AsyncGenerator
 from contextvars import Context
 
-from organism_flows.blocks.queue.wire import Batch, Outcomes
+from organism_flows.blocks.queue.wire import Batch, OutcomeRow, Outcomes
 from organism_flows.blocks.task_report import TaskReport
 from organism_flows.serve_apps.organism.handler_api.results import HandlerResult
 
@@ -40,7 +40,9 @@ class BatchCall:
         self.begun: list[int] = []
         """Positions of the tasks to report at once: a handler is about to begin with them."""
         self.left = len(batch)
-        self._chunk = Outcomes()
+        self._rows: list[OutcomeRow] = []
+        """Outcomes of the next chunk. Making columns of rows costs less than appending to eight columns."""
+        self._logs: dict[int, str] = {}
         self._loop = asyncio.get_running_loop()
         self._reports: dict[int, TaskReport] = {}
         """What running tasks have reported since the last chunk, by position."""
@@ -53,12 +55,12 @@ class BatchCall:
     ) -> None:
         """Add the outcome of one task. Report each position only once."""
         cause, text, error, spent, log = result
-        self._chunk.add(position, cause, text, error, path, organ_id, elapsed_ms, spent)
+        self._rows.append((position, cause, text, error, path, organ_id, elapsed_ms, spent))
         if log is not None:
-            self._chunk.logs[self.batch.claims[position]] = log
+            self._logs[self.batch.claims[position]] = log
         self.left -= 1
         self._some.set()
-        if not self.left or len(self._chunk) >= CHUNK:
+        if not self.left or len(self._rows) >= CHUNK:
             self._full.set()
 
     def begin(self, position: int) -> None:
@@ -83,22 +85,21 @@ class BatchCall:
 
     async def chunks(self) -> AsyncGenerator[Outcomes, None]:
         """Yield chunks of outcomes until all are out. An empty one only shows that the replica lives."""
-        while self.left or len(self._chunk):
-            if not len(self._chunk) and not await happens(self._some, SIGN_OF_LIFE_S):
+        while self.left or self._rows:
+            if not self._rows and not await happens(self._some, SIGN_OF_LIFE_S):
                 yield Outcomes()
                 continue
-            await happens(self._full, COALESCE_S if len(self._chunk) else REPORT_S)
+            await happens(self._full, COALESCE_S if self._rows else REPORT_S)
             with self._reports_lock:
                 reports, self._reports = self._reports, {}
-            ready, self._chunk = self._chunk, Outcomes()
-            ready.reports = list(reports.values())
+            rows, self._rows = self._rows, []
+            logs, self._logs = self._logs, {}
             self._some.clear()
             self._full.clear()
-            for start in range(0, len(ready) or 1, CHUNK):
-                part = ready
-                if len(ready) > CHUNK:
-                    part = ready.take(range(start, min(start + CHUNK, len(ready))))
-                    part.reports = [] if start else ready.reports
+            for start in range(0, len(rows) or 1, CHUNK):
+                part = Outcomes.of(rows[start : start + CHUNK])
+                part.logs = logs
+                part.reports = [] if start else list(reports.values())
                 yield part
                 # While a generator does not let the loop run, what it has yielded does not leave.
                 await asyncio.sleep(0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -113,7 +113,7 @@ class RemoteOrgan(CoroutineRunner):
         except OrganismUnavailable as error:
             return HealthReport(status="unhealthy", problem=error.what).plain()
 
-    def submit(self, jobs: Iterable[Job]) -> None:
+    def submit(self, jobs: Sequence[Job]) -> None:
         """Send ``jobs``, all of one call, to the deployment. Serve lets them wait for a replica."""
         ready = [job for job in jobs if not job.reported]
         size = self.config.max_batch_size if self.config.batch else 1

@@ -21,6 +21,7 @@ logger = logging.getLogger("ray.serve.organism.handler")
 
 STATE_LIMIT_BYTES = 256_000
 """Largest state of a checkpoint, in bytes of JSON text."""
+NO_PROGRESS = Progress(None, "")
 NOTE_LIMIT = 200
 """Most characters of a note on progress."""
 
@@ -182,7 +183,7 @@ class Context:
         """Number of the attempt, from 1."""
         self.deadline = started + timeout_s
         """By `time.monotonic`. After it the task is reported as timed out, whatever the handler returns."""
-        self.progressed = Progress(None, "")
+        self.progressed = NO_PROGRESS
         self.units: float | None = None
         """What the handler has spent so far. `None` means that it said nothing."""
         self._cancelled = cancelled
@@ -193,7 +194,8 @@ class Context:
         """JSON text of the newest state of this attempt."""
         self._lock = threading.Lock()
         self._ended = False
-        self._leaving = Leaving()
+        self._leaving: Leaving | None = None
+        """Made when it is needed: its event takes longer to make than all the rest."""
         self._durable = 0
         """Checkpoints up to this step are known to be durable."""
         self._waiting: list[tuple[int, Future[None]]] = []
@@ -222,7 +224,10 @@ class Context:
         stopped. Save a checkpoint and raise `MustLeave`: the task continues on another replica, and the
         attempt is not charged.
         """
-        return self._leaving
+        with self._lock:
+            if self._leaving is None:
+                self._leaving = Leaving()
+            return self._leaving
 
     @property
     def logger(self) -> TaskLogger:
@@ -362,9 +367,10 @@ class Context:
             future.set_exception(self._stale())
 
     def _leave(self, within_s: float) -> None:
-        if self._leaving:
+        leaving = self.must_leave
+        if leaving:
             return
-        self._leaving.begin(within_s)
+        leaving.begin(within_s)
         with self._lock:
             waiting, self._waiting = self._waiting, []
         # A lane's answers do not reach a replica that is taken down. What was reported leaves with the stream

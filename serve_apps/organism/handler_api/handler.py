@@ -72,7 +72,6 @@ class Handler:
     """A handler ready to be called with a task, or with a list of tasks if its organ says ``batch``."""
 
     call: Callable[..., Any]
-    """Takes what `arguments` returns."""
     is_async: bool
     wants_context: bool = False
     """True if it takes the context of its task, or the contexts of its batch."""
@@ -81,11 +80,11 @@ class Handler:
     processes: HandlerProcesses | None = None
     """The worker processes it is called in. `None` means this process."""
 
-    def arguments(self, tasks: list[dict[str, Any]], contexts: list[Context]) -> tuple[Any, ...]:
-        """Return the arguments to call it with."""
-        if self.batch:
-            return (tasks, contexts) if self.wants_context else (tasks,)
-        return (tasks[0], contexts[0]) if self.wants_context else (tasks[0],)
+    def call_with(self, tasks: list[dict[str, Any]], contexts: list[Context]) -> Any:
+        """Call it with the tasks of one call, and with their contexts if it wants them."""
+        if self.wants_context:
+            return self.call(tasks, contexts) if self.batch else self.call(tasks[0], contexts[0])
+        return self.call(tasks if self.batch else tasks[0])
 
     def results(self, value: Any, size: int, limit_bytes: int) -> HandlerResults:
         """Return the results of the ``size`` tasks of one call that returned ``value``; see `of_value`."""

@@ -266,7 +266,7 @@ class Worker:
 
         if self._handler.wants_context:
             self._contexts = [self._context(message, position, task) for position, task in enumerate(tasks)]
-        value = self._handler.call(*self._handler.arguments(tasks, self._contexts))
+        value = self._handler.call_with(tasks, self._contexts)
         if inspect.isawaitable(value):
             value = self._await(value)
         return self._handler.results(value, len(tasks), message.limit_bytes)

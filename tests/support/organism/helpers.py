@@ -71,7 +71,7 @@ class Result:
 
     def add(self, wire: dict[str, Any]) -> None:
         outcomes = Outcomes.from_wire(wire)
-        assert len({len(wire[name]) for name in OUTCOME_COLUMNS}) == 1
+        assert len({len(getattr(outcomes, name)) for name in OUTCOME_COLUMNS}) == 1
         self.begun += outcomes.begun
         self.chunks.append(len(outcomes))
         for row, position in enumerate(outcomes.positions):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from benchmarks import costs, record
+from benchmarks import costs, per_task, record
 from benchmarks.__main__ import PARTS
 from benchmarks.figures import Figure, Result, Unmeasured, median, percentile
 from benchmarks.parts import consumer, drain
@@ -149,3 +150,9 @@ def test_a_kill_is_judged_by_what_was_sent_and_what_ran() -> None:
         "silence_s": 3.5,
         "straggler_s": 4.5,
     }
+
+
+def test_the_cost_of_a_task_is_measured_for_each_form_of_handler() -> None:
+    found = asyncio.run(per_task.measure(1, ""))
+    assert {"replica, async", "replica, def-batch", "lane"} <= found.keys()
+    assert all(len(each) == 1 and each[0] > 0 for each in found.values())

@@ -31,9 +31,12 @@ class JobQueue:
         """Return the number of jobs whose outcome is still awaited."""
         return sum(not job.reported for job in (*self._suspects, *self._others))
 
-    def add(self, job: Job) -> None:
-        """Add ``job`` at the end."""
-        (self._suspects if job.suspect else self._others).append(job)
+    def add(self, jobs: Sequence[Job]) -> None:
+        """Add ``jobs``, all of one call, at the end."""
+        if any(jobs[0].call.batch.suspicions):
+            self._suspects.extend(job for job in jobs if job.suspect)
+            jobs = [job for job in jobs if not job.suspect]
+        self._others.extend(jobs)
 
     def again(self, jobs: Sequence[Job], *, alone: bool) -> None:
         """Put ``jobs``, which were taken already, back in front of the others.

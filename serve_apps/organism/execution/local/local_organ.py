@@ -11,7 +11,7 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import Awaitable, Coroutine, Iterable
+from collections.abc import Awaitable, Coroutine, Sequence
 from contextvars import copy_context
 from functools import partial
 from typing import Any
@@ -83,10 +83,9 @@ class LocalOrgan(JobRunner):
     def idle(self) -> bool:
         return not (self._runs or self._first_steps or self._waiting)
 
-    def submit(self, jobs: Iterable[Job]) -> None:
+    def submit(self, jobs: Sequence[Job]) -> None:
         """Run ``jobs`` as slots become free, and report each to its call."""
-        for job in jobs:
-            self._waiting.add(job)
+        self._waiting.add(jobs)
         self.pump()
 
     def pump(self) -> None:
@@ -191,16 +190,23 @@ class LocalOrgan(JobRunner):
 
     def _prepare(self, jobs: list[Job]) -> Invocation | None:
         """Return a call for those of ``jobs`` whose params can be read; `None` means there are none."""
-        run = Invocation(jobs, [], time.monotonic(), self.config.id)
+        run = Invocation([], [], 0.0, self.config.id)
+        return run if self._take(run, jobs, time.monotonic()) else None
+
+    def _take(self, run: Invocation, jobs: list[Job], now: float) -> bool:
+        """Make ``run`` a call for those of ``jobs`` whose params can be read; return False if none can."""
+        tasks = []
         for job in jobs:
             try:
-                run.tasks.append(job.task())
+                tasks.append(job.task())
                 job.run = run
             except (ValueError, RecursionError) as error:
                 self._report(job, HandlerResult("rejected", error=harmless(f"params is not JSON: {error}")))
-        if len(run.tasks) < len(jobs):
-            run.jobs = run.open_jobs()
-        return run if run.jobs else None
+        if not tasks:
+            return False
+        run.jobs = jobs if len(tasks) == len(jobs) else [job for job in jobs if not job.reported]
+        run.tasks, run.started, run.reported = tasks, now, False
+        return True
 
     def _create_task(self, run: Invocation, call: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return asyncio.get_running_loop().create_task(call, context=run.jobs[0].call.context.copy())
@@ -234,27 +240,25 @@ class LocalOrgan(JobRunner):
         task, context = run.task, copy_context()
         assert task is not None
         until = run.started + STRETCH_S
-        while True:
-            self._report_all(run, await self._caller.results(run))
-            following = None
+        going_on = True
+        while going_on:
+            results = await self._caller.results(run)
+            now = time.monotonic()
+            self._report_all(run, results, now)
             # A context variable or a cancellation that a handler leaves in the task must not reach the next.
-            if not run.waits and not task.cancelling() and copy_context() == context:
-                following = self._following(run, until)
-            if following is None:
-                return self._release(run)
-            self._first_steps.discard(run)
-            self._first_steps.add(following)
-            run.released, following.task = True, task
-            run = following
+            alone = run.waits or task.cancelling() or copy_context() != context
+            going_on = not alone and now < until and self._go_on(run, now)
+        self._release(run)
 
-    def _following(self, run: Invocation, until: float) -> Invocation | None:
-        """Return the next handler call for jobs of the same batch, to take the place of ``run``."""
-        if time.monotonic() > until:
-            return None
+    def _go_on(self, run: Invocation, now: float) -> bool:
+        """Make ``run`` the next handler call for jobs of the same batch; return False if there is none.
+
+        A handler that does not wait has ended before anything else can see its run.
+        """
         while jobs := self._waiting.next(run.jobs[0].call):
-            if following := self._prepare(jobs):
-                return following
-        return None
+            if self._take(run, jobs, now):
+                return True
+        return False
 
     async def _call_batch(self, run: Invocation) -> None:
         self._end(run, await self._caller.results(run))
@@ -263,6 +267,7 @@ class LocalOrgan(JobRunner):
         self._end(run, await self._caller.results(run, awaitable))
 
     def _collect(self, run: Invocation, value: HandlerResults | AwaitableResult | NotIsolated) -> None:
+        run.work = None
         if isinstance(value, NotIsolated):
             self._isolation.give_up()
             self._waiting.again(run.open_jobs(), alone=False)
@@ -275,16 +280,16 @@ class LocalOrgan(JobRunner):
                 value.awaitable.close()
             self._ended_after_report(run)
         else:
-            run.work = None
             run.task = self._create_task(run, self._await(run, value.awaitable))
 
     # Ending
 
     def _end(self, run: Invocation, results: HandlerResults) -> None:
         """Report a handler that has ended by itself. No results mean that its batch failed as a whole."""
+        now = time.monotonic()
         if self.config.batch:
-            self._waiting.learn(len(run.jobs), (time.monotonic() - run.started) * 1000)
-        self._report_all(run, results)
+            self._waiting.learn(len(run.jobs), (now - run.started) * 1000)
+        self._report_all(run, results, now)
         self._release(run)
         if self._shared.lingering:
             self._shared.ended(run)
@@ -293,16 +298,17 @@ class LocalOrgan(JobRunner):
         self._release(run)
         self._shared.ended(run)
 
-    def _report_all(self, run: Invocation, results: HandlerResults) -> None:
+    def _report_all(self, run: Invocation, results: HandlerResults, now: float) -> None:
         if run.reported:
             return
         run.reported = True
         if results:
+            elapsed_ms = (now - run.started) * 1000
             for job, result in zip(run.jobs, results, strict=True):
                 if result.cause == "interrupted" and job.leave_by is None:
                     # It would come back at once, again and again.
                     result = HandlerResult("failed", error=f"raised without need: {result.error}")
-                self._report(job, result)
+                self._report(job, result, elapsed_ms)
         else:
             self._isolate(run, "raised")
 
@@ -366,6 +372,9 @@ class LocalOrgan(JobRunner):
         self._runs.discard(run)
         self._first_steps.discard(run)
         self._slots_taken -= 1
+        for job in run.jobs:
+            if job.run is run:
+                job.run = None  # else only the garbage collector frees both, and the batch with them
         if run.suspect:
             self._isolation.leave(run)
         self.pump()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 
 import pytest
@@ -10,11 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import organism_flows.serve_apps.organism.execution.local.local_organ
+from benchmarks import per_task
+from organism_flows.serve_apps.organism.execution.jobs import Invocation, Job
+from organism_flows.serve_apps.organism.execution.outcome_stream import BatchCall
+from organism_flows.serve_apps.organism.handler_api.context import Context
 from tests.support.organism import misbehaviour
 from tests.support.organism.helpers import batch, in_flight, organ, organism, run
+from tests.support.stack import until
 
 pytestmark = pytest.mark.anyio
 
+OF_A_CALL = (Job, Invocation, BatchCall, Context)
 ENDINGS = {
     "return": "completed",
     "wait": "completed",
@@ -75,3 +82,16 @@ async def test_the_loop_has_its_turn_between_handlers_that_compute() -> None:
     await run(manager, batch(*[("block", {"seconds": 0.002})] * 100))
     counting.cancel()
     assert turns >= 4, "200 ms of computing in stretches of 5 ms, 8 of them at most between two turns"
+
+
+@pytest.mark.parametrize("handler", sorted(per_task.ORGANS))
+async def test_nothing_of_a_call_waits_for_the_garbage_collector(handler: str) -> None:
+    manager = per_task.organism()
+    gc.collect()
+    gc.disable()
+    try:
+        await run(manager, batch(*[(handler, {})] * 20))
+        # A thread lets go of its last call a moment later.
+        await until(lambda: not any(isinstance(one, OF_A_CALL) for one in gc.get_objects()))
+    finally:
+        gc.enable()
