@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 from organism_flows.blocks.task_report import Checkpoint, TaskReport
 
-WIRE_VERSION = 6
+WIRE_VERSION = 7
 """Version of the messages. It grows when a column changes meaning; a replica refuses a batch of another
 version."""
 

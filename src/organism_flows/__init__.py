@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from organism_flows.blocks.client.async_client import Client
     from organism_flows.blocks.client.sync_client import SyncClient
-    from organism_flows.blocks.errors import MustLeave, PermanentError, RetryAfter, StaleClaim
+    from organism_flows.blocks.errors import MustLeave, PermanentError, RetryAfter, StaleClaim, StreamFull
     from organism_flows.blocks.prefect_blocks.organism import Organism
     from organism_flows.blocks.queue import NewTask
     from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster
@@ -33,6 +33,7 @@ __all__ = [
     "RayCluster",
     "RetryAfter",
     "StaleClaim",
+    "StreamFull",
     "SyncClient",
     "TaskQueue",
     "bootstrap",
@@ -52,6 +53,7 @@ _MODULES = {
     "RayCluster": "blocks.prefect_blocks.ray_cluster",
     "RetryAfter": "blocks.errors",
     "StaleClaim": "blocks.errors",
+    "StreamFull": "blocks.errors",
     "SyncClient": "blocks.client.sync_client",
     "TaskQueue": "blocks.prefect_blocks.task_queue",
     "bootstrap": "flows.bootstrap",
