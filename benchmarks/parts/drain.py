@@ -174,10 +174,10 @@ async def drained(stack: Stack, name: str, tasks: int, settings: dict[str, Any])
     return await stack.peer(name, dsn, tasks, foreign=foreign, **settings)
 
 
-async def ours(stack: Stack, tasks: int) -> dict[str, Any]:
+async def ours(stack: Stack, tasks: int, type: str = "bench.noop") -> dict[str, Any]:
     """Costs of a drain through the full path, and tasks/s from the first claim to the last outcome stored."""
     await stack.clear()
-    await stack.load(tasks)
+    await stack.load(tasks, type)
     meter = Meter(stack, stack.state.dsn)
     process = stack.start("dispatch", "--until-empty", "--json")
     running = asyncio.create_task(stack.output(process, "dispatch"))
