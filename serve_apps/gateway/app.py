@@ -43,7 +43,7 @@ from organism_flows.serve_apps.gateway.routes import (
     types,
 )
 from organism_flows.serve_apps.gateway.routes import coordinator as coordinator_routes
-from organism_flows.serve_apps.gateway.stream_watcher import StreamWatcher
+from organism_flows.serve_apps.gateway.stream_watcher import STREAM_SHARE, StreamWatcher
 from organism_flows.serve_apps.gateway.task_watcher import TaskWatcher
 from organism_flows.serve_apps.http_access import host_names
 
@@ -83,7 +83,7 @@ def create_app(settings: Settings | None = None, *, organism: OrganismLink | Non
         database, OrganismWatch(coordinator), throughput, partial(prefect_ui_url, settings.home)
     )
     waiting = TaskWatcher(lambda ids: database.queue.reader.states(ids))
-    streams = StreamWatcher(lambda places: database.queue.reader.streams(places))
+    streams = StreamWatcher(lambda places: database.queue.reader.streams(places), share=STREAM_SHARE)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

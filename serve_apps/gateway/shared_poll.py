@@ -18,7 +18,7 @@ from organism_flows.serve_apps.gateway.database import OUTAGE
 POLL_PAUSE_S = 0.02
 """Shortest pause between two polls, in seconds."""
 POLL_SHARE = 20
-"""Upper bound on the share of time spent polling, as 1/N, unless `POLL_PAUSE_LIMIT_S` ends the pause."""
+"""The share of a poll that says nothing else."""
 POLL_PAUSE_LIMIT_S = 2.0
 """Longest pause between two polls, in seconds."""
 OUTAGE_PAUSE_S = 0.5
@@ -43,10 +43,18 @@ class SharedPoll(Generic[Subject, Answer]):
 
     Args:
         read: Returns the answers by subject. One that does not exist is left out.
+        share: Upper bound on the share of time spent polling, as 1/N, unless `POLL_PAUSE_LIMIT_S` ends the
+            pause.
     """
 
-    def __init__(self, read: Callable[[Sequence[Subject]], Awaitable[Mapping[Subject, Answer]]]) -> None:
+    def __init__(
+        self,
+        read: Callable[[Sequence[Subject]], Awaitable[Mapping[Subject, Answer]]],
+        *,
+        share: int = POLL_SHARE,
+    ) -> None:
         self._read = read
+        self._share = share
         self._watchers: dict[Subject, set[Watcher[Subject, Answer]]] = {}
         self._awaited = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -92,7 +100,7 @@ class SharedPoll(Generic[Subject, Answer]):
                     for watcher in watchers:
                         watcher.notify(subject, answers.get(subject))
                 took = time.monotonic() - started
-                pause = min(max(POLL_SHARE * took, POLL_PAUSE_S), POLL_PAUSE_LIMIT_S)
+                pause = min(max(self._share * took, POLL_PAUSE_S), POLL_PAUSE_LIMIT_S)
                 self.polls += 1
             except OUTAGE:
                 pass
