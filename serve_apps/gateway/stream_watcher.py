@@ -9,8 +9,8 @@ from organism_flows.blocks.queue.models.streams import StreamPart, StreamPlace
 from organism_flows.serve_apps.gateway.shared_poll import SharedPoll
 
 STREAM_SHARE = 4
-"""Upper bound on the share of time spent reading streams, as 1/N. More than for waits: of 2,000 readers with a
-chunk a second each, a share of 1/20 kept half waiting for 3.7 s, on 2 cores at a load of 12."""
+"""Upper bound on the share of time spent reading streams, as 1/N. More than for waits: with 1/20, half of
+2,000 readers with a chunk a second each waited for 3.7 s and more, on 2 cores at a load of 12."""
 
 
 class _AtPlace:
