@@ -38,6 +38,7 @@ PARTS = (
     "idle",
     "start",
     "scale",
+    "reports",
 )
 LOOK_S = 2.0
 BUSY_PERCENT = 15.0

@@ -228,6 +228,15 @@ class StaleClaim(Exception):
     """
 
 
+class StreamFull(Exception):
+    """The stream of a task has as many chunks, or as many bytes, as it may have. The chunk was not added.
+
+    A handler may catch this and go on without emitting.
+    """
+
+    permanent = True
+
+
 class MustLeave(Exception):
     """The replica is taken down: the handler must end, and its task continues on another one.
 

@@ -5,6 +5,7 @@ It imports nothing of the queue, so that the worker processes of handlers start 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -25,6 +26,40 @@ class Progress(NamedTuple):
     note: str
 
 
+class Chunks(NamedTuple):
+    """Chunks that a handler has emitted, in their order."""
+
+    texts: Sequence[str]
+    """JSON text of each."""
+    anew: bool = False
+    """True if they are the first of a run of the handler. What an earlier run under the same claim has
+    emitted no longer counts: a batch that failed as a whole is run again task by task."""
+    run_begin: int = 0
+    """Number of the begin of their run. The lane gives numbers: all reports of a claim pass through it."""
+    last: int = 0
+    """Number of the last of them. Those of a claim are numbered from 1."""
+
+    def after(self, earlier: Chunks | None) -> Chunks:
+        """Return ``earlier`` and these as one. They take the place of those of an earlier run."""
+        if earlier is None or self.anew:
+            return self
+        # A list is extended in place: a copy for each chunk would take quadratic time. Only this makes lists.
+        texts = earlier.texts if isinstance(earlier.texts, list) else list(earlier.texts)
+        texts.extend(self.texts)
+        return Chunks(texts, earlier.anew)
+
+    def numbered(self, earlier: Chunks | None) -> Chunks:
+        """Return these with their numbers.
+
+        Args:
+            earlier: The last ones that were numbered under their claim. `None`: these are the first.
+        """
+        begin, last = (earlier.run_begin, earlier.last) if earlier else (0, 0)
+        if earlier and self.anew:
+            begin = last = last + 1
+        return self._replace(run_begin=begin, last=last + len(self.texts))
+
+
 class TaskReport(NamedTuple):
     """What one task of a batch has reported since its last report."""
 
@@ -38,9 +73,11 @@ class TaskReport(NamedTuple):
     """`None` means no new one."""
     awaited: bool = False
     """True if the handler waits until what it has reported is durable."""
+    chunks: Chunks | None = None
+    """Chunks since the last report. `None` means that there are none."""
 
     def after(self, earlier: TaskReport | None) -> TaskReport:
-        """Return one report in place of ``earlier`` and this one: of each part the newest."""
+        """Return one report in place of ``earlier`` and this one: of each part the newest, and all chunks."""
         if earlier is None:
             return self
         return TaskReport(
@@ -49,6 +86,7 @@ class TaskReport(NamedTuple):
             earlier.state if self.state is None else self.state,
             self.progress or earlier.progress,
             self.awaited or earlier.awaited,
+            earlier.chunks if self.chunks is None else self.chunks.after(earlier.chunks),
         )
 
 

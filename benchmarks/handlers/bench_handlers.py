@@ -13,6 +13,20 @@ async def noop(task: dict[str, Any]) -> Any:
     return task["params"]
 
 
+async def saves(task: dict[str, Any], context: Any) -> Any:
+    """Save five states, and return the params."""
+    for unit in range(5):
+        context.checkpoint(unit)
+    return task["params"]
+
+
+async def emits(task: dict[str, Any], context: Any) -> Any:
+    """Emit five chunks, and return the params."""
+    for unit in range(5):
+        context.emit(unit)
+    return task["params"]
+
+
 async def begun(task: dict[str, Any]) -> dict[str, float]:
     """Say when it was called, in seconds since the epoch by this machine's clock."""
     return {"at": time.time()}

@@ -7,7 +7,7 @@ import json
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from subprocess import DEVNULL
@@ -115,18 +115,19 @@ def use(process: psutil.Process, percents: list[float]) -> Iterator[None]:
 
 @asynccontextmanager
 async def running(
-    stack: Stack, name: str, module: str, *arguments: str
+    stack: Stack, name: str, module: str, *arguments: str, env: Mapping[str, str] | None = None
 ) -> AsyncIterator[tuple[str, psutil.Process]]:
     """A server on a free port of its own, once it is ready."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    env = stack.env | {"ORGANISM_DSN": stack.state.dsn, "ORGANISM_GATEWAY_PORT": str(port)}
+    environment = stack.env | {"ORGANISM_DSN": stack.state.dsn, "ORGANISM_GATEWAY_PORT": str(port)}
+    environment |= env or {}
     with (stack.home / f"{name}.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", module, *arguments, *(("--port", str(port)) if arguments else ()),
-            env=env, cwd=ROOT, stdin=DEVNULL, stdout=log, stderr=log,
+            env=environment, cwd=ROOT, stdin=DEVNULL, stdout=log, stderr=log,
         )  # fmt: skip
     try:
         async with httpx.AsyncClient(trust_env=False) as http:

@@ -44,6 +44,7 @@ from organism_flows.blocks.client.requests import (
     result_of,
     unreachable,
 )
+from organism_flows.blocks.client.stream_events import StreamEvents
 from organism_flows.blocks.client.sync_client import SyncClient, SyncTaskHandle
 from organism_flows.blocks.errors import GatewayUnavailable
 from organism_flows.blocks.queue.explain import Why
@@ -56,6 +57,7 @@ from organism_flows.blocks.queue.models.operations import (
     TypePolicy,
 )
 from organism_flows.blocks.queue.models.rows import TaskRow, TaskSummary
+from organism_flows.blocks.queue.models.streams import StreamBegin, StreamChunk
 
 __all__ = [
     "Client",
@@ -95,6 +97,10 @@ class TaskHandle:
     async def why(self) -> Why:
         """Return the reason why the task waits, or how it ended."""
         return await self.client.why(self.id)
+
+    def stream(self, timeout: float | None = None) -> AsyncIterator[StreamBegin | StreamChunk]:
+        """Yield what the handler emits, until the task has ended; see `Client.stream`."""
+        return self.client.stream(self.id, timeout)
 
     async def cancel(self) -> TaskActionResult:
         """Cancel the task: at once if it waits, else as soon as its handler has been asked to stop."""
@@ -232,6 +238,22 @@ class Client:
                 await asyncio.sleep(patience.outage_pause())
             left = [id for id in left if id not in seen]
 
+    async def stream(
+        self, id: UUID | str, timeout: float | None = None
+    ) -> AsyncIterator[StreamBegin | StreamChunk]:
+        """Yield what the handler of a task emits, as it does, until the task has ended.
+
+        A `StreamBegin` comes before the chunks of each attempt: what was read before it no longer counts. Of
+        the last attempt each chunk comes once. For arguments and errors see `SyncClient.stream`.
+        """
+        events = StreamEvents(id, timeout)
+        while not events.ended:
+            try:
+                async for event in self._events(events):
+                    yield event
+            except GatewayUnavailable:
+                await asyncio.sleep(events.patience.outage_pause())
+
     async def cancel(self, id: UUID | str) -> TaskActionResult:
         """Cancel a task."""
         return await self._ask(calls.steer(id, "cancel"))
@@ -368,4 +390,21 @@ class Client:
         except httpx.TransportError as error:
             raise unreachable(http.base_url, error) from None
         if missing:
+            raise GatewayUnavailable("the gateway broke off its answer", "ask again")
+
+    async def _events(self, events: StreamEvents) -> AsyncIterator[StreamBegin | StreamChunk]:
+        """Yield the events in the answer to one request. Raise `GatewayUnavailable` if it broke off."""
+        http = self._http()
+        try:
+            async with http.stream(**events.request()) as answer:
+                if not answer.is_success:
+                    await answer.aread()
+                    raise calls.refusal(answer)
+                async for piece in answer.aiter_bytes():
+                    for event in events.read(piece):
+                        yield event
+        except httpx.TransportError as error:
+            events.check_time()
+            raise unreachable(http.base_url, error) from None
+        if not events.ended:
             raise GatewayUnavailable("the gateway broke off its answer", "ask again")

@@ -134,11 +134,16 @@ def wait_line(line: str) -> WaitResult | None:
         return None
     found = _LINE.validate_json(line)
     if isinstance(found, MissingTask):
-        detail = f"there is no task {found.id} any more"
-        raise GatewayError(
-            Problem(type="urn:organism:not-found", title="There is no such thing", status=404, detail=detail)
-        )
+        raise missing_task(found.id)
     return found
+
+
+def missing_task(id: UUID | str) -> GatewayError:
+    """Return the error for a task that does not exist any more."""
+    detail = f"there is no task {id} any more"
+    return GatewayError(
+        Problem(type="urn:organism:not-found", title="There is no such thing", status=404, detail=detail)
+    )
 
 
 # Each function returns the request of the client method that has its name.

@@ -41,6 +41,7 @@ from organism_flows.blocks.client.requests import (
     result_of,
     unreachable,
 )
+from organism_flows.blocks.client.stream_events import StreamEvents
 from organism_flows.blocks.errors import GatewayUnavailable
 from organism_flows.blocks.queue.explain import Why
 from organism_flows.blocks.queue.models.operations import (
@@ -52,6 +53,7 @@ from organism_flows.blocks.queue.models.operations import (
     TypePolicy,
 )
 from organism_flows.blocks.queue.models.rows import TaskRow, TaskSummary
+from organism_flows.blocks.queue.models.streams import StreamBegin, StreamChunk
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,10 @@ class SyncTaskHandle:
     def why(self) -> Why:
         """Return the reason why the task waits, or how it ended."""
         return self.client.why(self.id)
+
+    def stream(self, timeout: float | None = None) -> Iterator[StreamBegin | StreamChunk]:
+        """Yield what the handler emits, until the task has ended; see `SyncClient.stream`."""
+        return self.client.stream(self.id, timeout)
 
     def cancel(self) -> TaskActionResult:
         """Cancel the task: at once if it waits, else as soon as its handler has been asked to stop."""
@@ -206,6 +212,29 @@ class SyncClient:
             except GatewayUnavailable:
                 time.sleep(patience.outage_pause())
             left = [id for id in left if id not in seen]
+
+    def stream(self, id: UUID | str, timeout: float | None = None) -> Iterator[StreamBegin | StreamChunk]:
+        """Yield what the handler of a task emits, as it does, until the task has ended.
+
+        A `StreamBegin` comes before the chunks of each attempt: what was read before it no longer counts. Of
+        the last attempt each chunk comes once. Goes on reading through outages.
+
+        Args:
+            id: Id of the task, or the beginning of its id.
+            timeout: Longest time in seconds; while nothing is emitted it may take 10 s more. `None` means no
+                limit.
+
+        Raises:
+            TimeoutError: The time is up. The task goes on.
+            GatewayError: The task does not exist, or not any more, or this token may not read it.
+            GatewayUnavailable: The gateway cannot be reached when the time is up.
+        """
+        events = StreamEvents(id, timeout)
+        while not events.ended:
+            try:
+                yield from self._events(events)
+            except GatewayUnavailable:
+                time.sleep(events.patience.outage_pause())
 
     def cancel(self, id: UUID | str) -> TaskActionResult:
         """Cancel a task."""
@@ -338,4 +367,24 @@ class SyncClient:
         except httpx.TransportError as error:
             raise unreachable(http.base_url, error) from None
         if missing:
+            raise GatewayUnavailable("the gateway broke off its answer", "ask again")
+
+    def _events(self, events: StreamEvents) -> Iterator[StreamBegin | StreamChunk]:
+        """Yield the events in the answer to one request.
+
+        Raises:
+            GatewayUnavailable: The answer broke off.
+        """
+        http = self._http
+        try:
+            with http.stream(**events.request()) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    raise calls.refusal(answer)
+                for piece in answer.iter_bytes():
+                    yield from events.read(piece)
+        except httpx.TransportError as error:
+            events.check_time()
+            raise unreachable(http.base_url, error) from None
+        if not events.ended:
             raise GatewayUnavailable("the gateway broke off its answer", "ask again")

@@ -14,7 +14,7 @@ from organism_flows.blocks.errors import LaneLost, OrganismUnavailable, ReplicaL
 from organism_flows.blocks.queue import Batch, Outcomes
 from organism_flows.blocks.queue.counters import CallMeter
 from organism_flows.blocks.queue.wire import HANDED_BACK, positions_of
-from organism_flows.blocks.task_report import Acknowledgement, TaskReport
+from organism_flows.blocks.task_report import Acknowledgement, Chunks, TaskReport
 from organism_flows.flows.lanes.organism_protocol import OrganismCalls
 from organism_flows.flows.lanes.replica_messages import ReplicaMessages
 from organism_flows.flows.lanes.settle_batcher import SettleBatcher
@@ -53,6 +53,8 @@ class OpenCall:
     """Positions of the tasks that a handler is known to have begun."""
     refused: dict[int, str] = field(default_factory=dict)
     """Why the newest state of a task was not stored, by position."""
+    emitted: dict[int, Chunks] = field(default_factory=dict)
+    """Numbers of the last chunks of each task that has emitted some, by position."""
     accepted: float = float("inf")
     """When a replica first answered, by `time.monotonic`. Until then the call waits for a replica, and its
     tasks do not show how much room there is."""
@@ -62,6 +64,14 @@ class OpenCall:
     def waiting(self) -> set[int]:
         """Return the positions of the tasks that no handler is known to have begun."""
         return self.unreported - self.begun
+
+    def with_numbers(self, report: TaskReport) -> TaskReport:
+        """Return ``report`` with the numbers of its chunks. Call it once for each report, in their order."""
+        if report.chunks is None:
+            return report
+        chunks = report.chunks.numbered(self.emitted.get(report.position))
+        self.emitted[report.position] = chunks._replace(texts=())
+        return report._replace(chunks=chunks)
 
 
 class Calls:
@@ -247,7 +257,7 @@ class Calls:
             # A claim looks for checkpoints only of tasks that a handler is known to have begun.
             call.begun |= begun
             await self._writer.begun(batch.take(begun))
-        recorded = await self._writer.record(batch, reports)
+        recorded = await self._writer.record(batch, [call.with_numbers(report) for report in reports])
         answers: dict[int, Acknowledgement] = {}
         for report in reports:
             claim = batch.claims[report.position]

@@ -37,11 +37,13 @@ from organism_flows.serve_apps.gateway.routes import (
     overview,
     pauses,
     session,
+    stream,
     task_actions,
     tasks,
     types,
 )
 from organism_flows.serve_apps.gateway.routes import coordinator as coordinator_routes
+from organism_flows.serve_apps.gateway.stream_watcher import STREAM_SHARE, StreamWatcher
 from organism_flows.serve_apps.gateway.task_watcher import TaskWatcher
 from organism_flows.serve_apps.http_access import host_names
 
@@ -81,10 +83,11 @@ def create_app(settings: Settings | None = None, *, organism: OrganismLink | Non
         database, OrganismWatch(coordinator), throughput, partial(prefect_ui_url, settings.home)
     )
     waiting = TaskWatcher(lambda ids: database.queue.reader.states(ids))
+    streams = StreamWatcher(lambda places: database.queue.reader.streams(places), share=STREAM_SHARE)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with database, waiting, throughput, aclosing(overviews), aclosing(coordinator):
+        async with database, waiting, streams, throughput, aclosing(overviews), aclosing(coordinator):
             yield
 
     app = FastAPI(
@@ -101,6 +104,7 @@ def create_app(settings: Settings | None = None, *, organism: OrganismLink | Non
     app.state.parts = AppState(
         database,
         waiting,
+        streams,
         metrics,
         registry,
         coordinator,
@@ -120,6 +124,7 @@ def create_app(settings: Settings | None = None, *, organism: OrganismLink | Non
     for router in (
         export_stream.router,
         tasks.router,
+        stream.router,
         task_actions.router,
         pauses.router,
         limits.router,

@@ -20,6 +20,7 @@ from organism_flows.serve_apps.gateway.http.sessions import Sessions
 from organism_flows.serve_apps.gateway.http.tokens import OwnToken, TokenFile
 from organism_flows.serve_apps.gateway.metrics.metrics import QueueMetrics
 from organism_flows.serve_apps.gateway.organism_link import Coordinator
+from organism_flows.serve_apps.gateway.stream_watcher import StreamWatcher
 from organism_flows.serve_apps.gateway.task_watcher import TaskWatcher
 
 
@@ -29,6 +30,7 @@ class AppState:
 
     database: Database
     waiting: TaskWatcher
+    streams: StreamWatcher
     metrics: QueueMetrics
     registry: CollectorRegistry
     coordinator: Coordinator

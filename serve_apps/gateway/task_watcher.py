@@ -1,38 +1,13 @@
-"""Waiting for tasks: one statement polls all tasks that clients wait for, as long as any client waits.
-
-Settlements do nothing extra: Postgres does not notify of its own accord when a task ends, and polling costs
-only those who wait (docs/decisions/0011-gateway.md).
-"""
+"""Waiting for tasks until they change or end, by one poll for all clients."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
-from contextlib import suppress
-from typing import Protocol, Self
+from collections.abc import AsyncGenerator, Collection
 from uuid import UUID
 
 from organism_flows.blocks.queue import FINISHED, TaskState
-from organism_flows.serve_apps.gateway.database import OUTAGE
-
-POLL_PAUSE_S = 0.02
-"""Shortest pause between two polls, in seconds."""
-POLL_SHARE = 20
-"""Upper bound on the share of time spent polling, as 1/N, unless `POLL_PAUSE_LIMIT_S` ends the pause."""
-POLL_PAUSE_LIMIT_S = 2.0
-"""Longest pause between two polls, in seconds."""
-OUTAGE_PAUSE_S = 0.5
-"""Pause after a poll that failed, in seconds."""
-
-logger = logging.getLogger("organism.gateway")
-
-
-class _Watcher(Protocol):
-    """Receives the state of each task that a client waits for."""
-
-    def notify(self, task_id: UUID, state: TaskState | None) -> None: ...
+from organism_flows.serve_apps.gateway.shared_poll import SharedPoll
 
 
 class _OfOne:
@@ -62,34 +37,8 @@ class _OfMany:
             self.notified.set()
 
 
-class TaskWatcher:
-    """Polls the tasks that clients wait for, and passes their states on.
-
-    Args:
-        states: Reads the states of tasks, by id. A task that does not exist is left out.
-    """
-
-    def __init__(self, states: Callable[[Sequence[UUID]], Awaitable[dict[UUID, TaskState]]]) -> None:
-        self._states = states
-        self._watchers: dict[UUID, set[_Watcher]] = {}
-        self._awaited = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-        self.polls = 0
-
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._keep_polling(), name="gateway-waiting")
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-
-    @property
-    def waiters(self) -> int:
-        """Return the number of waits: a request that waits for ten tasks counts ten times."""
-        return sum(len(watchers) for watchers in self._watchers.values())
+class TaskWatcher(SharedPoll[UUID, TaskState]):
+    """Polls the tasks that clients wait for, and passes their states on."""
 
     async def changes(self, task_id: UUID) -> AsyncGenerator[TaskState | None, None]:
         """Yield the state of a task now and after each change, until the task has ended.
@@ -135,36 +84,3 @@ class TaskWatcher:
         finally:
             for task_id in left:
                 self._remove(task_id, watcher)
-
-    def _add(self, task_id: UUID, watcher: _Watcher) -> None:
-        self._watchers.setdefault(task_id, set()).add(watcher)
-        self._awaited.set()
-
-    def _remove(self, task_id: UUID, watcher: _Watcher) -> None:
-        self._watchers[task_id].discard(watcher)
-        if not self._watchers[task_id]:
-            del self._watchers[task_id]
-
-    async def _keep_polling(self) -> None:
-        while True:
-            if not self._watchers:
-                self._awaited.clear()
-                await self._awaited.wait()
-            started = time.monotonic()
-            pause = OUTAGE_PAUSE_S
-            try:
-                # Watchers that are added during the read are left out: the states that are read may be older
-                # than what those clients have seen.
-                asked = {task_id: list(watchers) for task_id, watchers in self._watchers.items()}
-                states = await self._states(list(asked))
-                for task_id, watchers in asked.items():
-                    for watcher in watchers:
-                        watcher.notify(task_id, states.get(task_id))
-                took = time.monotonic() - started
-                pause = min(max(POLL_SHARE * took, POLL_PAUSE_S), POLL_PAUSE_LIMIT_S)
-                self.polls += 1
-            except OUTAGE:
-                pass
-            except Exception:
-                logger.exception("reading the tasks that are waited for failed")
-            await asyncio.sleep(pause)

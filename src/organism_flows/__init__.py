@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from organism_flows.blocks.client.async_client import Client
     from organism_flows.blocks.client.sync_client import SyncClient
-    from organism_flows.blocks.errors import MustLeave, PermanentError, RetryAfter, StaleClaim
+    from organism_flows.blocks.errors import MustLeave, PermanentError, RetryAfter, StaleClaim, StreamFull
     from organism_flows.blocks.prefect_blocks.organism import Organism
     from organism_flows.blocks.queue import NewTask
+    from organism_flows.blocks.queue.models.streams import StreamBegin, StreamChunk
     from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster
     from organism_flows.blocks.prefect_blocks.task_queue import TaskQueue
     from organism_flows.flows.bootstrap import bootstrap
@@ -33,6 +34,9 @@ __all__ = [
     "RayCluster",
     "RetryAfter",
     "StaleClaim",
+    "StreamBegin",
+    "StreamChunk",
+    "StreamFull",
     "SyncClient",
     "TaskQueue",
     "bootstrap",
@@ -52,6 +56,9 @@ _MODULES = {
     "RayCluster": "blocks.prefect_blocks.ray_cluster",
     "RetryAfter": "blocks.errors",
     "StaleClaim": "blocks.errors",
+    "StreamBegin": "blocks.queue.models.streams",
+    "StreamChunk": "blocks.queue.models.streams",
+    "StreamFull": "blocks.errors",
     "SyncClient": "blocks.client.sync_client",
     "TaskQueue": "blocks.prefect_blocks.task_queue",
     "bootstrap": "flows.bootstrap",

@@ -18,6 +18,8 @@ import pytest
 from organism_flows.blocks.queue import Batch, NewTask, Outcomes, Queue, ReapResult, Settled
 from organism_flows.blocks.queue.stores.claims import Claims
 from organism_flows.blocks.queue.stores.leases import Leases
+from organism_flows.blocks.task_report import Chunks, TaskReport
+from organism_flows.flows.lanes.calls import OpenCall
 from organism_flows.flows.lanes.lane import Lane
 from organism_flows.flows.lanes.lease import Lease
 from tests.chaos.witness import Witness
@@ -150,6 +152,20 @@ async def a_killed_lane(queue: Queue) -> list[str]:
         return await verdict(queue, witness, {task: Expected("completed", 1)})
 
 
+async def a_stream_of_two_attempts(queue: Queue) -> list[str]:
+    """A lane that has written some chunks of a task is gone, and another runs it to its end."""
+    witness = Witness(emits=True)
+    witness.let_go.set()
+    [task] = await queue.submit([NewTask(type="held")])
+    await queue.leases.register("killed")
+    batch = await queue.claims.claim("killed", 1)
+    chunks = Chunks([f"[{batch.claims[0]}, 1]"]).numbered(None)
+    await queue.reports.record(batch, [TaskReport(chunks=chunks)])
+    async with running(Lane(queue, witness, until_empty=True)) as lane:
+        await asyncio.wait([lane], timeout=LONG_ENOUGH_S)
+        return await verdict(queue, witness, {task: Expected("completed", 1)})
+
+
 def no_token_check(patch: pytest.MonkeyPatch) -> None:
     """Settlements no longer compare the claim."""
 
@@ -203,7 +219,24 @@ def no_reaper(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Leases, "reap", reap)
 
 
-SCENARIOS: list[Scenario] = [a_late_settlement, a_cut_off_lane, a_poisonous_task, a_killed_lane]
+def mixed_streams(patch: pytest.MonkeyPatch) -> None:
+    """Chunks of earlier attempts stay, and readers get them too."""
+    edit_statements(patch, {"record_reports"}, "(earlier.claim, earlier.number) <", "false AND (0, 0) <")
+    edit_statements(patch, {"streams"}, " AND c.claim = t.claim\n", "\n")
+
+
+def streams_without_numbers(patch: pytest.MonkeyPatch) -> None:
+    """A lane forgets how many chunks of a claim it has written."""
+    patch.setattr(OpenCall, "with_numbers", lambda _, r: r._replace(chunks=r.chunks.numbered(None)))
+
+
+SCENARIOS: list[Scenario] = [
+    a_late_settlement,
+    a_cut_off_lane,
+    a_poisonous_task,
+    a_killed_lane,
+    a_stream_of_two_attempts,
+]
 BROKEN = [
     (no_token_check, a_late_settlement, "holds the result of claim"),
     (no_lease_watchdog, a_cut_off_lane, "ran twice at once"),
@@ -211,6 +244,8 @@ BROKEN = [
     (everybody_is_charged, a_poisonous_task, "(held): was charged"),
     (nothing_is_recorded, a_poisonous_task, "without a recorded reason after claims"),
     (no_reaper, a_killed_lane, "is still running"),
+    (mixed_streams, a_stream_of_two_attempts, "has a stream that is not the one of claim"),
+    (streams_without_numbers, a_stream_of_two_attempts, "its stream has 1 chunks of 3"),
 ]
 
 

@@ -10,8 +10,8 @@ from uuid import UUID
 
 from organism_flows.blocks.errors import ReplicaLost
 from organism_flows.blocks.queue import Batch, Outcomes
-from organism_flows.blocks.task_report import Acknowledgement
-from tests.support.history import Run
+from organism_flows.blocks.task_report import Acknowledgement, Chunks, TaskReport
+from tests.support.history import CHUNKS_OF_A_RUN, Run
 
 
 class Witness:
@@ -21,14 +21,18 @@ class Witness:
     Args:
         runs: Where runs are written down; several replicas may share it.
         neighbours: See above.
+        emits: Each run emits some chunks just before it completes.
     """
 
-    def __init__(self, runs: dict[UUID, list[Run]] | None = None, *, neighbours: int = 0) -> None:
+    def __init__(
+        self, runs: dict[UUID, list[Run]] | None = None, *, neighbours: int = 0, emits: bool = False
+    ) -> None:
         self.runs: dict[UUID, list[Run]] = defaultdict(list) if runs is None else runs
         self.let_go = asyncio.Event()
         self.begun = asyncio.Event()
         self.deaths = 0
         self._neighbours = neighbours
+        self._emits = emits
         self._present = 0
         self._crowd = asyncio.Event()
         self._death = asyncio.Event()
@@ -44,8 +48,12 @@ class Witness:
 
     async def call(self, batch: Batch) -> AsyncGenerator[Outcomes, None]:
         yield Outcomes()
-        for position in range(len(batch)):
-            yield await self._run(batch, position)
+        for position, claim in enumerate(batch.claims):
+            ended = await self._run(batch, position)
+            for number in range(1, CHUNKS_OF_A_RUN + 1) if self._emits else ():
+                chunks = Chunks([f"[{claim}, {number}]"], anew=number == 1)
+                yield Outcomes(reports=[TaskReport(position, chunks=chunks)])
+            yield ended
 
     async def _run(self, batch: Batch, position: int) -> Outcomes:
         run = Run(batch.claims[position], time.time(), replica=id(self))

@@ -30,12 +30,17 @@ class Refused(Exception):
     permanent = True
 
 
-async def work(task):
-    """Take params.seconds; then fail for good if params.refuse, or in the first params.failures attempts."""
+async def work(task, context):
+    """Take params.seconds, and emit three chunks on the way.
+
+    Then fail for good if params.refuse, or in the first params.failures attempts.
+    """
     params = task["params"]
     note(task, "begin")
     try:
-        await asyncio.sleep(params["seconds"])
+        for number in (1, 2, 3):
+            await asyncio.sleep(params["seconds"] / 3)
+            context.emit([task["claim"], number])
     finally:
         note(task, "end")
     if params.get("refuse"):

@@ -19,6 +19,7 @@ from uuid import UUID
 
 from organism_flows.blocks.queue import FINISHED, Queue
 from organism_flows.blocks.queue.models.operations import DEFAULT_MAX_ATTEMPTS
+from organism_flows.blocks.queue.models.streams import StreamChunk, StreamPlace
 from tests.support.sql import pool_of
 
 INSTALL = """
@@ -41,6 +42,8 @@ CHARGED = ("failed", "timed_out", "rejected")
 """Causes in a task's attempt history that are charged to it."""
 RAN_ALONE = "ran alone on a replica"
 """In the error of an attempt that is charged for the death of its replica."""
+CHUNKS_OF_A_RUN = 3
+"""Chunks that a handler emits that completes its task, if it emits any."""
 UNDER_CLAIM = re.compile(r"under claim (\d+)")
 """How handlers of the tests say in an error which claim they ran under."""
 
@@ -107,6 +110,9 @@ class History:
     changes: dict[UUID, list[Change]]
     charges: dict[UUID, list[Charge]]
     runs: dict[UUID, list[Run]] = field(default_factory=dict)
+    streams: dict[UUID, list[tuple[int, Any]]] = field(default_factory=dict)
+    """Numbers and values of what a reader gets of each task that has emitted anything. Handlers of the tests
+    emit ``[claim, 1]``, ``[claim, 2]`` and so on."""
 
 
 async def install_history(queue: Queue) -> None:
@@ -140,7 +146,14 @@ async def read_history(queue: Queue, evidence: Path | None = None, *, type: str 
     )
     for task, *values in await pool_of(queue).fetch(attempts, type, timeout=60):
         charges[task].append(Charge(*values))
-    return History({row["id"]: row for row in rows}, changes, charges, runs_in(evidence))
+    places = [StreamPlace(row["id"]) for row in rows]
+    streams: dict[UUID, list[tuple[int, Any]]] = {}
+    for begin in range(0, len(places), 1000):
+        for place, part in (await queue.reader.streams(places[begin : begin + 1000])).items():
+            for event in part.events(place):
+                if isinstance(event, StreamChunk):
+                    streams.setdefault(place.task_id, []).append((event.number, event.value))
+    return History({row["id"]: row for row in rows}, changes, charges, runs_in(evidence), streams)
 
 
 async def check_history(queue: Queue, submitted: Iterable[str], evidence: Path | None = None) -> None:
@@ -179,6 +192,7 @@ def violations(
     for task, row in history.tasks.items():
         found += [f"{task} ({row['type']}): {problem}" for problem in _about_settling(history, task)]
         found += [f"{task} ({row['type']}): {problem}" for problem in _about_charges(history, task)]
+        found += [f"{task} ({row['type']}): {problem}" for problem in _about_streams(history, task)]
         if ran:
             problems = [*_about_runs(history, task), *_about_overlaps(history, task, overlap_s)]
             found += [f"{task} ({row['type']}): {problem}" for problem in problems]
@@ -228,6 +242,15 @@ def _about_charges(history: History, task: UUID) -> Iterator[str]:
         yield f"counts {row['attempts']} attempts, but its history has {charged}: {dict(causes)}"
     if row["lease_lost"] != causes["lease_lost"]:
         yield f"counts {row['lease_lost']} lost leases, but its history has {causes['lease_lost']}"
+
+
+def _about_streams(history: History, task: UUID) -> Iterator[str]:
+    claim, chunks = history.tasks[task]["claim"], history.streams.get(task, [])
+    expected = [(number, [claim, number]) for number in range(1, len(chunks) + 1)]
+    if chunks != expected:
+        yield f"has a stream that is not the one of claim {claim}: {chunks[:10]}"
+    if chunks and history.tasks[task]["status"] == "completed" and len(chunks) != CHUNKS_OF_A_RUN:
+        yield f"completed, and its stream has {len(chunks)} chunks of {CHUNKS_OF_A_RUN}"
 
 
 def _about_runs(history: History, task: UUID) -> Iterator[str]:

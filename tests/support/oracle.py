@@ -37,6 +37,8 @@ class Task:
     finished_at: datetime | None = None
     redriven: int = 0
     expires_at: datetime | None = None
+    chunks: list[str] = field(default_factory=list)
+    """What was emitted under the newest claim."""
 
     @property
     def ended_at(self) -> datetime:
@@ -144,10 +146,19 @@ class Oracle:
         assert claim > task.claim, "a claim token must grow"
         self.newest_claim = max(self.newest_claim, claim)
         task.status, task.lane, task.claim = "running", lane, claim
+        task.chunks = []
         task.attempts += 1
 
     def holds_some(self, claims: list[int]) -> bool:
         return any(t.status == "running" and t.claim in claims for t in self.tasks.values())
+
+    def emit(self, task_id: UUID, claim: int, texts: list[str]) -> bool:
+        """False where the claim is stale."""
+        task = self.tasks.get(task_id)
+        if task is None or task.claim != claim or task.status != "running":
+            return False
+        task.chunks += texts
+        return True
 
     def settle(self, task_id: UUID, claim: int, cause: str) -> str | None:
         """The task's new status, or None when the claim is stale."""

@@ -38,6 +38,7 @@ OURS = frozenset(
         "tasks_moments_are_plausible",
         "task_attempts.task_attempts_task_id_fkey",
         "task_checkpoints.task_checkpoints_task_id_fkey",
+        "task_chunks.task_chunks_task_id_fkey",
     }
 )
 """Objects that the migrations attach to the table."""

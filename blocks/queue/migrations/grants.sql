@@ -4,7 +4,7 @@
 
 -- step: what an earlier version granted and this one does not
 REVOKE ALL ON tasks, lanes, lane_totals, task_attempts, task_types, pauses, task_audit, task_files, limits, limit_exceptions,
-    limit_levels, limit_spending, closures, task_checkpoints, organism_migrations
+    limit_levels, limit_spending, closures, task_checkpoints, task_chunks, organism_migrations
     FROM organism_submitter, organism_lane, organism_operator
 
 -- step: of the claim tokens likewise
@@ -76,6 +76,9 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON closures TO organism_lane
 -- step: what handlers report while they run
 GRANT SELECT, INSERT, UPDATE ON task_checkpoints TO organism_lane
 
+-- step: what they emit; the chunks of a task's earlier attempts are deleted
+GRANT SELECT, INSERT, DELETE ON task_chunks TO organism_lane
+
 -- step: the watchdog deletes old notes
 GRANT DELETE, SELECT (id, at) ON task_audit TO organism_lane
 
@@ -88,6 +91,9 @@ GRANT SELECT ON tasks, lanes, lane_totals, task_attempts, task_types, pauses, ta
 
 -- step: read it, and have tasks begin from the start
 GRANT SELECT, DELETE ON task_checkpoints TO organism_operator
+
+-- step: read what handlers emit
+GRANT SELECT ON task_chunks TO organism_operator
 
 -- step: cancel, start, retry, redrive, prune
 GRANT DELETE,

@@ -119,6 +119,8 @@ class TaskRow(Row):
     history: list[Attempt] = []
     progress: TaskProgress | None = None
     """`None` means that no handler has reported any."""
+    chunks: int = 0
+    """Number of the last chunk that its handler has emitted in the newest attempt. 0 means none."""
 
 
 class TaskSummary(Row):

@@ -24,12 +24,17 @@ from organism_flows.blocks.queue.models.operations import (
     TaskFilter,
 )
 from organism_flows.blocks.queue.models.rows import Depth, TaskResult, TaskRow, TaskState, TaskSummary
+from organism_flows.blocks.queue.models.streams import StoredChunks, StreamPart, StreamPlace
 from organism_flows.blocks.queue.stores.limits import room_of
 
 ACQUIRE_TIMEOUT = 10.0
 EXPORT_TIMEOUT = 300.0
 """Longest time for a page, in seconds: a filter that few tasks match reads many others before it finds one.
 """
+STREAM_PARTS = 500
+"""Most rows of chunks of one task in an answer; each has those of one report."""
+STREAM_BYTES = 64_000
+"""Bytes of chunks of one task, as they are stored, after which an answer has no more of them."""
 EXPORT_TASKS = 1000
 EXPORT_BYTES = 8_000_000
 """Bytes of params and results after which a page ends, as they are stored: Postgres compresses them."""
@@ -113,18 +118,28 @@ class Reader:
     async def states(self, ids: Sequence[UUID]) -> dict[UUID, TaskState]:
         """Return the current state of those of these tasks that exist, by id."""
         rows = await self._database.fetch("states", ids=ids)
-        return {
-            row["id"]: TaskState(
-                row["id"],
-                row["status"] if row["status"] in STATUSES else "created",
-                row["attempts"] or 0,
-                row["cancel_requested"],
-                row["lane"],
-                row["fraction"],
-                row["note"],
-            )
-            for row in rows
-        }
+        return {row["id"]: _state(row) for row in rows}
+
+    async def streams(self, places: Sequence[StreamPlace]) -> dict[StreamPlace, StreamPart]:
+        """Return the next chunks after each place. Those of tasks that do not exist are left out.
+
+        No chunk after a place, and a task that has ended: then there will be none.
+        """
+        rows = await self._database.fetch(
+            "streams",
+            ids=[place.task_id for place in places],
+            claims=[place.claim for place in places],
+            numbers=[place.number for place in places],
+            parts=STREAM_PARTS,
+            bytes=STREAM_BYTES,
+        )
+        found: dict[StreamPlace, StreamPart] = {}
+        for row in rows:
+            place = StreamPlace(row["id"], row["after_claim"], row["after_number"])
+            part = found.setdefault(place, StreamPart(_state(row), row["claim"], []))
+            if row["number"] is not None:
+                part.stored.append(StoredChunks(row["number"], row["run_begin"], row["chunks"]))
+        return found
 
     async def why(self, task_id: str, *, served: Collection[str] | None = None) -> Why:
         """Return the reason why a task waits, or how it ended.
@@ -219,6 +234,18 @@ class Reader:
         """Return the number of tasks that match, by status. Every status is present."""
         rows = await self._database.fetch("counts_of", **filter.parameters(), timeout=EXPORT_TIMEOUT)
         return dict.fromkeys(STATUSES, 0) | {row["status"]: row["tasks"] for row in rows}
+
+
+def _state(row: Any) -> TaskState:
+    return TaskState(
+        row["id"],
+        row["status"] if row["status"] in STATUSES else "created",
+        row["attempts"] or 0,
+        row["cancel_requested"],
+        row["lane"],
+        row["fraction"],
+        row["note"],
+    )
 
 
 async def _get(session: Session, task_id: str) -> TaskRow:

@@ -47,6 +47,9 @@ class Reports:
                 states=[report.state for report in some],
                 fractions=[report.progress and report.progress.fraction for report in some],
                 notes=[report.progress and report.progress.note for report in some],
+                chunks=[report.chunks and f"[{','.join(report.chunks.texts)}]" for report in some],
+                run_begins=[report.chunks and report.chunks.run_begin for report in some],
+                lasts=[report.chunks and report.chunks.last for report in some],
             )
             recorded.further.update((row["claim"], row["further"]) for row in rows)
 

@@ -34,6 +34,7 @@ SIGN_IN = "/api/session"
 LONG_POLL_PATHS = (
     "/wait",
     "/events",
+    "/stream",
     "/export",
     "/api/tasks/cancel",
     "/api/tasks/redrive",

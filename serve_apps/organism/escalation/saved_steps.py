@@ -114,13 +114,16 @@ class SavedSteps:
 
     def report(self, number: int, report: TaskReport) -> None:
         """Take what a step reports, and report it for the task."""
+        if report.chunks is not None:
+            # One stream for all steps: none of them takes the place of what another has emitted.
+            report = report._replace(chunks=report.chunks._replace(anew=False))
         if report.state is not None:
             self._active = True
             self._saved.states[number] = from_json(report.state)
             self._saved.counts[number] = report.step
             self._save(report, number)
-        elif report.awaited or report.progress:
-            self._job.call.report_running(report._replace(position=self._job.position, step=self._step()))
+        elif report.awaited or report.progress or report.chunks:
+            self._pass_on(report)
         if report.awaited and number in self._unsaved:
             self._answer(number, Acknowledgement(report.step, self._unsaved[number]))
         elif report.awaited:
@@ -146,11 +149,14 @@ class SavedSteps:
         except NotJson as error:
             self._unsaved[number] = str(error).replace("$", "the plan with the results of its steps", 1)
             logger.warning("claim %d: nothing is saved: %s", self._job.claim, self._unsaved[number])
+            if report.chunks is not None:
+                self._pass_on(TaskReport(chunks=report.chunks))
             return
         self._unsaved.pop(number, None)
-        self._job.call.report_running(
-            report._replace(position=self._job.position, step=self._step(), state=state)
-        )
+        self._pass_on(report._replace(state=state))
+
+    def _pass_on(self, report: TaskReport) -> None:
+        self._job.call.report_running(report._replace(position=self._job.position, step=self._step()))
 
     def _answer(self, number: int, answer: Acknowledgement) -> None:
         if number in self._steps:

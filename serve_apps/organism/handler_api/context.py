@@ -7,14 +7,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, MutableMapping
-from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
+from concurrent.futures import Future
 from typing import Any
 
 from organism_flows.blocks.errors import MustLeave, StaleClaim
 from organism_flows.blocks.json_text import NotJson, from_json, to_json
 from organism_flows.blocks.task_report import Acknowledgement, Checkpoint, Progress, TaskReport
 from organism_flows.blocks.tracing import current_traceparent
+from organism_flows.serve_apps.organism.handler_api.emitted_chunks import CHUNK_LIMIT_BYTES, EmittedChunks
+from organism_flows.serve_apps.organism.handler_api.leaving import Leaving
 from organism_flows.serve_apps.organism.handler_api.log_lines import LogLines
 
 logger = logging.getLogger("ray.serve.organism.handler")
@@ -87,54 +88,6 @@ class Saving:
         self._context.awaited(self._step).result()
 
 
-class Leaving:
-    """Whether a handler must leave, and until when. It is true once it must. It is safe in any thread."""
-
-    __slots__ = ("_called", "_event", "deadline")
-
-    def __init__(self) -> None:
-        self.deadline: float | None = None
-        """When the handler is stopped, by `time.monotonic`. `None` means that it may stay."""
-        self._event = threading.Event()
-        self._called: list[Future[None]] = []
-
-    def __bool__(self) -> bool:
-        return self._event.is_set()
-
-    def __await__(self) -> Generator[Any, None, None]:
-        """Wait until the handler must leave, in an ``async def``."""
-        import asyncio
-
-        future: Future[None] = Future()
-        future.set_running_or_notify_cancel()
-        self._called.append(future)
-        if self:
-            self._call()
-        return asyncio.wrap_future(future).__await__()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the handler must leave, in a plain function.
-
-        Args:
-            timeout: Longest wait, in seconds.
-
-        Returns:
-            True if it must.
-        """
-        return self._event.wait(timeout)
-
-    def begin(self, within_s: float) -> None:
-        """Say that the handler must leave within so many seconds."""
-        self.deadline = time.monotonic() + within_s
-        self._event.set()
-        self._call()
-
-    def _call(self) -> None:
-        while self._called:
-            with suppress(IndexError, InvalidStateError):
-                self._called.pop().set_result(None)
-
-
 class Context:
     """The context that a handler with a parameter called ``context`` gets. It is safe in any thread.
 
@@ -151,6 +104,7 @@ class Context:
         "_cancelled",
         "_checkpoint",
         "_durable",
+        "_emitted",
         "_ended",
         "_last",
         "_leaving",
@@ -192,6 +146,7 @@ class Context:
         self._step = 0
         self._last: str | None = None
         """JSON text of the newest state of this attempt."""
+        self._emitted = EmittedChunks()
         self._lock = threading.Lock()
         self._ended = False
         self._leaving: Leaving | None = None
@@ -273,10 +228,7 @@ class Context:
         """
         if state is None:
             raise NotJson("state is None, which means that there is no checkpoint")
-        try:
-            text = to_json(state, limit_bytes=STATE_LIMIT_BYTES)
-        except NotJson as error:
-            raise type(error)(str(error).replace("$", "state", 1)) from None
+        text = _encoded(state, "state", STATE_LIMIT_BYTES)
         with self._lock:
             self._refuse_if_ended()
             # A state that is the same again is no step ahead.
@@ -285,6 +237,27 @@ class Context:
             self._last = text
             self._report(TaskReport(step=self._step, state=text))
             return Saving(self, self._step)
+
+    def emit(self, chunk: Any) -> None:
+        """Add ``chunk`` to the stream of the task, for whoever reads it while the task runs.
+
+        Chunks are kept in their order, and with the task. It returns at once; what is emitted within about
+        50 ms is written together. A checkpoint that is durable makes the chunks before it durable too. The
+        stream of a later attempt begins again and takes the place of this one.
+
+        Args:
+            chunk: Any JSON value, at most `CHUNK_LIMIT_BYTES` long as JSON text.
+
+        Raises:
+            NotJson: The chunk cannot be stored. The message names the place and the reason.
+            StreamFull: There are `CHUNKS_LIMIT` chunks already, or `CHUNKS_LIMIT_BYTES` of them. It is not
+                added.
+            StaleClaim: The task is no longer this attempt's. Nothing was added.
+        """
+        text = _encoded(chunk, "chunk", CHUNK_LIMIT_BYTES)
+        with self._lock:
+            self._refuse_if_ended()
+            self._report(TaskReport(step=self._step, chunks=self._emitted.add(text)))
 
     def progress(self, fraction: float | None = None, note: str = "") -> None:
         """Report how far the task is, in numbers or in words. Whoever waits for the task sees it.
@@ -393,6 +366,14 @@ class Context:
         if self._last is not None or self._checkpoint is None or self._step < self._checkpoint.step:
             return False
         return bool(from_json(text) == from_json(self._checkpoint.state))
+
+
+def _encoded(value: Any, name: str, limit_bytes: int) -> str:
+    """Return ``value`` as JSON text. The error calls it by ``name``."""
+    try:
+        return to_json(value, limit_bytes=limit_bytes)
+    except NotJson as error:
+        raise type(error)(str(error).replace("$", name, 1)) from None
 
 
 def _share(fraction: Any) -> float | None:

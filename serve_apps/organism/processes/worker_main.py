@@ -26,9 +26,10 @@ from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.json_text import from_json
 from organism_flows.blocks.task_report import Acknowledgement, Checkpoint, TaskReport
 from organism_flows.serve_apps.organism.config import OrganConfig
-from organism_flows.serve_apps.organism.handler_api.context import Context, Leaving
+from organism_flows.serve_apps.organism.handler_api.context import Context
 from organism_flows.serve_apps.organism.handler_api.handler import Handler
 from organism_flows.serve_apps.organism.handler_api.handler_call import HandlerCall
+from organism_flows.serve_apps.organism.handler_api.leaving import Leaving
 from organism_flows.serve_apps.organism.handler_api.loading import load_handler
 from organism_flows.serve_apps.organism.handler_api.results import HandlerResults
 

@@ -7,6 +7,7 @@ import csv
 import errno
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,10 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from organism_flows.blocks.queue import Queue
+from organism_flows.blocks.task_report import Chunks, TaskReport
 from organism_flows.deployments.cli import main as cli
+from tests.support.queue.helpers import claim, outcomes_of
 
 ROOT = Path(__file__).parents[3]
 
@@ -48,6 +52,33 @@ def test_submit_list_show(organism: Any) -> None:
     code, shown, _ = organism("tasks", "show", task_id[:12])
     assert code == 0
     assert (shown["params"], shown["timeout_s"], shown["status"]) == ({"n": 1}, 5.0, "queued")
+
+
+def test_stream(organism: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    [task_id] = organism("submit", "echo")[1]["ids"]
+
+    async def run_it(cause: Any) -> None:
+        async with Queue(os.environ["ORGANISM_DSN"]) as queue:
+            batch = await claim(queue)
+            chunks = Chunks(['"some "', '"words"', '{"n": 1}'], last=3)
+            await queue.reports.record(batch, [TaskReport(chunks=chunks)])
+            await queue.claims.settle("lane", batch, outcomes_of(batch, cause, result="1", error="x"))
+
+    asyncio.run(run_it("completed"))
+    assert cli.run(["tasks", "stream", task_id[:14]]) == 0
+    assert capsys.readouterr() == ('some \nwords\n{"n": 1}\n', "attempt 1 begins\n")
+    assert cli.run(["tasks", "stream", task_id, "--joined"]) == 0
+    assert capsys.readouterr().out == 'some words{"n": 1}\n'
+    assert cli.run(["tasks", "stream", task_id, "--json"]) == 0
+    begin, first, *_, last = map(json.loads, capsys.readouterr().out.splitlines())
+    assert begin == {"claim": begin["claim"], "attempt": 1}
+    assert first == {"claim": begin["claim"], "number": 1, "chunk": "some "}
+    assert (last["id"], last["status"]) == (task_id, "completed")
+    assert organism("tasks", "show", task_id)[1]["chunks"] == 3
+    [other] = organism("submit", "echo")[1]["ids"]
+    asyncio.run(run_it("rejected"))
+    assert cli.run(["tasks", "stream", other]) == 1
+    assert f"failed: see `organism tasks why {other}`" in capsys.readouterr().err
 
 
 def test_cancel(organism: Any) -> None:

@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
+from uuid import UUID
 
 import pytest
 
 from organism_flows.blocks.queue import NewTask, Outcomes, Queue
+from organism_flows.blocks.queue.models.streams import StreamBegin, StreamChunk, StreamPlace
 from organism_flows.flows.lanes import lease
 from organism_flows.flows.lanes.lane import Lane
+from organism_flows.serve_apps.gateway.stream_watcher import StreamWatcher
 from tests.support.flows import units
 from tests.support.flows.running_lanes import nothing_left_behind
 from tests.support.local_organism import LocalOrganism
 from tests.support.sql import edit_statements
+from tests.support.stack import until
 
 pytestmark = pytest.mark.anyio
 TIMEOUT = 240
@@ -24,6 +29,12 @@ TIMEOUT = 240
 CONFIG = {
     "organs": [
         {"id": "w", "task_types": ["w"], "handler": "tests.support.flows.units:work", "suspects": "replica"},
+        {
+            "id": "emits",
+            "task_types": ["emits"],
+            "handler": "tests.support.flows.units:emit",
+            "suspects": "replica",
+        },
         {"id": "once", "task_types": ["once"], "handler": "tests.support.flows.units:once"},
     ],
     "default_timeout_s": 120,
@@ -160,3 +171,49 @@ async def test_a_replica_that_is_taken_down_repeats_nothing_and_charges_nobody(q
         task = await queue.get(task_id)
         assert (task.status, task.attempts, task.suspicion) == ("completed", 1, 0)
         assert {attempt.cause for attempt in task.history} <= {"interrupted"}
+
+
+class Readers:
+    """Readers of streams: the gateway of each is gone after so many parts, and another takes its place."""
+
+    def __init__(self, queue: Queue) -> None:
+        self.queue = queue
+        self.at: dict[tuple[UUID, int], StreamPlace] = {}
+        """Where each is, by task and number of parts."""
+
+    async def read(self, task_id: UUID, parts: int) -> list[StreamBegin | StreamChunk]:
+        """Read a stream to its end."""
+        place, seen = StreamPlace(task_id), list[StreamBegin | StreamChunk]()
+        while True:
+            async with (
+                StreamWatcher(self.queue.reader.streams) as streams,
+                aclosing(streams.parts(place)) as stream,
+            ):
+                for _ in range(parts):
+                    before, part = await anext(stream)
+                    assert part is not None
+                    for event in part.events(before):
+                        seen.append(event)
+                        place = StreamPlace(task_id, event.claim, event.number)
+                    self.at[task_id, parts] = place
+                    if part.ended:
+                        return seen
+
+
+async def test_readers_see_each_chunk_of_the_last_attempt_once_whatever_dies(queue: Queue) -> None:
+    organism, readers = LocalOrganism(CONFIG), Readers(queue)
+    ids = await queue.submit([NewTask(type="emits", params={"units": 8, "pause_at": 3})] * 3)
+    reading = [asyncio.create_task(readers.read(task_id, parts)) for task_id in ids for parts in (1, 3)]
+    lane = asyncio.create_task(Lane(queue, organism, until_empty=True).run())
+    await until(lambda: [place.number for place in readers.at.values()] == [4] * 6, patience=TIMEOUT)
+    organism.kill()
+    units.go_on.set()
+    await asyncio.wait_for(lane, TIMEOUT)
+    for events in await asyncio.wait_for(asyncio.gather(*reading), TIMEOUT):
+        first, last = (n for n, event in enumerate(events) if isinstance(event, StreamBegin))
+        assert [event.value for event in events[first + 1 : last] if isinstance(event, StreamChunk)] == [
+            *range(4)
+        ]
+        chunks = [event for event in events[last:] if isinstance(event, StreamChunk)]
+        assert [chunk.value for chunk in chunks] == [*range(8)]
+        assert {chunk.claim for chunk in chunks} == {events[last].claim}

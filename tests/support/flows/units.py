@@ -17,10 +17,13 @@ after_unit: Callable[[int], Any] = lambda _: None  # noqa: E731
 """Called between a unit and its checkpoint."""
 after_checkpoint: Callable[[int], Any] = lambda _: None  # noqa: E731
 """Called when the checkpoint of a unit is durable."""
+go_on = asyncio.Event()
+"""Lets `emit` go on."""
 
 
 def reset() -> None:
-    global after_unit, after_checkpoint
+    global after_unit, after_checkpoint, go_on
+    go_on = asyncio.Event()
     DONE.clear()
     RESUMED.clear()
     after_unit = after_checkpoint = lambda _: None
@@ -37,6 +40,15 @@ async def work(params: dict[str, Any], context: Context) -> Any:
         after_checkpoint(unit)
         await asyncio.sleep(0)
     return begin
+
+
+async def emit(params: dict[str, Any], context: Context) -> Any:
+    """Emit the number of each unit, from the start in each attempt, and wait for `go_on` at one of them."""
+    for unit in range(params["units"]):
+        context.emit(unit)
+        await context.checkpoint(unit)
+        if unit == params["pause_at"]:
+            await go_on.wait()
 
 
 def once(params: dict[str, Any], context: Context) -> Any:

@@ -43,6 +43,6 @@ ROUTES = {
     ),
     ("get", "/coordinator/health"),
     ("post", "/coordinator/submit"),
-    *(("get", f"{TASK}{path}") for path in ("", "/status", "/why", "/wait", "/events")),
+    *(("get", f"{TASK}{path}") for path in ("", "/status", "/why", "/wait", "/events", "/stream")),
     *(("post", f"{TASK}{path}") for path in ("/cancel", "/run", "/retry")),
 }

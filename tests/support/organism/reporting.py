@@ -6,7 +6,7 @@ import asyncio
 import threading
 from typing import Any
 
-from organism_flows.blocks.errors import MustLeave, StaleClaim
+from organism_flows.blocks.errors import MustLeave, StaleClaim, StreamFull
 from organism_flows.serve_apps.organism.handler_api.context import Context
 
 GO = threading.Event()
@@ -125,3 +125,57 @@ async def unaware(params: dict[str, Any], context: Context) -> Any:
 def without_need(params: dict[str, Any], context: Context) -> Any:
     assert not context.must_leave
     raise MustLeave("I want to")
+
+
+def emits(params: dict[str, Any], context: Context) -> None:
+    for unit in range(params["units"]):
+        context.emit({"unit": unit})
+
+
+async def emits_coroutine(params: dict[str, Any], context: Context) -> None:
+    for unit in range(params["units"]):
+        context.emit({"unit": unit})
+        await asyncio.sleep(0)
+
+
+def emits_batched(tasks: list[dict[str, Any]], contexts: list[Context]) -> list[None]:
+    """Fails as a whole if there are several tasks, after it has emitted for each."""
+    for task, context in zip(tasks, contexts, strict=True):
+        for unit in range(task["params"]["units"]):
+            context.emit({"unit": unit})
+    if len(tasks) > 1 and tasks[0]["params"].get("fails"):
+        raise ValueError("not together")
+    return [None] * len(tasks)
+
+
+def emits_too_much(params: dict[str, Any], context: Context) -> list[str]:
+    """Returns what each chunk that cannot be kept led to, and goes on."""
+    said = []
+    for chunk in (float("nan"), "\x00", "x" * 70_000):
+        try:
+            context.emit(chunk)
+        except ValueError as error:
+            said.append(str(error))
+    try:
+        for _ in range(100):
+            context.emit("x" * 60_000)
+    except StreamFull as error:
+        said.append(str(error))
+    context.emit("small")
+    return said
+
+
+def emits_late(params: dict[str, Any], context: Context) -> None:
+    """Emits something when it is let go, whatever became of its task."""
+    context.emit("before")
+    GO.wait(60)
+    try:
+        context.emit("after")
+    except StaleClaim as error:
+        CAUGHT.append(str(error))
+
+
+async def emits_and_saves(params: dict[str, Any], context: Context) -> None:
+    """The chunk and the state, which is too large for a plan, are in one report."""
+    context.emit("a chunk")
+    context.checkpoint("x" * params["size"])

@@ -27,8 +27,10 @@ from hypothesis.stateful import (
 )
 
 from organism_flows.blocks.queue import Batch, ClaimLines, NewTask, Outcomes, Queue, RedriveFilter, TypePolicy
+from organism_flows.blocks.queue.models.streams import StreamChunk, StreamPlace
 from organism_flows.blocks.queue.stores.claim_lines import lines_of
 from organism_flows.blocks.snooze import Snooze
+from organism_flows.blocks.task_report import Chunks, TaskReport
 from tests.support.clock import START, set_clock
 from tests.support.oracle import FINISHED, Oracle, Task
 from tests.support.sql import database_of, pool_of
@@ -72,6 +74,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.lanes: list[str] = []
         self.lines: dict[str, ClaimLines] = {}
         self.numbers = count()
+        self.emitted: dict[int, Chunks] = {}
+        """Last chunks of each claim, as a lane keeps them."""
         self.register()
         for kind in TYPES:
             self.add(kind, data.draw(priorities))
@@ -267,6 +271,31 @@ class QueueMachine(RuleBasedStateMachine):
             assert (task_id in settled.stale) == (expected is None)
             if expected == "retry":
                 self.adopt_backoff(UUID(task_id))
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), number=st.integers(1, 2))
+    def emit(self, data: st.DataObject, number: int) -> None:
+        """Each statement twice: the answer to the first may be lost."""
+        _, batch = self.some_held(data)
+        reports, expected = [], set()
+        for position, (task_id, claim) in enumerate(zip(batch.ids, batch.claims, strict=True)):
+            texts = [str(next(self.numbers)) for _ in range(number)]
+            chunks = Chunks(texts).numbered(self.emitted.get(claim))
+            self.emitted[claim] = chunks
+            reports.append(TaskReport(position, chunks=chunks))
+            if self.oracle.emit(UUID(task_id), claim, texts):
+                expected.add(claim)
+        for _ in range(2):
+            assert set(self.wait(self.queue.reports.record(batch, reports)).further) == expected
+        self.same_streams(begin_anywhere=number)
+
+    def same_streams(self, begin_anywhere: int) -> None:
+        """Every reader sees the chunks of the newest claim, from the start or from where it was."""
+        places = [StreamPlace(task_id) for task_id in self.oracle.tasks]
+        places += [StreamPlace(t.id, t.claim, begin_anywhere) for t in self.oracle.tasks.values()]
+        for place, part in self.wait(self.queue.reader.streams(places)).items():
+            seen = [event.text for event in part.events(place) if isinstance(event, StreamChunk)]
+            assert seen == self.oracle.tasks[place.task_id].chunks[place.number :]
 
     @precondition(lambda self: self.held)
     @rule(data=st.data(), after_s=st.sampled_from([0, 3, LEASE_S - 1]), closes=st.booleans())

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.validation import first_error
 from organism_flows.deployments.cli.commands.tasks.reads import tasks
+from organism_flows.deployments.cli.commands.tasks.stream import stream_task
 from organism_flows.deployments.cli.exit_codes import ExitCode
 from organism_flows.deployments.cli.options import OfDomain, OfType
 from organism_flows.deployments.cli.output import AsJson, show
@@ -17,6 +18,9 @@ from organism_flows.deployments.cli.own_queue import open_queue
 
 if TYPE_CHECKING:
     from organism_flows.blocks.queue import Queue
+
+
+tasks.command(stream_task, name="stream")
 
 
 @tasks.command(name="cancel")

@@ -201,6 +201,8 @@ def _describe(task: TaskRow) -> str:
         lines.append(f"runs since {begun:%Y-%m-%d %H:%M:%S %Z}")
     if task.progress:
         lines.append(f"progress   {_progress(task.progress)}")
+    if task.chunks:
+        lines.append(f"stream     {task.chunks:,} chunks: `organism tasks stream {task.id}`")
     if task.error:
         lines.append(f"error      {task.error}")
     lines += [f"params     {text(task.params)}", f"result     {text(task.result)}"]

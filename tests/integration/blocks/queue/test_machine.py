@@ -106,6 +106,7 @@ BROKEN = {
         "FROM redriven WHERE false",
     ),
     "prune takes what is young": ("prune", "finished_at < queue_now() - ", "'epoch' < queue_now() - "),
+    "a stale claim emits": ("record_reports", FENCE, "t.status = 'running'"),
     "renew revives a reaped lane": ("renew", "AND lease_until > 'epoch'", ""),
 }
 """Ways to break a promise by one edit of a statement. The machine must notice every one of them."""

@@ -53,7 +53,7 @@ ALSO = {
         ahead attached board_dead board_failures board_latency board_running board_waiting cancel
         cancellable counts counts_of database_health depths duplicates export finished
         limit_use next_finished of_type page policies redrivable redrivable_sample results start
-        states stuck to_cancel unheld
+        states streams stuck to_cancel unheld
     """,
     OPERATOR: """
         cancel_requests limit_charge limit_costs limit_lock limit_reconcile limit_spend lines

@@ -15,7 +15,8 @@ import pytest
 
 from organism_flows.blocks.queue import NewTask, Queue, Status, TaskState
 from organism_flows.blocks.task_report import Progress, TaskReport
-from organism_flows.serve_apps.gateway.task_watcher import POLL_PAUSE_S, TaskWatcher
+from organism_flows.serve_apps.gateway.shared_poll import POLL_PAUSE_S
+from organism_flows.serve_apps.gateway.task_watcher import TaskWatcher
 from tests.support.gateway.running import Gateway
 from tests.support.queue.helpers import claim, outcomes_of
 from tests.support.sql import pool_of

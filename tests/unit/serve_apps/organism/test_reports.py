@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from organism_flows.blocks.errors import StreamFull
 from organism_flows.blocks.queue.wire import Outcomes
-from organism_flows.blocks.task_report import Acknowledgement, Checkpoint, Progress, TaskReport
+from organism_flows.blocks.task_report import Acknowledgement, Checkpoint, Chunks, Progress, TaskReport
+from organism_flows.serve_apps.organism.handler_api import emitted_chunks
 from organism_flows.serve_apps.organism.manager import OrganismManager
 from tests.support.organism import reporting
 from tests.support.organism.elsewhere import Elsewhere
@@ -324,3 +326,130 @@ async def test_a_handler_that_leaves_without_need_has_failed(processes: bool) ->
     result = await run(runs("without_need", processes=processes), batch(("r", {})))
     assert result.causes == {0: "failed"}
     assert "without need: MustLeave: I want to" in str(result.errors[0])
+
+
+# What handlers emit
+
+
+def emitted(reader: Reader, position: int = 0) -> list[str]:
+    chunks = reader.reports[position].chunks
+    assert chunks is not None
+    return list(chunks.texts)
+
+
+def units(count: int) -> list[str]:
+    return [f'{{"unit":{unit}}}' for unit in range(count)]
+
+
+@pytest.mark.parametrize("processes", [False, True])
+@pytest.mark.parametrize("handler", ["emits", "emits_coroutine"])
+async def test_every_form_of_handler_emits_in_order(handler: str, processes: bool) -> None:
+    reader = Reader(runs(handler, processes=processes))
+    await reader.read(batch(("r", {"units": 300})))
+    assert emitted(reader) == units(300)
+    assert reader.messages < 100, "they leave together"
+
+
+@pytest.mark.parametrize("processes", [False, True])
+async def test_each_task_of_a_handler_batch_has_a_stream(processes: bool) -> None:
+    reader = Reader(runs("emits_batched", batch=True, max_batch_size=3, processes=processes))
+    await reader.read(batch(*(("r", {"units": n}) for n in (1, 2, 3))))
+    assert [emitted(reader, n) for n in range(3)] == [units(1), units(2), units(3)]
+
+
+@pytest.mark.parametrize("processes", [False, True])
+async def test_a_task_that_is_run_again_alone_begins_its_stream_again(processes: bool) -> None:
+    reader = Reader(runs("emits_batched", batch=True, max_batch_size=2, processes=processes))
+    result = await reader.read(batch(*(("r", {"units": 3, "fails": True}) for _ in range(2))))
+    assert set(result.causes.values()) == {"completed"}
+    assert [emitted(reader, n) for n in range(2)] == [units(3)] * 2
+
+
+def test_the_lane_numbers_the_chunks_of_a_claim() -> None:
+    first = Chunks(("a", "b"), anew=True).numbered(None)
+    assert (first.run_begin, first.last) == (0, 2)
+    second = Chunks(("c",)).numbered(first)
+    assert (second.run_begin, second.last) == (0, 3)
+    again = Chunks(("d",), anew=True).numbered(second)
+    assert (again.run_begin, again.last) == (4, 5), "the begin has a number of its own"
+
+
+@pytest.mark.parametrize("processes", [False, True])
+async def test_what_cannot_be_kept_is_an_error_that_a_handler_may_catch(processes: bool) -> None:
+    reader = Reader(runs("emits_too_much", processes=processes))
+    result = await reader.read(batch(("r", {})))
+    nan, nul, large, full = result.results[0]
+    assert "chunk is NaN" in nan
+    assert "NUL" in nul
+    assert large == "chunk is 70,002 bytes of JSON, more than the limit of 64,000"
+    assert "the stream has 66 chunks of 3,960,132 bytes; one more of 60,002 bytes exceeds its limit" in full
+    assert len(emitted(reader)) == 67
+    assert emitted(reader)[-1] == '"small"', "a smaller one has room"
+
+
+def test_a_stream_has_a_number_of_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emitted_chunks, "CHUNKS_LIMIT", 2)
+    chunks = emitted_chunks.EmittedChunks()
+    chunks.add("1")
+    chunks.add("2")
+    with pytest.raises(StreamFull, match="2 chunks"):
+        chunks.add("3")
+
+
+async def test_nothing_is_emitted_after_the_end() -> None:
+    manager = runs("emits_late")
+    reader = Reader(manager)
+    reading = asyncio.create_task(reader.read(batch(("r", {}))))
+    await reader.first.wait()
+    assert cancel_claims(manager, 100) == [100]
+    assert (await reading).causes == {0: "cancelled"}
+    reporting.GO.set()
+    await until(lambda: reporting.CAUGHT)
+    assert emitted(reader) == ['"before"']
+
+
+async def test_a_handler_learns_that_its_claim_is_stale_without_waiting_for_anything() -> None:
+    manager = runs("emits_late")
+    messages = manager.handle_tasks(batch(("r", {})))
+    async for message in messages:
+        if Outcomes.from_wire(message).reports:
+            manager.acknowledge({100: Acknowledgement(0, "claim 100 is no longer the newest", stale=True)})
+            reporting.GO.set()
+    assert "claim 100 has ended" in reporting.CAUGHT[0]
+
+
+async def test_chunks_of_an_organ_apart_come_through() -> None:
+    config = {"organs": [organ("r", f"{HANDLERS}:emits", deployment={})]}
+    elsewhere = Elsewhere(config, "r")
+    reader = Reader(OrganismManager(config, connect=lambda _: elsewhere))
+    await reader.read(batch(("r", {"units": 20})))
+    assert emitted(reader) == units(20)
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+async def test_the_steps_of_a_plan_share_the_stream_of_their_task(parallel: bool) -> None:
+    manager = organism(
+        organ("planner", "plan"),
+        organ("r", f"{HANDLERS}:emits"),
+        escalation={"drift_score": 1.0, "planner": "planner"},
+    )
+    reader = Reader(manager)
+    steps = [{"organ": "r", "params": {"units": 3}}, {"organ": "r", "params": {"units": 2}}]
+    await reader.read(escalated(*steps, parallel=parallel))
+    chunks = reader.reports[0].chunks
+    assert chunks is not None
+    assert sorted(chunks.texts) == sorted(units(3) + units(2))
+    assert not chunks.anew
+    if not parallel:
+        assert list(chunks.texts) == units(3) + units(2)
+
+
+async def test_chunks_of_a_step_stay_when_its_state_cannot_be_saved() -> None:
+    manager = organism(
+        organ("planner", "plan"),
+        organ("r", f"{HANDLERS}:emits_and_saves"),
+        escalation={"drift_score": 1.0, "planner": "planner"},
+    )
+    reader = Reader(manager)
+    await reader.read(escalated({"organ": "r", "params": {"size": 255_990}}))
+    assert emitted(reader) == ['"a chunk"']

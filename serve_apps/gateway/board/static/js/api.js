@@ -52,6 +52,13 @@ export const get = (path, query = {}) => {
   return request("GET", text ? `${path}?${text}` : path);
 };
 
+// Server-sent events: `on` has what to do with each kind. The browser connects again by itself.
+export function follow(path, on) {
+  const source = new EventSource(base + path);
+  for (const [kind, act] of Object.entries(on)) source.addEventListener(kind, act);
+  return () => source.close();
+}
+
 export const post = (path, body) => request("POST", path, body);
 
 // Ask again and again while the page is seen. What was heard last stays when an answer fails.

@@ -1,7 +1,7 @@
 // A task: where it is and why, what happened to it, what it was given and returned.
 
-import { useState } from "preact/hooks";
-import { get, link, post, usePoll } from "./api.js";
+import { useEffect, useState } from "preact/hooks";
+import { follow, get, link, post, usePoll } from "./api.js";
 import { count, duration, firstLine, moment, visible } from "./format.js";
 import { capital, Copy, Heading, html, isOperator, Loading, Said, Section, Status, statusWord, Text, Time, toast, Tree, Trouble, useAction } from "./ui.js";
 
@@ -46,6 +46,7 @@ export function TaskPage({ path, session }) {
         <${Section} id="facts" title="Facts"><${Facts} task=${task} /><//>
       </div>
       <div>
+        ${task.chunks > 0 && html`<${Stream} task=${task} />`}
         ${task.log && html`<${Section} id="log" title=${task.status === "completed" ? "Log" : "Log of the last attempt"} note="times in UTC" tools=${html`<${Copy} text=${task.log} label="log" />`}><${LongText} text=${task.log} kind="log" /><//>`}
         <${Section} id="params" title="Params" tools=${html`<${Copy} text=${JSON.stringify(task.params, null, 2)} label="params" />`}><div class="tree"><${Tree} value=${task.params} /></div><//>
         ${task.status === "completed" && html`<${Section} id="result" title="Result" tools=${html`<${Copy} text=${JSON.stringify(task.result, null, 2)} label="result" />`}><div class="tree"><${Tree} value=${task.result} /></div><//>`}
@@ -61,12 +62,27 @@ function sentence(why) {
   return firstLine(text.replace(/(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d) UTC/g, (_, day, time) => moment(`${day}T${time}Z`).text), 1000);
 }
 
+// What its handler emits: texts one after the other, other values a line each.
+function Stream({ task }) {
+  const [text, set] = useState("");
+  useEffect(() => {
+    const close = follow(`api/tasks/${task.id}/stream`, {
+      begin: () => set(""),
+      chunk: ({ data }) => set((last) => last + (data[0] === '"' ? JSON.parse(data) : `${data}\n`)),
+      end: () => close(),
+      gone: () => close(),
+    });
+    return close;
+  }, [task.id, task.claim]);
+  return html`<${Section} id="stream" title="Stream" note=${FINISHED.includes(task.status) ? "" : "live"} tools=${html`<${Copy} text=${text} label="stream" />`}><${LongText} text=${text} kind="stream" end /><//>`;
+}
+
 const CHARACTERS_SHOWN = 4000;
 
-function LongText({ text, kind }) {
+function LongText({ text, kind, end }) {
   const [all, set] = useState(false);
   const long = text.length > CHARACTERS_SHOWN && !all;
-  return html`<pre class=${kind} tabindex="0"><bdi>${visible(long ? text.slice(0, CHARACTERS_SHOWN) : text)}</bdi></pre>${long && html`<button type="button" class="plain" onClick=${() => set(true)}>Show all ${count(text.length)} characters</button>`}`;
+  return html`<pre class=${kind} tabindex="0"><bdi>${visible(long ? (end ? text.slice(-CHARACTERS_SHOWN) : text.slice(0, CHARACTERS_SHOWN)) : text)}</bdi></pre>${long && html`<button type="button" class="plain" onClick=${() => set(true)}>Show all ${count(text.length)} characters</button>`}`;
 }
 
 function Actions({ task, again, session }) {

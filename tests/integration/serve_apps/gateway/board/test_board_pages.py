@@ -427,9 +427,24 @@ async def test_a_task_is_followed_until_it_ends(reader: Reader, board: tuple[Gat
     await reader.open(f"tasks/{task}")
     await reader.button("Run").click()
     await expect(reader.page.get_by_role("main")).to_contain_text("queued")
+    emit = "INSERT INTO task_chunks (task_id, claim, number, run_begin, chunks) VALUES ($1, 1000, "
     await fill(
         dsn,
-        "UPDATE tasks SET status = 'completed', finished_at = now(), elapsed_ms = 12, result = '\"a dog\"', "
+        "UPDATE tasks SET status = 'running', claim = 1000, locked_by = 'l', locked_at = now() WHERE id = $1",
+        task,
+    )
+    await fill(dsn, f"""{emit} 2, 0, '["it is ", "a "]')""", task)
+    stream = reader.page.get_by_role("region", name="Stream")
+    await expect(stream).to_contain_text("it is a")
+    await fill(dsn, f"""{emit} 4, 0, '["dog", {{"sure": 0.9}}]')""", task)
+    await expect(stream).to_contain_text('it is a dog{"sure": 0.9}')
+    await fill(dsn, f"""{emit} 6, 5, '["it is a cat"]')""", task)
+    await expect(stream).not_to_contain_text("dog")
+    await expect(stream).to_contain_text("it is a cat")
+    await fill(
+        dsn,
+        "UPDATE tasks SET status = 'completed', locked_by = NULL, locked_at = NULL, "
+        "finished_at = now(), elapsed_ms = 12, result = '\"a dog\"', "
         "log = E'INFO 12 colours\\nINFO it barks', traceparent = '00-' || repeat('ab', 16) || '-' "
         "|| repeat('cd', 8) || '-01' WHERE id = $1",
         task,
