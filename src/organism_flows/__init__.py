@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from organism_flows.blocks.client.async_client import Client
     from organism_flows.blocks.client.sync_client import SyncClient
-    from organism_flows.blocks.errors import MustLeave, PermanentError, RetryAfter, StaleClaim
+    from organism_flows.blocks.errors import MustLeave, PermanentError, RetryAfter, StaleClaim, WaitFor
     from organism_flows.blocks.prefect_blocks.organism import Organism
     from organism_flows.blocks.queue import NewTask
     from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster
@@ -35,6 +35,7 @@ __all__ = [
     "StaleClaim",
     "SyncClient",
     "TaskQueue",
+    "WaitFor",
     "bootstrap",
     "dispatch",
     "redrive",
@@ -54,6 +55,7 @@ _MODULES = {
     "StaleClaim": "blocks.errors",
     "SyncClient": "blocks.client.sync_client",
     "TaskQueue": "blocks.prefect_blocks.task_queue",
+    "WaitFor": "blocks.errors",
     "bootstrap": "flows.bootstrap",
     "dispatch": "flows.dispatch",
     "redrive": "flows.redrive",

@@ -19,6 +19,7 @@ NAMES = {
     "StaleClaim",
     "SyncClient",
     "TaskQueue",
+    "WaitFor",
     "bootstrap",
     "dispatch",
     "redrive",

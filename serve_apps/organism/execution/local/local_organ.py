@@ -193,6 +193,10 @@ class LocalOrgan(JobRunner):
         """Return a call for those of ``jobs`` whose params can be read; `None` means there are none."""
         run = Invocation(jobs, [], time.monotonic(), self.config.id)
         for job in jobs:
+            if (wait := job.wait) is not None and wait.timed_out and wait.or_fail:
+                text = f"the event {wait.event} that it waited for did not come in time"
+                self._report(job, HandlerResult("rejected", error=text))
+                continue
             try:
                 run.tasks.append(job.task())
                 job.run = run
