@@ -259,7 +259,7 @@ def _wait_for(
 
 
 class EventRefused(OrganismError):
-    """The task does not take this event: it has ended, or the event is not one."""
+    """The task takes no more events: it has ended, or has had very many."""
 
 
 class StaleClaim(Exception):

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import asyncpg
 
-from organism_flows.blocks.errors import AlreadySubmitted, EventRefused, TaskNotFound
+from organism_flows.blocks.errors import AlreadySubmitted, ConfigurationError, EventRefused, TaskNotFound
 from organism_flows.blocks.json_text import NotJson, to_json
 from organism_flows.blocks.queue.db.bisection import one_line
 from organism_flows.blocks.queue.db.database import Database
@@ -72,17 +72,17 @@ class Producer:
 
         Raises:
             TaskNotFound: No task has this id.
-            EventRefused: The task has ended, or the name or the payload cannot be stored.
+            EventRefused: The task takes no more events, because it has ended or has had very many.
+            ConfigurationError: The name or the payload cannot be stored.
         """
         if not EVENT_NAME.fullmatch(name):
-            raise EventRefused(f"{name!r:.150} is no name of an event", f"use {EVENT_NAME_RULE}")
+            raise ConfigurationError(f"{name!r:.150} is no name of an event", f"use {EVENT_NAME_RULE}")
         try:
             text = to_json(payload, limit_bytes=EVENT_LIMIT_BYTES)
         except NotJson as error:
             problem = str(error).replace("$", "payload", 1)
-            raise EventRefused(
-                f"the event {name} cannot be stored: {problem}", "send another payload"
-            ) from None
+            what = f"the event {name} cannot be stored: {problem}"
+            raise ConfigurationError(what, "send another payload") from None
         try:
             row = await self._database.fetchrow("send_event", id=task_id, name=name, payload=text)
         except asyncpg.ForeignKeyViolationError:

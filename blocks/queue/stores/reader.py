@@ -126,6 +126,10 @@ class Reader:
             for row in rows
         }
 
+    async def sent_event(self, task_id: UUID, name: str) -> bool:
+        """Return True if a task has had an event of this name."""
+        return cast("bool", await self._database.fetchval("sent_event", id=task_id, name=name))
+
     async def why(self, task_id: str, *, served: Collection[str] | None = None) -> Why:
         """Return the reason why a task waits, or how it ended.
 

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from organism_flows.blocks.errors import EventRefused, TaskNotFound
+from organism_flows.blocks.errors import ConfigurationError, EventRefused, TaskNotFound
 from organism_flows.blocks.queue import Batch, NewTask, Queue, RedriveFilter, TaskFilter
 from organism_flows.blocks.snooze import Snooze
 from organism_flows.blocks.task_report import EndedWait
@@ -207,7 +207,7 @@ async def test_what_cannot_be_an_event_is_refused(
     queue: Queue, name: str, payload: Any, problem: str
 ) -> None:
     task_id, _ = await begin(queue)
-    with pytest.raises(EventRefused, match=problem):
+    with pytest.raises(ConfigurationError, match=problem):
         await queue.producer.send_event(task_id, name, payload)
 
 
