@@ -83,7 +83,7 @@ GRANT SELECT, INSERT, UPDATE ON task_waits TO organism_lane
 GRANT SELECT, UPDATE (delivered_at) ON task_events TO organism_lane
 
 -- step: whoever adds tasks may send events; the trigger has the rights of the owner
-GRANT INSERT (task_id, name, payload), SELECT ON task_events TO organism_submitter, organism_operator
+GRANT INSERT (task_id, name, payload), SELECT (delivered_at) ON task_events TO organism_submitter, organism_operator
 
 -- step: the watchdog deletes old notes
 GRANT DELETE, SELECT (id, at) ON task_audit TO organism_lane

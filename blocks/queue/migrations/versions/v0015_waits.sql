@@ -34,7 +34,7 @@ DECLARE
 BEGIN
     -- The lock puts events and the settlement that makes the task wait in an order: one of them sees the other.
     SELECT status::text, waits_for INTO task FROM tasks WHERE id = NEW.task_id FOR NO KEY UPDATE;
-    IF NOT FOUND THEN
+    IF NOT FOUND AND NEW.task_id IS NOT NULL THEN
         RAISE EXCEPTION 'there is no task %', NEW.task_id
             USING ERRCODE = 'foreign_key_violation', TABLE = 'task_events', CONSTRAINT = 'task_events_task_id_fkey';
     END IF;

@@ -125,6 +125,7 @@ async def test_after_its_timeout_a_task_continues_without_the_event(
     assert batch.waits == {batch.claims[0]: TIMED_OUT}
     assert await queue.producer.send_event(task_id, "approval", {"by": "ada"}) == "kept"
     await queue.claims.release("lane", batch, cause="interrupted", error="")
+    assert (await queue.get(str(task_id))).status == "queued", "the wait is over"
     batch = await claim(queue)
     assert batch.waits == {batch.claims[0]: TIMED_OUT}, "what one attempt has seen, the next one sees"
     assert await wait(queue, batch) == "queued"
