@@ -218,7 +218,7 @@ def explain(task: TaskRow, situation: QueueSituation) -> Why:
         begun_at=begun_at(task),
         interrupted=task.interrupted,
         suspicion=task.suspicion,
-        lane_leaving_at=_leaving_at(holder) if holder else None,
+        lane_leaving_at=holder.leaves_since if holder else None,
         cancel_requested=task.cancel_requested,
         error=task.error,
         history=task.history,
@@ -391,17 +391,9 @@ def _notes(task: TaskRow, holder: LaneRow | None) -> Iterator[_Fact]:
         bound = f"bound it with `organism tasks policy {task.type} --max-interruptions N`"
         often = task.interrupted >= INTERRUPTED_OFTEN
         yield _Fact("running", text, f"find out what interrupts it, or {bound}" if often else None)
-    if holder is not None and (since := _leaving_at(holder)):
+    if holder is not None and (since := holder.leaves_since):
         leaving = f"lane {holder.id} is leaving since {time_text(since)}"
         yield _Fact("running", f"{leaving}: it claims nothing more and waits for its tasks to end")
-
-
-def _leaving_at(lane: LaneRow) -> datetime | None:
-    """Return when the lane began to leave.
-
-    A lane that was asked to leave, and has not confirmed it yet, began with its last heartbeat.
-    """
-    return lane.leaving_at or (lane.renewed_at if lane.leave_requested else None)
 
 
 def _dead_letter(task: TaskRow) -> str:
