@@ -29,6 +29,8 @@ Exported: TypeAlias = "dict[str, Any]"
 """A task by column. Its params and result are JSON text, its moments ISO text."""
 Finished: TypeAlias = Literal["completed", "failed", "cancelled"]
 STATUSES: tuple[Status, ...] = get_args(Status)
+STORED_STATUSES = tuple(status for status in STATUSES if status != "waiting")
+"""The labels of the type ``taskstatus``."""
 FINISHED: tuple[Finished, ...] = ("completed", "failed", "cancelled")
 
 DEFAULT_MAX_ATTEMPTS = 5
