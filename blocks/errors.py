@@ -220,6 +220,48 @@ def _retry_after(retry_after: float | str | datetime | timedelta, why: str, clos
     return RetryAfter(retry_after, why, closes=closes)
 
 
+class WaitFor(Exception):
+    """Raise it from a handler to wait for an event: the task holds no slot until the event comes.
+
+    Save with ``context.checkpoint`` what the next call needs. That call gets the event as ``context.event``,
+    and the attempt is not charged.
+
+    Args:
+        event: Name of the event: 1 to 100 letters, digits and ``_ . : -``. Each name is for one event: later
+            waits of the task need other names.
+        timeout: Seconds, or the moment, after which it continues without the event. `None` means never.
+        why: Text for the history of the task.
+        or_fail: Fail after the timeout, instead of continuing.
+    """
+
+    def __init__(
+        self,
+        event: str,
+        timeout: float | datetime | timedelta | None = None,
+        why: str | None = None,
+        *,
+        or_fail: bool = False,
+    ) -> None:
+        self.wait_for_event = event
+        self.retry_after = timeout
+        self.why = why
+        self.or_fail = or_fail
+        super().__init__(why or f"waits for the event {event}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _wait_for, (self.wait_for_event, self.retry_after, self.why, self.or_fail)
+
+
+def _wait_for(
+    event: str, timeout: float | datetime | timedelta | None, why: str | None, or_fail: bool
+) -> WaitFor:
+    return WaitFor(event, timeout, why, or_fail=or_fail)
+
+
+class EventRefused(OrganismError):
+    """The task takes no more events: it has ended, or has had very many."""
+
+
 class StaleClaim(Exception):
     """The task is no longer this attempt's: what a handler saves now changes nothing.
 

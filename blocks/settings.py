@@ -169,6 +169,12 @@ class Settings(BaseSettings):
         description="File of the tokens the gateway takes besides ORGANISM_TOKEN, one `scope:sha256hex` a "
         "line.",
     )
+    link_key: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="Key that signs the links by which people answer tasks; unset: one derived from the "
+        "token in effect. Another key makes all links invalid.",
+    )
     gateway_open: bool = Field(
         default=False,
         description="Ask for no token, and answer whoever is on this machine, its other users included.",

@@ -18,6 +18,19 @@ class Checkpoint(NamedTuple):
     """JSON text."""
 
 
+class EndedWait(NamedTuple):
+    """The end of the newest wait of a task for an event, as the next attempts get it."""
+
+    event: str
+    """Name of the event."""
+    payload: str | None
+    """JSON text. `None` means that it has none, or did not come."""
+    timed_out: bool
+    """True if the event did not come in time."""
+    or_fail: bool
+    """True if the task fails then, instead of continuing."""
+
+
 class Progress(NamedTuple):
     """How far a task is, as its handler says."""
 

@@ -67,6 +67,7 @@ class LoadFigures(BaseModel):
     ready: int = Field(description="Due now.")
     retrying: int = Field(description="Waiting for another attempt.")
     scheduled: int = Field(description="Not due yet.")
+    waiting: int = Field(default=0, description="Waiting for an event.")
     more: bool = Field(description="True: more tasks wait than were counted.")
     running: int
     dead: int = Field(description="Dead letters among the newest 10,000.")

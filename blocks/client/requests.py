@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from urllib.parse import quote
 from uuid import UUID
 
 import httpx
@@ -18,6 +19,7 @@ from organism_flows.blocks.client.board_messages import (
     PolicyFigures,
     TypeList,
 )
+from organism_flows.blocks.client.event_messages import AnswerLinks, EventResult
 from organism_flows.blocks.client.messages import (
     PAGE_LIMIT,
     BulkCancelRequest,
@@ -194,6 +196,19 @@ def export(filter: TaskFilter | None, format: ExportFormat, timeout: float) -> d
 
 def steer(id: UUID | str, how: str) -> ApiRequest[TaskActionResult]:
     return ApiRequest(TaskActionResult, "POST", f"{TASK_PATH}/{id}/{how}")
+
+
+def send_event(id: UUID | str, name: str, payload: Any) -> ApiRequest[EventResult]:
+    path = f"{TASK_PATH}/{id}/events/{quote(name, safe='')}"
+    return ApiRequest(EventResult, "POST", path, {"json": {"payload": payload}})
+
+
+def answer_links(
+    id: UUID | str, event: str, choices: Sequence[str], expires_in_s: float
+) -> ApiRequest[AnswerLinks]:
+    path = f"{TASK_PATH}/{id}/links/{quote(event, safe='')}"
+    body = {"choices": list(choices), "expires_in_s": expires_in_s}
+    return ApiRequest(AnswerLinks, "POST", path, {"json": body})
 
 
 def cancel_all(filter: TaskFilter, dry_run: bool) -> ApiRequest[BulkCancelResult]:

@@ -26,6 +26,7 @@ from organism_flows.blocks.client.board_messages import (
     TypeFigures,
 )
 from organism_flows.blocks.client.connection import WaitBudget, connection
+from organism_flows.blocks.client.event_messages import AnswerLinks, EventResult
 from organism_flows.blocks.client.messages import (
     TASKS_LIMIT,
     BulkCancelResult,
@@ -247,6 +248,36 @@ class SyncClient:
     def retry(self, id: UUID | str) -> TaskActionResult:
         """Queue a failed or cancelled task again."""
         return self._ask(calls.steer(id, "retry"))
+
+    def send_event(self, id: UUID | str, name: str, payload: Any = None) -> EventResult:
+        """Send an event to a task, which continues if it waits for it. Sent twice, it counts once.
+
+        Args:
+            id: Id of the task.
+            name: Name of the event.
+            payload: Any JSON value, which the handler gets.
+        """
+        return self._ask(calls.send_event(id, name, payload))
+
+    def answer_links(
+        self,
+        id: UUID | str,
+        event: str,
+        *,
+        choices: Sequence[str] = ("approve", "reject"),
+        expires_in_s: float = 7 * 86400.0,
+    ) -> AnswerLinks:
+        """Return a link for each choice: a person who opens one sends the event, once, without a token.
+
+        The event has the payload ``{"choice": CHOICE}``.
+
+        Args:
+            id: Id of the task.
+            event: Name of the event.
+            choices: Names of the choices, in the same characters as names of events.
+            expires_in_s: Seconds until the links are no longer valid.
+        """
+        return self._ask(calls.answer_links(id, event, choices, expires_in_s))
 
     def cancel_all(self, filter: TaskFilter, *, dry_run: bool = True) -> BulkCancelResult:
         """Count the unfinished tasks that match, or cancel them."""

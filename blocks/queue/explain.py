@@ -16,7 +16,15 @@ from organism_flows.blocks.queue.models.lanes import LaneRow
 from organism_flows.blocks.queue.models.limits import Closure, LimitRoom
 from organism_flows.blocks.queue.models.operations import FINISHED, Pause, Status
 from organism_flows.blocks.queue.models.rows import Attempt, TaskRow
-from organism_flows.blocks.queue.wording import at_time, counted, oldest, shortened, time_text, times
+from organism_flows.blocks.queue.wording import (
+    at_time,
+    counted,
+    oldest,
+    shortened,
+    time_text,
+    times,
+    wait_text,
+)
 
 AHEAD_LIMIT = 1000
 """Most tasks in front of a task that are counted."""
@@ -35,6 +43,7 @@ Reason: TypeAlias = Literal[
     "closed",
     "limited",
     "snoozed",
+    "waiting",
     "scheduled",
     "backing_off",
     "no_organ",
@@ -57,6 +66,7 @@ Reason: TypeAlias = Literal[
 - ``closed``: its key, or one of its limits, is closed until a moment, as a handler has asked.
 - ``limited``: a limit allows no more tasks like it now.
 - ``snoozed``: its handler put it off until a moment.
+- ``waiting``: its handler waits for an event.
 - ``scheduled``: it must not run before a moment in the future.
 - ``backing_off``: an attempt has failed, and the next one is later.
 - ``no_organ``: the organism has no organ for its type.
@@ -166,6 +176,10 @@ def explain(task: TaskRow, situation: QueueSituation) -> Why:
             facts = [_Fact("created", "is created and not to run yet", "`run` it")]
         case "queued" | "retry":
             facts = list(_in_the_way(task, situation, pauses, alive)) or [_in_line(situation, alive)]
+        case "waiting":
+            wait = task.waits_for
+            send = f"send it: `organism tasks signal {task.id} {wait.event}`" if wait else None
+            facts = [_Fact("waiting", wait_text(wait), send, wait.until if wait else None)]
         case "running":
             facts = [_held(task, situation, holder)]
         case "completed":
@@ -204,7 +218,7 @@ def explain(task: TaskRow, situation: QueueSituation) -> Why:
         begun_at=begun_at(task),
         interrupted=task.interrupted,
         suspicion=task.suspicion,
-        lane_leaving_at=_leaving_at(holder) if holder else None,
+        lane_leaving_at=holder.leaves_since if holder else None,
         cancel_requested=task.cancel_requested,
         error=task.error,
         history=task.history,
@@ -377,17 +391,9 @@ def _notes(task: TaskRow, holder: LaneRow | None) -> Iterator[_Fact]:
         bound = f"bound it with `organism tasks policy {task.type} --max-interruptions N`"
         often = task.interrupted >= INTERRUPTED_OFTEN
         yield _Fact("running", text, f"find out what interrupts it, or {bound}" if often else None)
-    if holder is not None and (since := _leaving_at(holder)):
+    if holder is not None and (since := holder.leaves_since):
         leaving = f"lane {holder.id} is leaving since {time_text(since)}"
         yield _Fact("running", f"{leaving}: it claims nothing more and waits for its tasks to end")
-
-
-def _leaving_at(lane: LaneRow) -> datetime | None:
-    """Return when the lane began to leave.
-
-    A lane that was asked to leave, and has not confirmed it yet, began with its last heartbeat.
-    """
-    return lane.leaving_at or (lane.renewed_at if lane.leave_requested else None)
 
 
 def _dead_letter(task: TaskRow) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias
 
-from organism_flows.blocks.task_report import Checkpoint, TaskReport
+from organism_flows.blocks.task_report import Checkpoint, EndedWait, TaskReport
 
 WIRE_VERSION = 7
 """Version of the messages. It grows when a column changes meaning; a replica refuses a batch of another
@@ -35,8 +35,8 @@ Cause: TypeAlias = Literal[
 - ``rejected``: a permanent error (no organ for the type, invalid params, a permanent exception): no retry.
 - ``timed_out``: it exceeded its timeout; retried like a failure, counted separately.
 - ``cancelled``: a cancel was requested; no retry.
-- ``snoozed``: its handler put it off ("not now"); claimed again at the moment it named, with the attempt
-  uncharged.
+- ``snoozed``: its handler put it off ("not now"); claimed again at the moment it named, or when the event
+  that it named has come, with the attempt uncharged.
 - ``interrupted``: its handler was stopped for no fault of the task, as when the replica is taken down; handed
   back with the attempt uncharged.
 - ``recalled``: no handler had begun with it; handed back as if it had never been claimed.
@@ -77,6 +77,8 @@ class Batch:
     """Where earlier attempts got to. `None` means that they saved nothing, or that there were none."""
     traces: dict[int, str] = field(default_factory=dict, kw_only=True)
     """Trace context by claim, of the tasks that are traced. Not a column: most often there are none."""
+    waits: dict[int, EndedWait] = field(default_factory=dict, kw_only=True)
+    """How waits have ended, by claim, of the tasks that have waited for an event. Not a column either."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -86,12 +88,15 @@ class Batch:
         for name in BATCH_COLUMNS:
             getattr(self, name).extend(getattr(other, name))
         self.traces.update(other.traces)
+        self.waits.update(other.waits)
 
     def take(self, positions: Iterable[int]) -> Batch:
         """Return a new batch of the tasks at ``positions``, in that order."""
         taken = Batch(*_taken(self, BATCH_COLUMNS, positions))
         if self.traces:
             taken.traces = {claim: self.traces[claim] for claim in taken.claims if claim in self.traces}
+        if self.waits:
+            taken.waits = {claim: self.waits[claim] for claim in taken.claims if claim in self.waits}
         return taken
 
     def to_wire(self) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from organism_flows.blocks.queue.models.rows import TaskWait
+
 
 def time_text(moment: datetime | None) -> str:
     """Return a moment to the second."""
@@ -13,6 +15,16 @@ def time_text(moment: datetime | None) -> str:
 def at_time(moment: datetime | None) -> str:
     """Return " at" and the moment; empty if it is not known."""
     return f" at {time_text(moment)}" if moment else ""
+
+
+def wait_text(wait: TaskWait | None) -> str:
+    """Return what a task waits for. `None` means that its row alone says that it waits."""
+    if wait is None:
+        return "waits for an event"
+    text = f"waits for the event {wait.event} since {time_text(wait.since)}"
+    if wait.until is None:
+        return f"{text}, however long that takes"
+    return f"{text}, and {'fails' if wait.or_fail else 'continues without it'} at {time_text(wait.until)}"
 
 
 def counted(number: int, one: str, many: str) -> str:

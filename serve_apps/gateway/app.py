@@ -20,6 +20,7 @@ from organism_flows.serve_apps.gateway.board.throughput import ThroughputRecorde
 from organism_flows.serve_apps.gateway.database import CONNECTIONS, Database
 from organism_flows.serve_apps.gateway.dependencies import AppState
 from organism_flows.serve_apps.gateway.http import problems
+from organism_flows.serve_apps.gateway.http.answer_links import LinkSigner
 from organism_flows.serve_apps.gateway.http.auth import AuthMiddleware
 from organism_flows.serve_apps.gateway.http.concurrency_limit import ConcurrencyLimit
 from organism_flows.serve_apps.gateway.http.openapi import DESCRIPTION, describe_problems
@@ -30,6 +31,7 @@ from organism_flows.serve_apps.gateway.metrics.metrics import QueueMetrics, Requ
 from organism_flows.serve_apps.gateway.metrics.organ_metrics import Organs
 from organism_flows.serve_apps.gateway.organism_link import Coordinator, OrganismByHttp, OrganismLink
 from organism_flows.serve_apps.gateway.routes import (
+    answers,
     board_files,
     export_stream,
     health,
@@ -39,6 +41,7 @@ from organism_flows.serve_apps.gateway.routes import (
     session,
     stream,
     task_actions,
+    task_events,
     tasks,
     types,
 )
@@ -118,6 +121,7 @@ def create_app(settings: Settings | None = None, *, organism: OrganismLink | Non
         ConcurrencyLimit(settings.gateway_exports, exports, "export", "wait until one of them has ended"),
         tokens,
         sessions,
+        LinkSigner.of(settings),
         overviews,
         FailureLists(database),
     )
@@ -126,6 +130,7 @@ def create_app(settings: Settings | None = None, *, organism: OrganismLink | Non
         tasks.router,
         stream.router,
         task_actions.router,
+        task_events.router,
         pauses.router,
         limits.router,
         coordinator_routes.router,
@@ -134,6 +139,7 @@ def create_app(settings: Settings | None = None, *, organism: OrganismLink | Non
         overview.router,
         types.router,
         board_files.router,
+        answers.router,
     ):
         # `include_router` would nest the routers: each request would match the nested router first, which
         # takes longer than matching its routes.

@@ -14,6 +14,7 @@ from organism_flows.blocks.queue import Queue, TaskRow
 from organism_flows.serve_apps.gateway.board.failures import FailureLists
 from organism_flows.serve_apps.gateway.board.overview import Overviews
 from organism_flows.serve_apps.gateway.database import Database
+from organism_flows.serve_apps.gateway.http.answer_links import LinkSigner
 from organism_flows.serve_apps.gateway.http.concurrency_limit import ConcurrencyLimit
 from organism_flows.serve_apps.gateway.http.problems import TITLES
 from organism_flows.serve_apps.gateway.http.sessions import Sessions
@@ -39,6 +40,8 @@ class AppState:
     tokens: TokenFile | OwnToken | None
     """`None` means that no token is needed."""
     sessions: Sessions
+    links: LinkSigner | None
+    """`None` means that no key is known to sign links with."""
     overviews: Overviews
     failures: FailureLists
 

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from organism_flows.blocks.client.async_client import Client
     from organism_flows.blocks.client.sync_client import SyncClient
-    from organism_flows.blocks.errors import MustLeave, PermanentError, RetryAfter, StaleClaim, StreamFull
+    from organism_flows.blocks.errors import (
+        MustLeave,
+        PermanentError,
+        RetryAfter,
+        StaleClaim,
+        StreamFull,
+        WaitFor,
+    )
     from organism_flows.blocks.prefect_blocks.organism import Organism
     from organism_flows.blocks.queue import NewTask
     from organism_flows.blocks.queue.models.streams import StreamBegin, StreamChunk
@@ -39,6 +46,7 @@ __all__ = [
     "StreamFull",
     "SyncClient",
     "TaskQueue",
+    "WaitFor",
     "bootstrap",
     "dispatch",
     "redrive",
@@ -61,6 +69,7 @@ _MODULES = {
     "StreamFull": "blocks.errors",
     "SyncClient": "blocks.client.sync_client",
     "TaskQueue": "blocks.prefect_blocks.task_queue",
+    "WaitFor": "blocks.errors",
     "bootstrap": "flows.bootstrap",
     "dispatch": "flows.dispatch",
     "redrive": "flows.redrive",

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from organism_flows.blocks.queue import NewTask
+from organism_flows.blocks.task_report import EndedWait
 
 LEASES_A_TASK_MAY_LOSE = 10
 FINISHED = ("completed", "failed", "cancelled")
+FOREVER = datetime.max.replace(tzinfo=UTC)
+
+
+@dataclass
+class SentEvent:
+    payload: str
+    delivered: bool
 
 
 @dataclass
@@ -39,6 +47,10 @@ class Task:
     expires_at: datetime | None = None
     chunks: list[str] = field(default_factory=list)
     """What was emitted under the newest claim."""
+    waits_for: str | None = None
+    waited: tuple[str, datetime] | None = None
+    """The newest event that it has waited for, and until when."""
+    events: dict[str, SentEvent] = field(default_factory=dict)
 
     @property
     def ended_at(self) -> datetime:
@@ -145,7 +157,7 @@ class Oracle:
         task = self.tasks[task_id]
         assert claim > task.claim, "a claim token must grow"
         self.newest_claim = max(self.newest_claim, claim)
-        task.status, task.lane, task.claim = "running", lane, claim
+        task.status, task.lane, task.claim, task.waits_for = "running", lane, claim, None
         task.chunks = []
         task.attempts += 1
 
@@ -198,6 +210,54 @@ class Oracle:
                 task.run_after = until
         self.handed_back(task)
         return task.status
+
+    def wait(self, task_id: UUID, claim: int, event: str, after_s: float | None) -> str | None:
+        """The task's new status, or None when the claim is stale."""
+        task = self.tasks.get(task_id)
+        if task is None or task.claim != claim or task.status != "running":
+            return None
+        sent = task.events.get(event)
+        spent = (sent is not None and sent.delivered) or task.snoozed >= (
+            self.max_snoozes.get(task.type) or 100
+        )
+        if spent and not task.cancel_requested:
+            task.status = "failed"
+        else:
+            task.attempts -= 1
+            task.snoozed += 1
+            task.status = "queued"
+            if not task.cancel_requested:
+                task.run_after = FOREVER if after_s is None else self.now + timedelta(seconds=after_s)
+                task.waits_for, task.waited = event, (event, task.run_after)
+                if sent is not None:
+                    self.deliver(task, sent)
+        self.handed_back(task)
+        return "waiting" if task.status == "queued" and task.waits_for else task.status
+
+    def deliver(self, task: Task, sent: SentEvent) -> None:
+        sent.delivered, task.waits_for, task.run_after = True, None, self.now
+
+    def send_event(self, task_id: UUID, name: str, payload: str) -> str | None:
+        """What an event does; None where the task is over."""
+        task = self.tasks[task_id]
+        if name in task.events:
+            return "duplicate"
+        if task.status in FINISHED:
+            return None
+        sent = task.events[name] = SentEvent(payload, False)
+        if task.status == "queued" and task.waits_for == name:
+            self.deliver(task, sent)
+        return "resumed" if sent.delivered else "kept"
+
+    def ended_wait(self, task: Task) -> EndedWait | None:
+        """What a handler gets to know of the newest wait."""
+        if task.waited is None:
+            return None
+        name, until = task.waited
+        sent = task.events.get(name)
+        if sent is not None and sent.delivered:
+            return EndedWait(name, sent.payload, False, False)
+        return EndedWait(name, None, True, False) if until <= self.now else None
 
     def handed_back(self, task: Task) -> None:
         if task.cancel_requested and task.status in ("queued", "retry"):
@@ -271,7 +331,7 @@ class Oracle:
                     task.attempts = task.timed_out = task.lease_lost = task.interrupted = 0
                     task.snoozed = task.settlements = 0
                     task.redriven += 1
-                    task.expires_at = None
+                    task.expires_at = task.waits_for = None
                     put_back += 1
         return put_back, kept_out
 

@@ -22,6 +22,7 @@ NAMES = {
     "StreamFull",
     "SyncClient",
     "TaskQueue",
+    "WaitFor",
     "bootstrap",
     "dispatch",
     "redrive",

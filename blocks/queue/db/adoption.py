@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from organism_flows.blocks.errors import SchemaMismatch
 from organism_flows.blocks.queue.db.statements import statement
-from organism_flows.blocks.queue.models.operations import STATUSES, Status
+from organism_flows.blocks.queue.models.operations import STORED_STATUSES, Status
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -58,6 +58,7 @@ COLUMNS: dict[str, tuple[str, str | None]] = {
     "cost": ("double precision", None),
     "traceparent": ("text", None),
     "log": ("text", None),
+    "waits_for": ("text", None),
 }
 """Type and default of each column of our table, whichever version added it."""
 REQUIRED = (
@@ -276,7 +277,7 @@ def _statuses(connection: Connection, meanings: Mapping[str, Status]) -> dict[st
     unknown: list[tuple[str, int]] = []
     for label, tasks in counts:
         plain = label.strip().lower()
-        ours = meanings.get(label) or next((status for status in STATUSES if status == plain), None)
+        ours = meanings.get(label) or next((status for status in STORED_STATUSES if status == plain), None)
         if ours is None:
             unknown.append((label, tasks))
         else:
@@ -286,7 +287,7 @@ def _statuses(connection: Connection, meanings: Mapping[str, Status]) -> dict[st
         options = " ".join(f"--status {label}=…" for label, _ in unknown)
         raise SchemaMismatch(
             f"the table tasks has statuses that are unknown here: {each}",
-            f"say which of {', '.join(STATUSES)} each is: organism migrate {options}; {UNCHANGED}",
+            f"say which of {', '.join(STORED_STATUSES)} each is: organism migrate {options}; {UNCHANGED}",
         )
     return known
 
@@ -298,7 +299,7 @@ def _to_convert(connection: Connection, found: dict[str, _Column], labels: dict[
         for name, column in found.items()
         if name in COLUMNS and name != "status" and column.type != COLUMNS[name][0]
     ]
-    labels_of_ours = ", ".join(map(_literal, sorted(STATUSES)))
+    labels_of_ours = ", ".join(map(_literal, sorted(STORED_STATUSES)))
     ours = connection.exec_driver_sql(
         "SELECT a.atttypid = to_regtype('taskstatus') AND t.typtype = 'e' "  # noqa: S608
         "AND (SELECT array_agg(enumlabel::text ORDER BY enumlabel) FROM pg_enum WHERE enumtypid = t.oid) "
@@ -333,7 +334,7 @@ def _convert(connection: Connection, changed: list[str], labels: dict[str, Statu
         if name == "status":
             if run("SELECT to_regtype('taskstatus') IS NOT NULL").scalar():
                 run("ALTER TYPE taskstatus RENAME TO taskstatus_older")
-            run(f"CREATE TYPE taskstatus AS ENUM ({', '.join(map(_literal, STATUSES))})")
+            run(f"CREATE TYPE taskstatus AS ENUM ({', '.join(map(_literal, STORED_STATUSES))})")
             cases = "".join(f" WHEN {_literal(label)} THEN {_literal(own)}" for label, own in labels.items())
             value = f"(CASE status::text{cases} END)::taskstatus" if cases else "NULL::taskstatus"
         actions += [f"ALTER COLUMN {name} DROP DEFAULT", f"ALTER COLUMN {name} TYPE {new} USING {value}"]

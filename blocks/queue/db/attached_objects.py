@@ -39,6 +39,8 @@ OURS = frozenset(
         "task_attempts.task_attempts_task_id_fkey",
         "task_checkpoints.task_checkpoints_task_id_fkey",
         "task_chunks.task_chunks_task_id_fkey",
+        "task_waits.task_waits_task_id_fkey",
+        "task_events.task_events_task_id_fkey",
     }
 )
 """Objects that the migrations attach to the table."""

@@ -22,7 +22,7 @@ ROLES = (SUBMITTER, LANE, OPERATOR, MIGRATOR)
 
 STATEMENTS: dict[tuple[str, ...], str] = {
     (SUBMITTER, LANE, OPERATOR): "can_write exclusive now schema_version",
-    (SUBMITTER, OPERATOR): "duplicates load_missing load_part loaded submit",
+    (SUBMITTER, OPERATOR): "duplicates load_missing load_part loaded send_event submit",
     (LANE, OPERATOR): """
         closures dead_letters expirable expire failures_since forget_closures forget_files forget_levels
         forget_spending interrupted lane_figures lanes limit_room limits long_running long_work
@@ -30,16 +30,16 @@ STATEMENTS: dict[tuple[str, ...], str] = {
         queue_health remaining request_leave request_stop
     """,
     (LANE,): """
-        begun cancel_requests claim complete deregister forget_lanes limit_charge limit_costs limit_lock
-        limit_reconcile limit_spend lines next_in_line next_lines reap reap_some reapable record_reports
-        register reject release release_unanswered renew report restored settle snooze
+        begun cancel_requests claim complete deliver_kept deregister forget_lanes limit_charge limit_costs
+        limit_lock limit_reconcile limit_spend lines next_in_line next_lines reap reap_some reapable
+        record_reports register reject release release_unanswered renew report restored settle snooze
     """,
     (OPERATOR,): """
         ahead attached board_audit board_dead board_failures board_latency board_newest_audit board_running
         board_waiting cancel cancellable counts counts_of database_health depths export finished get
         limit_use next_finished of_type page pause policies record_audit redrivable redrivable_sample redrive
-        remove_limit results resume retry set_limit set_policy start states streams stuck to_cancel
-        unheld
+        remove_limit results resume retry sent_event set_limit set_policy start states streams stuck
+        to_cancel unheld
     """,
 }
 """Names of statements, by the roles that may run them. Only `attached` is missing, which migrations run."""

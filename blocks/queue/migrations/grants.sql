@@ -4,7 +4,7 @@
 
 -- step: what an earlier version granted and this one does not
 REVOKE ALL ON tasks, lanes, lane_totals, task_attempts, task_types, pauses, task_audit, task_files, limits, limit_exceptions,
-    limit_levels, limit_spending, closures, task_checkpoints, task_chunks, organism_migrations
+    limit_levels, limit_spending, closures, task_checkpoints, task_chunks, task_waits, task_events, organism_migrations
     FROM organism_submitter, organism_lane, organism_operator
 
 -- step: of the claim tokens likewise
@@ -43,7 +43,7 @@ GRANT SELECT, INSERT, UPDATE ON task_files TO organism_submitter, organism_opera
 -- step: claims, settlements and reaps; nothing of what was asked for
 GRANT SELECT, DELETE,
       UPDATE (status, claim, attempts, locked_by, locked_at, begun_at, run_after, result, error, timed_out, lease_lost,
-              interrupted, suspicion, cancel_requested, elapsed_ms, organ_id, path, log, finished_at, updated_at, snoozed)
+              interrupted, suspicion, cancel_requested, elapsed_ms, organ_id, path, log, finished_at, updated_at, snoozed, waits_for)
     ON tasks TO organism_lane
 
 -- step: to find out whether tasks can be added again
@@ -79,6 +79,15 @@ GRANT SELECT, INSERT, UPDATE ON task_checkpoints TO organism_lane
 -- step: what they emit; the chunks of a task's earlier attempts are deleted
 GRANT SELECT, INSERT, DELETE ON task_chunks TO organism_lane
 
+-- step: what tasks wait for, and events that came before
+GRANT SELECT, INSERT, UPDATE ON task_waits TO organism_lane
+
+-- step: whose arrival is not theirs to write
+GRANT SELECT, UPDATE (delivered_at) ON task_events TO organism_lane
+
+-- step: whoever adds tasks may send events; the trigger has the rights of the owner
+GRANT INSERT (task_id, name, payload), SELECT (delivered_at) ON task_events TO organism_submitter, organism_operator
+
 -- step: the watchdog deletes old notes
 GRANT DELETE, SELECT (id, at) ON task_audit TO organism_lane
 
@@ -90,7 +99,7 @@ GRANT SELECT ON tasks, lanes, lane_totals, task_attempts, task_types, pauses, ta
     TO organism_operator
 
 -- step: read it, and have tasks begin from the start
-GRANT SELECT, DELETE ON task_checkpoints TO organism_operator
+GRANT SELECT, DELETE ON task_checkpoints, task_waits, task_events TO organism_operator
 
 -- step: read what handlers emit
 GRANT SELECT ON task_chunks TO organism_operator
@@ -98,7 +107,7 @@ GRANT SELECT ON task_chunks TO organism_operator
 -- step: cancel, start, retry, redrive, prune
 GRANT DELETE,
       UPDATE (status, attempts, locked_by, locked_at, run_after, result, error, timed_out, lease_lost, interrupted,
-              suspicion, cancel_requested, elapsed_ms, organ_id, path, finished_at, updated_at, snoozed, expires_at)
+              suspicion, cancel_requested, elapsed_ms, organ_id, path, finished_at, updated_at, snoozed, expires_at, waits_for)
     ON tasks TO organism_operator
 
 -- step: ask lanes to stop or to leave

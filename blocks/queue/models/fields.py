@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from organism_flows.blocks.json_text import to_json
+from organism_flows.blocks.snooze import EVENT_NAME
 
 PARAMS_LIMIT_BYTES = 1_000_000
 """Largest params of a task, in bytes. Keep larger inputs in a store, and put their address into the params.
@@ -89,5 +90,6 @@ def encoded(params: dict[str, Any]) -> EncodedParams:
     return EncodedParams(params, to_json(params, limit_bytes=PARAMS_LIMIT_BYTES))
 
 
+EventName = Annotated[str, Field(pattern=f"^{EVENT_NAME.pattern}$", examples=["approval"])]
 TaskType = Annotated[Text, Field(min_length=1, max_length=200, pattern=r"\S")]
 TaskParams = Annotated[dict[str, Any], AfterValidator(encoded)]

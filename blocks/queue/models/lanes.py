@@ -68,6 +68,14 @@ class LaneRow(BaseModel):
         return self.live and not (self.stop_requested or self.leave_requested or self.leaving_at)
 
     @property
+    def leaves_since(self) -> datetime | None:
+        """Return when the lane began to leave; `None` if it does not.
+
+        A lane that was asked to leave, and has not confirmed it yet, began with its last heartbeat.
+        """
+        return self.leaving_at or (self.renewed_at if self.leave_requested else None)
+
+    @property
     def state(self) -> LaneState:
         """Return the state of the lane in one word."""
         if not self.live:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias, get_args
 from uuid import UUID
 
 from pydantic import (
@@ -21,11 +21,16 @@ from organism_flows.blocks.queue.models.fields import WHOLE, Moment, TaskParams,
 from organism_flows.blocks.tracing import TRACEPARENT
 from organism_flows.blocks.validation import first_error
 
-Status: TypeAlias = Literal["created", "queued", "running", "completed", "failed", "cancelled", "retry"]
+Status: TypeAlias = Literal[
+    "created", "queued", "waiting", "running", "completed", "failed", "cancelled", "retry"
+]
+"""The status that is shown. In the table, a task that is ``waiting`` for an event is ``queued``."""
 Exported: TypeAlias = "dict[str, Any]"
 """A task by column. Its params and result are JSON text, its moments ISO text."""
 Finished: TypeAlias = Literal["completed", "failed", "cancelled"]
-STATUSES: tuple[Status, ...] = ("created", "queued", "running", "completed", "failed", "cancelled", "retry")
+STATUSES: tuple[Status, ...] = get_args(Status)
+STORED_STATUSES = tuple(status for status in STATUSES if status != "waiting")
+"""The labels of the type ``taskstatus``."""
 FINISHED: tuple[Finished, ...] = ("completed", "failed", "cancelled")
 
 DEFAULT_MAX_ATTEMPTS = 5
@@ -95,6 +100,12 @@ class NewTask(BaseModel):
         if self.expires_at is not None and self.expires_in_s is not None:
             raise ValueError("expires_at and expires_in_s are both given: leave one out")
         return self
+
+
+EventEffect: TypeAlias = Literal["resumed", "kept", "duplicate"]
+"""What an event has done: ``resumed`` the task that waited for it, or it is ``kept`` until the task does. A
+``duplicate`` has done nothing: the task has had an event of this name.
+"""
 
 
 @dataclass(frozen=True, slots=True)

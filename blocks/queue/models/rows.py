@@ -44,6 +44,18 @@ class TaskProgress(BaseModel):
     """When something was last reported."""
 
 
+class TaskWait(BaseModel):
+    """The event that a task waits for."""
+
+    event: str
+    """Its name."""
+    since: Moment
+    until: Moment | None
+    """When the task continues without it. `None` means never."""
+    or_fail: bool
+    """True if it fails then, instead of continuing."""
+
+
 IF_NULL: dict[str, Any] = {
     "type": "",
     "params": {},
@@ -68,6 +80,8 @@ class Row(BaseModel):
         if row.get("status") not in (*STATUSES, None):
             error = f"its status {row['status']!r} is none of the queue's: no lane takes it"
             row = {**row, "status": IF_NULL["status"], "error": error}
+        if row.get("waits_for") is not None and row["status"] == "queued":
+            row = {**row, "status": "waiting"}
         # JSON has no NaN and no infinity.
         for name, value in row.items():
             if isinstance(value, float) and not isfinite(value):
@@ -117,6 +131,8 @@ class TaskRow(Row):
     updated_at: datetime
     finished_at: datetime | None
     history: list[Attempt] = []
+    waits_for: TaskWait | None = None
+    """`None` means that it waits for no event."""
     progress: TaskProgress | None = None
     """`None` means that no handler has reported any."""
     chunks: int = 0

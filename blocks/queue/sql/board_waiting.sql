@@ -7,15 +7,15 @@ WITH RECURSIVE {waiting_pairs}, known AS MATERIALIZED (
 ), share AS (
     SELECT greatest(:limit::bigint / greatest(2 * count(*), 1), 100) AS most FROM known
 ), head AS MATERIALIZED (
-    SELECT known.type, one.domain, one.status, one.run_after, one.created_at, one.place = (SELECT most FROM share) AS last_read
+    SELECT known.type, one.domain, one.status, one.waits_for, one.run_after, one.created_at, one.place = (SELECT most FROM share) AS last_read
     FROM known CROSS JOIN LATERAL (
-        (SELECT domain, status, run_after, created_at, row_number() OVER (ORDER BY run_after, id) AS place
+        (SELECT domain, status, waits_for, run_after, created_at, row_number() OVER (ORDER BY run_after, id) AS place
          FROM tasks
          WHERE status IN ('queued', 'retry') AND tasks.type = known.type AND tasks.priority = known.priority
            AND coalesce(domain, '') = '' AND coalesce(key, '') = ''
          ORDER BY run_after, id LIMIT (SELECT most FROM share))
         UNION ALL
-        (SELECT domain, status, run_after, created_at, row_number() OVER (ORDER BY run_after) AS place
+        (SELECT domain, status, waits_for, run_after, created_at, row_number() OVER (ORDER BY run_after) AS place
          FROM tasks
          WHERE status IN ('queued', 'retry') AND tasks.type = known.type AND tasks.priority = known.priority
            AND (coalesce(domain, '') <> '' OR coalesce(key, '') <> '')
@@ -25,7 +25,8 @@ WITH RECURSIVE {waiting_pairs}, known AS MATERIALIZED (
 SELECT type, domain, grouping(type) = 1 AS by_domain,
        count(*) FILTER (WHERE run_after <= queue_now()) AS ready,
        count(*) FILTER (WHERE run_after > queue_now() AND status = 'retry') AS retrying,
-       count(*) FILTER (WHERE run_after > queue_now() AND status = 'queued') AS scheduled,
+       count(*) FILTER (WHERE run_after > queue_now() AND status = 'queued' AND waits_for IS NULL) AS scheduled,
+       count(*) FILTER (WHERE run_after > queue_now() AND status = 'queued' AND waits_for IS NOT NULL) AS waiting,
        bool_or(last_read) AS more,
        -- NULL if none is ready. Moments before 1970 count as 1970.
        (extract(epoch FROM queue_now()) - extract(epoch FROM

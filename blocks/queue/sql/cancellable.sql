@@ -1,5 +1,5 @@
 -- Counts what to_cancel.sql would find.
-SELECT status::text, count(*) AS tasks
+SELECT {shown_status} AS status, count(*) AS tasks
 FROM tasks
 WHERE {cancellable_filter}
-GROUP BY status
+GROUP BY 1

@@ -1,1 +1,1 @@
-SELECT status::text, count(*) AS tasks FROM tasks GROUP BY status
+SELECT {shown_status} AS status, count(*) AS tasks FROM tasks GROUP BY 1

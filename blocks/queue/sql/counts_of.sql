@@ -1,5 +1,5 @@
 -- Counts the tasks that match, by status.
-SELECT status::text, count(*) AS tasks
+SELECT {shown_status} AS status, count(*) AS tasks
 FROM tasks
 WHERE {task_filter}
-GROUP BY status
+GROUP BY 1

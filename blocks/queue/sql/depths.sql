@@ -5,12 +5,12 @@ SELECT type, status, tasks,
        -- cannot be subtracted.
        (extract(epoch FROM queue_now()) - extract(epoch FROM CASE WHEN oldest < 'epoch' THEN 'epoch' ELSE oldest END))::float8 AS oldest_s
 FROM (
-    SELECT coalesce(type, '') AS type, status::text, count(*) AS tasks,
+    SELECT coalesce(type, '') AS type, {shown_status} AS status, count(*) AS tasks,
            min(CASE status
-               WHEN 'queued' THEN run_after
+               WHEN 'queued' THEN CASE WHEN waits_for IS NULL THEN run_after ELSE updated_at END
                WHEN 'retry' THEN run_after
                WHEN 'running' THEN locked_at
                WHEN 'created' THEN created_at
                WHEN 'failed' THEN finished_at END) AS oldest
-    FROM tasks GROUP BY 1, status
+    FROM tasks GROUP BY 1, 2
 ) counted

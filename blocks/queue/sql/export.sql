@@ -1,6 +1,6 @@
 -- A page of tasks with all columns, in descending order of their ids, as in page.sql. Sizes are those in storage: they
 -- are known without reading the values. Moments are text, because Postgres holds some that Python does not.
-SELECT id::text, type, status::text, description, domain, key, drift_score, priority, cost, attempts, max_attempts,
+SELECT id::text, type, {shown_status} AS status, description, domain, key, drift_score, priority, cost, attempts, max_attempts,
        dedup_key, timeout_s, to_json(run_after) #>> '{}' AS run_after,
        to_json(expires_at) #>> '{}' AS expires_at, params::text, result::text, error,
        organ_id, path, elapsed_ms, timed_out, lease_lost, interrupted, snoozed, to_json(created_at) #>> '{}' AS created_at,

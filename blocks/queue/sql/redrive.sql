@@ -28,12 +28,16 @@ WITH page AS MATERIALIZED (
 ), redriven AS (
     -- The claim stays: the next one is greater, and until then no status lets a late holder write.
     UPDATE tasks t
-    SET status = 'queued', attempts = 0, timed_out = 0, lease_lost = 0, interrupted = 0, snoozed = 0, expires_at = NULL, error = NULL,
+    SET status = 'queued', attempts = 0, timed_out = 0, lease_lost = 0, interrupted = 0, snoozed = 0, expires_at = NULL, waits_for = NULL, error = NULL,
         run_after = queue_now(), finished_at = NULL, locked_by = NULL, locked_at = NULL, cancel_requested = false, updated_at = queue_now()
     WHERE t.ctid = ANY (ARRAY(SELECT place FROM chosen))
     RETURNING t.id
 ), from_start AS (
     DELETE FROM task_checkpoints WHERE :from_start::bool AND task_id = ANY (ARRAY(SELECT id FROM redriven))
+), events_from_start AS (
+    DELETE FROM task_events WHERE :from_start::bool AND task_id = ANY (ARRAY(SELECT id FROM redriven))
+), waits_from_start AS (
+    DELETE FROM task_waits WHERE :from_start::bool AND task_id = ANY (ARRAY(SELECT id FROM redriven))
 ), history AS (
     -- Under a new token, so that it comes after the attempt that ended the task and replaces no other row.
     INSERT INTO task_attempts (task_id, claim, attempt, cause, error, ended_at)

@@ -14,7 +14,7 @@ WITH chosen AS (
     FROM chosen
 ), retried AS (
     UPDATE tasks t
-    SET status = 'queued', attempts = 0, timed_out = 0, lease_lost = 0, interrupted = 0, snoozed = 0, expires_at = NULL, suspicion = 0, error = NULL, result = NULL,
+    SET status = 'queued', attempts = 0, timed_out = 0, lease_lost = 0, interrupted = 0, snoozed = 0, expires_at = NULL, waits_for = NULL, suspicion = 0, error = NULL, result = NULL,
         organ_id = NULL, path = NULL, elapsed_ms = NULL, finished_at = NULL, cancel_requested = false,
         run_after = queue_now(), updated_at = queue_now()
     FROM judged WHERE t.id = judged.id AND NOT judged.kept_out

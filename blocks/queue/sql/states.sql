@@ -1,3 +1,3 @@
-SELECT t.id, t.status::text, t.attempts, t.cancel_requested, t.locked_by AS lane, saved.fraction, saved.note
+SELECT t.id, {shown_status} AS status, t.attempts, t.cancel_requested, t.locked_by AS lane, saved.fraction, saved.note
 FROM tasks t LEFT JOIN task_checkpoints saved ON saved.task_id = t.id
 WHERE t.id = ANY (:ids::uuid[])

@@ -41,6 +41,7 @@ class Load:
     ready: int = 0
     retrying: int = 0
     scheduled: int = 0
+    waiting: int = 0
     more: bool = False
     """True if more tasks wait than were counted."""
     running: int = 0
@@ -146,6 +147,7 @@ class Board:
         for row in waiting:
             one = load(row, row["by_domain"])
             one.ready, one.retrying, one.scheduled = row["ready"], row["retrying"], row["scheduled"]
+            one.waiting = row["waiting"]
             one.more, one.oldest_ready_s = row["more"], _not_negative(row["oldest_s"])
         held: dict[str, int] = {}
         for row in running:

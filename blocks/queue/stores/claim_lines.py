@@ -33,7 +33,7 @@ from organism_flows.blocks.queue.stores.line_shares import (
     LineShares,
     Stream,
 )
-from organism_flows.blocks.queue.stores.reports import restored
+from organism_flows.blocks.queue.stores.reports import restore
 from organism_flows.blocks.queue.wire import Batch
 
 CLAIM_TIMEOUT = SCAN_TIMEOUT = 10.0
@@ -310,7 +310,7 @@ class ClaimLines:
             list(column) for column in zip(*rows, strict=True)
         )
         batch = Batch(*columns)
-        batch.checkpoints = await restored(session, batch.ids, begun)
+        await restore(session, batch, begun)
         traces.claimed(batch, traceparents, moments, self._lane, started_ns)
         domains = (domain or "" for domain in batch.domains)
         return batch, list(zip(batch.types, priorities, domains, keys, strict=True)), moments

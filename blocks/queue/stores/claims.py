@@ -22,7 +22,7 @@ from organism_flows.blocks.queue.wire import Batch, Outcomes, positions_of
 from organism_flows.blocks.snooze import Snooze
 
 SETTLE_TIMEOUT = 10.0
-WAITING: tuple[Status, ...] = ("queued", "retry")
+WAITING: tuple[Status, ...] = ("queued", "retry", "waiting")
 
 
 class Claims:
@@ -119,21 +119,28 @@ class Claims:
         return statuses
 
     async def _write_outcomes(self, lane: str, batch: Batch, outcomes: Outcomes) -> dict[str, Status]:
-        if not any(spent is not None for spent in outcomes.spent):
-            return await self._write_in(self._database, lane, batch, outcomes)
+        spends = any(spent is not None for spent in outcomes.spent)
+        snoozes = _snoozes(outcomes)
+        if not spends and not any(snooze.event for snooze in snoozes):
+            return await self._write_in(self._database, lane, batch, outcomes, snoozes)
         # Both or neither: a settlement that is repeated finds that the claim is over, and charges nothing.
         async with self._database.transaction(timeout=SETTLE_TIMEOUT) as session:
-            await session.execute(
-                "limit_reconcile",
-                ids=[batch.ids[p] for p in outcomes.positions],
-                claims=[batch.claims[p] for p in outcomes.positions],
-                spent=outcomes.spent,
-                timeout=SETTLE_TIMEOUT,
-            )
-            return await self._write_in(session, lane, batch, outcomes)
+            if spends:
+                await session.execute(
+                    "limit_reconcile",
+                    ids=[batch.ids[p] for p in outcomes.positions],
+                    claims=[batch.claims[p] for p in outcomes.positions],
+                    spent=outcomes.spent,
+                    timeout=SETTLE_TIMEOUT,
+                )
+            statuses = await self._write_in(session, lane, batch, outcomes, snoozes)
+            if waiting := [task_id for task_id, status in statuses.items() if status == "waiting"]:
+                kept = await session.fetch("deliver_kept", ids=waiting, timeout=SETTLE_TIMEOUT)
+                statuses |= {row["id"]: "queued" for row in kept}
+            return statuses
 
     async def _write_in(
-        self, session: Session, lane: str, batch: Batch, outcomes: Outcomes
+        self, session: Session, lane: str, batch: Batch, outcomes: Outcomes, snoozes: Sequence[Snooze]
     ) -> dict[str, Status]:
         columns: dict[str, Any] = {
             "ids": [batch.ids[p] for p in outcomes.positions],
@@ -148,13 +155,14 @@ class Claims:
             return dict.fromkeys([row[0] for row in rows], "completed")
         columns["errors"] = outcomes.errors
         if outcomes.causes[0] == "snoozed":
-            snoozes = [Snooze.from_json(text) for text in outcomes.results]
             rows = await session.fetch(
                 "snooze",
                 **columns,
                 after_s=[snooze.after_s for snooze in snoozes],
                 until=[snooze.until and datetime.fromisoformat(snooze.until) for snooze in snoozes],
                 closes=[snooze.closes for snooze in snoozes],
+                events=[snooze.event for snooze in snoozes],
+                or_fail=[snooze.or_fail for snooze in snoozes],
                 default_max_snoozes=DEFAULT_MAX_SNOOZES,
                 lane=lane,
             )
@@ -232,6 +240,13 @@ class Claims:
         """Return the tasks that ``lane`` holds and that are to be cancelled, their ids by claim."""
         rows = await self._database.fetch("cancel_requests", lane=lane)
         return {row["claim"]: row["id"] for row in rows}
+
+
+def _snoozes(outcomes: Outcomes) -> list[Snooze]:
+    """Return what the handlers of these tasks have asked for; empty if they have not put them off."""
+    if outcomes.causes[0] != "snoozed":
+        return []
+    return [Snooze.from_json(text) for text in outcomes.results]
 
 
 def _unstorable(outcomes: Outcomes, error: Exception) -> Outcomes:

@@ -9,16 +9,21 @@ from uuid import UUID
 
 import asyncpg
 
-from organism_flows.blocks.errors import AlreadySubmitted
+from organism_flows.blocks.errors import AlreadySubmitted, ConfigurationError, EventRefused, TaskNotFound
+from organism_flows.blocks.json_text import NotJson, to_json
+from organism_flows.blocks.queue.db.bisection import one_line
 from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.files.columns import TASKS, Columns
-from organism_flows.blocks.queue.models.operations import NewTask
+from organism_flows.blocks.queue.models.operations import EventEffect, NewTask
 from organism_flows.blocks.queue.stores.file_load import PART_TASKS, FileLoad, Loaded
 from organism_flows.blocks.queue.stores.task_rows import COLUMNS, as_columns, task_row
 from organism_flows.blocks.queue.traces import submitting
+from organism_flows.blocks.snooze import EVENT_NAME, EVENT_NAME_RULE
 
 SUBMIT_TIMEOUT = 60.0
 LOAD_TIMEOUT = 3600.0
+EVENT_LIMIT_BYTES = 256_000
+"""Largest payload of an event, in bytes of JSON text."""
 RACES = 5
 """Most attempts of a submission that is the victim of a deadlock."""
 
@@ -54,6 +59,42 @@ class Producer:
             moment = await self._database.fetchval("now")
         with submitting(tasks, traceparent) as context:
             return await self._submit(tasks, [task_row(task, moment, traceparent=context) for task in tasks])
+
+    async def send_event(self, task_id: UUID, name: str, payload: Any = None) -> EventEffect:
+        """Send an event to a task. If the task waits for it, it continues; else the event is kept.
+
+        Sent twice, it counts once: the first payload stays.
+
+        Args:
+            task_id: Id of the task.
+            name: Name of the event.
+            payload: Any JSON value, at most `EVENT_LIMIT_BYTES` long as JSON text.
+
+        Raises:
+            TaskNotFound: No task has this id.
+            EventRefused: The task takes no more events, because it has ended or has had very many.
+            ConfigurationError: The name or the payload cannot be stored.
+        """
+        if not EVENT_NAME.fullmatch(name):
+            raise ConfigurationError(f"{name!r:.150} is no name of an event", f"use {EVENT_NAME_RULE}")
+        try:
+            text = to_json(payload, limit_bytes=EVENT_LIMIT_BYTES)
+        except NotJson as error:
+            problem = str(error).replace("$", "payload", 1)
+            what = f"the event {name} cannot be stored: {problem}"
+            raise ConfigurationError(what, "send another payload") from None
+        try:
+            row = await self._database.fetchrow("send_event", id=task_id, name=name, payload=text)
+        except asyncpg.ForeignKeyViolationError:
+            raise TaskNotFound(
+                f"no task has the id {task_id}", "list them with `organism tasks list`"
+            ) from None
+        except asyncpg.CheckViolationError as error:
+            next_step = f"see what became of it: `organism tasks why {task_id}`"
+            raise EventRefused(one_line(error), next_step) from None
+        if row is None:
+            return "duplicate"
+        return "resumed" if row["resumed"] else "kept"
 
     async def _submit(self, tasks: Sequence[NewTask], rows: Sequence[tuple[Any, ...]]) -> list[UUID]:
         ids: list[UUID] = [row[0] for row in rows]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, cast
 from uuid import UUID
@@ -141,6 +141,10 @@ class Reader:
                 part.stored.append(StoredChunks(row["number"], row["run_begin"], row["chunks"]))
         return found
 
+    async def sent_event(self, task_id: UUID, name: str) -> bool:
+        """Return True if a task has had an event of this name."""
+        return cast("bool", await self._database.fetchval("sent_event", id=task_id, name=name))
+
     async def why(self, task_id: str, *, served: Collection[str] | None = None) -> Why:
         """Return the reason why a task waits, or how it ended.
 
@@ -268,9 +272,21 @@ async def _get(session: Session, task_id: str) -> TaskRow:
             "params": _decode(rows[0]["params"]),
             "result": _decode(rows[0]["result"]),
             "history": _decode(rows[0]["attempts_made"]) or [],
+            "waits_for": _wait(rows[0]),
             "progress": dict(rows[0]) if rows[0]["reported_at"] else None,
         }
     )
+
+
+def _wait(row: Mapping[str, Any]) -> dict[str, Any] | None:
+    if row["wait_name"] is None:
+        return None
+    return {
+        "event": row["wait_name"],
+        "since": row["wait_since"],
+        "until": row["wait_until"],
+        "or_fail": row["wait_or_fail"],
+    }
 
 
 def _decode(text: str | None) -> Any:

@@ -9,7 +9,7 @@ from organism_flows.blocks.queue.db.bisection import in_halves, logger, one_line
 from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.db.session import Session
 from organism_flows.blocks.queue.wire import Batch
-from organism_flows.blocks.task_report import Checkpoint, TaskReport
+from organism_flows.blocks.task_report import Checkpoint, EndedWait, TaskReport
 
 RESTORE_TIMEOUT = 10.0
 
@@ -61,20 +61,26 @@ class Reports:
         return recorded
 
 
-async def restored(session: Session, ids: Sequence[str], begun: Sequence[bool]) -> list[Checkpoint | None]:
-    """Return the checkpoints of tasks that have been claimed.
+async def restore(session: Session, batch: Batch, begun: Sequence[bool]) -> None:
+    """Add to claimed tasks what their earlier attempts have left: checkpoints, and how their waits ended.
 
     Not a part of the claim: that sees the table as it was when it began, so it could miss the checkpoint of
     a holder that has handed the task back since then.
 
     Args:
         session: Runs the statement.
-        ids: Ids of the tasks.
-        begun: True for those that a handler is known to have begun. The others have no checkpoint.
+        batch: The tasks.
+        begun: True for those that a handler is known to have begun. The others have left nothing.
     """
-    wanted = [task_id for task_id, it in zip(ids, begun, strict=True) if it]
+    batch.checkpoints = [None] * len(batch)
+    wanted = {task_id: position for position, task_id in enumerate(batch.ids) if begun[position]}
     if not wanted:
-        return [None] * len(ids)
-    rows = await session.fetch("restored", ids=wanted, timeout=RESTORE_TIMEOUT)
-    found = {row["id"]: Checkpoint(row["step"], row["state"]) for row in rows}
-    return [found.get(task_id) for task_id in ids]
+        return
+    rows = await session.fetch("restored", ids=list(wanted), timeout=RESTORE_TIMEOUT)
+    for row in rows:
+        position = wanted[row["id"]]
+        if row["state"] is not None:
+            batch.checkpoints[position] = Checkpoint(row["step"], row["state"])
+        if row["event"] is not None:
+            ended = EndedWait(row["event"], row["payload"], row["timed_out"], row["or_fail"])
+            batch.waits[batch.claims[position]] = ended

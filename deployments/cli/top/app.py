@@ -204,7 +204,7 @@ class OverviewScreen(Screen[None]):
         more = any(one.more for one in queue.types)
         shown: list[tuple[str, Text]] = [
             (name, number(sum(getattr(one, name) for one in queue.types), more=more and name != "running"))
-            for name in ("ready", "running", "retrying", "scheduled")
+            for name in ("ready", "running", "retrying", "scheduled", "waiting")
         ]
         shown += [
             ("dead letters", number(queue.dead, more=queue.dead_more, style="bold red")),

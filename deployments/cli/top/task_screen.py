@@ -28,6 +28,7 @@ POLL_S = 1.0
 STATUS_STYLES = {
     "created": "dim",
     "queued": "cyan",
+    "waiting": "cyan",
     "running": "bold blue",
     "completed": "green",
     "failed": "bold red",
@@ -98,6 +99,7 @@ def _described(task: TaskRow, why: Why) -> Group:
         ("took", Text(span(task.elapsed_ms / 1000) if task.elapsed_ms is not None else "")),
         *((name, plain(getattr(task, name) or "")) for name in ("domain", "key", "dedup_key", "organ_id")),
         ("trace", plain(task.traceparent or "")),
+        ("waits for", plain(task.waits_for.event if task.waits_for else "")),
         ("held by", plain(task.locked_by or "")),
     ]  # fmt: skip
     for name, value in rows:

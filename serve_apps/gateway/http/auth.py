@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Collection
 
 from starlette.datastructures import Headers
@@ -14,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from organism_flows.serve_apps.gateway.board.files import BOARD_HEADERS
+from organism_flows.serve_apps.gateway.http.answer_links import PATH as ANSWERS
 from organism_flows.serve_apps.gateway.http.problems import RequestRefused, refusal
 from organism_flows.serve_apps.gateway.http.rate_limit import RateLimit
 from organism_flows.serve_apps.gateway.http.sessions import Sessions, session_secret
@@ -42,6 +44,8 @@ LONG_POLL_PATHS = (
 )
 """Ends of the paths of requests that may take longer than `REQUEST_TIMEOUT_S`."""
 SUBMITTING = frozenset({("POST", "/api/tasks"), ("POST", "/coordinator/submit")})
+EVENT_PATH = re.compile(r"/api/tasks/[^/]+/(events|links)/[^/]+")
+"""Paths of the events of tasks: whoever may add tasks may send them some."""
 READING = frozenset(
     {("POST", "/api/tasks/wait"), ("POST", f"{SIGN_IN}/sign-out"), ("POST", f"{SIGN_IN}/codes")}
 )
@@ -62,6 +66,11 @@ SECURITY_HEADERS = {
 _HEADERS = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 _BOARD_HEADERS = [
     (name.lower().encode(), value.encode()) for name, value in (SECURITY_HEADERS | BOARD_HEADERS).items()
+]
+# The form needs an Origin, which browsers leave out for a page that names no referrer.
+_ANSWER_HEADERS = [
+    (name.lower().encode(), value.encode())
+    for name, value in (SECURITY_HEADERS | {"Referrer-Policy": "same-origin"}).items()
 ]
 _NAMES = frozenset(name for name, _ in _HEADERS)
 
@@ -110,8 +119,8 @@ class AuthMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                ours = _BOARD_HEADERS if is_board(route_path(scope)) else _HEADERS
-                message["headers"] = [h for h in message["headers"] if h[0] not in _NAMES] + ours
+                kept = [h for h in message["headers"] if h[0] not in _NAMES]
+                message["headers"] = kept + _headers_of(route_path(scope))
             await send(message)
 
         try:
@@ -151,7 +160,7 @@ class AuthMiddleware:
             who: Holder | None = self._admit_locally(scope)
         else:
             who = self._admit_by_token(scope, self._tokens.tokens)
-        if reason := why_not_json(scope):
+        if not is_answer(route_path(scope)) and (reason := why_not_json(scope)):
             raise RequestRefused("not-json", reason)
         if scope["query_string"].count(b"&") >= QUERY_LIMIT:
             raise RequestRefused("invalid", f"the query has more than {QUERY_LIMIT} parameters")
@@ -208,10 +217,21 @@ def is_board(path: str) -> bool:
     return path == "/" or path.startswith("/board/")
 
 
+def is_answer(path: str) -> bool:
+    """Return True if ``path`` is that of a signed link. The link is all that a person needs."""
+    return path.startswith(f"{ANSWERS}/")
+
+
+def _headers_of(path: str) -> list[tuple[bytes, bytes]]:
+    if is_board(path):
+        return _BOARD_HEADERS
+    return _ANSWER_HEADERS if is_answer(path) else _HEADERS
+
+
 def _is_open(scope: Scope) -> bool:
-    """Return True if a request needs no token: it reads what is public, or signs in."""
+    """Return True if a request needs no token: it reads what is public, signs in, or has a link."""
     path = route_path(scope)
-    if (scope["method"], path) == ("POST", SIGN_IN):
+    if (scope["method"], path) == ("POST", SIGN_IN) or is_answer(path):
         return True
     return path in OPEN_PATHS or (scope["method"] in ("GET", "HEAD") and is_board(path))
 
@@ -220,4 +240,5 @@ def scope_needed(method: str, path: str) -> TokenScope:
     """Return the scope that a request needs its token to have."""
     if method in ("GET", "HEAD") or (method, path) in READING:
         return "read"
-    return "submit" if (method, path) in SUBMITTING else "operate"
+    submits = (method, path) in SUBMITTING or EVENT_PATH.fullmatch(path)
+    return "submit" if submits else "operate"

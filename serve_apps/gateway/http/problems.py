@@ -17,6 +17,7 @@ from organism_flows.blocks.errors import (
     AlreadySubmitted,
     AmbiguousTask,
     ConfigurationError,
+    EventRefused,
     OrganismError,
     QueueUnavailable,
     SchemaMismatch,
@@ -109,6 +110,8 @@ def refusal(error: Exception) -> RequestRefused | None:
             )
         case AlreadySubmitted():
             return RequestRefused("already-submitted", error.what, next_step=error.next_step)
+        case EventRefused():
+            return RequestRefused("conflict", error.what, next_step=error.next_step)
         case PrivilegeMissing():
             return RequestRefused("unavailable", error.what, next_step=error.next_step)
         case QueueUnavailable() | SchemaMismatch():

@@ -26,6 +26,7 @@ CANCELLED_AT_MOST = 100_000
 """Number of tasks after which a request stops cancelling, and answers that there may be more."""
 REDRIVEN_AT_MOST = 100_000
 """Most tasks that one request redrives; then it answers that there may be more."""
+UNDER_WAY: tuple[Status, ...] = ("queued", "waiting", "running", "retry")
 CONFLICT = {**OF_A_TASK, **errors("not-found", "ambiguous-id", "conflict", "not-json")}
 
 router = APIRouter(prefix="/api/tasks", tags=["steering"], route_class=Route)
@@ -137,7 +138,7 @@ async def run(task: TheTask, queue: TheQueue, request: Request) -> TaskActionRes
     task = await queue.get(str(task.id))
     if started:
         return TaskActionResult(id=task.id, outcome="queued", status=task.status)
-    return _unchanged(task, "run", ("queued", "running", "retry"))
+    return _unchanged(task, "run", UNDER_WAY)
 
 
 @router.post("/{task_id}/retry", summary="Run a failed or cancelled task again", responses=CONFLICT)
@@ -159,7 +160,7 @@ async def retry(task: TheTask, queue: TheQueue, request: Request) -> TaskActionR
             f"another unfinished task of type {task.type} has the dedup_key {task.dedup_key}",
             next_step="wait for that one, or cancel it",
         )
-    return _unchanged(task, "retried", ("queued", "running", "retry"))
+    return _unchanged(task, "retried", UNDER_WAY)
 
 
 def _unchanged(task: TaskRow, asked: str, fine: tuple[Status, ...]) -> TaskActionResult:

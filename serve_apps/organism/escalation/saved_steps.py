@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from organism_flows.blocks.json_text import NotJson, from_json, to_json
+from organism_flows.blocks.snooze import Snooze
 from organism_flows.blocks.task_report import Acknowledgement, Checkpoint, TaskReport
 from organism_flows.serve_apps.organism.execution.job_runner import JobRunner, logger
 from organism_flows.serve_apps.organism.execution.jobs import Job
@@ -104,6 +105,10 @@ class SavedSteps:
         """Keep a step that has ended, if it has completed."""
         self._steps.pop(number, None)
         self._awaited.pop(number, None)
+        if done.result.cause == "snoozed" and Snooze.from_json(done.result.result).event:
+            # The plan that waits is the one that continues.
+            self._active = True
+            self._save(TaskReport(), number)
         if done.result.cause != "completed":
             return
         value = from_json(done.result.result or "null")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from organism_flows.blocks.json_text import from_json
-from organism_flows.blocks.task_report import Acknowledgement
+from organism_flows.blocks.task_report import Acknowledgement, EndedWait
 from organism_flows.serve_apps.organism.execution.outcome_stream import BatchCall
 from organism_flows.serve_apps.organism.execution.thread_pool import ThreadCall
 from organism_flows.serve_apps.organism.handler_api.context import Context
@@ -42,6 +42,11 @@ class Job:
     @property
     def claim(self) -> int:
         return self.call.batch.claims[self.position]
+
+    @property
+    def wait(self) -> EndedWait | None:
+        """Return how its newest wait for an event has ended; `None` if it has not waited."""
+        return self.call.batch.waits.get(self.claim)
 
     @property
     def suspect(self) -> bool:
@@ -119,6 +124,7 @@ class Invocation:
             lambda: self.reported or job.reported,
             lambda report: call.report_running(report._replace(position=position)),
             call.batch.checkpoints[position],
+            job.wait,
         )
         if job.leave_by is not None:  # asked before there was a context
             within_s = max(job.leave_by - time.monotonic(), 0.0)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
-from collections.abc import Callable, Generator, MutableMapping
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, NamedTuple
 
 from organism_flows.blocks.errors import MustLeave, StaleClaim
 from organism_flows.blocks.json_text import NotJson, from_json, to_json
-from organism_flows.blocks.task_report import Acknowledgement, Checkpoint, Progress, TaskReport
-from organism_flows.blocks.tracing import current_traceparent
+from organism_flows.blocks.task_report import Acknowledgement, Checkpoint, EndedWait, Progress, TaskReport
 from organism_flows.serve_apps.organism.handler_api.emitted_chunks import CHUNK_LIMIT_BYTES, EmittedChunks
 from organism_flows.serve_apps.organism.handler_api.leaving import Leaving
-from organism_flows.serve_apps.organism.handler_api.log_lines import LogLines
+from organism_flows.serve_apps.organism.handler_api.log_lines import LogLines, TaskLogger
 
 logger = logging.getLogger("ray.serve.organism.handler")
 
@@ -27,33 +25,14 @@ NOTE_LIMIT = 200
 """Most characters of a note on progress."""
 
 
-class TaskLogger(logging.LoggerAdapter[logging.Logger]):
-    """Logger that names the task, and its trace if there is one, in every line, and keeps the newest lines.
+class Event(NamedTuple):
+    """What a task has waited for."""
 
-    Args:
-        logger: Logger of the replica.
-        extra: ``task_id`` and ``claim``.
-        kept: Keeps the lines.
-    """
-
-    def __init__(self, logger: logging.Logger, extra: dict[str, Any], kept: LogLines) -> None:
-        super().__init__(logger, extra)
-        self._kept = kept
-
-    def log(self, level: int, msg: object, *args: Any, **kwargs: Any) -> None:
-        """Log a message, and keep it with the task from level INFO on, whatever the replica's log has."""
-        if level >= logging.INFO or self.isEnabledFor(level):
-            error = kwargs.get("exc_info")
-            if error and not isinstance(error, BaseException):
-                error = sys.exc_info()[1]
-            self._kept.add(level, msg, args, error or None)
-        super().log(level, msg, *args, **kwargs)
-
-    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        extra = self.extra or {}
-        traceparent = current_traceparent()
-        trace = f" trace {traceparent[3:35]}" if traceparent else ""
-        return f"task {extra['task_id']} claim {extra['claim']}{trace}: {msg}", kwargs
+    name: str
+    payload: Any
+    """What was sent with it. `None` if it did not come."""
+    timed_out: bool
+    """True if it did not come in time."""
 
 
 class Saving:
@@ -98,6 +77,7 @@ class Context:
         cancelled: Returns True if the task's result is no longer awaited.
         report: Called with what the handler reports.
         checkpoint: Where earlier attempts got to.
+        wait: How the newest wait of the task has ended.
     """
 
     __slots__ = (
@@ -112,6 +92,7 @@ class Context:
         "_log",
         "_report",
         "_step",
+        "_wait",
         "_waiting",
         "attempt",
         "claim",
@@ -129,6 +110,7 @@ class Context:
         cancelled: Callable[[], bool],
         report: Callable[[TaskReport], None],
         checkpoint: Checkpoint | None = None,
+        wait: EndedWait | None = None,
     ) -> None:
         self.task_id: str = task["task_id"]
         self.claim: int = task["claim"]
@@ -143,6 +125,7 @@ class Context:
         self._cancelled = cancelled
         self._report = report
         self._checkpoint = checkpoint
+        self._wait = wait
         self._step = 0
         self._last: str | None = None
         """JSON text of the newest state of this attempt."""
@@ -210,6 +193,17 @@ class Context:
         with self._lock:
             self._step = max(self._step, self._checkpoint.step)
         return from_json(self._checkpoint.state)
+
+    @property
+    def event(self) -> Event | None:
+        """Return the event that the task has waited for; `None` if it has not waited yet.
+
+        Each attempt after the wait gets it, until the next wait has ended. See `WaitFor`.
+        """
+        if self._wait is None:
+            return None
+        payload = self._wait.payload
+        return Event(self._wait.event, None if payload is None else from_json(payload), self._wait.timed_out)
 
     def checkpoint(self, state: Any) -> Saving:
         """Save ``state``. If this attempt does not end the task, the next one gets it as `restored`.

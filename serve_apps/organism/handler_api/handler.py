@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from organism_flows.blocks.task_report import Acknowledgement, Checkpoint
+from organism_flows.blocks.task_report import Acknowledgement, Checkpoint, EndedWait
 from organism_flows.serve_apps.organism.handler_api.context import Context
 from organism_flows.serve_apps.organism.handler_api.results import HandlerResults, of_value
 
@@ -28,6 +28,8 @@ class ProcessCall:
     """The contexts of the tasks, which get what the handler reports; empty if it wants none."""
     checkpoints: list[Checkpoint | None]
     """Where earlier attempts of the tasks got to."""
+    waits: dict[int, EndedWait]
+    """How the newest waits of the tasks have ended, by claim."""
     traceparent: str | None
     """Trace context of the call; `None` means that it is not traced."""
     on_begin: Callable[[], object]

@@ -1,14 +1,17 @@
-"""The last lines that a handler logged about one task, in bounded form."""
+"""The logger of a task, and the last lines that its handler logged, in bounded form."""
 
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import traceback
 from collections import deque
+from collections.abc import MutableMapping
 from datetime import UTC, datetime
 from typing import Any
 
+from organism_flows.blocks.tracing import current_traceparent
 from organism_flows.serve_apps.organism.handler_api.errors import harmless
 
 LOG_BYTES = 16_000
@@ -55,3 +58,32 @@ class LogLines:
                 return None
             before = [f"({self._dropped} lines before these are not kept)"] if self._dropped else []
             return "\n".join([*before, *self._lines])
+
+
+class TaskLogger(logging.LoggerAdapter[logging.Logger]):
+    """Logger that names the task, and its trace if there is one, in every line, and keeps the newest lines.
+
+    Args:
+        logger: Logger of the replica.
+        extra: ``task_id`` and ``claim``.
+        kept: Keeps the lines.
+    """
+
+    def __init__(self, logger: logging.Logger, extra: dict[str, Any], kept: LogLines) -> None:
+        super().__init__(logger, extra)
+        self._kept = kept
+
+    def log(self, level: int, msg: object, *args: Any, **kwargs: Any) -> None:
+        """Log a message, and keep it with the task from level INFO on, whatever the replica's log has."""
+        if level >= logging.INFO or self.isEnabledFor(level):
+            error = kwargs.get("exc_info")
+            if error and not isinstance(error, BaseException):
+                error = sys.exc_info()[1]
+            self._kept.add(level, msg, args, error or None)
+        super().log(level, msg, *args, **kwargs)
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        extra = self.extra or {}
+        traceparent = current_traceparent()
+        trace = f" trace {traceparent[3:35]}" if traceparent else ""
+        return f"task {extra['task_id']} claim {extra['claim']}{trace}: {msg}", kwargs

@@ -5,6 +5,10 @@ handler need not import anything for that; `RetryAfter` is there for convenience
 header of that name holds (seconds or a date), a number of seconds, a timedelta, or a datetime with a time
 zone. ``None`` means nothing: the exception is an error like any other.
 
+An exception with an attribute ``wait_for_event`` puts its task off until the event of that name comes. With
+``retry_after`` as well, it waits until then at the longest: then it continues without the event, or fails if
+the attribute ``or_fail`` is true. `WaitFor` is there for convenience.
+
 An attribute ``closes`` of the same exception closes the key of the task (``"key"``), or the limit of that
 name, until then.
 """
@@ -16,7 +20,7 @@ from email.utils import parsedate_to_datetime
 from math import isfinite
 from typing import Any
 
-from organism_flows.blocks.snooze import Snooze
+from organism_flows.blocks.snooze import EVENT_NAME, EVENT_NAME_RULE, Snooze
 
 LONGEST_S = 366 * 86400.0
 NAME_LIMIT = 100
@@ -31,11 +35,12 @@ def snooze_of(error: BaseException) -> Snooze | None:
     """
     if isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         return snooze_of(error.exceptions[0])
-    value = _attribute(error, "retry_after")
-    if value is None:
+    value, event = _attribute(error, "retry_after"), _attribute(error, "wait_for_event")
+    if value is None and event is None:
         return None
-    after_s, until = _moment(value)
-    return Snooze(after_s, until, _closes(_attribute(error, "closes")))
+    after_s, until = (None, None) if value is None else _moment(value)
+    closes = _closes(_attribute(error, "closes"))
+    return Snooze(after_s, until, closes, _event(event), _attribute(error, "or_fail") is True)
 
 
 def _attribute(error: BaseException, name: str) -> Any:
@@ -67,6 +72,14 @@ def _moment(value: Any) -> tuple[float | None, str | None]:
             raise ValueError(f"retry_after is {value}, which has no time zone")
         return None, value.isoformat()
     raise ValueError(f"retry_after is a {type(value).__name__}, neither seconds nor a moment")
+
+
+def _event(value: Any) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not EVENT_NAME.fullmatch(value):
+        raise ValueError(f"wait_for_event is {value!r:.150}, no name of an event: {EVENT_NAME_RULE}")
+    return value
 
 
 def _closes(value: Any) -> str | None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from organism_flows.blocks import tracing
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.json_text import from_json
-from organism_flows.blocks.task_report import Acknowledgement, Checkpoint, TaskReport
+from organism_flows.blocks.task_report import Acknowledgement, Checkpoint, EndedWait, TaskReport
 from organism_flows.serve_apps.organism.config import OrganConfig
 from organism_flows.serve_apps.organism.handler_api.context import Context
 from organism_flows.serve_apps.organism.handler_api.handler import Handler
@@ -66,6 +66,8 @@ class InvokeMessage(NamedTuple):
     """Longest result, in bytes of JSON text."""
     checkpoints: list[Checkpoint | None]
     """Where earlier attempts got to."""
+    waits: dict[int, EndedWait]
+    """How the newest waits of the tasks have ended, by claim."""
     traceparent: str | None = None
     """Trace context of the call; `None` means that it is not traced."""
 
@@ -156,9 +158,10 @@ class WorkerContext(Context):
         remaining_s: float,
         report: Callable[[TaskReport], None],
         checkpoint: Checkpoint | None,
+        wait: EndedWait | None,
         listen: Callable[[], None],
     ) -> None:
-        super().__init__(task, time.monotonic(), remaining_s, lambda: False, report, checkpoint)
+        super().__init__(task, time.monotonic(), remaining_s, lambda: False, report, checkpoint, wait)
         self._listen = listen
 
     @property
@@ -276,8 +279,8 @@ class Worker:
         def report(one: TaskReport) -> None:
             self._sender.report(message.number, one._replace(position=position))
 
-        checkpoint = message.checkpoints[position]
-        return WorkerContext(task, message.remaining_s, report, checkpoint, self.inbox.listen)
+        checkpoint, wait = message.checkpoints[position], message.waits.get(task["claim"])
+        return WorkerContext(task, message.remaining_s, report, checkpoint, wait, self.inbox.listen)
 
     def _answer(self, message: AnswerMessage) -> None:
         for context in self._contexts:

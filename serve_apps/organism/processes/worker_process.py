@@ -140,7 +140,13 @@ class WorkerProcess:
         """
         self._number += 1
         message = InvokeMessage(
-            self._number, call.tasks, call.timeout_s, call.limit_bytes, call.checkpoints, call.traceparent
+            self._number,
+            call.tasks,
+            call.timeout_s,
+            call.limit_bytes,
+            call.checkpoints,
+            call.waits,
+            call.traceparent,
         )
         with self._sending:
             self._connection.send(message)

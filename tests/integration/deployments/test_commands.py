@@ -91,6 +91,14 @@ def test_cancel(organism: Any) -> None:
     assert organism("tasks", "list")[1]["counts"]["cancelled"] == 2
 
 
+def test_signal(organism: Any) -> None:
+    [task_id] = organism("submit", "echo")[1]["ids"]
+    code, done, _ = organism("tasks", "signal", task_id[:14], "approval", '{"choice": "approve"}')
+    assert (code, done) == (0, {"id": task_id, "event": "approval", "outcome": "kept"})
+    assert organism("tasks", "signal", task_id, "approval")[1]["outcome"] == "duplicate"
+    assert organism("tasks", "list", "--status", "waiting")[1]["tasks"] == []
+
+
 def test_run_and_retry(organism: Any) -> None:
     [task_id] = organism("submit", "echo")[1]["ids"]
     code, done, _ = organism("tasks", "retry", task_id)
@@ -403,6 +411,7 @@ def test_redrive_shows_first_and_then_does(organism: Any, capsys: pytest.Capture
         (["submit", "a", "--params", "{"], "--params: not JSON"),
         (["submit", "a", "--params", "[]"], "params: Input should be a valid dictionary"),
         (["submit", "a", "--params", '{"x": "\\u0000"}'], "NUL"),
+        (["tasks", "signal", "0", "approval", "{"], "the payload is not JSON"),
         (["submit", " "], "type:"),
         (["submit", "a", "--max-attempts", "0"], "max_attempts:"),
         (["submit", "a", "--timeout", "nan"], "timeout_s:"),

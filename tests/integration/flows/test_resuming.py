@@ -144,7 +144,7 @@ async def test_many_tasks_under_random_deaths_repeat_only_what_was_in_flight(que
 async def test_the_check_sees_a_queue_that_gives_no_checkpoint_back(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    edit_statements(monkeypatch, {"restored"}, "state IS NOT NULL", "false")
+    edit_statements(monkeypatch, {"restored"}, "saved.state IS NOT NULL", "false")
     organism = LocalOrganism(CONFIG)
     units.after_unit = once(lambda unit: unit == 3, organism.kill)
     [task_id] = await run(queue, organism)

@@ -44,5 +44,8 @@ ROUTES = {
     ("get", "/coordinator/health"),
     ("post", "/coordinator/submit"),
     *(("get", f"{TASK}{path}") for path in ("", "/status", "/why", "/wait", "/events", "/stream")),
-    *(("post", f"{TASK}{path}") for path in ("/cancel", "/run", "/retry")),
+    *(
+        ("post", f"{TASK}{path}")
+        for path in ("/cancel", "/run", "/retry", "/events/{event}", "/links/{event}")
+    ),
 }

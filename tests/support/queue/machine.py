@@ -26,13 +26,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from organism_flows.blocks.errors import EventRefused
 from organism_flows.blocks.queue import Batch, ClaimLines, NewTask, Outcomes, Queue, RedriveFilter, TypePolicy
 from organism_flows.blocks.queue.models.streams import StreamChunk, StreamPlace
 from organism_flows.blocks.queue.stores.claim_lines import lines_of
 from organism_flows.blocks.snooze import Snooze
 from organism_flows.blocks.task_report import Chunks, TaskReport
 from tests.support.clock import START, set_clock
-from tests.support.oracle import FINISHED, Oracle, Task
+from tests.support.oracle import FINISHED, FOREVER, Oracle, Task
 from tests.support.sql import database_of, pool_of
 
 T = TypeVar("T")
@@ -43,6 +44,7 @@ REWIND_S = 1.0
 """After so long every task that is ready must be found, wherever it came into line."""
 CAUSES = ("completed", "failed", "rejected", "timed_out", "cancelled")
 TYPES = ("t", "u")
+EVENTS = ("x", "y")
 ENOUGH = 100
 CLEAN = "; ".join(
     f"DELETE FROM {table}" for table in ("tasks", "lanes", "pauses", "closures", "task_types", "task_audit")
@@ -207,6 +209,7 @@ class QueueMachine(RuleBasedStateMachine):
             task = self.oracle.tasks[UUID(task_id)]
             assert (attempt, suspicion) == (task.attempts, task.suspicion)
             assert reclaimed == any((task.interrupted, task.lease_lost, task.suspicion))
+            assert batch.waits.get(claim) == self.oracle.ended_wait(task)
         if len(batch):
             # Postgres gives them as they lie on its pages, which is not the history's doing.
             in_order = sorted(range(len(batch)), key=batch.ids.__getitem__)
@@ -312,6 +315,54 @@ class QueueMachine(RuleBasedStateMachine):
                 expected = self.oracle.snooze(UUID(task_id), claim, after_s, closes=closes)
                 assert settled.statuses.get(task_id) == expected
         self.claim_along(self.some_lane(data))
+
+    @precondition(lambda self: self.held)
+    @rule(
+        data=st.data(),
+        event=st.sampled_from(EVENTS),
+        after_s=st.sampled_from([None, 3]),
+        when=st.sampled_from(["before", "after", "late", "never"]),
+        again=st.booleans(),
+    )
+    def wait_for_event(
+        self, data: st.DataObject, event: str, after_s: float | None, when: str, again: bool
+    ) -> None:
+        """The event comes before the wait, after it, or when its time is over and the task runs again."""
+        lane, batch = self.some_held(data)
+        if when == "before":
+            self.send_events(batch, event)
+        self.wait_as(lane, batch, event, after_s)
+        if when == "late":
+            self.pass_time(3)
+            self.claim_along(self.some_lane(data), look=True)
+        if when in ("after", "late"):
+            self.send_events(batch, event)
+        if self.claim_along(self.some_lane(data), look=True) and again:
+            self.wait_as(*self.held[-1], event, after_s)
+
+    def wait_as(self, lane: str, batch: Batch, event: str, after_s: float | None) -> None:
+        """Twice: the answer to the first may be lost."""
+        outcomes = Outcomes()
+        for position in range(len(batch)):
+            text = Snooze(after_s=after_s, event=event).to_json()
+            outcomes.add(position, "snoozed", result=text, error="waits")
+        for _ in range(2):
+            settled = self.wait(self.queue.claims.settle(lane, batch, outcomes))
+            for task_id, claim in zip(batch.ids, batch.claims, strict=True):
+                expected = self.oracle.wait(UUID(task_id), claim, event, after_s)
+                assert settled.statuses.get(task_id) == expected
+
+    def send_events(self, batch: Batch, event: str) -> None:
+        """Twice, with another payload."""
+        for task_id in map(UUID, batch.ids):
+            for payload in ("1", "2") if task_id in self.oracle.tasks else ():
+                try:
+                    effect: str | None = self.wait(
+                        self.queue.producer.send_event(task_id, event, int(payload))
+                    )
+                except EventRefused:
+                    effect = None
+                assert effect == self.oracle.send_event(task_id, event, payload)
 
     def adopt_backoff(self, task_id: UUID) -> None:
         """Jitter is chance: check its bounds and go on from what it was."""
@@ -506,7 +557,10 @@ class QueueMachine(RuleBasedStateMachine):
             names = ("attempts", "claim", "timed_out", "lease_lost", "interrupted", "snoozed")
             assert (row["s"], row["locked_by"]) == (task.status, task.lane)
             assert [row[name] for name in names] == [getattr(task, name) for name in names]
-            assert (row["suspicion"], row["run_after"]) == (task.suspicion, task.run_after)
+            due = row["run_after"] if row["run_after"].tzinfo else FOREVER
+            assert (row["suspicion"], due) == (task.suspicion, task.run_after)
+            if task.status == "queued":
+                assert row["waits_for"] == task.waits_for
             assert row["cancel_requested"] == task.cancel_requested
             assert (row["finished_at"] is not None) == (row["s"] in FINISHED)
             assert task.settlements <= 1

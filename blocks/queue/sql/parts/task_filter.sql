@@ -1,5 +1,5 @@
 -- The tasks of a `TaskFilter`. Each of its fields may be NULL, and the statuses empty.
-(cardinality(:statuses::taskstatus[]) = 0 OR status = ANY (:statuses::taskstatus[]))
+(cardinality(:statuses::text[]) = 0 OR {shown_status} = ANY (:statuses::text[]))
   AND (:type::text IS NULL OR type = :type)
   AND (:domain::text IS NULL OR domain = :domain)
   AND (:created_since::timestamptz IS NULL OR created_at >= :created_since)

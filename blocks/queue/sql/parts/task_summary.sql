@@ -1,2 +1,2 @@
 -- The columns of a `TaskSummary`.
-id, type, status::text, attempts, domain, created_at, finished_at, left(error, 10000) AS error
+id, type, {shown_status} AS status, attempts, domain, created_at, finished_at, left(error, 10000) AS error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
@@ -80,6 +81,37 @@ async def retry(*ids: str, as_json: AsJson = False) -> int:
         {"queued": done.retried, "unchanged": done.unchanged, "duplicates": done.duplicates}, as_json
     )
     return ExitCode.FAILED if done.unchanged or done.duplicates else ExitCode.DONE
+
+
+@tasks.command(name="signal")
+async def signal(id: str, event: str, payload: str = "null", /, *, as_json: AsJson = False) -> None:
+    """Send an event to a task. If the task waits for it, it continues; else the event is kept for it.
+
+    Sent twice, it counts once.
+
+    Args:
+        id: Id of the task, or the beginning of its id.
+        event: Name of the event.
+        payload: JSON that the handler gets with it.
+        as_json: Print the result as JSON.
+    """
+    try:
+        value = json.loads(payload)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"the payload is not JSON: {error}",
+            """write text as '"text"', an object as '{"choice": "approve"}'""",
+        ) from None
+    async with open_queue() as queue:
+        task = await queue.get(id)
+        outcome = await queue.producer.send_event(task.id, event, value)
+    words = {
+        "resumed": "the task waited for it and continues",
+        "kept": "kept until the task waits for it",
+        "duplicate": "the task has had it: nothing changes",
+    }
+    result = {"id": str(task.id), "event": event, "outcome": outcome}
+    show(result, as_json, f"{task.id}  {event}: {words[outcome]}")
 
 
 @tasks.command(name="pause")

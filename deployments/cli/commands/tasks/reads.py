@@ -184,6 +184,9 @@ def _describe(task: TaskRow) -> str:
         lines.append(f"finished   {task.finished_at:%Y-%m-%d %H:%M:%S %Z}{took}")
     elif task.status in ("queued", "retry"):
         lines.append(f"due        {task.run_after:%Y-%m-%d %H:%M:%S %Z}")
+    elif task.waits_for:
+        until = f", until {task.waits_for.until:%Y-%m-%d %H:%M:%S %Z}" if task.waits_for.until else ""
+        lines.append(f"waits for  {task.waits_for.event}, since {task.waits_for.since:%H:%M:%S %Z}{until}")
     if task.expires_at and not task.finished_at:
         lines.append(f"expires    {task.expires_at:%Y-%m-%d %H:%M:%S %Z}")
     if task.traceparent:

@@ -48,12 +48,12 @@ pytestmark = pytest.mark.anyio
 
 NAMES = {path.stem for path in SQL.glob("*.sql")}
 ALSO = {
-    SUBMITTER: "attached counts database_health",
+    SUBMITTER: "attached database_health",
     LANE: """
         ahead attached board_dead board_failures board_latency board_running board_waiting cancel
         cancellable counts counts_of database_health depths duplicates export finished
-        limit_use next_finished of_type page policies redrivable redrivable_sample results start
-        states streams stuck to_cancel unheld
+        limit_use next_finished of_type page policies redrivable redrivable_sample results sent_event
+        start states streams stuck to_cancel unheld
     """,
     OPERATOR: """
         cancel_requests limit_charge limit_costs limit_lock limit_reconcile limit_spend lines

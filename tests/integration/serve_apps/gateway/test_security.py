@@ -283,7 +283,7 @@ async def test_no_answer_of_any_route_holds_a_secret(tmp_path: Path) -> None:
     async with running("postgresql://me:hunter2@127.0.0.1:1/db", gateway_tokens=tokens) as gateway:
         document = (await gateway.http.get("/openapi.json")).json()
         for path, routes in document["paths"].items():
-            url = path.format(task_id="0" * 32)
+            url = path.format(task_id="0" * 32, event="e")
             for method in routes:
                 for headers in ({}, bearer("s3cret"), {"authorization": "s3cret"}):
                     for body in ({"type": "t"}, {"kind": "type", "name": "t"}, {}):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import orjson
 import pytest
 
-from organism_flows import RetryAfter
+from organism_flows import RetryAfter, WaitFor
+from organism_flows.blocks.snooze import Snooze
 from organism_flows.serve_apps.organism.handler_api.results import raised, returned, returned_by_batch
 from organism_flows.serve_apps.organism.handler_api.snoozing import LONGEST_S
 from tests.support.organism.helpers import batch, organ, organism, run
@@ -46,8 +47,33 @@ def test_seconds_dates_and_moments_are_understood(value: Any, asked: dict[str, A
     assert result.cause == "snoozed"
     assert result.error is not None
     assert result.error.startswith("Busy: 429")
-    whole = {"after_s": None, "until": None, "closes": None} | asked
-    assert orjson.loads(result.result or "") == whole
+    assert Snooze.from_json(result.result) == Snooze(**asked)
+
+
+@pytest.mark.parametrize(
+    ("error", "asked"),
+    [
+        (WaitFor("approval"), {}),
+        (WaitFor("approval", 60), {"after_s": 60.0}),
+        (WaitFor("approval", timedelta(days=1), or_fail=True), {"after_s": 86400.0, "or_fail": True}),
+        (WaitFor("approval", DATE), {"until": DATE.isoformat()}),
+        (Busy(None, wait_for_event="approval"), {}),
+        (Busy(3, wait_for_event="approval", closes="key"), {"after_s": 3.0, "closes": "key"}),
+    ],
+)
+def test_a_wait_for_an_event_is_understood(error: Exception, asked: dict[str, Any]) -> None:
+    result = raised(error)
+    assert (result.cause, Snooze.from_json(result.result)) == ("snoozed", Snooze(event="approval", **asked))
+    again = pickle.loads(pickle.dumps(error))
+    assert raised(again).result == result.result
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "ä", "a\0", "x" * 101, 7, ["approval"]])
+def test_what_is_no_name_of_an_event_is_a_failure_that_says_so(name: Any) -> None:
+    result = raised(WaitFor(name))
+    assert result.cause == "failed"
+    assert "not put off: wait_for_event is" in (result.error or "")
+    assert "no name of an event: 1 to 100 letters, digits and _ . : -" in (result.error or "")
 
 
 @pytest.mark.parametrize(
@@ -118,7 +144,7 @@ async def test_every_form_of_handler_can_put_its_task_off(handler: str, more: di
     manager = organism(organ("busy", path, **more))
     result = await run(manager, batch(("busy", {"after": 9}), ("busy", {"after": 8})))
     assert result.causes == {0: "snoozed", 1: "snoozed"}
-    assert result.results[0] == {"after_s": 9.0, "until": None, "closes": "key"}
+    assert result.results[0] == asdict(Snooze(after_s=9, closes="key"))
     assert (result.errors[0] or "").startswith("RetryAfter: not now")
     outcome = await manager.handle_incoming_task({"type": "busy", "params": {"after": 5}})
     assert (outcome["success"], outcome["retryable"], outcome["result"]) == (False, True, None)

@@ -60,6 +60,7 @@ function Tiles({ queue, throughput }) {
     <${Tile} name="Running" value=${count(sum("running"))} note=${plural(queue.lanes.filter((lane) => lane.state === "live").length, "lane claims", "lanes claim")} href=${link("tasks", { status: "running" })} />
     <${Tile} name="Retrying" value=${atLeast(sum("retrying"), more)} note="wait for their next attempt" href=${link("tasks", { status: "retry" })} />
     <${Tile} name="Scheduled" value=${atLeast(sum("scheduled"), more)} note="not due yet" href=${link("tasks", { status: "queued" })} />
+    ${sum("waiting") > 0 && html`<${Tile} name="Waiting" value=${atLeast(sum("waiting"), more)} note="for an event" href=${link("tasks", { status: "waiting" })} />`}
     <${Tile} name="Dead letters" tone=${queue.dead_last_hour ? "bad" : ""} value=${atLeast(queue.dead, queue.dead_more)} note=${queue.dead_last_hour ? `${count(queue.dead_last_hour)} in the last hour` : "none in the last hour"} href=${link("failures")} />
     <${Tile} name="Completed" value=${perSecond(throughput.completed_per_s)} note="in the last minute"
       spark=${throughput.points.length > 1 && html`<${Spark} values=${throughput.points.slice(-30).map((p) => p.completed)} label="Completed by minute" />`} />

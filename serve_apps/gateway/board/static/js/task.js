@@ -15,6 +15,7 @@ const CAUSES = {
   cancelled: "cancelled",
   redriven: "redriven",
   rejected: "rejected",
+  snoozed: "put off by its handler",
 };
 
 export function TaskPage({ path, session }) {
@@ -110,7 +111,7 @@ function Timeline({ task }) {
     if (attempt.started_at) events.push({ at: attempt.started_at, what: html`Claimed${attempt.lane && html` by lane <${Text} length=${60}>${attempt.lane}<//>`}` });
     events.push({
       at: attempt.ended_at,
-      tone: attempt.cause === "redriven" ? "" : ["interrupted", "lease_lost", "cancelled"].includes(attempt.cause) ? "warn" : "bad",
+      tone: attempt.cause === "redriven" ? "" : ["interrupted", "lease_lost", "cancelled", "snoozed"].includes(attempt.cause) ? "warn" : "bad",
       what: html`${attempt.cause === "redriven" ? "Redriven" : html`Attempt ${count(attempt.attempt)}: ${CAUSES[attempt.cause] ?? firstLine(attempt.cause, 40)}`}${took > 0 && html` <span class="muted">after ${duration(took)}</span>`}`,
       // Said once, if it is the same each time.
       error: attempt.error === last ? null : attempt.error,
@@ -127,7 +128,8 @@ function Timeline({ task }) {
       what: html`${capital(statusWord(task.status))}${task.status === "completed" && task.elapsed_ms != null && html` <span class="muted">handler took ${duration(task.elapsed_ms)}</span>`}`,
     });
   else if (["queued", "retry"].includes(task.status)) events.push({ at: task.run_after, tone: "next", what: task.attempts ? "Next attempt is due" : "Due" });
-  if (task.expires_at && ["created", "queued", "retry"].includes(task.status)) events.push({ at: task.expires_at, tone: "next", what: "Expires, if it has not begun" });
+  else if (task.waits_for?.until) events.push({ at: task.waits_for.until, tone: "next", what: task.waits_for.or_fail ? "Fails without its event" : "Continues without its event" });
+  if (task.expires_at && ["created", "queued", "waiting", "retry"].includes(task.status)) events.push({ at: task.expires_at, tone: "next", what: "Expires, if it has not begun" });
   events.sort((a, b) => (a.tone === "next") - (b.tone === "next") || Date.parse(a.at) - Date.parse(b.at));
   return html`<ol class="timeline">
     ${events.map((event) => html`<li class=${event.tone ?? ""}><${Time} at=${event.at} /><div>${event.what}${event.error && html`<p class="error"><bdi>${firstLine(event.error)}</bdi></p>`}</div></li>`)}
@@ -141,6 +143,7 @@ function Facts({ task }) {
     ["Key", task.key && html`<a href=${link("tasks", { key: task.key })}><${Text} length=${80}>${task.key}<//></a>`],
     ["Priority", task.priority !== 0 && count(task.priority)],
     ["Attempts", `${count(task.attempts)} of ${count(task.max_attempts)}`],
+    ["Waits for", task.waits_for?.event],
     ["Dedup key", task.dedup_key],
     ["Timeout", task.timeout_s != null && duration(task.timeout_s * 1000)],
     ["Organ", task.organ_id && html`<a href=${link("tasks", { organ: task.organ_id })}><${Text} length=${80}>${task.organ_id}<//></a>`],

@@ -20,7 +20,7 @@ const COLUMNS = {
   error: "Error",
 };
 const SHOWN = ["type", "status", "id", "domain", "created_at", "took", "error"];
-const UNFINISHED = ["created", "queued", "running", "retry"];
+const UNFINISHED = ["created", "queued", "waiting", "running", "retry"];
 const LIMIT = 50;
 
 export function filterOf(query) {

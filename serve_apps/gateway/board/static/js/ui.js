@@ -10,6 +10,7 @@ export const html = htm.bind(h);
 const WORDS = {
   created: "created",
   queued: "queued",
+  waiting: "waiting",
   running: "running",
   retry: "retry",
   completed: "completed",
