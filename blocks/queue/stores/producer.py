@@ -14,7 +14,7 @@ from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.files.columns import TASKS, Columns
 from organism_flows.blocks.queue.models.operations import NewTask
 from organism_flows.blocks.queue.stores.file_load import PART_TASKS, FileLoad, Loaded
-from organism_flows.blocks.queue.stores.task_rows import COLUMNS, as_columns, task_row
+from organism_flows.blocks.queue.stores.task_rows import COLUMNS, as_columns, paths_refused, task_row
 from organism_flows.blocks.queue.traces import submitting
 
 SUBMIT_TIMEOUT = 60.0
@@ -46,6 +46,7 @@ class Producer:
 
         Raises:
             AlreadySubmitted: One of the given ids exists already.
+            ConfigurationError: Its params hold no key or cost where the policy of its type says.
         """
         if not tasks:
             return []
@@ -90,9 +91,10 @@ class Producer:
 
         async with self._database.session() as session:
             try:
-                await session.connection.copy_records_to_table(
-                    "tasks", records=rows(), columns=COLUMNS, timeout=LOAD_TIMEOUT
-                )
+                with paths_refused():
+                    await session.connection.copy_records_to_table(
+                        "tasks", records=rows(), columns=COLUMNS, timeout=LOAD_TIMEOUT
+                    )
             except asyncpg.UniqueViolationError as error:
                 raise _already_there(error) from None
         return added
@@ -136,7 +138,8 @@ class Producer:
         columns = as_columns(rows)
         for race in range(RACES):
             try:
-                added = await self._database.fetch("submit", **columns, timeout=SUBMIT_TIMEOUT)
+                with paths_refused():
+                    added = await self._database.fetch("submit", **columns, timeout=SUBMIT_TIMEOUT)
                 return {row["id"] for row in added}
             except asyncpg.UniqueViolationError as error:
                 raise _already_there(error) from None
