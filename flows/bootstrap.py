@@ -50,7 +50,7 @@ from organism_flows.serve_apps.organism.release.replacement import ReplacementDo
 from organism_flows.serve_apps.organism.release.serve_api import running_config
 from organism_flows.serve_apps.organism.release.serve_config import serve_config
 
-STEPS = ("postgres", "organism", "deployments", "alerts", "canary")
+STEPS = ("postgres", "limits", "organism", "deployments", "alerts", "canary")
 STEP_TIMEOUT_S = 180.0
 DEPLOY_S = 150.0
 """Time for the organism to run as deployed, in seconds. A roll-back to the old configuration has as much."""
@@ -119,6 +119,19 @@ async def prepare_postgres(queue: str, within_s: float) -> BootstrapStep:
             logger.warning(how_to_make(roles))
         return BootstrapStep(step="postgres", changed=True, found=f"migrated: {', '.join(missing)}")
     return BootstrapStep(step="postgres", changed=False, found="every migration is applied")
+
+
+@_step("limits")
+async def declare_limits(queue: str, config: str | None) -> BootstrapStep:
+    """Set the limits and weights that the organism's configuration declares."""
+    wanted = load_config(Path(config) if config else load_settings().config)
+    if wanted.limits is None and wanted.weights is None:
+        return BootstrapStep(step="limits", changed=False, found="the configuration declares none")
+    block = await TaskQueue.named(queue)
+    async with block.open(application_name="organism-bootstrap", connections=1) as open_queue:
+        changed = await open_queue.operator.declare(wanted.limits, wanted.weights)
+    found = f"set or removed: {', '.join(changed)}" if changed else "as the configuration declares"
+    return BootstrapStep(step="limits", changed=bool(changed), found=found)
 
 
 @_step("organism", timeout_s=2 * DEPLOY_S + 60)
@@ -329,6 +342,7 @@ async def bootstrap(
     try:
         prefect_api()
         done.steps.append(await prepare_postgres(queue, postgres_seconds))
+        done.steps.append(await declare_limits(queue, config))
         # With `idle` it may wait for tasks that take hours, so it has no timeout.
         step = deploy_organism.with_options(timeout_seconds=None) if when == "idle" else deploy_organism
         done.steps.append(await step(organism, cluster, config, replicas, when))

@@ -228,6 +228,12 @@ class PolicyFigures(BaseModel):
     max_interruptions: int | None = Field(description="null: no limit.")
     max_snoozes: int | None = Field(description="null: 100.")
     cost: float | None = Field(description="Estimate of what a task spends; null: 1.")
+    key_path: str | None = Field(
+        default=None, description="Where the params of a task have its key, if its producer gives none."
+    )
+    cost_path: str | None = Field(
+        default=None, description="Where the params of a task have its cost, if its producer gives none."
+    )
 
     @classmethod
     def of(cls, policy: TypePolicy) -> PolicyFigures:

@@ -7,7 +7,7 @@ everything that is sent elsewhere.
 from organism_flows.blocks.queue.db.migrate import migrate
 from organism_flows.blocks.queue.explain import Why
 from organism_flows.blocks.queue.models.lanes import LaneRow, ReapResult
-from organism_flows.blocks.queue.models.limits import Closure, Limit, LimitUse
+from organism_flows.blocks.queue.models.limits import Closing, Closure, ClosureName, Limit, LimitUse
 from organism_flows.blocks.queue.models.operations import (
     FINISHED,
     Cancelled,
@@ -43,7 +43,9 @@ __all__ = [
     "Cause",
     "ClaimLine",
     "ClaimLines",
+    "Closing",
     "Closure",
+    "ClosureName",
     "DatabaseState",
     "Depth",
     "LaneRow",

@@ -165,12 +165,12 @@ class _Start:
         if previous and healthy >= self._wanted():
             for line in ignored_ports(self.settings, previous):
                 self._note("stack", line)
+            await organism_app.declare_limits(app, self.settings)
             await self._deploy(app, previous, self._timed("organism"))
             return StackStarted(previous, True, self.changes)
         kept = healthy & set(ROLES)
         if not kept >= {"ray", "prefect"}:
-            # The worker was started with their addresses. A restart of Postgres does not matter: its address
-            # stays, and flow runs survive it with the tasks that they hold.
+            # It was started with their addresses. Postgres keeps its own, and flow runs survive its restart.
             kept.discard("worker")
         try:
             stack = await self._clear(previous, kept)
@@ -236,7 +236,6 @@ class _Start:
         refs = previous.processes if previous else {}
         await _stop_roles(self.marks, refs, set(ROLES) - kept, silent, sweep=not kept)
         dsn = self.embedded.dsn() if self.embedded else ""
-
         stack = plan(self.settings, self.home, dsn=dsn, previous=previous, kept=kept, on_note=self._note)
         if previous and (misled := _misled(stack, previous) & kept):
             kept -= misled
@@ -253,6 +252,7 @@ class _Start:
             if self.settings.gateway and "gateway" not in kept:
                 steps.append(self._gateway(stack, client))
             await all_of(steps)
+            await organism_app.declare_limits(app, self.settings)
             if self.settings.worker and "worker" not in kept:
                 await components.start_watchdog(client, stack)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from organism_flows.blocks.finding import Finding, degraded, ok
 from organism_flows.blocks.long_work import LongWork
-from organism_flows.blocks.queue import LaneRow, Pause, Queue, ReadyTasks
+from organism_flows.blocks.queue import Closure, LaneRow, Pause, Queue, ReadyTasks
 from organism_flows.flows.prefect_support.markdown import one_line
 from organism_flows.flows.verification.thresholds import Thresholds
 
@@ -24,6 +26,7 @@ async def check(queue: Queue, limits: Thresholds) -> list[Finding]:
         _stuck(stuck),
         _dead_letters(counts["failed"], limits),
         _paused(await queue.operator.pauses()),
+        _closed(await queue.operator.closures(), await queue.reader.now(), limits),
         await _interrupted(queue, work),
         ok("queue: suspects", work.suspects_note or "no task that may have killed a replica runs"),
         ok("queue: waiting on replicas", work.handed_over_note or "no task waits for a handler for long"),
@@ -77,6 +80,23 @@ def _paused(pauses: list[Pause]) -> Finding:
         "queue: paused",
         ", ".join(f"{p.kind} {p.name} ({p.reason or 'no reason given'})" for p in pauses),
         f"when it may go on: `organism tasks resume --{first.kind} {first.name}`",
+    )
+
+
+def _closed(closures: list[Closure], now: datetime, limits: Thresholds) -> Finding:
+    long = [each for each in closures if (now - each.closed_at).total_seconds() > limits.closed_s]
+    if not long:
+        return ok("queue: closed", f"{len(closures)} keys and limits" if closures else "nothing")
+    seen = "; ".join(
+        f"{each.kind} {one_line(each.name, 60)}{f' for key {one_line(each.key, 60)}' if each.key else ''} "
+        f"since {each.closed_at:%Y-%m-%d %H:%M}, until {each.until:%Y-%m-%d %H:%M}"
+        f"{f' ({one_line(each.reason, 100)})' if each.reason else ''}"
+        for each in long[:5]
+    )
+    return degraded(
+        "queue: closed",
+        f"{len(long)} for over {limits.closed_s:g} s: {seen}",
+        "if it may go on: `organism limits open NAME`, or with --type and --key",
     )
 
 

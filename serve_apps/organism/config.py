@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -21,6 +22,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from organism_flows.blocks.errors import ConfigurationError
+from organism_flows.blocks.queue.models.limits import Key, Limit, Weight
 from organism_flows.blocks.validation import first_error
 
 Name: TypeAlias = Annotated[
@@ -255,12 +257,22 @@ class OrganismConfig(Section):
         default=None, description="Id of the organ for types that none serves; unset: such tasks fail."
     )
     escalation: Escalation | None = Field(default=None, description="The drift valve; unset: no escalation.")
+    limits: list[Limit] | None = Field(
+        default=None,
+        description="Limits on what runs at once, begins or is spent, set at each deployment. One that is no "
+        "longer here is removed; those set by hand stay. Unset: all stay as they are.",
+    )
+    weights: dict[Key, Weight] | None = Field(
+        default=None,
+        description="How many tasks a key gets when others get one, where they share; set likewise.",
+    )
 
     def alone(self, organ: OrganConfig) -> OrganismConfig:
         """Return the configuration of a deployment that is only ``organ`` and takes every task sent there."""
         suspects = "process" if organ.isolates else "replica"
         here = organ.model_copy(update={"deployment": None, "domains": [], "suspects": suspects})
         alone = {"organs": [here], "include_builtin": False, "default_organ": organ.id, "escalation": None}
+        alone |= {"limits": None, "weights": None}
         return self.model_copy(update=alone)
 
     @property
@@ -325,6 +337,9 @@ def parse_config(raw: Any, *, source: str = "the organism's configuration") -> O
 
 
 def _refuse_duplicates(config: OrganismConfig, source: str) -> None:
+    for name, times in Counter(limit.name for limit in config.limits or ()).items():
+        if times > 1:
+            raise ConfigurationError(f"{source}: limits has {name!r} {times} times", "give each its own name")
     ids: dict[str, int] = {}
     served: dict[tuple[str, str | None], str] = {}
     for index, organ in enumerate(config.organs):

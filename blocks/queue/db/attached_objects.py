@@ -36,6 +36,8 @@ OURS = frozenset(
         "tasks_counters_are_plausible",
         "tasks_names_are_short",
         "tasks_moments_are_plausible",
+        "tasks_know_paths",
+        "tasks_read_paths",
         "task_attempts.task_attempts_task_id_fkey",
         "task_checkpoints.task_checkpoints_task_id_fkey",
         "task_chunks.task_chunks_task_id_fkey",

@@ -4,7 +4,8 @@
 
 -- step: what an earlier version granted and this one does not
 REVOKE ALL ON tasks, lanes, lane_totals, task_attempts, task_types, pauses, task_audit, task_files, limits, limit_exceptions,
-    limit_levels, limit_spending, closures, task_checkpoints, task_chunks, task_waits, task_events, organism_migrations
+    key_weights, limit_levels, limit_spending, closures, task_checkpoints, task_chunks, task_waits, task_events,
+    organism_migrations
     FROM organism_submitter, organism_lane, organism_operator
 
 -- step: of the claim tokens likewise
@@ -62,7 +63,7 @@ GRANT SELECT, INSERT, UPDATE ON lane_totals TO organism_lane
 GRANT INSERT ON task_attempts TO organism_lane, organism_operator
 
 -- step: policies, pauses and limits, as others set them
-GRANT SELECT ON task_types, pauses, limits, limit_exceptions, organism_migrations TO organism_lane
+GRANT SELECT ON task_types, pauses, limits, limit_exceptions, key_weights, organism_migrations TO organism_lane
 
 -- step: a claim locks the limits of its tasks, and FOR UPDATE needs a column to update
 GRANT UPDATE (set_at) ON limits TO organism_lane
@@ -117,7 +118,7 @@ GRANT UPDATE (stop_requested, leave_requested) ON lanes TO organism_operator
 GRANT INSERT, UPDATE ON task_types TO organism_operator
 
 -- step: limits; the level of a rate is that of its tasks
-GRANT SELECT, INSERT, UPDATE, DELETE ON limits, limit_exceptions, limit_levels, limit_spending TO organism_operator
+GRANT SELECT, INSERT, UPDATE, DELETE ON limits, limit_exceptions, limit_levels, limit_spending, key_weights TO organism_operator
 
 -- step: operators open what is closed
 GRANT SELECT, INSERT, UPDATE, DELETE ON closures TO organism_operator

@@ -20,6 +20,8 @@ LimitKind: TypeAlias = Literal["running", "rate", "cost"]
 """
 Amount: TypeAlias = Annotated[int, Field(ge=0, lt=2**31), WHOLE]
 Key: TypeAlias = Annotated[Text, Field(min_length=1, max_length=125)]
+Weight: TypeAlias = Annotated[int, Field(ge=1, le=1000), WHOLE]
+"""How many tasks a key gets when others get one, where they share."""
 
 
 class Limit(BaseModel):
@@ -67,6 +69,10 @@ class Limit(BaseModel):
 class LimitUse(Limit):
     """A limit, and how much of it is used."""
 
+    declared: bool = Field(
+        default=False, description="True: from the file of the organism, whose next deployment sets it again."
+    )
+
     running: dict[str, int] = Field(
         default={},
         description="Tasks that count against a limit on what runs, by key: the 20 keys with most. "
@@ -79,6 +85,17 @@ class LimitUse(Limit):
     spent: dict[str, float] = Field(
         default={}, description="Units of a cost that were spent within the period: the 20 keys with most."
     )
+
+    @property
+    def share(self) -> float | None:
+        """Return the share of its amount that is used, by the key that has used most. `None` for a rate."""
+        if self.kind == "rate":
+            return None
+        used = {**self.running, **self.spent}
+        shares = [
+            tasks / (self.exceptions.get(key, self.amount) or tasks) for key, tasks in used.items() if tasks
+        ]
+        return max(shares, default=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +120,40 @@ class LimitRoom:
     """When this was so, by the database's clock."""
 
 
+ClosedKind: TypeAlias = Literal["type", "limit"]
+
+
+class ClosureName(BaseModel):
+    """What is closed or open: a key of a type, or a limit."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: ClosedKind = Field(
+        description="`type`: the tasks of a type with this key. `limit`: those that a limit is on."
+    )
+    name: TaskType = Field(description="The type, or the limit.")
+    key: Annotated[Text, Field(max_length=125)] = Field(
+        default="", description="The key. Empty: tasks without one, or all tasks of a limit."
+    )
+
+
+class Closing(ClosureName):
+    """A key or limit to close until a moment."""
+
+    until: Moment
+    reason: Annotated[Text, Field(max_length=500)] | None = Field(
+        default=None, description="Shown in the answer why a task waits."
+    )
+
+
 class Closure(BaseModel):
     """A key or limit that is closed: of its tasks none is claimed before a moment."""
 
-    kind: Literal["type", "limit"] = Field(
+    kind: ClosedKind = Field(
         description="`type`: the tasks of a type with this key. `limit`: those that a limit is on."
     )
     name: str = Field(description="The type, or the limit.")
     key: str = Field(description="The key. Empty: tasks without one, or all tasks of a limit.")
     until: Moment
-    reason: str | None = Field(description="Error of the handler that closed it.")
+    reason: str | None = Field(description="Error of the handler that closed it, or what the operator said.")
     closed_at: Moment

@@ -25,6 +25,8 @@ Status: TypeAlias = Literal[
     "created", "queued", "waiting", "running", "completed", "failed", "cancelled", "retry"
 ]
 """The status that is shown. In the table, a task that is ``waiting`` for an event is ``queued``."""
+ParamsPath: TypeAlias = Annotated[str, Field(pattern=r"^params\.[A-Za-z0-9_-][A-Za-z0-9_.-]{0,190}$")]
+"""Where a value is in the params of a task, such as ``params.customer.id``."""
 Exported: TypeAlias = "dict[str, Any]"
 """A task by column. Its params and result are JSON text, its moments ISO text."""
 Finished: TypeAlias = Literal["completed", "failed", "cancelled"]
@@ -262,6 +264,16 @@ class TypePolicy(BaseModel):
     )
     cost: float | None = Field(
         default=None, ge=0, le=1e15, description="Estimate of what a task spends. `None` means 1."
+    )
+    key_path: ParamsPath | None = Field(
+        default=None,
+        description="Where the params of a task have its key, if its producer gives none: "
+        "`params.customer_id`. A text or number. `None` means nowhere.",
+    )
+    cost_path: ParamsPath | None = Field(
+        default=None,
+        description="Where the params of a task have its cost, if its producer gives none: "
+        "`params.max_tokens`. A number. `None` means nowhere.",
     )
 
 

@@ -23,7 +23,9 @@ SELECT type, priority, domain, line.key,
        CASE WHEN type = ANY (ARRAY(SELECT name FROM pauses WHERE kind = 'type'))
               OR domain = ANY (ARRAY(SELECT name FROM pauses WHERE kind = 'domain')) THEN 'Infinity'
             -- Both are extracted separately: before version 17 infinity cannot be subtracted.
-            ELSE extract(epoch FROM greatest(run_after, closed.until)) - extract(epoch FROM queue_now()) END::float8 AS due_s
+            ELSE extract(epoch FROM greatest(run_after, closed.until)) - extract(epoch FROM queue_now()) END::float8 AS due_s,
+       coalesce(heavy.weight, 1) AS weight
 FROM line
+LEFT JOIN key_weights heavy ON heavy.key = line.key
 LEFT JOIN closures closed
     ON closed.kind = 'type' AND closed.name = line.type AND closed.key = line.key AND closed.until > queue_now()

@@ -1,2 +1,2 @@
-SELECT type, max_attempts, timeout_s, backoff_base_s, backoff_cap_s, max_interruptions, max_snoozes, cost
+SELECT type, max_attempts, timeout_s, backoff_base_s, backoff_cap_s, max_interruptions, max_snoozes, cost, key_path, cost_path
 FROM task_types ORDER BY type

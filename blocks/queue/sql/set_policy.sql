@@ -1,7 +1,9 @@
 -- NULL leaves a value to the queue of the lane.
-INSERT INTO task_types (type, max_attempts, timeout_s, backoff_base_s, backoff_cap_s, max_interruptions, max_snoozes, cost)
-VALUES (:type, :max_attempts, :timeout_s, :backoff_base_s, :backoff_cap_s, :max_interruptions, :max_snoozes, :cost)
+INSERT INTO task_types (type, max_attempts, timeout_s, backoff_base_s, backoff_cap_s, max_interruptions, max_snoozes, cost,
+                        key_path, cost_path)
+VALUES (:type, :max_attempts, :timeout_s, :backoff_base_s, :backoff_cap_s, :max_interruptions, :max_snoozes, :cost,
+        :key_path, :cost_path)
 ON CONFLICT (type) DO UPDATE SET max_attempts = excluded.max_attempts, timeout_s = excluded.timeout_s,
     backoff_base_s = excluded.backoff_base_s, backoff_cap_s = excluded.backoff_cap_s,
     max_interruptions = excluded.max_interruptions, max_snoozes = excluded.max_snoozes,
-    cost = excluded.cost
+    cost = excluded.cost, key_path = excluded.key_path, cost_path = excluded.cost_path

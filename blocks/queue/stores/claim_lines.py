@@ -15,7 +15,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from operator import attrgetter
-from typing import TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -26,8 +25,8 @@ from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.db.session import Session
 from organism_flows.blocks.queue.db.sqlstates import verdict
 from organism_flows.blocks.queue.stores.limits import ClaimRaced, Limits
+from organism_flows.blocks.queue.stores.line_pages import LinePages
 from organism_flows.blocks.queue.stores.line_shares import (
-    LINES_LIMIT,
     ClaimLine,
     LineId,
     LineShares,
@@ -41,8 +40,6 @@ CLAIM_LIMIT = 10_000
 """Most tasks of one claim."""
 LINES_AT_ONCE = 64
 """Most lines of a type and priority that are known at once. Of more, a lane reads a page for each claim."""
-PAGE_LINES = (16, LINES_LIMIT[1])
-"""Fewest and most lines of a page; in between, as many as the claim may take tasks."""
 LINES_KEPT = 10_000
 """Most lines whose cursors are kept."""
 SLOW = (TimeoutError, asyncpg.QueryCanceledError)
@@ -64,9 +61,6 @@ LATE_S = 2.0
 """Longest time between the start of a transaction and its commit, in seconds, for its task to be found at
 once."""
 NEVER = float("inf")
-
-Group: TypeAlias = tuple[str, int]
-"""A type and priority."""
 
 
 def by_type(task_type: str, domain: str) -> Stream:
@@ -91,10 +85,7 @@ class ClaimLines:
         """Every line whose cursor is kept, those of earlier pages included."""
         self._lines: list[ClaimLine] = []
         """The lines to claim from, highest priority first."""
-        self._pages: dict[Group, tuple[str, str]] = {}
-        """Domain and key with which the next page begins, of each group with many lines."""
-        self._blocked: set[Group] = set()
-        """Groups whose last page held paused or closed lines only."""
+        self._pages = LinePages(database)
         self._shares = LineShares()
         self.limits = Limits(database)
         self._looked_at = self._rewound_at = -NEVER
@@ -154,10 +145,8 @@ class ClaimLines:
         news = any(line.id not in self._known for line in found)
         sizes = Counter(line.id[:2] for line in found)
         many = {group for group, size in sizes.items() if size >= LINES_AT_ONCE}
-        self._pages = {group: self._pages.get(group, ("", "")) for group in many}
-        # The next page may hold what is not paused.
-        self._blocked &= many
-        self.stale = bool(self._blocked)
+        self._pages.keep(many)
+        self.stale = bool(self._pages.blocked)
         # Those of a group with many are only its first ones. They do until the first page is read.
         paged = {line.id[:2] for line in self._lines} & many
         lines = [self._as_known(line, now) for line in found if line.id[:2] not in paged]
@@ -175,7 +164,8 @@ class ClaimLines:
     def _as_known(self, found: ClaimLine, now: float) -> ClaimLine:
         """Return the line that was known before, if it was, with what has just been found."""
         line = self._known.get(found.id, found)
-        line.due_s, line.seen_at, line.exhausted, line.limited = found.due_s, now, False, False
+        line.due_s, line.weight, line.extra, line.seen_at = found.due_s, found.weight, found.extra, now
+        line.exhausted = line.limited = line.served = False
         return line
 
     async def claim(
@@ -229,40 +219,22 @@ class ClaimLines:
     ) -> None:
         """Read the next lines of each group that has many and room."""
         for group in self._pages:
-            page = [line for line in self._lines if line.id[:2] == group]
-            streams = {stream(line.type, line.domain) for line in page}
-            if any(room(name) > 0 for name in streams):
-                others = [line for line in self._lines if line.id[:2] != group]
-                self._lines = sorted(
-                    [*others, *await self._page(group, limit)], key=lambda line: -line.priority
-                )
-
-    async def _page(self, group: Group, limit: int) -> list[ClaimLine]:
-        size = min(max(limit, PAGE_LINES[0]), PAGE_LINES[1])
-        task_type, priority = group
-        domain, key = self._pages[group]
-        rows = await self._database.fetch(
-            "next_lines",
-            type=task_type,
-            priority=priority,
-            domain=domain,
-            key=key,
-            limit=size,
-            timeout=SCAN_TIMEOUT,
-        )
-        walked = [(row["domain"], row["key"]) for row in rows if row["walked"]]
-        # The page begins with the line that ended the one before.
-        self._pages[group] = walked[-1] if len(walked) == size else ("", "")
-        if any(row["due_s"] < NEVER and not row["closed"] for row in rows):
-            self._blocked.discard(group)
-        else:
-            self._blocked.add(group)
-        now = self._clock()
-        page = [
-            self._as_known(ClaimLine(*group, row["domain"], row["key"], row["due_s"]), now) for row in rows
-        ]
-        self._known.update((line.id, line) for line in page)
-        return page
+            mine = [line for line in self._lines if line.id[:2] == group]
+            rooms = {name: room(name) for name in {stream(line.type, line.domain) for line in mine}}
+            free = min(limit, sum(max(places, 0) for places in rooms.values()))
+            if free <= 0:
+                continue
+            page = await self._pages.turn(
+                group,
+                free,
+                lambda line, rooms=rooms: rooms.get(stream(line.type, line.domain), 0),  # type: ignore[misc]
+                lambda line: self._as_known(line, self._clock()),
+            )
+            if page is None:
+                continue
+            self._known.update((line.id, line) for line in page)
+            others = [line for line in self._lines if line.id[:2] != group]
+            self._lines = sorted([*others, *page], key=lambda line: -line.priority)
 
     async def _take(self, limit: int, wanted: list[tuple[ClaimLine, int]]) -> Batch:
         try:

@@ -17,7 +17,7 @@ from organism_flows.blocks.queue.db.session import Session
 from organism_flows.blocks.queue.files.columns import Columns
 from organism_flows.blocks.queue.files.reader import FileCheck, TaskFileReader, open_file
 from organism_flows.blocks.queue.models.operations import NewTask
-from organism_flows.blocks.queue.stores.task_rows import COLUMNS, as_columns, task_row
+from organism_flows.blocks.queue.stores.task_rows import COLUMNS, as_columns, paths_refused, task_row
 
 PART_TIMEOUT = 60.0
 PART_TASKS = 5000
@@ -125,7 +125,8 @@ class FileLoad:
             # Reading and checking a part takes a while, and the event loop must handle a flow's signals
             # meanwhile.
             while read := await asyncio.to_thread(next, parts, None):
-                added = await self._load_part(file, loaded, read)
+                with paths_refused():
+                    added = await self._load_part(file, loaded, read)
                 loaded = read.lines
                 self._loaded.added += added
                 self._loaded.duplicates += len(read.tasks) - added

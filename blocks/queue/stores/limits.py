@@ -308,7 +308,14 @@ def _buckets(limits: Iterable[Limit], task_type: str, key: str) -> list[Bucket]:
 async def read_limits(session: Session) -> list[Limit]:
     """Return all limits, by name."""
     rows = await session.fetch("limits", timeout=LIMIT_TIMEOUT)
-    return [Limit(**{**row, "exceptions": orjson.loads(row["exceptions"])}) for row in rows]
+    return [limit_of(row) for row in rows]
+
+
+def limit_of(row: Any) -> Limit:
+    """Return a row of ``limits.sql`` as a limit."""
+    fields = {**row, "exceptions": orjson.loads(row["exceptions"])}
+    del fields["declared"]
+    return Limit(**fields)
 
 
 async def read_closures(

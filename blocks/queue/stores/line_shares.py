@@ -1,8 +1,13 @@
-"""How one claim is shared out among the lines of waiting tasks: by priority, then in turn."""
+"""How one claim is shared out among the lines of waiting tasks: by priority, then in turn and by weight.
+
+Lines of one priority are asked by deficit round robin: in turn, each for as many tasks as its weight. What
+is left of the room once all have been asked is shared out once more, so that none of it stays unused. A line
+whose turn the end of a claim has cut short is the first in the next, for the rest of its turn.
+"""
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -36,6 +41,8 @@ class ClaimLine:
     due_s: float = 0.0
     """Seconds from the last scan until its first task is due. 0 or less means it is due; infinity means the
     line is empty, or paused."""
+    weight: int = 1
+    """How many tasks it gets when others get one."""
     after: tuple[datetime, UUID] | None = None
     """Place after which the next claim begins. `None` means at the head. Index entries of claimed tasks stay
     until no snapshot can see them. A claim that begins after them is as cheap as the first."""
@@ -43,6 +50,10 @@ class ClaimLine:
     """True if the last claim found fewer tasks than it asked for."""
     limited: bool = False
     """True if a limit has allowed none of its tasks since the last scan."""
+    extra: bool = False
+    """True if it is known because its first task has been due for longest, not because it is its turn."""
+    served: bool = False
+    """True if it has had its turn since it was read."""
     seen_at: float = 0.0
     """When it was last known to hold a task, by the clock of this process."""
 
@@ -62,8 +73,9 @@ class LineShares:
 
     def __init__(self) -> None:
         self._claims = 0
-        self._last: dict[tuple[Stream, int], tuple[str, str]] = {}
-        """Domain and key of the line that was asked last, by stream and priority."""
+        self._last: dict[tuple[Stream, int], tuple[str, str, int]] = {}
+        """Domain and key of the line whose turn was last, and how many tasks are left of that turn; by stream
+        and priority."""
 
     def of_claim(
         self,
@@ -111,36 +123,79 @@ class LineShares:
         if len(wanted) > most:
             # Lines that held nothing are left out first: the next scan finds what has been added to them.
             chosen = sorted(range(len(wanted)), key=lambda place: (wanted[place][0].idle, place))
+            for place in chosen[most:]:
+                wanted[place][0].served = False
             wanted = [wanted[place] for place in sorted(chosen[:most])]
         return wanted
 
     def _of_stream(
         self, stream: Stream, lines: list[ClaimLine], room: int, most: int
     ) -> Iterable[tuple[ClaimLine, int]]:
-        """Share a room out evenly among the lines of one stream and priority."""
+        """Share a room out by weight among the lines of one stream and priority."""
         if len(lines) == 1:
             return [(lines[0], room)]
         lines.sort(key=attrgetter("domain", "key"))
         turn = (stream, lines[0].priority)
-        first = bisect_right(lines, self._last.get(turn, ("", "")), key=lambda line: (line.domain, line.key))
+        domain, key, owed = self._last.get(turn, ("", "", 0))
+        place = (domain, key)
+        find = bisect_left if owed else bisect_right
+        first = find(lines, place, key=lambda line: (line.domain, line.key))
         in_turn = [*lines[first:], *lines[:first]]
-        busy = [line for line in in_turn if not line.idle]
-        idle = [line for line in in_turn if line.idle]
+        busy = [line for line in in_turn if not line.idle and not line.extra]
+        idle = [line for line in in_turn if line.idle and not line.extra]
+        # Not more than there are idle ones: a line that is never short of old tasks would have a turn in each
+        # claim, among others that have one in many.
+        extra = [line for line in in_turn if line.extra and not line.idle][: len(idle)]
         places = min(room, most)
-        if busy:
-            # One task each tells whether they hold some again; then they share with the others.
-            idle = idle[: places // IDLE_SHARE]
-            asked = busy[: places - len(idle)]
-            shares = [*_split(room - len(idle), asked), *((line, 1) for line in idle)]
-        else:
-            asked = idle[:places]
-            shares = _split(room, asked)
+        if not busy and not extra:
+            return zip(idle[:places], _shares(room, [1] * len(idle[:places])).of_lines, strict=True)
+        # One task each tells whether they hold some again; then they share with the others.
+        idle = idle[: places // IDLE_SHARE]
+        asked = [*busy, *extra][: places - len(idle)]
+        if (asked[0].domain, asked[0].key) != place:
+            owed = 0
+        shares = _shares(room - len(idle), [line.weight for line in asked], owed)
+        last = asked[shares.last]
+        if shares.rounds and len(asked) < len(busy):
+            last = asked[-1]
         if len(self._last) >= STREAMS_KEPT:
             self._last.clear()
-        self._last[turn] = (asked[-1].domain, asked[-1].key)
-        return shares
+        self._last[turn] = (last.domain, last.key, shares.owed if last is asked[shares.last] else 0)
+        served = [(line, share) for line, share in zip(asked, shares.of_lines, strict=True) if share]
+        for line, _ in served:
+            line.served = True
+        last.served = bool(shares.rounds) or not shares.owed
+        return [*served, *((line, 1) for line in idle)]
 
 
-def _split(room: int, lines: Sequence[ClaimLine]) -> list[tuple[ClaimLine, int]]:
-    least, more = divmod(room, len(lines))
-    return [(line, least + (place < more)) for place, line in enumerate(lines)]
+@dataclass(frozen=True, slots=True)
+class _Shares:
+    of_lines: list[int]
+    rounds: int
+    """How many turns each line had, not counting those of the last, unfinished round."""
+    last: int
+    """Number of the line whose turn was last."""
+    owed: int
+    """How many tasks of that turn are left."""
+
+
+def _shares(room: int, weights: Sequence[int], owed: int = 0) -> _Shares:
+    """Share a room out among lines with these weights. The first is still owed so much of an earlier turn."""
+    shares = [0] * len(weights)
+    turn = 0
+    if owed:
+        shares[0] = min(owed, room)
+        if owed >= room:
+            return _Shares(shares, 0, 0, owed - room)
+        room -= owed
+        turn = 1 % len(weights)
+    rounds, room = divmod(room, sum(weights))
+    shares = [share + rounds * weight for share, weight in zip(shares, weights, strict=True)]
+    last, owed = (turn - 1) % len(weights), 0
+    while room:
+        share = min(weights[turn], room)
+        shares[turn] += share
+        room -= share
+        last, owed = turn, weights[turn] - share
+        turn = (turn + 1) % len(weights)
+    return _Shares(shares, rounds, last, owed)

@@ -6,7 +6,7 @@ claims and settlements never wait for it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, cast
 from uuid import UUID
@@ -19,7 +19,7 @@ from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.queue.db.bisection import in_halves, logger, one_line
 from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.db.sqlstates import verdict
-from organism_flows.blocks.queue.models.limits import Closure, Limit, LimitUse
+from organism_flows.blocks.queue.models.limits import Closing, Closure, ClosureName, Limit, LimitUse
 from organism_flows.blocks.queue.models.operations import (
     Cancelled,
     Pause,
@@ -32,7 +32,7 @@ from organism_flows.blocks.queue.models.operations import (
     TypePolicy,
 )
 from organism_flows.blocks.queue.models.rows import Redrivable, TaskSummary
-from organism_flows.blocks.queue.stores.limits import read_closures, read_limits
+from organism_flows.blocks.queue.stores.limits import limit_of, read_closures
 
 REQUEST_TIMEOUT = 3.0
 REDRIVE_TIMEOUT = 30.0
@@ -246,9 +246,7 @@ class Operator:
 
         What runs already goes on.
         """
-        own = dict(limit) | {"keys": list(limit.exceptions), "amounts": list(limit.exceptions.values())}
-        del own["exceptions"]
-        await self._database.execute("set_limit", **own)
+        await self._database.execute("set_limit", **_row(limit), declared=False)
 
     async def remove_limit(self, name: str) -> bool:
         """Remove a limit.
@@ -262,15 +260,73 @@ class Operator:
         """Return all limits, by name, with how much of each is used."""
         used = await self._database.fetch("limit_use")
         found = []
-        for limit in await read_limits(self._database):
-            keys = {row["key"]: row["tasks"] for row in used if row["name"] == limit.name}
+        for row in await self._database.fetch("limits"):
+            limit = limit_of(row)
+            keys = {use["key"]: use["tasks"] for use in used if use["name"] == limit.name}
             field = {"running": "running", "rate": "left", "cost": "spent"}[limit.kind]
-            found.append(LimitUse(**dict(limit), **{field: keys}))
+            found.append(LimitUse(**dict(limit), declared=row["declared"], **{field: keys}))
         return found
 
     async def closures(self) -> list[Closure]:
         """Return which keys and limits are closed now, those that open last first."""
         return await read_closures(self._database)
+
+    async def close(self, what: Closing) -> Closure:
+        """Claim no task of a key or limit before a moment, in place of an earlier one. What runs goes on.
+
+        Raises:
+            ConfigurationError: There is no such limit, or it is not by key.
+        """
+        row = await self._database.fetchrow("close", **dict(what))
+        if row is None:
+            by_key = f" by key, with a key {what.key}" if what.key else ""
+            raise ConfigurationError(f"there is no limit {what.name}{by_key}", "`organism limits` lists them")
+        return Closure(**row)
+
+    async def open(self, what: ClosureName) -> bool:
+        """Claim tasks of what is closed again.
+
+        Returns:
+            True if it was closed.
+        """
+        return await self._database.fetchval("open", kind=what.kind, name=what.name, key=what.key) is not None
+
+    async def weights(self) -> dict[str, int]:
+        """Return the weights of keys, by key. All others have weight 1."""
+        return {row["key"]: row["weight"] for row in await self._database.fetch("weights")}
+
+    async def set_weight(self, key: str, weight: int) -> None:
+        """Set how many tasks a key gets when others get one, where they share. 1 is usual."""
+        await self._database.execute("set_weight", key=key, weight=weight)
+
+    async def declare(self, limits: Sequence[Limit] | None, weights: Mapping[str, int] | None) -> list[str]:
+        """Set the limits and weights of a file, and remove those that it declared before and does no more.
+
+        Those that were set by hand, and have other names, stay. `None` leaves all as they are.
+
+        Returns:
+            Names of the limits, and ``weights``, that were not so before.
+        """
+        changed: list[str] = []
+        async with self._database.transaction() as session:
+            if limits is not None:
+                before = {
+                    row["name"]: (limit_of(row), row["declared"]) for row in await session.fetch("limits")
+                }
+                for limit in limits:
+                    if before.get(limit.name) != (limit, True):
+                        await session.execute("set_limit", **_row(limit), declared=True)
+                        changed.append(limit.name)
+                gone = await session.fetch("forget_declared", names=[limit.name for limit in limits])
+                changed += [row["name"] for row in gone]
+            if weights is not None:
+                rows = await session.fetch("weights")
+                if {row["key"]: row["weight"] for row in rows if row["declared"]} != dict(weights):
+                    await session.execute(
+                        "declare_weights", keys=list(weights), weights=list(weights.values())
+                    )
+                    changed.append("weights")
+        return changed
 
     async def set_policy(self, policy: TypePolicy) -> None:
         """Set how tasks of a type are retried and timed out. Takes effect at once, also for waiting tasks."""
@@ -293,6 +349,12 @@ class Operator:
             How many were asked.
         """
         return cast("int", await self._database.fetchval("request_leave", run=run, timeout=REQUEST_TIMEOUT))
+
+
+def _row(limit: Limit) -> dict[str, Any]:
+    row = dict(limit) | {"keys": list(limit.exceptions), "amounts": list(limit.exceptions.values())}
+    del row["exceptions"]
+    return row
 
 
 def _fields(wanted: RedriveFilter) -> dict[str, Any]:

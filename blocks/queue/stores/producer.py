@@ -16,7 +16,7 @@ from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.files.columns import TASKS, Columns
 from organism_flows.blocks.queue.models.operations import EventEffect, NewTask
 from organism_flows.blocks.queue.stores.file_load import PART_TASKS, FileLoad, Loaded
-from organism_flows.blocks.queue.stores.task_rows import COLUMNS, as_columns, task_row
+from organism_flows.blocks.queue.stores.task_rows import COLUMNS, as_columns, paths_refused, task_row
 from organism_flows.blocks.queue.traces import submitting
 from organism_flows.blocks.snooze import EVENT_NAME, EVENT_NAME_RULE
 
@@ -51,6 +51,7 @@ class Producer:
 
         Raises:
             AlreadySubmitted: One of the given ids exists already.
+            ConfigurationError: Its params hold no key or cost where the policy of its type says.
         """
         if not tasks:
             return []
@@ -131,9 +132,10 @@ class Producer:
 
         async with self._database.session() as session:
             try:
-                await session.connection.copy_records_to_table(
-                    "tasks", records=rows(), columns=COLUMNS, timeout=LOAD_TIMEOUT
-                )
+                with paths_refused():
+                    await session.connection.copy_records_to_table(
+                        "tasks", records=rows(), columns=COLUMNS, timeout=LOAD_TIMEOUT
+                    )
             except asyncpg.UniqueViolationError as error:
                 raise _already_there(error) from None
         return added
@@ -177,7 +179,8 @@ class Producer:
         columns = as_columns(rows)
         for race in range(RACES):
             try:
-                added = await self._database.fetch("submit", **columns, timeout=SUBMIT_TIMEOUT)
+                with paths_refused():
+                    added = await self._database.fetch("submit", **columns, timeout=SUBMIT_TIMEOUT)
                 return {row["id"] for row in added}
             except asyncpg.UniqueViolationError as error:
                 raise _already_there(error) from None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
+import asyncpg
 from uuid_utils.compat import uuid7
 
+from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.queue.models.fields import encoded
 from organism_flows.blocks.queue.models.operations import NewTask
 
@@ -66,6 +69,23 @@ def task_row(
 def as_columns(rows: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
     """Return rows as the parameters of ``submit.sql`` and ``load_missing.sql``."""
     return dict(zip(COLUMNS, map(list, zip(*rows, strict=True)), strict=True))
+
+
+@contextmanager
+def paths_refused() -> Iterator[None]:
+    """Raise the one line for a task whose params hold no key or cost where the policy of its type says.
+
+    Raises:
+        ConfigurationError: Its text names the type, the path and what is there.
+    """
+    try:
+        yield
+    except asyncpg.CheckViolationError as error:
+        if error.constraint_name != "tasks_read_paths":
+            raise
+        raise ConfigurationError(
+            error.args[0], "give the task a key or cost, or correct `organism tasks policy`"
+        ) from None
 
 
 def _expires_at(task: NewTask, moment: datetime | None) -> datetime | None:

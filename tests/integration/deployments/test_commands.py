@@ -156,7 +156,24 @@ def test_limits(organism: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert "api: 500 in 60.0 s, of every type" in said
     [task_id] = organism("submit", "echo", "--key", "a=b")[1]["ids"]
     assert "limit customers allows none for key a=b" in organism("tasks", "why", task_id)[1]["sentence"]
+    closed = ["--until", "2100-01-01T00:00", "--reason", "they mend it"]
+    assert organism("limits", "close", "api", *closed)[0] == 0
+    assert "limit api is closed until 2100" in organism("tasks", "why", task_id)[1]["sentence"]
+    assert organism("limits", "close", "--type", "echo", "--key", "a=b", "--seconds", "60")[0] == 0
+    assert organism("limits", "weight", "acme", "3")[0] == 0
+    _, listed, _ = organism("limits")
+    assert [closure["kind"] for closure in listed["closures"]] == ["limit", "type"]
+    assert listed["weights"] == {"acme": 3}
+    assert organism("limits", "open", "--type", "echo", "--key", "a=b")[0] == 0
+    assert organism("limits", "open", "api")[1]["opened"]["name"] == "api"
     for wrong, words in (
+        (["open", "api"], "limit api is not closed"),
+        (["close", "api"], "give one of --until and --seconds"),
+        (["close", "none", "--seconds", "9"], "there is no limit none"),
+        (["close", "--seconds", "9"], "name either a limit or a type"),
+        (["close", "api", "--key", "a", "--seconds", "9"], "there is no limit api by key"),
+        (["close", "api", "--seconds", "1e300"], "too far ahead"),
+        (["weight", "acme", "0"], "greater than or equal to 1"),
         (["set", "x"], "give one of --running N, --rate"),
         (["set", "x", "--rate", "many/60"], "--rate many/60 is no number"),
         (["set", "x", "--rate", "5"], "is no number"),

@@ -17,7 +17,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from organism_flows.blocks.queue import Queue
+from organism_flows.blocks.queue import Limit, Queue
 from organism_flows.deployments import __file__ as deployments
 from organism_flows.flows.lanes.lane import Lane
 from organism_flows.serve_apps.gateway.metrics.organ_metrics import Organs
@@ -78,6 +78,7 @@ async def at_work(database: str) -> AsyncIterator[Gateway]:
     ):
         gateway.parts.metrics.organs = Organs(OrganismByHttp(lambda: url))
         organism = ScriptedOrganism()
+        await queue.operator.set_limit(Limit(name="many", kind="running", amount=1000))
         await submit(queue, "ok", "ok", "fail", "reject", "hang")
         lane = Lane(queue, organism, grace_s=0.05)
         async with running(lane):

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -20,7 +21,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from organism_flows.blocks.errors import QueueUnavailable
 from organism_flows.blocks.finding import Finding
 from organism_flows.blocks.long_work import OrganismWork, OrganWork
-from organism_flows.blocks.queue import NewTask, Queue
+from organism_flows.blocks.queue import Closing, NewTask, Queue
 from organism_flows.blocks.queue.db.migrate import pending
 from organism_flows.deployments.cli.exit_codes import OF_VERIFY
 from organism_flows.flows.lanes.lane import Lane
@@ -128,6 +129,16 @@ async def test_a_gateway_that_is_gone_or_of_no_use_is_named(database: str) -> No
         async with running_gateway(proxy.dsn) as gateway:
             found = named(await gateway_check.check(gateway.url))["gateway: routes"]
             assert (found.status, "503" in found.evidence) == ("failed", True)
+
+
+async def test_what_is_closed_for_long_is_named(queue: Queue) -> None:
+    closing = Closing(kind="type", name="t", key="acme", until=datetime(2100, 1, 1, tzinfo=UTC), reason="429")
+    await queue.operator.close(closing)
+    assert named(await queue_checks.check(queue, Thresholds()))["queue: closed"].status == "ok"
+    found = named(await queue_checks.check(queue, Thresholds(closed_s=1e-9)))["queue: closed"]
+    assert found.status == "degraded"
+    assert "type t for key acme since" in found.evidence
+    assert "(429)" in found.evidence
 
 
 async def test_what_is_paused_is_named_with_its_reason(queue: Queue) -> None:

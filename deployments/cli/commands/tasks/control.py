@@ -169,6 +169,12 @@ async def policy(
     cost: Annotated[
         float | None, Parameter(help="Estimate of what a task spends, in units of limits on cost; unset: 1.")
     ] = None,
+    key_path: Annotated[
+        str | None, Parameter(help="Where params have the key of a task without one: params.customer_id.")
+    ] = None,
+    cost_path: Annotated[
+        str | None, Parameter(help="Where params have the cost of a task without one: params.max_tokens.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Set the policy of a type, for tasks that have no values of their own. Without a type, list policies.
@@ -189,6 +195,8 @@ async def policy(
                 "max_interruptions": max_interruptions,
                 "max_snoozes": max_snoozes,
                 "cost": cost,
+                "key_path": key_path,
+                "cost_path": cost_path,
             }
             try:
                 await queue.operator.set_policy(TypePolicy(type=type, **fields))
@@ -198,11 +206,15 @@ async def policy(
                 ) from None
         policies = await queue.operator.policies()
     lines = [
-        f"{p.type}: " + (", ".join(f"{k} {v:g}" for k, v in p if k != "type" and v is not None) or "defaults")
+        f"{p.type}: " + (", ".join(_said(k, v) for k, v in p if k != "type" and v is not None) or "defaults")
         for p in policies
     ]
     shown = {"policies": [p.model_dump(mode="json") for p in policies]}
     show(shown, as_json, "\n".join(lines) or "no type has a policy of its own")
+
+
+def _said(name: str, value: Any) -> str:
+    return f"{name} {value}" if isinstance(value, str) else f"{name} {value:g}"
 
 
 async def _found(queue: Queue, ids: tuple[str, ...]) -> list[UUID]:

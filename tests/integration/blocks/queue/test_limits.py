@@ -60,7 +60,7 @@ async def test_each_key_has_its_own_amount_and_a_full_one_blocks_nobody(
     limit = Limit(name="customers", kind="running", by_key=True, amount=2, exceptions={"big": 4, "shut": 0})
     await queue.operator.set_limit(limit)
     assert [dict(one) for one in await queue.operator.limits()] == [
-        dict(limit) | {"running": {}, "left": {}, "spent": {}}
+        dict(limit) | {"running": {}, "left": {}, "spent": {}, "declared": False}
     ]
     await add(queue, 20, keys=("a", "big", "shut", None))
     taken: Counter[str | None] = Counter()

@@ -14,7 +14,7 @@ from hypothesis import given
 
 from organism_flows.blocks.queue import Batch, ClaimLines, NewTask, Queue
 from organism_flows.blocks.queue.db.statements import statement
-from organism_flows.blocks.queue.stores import claim_lines
+from organism_flows.blocks.queue.stores import claim_lines, line_pages
 from organism_flows.blocks.queue.stores.line_shares import ClaimLine, LineShares
 from tests.support.clock import START, advance, set_clock
 from tests.support.sql import pool_of
@@ -61,7 +61,7 @@ async def test_each_of_many_keys_has_its_turn_beside_one_with_a_backlog(
     queue: Queue, quota: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(claim_lines, "LINES_AT_ONCE", 8)
-    monkeypatch.setattr(claim_lines, "PAGE_LINES", (8, 16))
+    monkeypatch.setattr(line_pages, "PAGE_LINES", (8, 16))
     await add(queue, 2000, keys=["k050"])
     keys = [f"k{number:03}" for number in range(100) if number != 50]
     await add(queue, 1, keys=keys)
@@ -78,11 +78,31 @@ async def test_each_of_many_keys_has_its_turn_beside_one_with_a_backlog(
     assert not lines.exhausted
 
 
+@pytest.mark.parametrize("quota", [3, 50])
+async def test_many_keys_share_by_weight_and_the_oldest_backlog_gets_no_more(
+    queue: Queue, quota: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claim_lines, "LINES_AT_ONCE", 8)
+    monkeypatch.setattr(line_pages, "PAGE_LINES", (8, 16))
+    await add(queue, 900, keys=["k21"])
+    await add(queue, 60, keys=[f"k{number:02}" for number in range(40) if number != 21])
+    await pool_of(queue).execute("INSERT INTO key_weights (key, weight) VALUES ('k07', 3)")
+    lines = await lines_of_lane(queue)
+    taken: Counter[str | None] = Counter()
+    while taken.total() < 840:
+        taken += await keys_of(queue, await lines.claim(quota, lambda _: quota))
+    others = [tasks for key, tasks in taken.items() if key != "k07"]
+    assert len(taken) == 40
+    # A claim of 50 gives three tasks to each of 16 lines, or nine, and two more to some.
+    assert max(others) - min(others) <= max(1, quota // 5)
+    assert abs(taken["k07"] - 3 * others[0]) <= max(3, quota // 3)
+
+
 async def test_what_is_due_is_found_among_many_keys_that_are_not(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(claim_lines, "LINES_AT_ONCE", 8)
-    monkeypatch.setattr(claim_lines, "PAGE_LINES", (8, 16))
+    monkeypatch.setattr(line_pages, "PAGE_LINES", (8, 16))
     await set_clock(queue, START)
     later = START + timedelta(hours=1)
     await add(queue, 1, keys=[f"k{number}" for number in range(300)], run_after=later)
@@ -101,7 +121,7 @@ async def test_a_paused_domain_with_many_keys_is_passed_over(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(claim_lines, "LINES_AT_ONCE", 8)
-    monkeypatch.setattr(claim_lines, "PAGE_LINES", (8, 16))
+    monkeypatch.setattr(line_pages, "PAGE_LINES", (8, 16))
     await add(queue, 1, keys=[f"k{number}" for number in range(100)], domain="a")
     await add(queue, 2, keys=["k"], domain="b")
     await queue.operator.pause("domain", "a")

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from organism_flows.blocks.queue import Batch, NewTask, Queue, migrate
+from organism_flows.blocks.queue import Batch, Closing, Limit, NewTask, Queue, migrate
 from organism_flows.blocks.queue.db.connection import COMMAND_TIMEOUT
 from organism_flows.serve_apps.gateway.metrics import metrics
 from tests.conftest import Databases
@@ -24,7 +24,7 @@ from tests.support.stack import until
 
 pytestmark = pytest.mark.anyio
 TIMEOUT = 60
-LABELS = ("method", "route", "type", "status", "state", "kind")
+LABELS = ("method", "route", "type", "status", "limit", "state", "kind")
 
 
 async def measured(gateway: Gateway) -> dict[str, dict[tuple[str, ...], float]]:
@@ -49,6 +49,10 @@ async def test_metrics_tell_what_the_queue_holds(gateway: Gateway, queue: Queue)
     await queue.submit([NewTask(type="later", run_after=START + timedelta(days=1))])
     await queue.submit([NewTask(type="not yet", run_immediately=False)])
     await queue.operator.pause("type", 'q"uote\n')
+    until = START + timedelta(days=1)
+    await queue.operator.set_limit(Limit(name="four", kind="running", types=["t"], amount=4))
+    await queue.operator.set_limit(Limit(name="rate", kind="rate", amount=4000, period_s=1))
+    await queue.operator.close(Closing(kind="type", name="t", key="acme", until=until))
     batch = await claim(queue)
     failed = batch.take([0])
     await queue.claims.settle("lane", failed, outcomes_of(failed, "rejected", error="x"))
@@ -64,6 +68,8 @@ async def test_metrics_tell_what_the_queue_holds(gateway: Gateway, queue: Queue)
     for name in ("suspects", "interrupted", "handed_over"):
         assert figures[f"organism_tasks_{name}"] == {(): 0}
     assert figures["organism_pauses"] == {("type",): 1, ("domain",): 0}
+    assert figures["organism_closures"] == {("type",): 1, ("limit",): 0}
+    assert figures["organism_limit_use"] == {("four",): 0.25}, "one of t runs, one has failed"
     assert figures["organism_postgres_up"] == {(): 1}
     assert figures["organism_gateway_waiters"] == {(): 0}
     await gateway.http.get("/api/tasks/unknown-and-many")

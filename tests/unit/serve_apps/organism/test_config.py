@@ -55,6 +55,25 @@ def test_parsing_again_changes_nothing() -> None:
     assert parse_config(config) == config
 
 
+def test_limits_are_declared_and_wrong_ones_refused() -> None:
+    limit = {"name": "api", "kind": "rate", "amount": 500, "period_s": 60}
+    config = parse_config({"organs": [organ("a", "seen")], "limits": [limit], "weights": {"acme": 3}})
+    assert config.limits is not None
+    assert [(one.name, one.amount) for one in config.limits] == [("api", 500)]
+    assert parse_config(config) == config
+    assert config.alone(config.organs[0]).limits is None
+    for wrong, words in (
+        ({"limits": [limit, limit]}, "limits has 'api' 2 times"),
+        ({"limits": [{**limit, "period_s": None}]}, "a rate needs period_s"),
+        ({"limits": [{**limit, "amount": -1}]}, "greater than or equal to 0"),
+        ({"weights": {"acme": 0}}, "greater than or equal to 1"),
+        ({"weights": {"x" * 200: 2}}, "at most 125"),
+    ):
+        with pytest.raises(ConfigurationError) as refused:
+            parse_config({"organs": [organ("a", "seen")], **wrong})
+        assert words in str(refused.value)
+
+
 def test_folders_are_relative_to_the_file(tmp_path: Path) -> None:
     file = tmp_path / "organism.yaml"
     file.write_text("python_path: [handlers, /absolute]\n")

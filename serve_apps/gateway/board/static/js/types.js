@@ -13,6 +13,8 @@ const POLICY = [
   ["max_interruptions", "Interruptions allowed", "any number", 1],
   ["max_snoozes", "Times a handler may put a task off", "100", 1],
   ["cost", "Cost of a task, in units of limits", "1", "any"],
+  ["key_path", "Where params have the key", "params.customer_id"],
+  ["cost_path", "Where params have the cost", "params.max_tokens"],
 ];
 
 export function TypesPage({ session }) {
@@ -95,13 +97,13 @@ function PolicyDialog({ type, onClose, changed }) {
   });
   const submit = (event) => {
     event.preventDefault();
-    const policy = Object.fromEntries(Object.entries(values).filter(([, value]) => value !== "").map(([name, value]) => [name, Number(value)]));
+    const policy = Object.fromEntries(Object.entries(values).filter(([, value]) => value !== "").map(([name, value]) => [name, name.endsWith("_path") ? value : Number(value)]));
     action.run(() => post("api/types/policy", { type: type.name, ...policy }));
   };
   return html`<${Dialog} title=${`Policy of ${type.name}`} onClose=${onClose}><form onSubmit=${submit}>
     <${Trouble} error=${action.error} />
     <p class="muted">Applies at once, also to waiting tasks that have no values of their own.</p>
-    ${POLICY.map(([name, title, usual, step]) => html`<label class="field"><span>${title}</span><input type="number" min="0" step=${step} placeholder=${usual} value=${values[name]} onInput=${(event) => set({ ...values, [name]: event.target.value })} /></label>`)}
+    ${POLICY.map(([name, title, usual, step]) => html`<label class="field"><span>${title}</span><input type=${step ? "number" : "text"} min="0" step=${step} placeholder=${usual} value=${values[name]} onInput=${(event) => set({ ...values, [name]: event.target.value })} /></label>`)}
     <div class="buttons"><button type="button" onClick=${onClose}>Back</button><button type="submit" class="primary" disabled=${action.busy}>Set</button></div>
   </form><//>`;
 }

@@ -1,0 +1,1 @@
+SELECT key, weight, declared FROM key_weights ORDER BY key
