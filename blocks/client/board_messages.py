@@ -97,6 +97,9 @@ class OrganFigures(BaseModel):
     id: str
     kind: str | None
     handler: str | None
+    versions: list[str] = Field(
+        default=[], description="Versions of its handler; several while replicas are being replaced."
+    )
     task_types: list[str]
     replicas: int
     in_flight: int
@@ -244,6 +247,10 @@ class TypeFigures(BaseModel):
         description="Organ that serves it. null: none, or the organism does not answer."
     )
     handler: str | None
+    version: str | None = Field(
+        default=None,
+        description="Version of the handler: what its organ says, or a digest of its code. null: not known.",
+    )
     served: bool | None = Field(description="null: the organism does not answer.")
     load: LoadFigures | None
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 from organism_flows.blocks.task_report import Checkpoint, TaskReport
 
-WIRE_VERSION = 6
+WIRE_VERSION = 7
 """Version of the messages. It grows when a column changes meaning; a replica refuses a batch of another
 version."""
 
@@ -150,6 +150,9 @@ class Outcomes:
     """Retry policy by organ id, for tasks that have none themselves or by their type."""
     logs: dict[int, str] = field(default_factory=dict, kw_only=True)
     """What handlers logged, by claim. Not a column: most tasks log nothing."""
+    versions: dict[int, str] = field(default_factory=dict, kw_only=True)
+    """Versions of handlers, by claim, of tasks that have begun, reported something or not completed. Not a
+    column: most tasks complete at once."""
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -181,12 +184,13 @@ class Outcomes:
             getattr(self, name).extend(getattr(other, name))
         self.policies.update(other.policies)
         self.logs.update(other.logs)
+        self.versions.update(other.versions)
 
     def take(self, rows: Iterable[int]) -> Outcomes:
         """Return a new table of the given rows, in that order."""
         chosen = list(rows)
         columns = ([getattr(self, name)[r] for r in chosen] for name in OUTCOME_COLUMNS)
-        return Outcomes(*columns, policies=self.policies, logs=self.logs)
+        return Outcomes(*columns, policies=self.policies, logs=self.logs, versions=self.versions)
 
     def to_wire(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(Outcomes)}

@@ -58,6 +58,7 @@ COLUMNS: dict[str, tuple[str, str | None]] = {
     "cost": ("double precision", None),
     "traceparent": ("text", None),
     "log": ("text", None),
+    "handler_version": ("text", None),
 }
 """Type and default of each column of our table, whichever version added it."""
 REQUIRED = (

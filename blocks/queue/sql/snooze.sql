@@ -1,7 +1,7 @@
 -- Puts tasks off until a moment, as their handlers have asked, without charging the attempt. A task that was put off as
 -- often as it may be becomes a dead letter. Closes until then what a handler has named: "key" or a limit.
 WITH reported AS (
-    SELECT t.id, r.claim, t.type, coalesce(t.key, '') AS key, r.closes, r.path, r.organ_id, r.elapsed_ms, r.log,
+    SELECT t.id, r.claim, t.type, coalesce(t.key, '') AS key, r.closes, r.path, r.organ_id, r.elapsed_ms, r.log, r.version,
         r.error || CASE WHEN r.closes <> 'key' AND NOT EXISTS (SELECT FROM limits WHERE limits.name = r.closes)
                         THEN format(' (it closes nothing: there is no limit %s)', r.closes) ELSE '' END AS error,
         CASE
@@ -14,8 +14,9 @@ WITH reported AS (
             AS until
     FROM unnest((SELECT :ids::uuid[]), (SELECT :claims::bigint[]), (SELECT :errors::text[]), (SELECT :paths::text[]),
                 (SELECT :organ_ids::text[]), (SELECT :elapsed_ms::real[]), (SELECT :after_s::float8[]),
-                (SELECT :until::timestamptz[]), (SELECT :closes::text[]), (SELECT :logs::text[]))
-        AS r(id, claim, error, path, organ_id, elapsed_ms, after_s, until, closes, log)
+                (SELECT :until::timestamptz[]), (SELECT :closes::text[]), (SELECT :logs::text[]),
+                (SELECT :versions::text[]))
+        AS r(id, claim, error, path, organ_id, elapsed_ms, after_s, until, closes, log, version)
     JOIN tasks t ON t.id = r.id
     LEFT JOIN task_types policy ON policy.type = t.type
     -- The fence: a holder whose claim is not the newest changes nothing, and closes nothing.
@@ -32,15 +33,19 @@ WITH reported AS (
         run_after = CASE WHEN r.status IN ('queued', 'retry') THEN r.until ELSE t.run_after END,
         finished_at = CASE WHEN r.status NOT IN ('queued', 'retry') THEN queue_now() END,
         elapsed_ms = r.elapsed_ms, organ_id = r.organ_id, path = r.path, log = r.log,
+        handler_version = coalesce(r.version, t.handler_version),
         locked_by = NULL, locked_at = NULL, cancel_requested = false, updated_at = queue_now()
     FROM reported r
     WHERE t.id = r.id AND t.claim = r.claim AND t.status = 'running'
-    RETURNING t.id, t.claim, t.attempts, t.status, r.error, r.elapsed_ms, r.log
+    RETURNING t.id, t.claim, t.attempts, t.status, r.error, r.elapsed_ms, r.log, t.handler_version
 ), history AS (
-    INSERT INTO task_attempts (task_id, claim, attempt, lane, cause, error, started_at, ended_at, log)
+    INSERT INTO task_attempts (task_id, claim, attempt, lane, cause, error, started_at, ended_at, log,
+                               handler_version, resumed_step, reached_step, fraction)
     SELECT id, claim, attempts + (status <> 'failed')::int, :lane, 'snoozed', error,
-           queue_now() - make_interval(secs => elapsed_ms / 1000), queue_now(), log
-    FROM snoozed
+           queue_now() - make_interval(secs => elapsed_ms / 1000), queue_now(), log,
+           handler_version, resumed_step, reached_step, fraction
+    FROM snoozed ended
+    {attempt_reach}
     ON CONFLICT DO NOTHING
 ), closed AS (
     INSERT INTO closures AS before (kind, name, key, until, reason)

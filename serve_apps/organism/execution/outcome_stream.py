@@ -37,8 +37,8 @@ class BatchCall:
         self.context = context
         self.cancelled: set[int] = set()
         """Claims of the tasks that were asked to stop."""
-        self.begun: list[int] = []
-        """Positions of the tasks to report at once: a handler is about to begin with them."""
+        self.begun: dict[int, str | None] = {}
+        """Versions of the handlers that are about to begin, by the position of the task: reported at once."""
         self.left = len(batch)
         self._chunk = Outcomes()
         self._loop = asyncio.get_running_loop()
@@ -49,21 +49,29 @@ class BatchCall:
         self._full = asyncio.Event()
 
     def report(
-        self, position: int, result: HandlerResult, path: str, organ_id: str | None, elapsed_ms: float
+        self,
+        position: int,
+        result: HandlerResult,
+        path: str,
+        organ_id: str | None,
+        elapsed_ms: float,
+        version: str | None = None,
     ) -> None:
-        """Add the outcome of one task. Report each position only once."""
+        """Add the outcome of one task, and the version of its handler. Report each position only once."""
         cause, text, error, spent, log = result
         self._chunk.add(position, cause, text, error, path, organ_id, elapsed_ms, spent)
         if log is not None:
             self._chunk.logs[self.batch.claims[position]] = log
+        if version is not None and cause != "completed":
+            self._chunk.versions[self.batch.claims[position]] = version
         self.left -= 1
         self._some.set()
         if not self.left or len(self._chunk) >= CHUNK:
             self._full.set()
 
-    def begin(self, position: int) -> None:
-        """Report at once that a handler is about to begin with a task."""
-        self.begun.append(position)
+    def begin(self, position: int, version: str | None) -> None:
+        """Report at once that a handler of this version is about to begin with a task."""
+        self.begun[position] = version
         self._some.set()
         self._full.set()
 

@@ -80,6 +80,8 @@ class Handler:
     """True if it takes a list of tasks."""
     processes: HandlerProcesses | None = None
     """The worker processes it is called in. `None` means this process."""
+    version: str | None = None
+    """Version of its code; see `release.handler_code.code_version`."""
 
     def arguments(self, tasks: list[dict[str, Any]], contexts: list[Context]) -> tuple[Any, ...]:
         """Return the arguments to call it with."""

@@ -58,6 +58,7 @@ class ServingOrganism(ScriptedOrganism):
             name: {
                 "kind": "actuator",
                 "handler": handler,
+                "version": "b5e1f0",
                 "task_types": types,
                 "in_flight": 2,
                 "waiting": 5,

@@ -44,7 +44,7 @@ export function SystemPage() {
       ${organism.organs.length > 0 && html`<${Table} label="Organs" class="numbers" head=${["Organ", { title: "Handler", class: "text" }, { title: "Types", class: "text" }, "Replicas", "In flight", "Waiting", "Completed", "Failed"]}>
         ${organism.organs.map((organ) => html`<tr key=${organ.id}>
           <th scope="row"><${Text} length=${40}>${organ.id}<//></th>
-          <td class="text handler"><${Text} length=${90}>${organ.handler}<//></td>
+          <td class="text handler"><${Text} length=${90}>${organ.handler}<//>${organ.versions.map((version) => html` <span class="tag"><${Text} length=${40}>${version}<//></span>`)}</td>
           <td class="text">${organ.task_types.slice(0, 6).map((type, i) => html`${i > 0 && ", "}<a href=${link("tasks", { type })}><${Text} length=${40}>${type}<//></a>`)}${organ.task_types.length > 6 && html` <span class="muted">and ${organ.task_types.length - 6} more</span>`}</td>
           <td>${count(organ.replicas)}</td><td>${count(organ.in_flight)}</td><td>${count(organ.waiting)}</td><td>${count(organ.completed)}</td><td>${count(organ.failed)}</td>
         </tr>`)}

@@ -47,7 +47,7 @@ export function TypesPage({ session }) {
       ${data.types.map((type) => html`<tr key=${type.name}>
         <th scope="row"><a href=${link("tasks", { type: type.name })}><${Text} length=${60}>${type.name}<//></a>
           ${type.pause && html`<p class="pause"><span class="tag warn">paused</span> ${ago(type.pause.paused_at)}${type.pause.by && html` by <${Text} length=${60}>${type.pause.by}<//>`}${type.pause.reason && html`: <${Text} length=${200}>${type.pause.reason}<//>`}</p>`}</th>
-        <td class="text">${type.organ ? html`<${Text} length=${40}>${type.organ}<//>${type.handler && html`<p class="muted handler"><${Text} length=${80}>${type.handler}<//></p>`}` : type.served === false ? html`<span class="tag bad">no organ</span>` : type.served ? html`<span class="muted">default organ</span>` : html`<span class="muted">not known</span>`}</td>
+        <td class="text">${type.organ ? html`<${Text} length=${40}>${type.organ}<//>${type.handler && html`<p class="muted handler"><${Text} length=${80}>${type.handler}<//>${type.version && html` <span class="tag"><${Text} length=${40}>${type.version}<//></span>`}</p>`}` : type.served === false ? html`<span class="tag bad">no organ</span>` : type.served ? html`<span class="muted">default organ</span>` : html`<span class="muted">not known</span>`}</td>
         <td>${type.load ? atLeast(type.load.ready, type.load.more) : 0}</td>
         <td>${count(type.load?.running ?? 0)}</td>
         <td>${type.load?.dead ? html`<a href=${link("failures", { type: type.name })}>${count(type.load.dead)}</a>` : html`<span class="zero">0</span>`}</td>

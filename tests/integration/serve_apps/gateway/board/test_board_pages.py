@@ -434,7 +434,16 @@ async def test_a_task_is_followed_until_it_ends(reader: Reader, board: tuple[Gat
         "|| repeat('cd', 8) || '-01' WHERE id = $1",
         task,
     )
+    await fill(
+        dsn,
+        "INSERT INTO task_attempts (task_id, claim, attempt, cause, ended_at, handler_version, "
+        "resumed_step, reached_step, fraction) VALUES ($1, 1, 1, 'lease_lost', now(), 'b5e1', 2, 40, 0.25)",
+        task,
+    )
+    await reader.page.reload()
     await expect(reader.page.get_by_role("region", name="Result")).to_contain_text("a dog")
+    timeline = reader.page.get_by_role("region", name="Timeline")
+    await expect(timeline).to_contain_text("step 2 to 40 · 25 % done · handler b5e1")
     await expect(reader.page.get_by_role("region", name="Log")).to_contain_text("it barks")
     await expect(reader.page.get_by_role("region", name="Facts")).to_contain_text("ab" * 16)
     await expect(reader.button("Cancel")).to_have_count(0)
