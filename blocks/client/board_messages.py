@@ -89,6 +89,10 @@ class LaneFigures(BaseModel):
     settled: int = Field(description="Attempts that it has settled.")
     per_s: float | None = Field(description="Attempts settled in a second, of late. null: not known yet.")
     held: int = Field(description="Tasks that it holds.")
+    windows: dict[str, int] = Field(
+        default={},
+        description="Tasks that it may hold, by type: of the 20 that it holds most of.",
+    )
 
 
 class OrganFigures(BaseModel):
@@ -136,6 +140,7 @@ class LastVerification(BaseModel):
     at: datetime
     status: Literal["ok", "degraded", "failed"]
     line: str = Field(description="What is not ok, or that all is ok.")
+    run: str | None = Field(default=None, description="Flow run of Prefect that found it.")
 
 
 class ThroughputPoint(BaseModel):

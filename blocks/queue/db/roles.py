@@ -38,7 +38,8 @@ STATEMENTS: dict[tuple[str, ...], str] = {
         ahead attached board_audit board_dead board_failures board_latency board_newest_audit board_running
         board_waiting cancel cancellable counts counts_of database_health depths export finished get
         limit_use next_finished of_type page pause policies record_audit redrivable redrivable_sample redrive
-        remove_limit results resume retry set_limit set_policy start states stuck to_cancel unheld
+        remove_limit results resume retriable retry set_limit set_policy start states stuck to_cancel
+        to_retry unheld
     """,
 }
 """Names of statements, by the roles that may run them. Only `attached` is missing, which migrations run."""
