@@ -35,6 +35,7 @@ PARTS = (
     "gateway",
     "consumer",
     "tracing",
+    "board",
 )
 LOOK_S = 2.0
 BUSY_PERCENT = 15.0
