@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import psutil
 
-from benchmarks.costs import tree
 from benchmarks.figures import Figure, Result, median, spread
 from benchmarks.options import Options
+from benchmarks.parts.gateway import running
 from benchmarks.stack import LOAD_TIMEOUT_S, Stack
 from organism_flows.blocks.local_stack.access_token import own_headers
 from organism_flows.blocks.settings import Settings
@@ -22,12 +22,13 @@ ROUNDS = 5
 BOARDS = 500
 SECONDS = 30.0
 FILL = """
-INSERT INTO tasks (type, domain, key, status, created_at, run_after, finished_at, elapsed_ms, organ_id, attempts,
-                   error)
+INSERT INTO tasks (type, domain, key, status, created_at, run_after, finished_at, elapsed_ms, organ_id,
+                   attempts, error)
 SELECT 'type-' || i % 40, 'domain-' || i % 7, 'key-' || i % 5000,
        CASE WHEN i % 50 = 0 THEN 'failed' ELSE 'completed' END::taskstatus,
-       now() - i * interval '0.1 s', now() - i * interval '0.1 s', now() - i * interval '0.1 s' + interval '2 s',
-       20, 'organ', 1, CASE WHEN i % 50 = 0 THEN 'ValueError: row ' || i || ' is wrong' END
+       now() - i * interval '0.1 s', now() - i * interval '0.1 s',
+       now() - i * interval '0.1 s' + interval '2 s', 20, 'organ', 1,
+       CASE WHEN i % 50 = 0 THEN 'ValueError: row ' || i || ' is wrong' END
 FROM generate_series($1::int, $2::int) i
 """
 PAGES: dict[str, dict[str, str]] = {
@@ -48,16 +49,15 @@ async def measure(stack: Stack, options: Options) -> Result:
     for start in range(1, tasks + 1, step):
         await stack.db.execute(FILL, start, min(start + step - 1, tasks), timeout=LOAD_TIMEOUT_S)
     await stack.db.execute("VACUUM ANALYZE tasks", timeout=LOAD_TIMEOUT_S)
-    async with httpx.AsyncClient(
-        base_url=stack.state.gateway_url,
-        headers=own_headers(Settings(home=stack.home)),
-        timeout=60,
-        trust_env=False,
-        limits=httpx.Limits(),
-    ) as http:
+    async with (
+        running(stack, "gateway", "organism_flows.serve_apps.gateway") as (url, process),
+        httpx.AsyncClient(
+            base_url=url, headers=own_headers(Settings(home=stack.home)), timeout=60, trust_env=False
+        ) as http,
+    ):
         figures = [await page(http, name, query, options) for name, query in PAGES.items()]
         figures += await many(http, options)
-        figures.append(await one(http, stack, options))
+        figures.append(await one(http, process, options))
     return Result([Figure("tasks in the table", tasks, "tasks"), *figures])
 
 
@@ -97,9 +97,8 @@ async def many(http: httpx.AsyncClient, options: Options) -> list[Figure]:
     ]  # fmt: skip
 
 
-async def one(http: httpx.AsyncClient, stack: Stack, options: Options) -> Figure:
+async def one(http: httpx.AsyncClient, gateway: psutil.Process, options: Options) -> Figure:
     """Return the share of one core that the gateway takes for one board, beyond what it takes for none."""
-    gateway = [psutil.Process(process.pid) for process in tree(stack.state.processes["gateway"].pid)]
     seconds = options.seconds(SECONDS)
     idle = await used(gateway, asyncio.sleep(seconds))
 
@@ -114,9 +113,9 @@ async def one(http: httpx.AsyncClient, stack: Stack, options: Options) -> Figure
     return Figure("one board: gateway's share of a core", 100 * (busy - idle), "%", at_most=2, note=note)
 
 
-async def used(processes: list[psutil.Process], work: Any) -> float:
-    """Return the processor time that the processes use a second while ``work`` runs."""
-    started, before = time.monotonic(), sum(sum(one.cpu_times()[:2]) for one in processes)
+async def used(process: psutil.Process, work: Any) -> float:
+    """Return the processor time that the process uses a second while ``work`` runs."""
+    started, before = time.monotonic(), sum(process.cpu_times()[:2])
     await work
-    after = sum(sum(one.cpu_times()[:2]) for one in processes)
+    after = sum(process.cpu_times()[:2])
     return float((after - before) / (time.monotonic() - started))
