@@ -39,6 +39,7 @@ PARTS = (
     "start",
     "scale",
     "reports",
+    "board",
 )
 LOOK_S = 2.0
 BUSY_PERCENT = 15.0

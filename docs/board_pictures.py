@@ -1,4 +1,4 @@
-"""The pictures of docs/how-to/board.md and top.md: a gateway on a queue made for them, without lanes."""
+"""The pictures of board.md, bad-release.md and top.md in docs/how-to: a gateway on a queue made for them."""
 
 from __future__ import annotations
 
@@ -64,9 +64,10 @@ INSERT INTO tasks (type, domain, status, finished_at, attempts, error)
 INSERT INTO tasks (type, domain, status, finished_at, attempts, error)
     SELECT 'thumbnail', 'press', 'failed', now() - i * interval '2 hours', 5, 'MemoryError'
     FROM generate_series(1, 4) i;
-INSERT INTO lanes (id, run, number, host, pid, started_at, lease_until, settled)
+INSERT INTO lanes (id, run, number, host, pid, started_at, lease_until, settled, figures)
     SELECT 'tidy-otter-' || i, '3f6c1f0e-5b1a-4c9e-9d7e-8a1f2b3c4d5e', i, 'worker-' || i, 4000 + i,
-           now() - interval '3 hours', now() + interval '1 hour', 18000 + i * 311
+           now() - interval '3 hours', now() + interval '1 hour', 18000 + i * 311,
+           jsonb_build_object('windows', jsonb_build_object('caption', 24 + i, 'embed', 96 - 8 * i))
     FROM generate_series(0, 3) i;
 INSERT INTO tasks (type, domain, status, locked_by, locked_at, claim, attempts)
     SELECT (ARRAY['caption', 'embed'])[1 + i % 2], 'photos', 'running', 'tidy-otter-' || i % 4, now(), i, 1
@@ -75,12 +76,16 @@ INSERT INTO pauses (kind, name, reason) VALUES ('type', 'mail.digest', 'the rela
 INSERT INTO task_types (type, max_attempts, timeout_s) VALUES ('caption', 5, 30);
 INSERT INTO task_audit (action, actor, details, tasks) VALUES
     ('pause', 'ines', '{"kind": "type", "name": "mail.digest"}', 0),
-    ('verify', 'ines@ops-1', '{"status": "ok", "line": "all 41 checks are ok"}', 0);
-INSERT INTO task_attempts (task_id, claim, attempt, lane, cause, error, started_at, ended_at)
-    SELECT id, n, n, 'tidy-otter-' || n % 4, CASE n WHEN 2 THEN 'timed_out' ELSE 'failed' END,
-           split_part(error, E'\\n', 1),
-           finished_at - (5 - n) * interval '4 min' - n * interval '1 s',
-           finished_at - (5 - n) * interval '4 min'
+    ('verify', 'ines@ops-1', '{"status": "ok", "line": "all 41 checks are ok",
+                               "run": "7d1c1f0e-5b1a-4c9e-9d7e-8a1f2b3c4d5e"}', 0);
+INSERT INTO limits (name, kind, types, by_key, amount, period_s)
+    VALUES ('vectors', 'rate', '{embed}', false, 600, 60),
+           ('customers', 'running', '{caption,thumbnail}', true, 50, NULL);
+INSERT INTO task_attempts (task_id, claim, attempt, lane, cause, error, started_at, ended_at, handler_version)
+    SELECT id, n, n, 'tidy-otter-' || n % 4, CASE n WHEN 1 THEN 'timed_out' ELSE 'failed' END,
+           CASE n WHEN 1 THEN 'timed out after 30 s' ELSE split_part(error, E'\\n', 1) END,
+           finished_at - (5 - n) * interval '4 min' - (CASE n WHEN 1 THEN 30 ELSE n END) * interval '1 s',
+           finished_at - (5 - n) * interval '4 min', CASE WHEN n < 2 THEN '2026-11-29' ELSE '2026-11-30' END
     FROM (
         SELECT * FROM tasks WHERE type = 'caption' AND status = 'failed' ORDER BY finished_at DESC LIMIT 1
     ) task
@@ -91,6 +96,9 @@ INSERT INTO task_attempts (task_id, claim, attempt, lane, cause, error, started_
 class Organism:
     """What the gateway asks of an organism."""
 
+    version = "2026-11-30"
+    """Of the handler that a release has broken."""
+
     async def health(self) -> HealthReport:
         return HealthReport(status="healthy")
 
@@ -99,6 +107,7 @@ class Organism:
             name: {
                 "kind": "actuator",
                 "handler": handler,
+                "version": self.version if name == "captions" else "2026-11-21",
                 "task_types": types,
                 "in_flight": in_flight,
                 "waiting": waiting,
@@ -143,10 +152,11 @@ def remember_an_hour(parts: AppState) -> None:
 
 
 async def take_board(images: Path) -> None:
-    """Write ``board-now.png``, ``board-failures.png``, ``board-task.png`` and ``top.png`` into ``images``."""
+    """Write the pictures of the board and ``top.png`` into ``images``."""
     chromium = find_chromium()
     if chromium is None:
         raise SystemExit("error: no chromium on the PATH → install it, for example `apt install chromium`")
+    os.environ["PREFECT_UI_URL"] = "http://127.0.0.1:4200"
     with tempfile.TemporaryDirectory(prefix="organism-", ignore_cleanup_errors=True) as folder:
         home = Path(folder)
         await asyncio.to_thread(home.chmod, 0o711)
@@ -169,7 +179,8 @@ async def take_board(images: Path) -> None:
 
 async def _pictures(chromium: str, dsn: str, task: Any, images: Path) -> None:
     settings = Settings(dsn=dsn, gateway_open=True)
-    app = create_app(settings, organism=Organism())
+    organism = Organism()
+    app = create_app(settings, organism=organism)
     listener = bound("127.0.0.1", 0)
     server = uvicorn.Server(server_config(app, settings))
     thread = threading.Thread(target=lambda: server.run(sockets=[listener]), daemon=True)
@@ -187,6 +198,7 @@ async def _pictures(chromium: str, dsn: str, task: Any, images: Path) -> None:
                 ("task", f"/tasks/{task}"),
             ):
                 await _take(page, f"{url}/#{place}", images / f"board-{name}.png", HEIGHTS[name])
+            await _take_story(page, url, organism, images)
             await _take_terminal(page, url, images / "top.png")
     finally:
         server.should_exit = True
@@ -200,6 +212,49 @@ async def _take(page: Page, url: str, path: Path, height: int) -> None:
     await page.until("!!document.querySelector('main .card') && !document.querySelector('.loading')")
     await page.picture(path)
     print(path)
+
+
+PAUSED = "document.querySelector('main').innerText.includes('Ines rolls back')"
+
+
+async def _take_story(page: Page, url: str, organism: Organism, images: Path) -> None:
+    """Do what docs/how-to/bad-release.md says, and take a picture of each step that has none yet."""
+    await _take(page, f"{url}/#/system", images / "board-lanes.png", 980)
+    await _take(page, f"{url}/#/types", images / "board-types.png", 760)
+    await _press(page, "main button", "Pause… caption")
+    await _enter(page, "dialog input", "release 2026-11-30 cannot decode, Ines rolls back")
+    await page.picture(images / "board-pause.png")
+    await _press(page, "dialog button", "Pause")
+    await page.until(f"!document.querySelector('dialog') && {PAUSED}")
+    organism.version = "2026-11-30.1"
+    await page.resize(WIDTH, 620)
+    await page.go("about:blank")
+    await page.go(f"{url}/#/failures?type=caption")
+    await page.until("!!document.querySelector('main .card') && !document.querySelector('.loading')")
+    await _press(page, "main button", "Redrive…")
+    await page.until("document.querySelector('dialog button.primary')?.innerText.includes('Redrive')")
+    await page.picture(images / "board-redrive.png")
+    await _press(page, "dialog button", "Redrive 2")
+    await page.until("!document.querySelector('dialog')")
+    await page.go(f"{url}/#/types")
+    await _press(page, "main button", "Resume caption")
+    await page.until(f"!{PAUSED}")
+    await _take(page, f"{url}/#/audit", images / "board-audit.png", 460)
+
+
+async def _press(page: Page, selector: str, text: str) -> None:
+    found = f"[...document.querySelectorAll({selector!r})].find(one => one.textContent.startsWith({text!r}))"
+    await page.until(f"!!{found}")
+    await page.evaluate(f"{found}.click()")
+
+
+async def _enter(page: Page, selector: str, text: str) -> None:
+    await page.until(f"!!document.querySelector({selector!r})")
+    await page.evaluate(
+        f"(field => {{ field.focus(); field.value = {text!r}; "
+        f"field.dispatchEvent(new Event('input', {{ bubbles: true }})); }})"
+        f"(document.querySelector({selector!r}))"
+    )
 
 
 async def _take_terminal(page: Page, url: str, path: Path) -> None:

@@ -6,6 +6,7 @@ of a queue that is made for them (docs/board_pictures.py), and need no stack:
     organism demo --keep && python docs/screenshots.py
     python docs/screenshots.py failures form   # only these
     python docs/screenshots.py board           # those of the board
+    python docs/screenshots.py trace           # of a trace
 
 Needs `chromium` on the PATH. The newest run of each flow is taken; the watchdog's comes by its schedule, and
 verify is run where it has not been.
@@ -136,6 +137,11 @@ async def main() -> None:
         from docs.board_pictures import take_board
 
         await take_board(IMAGES)
+        return
+    if sys.argv[1:] == ["trace"]:
+        from docs.trace_picture import take_trace
+
+        await take_trace(IMAGES)
         return
     names = sys.argv[1:] or list(PICTURES)
     for name in names:

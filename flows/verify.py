@@ -10,13 +10,24 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
 from organism_flows.blocks.finding import Finding
+from organism_flows.blocks.prefect_blocks.task_queue import TaskQueue
 from organism_flows.flows.alerting.notify import notify_about_verification
+from organism_flows.flows.prefect_support.markdown import BoardLinks
 from organism_flows.flows.prefect_support.states import ORGANISM_TAG, show_page
-from organism_flows.flows.verification.runner import verify_all
+from organism_flows.flows.verification.runner import block_of, verify_all
 from organism_flows.flows.verification.thresholds import Thresholds
 from organism_flows.flows.verification.verification import Check, Verification, markdown, run_check
 
 USUAL = Thresholds()
+
+
+async def _board(queue: str) -> str:
+    """Return a link to the board, or nothing if no gateway of the queue is known."""
+    try:
+        dsn = (await block_of(TaskQueue, queue)).open().dsn
+    except Exception:  # a finding says what is wrong with the block
+        return ""
+    return BoardLinks(dsn).page("Lanes and organism on the board", "system")
 
 
 @task(name="check", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False, retries=0)
@@ -60,7 +71,8 @@ async def verify(
         with_canary=canary,
         ask=check_part,
     )
-    await show_page(f"**{found.line}**\n\n{markdown(found.findings)}", key="verification")
+    page = f"**{found.line}**\n\n{markdown(found.findings)}\n\n{await _board(queue)}"
+    await show_page(page, key="verification")
     notified = await notify_about_verification(found, queue)
     if notified.trouble:
         get_run_logger().warning(notified.trouble)

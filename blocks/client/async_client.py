@@ -34,6 +34,8 @@ from organism_flows.blocks.client.messages import (
     TASKS_LIMIT,
     BulkCancelResult,
     BulkRedriveResult,
+    BulkRetryResult,
+    LimitList,
     TaskActionResult,
     TaskStatus,
     WaitResult,
@@ -49,6 +51,7 @@ from organism_flows.blocks.client.stream_events import StreamEvents
 from organism_flows.blocks.client.sync_client import SyncClient, SyncTaskHandle
 from organism_flows.blocks.errors import GatewayUnavailable
 from organism_flows.blocks.queue.explain import Why
+from organism_flows.blocks.queue.models.limits import Limit
 from organism_flows.blocks.queue.models.operations import (
     NewTask,
     Pause,
@@ -301,6 +304,18 @@ class Client:
         """Count the unfinished tasks that match, or cancel them."""
         return await self._ask(calls.cancel_all(filter, dry_run))
 
+    async def retry_all(
+        self, filter: TaskFilter | None = None, *, ids: Sequence[UUID] = (), dry_run: bool = True
+    ) -> BulkRetryResult:
+        """Count the failed and cancelled tasks that match, or queue them again with fresh attempts.
+
+        Args:
+            filter: Which tasks.
+            ids: These tasks instead, such as those that `cancel_all` returned as ``undo``.
+            dry_run: Only count those that match.
+        """
+        return await self._ask(calls.retry_all(filter, ids, dry_run))
+
     async def redrive_all(
         self,
         filter: RedriveFilter,
@@ -326,6 +341,18 @@ class Client:
     async def pauses(self) -> list[Pause]:
         """Return everything that is paused."""
         return (await self._ask(calls.pauses())).pauses
+
+    async def limits(self) -> LimitList:
+        """Return all limits with how much of each is used, and what handlers have closed."""
+        return await self._ask(calls.limits())
+
+    async def set_limit(self, limit: Limit) -> LimitList:
+        """Set a limit, in place of one of its name, and return all limits."""
+        return await self._ask(calls.set_limit(limit))
+
+    async def remove_limit(self, name: str) -> bool:
+        """Remove a limit, and return True if there was one of this name."""
+        return (await self._ask(calls.remove_limit(name))).removed
 
     async def overview(self) -> Overview:
         """Return how the queue, the lanes and the organism stand, and what needs a person."""

@@ -90,6 +90,10 @@ class LaneFigures(BaseModel):
     settled: int = Field(description="Attempts that it has settled.")
     per_s: float | None = Field(description="Attempts settled in a second, of late. null: not known yet.")
     held: int = Field(description="Tasks that it holds.")
+    windows: dict[str, int] = Field(
+        default={},
+        description="Tasks that it may hold, by type: of the 20 that it holds most of.",
+    )
 
 
 class OrganFigures(BaseModel):
@@ -98,6 +102,9 @@ class OrganFigures(BaseModel):
     id: str
     kind: str | None
     handler: str | None
+    versions: list[str] = Field(
+        default=[], description="Versions of its handler; several while replicas are being replaced."
+    )
     task_types: list[str]
     replicas: int
     in_flight: int
@@ -134,6 +141,7 @@ class LastVerification(BaseModel):
     at: datetime
     status: Literal["ok", "degraded", "failed"]
     line: str = Field(description="What is not ok, or that all is ok.")
+    run: str | None = Field(default=None, description="Flow run of Prefect that found it.")
 
 
 class ThroughputPoint(BaseModel):
@@ -251,6 +259,10 @@ class TypeFigures(BaseModel):
         description="Organ that serves it. null: none, or the organism does not answer."
     )
     handler: str | None
+    version: str | None = Field(
+        default=None,
+        description="Version of the handler: what its organ says, or a digest of its code. null: not known.",
+    )
     served: bool | None = Field(description="null: the organism does not answer.")
     load: LoadFigures | None
 

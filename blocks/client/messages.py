@@ -176,23 +176,16 @@ class TaskActionResult(BaseModel):
     status: Status = Field(description="Its status now.")
 
 
+_CONDITIONS = tuple(name for name in TaskFilter.model_fields if name != "status")
+_SOME: dict[str, Any] = {"type": "array", "minItems": 1}
+
+
 class BulkCancelRequest(TaskFilter):
     """Conditions that select the tasks to cancel; at least one."""
 
     model_config = ConfigDict(
         **JSON,
-        json_schema_extra=_one_of(
-            "type",
-            "domain",
-            "error",
-            "created_since",
-            "created_until",
-            "dedup_key",
-            "organ",
-            "lane",
-            "key",
-            status={"type": "array", "minItems": 1},
-        ),
+        json_schema_extra=_one_of(*_CONDITIONS, status=_SOME),
     )
 
     dry_run: bool = Field(default=True, description="Only count them.")
@@ -207,6 +200,37 @@ class BulkCancelResult(BaseModel):
     )
     cancelled: int = Field(description="Tasks that waited. They will never run.")
     requested: int = Field(description="Tasks that run. Their handlers are asked to stop.")
+    complete: bool = Field(description="False: there are more. Send the request again.")
+    undo: list[UUID] = Field(
+        default=[],
+        description="The tasks that waited. `POST /api/tasks/retry` with these `ids` queues them again, due "
+        "at once and with fresh attempts. Empty if they are more than 1,000, or some were only created.",
+    )
+
+
+class BulkRetryRequest(TaskFilter):
+    """Conditions that select the failed and cancelled tasks to queue again, or their ids."""
+
+    model_config = ConfigDict(
+        **JSON,
+        json_schema_extra=_one_of(*_CONDITIONS, status=_SOME, ids=_SOME),
+    )
+
+    ids: list[Annotated[UUID, Field(strict=False)]] = Field(
+        default=[], max_length=1000, description="These tasks, whatever the other conditions are."
+    )
+    dry_run: bool = Field(default=True, description="Only count them.")
+
+
+class BulkRetryResult(BaseModel):
+    """Tasks that were queued again, or would be."""
+
+    dry_run: bool
+    matched: dict[Status, int] = Field(
+        description="Failed and cancelled tasks that matched at the beginning, by status. Empty with `ids`."
+    )
+    retried: int
+    kept_out: int = Field(description="Tasks left out: an unfinished task of their type has their dedup_key.")
     complete: bool = Field(description="False: there are more. Send the request again.")
 
 

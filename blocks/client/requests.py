@@ -26,6 +26,11 @@ from organism_flows.blocks.client.messages import (
     BulkCancelResult,
     BulkRedriveRequest,
     BulkRedriveResult,
+    BulkRetryRequest,
+    BulkRetryResult,
+    LimitList,
+    LimitRemoved,
+    LimitRequest,
     MissingTask,
     PauseList,
     PauseRequest,
@@ -40,6 +45,7 @@ from organism_flows.blocks.client.messages import (
 )
 from organism_flows.blocks.errors import GatewayError, GatewayUnavailable, TaskEnded
 from organism_flows.blocks.queue.explain import Why
+from organism_flows.blocks.queue.models.limits import Limit
 from organism_flows.blocks.queue.models.operations import (
     NewTask,
     PausedKind,
@@ -216,6 +222,12 @@ def cancel_all(filter: TaskFilter, dry_run: bool) -> ApiRequest[BulkCancelResult
     return ApiRequest(BulkCancelResult, "POST", f"{TASK_PATH}/cancel", {"json": body})
 
 
+def retry_all(filter: TaskFilter | None, ids: Sequence[UUID], dry_run: bool) -> ApiRequest[BulkRetryResult]:
+    given = filter.model_dump() if filter else {}
+    body = BulkRetryRequest(**given, ids=list(ids), dry_run=dry_run).model_dump(mode="json")
+    return ApiRequest(BulkRetryResult, "POST", f"{TASK_PATH}/retry", {"json": body})
+
+
 def redrive_all(
     filter: RedriveFilter, limit: int | None, from_start: bool, dry_run: bool
 ) -> ApiRequest[BulkRedriveResult]:
@@ -236,6 +248,19 @@ def resume(kind: PausedKind, name: str) -> ApiRequest[ResumeResult]:
 
 def pauses() -> ApiRequest[PauseList]:
     return ApiRequest(PauseList, "GET", "/api/pauses")
+
+
+def limits() -> ApiRequest[LimitList]:
+    return ApiRequest(LimitList, "GET", "/api/limits")
+
+
+def set_limit(limit: Limit) -> ApiRequest[LimitList]:
+    body = LimitRequest(**limit.model_dump()).model_dump(mode="json")
+    return ApiRequest(LimitList, "POST", "/api/limits", {"json": body})
+
+
+def remove_limit(name: str) -> ApiRequest[LimitRemoved]:
+    return ApiRequest(LimitRemoved, "POST", "/api/limits/remove", {"json": {"name": name}})
 
 
 def page(filter: TaskFilter | None, cursor: str | None) -> ApiRequest[TaskPage]:

@@ -31,6 +31,8 @@ from organism_flows.blocks.client.messages import (
     TASKS_LIMIT,
     BulkCancelResult,
     BulkRedriveResult,
+    BulkRetryResult,
+    LimitList,
     TaskActionResult,
     TaskStatus,
     WaitResult,
@@ -45,6 +47,7 @@ from organism_flows.blocks.client.requests import (
 from organism_flows.blocks.client.stream_events import StreamEvents
 from organism_flows.blocks.errors import GatewayUnavailable
 from organism_flows.blocks.queue.explain import Why
+from organism_flows.blocks.queue.models.limits import Limit
 from organism_flows.blocks.queue.models.operations import (
     NewTask,
     Pause,
@@ -283,6 +286,18 @@ class SyncClient:
         """Count the unfinished tasks that match, or cancel them."""
         return self._ask(calls.cancel_all(filter, dry_run))
 
+    def retry_all(
+        self, filter: TaskFilter | None = None, *, ids: Sequence[UUID] = (), dry_run: bool = True
+    ) -> BulkRetryResult:
+        """Count the failed and cancelled tasks that match, or queue them again with fresh attempts.
+
+        Args:
+            filter: Which tasks.
+            ids: These tasks instead, such as those that `cancel_all` returned as ``undo``.
+            dry_run: Only count those that match.
+        """
+        return self._ask(calls.retry_all(filter, ids, dry_run))
+
     def redrive_all(
         self,
         filter: RedriveFilter,
@@ -308,6 +323,18 @@ class SyncClient:
     def pauses(self) -> list[Pause]:
         """Return everything that is paused."""
         return (self._ask(calls.pauses())).pauses
+
+    def limits(self) -> LimitList:
+        """Return all limits with how much of each is used, and what handlers have closed."""
+        return self._ask(calls.limits())
+
+    def set_limit(self, limit: Limit) -> LimitList:
+        """Set a limit, in place of one of its name, and return all limits."""
+        return self._ask(calls.set_limit(limit))
+
+    def remove_limit(self, name: str) -> bool:
+        """Remove a limit, and return True if there was one of this name."""
+        return (self._ask(calls.remove_limit(name))).removed
 
     def overview(self) -> Overview:
         """Return how the queue, the lanes and the organism stand, and what needs a person."""

@@ -157,6 +157,9 @@ class Outcomes:
     """Retry policy by organ id, for tasks that have none themselves or by their type."""
     logs: dict[int, str] = field(default_factory=dict, kw_only=True)
     """What handlers logged, by claim. Not a column: most tasks log nothing."""
+    versions: dict[int, str] = field(default_factory=dict, kw_only=True)
+    """Versions of handlers, by claim, of tasks that have begun, reported something or not completed. Not a
+    column: most tasks complete at once."""
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -193,10 +196,12 @@ class Outcomes:
             getattr(self, name).extend(getattr(other, name))
         self.policies.update(other.policies)
         self.logs.update(other.logs)
+        self.versions.update(other.versions)
 
     def take(self, rows: Iterable[int]) -> Outcomes:
         """Return a new table of the given rows, in that order."""
-        return Outcomes(*_taken(self, OUTCOME_COLUMNS, rows), policies=self.policies, logs=self.logs)
+        taken = _taken(self, OUTCOME_COLUMNS, rows)
+        return Outcomes(*taken, policies=self.policies, logs=self.logs, versions=self.versions)
 
     def to_wire(self) -> dict[str, Any]:
         return _packed(self, OUTCOME_COLUMNS)

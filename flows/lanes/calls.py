@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -238,9 +238,9 @@ class Calls:
                 patience_s = 2 * outcomes.timeout_s + PATIENCE_S
             if begun := call.unreported.intersection(outcomes.begun) - call.begun:
                 call.begun |= begun
-                await self._writer.begun(call.batch.take(begun))
+                await self._writer.begun(call.batch.take(begun), outcomes.versions)
             if outcomes.reports:
-                await self._record(call, outcomes.reports)
+                await self._record(call, outcomes)
             if len(outcomes):
                 await self._write(call, outcomes)
                 last_report = loop.time()
@@ -249,14 +249,14 @@ class Calls:
             elif loop.time() - last_report > patience_s:
                 raise ReplicaLost(f"a replica reported nothing for {patience_s:g} s")
 
-    async def _record(self, call: OpenCall, reports: Sequence[TaskReport]) -> None:
+    async def _record(self, call: OpenCall, outcomes: Outcomes) -> None:
         """Write what running tasks have reported, and answer those that wait for it."""
         batch = call.batch
-        reports = [report for report in reports if report.position in call.unreported]
+        reports = [report for report in outcomes.reports if report.position in call.unreported]
         if begun := {report.position for report in reports} - call.begun:
             # A claim looks for checkpoints only of tasks that a handler is known to have begun.
             call.begun |= begun
-            await self._writer.begun(batch.take(begun))
+            await self._writer.begun(batch.take(begun), outcomes.versions)
         recorded = await self._writer.record(batch, [call.with_numbers(report) for report in reports])
         answers: dict[int, Acknowledgement] = {}
         for report in reports:

@@ -175,7 +175,9 @@ class Lane:
         return self.summary
 
     def _report(self) -> Report:
-        return Report(self.summary.settled, {**self.summary.figures, **self._calls.meter.figures})
+        counts = {**self.summary.figures, **self._calls.meter.figures}
+        # Not a number, so it is no part of the sums over all lanes.
+        return Report(self.summary.settled, {**counts, "windows": self._windows.sizes})
 
     def _room_made(self) -> None:
         if self._calls.broken:

@@ -45,8 +45,8 @@ class Report(NamedTuple):
 
     settled: int
     """Number of tasks that it has settled so far."""
-    figures: Mapping[str, float]
-    """Its other counts, by their names in `blocks.queue.counters`."""
+    figures: Mapping[str, float | Mapping[str, int]]
+    """Its other counts, by their names in `blocks.queue.counters`, and the sizes of its windows."""
 
 
 def clock() -> float:

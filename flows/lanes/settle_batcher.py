@@ -113,13 +113,13 @@ class SettleBatcher:
             await finished(self._release(len(batch), release))
             self._spans.released(batch, cause, started_ns)
 
-    async def begun(self, batch: Batch) -> None:
+    async def begun(self, batch: Batch, versions: Mapping[int, str]) -> None:
         """Record that handlers have begun with the tasks of ``batch``.
 
         Raises:
             LaneLost: The lease is over.
         """
-        await self._lease.write(partial(self._queue.claims.begun, batch))
+        await self._lease.write(partial(self._queue.claims.begun, batch, versions))
 
     async def close(self) -> None:
         """Wait until everything is written."""

@@ -39,6 +39,8 @@ BYTES_A_CALL = 8_000_000
 """Upper bound on the params in one call, in characters."""
 WINDOWS_KEPT = 10_000
 """Most windows kept. Beyond them, those of streams with nothing in flight are forgotten."""
+WINDOWS_SHOWN = 20
+"""Most windows that a lane reports."""
 HOLD_S = (2.0, 10.0)
 """Time for which a window does not grow after tasks waited for too long: first and longest, in seconds.
 
@@ -152,6 +154,13 @@ class Windows:
         if stream not in self._windows and len(self._windows) >= WINDOWS_KEPT:
             self._windows = {name: window for name, window in self._windows.items() if window.in_flight}
         return self._windows.setdefault(stream, Window())
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Return the sizes of the windows of the streams that hold most. It is safe in any thread."""
+        streams = list(self._windows.items())  # one step: others may be added meanwhile
+        held = sorted(streams, key=lambda one: -one[1].in_flight)
+        return {name: int(window.size) for name, window in held[:WINDOWS_SHOWN]}
 
     def calls(self, batch: Batch) -> list[tuple[str, Batch]]:
         """Split claimed tasks into calls, each of one stream, and return them with its name."""

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TypeAlias, TypeVar
 
 import asyncpg
+from prefect import runtime
 
 from organism_flows.blocks.errors import OrganismError, SchemaMismatch
 from organism_flows.blocks.finding import Finding, failed
@@ -78,7 +79,7 @@ async def verify_all(
         found: list[Finding] = []
         open_queue: Queue | None = None
         try:
-            block = await _block(TaskQueue, queue)
+            block = await block_of(TaskQueue, queue)
             open_queue = await stack.enter_async_context(
                 block.open(application_name="organism-verify", connections=2)
             )
@@ -106,7 +107,7 @@ async def _tables(queue: Queue, limits: Thresholds, with_canary: bool, ask: Ask)
 
 async def record(queue: Queue, found: Verification) -> None:
     """Leave a row in the audit, which the board shows as the last verification."""
-    details = {"status": found.status, "line": found.line[:LINE_LIMIT]}
+    details = {"status": found.status, "line": found.line[:LINE_LIMIT], "run": runtime.flow_run.id}
     actor = f"{getpass.getuser()}@{socket.gethostname()}"
     # The findings say already what is wrong with the database.
     with suppress(OrganismError, *TRANSIENT_ERRORS, asyncpg.PostgresError):
@@ -115,11 +116,11 @@ async def record(queue: Queue, found: Verification) -> None:
 
 async def _cluster(organism: str, ray_cluster: str, ask: Ask) -> list[Finding]:
     async def ray() -> list[Finding]:
-        return await cluster_checks.check_ray(await _block(RayCluster, ray_cluster))
+        return await cluster_checks.check_ray(await block_of(RayCluster, ray_cluster))
 
     async def serve() -> list[Finding]:
         url = organism_url(load_settings())
-        return await cluster_checks.check_serve(await _block(Organism, organism), url)
+        return await cluster_checks.check_serve(await block_of(Organism, organism), url)
 
     found = await ask("ray", ray, PART_TIMEOUT_S)
     if any(f.status == "failed" for f in found):
@@ -127,7 +128,7 @@ async def _cluster(organism: str, ray_cluster: str, ask: Ask) -> list[Finding]:
     return found + await ask("serve", serve, PART_TIMEOUT_S)
 
 
-async def _block(kind: type[B], name: str) -> B:
+async def block_of(kind: type[B], name: str) -> B:
     """Return the named block, or the default values if the block ``default`` cannot be loaded.
 
     That Prefect does not answer is a finding of its own.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from organism_flows.blocks.errors import ConfigurationError
@@ -21,6 +21,7 @@ from organism_flows.serve_apps.organism.execution.shared_state import SharedStat
 from organism_flows.serve_apps.organism.handler_api.handler import Handler
 from organism_flows.serve_apps.organism.handler_api.loading import extend_import_path
 from organism_flows.serve_apps.organism.processes.pool import closed_on_error, load
+from organism_flows.serve_apps.organism.release.handler_code import code_version
 
 logger = logging.getLogger("ray.serve.organism")
 
@@ -80,7 +81,9 @@ def load_missing(config: OrganismConfig, present: Assembly | None) -> dict[str, 
     with closed_on_error(handlers):
         for organ in config.organs:
             if organ.deployment is None:
-                handlers[organ.id] = (present.handler_of(organ) if present else None) or load(organ)
+                handlers[organ.id] = (present.handler_of(organ) if present else None) or replace(
+                    load(organ), version=code_version(config, organ)
+                )
     return handlers
 
 

@@ -122,6 +122,11 @@ class OrganConfig(Section):
     handler: Annotated[str, AfterValidator(_one_colon)] = Field(
         description="Importable callable, written package.module:function; a class is instantiated once."
     )
+    version: Name | None = Field(
+        default=None,
+        description="Version of the handler, for the history of tasks; unset: a digest of its code, or the "
+        "version of the installed package it is in.",
+    )
     timeout_s: Seconds | None = Field(
         default=None, description="Seconds one task may take; unset: the organism's default_timeout_s."
     )

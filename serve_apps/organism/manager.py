@@ -152,11 +152,14 @@ class OrganismManager:
                     outcomes.waiting = not len(outcomes) and not any_runs(work)
                     assembly = self._assemblies.current
                     outcomes.policies = assembly.policies(outcomes) if assembly else {}
-                    outcomes.begun, call.begun = call.begun, []
+                    begun, call.begun = call.begun, {}
                     now = time.monotonic()
-                    if now - begun_reported_at > BEGUN_REPORT_S - 0.1 or not len(outcomes):
+                    due = now - begun_reported_at > BEGUN_REPORT_S - 0.1
+                    if due or outcomes.reports or not len(outcomes):
                         begun_reported_at = now
-                        outcomes.begun += newly_begun(work)
+                        begun |= newly_begun(work)
+                    outcomes.begun = list(begun)
+                    outcomes.versions |= {batch.claims[p]: version for p, version in begun.items() if version}
                     yield outcomes
             if self._calls.draining:
                 # Serve ends this replica after its last call: handlers that must stop have until then.

@@ -59,6 +59,7 @@ COLUMNS: dict[str, tuple[str, str | None]] = {
     "traceparent": ("text", None),
     "log": ("text", None),
     "waits_for": ("text", None),
+    "handler_version": ("text", None),
 }
 """Type and default of each column of our table, whichever version added it."""
 REQUIRED = (

@@ -44,7 +44,8 @@ GRANT SELECT, INSERT, UPDATE ON task_files TO organism_submitter, organism_opera
 -- step: claims, settlements and reaps; nothing of what was asked for
 GRANT SELECT, DELETE,
       UPDATE (status, claim, attempts, locked_by, locked_at, begun_at, run_after, result, error, timed_out, lease_lost,
-              interrupted, suspicion, cancel_requested, elapsed_ms, organ_id, path, log, finished_at, updated_at, snoozed, waits_for)
+              interrupted, suspicion, cancel_requested, elapsed_ms, organ_id, path, log, finished_at, updated_at, snoozed,
+              waits_for, handler_version)
     ON tasks TO organism_lane
 
 -- step: to find out whether tasks can be added again

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from pydantic import BaseModel
+import orjson
+from pydantic import BaseModel, ValidatorFunctionWrapHandler, field_validator
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,18 @@ class LaneRow(BaseModel):
     leaving_at: datetime | None = None
     relay: bool = False
     run_started_at: datetime | None = None
+    windows: dict[str, int] = {}
+    """Tasks that it may have in flight, by stream: those of the streams that hold most."""
+
+    @field_validator("windows", mode="wrap")
+    @classmethod
+    def _readable(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> dict[str, int]:
+        """Read what a lane wrote, or nothing: of another version, or changed by SQL of a user."""
+        try:
+            read: dict[str, int] = handler(orjson.loads(value) if isinstance(value, str) else value)
+        except ValueError:
+            return {}
+        return read
 
     @property
     def claiming(self) -> bool:

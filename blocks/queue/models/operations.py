@@ -222,6 +222,12 @@ class TaskFilter(BaseModel):
         default=None, min_length=1, max_length=200, description="Held by the lane with this id."
     )
     key: Text | None = Field(default=None, min_length=1, max_length=200)
+    run: Text | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        description="Held by a lane of this run of dispatch. Tasks that have ended are held by none.",
+    )
 
     def parameters(self) -> dict[str, Any]:
         """Return the values as parameters of the statements that filter tasks."""

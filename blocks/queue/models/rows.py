@@ -27,6 +27,27 @@ class Attempt(BaseModel):
     ended_at: Moment
     log: str | None = None
     """The last lines that its handler logged through its context."""
+    handler_version: str | None = None
+    """Version of the handler that ran it. `None` means that it is not known."""
+    resumed_step: int | None = None
+    """Step of the checkpoint that it continued from. `None` means that there was none."""
+    reached_step: int | None = None
+    """Step of the newest checkpoint when it ended. `None` means that there was none."""
+    fraction: float | None = None
+    """Done share, from 0 to 1, that its handler last reported."""
+
+    @property
+    def reach(self) -> str:
+        """Return how far it got and what ran it, in words. Empty means that neither is known."""
+        parts = []
+        if self.reached_step is not None:
+            start = "" if self.resumed_step is None else f"from step {self.resumed_step} "
+            parts.append(f"{start}to step {self.reached_step}")
+        if self.fraction is not None:
+            parts.append(f"{self.fraction:.0%} done")
+        if self.handler_version is not None:
+            parts.append(f"handler {self.handler_version}")
+        return ", ".join(parts)
 
 
 class TaskProgress(BaseModel):
@@ -42,6 +63,8 @@ class TaskProgress(BaseModel):
     """When that was saved."""
     reported_at: Moment
     """When something was last reported."""
+    resumed_step: int | None = None
+    """Step that this attempt continued from. 0 means that it began at the start."""
 
 
 class TaskWait(BaseModel):
@@ -127,6 +150,9 @@ class TaskRow(Row):
     organ_id: str | None
     path: str | None
     elapsed_ms: float | None
+    handler_version: str | None
+    """Version of the handler of its newest attempt. `None` means that it is not known: attempts that complete
+    within some seconds leave none."""
     created_at: Moment
     updated_at: datetime
     finished_at: datetime | None

@@ -36,7 +36,7 @@ WITH lane AS MATERIALIZED (
 UPDATE tasks t
 -- A row written by its owner may hold the largest number there is, or NULL in a table of the older system.
 SET status = 'running', claim = nextval('task_claims'), attempts = least(coalesce(t.attempts, 0), 2147483646) + 1,
-    locked_by = :lane, locked_at = queue_now(), updated_at = queue_now(), waits_for = NULL
+    locked_by = :lane, locked_at = queue_now(), waits_for = NULL, handler_version = NULL, updated_at = queue_now()
 -- Not a join: with so many rows the planner may turn a join into a scan of the table.
 WHERE t.ctid = ANY (ARRAY(SELECT place FROM ready))
 RETURNING t.id::text, t.claim, t.attempts, t.type, coalesce(t.params::text, '{}') AS params, t.description, t.domain,

@@ -15,11 +15,13 @@ WITH held AS MATERIALIZED (
     FOR SHARE OF t
 ), recorded AS (
     INSERT INTO task_checkpoints AS saved
-        (task_id, claim, step, furthest, state, saved_at, fraction, note, reported_at)
-    SELECT id, claim, step, step, state, CASE WHEN state IS NOT NULL THEN queue_now() END, fraction, note, queue_now()
+        (task_id, claim, step, furthest, state, saved_at, fraction, note, reported_at, resumed_step)
+    SELECT id, claim, step, step, state, CASE WHEN state IS NOT NULL THEN queue_now() END, fraction, note, queue_now(), 0
     FROM held WHERE chunks IS NULL OR state IS NOT NULL OR note IS NOT NULL ORDER BY id
     ON CONFLICT (task_id) DO UPDATE
     SET claim = excluded.claim,
+        -- The first report of an attempt finds what it continued from.
+        resumed_step = CASE WHEN saved.claim < excluded.claim THEN saved.step ELSE saved.resumed_step END,
         step = CASE WHEN excluded.state IS NULL THEN saved.step ELSE excluded.step END,
         furthest = CASE WHEN excluded.state IS NULL THEN saved.furthest
                    ELSE greatest(saved.furthest, excluded.furthest) END,

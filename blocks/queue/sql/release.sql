@@ -21,10 +21,15 @@ WITH released AS (
         locked_by = NULL, locked_at = NULL, cancel_requested = false, updated_at = queue_now()
     FROM unnest((SELECT :ids::uuid[]), (SELECT :claims::bigint[])) AS r(id, claim)
     WHERE t.id = r.id AND t.claim = r.claim AND t.status = 'running'
-    RETURNING t.id, t.claim, t.attempts, t.status
+    RETURNING t.id, t.claim, t.attempts, t.status, t.handler_version
 ), history AS (
-    INSERT INTO task_attempts (task_id, claim, attempt, lane, cause, error, ended_at)
-    SELECT id, claim, attempts + 1, :lane, :cause, :error, queue_now() FROM released WHERE :cause::text IS NOT NULL
+    INSERT INTO task_attempts (task_id, claim, attempt, lane, cause, error, ended_at,
+                               handler_version, resumed_step, reached_step, fraction)
+    SELECT id, claim, attempts + 1, :lane, :cause, :error, queue_now(),
+           handler_version, resumed_step, reached_step, fraction
+    FROM released ended
+    {attempt_reach}
+    WHERE :cause::text IS NOT NULL
     ON CONFLICT DO NOTHING
 )
 SELECT id::text, status::text FROM released

@@ -2,6 +2,7 @@
 -- put off as often as it may be becomes a dead letter. Closes until then what a handler has named: "key" or a limit.
 WITH reported AS (
     SELECT t.id, r.claim, t.type, coalesce(t.key, '') AS key, r.closes, r.event, r.or_fail, r.path, r.organ_id, r.elapsed_ms, r.log,
+        r.version,
         spent.it AS spent,
         r.error || CASE WHEN r.closes <> 'key' AND NOT EXISTS (SELECT FROM limits WHERE limits.name = r.closes)
                         THEN format(' (it closes nothing: there is no limit %s)', r.closes) ELSE '' END AS error,
@@ -18,8 +19,8 @@ WITH reported AS (
     FROM unnest((SELECT :ids::uuid[]), (SELECT :claims::bigint[]), (SELECT :errors::text[]), (SELECT :paths::text[]),
                 (SELECT :organ_ids::text[]), (SELECT :elapsed_ms::real[]), (SELECT :after_s::float8[]),
                 (SELECT :until::timestamptz[]), (SELECT :closes::text[]), (SELECT :events::text[]),
-                (SELECT :or_fail::bool[]), (SELECT :logs::text[]))
-        AS r(id, claim, error, path, organ_id, elapsed_ms, after_s, until, closes, event, or_fail, log)
+                (SELECT :or_fail::bool[]), (SELECT :logs::text[]), (SELECT :versions::text[]))
+        AS r(id, claim, error, path, organ_id, elapsed_ms, after_s, until, closes, event, or_fail, log, version)
     JOIN tasks t ON t.id = r.id
     LEFT JOIN task_types policy ON policy.type = t.type
     -- An event comes once: a task that waits again for one that it has had would be resumed at once, again and again.
@@ -44,10 +45,12 @@ WITH reported AS (
         begun_at = CASE WHEN r.event IS NULL THEN t.begun_at ELSE coalesce(t.begun_at, queue_now()) END,
         finished_at = CASE WHEN r.status NOT IN ('queued', 'retry') THEN queue_now() END,
         elapsed_ms = r.elapsed_ms, organ_id = r.organ_id, path = r.path, log = r.log,
+        handler_version = coalesce(r.version, t.handler_version),
         locked_by = NULL, locked_at = NULL, cancel_requested = false, updated_at = queue_now()
     FROM reported r
     WHERE t.id = r.id AND t.claim = r.claim AND t.status = 'running'
-    RETURNING t.id, t.claim, t.attempts, t.status, t.waits_for, r.error, r.elapsed_ms, r.log, r.until, r.or_fail
+    RETURNING t.id, t.claim, t.attempts, t.status, t.waits_for, r.error, r.elapsed_ms, r.log, r.until, r.or_fail,
+              t.handler_version
 ), waits AS (
     INSERT INTO task_waits AS before (task_id, claim, name, since, until, or_fail)
     SELECT id, claim, waits_for, queue_now(), nullif(until, 'infinity'), or_fail FROM snoozed
@@ -56,10 +59,13 @@ WITH reported AS (
         SET claim = excluded.claim, name = excluded.name, since = excluded.since, until = excluded.until,
             or_fail = excluded.or_fail
 ), history AS (
-    INSERT INTO task_attempts (task_id, claim, attempt, lane, cause, error, started_at, ended_at, log)
+    INSERT INTO task_attempts (task_id, claim, attempt, lane, cause, error, started_at, ended_at, log,
+                               handler_version, resumed_step, reached_step, fraction)
     SELECT id, claim, attempts + (status <> 'failed')::int, :lane, 'snoozed', error,
-           queue_now() - make_interval(secs => elapsed_ms / 1000), queue_now(), log
-    FROM snoozed
+           queue_now() - make_interval(secs => elapsed_ms / 1000), queue_now(), log,
+           handler_version, resumed_step, reached_step, fraction
+    FROM snoozed ended
+    {attempt_reach}
     ON CONFLICT DO NOTHING
 ), closed AS (
     INSERT INTO closures AS before (kind, name, key, until, reason)

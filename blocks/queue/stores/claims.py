@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -59,12 +59,20 @@ class Claims:
             batch.extend(more)
         return batch
 
-    async def begun(self, batch: Batch) -> None:
-        """Record that handlers have begun with the tasks of ``batch``. Stale claims change nothing."""
+    async def begun(self, batch: Batch, versions: Mapping[int, str] | None = None) -> None:
+        """Record that handlers have begun with the tasks of ``batch``. Stale claims change nothing.
+
+        Args:
+            batch: The tasks.
+            versions: Versions of the handlers by claim, as far as they are known.
+        """
 
         async def write(rows: Sequence[int]) -> None:
             await self._database.execute(
-                "begun", ids=[batch.ids[row] for row in rows], claims=[batch.claims[row] for row in rows]
+                "begun",
+                ids=[batch.ids[row] for row in rows],
+                claims=[batch.claims[row] for row in rows],
+                versions=[(versions or {}).get(batch.claims[row]) for row in rows],
             )
 
         async def refused(row: int, why: Exception) -> None:
@@ -154,6 +162,7 @@ class Claims:
             rows = await session.fetch("complete", results=outcomes.results, **columns)
             return dict.fromkeys([row[0] for row in rows], "completed")
         columns["errors"] = outcomes.errors
+        columns["versions"] = [outcomes.versions.get(claim) for claim in columns["claims"]]
         if outcomes.causes[0] == "snoozed":
             rows = await session.fetch(
                 "snooze",

@@ -73,7 +73,7 @@ class Leases:
         lane: str,
         *,
         settled: int = 0,
-        figures: Mapping[str, float] | None = None,
+        figures: Mapping[str, float | Mapping[str, int]] | None = None,
         leaving: bool = False,
         connection: asyncpg.Connection[Any] | None = None,
     ) -> LaneRequest | None:
@@ -102,7 +102,9 @@ class Leases:
         )
         return None if row is None else LaneRequest(row["stop_requested"], row["leave_requested"])
 
-    async def report(self, lane: str, *, settled: int, figures: Mapping[str, float]) -> None:
+    async def report(
+        self, lane: str, *, settled: int, figures: Mapping[str, float | Mapping[str, int]]
+    ) -> None:
         """Write the final counters of ``lane``. Its lease stays as it is."""
         await self._database.execute(
             "report",

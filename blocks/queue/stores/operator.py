@@ -41,8 +41,8 @@ REDRIVE_PAGE = 2000
 """Most finished tasks that one statement reads, redriven or not."""
 RACES = 5
 """Most attempts of a statement that meets a submission with the key of one of its tasks."""
-CANCELLED_AT_ONCE = 1000
-"""Most tasks that one statement cancels, so that none of them is locked for long."""
+STEERED_AT_ONCE = 1000
+"""Most tasks that one statement cancels or queues again, so that none of them is locked for long."""
 
 
 class Operator:
@@ -79,15 +79,17 @@ class Operator:
         Yields:
             The tasks of a page, which are cancelled by then.
         """
-        before: UUID | None = None
-        while True:
-            rows = await self._database.fetch(
-                "to_cancel", **filter.parameters(), before=before, limit=CANCELLED_AT_ONCE
-            )
-            if not rows:
-                return
-            ids = [row["id"] for row in rows]
+        async for ids in self._pages("to_cancel", filter):
             yield await self.cancel(ids)
+
+    async def _pages(self, name: str, filter: TaskFilter) -> AsyncIterator[list[UUID]]:
+        """Yield the ids of the tasks that a statement selects, page by page, the newest first."""
+        before: UUID | None = None
+        while rows := await self._database.fetch(
+            name, **filter.parameters(), before=before, limit=STEERED_AT_ONCE
+        ):
+            ids = [row["id"] for row in rows]
+            yield ids
             before = ids[-1]
 
     async def start(self, ids: Sequence[UUID]) -> list[UUID]:
@@ -106,6 +108,20 @@ class Operator:
         duplicates = [row["id"] for row in rows if not row["retried"]]
         touched = {*retried, *duplicates}
         return Retried(retried, [task_id for task_id in ids if task_id not in touched], duplicates)
+
+    async def retriable(self, filter: TaskFilter) -> dict[Status, int]:
+        """Return how many tasks `retry_all` would queue again, by status."""
+        rows = await self._database.fetch("retriable", **filter.parameters())
+        return {row["status"]: row["tasks"] for row in rows}
+
+    async def retry_all(self, filter: TaskFilter) -> AsyncIterator[Retried]:
+        """Queue every failed or cancelled task that matches again, page by page, the newest first.
+
+        Yields:
+            The tasks of a page, which are queued by then.
+        """
+        async for ids in self._pages("to_retry", filter):
+            yield await self.retry(ids)
 
     async def redrivable(self, wanted: RedriveFilter, *, sample: int = 10) -> Redrivable:
         """Return how many tasks a `redrive` would queue now, and the first of them to finish.

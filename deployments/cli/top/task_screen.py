@@ -123,6 +123,7 @@ def _described(task: TaskRow, why: Why) -> Group:
                 plain(one.cause),
                 plain(one.lane or ""),
                 plain(one.error or "", 120),
+                plain(one.reach),
             )
         parts += [_heading("Attempts that did not complete it"), attempts]
     if task.log:

@@ -63,6 +63,7 @@ class OrganismWatch:
                 id=name,
                 kind=newest.get("kind"),
                 handler=newest.get("handler"),
+                versions=list(dict.fromkeys(str(one["version"]) for one in replicas if one.get("version"))),
                 task_types=[str(each) for each in newest.get("task_types") or []],
                 replicas=len(replicas),
                 **{

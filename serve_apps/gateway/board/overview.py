@@ -182,4 +182,7 @@ def _verification(row: dict[str, Any]) -> LastVerification | None:
     status = details.get("status")
     if status not in ("ok", "degraded", "failed"):
         return None
-    return LastVerification(at=row["at"], status=status, line=str(details.get("line", "")))
+    run = details.get("run")
+    return LastVerification(
+        at=row["at"], status=status, line=str(details.get("line", "")), run=str(run) if run else None
+    )

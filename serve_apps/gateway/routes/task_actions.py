@@ -1,5 +1,7 @@
 """The routes that cancel, run, retry and redrive tasks."""
 
+from uuid import UUID
+
 from fastapi import APIRouter, Request
 
 from organism_flows.blocks.client.messages import (
@@ -7,6 +9,8 @@ from organism_flows.blocks.client.messages import (
     BulkCancelResult,
     BulkRedriveRequest,
     BulkRedriveResult,
+    BulkRetryRequest,
+    BulkRetryResult,
     TaskActionResult,
 )
 from organism_flows.blocks.queue import RedriveFilter, TaskFilter, TaskRow
@@ -22,8 +26,10 @@ from organism_flows.serve_apps.gateway.dependencies import (
 from organism_flows.serve_apps.gateway.http.json_body import Route
 from organism_flows.serve_apps.gateway.http.problems import RequestRefused
 
-CANCELLED_AT_MOST = 100_000
-"""Number of tasks after which a request stops cancelling, and answers that there may be more."""
+STEERED_AT_MOST = 100_000
+"""Number of tasks after which a request stops cancelling or retrying, and answers that there may be more."""
+UNDONE_AT_MOST = 1000
+"""Most tasks whose cancel can be undone."""
 REDRIVEN_AT_MOST = 100_000
 """Most tasks that one request redrives; then it answers that there may be more."""
 UNDER_WAY: tuple[Status, ...] = ("queued", "waiting", "running", "retry")
@@ -49,18 +55,65 @@ async def cancel_all(body: BulkCancelRequest, queue: TheQueue, request: Request)
         )
     matched = await queue.operator.cancellable(filter)
     cancelled = requested = 0
+    undo: list[UUID] = []
     complete = True
     if not body.dry_run:
         async for done in queue.operator.cancel_all(filter):
             cancelled += len(done.cancelled)
+            undo = [*undo, *done.cancelled][: UNDONE_AT_MOST + 1]
             requested += len(done.requested)
-            if cancelled + requested >= CANCELLED_AT_MOST:
+            if cancelled + requested >= STEERED_AT_MOST:
                 complete = False
                 break
         asked = filter.model_dump(mode="json", exclude_defaults=True)
         await record(request, "cancel", asked, tasks=cancelled + requested)
+    # A retry cannot make a task one that is only created.
+    undoable = len(undo) <= UNDONE_AT_MOST and not matched.get("created")
     return BulkCancelResult(
-        dry_run=body.dry_run, matched=matched, cancelled=cancelled, requested=requested, complete=complete
+        dry_run=body.dry_run,
+        matched=matched,
+        cancelled=cancelled,
+        requested=requested,
+        complete=complete,
+        undo=undo if undoable else [],
+    )
+
+
+@router.post(
+    "/retry",
+    summary="Run the failed and cancelled tasks that fit a filter again",
+    responses=errors("bad-request", "too-large", "not-json"),
+)
+async def retry_all(body: BulkRetryRequest, queue: TheQueue, request: Request) -> BulkRetryResult:
+    """Count the failed and cancelled tasks that fit, and with `dry_run: false` queue them again.
+
+    They are due at once and have fresh attempts; their history stays. With `ids`, just these tasks are queued
+    again. `POST /api/tasks/redrive` selects dead letters by when they ended.
+    """
+    filter = TaskFilter(**body.model_dump(exclude={"dry_run", "ids"}))
+    if filter == TaskFilter() and not body.ids:
+        raise RequestRefused(
+            "invalid", "body: no condition is given", next_step="give at least one, such as type"
+        )
+    matched = {} if body.ids else await queue.operator.retriable(filter)
+    retried = kept_out = 0
+    complete = True
+    if not body.dry_run:
+        asked = filter.model_dump(mode="json", exclude_defaults=True)
+        if body.ids:
+            asked = {"ids": len(body.ids)}
+            done = await queue.operator.retry(body.ids)
+            retried, kept_out = len(done.retried), len(done.duplicates)
+        else:
+            async for done in queue.operator.retry_all(filter):
+                retried += len(done.retried)
+                kept_out += len(done.duplicates)
+                if retried >= STEERED_AT_MOST:
+                    complete = False
+                    break
+        await record(request, "retry", asked, tasks=retried)
+    return BulkRetryResult(
+        dry_run=body.dry_run, matched=matched, retried=retried, kept_out=kept_out, complete=complete
     )
 
 

@@ -187,6 +187,7 @@ async def _line(task_id: UUID, queue: Queue) -> bytes:
 @router.get("/cancel", include_in_schema=False)
 @router.get("/wait", include_in_schema=False)
 @router.get("/redrive", include_in_schema=False)
+@router.get("/retry", include_in_schema=False)
 async def only_posted() -> None:
     """Refuse to read these words as ids of tasks."""
     raise HTTPException(405)

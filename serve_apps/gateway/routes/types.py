@@ -36,6 +36,7 @@ async def types(parts: TheParts, queue: TheQueue) -> TypeList:
                 pause=pauses.get(name),
                 organ=organs[name].id if name in organs else None,
                 handler=organs[name].handler if name in organs else None,
+                version=", ".join(organs[name].versions) or None if name in organs else None,
                 served=(name in organs or overview.organism.any_type) if known else None,
                 load=loads.get(name),
             )

@@ -160,7 +160,8 @@ class JobRunner(ABC):
             if log:
                 result = result._replace(log=log)
         self.counters.add(result.cause, elapsed_ms)
-        job.call.report(job.position, result, job.path, self.config.id, elapsed_ms)
+        version = job.run.version if job.run else None
+        job.call.report(job.position, result, job.path, self.config.id, elapsed_ms, version)
 
 
 class CoroutineRunner(JobRunner):

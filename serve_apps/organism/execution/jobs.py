@@ -85,6 +85,8 @@ class Invocation:
     tasks: list[dict[str, Any]]
     started: float
     organ_id: str = ""
+    version: str | None = None
+    """Version of the handler. `None` means that it is not known, or not yet."""
     task: asyncio.Task[None] | None = None
     """The asyncio task that an async handler runs in."""
     begun: bool = True

@@ -211,15 +211,15 @@ class OpenCalls:
                     await event.wait()
 
 
-def newly_begun(work: Work) -> list[int]:
-    """Return the positions of the tasks that handlers have begun with, each of them only once."""
-    positions = []
+def newly_begun(work: Work) -> dict[int, str | None]:
+    """Return the positions of the tasks that handlers have begun with, each only once, and their versions."""
+    begun: dict[int, str | None] = {}
     for jobs in work.values():
         for job in jobs:
-            if job.running and not job.begin_reported:
+            if job.running and job.run and not job.begin_reported:
                 job.begin_reported = True
-                positions.append(job.position)
-    return positions
+                begun[job.position] = job.run.version
+    return begun
 
 
 def any_runs(work: Work) -> bool:

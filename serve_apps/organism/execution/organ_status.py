@@ -61,6 +61,7 @@ def organ_status(
     """
     return {
         **config.model_dump(mode="json"),
+        "version": config.version or handler.version,
         "form": "async" if handler.is_async else "sync",
         "in_flight": sum(len(run.jobs) for run in runs),
         "waiting": waiting,

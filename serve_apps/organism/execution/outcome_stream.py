@@ -37,12 +37,13 @@ class BatchCall:
         self.context = context
         self.cancelled: set[int] = set()
         """Claims of the tasks that were asked to stop."""
-        self.begun: list[int] = []
-        """Positions of the tasks to report at once: a handler is about to begin with them."""
+        self.begun: dict[int, str | None] = {}
+        """Versions of the handlers that are about to begin, by the position of the task: reported at once."""
         self.left = len(batch)
         self._rows: list[OutcomeRow] = []
         """Outcomes of the next chunk. Making columns of rows costs less than appending to eight columns."""
         self._logs: dict[int, str] = {}
+        self._versions: dict[int, str] = {}
         self._loop = asyncio.get_running_loop()
         self._reports: dict[int, TaskReport] = {}
         """What running tasks have reported since the last chunk, by position."""
@@ -51,21 +52,29 @@ class BatchCall:
         self._full = asyncio.Event()
 
     def report(
-        self, position: int, result: HandlerResult, path: str, organ_id: str | None, elapsed_ms: float
+        self,
+        position: int,
+        result: HandlerResult,
+        path: str,
+        organ_id: str | None,
+        elapsed_ms: float,
+        version: str | None = None,
     ) -> None:
-        """Add the outcome of one task. Report each position only once."""
+        """Add the outcome of one task, and the version of its handler. Report each position only once."""
         cause, text, error, spent, log = result
         self._rows.append((position, cause, text, error, path, organ_id, elapsed_ms, spent))
         if log is not None:
             self._logs[self.batch.claims[position]] = log
+        if version is not None and cause != "completed":
+            self._versions[self.batch.claims[position]] = version
         self.left -= 1
         self._some.set()
         if not self.left or len(self._rows) >= CHUNK:
             self._full.set()
 
-    def begin(self, position: int) -> None:
-        """Report at once that a handler is about to begin with a task."""
-        self.begun.append(position)
+    def begin(self, position: int, version: str | None) -> None:
+        """Report at once that a handler of this version is about to begin with a task."""
+        self.begun[position] = version
         self._some.set()
         self._full.set()
 
@@ -94,11 +103,12 @@ class BatchCall:
                 reports, self._reports = self._reports, {}
             rows, self._rows = self._rows, []
             logs, self._logs = self._logs, {}
+            versions, self._versions = self._versions, {}
             self._some.clear()
             self._full.clear()
             for start in range(0, len(rows) or 1, CHUNK):
                 part = Outcomes.of(rows[start : start + CHUNK])
-                part.logs = logs
+                part.logs, part.versions = logs, versions
                 part.reports = [] if start else list(reports.values())
                 yield part
                 # While a generator does not let the loop run, what it has yielded does not leave.

@@ -96,6 +96,8 @@ class RemoteOrgan(CoroutineRunner):
         super().__init__(config, shared.counters_of(config.id))
         self.client = client
         self._trouble: str | None = None
+        self._version = config.version
+        """Version of the handler on the replica that answered last."""
         self._answers: dict[int, Acknowledgement] = {}
         """Answers that are not on their way yet, by claim."""
         self._answering: asyncio.Task[None] | None = None
@@ -128,6 +130,7 @@ class RemoteOrgan(CoroutineRunner):
         begun = [run for run in self._runs if run.begun]
         return {
             **self.config.model_dump(mode="json"),
+            "version": self._version,
             "form": "deployment",
             "in_flight": sum(len(run.open_jobs()) for run in begun),
             "waiting": sum(len(run.open_jobs()) for run in self._runs if not run.begun),
@@ -193,6 +196,8 @@ class RemoteOrgan(CoroutineRunner):
             async for outcomes in stream:
                 if not run.begun and (outcomes.begun or outcomes.reports or len(outcomes)):
                     run.begun, run.started = True, time.monotonic()
+                if outcomes.versions:
+                    run.version = self._version = next(iter(outcomes.versions.values()))
                 for report in outcomes.reports:
                     if not (job := jobs[report.position]).reported:
                         job.call.report_running(report._replace(position=job.position))

@@ -81,6 +81,8 @@ class Handler:
     """True if it takes a list of tasks."""
     processes: HandlerProcesses | None = None
     """The worker processes it is called in. `None` means this process."""
+    version: str | None = None
+    """Version of its code; see `release.handler_code.code_version`."""
 
     def call_with(self, tasks: list[dict[str, Any]], contexts: list[Context]) -> Any:
         """Call it with the tasks of one call, and with their contexts if it wants them."""

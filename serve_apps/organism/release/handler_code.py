@@ -8,10 +8,12 @@ import re
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib.machinery import PathFinder
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from organism_flows.serve_apps.organism.config import OrganismConfig
+from organism_flows.serve_apps.organism.config import OrganConfig, OrganismConfig
 
 MAX_FILES = 2_000
 """Most files that are compared."""
@@ -58,6 +60,21 @@ def code_digests(config: OrganismConfig) -> dict[str, str] | None:
             seen.update(new)
             waiting.extend(new)
     return dict(sorted(digests.items())) or None
+
+
+def code_version(config: OrganismConfig, organ: OrganConfig) -> str | None:
+    """Return what tells the code of an organ's handler from that of another release.
+
+    It is a digest of the files that `code_digests` compares, or the name and version of the installed package
+    that the handler is in. `None` means that it is neither.
+    """
+    if digests := code_digests(config.model_copy(update={"organs": [organ]})):
+        text = "".join(f"{name} {digest}\n" for name, digest in digests.items())
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+    package = re.split(r"[.:]", organ.handler)[0]
+    with suppress(PackageNotFoundError):
+        return f"{package} {version(package)}"
+    return None
 
 
 def imported(source: bytes) -> set[str]:

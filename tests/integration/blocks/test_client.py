@@ -25,7 +25,7 @@ from organism_flows.blocks.client.messages import WaitResult
 from organism_flows.blocks.errors import ConfigurationError, GatewayError, GatewayUnavailable, TaskEnded
 from organism_flows.blocks.local_stack.access_token import make_token
 from organism_flows.blocks.local_stack.stack_state import STATE_FILE, StackState
-from organism_flows.blocks.queue import NewTask, Queue, TaskFilter, TypePolicy
+from organism_flows.blocks.queue import Limit, NewTask, Queue, TaskFilter, TypePolicy
 from organism_flows.blocks.queue.wire import Cause
 from organism_flows.blocks.settings import Settings
 from tests.support.gateway.running import running, token_file
@@ -92,8 +92,20 @@ async def test_steering(client: Client) -> None:
     many = await client.submit_all([NewTask(type="many", domain="d")] * 7)
     assert [line.id async for line in client.tasks(TaskFilter(type="many"))] == [t.id for t in many][::-1]
     assert (await client.cancel_all(TaskFilter(domain="d"))).matched == {"queued": 7}
-    assert (await client.cancel_all(TaskFilter(domain="d"), dry_run=False)).cancelled == 7
+    cancelled = await client.cancel_all(TaskFilter(domain="d"), dry_run=False)
+    assert (cancelled.cancelled, set(cancelled.undo)) == (7, {task.id for task in many})
     assert {line.status async for line in client.tasks(TaskFilter(status=["cancelled"]))} == {"cancelled"}
+    assert (await client.retry_all(ids=cancelled.undo[:3], dry_run=False)).retried == 3
+    assert (await client.retry_all(TaskFilter(domain="d"))).matched == {"cancelled": 4}
+    assert (await client.retry_all(TaskFilter(domain="d"), dry_run=False)).retried == 4
+
+
+async def test_limits(client: Client) -> None:
+    limit = Limit(name="customers", kind="running", types=["t"], by_key=True, amount=2)
+    assert [one.name for one in (await client.set_limit(limit)).limits] == ["customers"]
+    assert (await client.limits()).limits[0].amount == 2
+    assert await client.remove_limit("customers")
+    assert not await client.remove_limit("customers")
 
 
 async def test_how_everything_stands(client: Client, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,6 +319,11 @@ async def test_a_client_without_an_event_loop(database: str, queue: Queue) -> No
             many = client.submit_all([NewTask(type="many")] * 20)
             assert [line.id for line in client.tasks(TaskFilter(type="many"))] == [t.id for t in many][::-1]
             assert client.cancel_all(TaskFilter(type="many"), dry_run=False).cancelled == 20
+            assert client.retry_all(TaskFilter(type="many")).matched == {"cancelled": 20}
+            assert (
+                client.set_limit(Limit(name="l", kind="running", amount=1)).limits == client.limits().limits
+            )
+            assert client.remove_limit("l")
             assert {o.status for o in client.wait_many(t.id for t in many)} == {"cancelled"}
             assert client.pause("type", "t")[0].name == "t"
             assert client.resume("type", "t")

@@ -21,6 +21,7 @@ async def test_the_board_shows_the_last_verification(queue: Queue, database: str
         seen = (await gateway.http.get("/api/overview")).json()
     last = seen["queue"]["verification"]
     assert (last["status"], last["line"]) == ("failed", "ray: reachable failed: it is gone")
+    assert last["run"] is None, "it was no flow"
     assert any(one["what"].startswith("The last verification: ray") for one in seen["attention"])
 
 

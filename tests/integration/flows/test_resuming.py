@@ -28,7 +28,13 @@ TIMEOUT = 240
 """Seconds after which something hangs."""
 CONFIG = {
     "organs": [
-        {"id": "w", "task_types": ["w"], "handler": "tests.support.flows.units:work", "suspects": "replica"},
+        {
+            "id": "w",
+            "task_types": ["w"],
+            "handler": "tests.support.flows.units:work",
+            "suspects": "replica",
+            "version": "2026-11",
+        },
         {
             "id": "emits",
             "task_types": ["emits"],
@@ -83,6 +89,9 @@ async def test_a_crash_between_a_unit_and_its_checkpoint_repeats_that_unit_only(
     assert {unit: units.DONE[task_id, unit] for unit in range(6)} == {0: 1, 1: 1, 2: 1, 3: 2, 4: 1, 5: 1}
     task = await queue.get(task_id)
     assert (task.status, task.attempts, task.suspicion) == ("completed", 1, 0)
+    [lost] = task.history
+    assert (lost.cause, lost.handler_version, lost.resumed_step) == ("replica_lost", "2026-11", None)
+    assert lost.reached_step == 3
 
 
 async def test_a_crash_between_a_checkpoint_and_its_acknowledgement_repeats_nothing(queue: Queue) -> None:
@@ -159,6 +168,9 @@ async def test_what_a_handler_saves_just_before_it_fails_is_there_for_the_next_a
     assert (task.status, task.attempts, task.result) == ("completed", 2, "first")
     assert task.progress is not None
     assert (task.progress.fraction, task.progress.note) == (0.5, "first")
+    [failed] = task.history
+    assert failed.reached_step == 1
+    assert failed.handler_version is None, "it is in neither folder of the configuration nor a package"
 
 
 async def test_a_replica_that_is_taken_down_repeats_nothing_and_charges_nobody(queue: Queue) -> None:

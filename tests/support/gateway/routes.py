@@ -13,6 +13,7 @@ ROUTES = {
             "/api/tasks",
             "/api/tasks/cancel",
             "/api/tasks/redrive",
+            "/api/tasks/retry",
             "/api/tasks/wait",
             "/api/pauses",
             "/api/pauses/resume",

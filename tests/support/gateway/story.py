@@ -31,9 +31,12 @@ INSERT INTO tasks (type, domain, status, finished_at, attempts, error)
     SELECT 'embed', 'archive', 'failed', now() - interval '1 day', 5,
            'OSError: ' || gen_random_uuid() || ' is gone'
     FROM generate_series(1, 3) i;
-INSERT INTO lanes (id, run, number, host, pid, lease_until, settled)
+INSERT INTO lanes (id, run, number, host, pid, lease_until, settled, figures)
     VALUES ('otter-0', '3f6c1f0e-5b1a-4c9e-9d7e-8a1f2b3c4d5e', 0, 'worker', 41, now() + interval '1 hour',
-            100);
+            100, '{"windows": {"caption": 24}}');
+INSERT INTO task_audit (id, action, actor, tasks, details)
+    VALUES (gen_random_uuid(), 'verify', 'ops@worker', 0, '{"status": "ok", "line": "all 20 checks are ok",
+            "run": "7d1c1f0e-5b1a-4c9e-9d7e-8a1f2b3c4d5e"}');
 INSERT INTO tasks (type, domain, status, locked_by, locked_at, claim, attempts)
     SELECT 'caption', 'photos', 'running', 'otter-0', now(), i, 1 FROM generate_series(1, 4) i;
 INSERT INTO task_types (type, max_attempts, timeout_s) VALUES ('caption', 7, 30);
@@ -58,6 +61,7 @@ class ServingOrganism(ScriptedOrganism):
             name: {
                 "kind": "actuator",
                 "handler": handler,
+                "version": "b5e1f0",
                 "task_types": types,
                 "in_flight": 2,
                 "waiting": 5,

@@ -76,6 +76,7 @@ def failed(batch: Batch) -> dict[str, Any]:
         "organ_ids": [None] * n,
         "elapsed_ms": [0.0] * n,
         "logs": [None] * n,
+        "versions": [None] * n,
         "max_attempts": [None] * n,
         "backoff_base_s": [None] * n,
         "backoff_cap_s": [None] * n,

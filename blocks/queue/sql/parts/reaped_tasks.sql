@@ -14,11 +14,14 @@ reaped AS (
         locked_by = NULL, locked_at = NULL, cancel_requested = false, updated_at = queue_now()
     FROM orphans held
     WHERE t.id = held.id
-    RETURNING t.id, t.claim, t.attempts, t.status, held.lane, held.started_at
+    RETURNING t.id, t.claim, t.attempts, t.status, t.handler_version, held.lane, held.started_at
 ), history AS (
     -- Two reapers may meet on a task that no lane holds. The row of the first stays.
-    INSERT INTO task_attempts (task_id, claim, attempt, lane, cause, error, started_at, ended_at)
-    SELECT id, claim, attempts + 1, lane, 'lease_lost', 'the lane stopped renewing its lease', started_at, queue_now()
-    FROM reaped
+    INSERT INTO task_attempts (task_id, claim, attempt, lane, cause, error, started_at, ended_at,
+                               handler_version, resumed_step, reached_step, fraction)
+    SELECT id, claim, attempts + 1, lane, 'lease_lost', 'the lane stopped renewing its lease', started_at, queue_now(),
+           handler_version, resumed_step, reached_step, fraction
+    FROM reaped ended
+    {attempt_reach}
     ON CONFLICT DO NOTHING
 )

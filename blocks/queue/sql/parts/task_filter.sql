@@ -9,3 +9,4 @@
   AND (:organ::text IS NULL OR organ_id = :organ)
   AND (:lane::text IS NULL OR locked_by = :lane)
   AND (:key::text IS NULL OR key = :key)
+  AND (:run::text IS NULL OR locked_by = ANY (ARRAY(SELECT lanes.id FROM lanes WHERE lanes.run = :run)))

@@ -214,6 +214,8 @@ def _describe(task: TaskRow) -> str:
             f"attempt {attempt.attempt}  {attempt.ended_at:%H:%M:%S}  {attempt.cause}: "
             f"{_short(attempt.error, 200)}"
         )
+        if attempt.reach:
+            lines.append(f"  {_cell(attempt.reach)}")
         if attempt.log and attempt.log != task.log:
             lines += [f"  {line}" for line in attempt.log.splitlines()]
     if task.log:

@@ -55,6 +55,7 @@ class LocalOrgan(JobRunner):
     def __init__(self, config: OrganConfig, handler: Handler, shared: SharedState) -> None:
         super().__init__(config, shared.counters_of(config.id))
         self.handler = handler
+        self.version = config.version or handler.version
         self._shared = shared
         self._caller = HandlerCaller(handler, shared)
         if handler.processes is not None:
@@ -152,7 +153,7 @@ class LocalOrgan(JobRunner):
             # The caller must know that it begins: if the replica dies from here on, it is the cause.
             for job in run.jobs:
                 job.begin_reported = True
-                job.call.begin(job.position)
+                job.call.begin(job.position, self.version)
             asyncio.get_running_loop().call_later(DELIVERY_S, self._begin, run)
         else:
             self._begin(run)
@@ -190,7 +191,7 @@ class LocalOrgan(JobRunner):
 
     def _prepare(self, jobs: list[Job]) -> Invocation | None:
         """Return a call for those of ``jobs`` whose params can be read; `None` means there are none."""
-        run = Invocation([], [], 0.0, self.config.id)
+        run = Invocation([], [], 0.0, self.config.id, self.version)
         return run if self._take(run, jobs, time.monotonic()) else None
 
     def _take(self, run: Invocation, jobs: list[Job], now: float) -> bool:

@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 
 from organism_flows.blocks.queue import Batch, NewTask, Queue, RedriveFilter
+from organism_flows.blocks.snooze import Snooze
 from organism_flows.blocks.task_report import Checkpoint, Progress, TaskReport
 from tests.support.clock import START, advance, set_clock
 from tests.support.queue.helpers import claim, outcomes_of
@@ -111,6 +112,39 @@ async def test_lost_leases_end_only_a_task_that_gets_no_further(queue: Queue) ->
     task = await queue.get(str(await pool_of(queue).fetchval("SELECT id FROM tasks")))
     assert task.status == "failed"
     assert death == 12 + 10, "ten deaths without getting further"
+
+
+async def test_the_history_says_what_ran_each_attempt_and_how_far_it_got(queue: Queue) -> None:
+    batch = await run(queue)
+    await save(queue, batch, 2, "2")
+    await queue.claims.release("lane", batch, cause="interrupted", error="")
+    batch = await claim(queue)
+    await queue.claims.begun(batch, {batch.claims[0]: "new"})
+    await queue.reports.record(batch, [TaskReport(0, 5, "5", Progress(0.5, "half"))])
+    await advance(queue, 60)
+    await queue.leases.reap()
+    batch = await claim(queue, "another")
+    failed = outcomes_of(batch, "failed", error="boom")
+    failed.versions[batch.claims[0]] = "newer"
+    await queue.claims.settle("lane", batch, failed)
+    task_id = batch.ids[0]
+    await advance(queue, 600)
+    batch = await claim(queue, "a third")
+    put_off = outcomes_of(batch, "snoozed", result=Snooze(after_s=0.0).to_json(), error="not now")
+    await queue.claims.settle("lane", batch, put_off)
+    task = await queue.get(task_id)
+    assert [
+        (one.cause, one.handler_version, one.resumed_step, one.reached_step, one.fraction)
+        for one in task.history
+    ] == [
+        ("interrupted", None, None, 2, None),
+        ("lease_lost", "new", 2, 5, 0.5),
+        ("failed", "newer", 5, 5, None),
+        ("snoozed", None, 5, 5, None),
+    ]
+    assert task.handler_version is None, "it is of the newest attempt, or not known"
+    assert task.progress is not None
+    assert task.progress.resumed_step == 2
 
 
 async def test_checkpoints_go_with_their_task(queue: Queue) -> None:

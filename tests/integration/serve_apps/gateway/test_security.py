@@ -33,7 +33,7 @@ TOKENS = {"read": "can-read", "submit": "can-submit", "operate": "can-operate"}
 READS = ["/api/tasks", "/api/tasks/{id}", "/api/tasks/{id}/status", "/api/tasks/{id}/why",
          "/api/tasks/{id}/wait?timeout=0", "/api/tasks/{id}/events", "/metrics", "/api/pauses"]  # fmt: skip
 STEERS = ["/api/tasks/{id}/retry", "/api/tasks/{id}/cancel", "/api/tasks/{id}/run", "/api/tasks/cancel",
-          "/api/tasks/redrive"]  # fmt: skip
+          "/api/tasks/redrive", "/api/tasks/retry"]  # fmt: skip
 
 
 def bearer(token: str) -> dict[str, str]:

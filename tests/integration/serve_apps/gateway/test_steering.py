@@ -129,11 +129,13 @@ async def test_cancelling_by_filter_counts_first(gateway: Gateway, queue: Queue)
     matched = {"created": 1, "queued": 3, "running": 2}
     assert answer.json() == {
         "dry_run": True, "matched": matched, "cancelled": 0, "requested": 0, "complete": True,
+        "undo": [],
     }  # fmt: skip
     assert (await queue.reader.counts())["cancelled"] == 0
     answer = await gateway.http.post("/api/tasks/cancel", json={"type": "t", "dry_run": False})
     assert answer.json() == {
         "dry_run": False, "matched": matched, "cancelled": 4, "requested": 2, "complete": True,
+        "undo": [],
     }  # fmt: skip
     assert len(await queue.claims.cancel_requests("lane")) == 2
     counts = await queue.reader.counts()
@@ -145,9 +147,9 @@ async def test_cancelling_by_filter_counts_first(gateway: Gateway, queue: Queue)
 async def test_more_than_one_statement_cancels_are_cancelled(
     gateway: Gateway, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("organism_flows.blocks.queue.stores.operator.CANCELLED_AT_ONCE", 10)
+    monkeypatch.setattr("organism_flows.blocks.queue.stores.operator.STEERED_AT_ONCE", 10)
     await queue.submit([NewTask(type="t") for _ in range(95)])
-    monkeypatch.setattr("organism_flows.serve_apps.gateway.routes.task_actions.CANCELLED_AT_MOST", 50)
+    monkeypatch.setattr("organism_flows.serve_apps.gateway.routes.task_actions.STEERED_AT_MOST", 50)
     answer = await gateway.http.post("/api/tasks/cancel", json={"status": ["queued"], "dry_run": False})
     assert (answer.json()["cancelled"], answer.json()["complete"]) == (50, False)
     answer = await gateway.http.post("/api/tasks/cancel", json={"status": ["queued"], "dry_run": False})
@@ -233,3 +235,40 @@ async def test_pausing_and_resuming(gateway: Gateway, queue: Queue) -> None:
     assert len((await claim(queue)).ids) == 1
     for wrong in ({"kind": "lane", "name": "t"}, {"kind": "type"}, {"kind": "type", "name": ""}):
         assert (await gateway.http.post("/api/pauses", json=wrong)).status_code == 422
+
+
+async def test_failed_and_cancelled_tasks_of_a_filter_run_again(gateway: Gateway, queue: Queue) -> None:
+    ids = await queue.submit([NewTask(type="t", dedup_key=key) for key in ("a", None, None)])
+    await queue.operator.cancel(ids)
+    await queue.submit([NewTask(type="t", dedup_key="a"), NewTask(type="other")])
+    post = gateway.http.post
+    counted = (await post("/api/tasks/retry", json={"type": "t"})).json()
+    assert (counted["matched"], counted["retried"]) == ({"cancelled": 3}, 0)
+    done = (await post("/api/tasks/retry", json={"type": "t", "dry_run": False})).json()
+    assert (done["retried"], done["kept_out"], done["complete"]) == (2, 1, True)
+    assert (await queue.reader.counts())["cancelled"] == 1
+    for name in ("status", "ids"):
+        assert (await post("/api/tasks/retry", json={name: []})).status_code == 422
+    actions = (await gateway.http.get("/api/audit")).json()["entries"]
+    assert [(row["action"], row["tasks"]) for row in actions] == [("retry", 2)]
+
+
+async def test_a_cancel_is_undone_only_where_all_can_wait_again(
+    gateway: Gateway, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await queue.submit([NewTask(type="t")] * 3)
+    await gateway.submit({"type": "new", "run_immediately": False}, {"type": "new"})
+    monkeypatch.setattr("organism_flows.serve_apps.gateway.routes.task_actions.UNDONE_AT_MOST", 2)
+    for type in ("t", "new"):
+        done = await gateway.http.post("/api/tasks/cancel", json={"type": type, "dry_run": False})
+        assert done.json()["undo"] == [], type
+
+
+async def test_tasks_are_found_by_the_run_whose_lanes_hold_them(gateway: Gateway, queue: Queue) -> None:
+    await queue.submit([NewTask(type="t")] * 3)
+    for lane, run in (("one", "a"), ("two", "a"), ("three", "b")):
+        await queue.leases.register(lane, run=run)
+        await queue.claims.claim(lane, 1)
+    for run, tasks in (("a", 2), ("b", 1), ("c", 0)):
+        listed = (await gateway.http.get("/api/tasks", params={"run": run})).json()["tasks"]
+        assert len(listed) == tasks, run

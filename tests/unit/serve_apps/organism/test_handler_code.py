@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from organism_flows.serve_apps.organism.config import OrganismConfig, parse_config
 from organism_flows.serve_apps.organism.release import handler_code
-from organism_flows.serve_apps.organism.release.handler_code import TRUNCATED, code_digests, imported
+from organism_flows.serve_apps.organism.release.handler_code import (
+    TRUNCATED,
+    code_digests,
+    code_version,
+    imported,
+)
 from tests.support.organism.helpers import organ
 
 
@@ -30,6 +36,29 @@ def files(config: OrganismConfig) -> list[str]:
 
 def test_a_handler_that_is_installed_has_none(tmp_path: Path) -> None:
     assert code_digests(config(tmp_path)) is None
+
+
+def test_the_version_of_a_handler_changes_with_its_own_code_only(tmp_path: Path) -> None:
+    write(tmp_path, mine="import helper", helper="", other="")
+    both = parse_config(
+        {
+            "organs": [organ("a", "mine:f"), organ("b", "other:f")],
+            "python_path": [str(tmp_path)],
+        }
+    )
+    a, b = (one for one in both.organs if one.id in ("a", "b"))
+    before = code_version(both, a)
+    write(tmp_path, other="x = 1")
+    assert code_version(both, a) == before != code_version(both, b)
+    write(tmp_path, helper="x = 1")
+    assert code_version(both, a) != before
+
+
+def test_the_version_of_an_installed_handler_is_that_of_its_package(tmp_path: Path) -> None:
+    installed = config(tmp_path, handler="pydantic.json:f")
+    assert code_version(installed, installed.organs[0]) == f"pydantic {version('pydantic')}"
+    unknown = config(tmp_path)
+    assert code_version(unknown, unknown.organs[0]) is None
 
 
 def test_what_a_handler_imports_belongs_to_it(tmp_path: Path) -> None:

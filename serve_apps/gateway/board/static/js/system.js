@@ -26,7 +26,7 @@ export function SystemPage() {
     ${queue && html`<${Section} id="lanes" title="Lanes" note="claim tasks and settle them">
       ${queue.lanes.length === 0
         ? html`<${Empty} title="No lane runs">Start some: <code>organism schedule dispatch on</code><//>`
-        : html`<${Table} label="Lanes" class="numbers" head=${["Lane", { title: "Run", class: "text" }, { title: "Host", class: "text" }, "Started", "Heartbeat", "Holds", "Settled", "Per second"]}>
+        : html`<${Table} label="Lanes" class="numbers" head=${["Lane", { title: "Run", class: "text" }, { title: "Host", class: "text" }, "Started", "Heartbeat", "Holds", { title: "Windows", class: "text" }, "Settled", "Per second"]}>
             ${queue.lanes.map((lane) => html`<tr key=${lane.id}>
               <th scope="row"><${LaneName} lane=${lane} /></th>
               <td class="text"><${Run} of=${lane.run} prefect=${prefect} /></td>
@@ -34,6 +34,7 @@ export function SystemPage() {
               <td><${Time} at=${lane.started_at} /></td>
               <td class=${lane.state === "silent" ? "bad" : ""}>${duration(lane.heartbeat_s * 1000)} ago</td>
               <td>${lane.held ? html`<a href=${link("tasks", { status: "running", lane: lane.id })}>${count(lane.held)}</a>` : html`<span class="zero">0</span>`}</td>
+              <td class="text"><${Windows} of=${lane.windows} /></td>
               <td>${count(lane.settled)}</td>
               <td>${perSecond(lane.per_s)}</td>
             </tr>`)}
@@ -44,7 +45,7 @@ export function SystemPage() {
       ${organism.organs.length > 0 && html`<${Table} label="Organs" class="numbers" head=${["Organ", { title: "Handler", class: "text" }, { title: "Types", class: "text" }, "Replicas", "In flight", "Waiting", "Completed", "Failed"]}>
         ${organism.organs.map((organ) => html`<tr key=${organ.id}>
           <th scope="row"><${Text} length=${40}>${organ.id}<//></th>
-          <td class="text handler"><${Text} length=${90}>${organ.handler}<//></td>
+          <td class="text handler"><${Text} length=${90}>${organ.handler}<//>${organ.versions.map((version) => html` <span class="tag"><${Text} length=${40}>${version}<//></span>`)}</td>
           <td class="text">${organ.task_types.slice(0, 6).map((type, i) => html`${i > 0 && ", "}<a href=${link("tasks", { type })}><${Text} length=${40}>${type}<//></a>`)}${organ.task_types.length > 6 && html` <span class="muted">and ${organ.task_types.length - 6} more</span>`}</td>
           <td>${count(organ.replicas)}</td><td>${count(organ.in_flight)}</td><td>${count(organ.waiting)}</td><td>${count(organ.completed)}</td><td>${count(organ.failed)}</td>
         </tr>`)}
@@ -58,12 +59,22 @@ export function SystemPage() {
         : html`<${Empty} title="Prefect's pages are not known here">Set PREFECT_UI_URL where the gateway starts, or run it with <code>organism up</code>.<//>`}
     <//>
     <${Section} id="verification" title="Last verification">
-      ${queue?.verification ? html`<p><span class="tag ${{ ok: "good", degraded: "warn", failed: "bad" }[queue.verification.status]}">${queue.verification.status}</span> ${ago(queue.verification.at)}: <${Text} length=${1000}>${queue.verification.line}<//></p>` : html`<${Empty} title="None is recorded"><code>organism verify</code> checks every part, and says what to do about each.<//>`}
+      ${queue?.verification ? html`<p><span class="tag ${{ ok: "good", degraded: "warn", failed: "bad" }[queue.verification.status]}">${queue.verification.status}</span> ${ago(queue.verification.at)}: <${Text} length=${1000}>${queue.verification.line}<//> <${PrefectRun} of=${queue.verification.run} prefect=${prefect} text="Its run in Prefect" /></p>` : html`<${Empty} title="None is recorded"><code>organism verify</code> checks every part, and says what to do about each.<//>`}
     <//>
+    <p class="footnote muted">A window is the number of tasks of a type that a lane may hold at once.</p>
     <p class="footnote muted">organism-flows ${data.version}</p>`;
 }
 
 const Run = ({ of, prefect }) =>
-  of && UUID.test(of) && prefect
-    ? html`<a href=${`${prefect}/runs/flow-run/${of}`} rel="noreferrer" target="_blank"><code class="id">${of.slice(0, 8)}</code><span class="visually-hidden"> in Prefect, in a new tab</span></a>`
-    : html`<${Text} length=${9}>${of}<//>`;
+  of && html`<a href=${link("tasks", { run: of })}><code class="id"><${Text} length=${9}>${of.slice(0, 8)}<//></code><span class="visually-hidden">: the tasks that its lanes hold</span></a> <${PrefectRun} of=${of} prefect=${prefect} />`;
+
+const PrefectRun = ({ of, prefect, text = "in Prefect" }) =>
+  of && UUID.test(of) && prefect && html`<a href=${`${prefect}/runs/flow-run/${of}`} rel="noreferrer" target="_blank">${text}<span class="visually-hidden">, in a new tab</span></a>`;
+
+const WINDOWS = 3;
+
+function Windows({ of }) {
+  const all = Object.entries(of);
+  if (!all.length) return html`<span class="zero">–</span>`;
+  return html`${all.slice(0, WINDOWS).map(([type, size], i) => html`${i > 0 && ", "}<${Text} length=${30}>${type}<//> ${count(size)}`)}${all.length > WINDOWS && html` <span class="muted">and ${all.length - WINDOWS} more</span>`}`;
+}

@@ -12,6 +12,8 @@ const CAUSES = {
   timed_out: "timed out",
   interrupted: "interrupted",
   lease_lost: "its lane was lost",
+  replica_lost: "its replica was lost",
+  snoozed: "put off",
   cancelled: "cancelled",
   redriven: "redriven",
   rejected: "rejected",
@@ -103,6 +105,15 @@ function Actions({ task, again, session }) {
     ${!FINISHED.includes(task.status) && html`<button type="button" disabled=${action.busy || task.cancel_requested} onClick=${cancel}>${task.cancel_requested ? "Stopping…" : "Cancel"}</button>`}`;
 }
 
+// How far an attempt got, and what ran it.
+function reach({ handler_version: version, resumed_step: resumed, reached_step: reached, fraction }) {
+  const parts = [];
+  if (reached != null) parts.push(resumed == null ? `reached step ${count(reached)}` : reached === resumed ? `stayed at step ${count(reached)}` : `step ${count(resumed)} to ${count(reached)}`);
+  if (fraction != null) parts.push(`${Math.floor(fraction * 100)} % done`);
+  if (version) parts.push(`handler ${version}`);
+  return parts.join(" · ");
+}
+
 function Timeline({ task }) {
   const events = [{ at: task.created_at, what: "Submitted" }];
   let last = null;
@@ -111,8 +122,9 @@ function Timeline({ task }) {
     if (attempt.started_at) events.push({ at: attempt.started_at, what: html`Claimed${attempt.lane && html` by lane <${Text} length=${60}>${attempt.lane}<//>`}` });
     events.push({
       at: attempt.ended_at,
-      tone: attempt.cause === "redriven" ? "" : ["interrupted", "lease_lost", "cancelled", "snoozed"].includes(attempt.cause) ? "warn" : "bad",
+      tone: attempt.cause === "redriven" ? "" : ["interrupted", "lease_lost", "replica_lost", "cancelled", "snoozed"].includes(attempt.cause) ? "warn" : "bad",
       what: html`${attempt.cause === "redriven" ? "Redriven" : html`Attempt ${count(attempt.attempt)}: ${CAUSES[attempt.cause] ?? firstLine(attempt.cause, 40)}`}${took > 0 && html` <span class="muted">after ${duration(took)}</span>`}`,
+      reach: reach(attempt),
       // Said once, if it is the same each time.
       error: attempt.error === last ? null : attempt.error,
     });
@@ -132,8 +144,14 @@ function Timeline({ task }) {
   if (task.expires_at && ["created", "queued", "waiting", "retry"].includes(task.status)) events.push({ at: task.expires_at, tone: "next", what: "Expires, if it has not begun" });
   events.sort((a, b) => (a.tone === "next") - (b.tone === "next") || Date.parse(a.at) - Date.parse(b.at));
   return html`<ol class="timeline">
-    ${events.map((event) => html`<li class=${event.tone ?? ""}><${Time} at=${event.at} /><div>${event.what}${event.error && html`<p class="error"><bdi>${firstLine(event.error)}</bdi></p>`}</div></li>`)}
+    ${events.map((event) => html`<li class=${event.tone ?? ""}><${Time} at=${event.at} /><div>${event.what}${event.reach && html`<p class="muted"><${Text} length=${200}>${event.reach}<//></p>`}${event.error && html`<p class="error"><bdi>${firstLine(event.error)}</bdi></p>`}</div></li>`)}
   </ol>`;
+}
+
+function progressOf(progress) {
+  if (!progress) return "";
+  const parts = [progress.fraction != null && `${Math.floor(progress.fraction * 100)} %`, progress.note, progress.step > 0 && `step ${count(progress.step)}`, progress.resumed_step > 0 && `continued from step ${count(progress.resumed_step)}`];
+  return parts.filter(Boolean).join(" · ");
 }
 
 function Facts({ task }) {
@@ -147,7 +165,9 @@ function Facts({ task }) {
     ["Dedup key", task.dedup_key],
     ["Timeout", task.timeout_s != null && duration(task.timeout_s * 1000)],
     ["Organ", task.organ_id && html`<a href=${link("tasks", { organ: task.organ_id })}><${Text} length=${80}>${task.organ_id}<//></a>`],
+    ["Handler", task.handler_version],
     ["Path", task.path],
+    ["Progress", progressOf(task.progress)],
     ["Lane", task.locked_by && html`<a href=${link("tasks", { lane: task.locked_by })}><${Text} length=${80}>${task.locked_by}<//></a>`],
     ["Handler took", task.elapsed_ms != null && duration(task.elapsed_ms)],
     ["Timed out", task.timed_out > 0 && `${count(task.timed_out)} times`],

@@ -5,8 +5,8 @@ import { get, go, link, post, remember, remembered, usePoll } from "./api.js";
 import { count, duration, firstLine, plural } from "./format.js";
 import { Dialog, Empty, Heading, html, isOperator, Loading, Status, STATUSES, statusWord, Table, Text, Time, toast, Trouble, useAction } from "./ui.js";
 
-const FIELDS = ["type", "domain", "key", "error", "dedup_key", "organ", "lane"];
-const LABELS = { type: "Type", domain: "Domain", key: "Key", dedup_key: "Dedup key", error: "Text in error", organ: "Organ", lane: "Lane" };
+const FIELDS = ["type", "domain", "key", "error", "dedup_key", "organ", "lane", "run"];
+const LABELS = { type: "Type", domain: "Domain", key: "Key", dedup_key: "Dedup key", error: "Text in error", organ: "Organ", lane: "Lane", run: "Run" };
 const AGES = { "": "Any time", 900: "Last 15 minutes", 3600: "Last hour", 86400: "Last day", 604800: "Last week" };
 const COLUMNS = {
   id: "Id",
@@ -21,6 +21,7 @@ const COLUMNS = {
 };
 const SHOWN = ["type", "status", "id", "domain", "created_at", "took", "error"];
 const UNFINISHED = ["created", "queued", "waiting", "running", "retry"];
+const ENDED = ["failed", "cancelled"];
 const LIMIT = 50;
 
 export function filterOf(query) {
@@ -50,7 +51,8 @@ export function TasksPage({ query, session }) {
   const tooBroad = error && (error.status === 503 || error.status === 504) && given;
   return html`
     <${Heading} title="Tasks">
-      ${isOperator(session) && html`<button type="button" onClick=${() => setDialog("cancel")} disabled=${!given}>Cancel these…</button>`}
+      ${isOperator(session) && html`<button type="button" onClick=${() => setDialog("cancel")} disabled=${!given}>Cancel these…</button>
+      <button type="button" onClick=${() => setDialog("retry")} disabled=${!given}>Retry these…</button>`}
       <button type="button" onClick=${() => setDialog("columns")}>Columns</button>
     <//>
     <${Filters} key=${key.replace(/&?cursor=[^&]*/, "")} filter=${filter} change=${change} given=${given} />
@@ -60,13 +62,13 @@ export function TasksPage({ query, session }) {
     ${!data && !error && html`<${Loading} />`}
     ${data && !tooBroad && html`<${List} data=${data} columns=${columns} filter=${filter} given=${given} loading=${loading} cursor=${cursor} />`}
     ${dialog === "columns" && html`<${Columns} columns=${columns} set=${(chosen) => { setColumns(chosen); remember("columns", chosen); }} onClose=${() => setDialog(null)} />`}
-    ${dialog === "cancel" && html`<${CancelDialog} filter=${filter} onClose=${() => { setDialog(null); again(); }} />`}
+    ${dialog in BULK && html`<${BulkDialog} key=${dialog} action=${dialog} filter=${filter} again=${again} onClose=${() => { setDialog(null); again(); }} />`}
   `;
 }
 
 function Filters({ filter, change, given }) {
   const [text, set] = useState(Object.fromEntries(FIELDS.map((name) => [name, filter[name] ?? ""])));
-  const [more, setMore] = useState(Boolean(filter.key || filter.dedup_key || filter.organ || filter.lane));
+  const [more, setMore] = useState(Boolean(filter.key || filter.dedup_key || filter.organ || filter.lane || filter.run));
   const apply = (event) => {
     event.preventDefault();
     change(text);
@@ -84,7 +86,7 @@ function Filters({ filter, change, given }) {
         ${Object.entries(AGES).sort((a, b) => a[0] - b[0]).map(([value, name]) => html`<option value=${value}>${name}</option>`)}
         ${filter.since && !(filter.since in AGES) && html`<option value=${filter.since}>since ${firstLine(filter.since, 30)}</option>`}
       </select></label>
-      ${more && html`${field("key")}${field("dedup_key")}${field("organ")}${field("lane")}`}
+      ${more && html`${field("key")}${field("dedup_key")}${field("organ")}${field("lane")}${field("run")}`}
       <div class="buttons"><button type="submit" class="visually-hidden">Find</button>
       ${!more && html`<button type="button" class="plain" onClick=${() => setMore(true)}>More filters</button>`}
       ${given && html`<a href="#/tasks">Clear</a>`}</div>
@@ -139,27 +141,58 @@ const Columns = ({ columns, set, onClose }) => html`<${Dialog} title="Columns" o
   <div class="buttons"><button type="button" onClick=${onClose}>Close</button></div>
 <//>`;
 
-function CancelDialog({ filter, onClose }) {
+// What can be done to all tasks of a filter. `undo` returns what takes it back, where that can be.
+const BULK = {
+  cancel: {
+    title: "Cancel these tasks",
+    statuses: UNFINISHED,
+    none: "Nothing to cancel: every task that fits has ended.",
+    what: ["unfinished task fits", "unfinished tasks fit"],
+    note: (matched) =>
+      `Those that wait will never run. Those that run are asked to stop. ${undoable(matched) ? "Undo queues those that waited again, due at once and with fresh attempts." : matched.created ? "There is no undo, because some were only created." : "There is no undo for more than 1,000."}`,
+    back: "Keep them",
+    button: "Cancel",
+    said: (done) => `${plural(done.cancelled, "task is", "tasks are")} cancelled${done.requested ? `, ${plural(done.requested, "is", "are")} asked to stop` : ""}`,
+    undo: (done) => done.undo.length > 0 && (() => post("api/tasks/retry", { ids: done.undo, dry_run: false })),
+  },
+  retry: {
+    title: "Retry these tasks",
+    statuses: ENDED,
+    none: "Nothing to retry: no task that fits has failed or was cancelled.",
+    what: ["task fits that failed or was cancelled", "tasks fit that failed or were cancelled"],
+    note: () => "They are due at once, with fresh attempts, and continue from their checkpoints. Their history stays. There is no undo: what has run again has run.",
+    back: "Leave them",
+    button: "Retry",
+    said: (done) => `${plural(done.retried, "task is", "tasks are")} queued again${done.kept_out ? `, ${plural(done.kept_out, "is", "are")} left out: an unfinished task has the same dedup key` : ""}`,
+    undo: () => undefined,
+  },
+};
+
+const undoable = (matched) => !matched.created && (matched.queued ?? 0) + (matched.retry ?? 0) <= 1000;
+
+function BulkDialog({ action: name, filter, again, onClose }) {
+  const bulk = BULK[name];
   const body = Object.fromEntries(Object.entries(conditions(filter)).filter(([, value]) => value !== undefined && value !== ""));
   const [found, setFound] = useState(null);
   const look = useAction(setFound);
   const action = useAction((done) => {
-    toast(`${plural(done.cancelled, "task is", "tasks are")} cancelled${done.requested ? `, ${plural(done.requested, "is", "are")} asked to stop` : ""}${done.complete ? "" : "; there are more"}`);
+    const undo = bulk.undo(done);
+    toast(`${bulk.said(done)}${done.complete ? "" : "; there are more"}`, undo && (() => undo().then(again)));
     onClose();
   });
   useEffect(() => {
-    look.run(() => post("api/tasks/cancel", { ...body, dry_run: true }));
+    look.run(() => post(`api/tasks/${name}`, { ...body, dry_run: true }));
   }, []);
   const total = found && Object.values(found.matched).reduce((sum, n) => sum + n, 0);
-  return html`<${Dialog} title="Cancel these tasks" onClose=${onClose}>
+  return html`<${Dialog} title=${bulk.title} onClose=${onClose}>
     <${Trouble} error=${look.error ?? action.error} />
     ${look.busy && html`<${Loading} />`}
     ${found && (total === 0
-      ? html`<p>Nothing to cancel: every task that fits has ended.</p>`
-      : html`<p>${plural(total, "unfinished task fits", "unfinished tasks fit")}:</p>
-        <ul class="plain-list">${UNFINISHED.filter((status) => found.matched[status]).map((status) => html`<li><${Status} of=${status} /> ${count(found.matched[status])}</li>`)}</ul>
-        <p class="muted">Those that wait will never run. Those that run are asked to stop. A cancelled task can be retried.</p>`)}
-    <div class="buttons"><button type="button" onClick=${onClose}>Keep them</button>
-      ${total > 0 && html`<button type="button" class="danger" disabled=${action.busy} onClick=${() => action.run(() => post("api/tasks/cancel", { ...body, dry_run: false }))}>Cancel ${plural(total, "task", "tasks")}</button>`}</div>
+      ? html`<p>${bulk.none}</p>`
+      : html`<p>${plural(total, ...bulk.what)}:</p>
+        <ul class="plain-list">${bulk.statuses.filter((status) => found.matched[status]).map((status) => html`<li><${Status} of=${status} /> ${count(found.matched[status])}</li>`)}</ul>
+        <p class="muted">${bulk.note(found.matched)}</p>`)}
+    <div class="buttons"><button type="button" onClick=${onClose}>${bulk.back}</button>
+      ${total > 0 && html`<button type="button" class=${name === "cancel" ? "danger" : "primary"} disabled=${action.busy} onClick=${() => action.run(() => post(`api/tasks/${name}`, { ...body, dry_run: false }))}>${bulk.button} ${plural(total, "task", "tasks")}</button>`}</div>
   <//>`;
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -31,6 +31,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH"),
 ]
 AXE = next(Path(axe_playwright_python.__file__).parent.rglob("axe.min.js"))
+PREFECT = "http://prefect.test"
 TOKENS = {"read": "may-read", "operate": "may-operate"}
 PAGES = {
     "": "Now",
@@ -56,8 +57,15 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest.fixture(scope="module")
+def elsewhere() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_UI_URL", PREFECT)
+        yield patch
+
+
+@pytest.fixture(scope="module")
 async def board(
-    databases: Databases, tmp_path_factory: pytest.TempPathFactory
+    databases: Databases, tmp_path_factory: pytest.TempPathFactory, elsewhere: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[Gateway, str]]:
     """A gateway on a queue with something of everything, and the queue's address."""
     dsn = await databases.create()
@@ -266,6 +274,21 @@ async def test_hostile_text_is_text(visit: Any, board: tuple[Gateway, str]) -> N
         HOSTILE,
     )
     await gateway.http.post("/api/pauses", json={"kind": "type", "name": HOSTILE, "reason": HOSTILE})
+    await gateway.http.post("/api/limits", json={"name": HOSTILE[:100], "kind": "running", "amount": 1})
+    await fill(
+        dsn,
+        "INSERT INTO closures (kind, name, key, until, reason) "
+        "VALUES ('type', 't', $1, now() + '1 hour', $1)",
+        HOSTILE,
+    )
+    await fill(
+        dsn,
+        "WITH bad AS (SELECT id FROM tasks WHERE type = $1), saved AS ("
+        "INSERT INTO task_checkpoints (task_id, claim, step, note) SELECT id, 0, 1, $1 FROM bad) "
+        "INSERT INTO task_attempts (task_id, claim, attempt, cause, lane, error, ended_at, log, "
+        "handler_version) SELECT id, 0, 1, $1, $1, $1, now(), $1, $1 FROM bad",
+        HOSTILE,
+    )
     listed = await gateway.http.get("/api/tasks", params={"type": HOSTILE})
     [task] = listed.json()["tasks"]
     reader = await visit()
@@ -283,6 +306,7 @@ async def test_hostile_text_is_text(visit: Any, board: tuple[Gateway, str]) -> N
         assert len(shown) < 200_000
     await expect(reader.page).not_to_have_title("owned")
     await gateway.http.post("/api/pauses/resume", json={"kind": "type", "name": HOSTILE})
+    await gateway.http.post("/api/limits/remove", json={"name": HOSTILE[:100]})
 
 
 # Now
@@ -401,8 +425,19 @@ async def test_tasks_of_a_filter_are_cancelled_after_a_dry_run(
     assert await reader.findings() == []
     await dialog.get_by_role("button", name="Cancel 7 tasks").click()
     await expect(reader.page.get_by_text("7 tasks are cancelled")).to_be_visible()
-    tasks = (await board[0].http.get(f"/api/tasks?type={type}")).json()["tasks"]
-    assert {task["status"] for task in tasks} == {"cancelled"}
+
+    async def statuses() -> set[str]:
+        tasks = (await board[0].http.get(f"/api/tasks?type={type}")).json()["tasks"]
+        return {task["status"] for task in tasks}
+
+    assert await statuses() == {"cancelled"}
+    await reader.button("Retry these…").click()
+    await expect(dialog).to_contain_text("7 tasks fit that failed or were cancelled")
+    assert await reader.findings() == []
+    await dialog.get_by_role("button", name="Leave them").click()
+    await reader.button("Undo").click()
+    await expect(reader.page.get_by_role("table").get_by_text("cancelled")).to_have_count(0)
+    assert await statuses() == {"queued"}
 
 
 # A task
@@ -449,7 +484,16 @@ async def test_a_task_is_followed_until_it_ends(reader: Reader, board: tuple[Gat
         "|| repeat('cd', 8) || '-01' WHERE id = $1",
         task,
     )
+    await fill(
+        dsn,
+        "INSERT INTO task_attempts (task_id, claim, attempt, cause, ended_at, handler_version, "
+        "resumed_step, reached_step, fraction) VALUES ($1, 1, 1, 'lease_lost', now(), 'b5e1', 2, 40, 0.25)",
+        task,
+    )
+    await reader.page.reload()
     await expect(reader.page.get_by_role("region", name="Result")).to_contain_text("a dog")
+    timeline = reader.page.get_by_role("region", name="Timeline")
+    await expect(timeline).to_contain_text("step 2 to 40 · 25 % done · handler b5e1")
     await expect(reader.page.get_by_role("region", name="Log")).to_contain_text("it barks")
     await expect(reader.page.get_by_role("region", name="Facts")).to_contain_text("ab" * 16)
     await expect(reader.button("Cancel")).to_have_count(0)
@@ -497,6 +541,21 @@ async def test_a_type_is_paused_with_a_reason_and_resumed(reader: Reader) -> Non
     await expect(row).to_contain_text("the index is rebuilt")
     await row.get_by_role("button", name=re.compile("Resume")).click()
     await expect(row.get_by_role("button", name=re.compile("Pause"))).to_be_visible()
+
+
+async def test_lanes_lead_to_their_run_and_its_tasks(reader: Reader) -> None:
+    await reader.open("system")
+    lane = reader.page.locator("tbody tr").filter(has_text="otter-0")
+    await expect(lane).to_contain_text("caption 24")
+    run = "/runs/flow-run/3f6c1f0e-5b1a-4c9e-9d7e-8a1f2b3c4d5e"
+    await expect(lane.get_by_role("link", name="in Prefect")).to_have_attribute("href", f"{PREFECT}{run}")
+    verification = reader.page.get_by_role("region", name="Last verification")
+    run = "/runs/flow-run/7d1c1f0e-5b1a-4c9e-9d7e-8a1f2b3c4d5e"
+    found = verification.get_by_role("link", name="Its run in Prefect")
+    await expect(found).to_have_attribute("href", f"{PREFECT}{run}")
+    await lane.get_by_role("link", name="3f6c1f0e").click()
+    await expect(reader.page.get_by_label("Run")).to_have_value("3f6c1f0e-5b1a-4c9e-9d7e-8a1f2b3c4d5e")
+    await expect(reader.page.get_by_role("table").locator("tbody tr")).to_have_count(4)
 
 
 async def test_a_policy_is_set_and_a_wrong_one_is_refused(reader: Reader) -> None:

@@ -258,6 +258,7 @@ async def test_types_show_policy_pause_and_organ(database: str) -> None:
         types = {one["name"]: one for one in (await gateway.http.get("/api/types")).json()["types"]}
         assert types["caption"]["policy"]["timeout_s"] == 30
         assert types["caption"]["handler"] == "models.captions:Captioner"
+        assert types["caption"]["version"] == "b5e1f0"
         assert types["embed"]["policy"]["max_attempts"] == 2
         assert types["digest"]["served"] is False
         wrong = await gateway.http.post("/api/types/policy", json={"type": "embed", "max_attempts": 0})
