@@ -9,15 +9,6 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from organism_flows.blocks.queue.models.fields import WHOLE, TaskParams, TaskType, Text
-from organism_flows.blocks.queue.models.limits import (
-    Closing,
-    Closure,
-    ClosureName,
-    Key,
-    Limit,
-    LimitUse,
-    Weight,
-)
 from organism_flows.blocks.queue.models.operations import (
     FINISHED,
     NewTask,
@@ -279,66 +270,6 @@ class ResumeRequest(BaseModel):
 
     kind: PausedKind
     name: Text = Field(min_length=1, max_length=200)
-
-
-class LimitRequest(Limit):
-    """A limit to set. A value that is left out has its default."""
-
-    model_config = JSON
-
-
-class RemoveLimitRequest(BaseModel):
-    """A limit to remove."""
-
-    model_config = JSON
-
-    name: Text = Field(min_length=1, max_length=200)
-
-
-class CloseRequest(Closing):
-    """A key or limit to close until a moment."""
-
-    model_config = JSON
-
-
-class OpenRequest(ClosureName):
-    """A key or limit to open before its time."""
-
-    model_config = JSON
-
-
-class OpenResult(BaseModel):
-    """The effect of opening a key or limit."""
-
-    opened: bool = Field(description="False: it was not closed.")
-
-
-class WeightRequest(BaseModel):
-    """How many tasks a key gets when others get one."""
-
-    model_config = JSON
-
-    key: Key
-    weight: Weight = Field(description="1 is that of every other key.")
-
-
-class LimitList(BaseModel):
-    """All limits, what is closed, and the weights of keys."""
-
-    limits: list[LimitUse]
-    closures: list[Closure] = Field(
-        default=[],
-        description="What handlers or operators have closed, those that open last first; 1000 at most.",
-    )
-    weights: dict[str, int] = Field(
-        default={}, description="Weights of keys where they share. All others have weight 1."
-    )
-
-
-class LimitRemoved(BaseModel):
-    """The effect of removing a limit."""
-
-    removed: bool = Field(description="False: there was none of this name.")
 
 
 class PauseList(BaseModel):

@@ -20,6 +20,7 @@ from organism_flows.blocks.client.board_messages import (
     TypeList,
 )
 from organism_flows.blocks.client.event_messages import AnswerLinks, EventResult
+from organism_flows.blocks.client.limit_messages import LimitList, LimitRemoved, LimitRequest
 from organism_flows.blocks.client.messages import (
     PAGE_LIMIT,
     BulkCancelRequest,
@@ -28,9 +29,6 @@ from organism_flows.blocks.client.messages import (
     BulkRedriveResult,
     BulkRetryRequest,
     BulkRetryResult,
-    LimitList,
-    LimitRemoved,
-    LimitRequest,
     MissingTask,
     PauseList,
     PauseRequest,

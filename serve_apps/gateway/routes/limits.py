@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Request
 
-from organism_flows.blocks.client.messages import (
+from organism_flows.blocks.client.limit_messages import (
     CloseRequest,
     LimitList,
     LimitRemoved,
