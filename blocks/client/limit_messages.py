@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from organism_flows.blocks.client.messages import JSON
 from organism_flows.blocks.queue.models.fields import Text
@@ -16,11 +18,32 @@ from organism_flows.blocks.queue.models.limits import (
     Weight,
 )
 
+_PERIOD: dict[str, Any] = {"period_s": {"type": "number"}}
+_NO_BURST: dict[str, Any] = {"burst": {"type": "null"}}
+_FITTING: dict[str, Any] = {
+    "allOf": [
+        {
+            "anyOf": [
+                {"properties": {"kind": {"const": "running"}, "period_s": {"type": "null"}, **_NO_BURST}},
+                {"required": ["period_s"], "properties": {"kind": {"const": "rate"}, **_PERIOD}},
+                {"required": ["period_s"], "properties": {"kind": {"const": "cost"}, **_PERIOD, **_NO_BURST}},
+            ]
+        },
+        {
+            "anyOf": [
+                {"properties": {"exceptions": {"maxProperties": 0}}},
+                {"required": ["by_key"], "properties": {"by_key": {"const": True}}},
+            ]
+        },
+    ]
+}
+"""What a JSON schema needs to know of fields that only some limits have."""
+
 
 class LimitRequest(Limit):
     """A limit to set. A value that is left out has its default."""
 
-    model_config = JSON
+    model_config = ConfigDict(**JSON, json_schema_extra=_FITTING)
 
 
 class RemoveLimitRequest(BaseModel):

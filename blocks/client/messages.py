@@ -62,10 +62,17 @@ def _one_of(*conditions: str, **others: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": [{"required": [name], "properties": {name: how}} for name, how in given.items()]}
 
 
+def _null(name: str) -> dict[str, Any]:
+    """Return what a JSON schema needs so that a field must be left out or null."""
+    return {"properties": {name: {"type": "null"}}}
+
+
 class TaskBody(NewTask):
     """A task to submit."""
 
-    model_config = JSON
+    model_config = ConfigDict(
+        **JSON, json_schema_extra={"anyOf": [_null("expires_at"), _null("expires_in_s")]}
+    )
 
 
 class Submitted(BaseModel):
