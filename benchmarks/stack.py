@@ -102,7 +102,7 @@ class Stack:
 
     async def clear(self) -> None:
         """An empty queue, and nothing left to write from before."""
-        await self.db.execute("TRUNCATE tasks, lanes, task_attempts, task_checkpoints, task_chunks")
+        await self.db.execute("TRUNCATE tasks, lanes CASCADE")
         await self.db.execute("CHECKPOINT", timeout=LOAD_TIMEOUT_S)
 
     async def load(self, tasks: int, type: str = "bench.noop", params: Any = PAYLOAD) -> None:

@@ -62,7 +62,7 @@ def made() -> Iterator[Cluster]:
 @pytest.fixture
 async def queue(made: Cluster) -> AsyncIterator[Queue]:
     async with Queue(made.dsn("organism")) as queue:
-        await pool_of(queue).execute("TRUNCATE tasks, lanes, task_attempts, task_checkpoints")
+        await pool_of(queue).execute("TRUNCATE tasks, lanes CASCADE")
         await install_history(queue)
         yield queue
 

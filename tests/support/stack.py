@@ -136,7 +136,7 @@ def stack(running_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sta
 async def stack_queue(stack: Stack) -> AsyncIterator[Queue]:
     """The stack's queue, empty, with every change of a task's status recorded."""
     async with Queue(stack.state.dsn) as queue:
-        await pool_of(queue).execute("TRUNCATE tasks, lanes, task_attempts, task_checkpoints, task_chunks")
+        await pool_of(queue).execute("TRUNCATE tasks, lanes CASCADE")
         await install_history(queue)
         yield queue
 
