@@ -59,6 +59,7 @@ def test_the_demo_does_what_it_says_and_leaves_nothing(home: Path) -> None:
     assert report["lines"] > 100_000
 
 
+@pytest.mark.soak  # half a minute; that an interrupted `up` leaves nothing is in test_stack
 def test_ctrl_c_in_the_middle_of_the_tasks_leaves_nothing(home: Path) -> None:
     process = demo(home)
     deadline = time.monotonic() + PATIENCE
