@@ -398,7 +398,7 @@ def _notes(task: TaskRow, holder: LaneRow | None) -> Iterator[_Fact]:
 
 def _dead_letter(task: TaskRow) -> str:
     causes = Counter(attempt.cause for attempt in task.history)
-    counted = ", ".join(f"{number} {cause}" for cause, number in causes.items())
+    counted = ", ".join(f"{number} {cause.replace('_', ' ')}" for cause, number in causes.items())
     history = f"; attempts that did not complete it: {counted}" if counted else ""
     because = f" because {shortened(task.error)}" if task.error else ""
     return f"is a dead letter since {time_text(task.finished_at)}{because}{history}"
