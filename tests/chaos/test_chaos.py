@@ -21,15 +21,15 @@ BEFORE_S = 2.0
 KILLED = -9
 GAP_S = 60.0
 """Far above what is promised: a dispatch takes long to start where tests of others run too."""
-# Relief comes first, while the long tasks have longer to go than a lane that stops has grace.
+# `make chaos` kills the others as well, and many times.
 PLAN = Plan(
     seed=249,
-    tasks=2000,
-    mix=Mix(slow_s=0.5, long_s=(35.0, 45.0)),
+    tasks=1500,
+    mix=Mix(slow_s=0.5, long_s=(15.0, 20.0)),
     seconds=240.0,
-    deck=("lane", "postgres", "relief", "replica", "controller", "redeploy", "flow"),
-    kills=7,
-    longs=4,
+    deck=("lane", "postgres", "replica", "redeploy"),
+    kills=4,
+    longs=2,
     pause_s=(BEFORE_S, BEFORE_S + 1.0),
     on_top=0.4,
     patience_s=120.0,

@@ -63,7 +63,7 @@ async def test_what_goes_wrong_within_a_replica_is_charged_at_once(
     ("kind", "how"),
     [
         ("culprit", "segfault"),
-        ("culprit", "killed for memory"),
+        pytest.param("culprit", "killed for memory", marks=pytest.mark.soak),
         # 40 s: Serve finds its replica out by three checks in a row.
         pytest.param("culprit.async", "block the loop", marks=pytest.mark.soak),
     ],
