@@ -133,16 +133,19 @@ def scale(axes: Any, samples: dict[str, Any]) -> None:
     for (name, ms), shade in zip(model.HANDLERS_MS.items(), (1.0, 0.8, 0.6, 0.45, 0.3), strict=True):
         rates = [costs.of_replicas(count, ms) for count in cores]
         axes.plot(cores, rates, color=OURS, alpha=shade)
-        axes.annotate(name, (cores[0], rates[0]), xytext=(-4, 0), textcoords="offset points", ha="right")
+        axes.annotate(name, (cores[-1], rates[-1]), xytext=(4, 0), textcoords="offset points", va="center")
     for count, line in ((2, ":"), (8, "--"), (32, "-")):
         label = f"one Postgres of {count} cores is full"
         axes.axhline(costs.of_database(count), color=FLOOR, linestyle=line, label=label)
     axes.set_xscale("log", base=2)
-    axes.set_xlim(left=0.6)
+    axes.set_xlim(1, 3 * cores[-1])
+    axes.set_xticks(cores[::2], [f"{count:,}" for count in cores[::2]])
     axes.set_yscale("log")
+    axes.set_yticks([10.0**power for power in range(-2, 10, 2)])
+    axes.set_yticklabels(["0.01", "1", "100", "10,000", "1 million", "100 million"])
     axes.set_xlabel("cores of the replicas")
     axes.set_ylabel("tasks a second")
-    axes.legend(fontsize=8, loc="lower right")
+    axes.legend(fontsize=8, loc="upper left")
 
 
 PLOTS = {f.__name__: f for f in (drain, trickle, handover, mixed, snapshot, memory, scaling, scale)}
@@ -153,7 +156,9 @@ def main(results: Path, folder: Path) -> None:
     for part, entry in json.loads(results.read_text())["parts"].items():
         if part not in PLOTS:
             continue
-        figure, axes = plt.subplots(figsize=(7, 4.6 if part == "drain" else 3.2), layout="constrained")
+        figure, axes = plt.subplots(
+            figsize=(7, 4.6 if part in ("drain", "scale") else 3.2), layout="constrained"
+        )
         PLOTS[part](axes, entry["samples"])
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
