@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import IO
 
 import httpx
 import psutil
@@ -66,7 +67,7 @@ def main() -> None:
     try:
         until_healthy(f"http://{LOOPBACK}:{server}/api/health")
         deploy = [sys.executable, "-c", DEPLOY, str(serve), f"{LOOPBACK}:{gcs}"]
-        subprocess.run(deploy, env=env, stdout=logs, stderr=logs, check=True, timeout=PATIENCE_S)
+        until_deployed(deploy, env, logs)
         until_healthy(f"http://{LOOPBACK}:{serve}/")
         ready()
     finally:
@@ -84,6 +85,14 @@ def free_port() -> int:
     with socket.socket() as free:
         free.bind((LOOPBACK, 0))
         return int(free.getsockname()[1])
+
+
+def until_deployed(command: list[str], env: dict[str, str], logs: IO[bytes]) -> None:
+    """Deploy again until it succeeds: the Ray head may not answer yet."""
+    deadline = time.monotonic() + PATIENCE_S
+    while subprocess.run(command, env=env, stdout=logs, stderr=logs, timeout=PATIENCE_S).returncode:
+        if time.monotonic() > deadline:
+            raise SystemExit(f"error: nothing could be deployed in {PATIENCE_S:g} s")
 
 
 def until_healthy(url: str) -> None:
