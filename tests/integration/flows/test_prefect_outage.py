@@ -82,6 +82,7 @@ def server(stack: Stack) -> list[psutil.Process]:
     return [parent, *parent.children(recursive=True)]
 
 
+@pytest.mark.soak
 async def test_a_frozen_server_holds_up_nothing(stack: Stack, stack_queue: Queue) -> None:
     trickle = Trickle(stack, stack_queue)
     async with trickle.flowing():

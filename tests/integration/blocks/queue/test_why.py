@@ -244,7 +244,7 @@ async def test_ended(queue: Queue) -> None:
         await end(queue, cause)
         await advance(queue, 10)
     why = await queue.reader.why(task_id)
-    check(why, "dead_letter", "because broken", "1 timed_out, 1 failed")
+    check(why, "dead_letter", "because broken", "1 timed out, 1 failed")
     assert why.next_step is not None
     assert len(why.history) == 2
     task_id = await submit(queue)

@@ -191,6 +191,7 @@ async def test_what_the_watchdog_finds_is_delivered_once_and_that_it_is_over(
         await client.delete_deployment(run)
 
 
+@pytest.mark.soak
 async def test_what_was_wrong_before_alerts_were_switched_on_is_delivered(
     stack_queue: Queue, block: str, receiver: Receiver
 ) -> None:

@@ -185,6 +185,7 @@ async def test_an_outage_breaks_it_off_and_is_said(database: str, many: Queue, c
         assert not [r for r in caplog.records if r.exc_info and not r.name.startswith("asyncpg")]
 
 
+@pytest.mark.soak
 async def test_200_000_tasks_take_the_memory_of_a_page(queue: Queue) -> None:
     await fill(queue, 200_000)
     gateway = await asyncio.create_subprocess_exec(

@@ -132,6 +132,7 @@ async def test_a_process_that_ends_is_charged_to_its_task_and_the_replica_goes_o
     assert (await client.health()).pid == before
 
 
+@pytest.mark.soak
 async def test_replicas_of_an_organ_come_with_the_work_and_go_with_it(
     client: OrganismClient, stack_queue: Queue, tmp_path: Path
 ) -> None:
