@@ -7,8 +7,9 @@ model does not load the engine.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from organism_flows.blocks.lazy_names import lazily_imported
 
 if TYPE_CHECKING:
     from organism_flows.blocks.queue.db.migrate import migrate
@@ -121,11 +122,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
+    return lazily_imported(__name__, _MODULES, name)
 
 
 def __dir__() -> list[str]:

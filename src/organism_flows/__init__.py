@@ -6,8 +6,9 @@ The names in `__all__` are what users import. Each is loaded when it is first as
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from organism_flows.blocks.lazy_names import lazily_imported
 
 if TYPE_CHECKING:
     from organism_flows.blocks.client.async_client import Client
@@ -80,11 +81,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
+    return lazily_imported(__name__, _MODULES, name)
 
 
 def __dir__() -> list[str]:
