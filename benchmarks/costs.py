@@ -156,12 +156,17 @@ def runs(process: psutil.Process, *names: str) -> bool:
     return False
 
 
+def used_with_ended(process: psutil.Process) -> float:
+    """Processor time of a process and of its children that have ended."""
+    return float(sum(process.cpu_times()[:4]))  # user, system, and both of ended children
+
+
 def used_by_tree(pid: int) -> float:
     """Processor time of a process and of all that it has or had below it."""
     used = 0.0
     for process in tree(pid):
         with contextlib.suppress(psutil.Error):
-            used += sum(process.cpu_times()[:4])  # user, system, and both of children that have ended
+            used += used_with_ended(process)
     return used
 
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 
 import psutil
 
-from benchmarks.costs import tree
+from benchmarks.costs import tree, used_with_ended
 from benchmarks.figures import Figure, Result, Unmeasured
 from benchmarks.options import Options
 from benchmarks.peers.drained import READY
@@ -75,7 +75,7 @@ class Use:
             for process in tree(pid):
                 with contextlib.suppress(psutil.Error):
                     role = role_of(name, process)
-                    used[role] += own_and_ended(process) - before[name].get(process.pid, 0.0)
+                    used[role] += used_with_ended(process) - before[name].get(process.pid, 0.0)
                     memory[role] += process.memory_full_info().pss / 2**20
         return cls({role: 100 * each / seconds for role, each in used.items()}, dict(memory))
 
@@ -85,13 +85,8 @@ def times(root: int) -> dict[int, float]:
     found = {}
     for process in tree(root):
         with contextlib.suppress(psutil.Error):
-            found[process.pid] = own_and_ended(process)
+            found[process.pid] = used_with_ended(process)
     return found
-
-
-def own_and_ended(process: psutil.Process) -> float:
-    """Processor time of a process and of its children that have ended."""
-    return float(sum(process.cpu_times()[:4]))
 
 
 def role_of(name: str, process: psutil.Process) -> str:

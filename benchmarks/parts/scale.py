@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.figures import Figure, Result, Unmeasured
+from benchmarks.figures import Figure, Result
 from benchmarks.options import Options
 from benchmarks.parts.drain import ours
 from benchmarks.peers.drained import PAYLOAD
@@ -32,11 +32,8 @@ async def measure(stack: Stack, options: Options) -> Result:
             for kind, (task_type, params, tasks) in KINDS.items():
                 for lanes in LANES:
                     scaled.say(f"{kind}: {lanes} lanes, {replicas} replicas")
-                    # The first claim can be missed if all is over within some milliseconds.
                     report = await ours(scaled, options.tasks(tasks), task_type, params, lanes=lanes)
                     runs.append({"kind": kind, "lanes": lanes, "replicas": replicas, **report})
-    if not runs:
-        raise Unmeasured("no run")
     return Result([figure(run) for run in runs], {"runs": runs})
 
 
