@@ -39,7 +39,10 @@ from tests.support.proxy import proxied
 from tests.support.sql import database_of, edit_statements
 
 pytestmark = pytest.mark.anyio
-LEASE_S = 1.2
+SHORT_LEASE_S = 1.2
+"""The lease of a lane that is to lose it."""
+LEASE_S = 6.0
+"""The lease of a lane that is to keep it, on a machine that may stand still for some seconds."""
 LONG_ENOUGH_S = 8.0
 """A lane that is not done by then will never be."""
 
@@ -62,6 +65,23 @@ async def running(lane: Lane) -> AsyncIterator[asyncio.Task[Any]]:
         task.cancel()
         with suppress(Exception, asyncio.CancelledError):
             await asyncio.wait_for(task, 30)
+
+
+async def happens(event: asyncio.Event, lane: asyncio.Task[Any]) -> None:
+    """Wait for what ``lane`` is to bring about; an error that ends the lane before is raised."""
+    waiting = asyncio.create_task(event.wait())
+    try:
+        async with asyncio.timeout(30):
+            await asyncio.wait([waiting, lane], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+    if not event.is_set():
+        raise AssertionError(f"the lane ended before: {lane.result()}")
+
+
+async def lost_lane(queue: Queue, name: str) -> None:
+    """Register a lane that never renews its short lease."""
+    await Leases(database_of(queue), lease_s=SHORT_LEASE_S).register(name)
 
 
 async def verdict(queue: Queue, witness: Witness, expected: dict[UUID, Expected]) -> list[str]:
@@ -92,16 +112,17 @@ async def a_late_settlement(queue: Queue) -> list[str]:
     witness.runs = first.runs
     first.let_go.set()
     [task] = await queue.submit([NewTask(type="held")])
-    async with proxied(queue.dsn) as proxy, Queue(proxy.dsn, lease_s=LEASE_S) as far_queue:
+    async with proxied(queue.dsn) as proxy, Queue(proxy.dsn, lease_s=SHORT_LEASE_S) as far_queue:
         far_queue.claims = far_claims = SlowClaims(far_queue)
-        async with running(Lane(far_queue, first)):
-            await first.begun.wait()
+        async with running(Lane(far_queue, first)) as far_lane:
+            await happens(first.begun, far_lane)
             proxy.fall_silent()
             async with running(Lane(queue, witness, until_empty=True)) as other:
-                await asyncio.wait_for(witness.begun.wait(), 30)
+                await happens(witness.begun, other)
                 proxy.speak()
                 far_claims.let_through.set()
-                await asyncio.wait_for(far_claims.arrived.wait(), 30)
+                async with asyncio.timeout(30):
+                    await far_claims.arrived.wait()
                 witness.let_go.set()
                 await asyncio.wait([other], timeout=LONG_ENOUGH_S)
     return await verdict(queue, witness, {task: Expected("completed", 1)})
@@ -114,13 +135,13 @@ async def a_cut_off_lane(queue: Queue) -> list[str]:
     [task] = await queue.submit([NewTask(type="held")])
     async with (
         proxied(queue.dsn) as proxy,
-        Queue(proxy.dsn, lease_s=LEASE_S) as far_queue,
-        running(Lane(far_queue, first)),
+        Queue(proxy.dsn, lease_s=SHORT_LEASE_S) as far_queue,
+        running(Lane(far_queue, first)) as far_lane,
     ):
-        await first.begun.wait()
+        await happens(first.begun, far_lane)
         proxy.fall_silent()
         async with running(Lane(queue, witness, until_empty=True)) as other:
-            await asyncio.wait_for(witness.begun.wait(), 30)
+            await happens(witness.begun, other)
             witness.let_go.set()
             await asyncio.wait([other], timeout=LONG_ENOUGH_S)
             first.let_go.set()
@@ -145,7 +166,7 @@ async def a_killed_lane(queue: Queue) -> list[str]:
     witness = Witness()
     witness.let_go.set()
     [task] = await queue.submit([NewTask(type="held")])
-    await queue.leases.register("killed")
+    await lost_lane(queue, "killed")
     assert len(await queue.claims.claim("killed", 1)) == 1
     async with running(Lane(queue, witness, until_empty=True)) as lane:
         await asyncio.wait([lane], timeout=LONG_ENOUGH_S)
@@ -157,7 +178,7 @@ async def a_stream_of_two_attempts(queue: Queue) -> list[str]:
     witness = Witness(emits=True)
     witness.let_go.set()
     [task] = await queue.submit([NewTask(type="held")])
-    await queue.leases.register("killed")
+    await lost_lane(queue, "killed")
     batch = await queue.claims.claim("killed", 1)
     chunks = Chunks([f"[{batch.claims[0]}, 1]"]).numbered(None)
     await queue.reports.record(batch, [TaskReport(chunks=chunks)])
