@@ -12,6 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from organism_flows.blocks.queue import NewTask, Queue
+from organism_flows.flows.lanes import lease
 from organism_flows.flows.lanes.lane import Lane
 from organism_flows.serve_apps.gateway.metrics.lane_metrics import lane_metrics
 from organism_flows.serve_apps.gateway.metrics.organ_metrics import Organs
@@ -33,8 +34,10 @@ def _counted_at_every_scrape(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def queue(database: str) -> AsyncIterator[Queue]:
-    async with Queue(database, lease_s=1.5, backoff_base_s=0.02, backoff_cap_s=0.1) as queue:
+async def queue(database: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Queue]:
+    # Counts come with renewals: these are frequent, and the lease outlasts a machine that stands still.
+    monkeypatch.setattr(lease, "RENEWALS_A_LEASE", 120)
+    async with Queue(database, lease_s=60, backoff_base_s=0.02, backoff_cap_s=0.1) as queue:
         yield queue
 
 
