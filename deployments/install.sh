@@ -55,3 +55,5 @@ echo "installing $(grep -c '^[a-z].*==' requirements.lock) locked packages" >&2
     fail "the locked packages could not be installed" "check the network and the lines above, then run make again"
 "$uv" pip install -q --python "$venv/bin/python" --no-deps --no-build-isolation -e . ||
     fail "this project could not be installed into $venv" "see the lines above"
+# As the locked packages above: each command, lane and replica is a process that imports it.
+"$venv/bin/python" -m compileall -q blocks serve_apps flows deployments

@@ -58,20 +58,24 @@ def pytest_unconfigure() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    # `make test` runs two processes. The files that need a stack go to one of them, so that two cores carry
-    # one stack at a time, and all other tests to whichever is free. pytest-xdist's own groups (3.8) do
-    # nothing with pytest 9.2: the ids of tests lose the mark it gives them.
+    # `make test` runs three processes on two cores, because tests wait more than they compute. One has the
+    # tests that share the session's stack, one those that start stacks of their own; the others go to
+    # whichever is free. pytest-xdist's own groups (3.8) do nothing with pytest 9.2: the ids of tests lose the
+    # mark it gives them.
     from xdist.scheduler import LoadScopeScheduling
 
     @cache
-    def needs_stack(file: str) -> bool:
-        return "pytest.mark.stack" in (config.rootpath / file).read_text()
+    def stacks_of(file: str) -> str | None:
+        text = (config.rootpath / file).read_text()
+        if 'pytest.mark.stack("own")' in text:
+            return "stacks of their own"
+        return "one stack" if "pytest.mark.stack" in text else None
 
-    class OneStack(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist ships no types
+    class ByStack(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist ships no types
         def _split_scope(self, nodeid: str) -> str:
-            return "stack" if needs_stack(nodeid.partition("::")[0]) else nodeid
+            return stacks_of(nodeid.partition("::")[0]) or nodeid
 
-    return OneStack(config, log)
+    return ByStack(config, log)
 
 
 @pytest.fixture(scope="session")

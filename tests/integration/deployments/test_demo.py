@@ -20,7 +20,7 @@ from organism_flows.deployments.stack.local import marks_of
 from organism_flows.deployments.stack.state import known_processes
 from tests.support.stack import PATIENCE
 
-pytestmark = pytest.mark.stack
+pytestmark = pytest.mark.stack("own")
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import pytest
 
 from tests.support.stack import Stack, until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.stack, pytest.mark.soak]
+pytestmark = [pytest.mark.anyio, pytest.mark.stack("own"), pytest.mark.soak]
 
 PATIENCE = 120
 

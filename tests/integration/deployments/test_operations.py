@@ -25,7 +25,7 @@ from tests.support.sql import pool_of
 from tests.support.stack import PATIENCE, Stack, until
 
 # A stack of its own with a worker, three minutes in all: run with `make soak`.
-pytestmark = [pytest.mark.anyio, pytest.mark.stack, pytest.mark.soak]
+pytestmark = [pytest.mark.anyio, pytest.mark.stack("own"), pytest.mark.soak]
 
 NEWEST = max(path.stem for path in (MIGRATIONS / "versions").glob("v*.py"))[1:5]
 """Migration of this version."""

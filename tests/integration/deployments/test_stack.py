@@ -31,7 +31,7 @@ from organism_flows.deployments.stack.state import known_processes
 from organism_flows.deployments.stack.system import processes
 from tests.support.stack import prefect_api
 
-pytestmark = pytest.mark.stack
+pytestmark = pytest.mark.stack("own")
 ORGANISM = [sys.executable, "-m", "organism_flows.deployments.cli.main"]
 PATIENCE = 180
 """Seconds; only a deadline for a machine that hangs."""

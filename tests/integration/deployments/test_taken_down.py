@@ -16,7 +16,7 @@ from organism_flows.blocks.queue import Queue
 from tests.support.stack import Stack, until
 
 # A stack of its own, a minute in all: run with `make soak`.
-pytestmark = [pytest.mark.anyio, pytest.mark.stack, pytest.mark.soak]
+pytestmark = [pytest.mark.anyio, pytest.mark.stack("own"), pytest.mark.soak]
 RAYS_OWN_S = 60.0
 """After so long Ray 2.60 ends the process itself."""
 

@@ -17,7 +17,7 @@ from organism_flows.blocks.queue import Queue
 from tests.support.otlp import Collector, Span, collecting
 from tests.support.stack import Stack, until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.stack]
+pytestmark = [pytest.mark.anyio, pytest.mark.stack("own")]
 CONFIG = Path(__file__).parents[2] / "organism" / "traced.yaml"
 CONSUMER, PRODUCER, CLIENT, ERROR = 5, 4, 3, 2
 

@@ -25,7 +25,7 @@ from tests.support.flows.prefect_command import prefect
 from tests.support.flows.receiver import TO, Receiver
 from tests.support.stack import Stack, prefect_of, until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.stack, pytest.mark.soak]
+pytestmark = [pytest.mark.anyio, pytest.mark.stack("own"), pytest.mark.soak]
 MISSING = 150.0 + 60.0
 """Seconds: two minutes, two looks of the watchdog, and what starting its runs takes."""
 
