@@ -54,7 +54,8 @@ def drain(axes: Any, samples: dict[str, Any]) -> None:
 
 def trickle(axes: Any, samples: dict[str, Any]) -> None:
     """Share of tasks done within a time, at each rate, beside the shortest way."""
-    for (rate, each), shade in zip(samples.items(), (0.4, 0.7, 1.0), strict=False):
+    alone = {rate: each for rate, each in samples.items() if rate.isdecimal()}
+    for (rate, each), shade in zip(alone.items(), (0.3, 0.5, 0.75, 1.0), strict=False):
         for name, color, label in (("queued_ms", OURS, ""), ("bare_ms", PEER, "shortest way, ")):
             values = sorted(each[name])
             shares = [(i + 1) / len(values) for i in range(len(values))]
