@@ -113,4 +113,5 @@ class Acknowledgement(NamedTuple):
     stale: bool = False
     """True if the problem is that the claim is no longer the newest of its task."""
     leave_within_s: float | None = None
-    """Seconds after which the handler is stopped, because its replica is taken down. `None`: it may stay."""
+    """Seconds after which the handler is stopped, because its replica or its lane is taken down. `None`: it
+    may stay."""

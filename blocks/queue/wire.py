@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 from organism_flows.blocks.task_report import Checkpoint, EndedWait, TaskReport
 
-WIRE_VERSION = 7
+WIRE_VERSION = 8
 """Version of the messages. It grows when a column changes meaning; a replica refuses a batch of another
 version."""
 
@@ -160,6 +160,8 @@ class Outcomes:
     versions: dict[int, str] = field(default_factory=dict, kw_only=True)
     """Versions of handlers, by claim, of tasks that have begun, reported something or not completed. Not a
     column: most tasks complete at once."""
+    leaving: bool = field(default=False, kw_only=True)
+    """True if the replica is being taken down. If it dies from now on, no task of it is to blame."""
 
     def __len__(self) -> int:
         return len(self.positions)

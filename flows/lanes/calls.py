@@ -59,6 +59,8 @@ class OpenCall:
     """When a replica first answered, by `time.monotonic`. Until then the call waits for a replica, and its
     tasks do not show how much room there is."""
     recalled: float = float("-inf")
+    leaving: bool = False
+    """True if its replica is being taken down."""
 
     @property
     def waiting(self) -> set[int]:
@@ -159,6 +161,14 @@ class Calls:
         claims = [call.batch.claims[p] for call in self._open for p in call.waiting]
         self._messages.recall(claims, leaving=True)
 
+    def ask_to_leave(self, within_s: float) -> None:
+        """Ask the handlers of all tasks in flight to leave within so many seconds. Does not wait.
+
+        You may call it repeatedly: each is asked once.
+        """
+        claims = [call.batch.claims[p] for call in self._open for p in call.unreported]
+        self._messages.acknowledge(dict.fromkeys(claims, Acknowledgement(leave_within_s=within_s)))
+
     def balance(self) -> None:
         """Hand back tasks that wait too long for a handler, and adjust the windows to those that run.
 
@@ -219,7 +229,11 @@ class Calls:
             batch = call.batch
             # If the replica only fell silent, it may still run them.
             self._messages.stop_runs({batch.ids[p]: batch.claims[p] for p in call.unreported})
-            await self._suspect(call, call.unreported, error.what)
+            if call.leaving:
+                why = f"{error.what} while it was being taken down"
+                await self._release(call, call.unreported, "interrupted", why)
+            else:
+                await self._suspect(call, call.unreported, error.what)
         finally:
             self.meter.call_seconds.observe(time.monotonic() - call.record.started)
 
@@ -234,6 +248,7 @@ class Calls:
         last_report = loop.time()
         async for outcomes in stream:
             call.accepted = min(call.accepted, time.monotonic())
+            call.leaving |= outcomes.leaving
             if outcomes.timeout_s is not None:
                 patience_s = 2 * outcomes.timeout_s + PATIENCE_S
             if begun := call.unreported.intersection(outcomes.begun) - call.begun:

@@ -16,6 +16,7 @@ from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from itertools import count
+from math import inf
 from typing import Any
 from uuid import uuid4
 
@@ -44,7 +45,8 @@ class Lane:
     """Worker loop that runs tasks of one queue on one organism until it is asked to leave or to stop.
 
     A lane that leaves claims nothing more and hands back the tasks that no handler has begun. It keeps its
-    lease until its calls have ended, however long that takes. A lane that stops gives them its grace period.
+    lease until its calls have ended, however long that takes, unless it leaves within a time: then their
+    handlers are asked to leave too. A lane that stops gives them its grace period.
 
     Args:
         queue: An open queue.
@@ -126,14 +128,22 @@ class Lane:
             logger=self._logger,
         )
         self._stop = asyncio.Event()
+        self._leave_by = inf
+        """When its calls are cut off, by `time.monotonic`."""
 
     @property
     def id(self) -> str:
         """Return the id of the lane, unique to it, so no two lanes can be confused."""
         return self.summary.lane
 
-    def leave(self) -> None:
-        """Stop claiming; `run` returns when the calls in flight have ended."""
+    def leave(self, within_s: float = inf) -> None:
+        """Stop claiming; `run` returns when the calls in flight have ended.
+
+        Args:
+            within_s: Time after which what still runs is stopped and handed back, in seconds. Its handlers
+                are asked to leave by then. Without it they are not, and take as long as they take.
+        """
+        self._leave_by = min(self._leave_by, time.monotonic() + within_s)
         self._claims.leave()
 
     def stop(self) -> None:
@@ -263,7 +273,10 @@ class Lane:
         self.leave()
 
     async def _drain(self) -> None:
-        """Wait until the calls in flight have ended. Once the lane is to stop, wait for its grace period."""
+        """Wait until the calls in flight have ended, or the time to leave is over.
+
+        Once the lane is to stop, wait for its grace period.
+        """
         if not self._calls.running or self._lease.lost:
             return
         self._lease.leaving = True
@@ -272,7 +285,12 @@ class Lane:
         try:
             while self._calls.running and not self._stop.is_set():
                 self._calls.recall()
-                await asyncio.wait([*self._calls.running, stopped], timeout=BALANCE_S)
+                left_s = self._leave_by - time.monotonic()
+                if left_s <= 0:
+                    return
+                if left_s < inf:
+                    self._calls.ask_to_leave(left_s)
+                await asyncio.wait([*self._calls.running, stopped], timeout=min(BALANCE_S, left_s))
         finally:
             stopped.cancel()
         if self._calls.running and not self._lease.lost:

@@ -27,6 +27,7 @@ from pydantic import BaseModel, Field
 
 from organism_flows.blocks.errors import OrganismError, OrganismUnavailable, QueueUnavailable
 from organism_flows.blocks.gc_tuning import collect_rarely
+from organism_flows.blocks.node_drain import node_is_drained
 from organism_flows.blocks.prefect_blocks.organism import Organism
 from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster
 from organism_flows.blocks.prefect_blocks.task_queue import TaskQueue
@@ -46,6 +47,8 @@ PROGRESS_LOG_SHARE = 60
 
 It keeps the log of a run of days readable.
 """
+NODE_MARGIN_S = 10.0
+"""Time that a lane needs at the end of a drained node to stop handlers and hand tasks back, in seconds."""
 
 
 class LaneOptions(BaseModel):
@@ -133,6 +136,7 @@ async def run_lane(
             on_settled=progress,
         )
         running = asyncio.create_task(lane.run())
+        leaving = asyncio.create_task(_leave_with_node(lane, logger))
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
@@ -142,6 +146,17 @@ async def run_lane(
                 running.cancel()
                 await asyncio.wait([running])
             raise
+        finally:
+            leaving.cancel()
+
+
+async def _leave_with_node(lane: Lane, logger: Any) -> None:
+    """Have ``lane`` leave in time when Ray takes this node away."""
+    left_s = await node_is_drained()
+    # Half of a short time, so that handlers have some of it too.
+    within_s = max(left_s - NODE_MARGIN_S, left_s / 2)
+    logger.info("%s leaves: Ray drains this node; handlers have %g s", lane.id, within_s)
+    lane.leave(within_s)
 
 
 @dataclass(frozen=True, slots=True)

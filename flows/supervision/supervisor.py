@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from math import inf
 from uuid import UUID
 
 import anyio
@@ -135,6 +136,8 @@ class Supervisor:
         """Liveness of the lanes that ended without closing their lease, by number."""
         self.missing: list[int] = []
         """Numbers of the lanes to replace as soon as Postgres answers."""
+        self.replaced: set[int] = set()
+        """Numbers of the lanes that were replaced when they began to leave by themselves."""
         self.replacements_left = REPLACEMENTS_A_LANE * lanes
         self.failed = False
         self.marks: list[asyncio.Task[None]] = []
@@ -170,14 +173,12 @@ class Supervisor:
         return self._final_state()
 
     def _start(self) -> None:
-        left = self.options.max_seconds
-        if left is not None:
-            left -= time.monotonic() - self.started
-            if left <= 0:
-                return
+        left = self._left_s()
+        if left <= 0:
+            return
         # Never use a number twice: the row of a dead lane must not be taken for that of its replacement.
         number = self.summary.lanes = self.summary.lanes + 1
-        lane = self.start_lane(number, left)
+        lane = self.start_lane(number, None if left == inf else left)
         self.running[asyncio.create_task(lane.ended(), name=f"lane-{number}")] = lane
         self.liveness[number] = LaneLiveness(self.queue.lease_s, time.monotonic())
 
@@ -205,6 +206,7 @@ class Supervisor:
             if trouble := seen.trouble(now):
                 # This kills its process wherever it runs and whatever it does, and so ends the lane.
                 lane.kill(trouble)
+            self._replace_leaving(lane.number, rows.get(lane.number))
         await self._take_back(rows)
         if self.leaving:
             self.missing.clear()
@@ -225,6 +227,24 @@ class Supervisor:
             if self.showing is None or self.showing.done():
                 # Do not wait for it: lanes are supervised whether or not Prefect's server answers.
                 self.showing = asyncio.create_task(show(self.progress.show(remaining)))
+
+    def _replace_leaving(self, number: int, row: LaneRow | None) -> None:
+        """Replace a lane that leaves though nobody asked it to: Ray takes its node away.
+
+        It may hold its last tasks until the end of the node, and nobody would claim meanwhile.
+        """
+        if row is None or row.leaving_at is None or row.stop_requested or number in self.replaced:
+            return
+        over = self._left_s() <= 0
+        if not (self.leaving or over) and self.replacements_left:
+            self.replacements_left -= 1
+            self.replaced.add(number)
+            self.missing.append(number)
+
+    def _left_s(self) -> float:
+        """Return the time that lanes still have to claim, in seconds."""
+        limit_s = self.options.max_seconds
+        return inf if limit_s is None else limit_s - (time.monotonic() - self.started)
 
     async def _hand_over(self, lanes: Sequence[LaneRow]) -> None:
         """Relieve older runs once all our lanes claim tasks, and leave if this run is not needed."""
@@ -296,7 +316,7 @@ class Supervisor:
                 continue
             self.summary.lanes_died += 1
             self.dead[lane.number] = seen
-            if self.leaving:
+            if self.leaving or lane.number in self.replaced:
                 continue
             if lane.age_s < LONG_LIFE_S:
                 if self.replacements_left == 0:

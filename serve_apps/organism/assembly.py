@@ -212,7 +212,7 @@ class Assemblies:
         new = self.current = assemble(config, handlers, old, self._shared, self._connect)
         self._shared.result_limit_bytes = config.result_limit_bytes
         # The limit was set for a replacement of this replica, and this is a change in place.
-        self._calls.limit_drain(None)
+        self._calls.limit_drain()
         if old is not None:
             kept = set(map(id, new.runners))
             self.retiring += [runner for runner in old.runners if id(runner) not in kept]

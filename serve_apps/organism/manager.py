@@ -149,6 +149,7 @@ class OrganismManager:
             async with aclosing(call.chunks()) as chunks:
                 async for outcomes in chunks:
                     outcomes.timeout_s = timeout_s
+                    outcomes.leaving = self._calls.draining
                     outcomes.waiting = not len(outcomes) and not any_runs(work)
                     assembly = self._assemblies.current
                     outcomes.policies = assembly.policies(outcomes) if assembly else {}

@@ -135,6 +135,11 @@ class ScriptedOrganism:
                         while True:
                             await asyncio.sleep(0.01)
                             yield Outcomes()
+                    case "taken down" if self.runs[batch.ids[position]] == 1:
+                        yield Outcomes(begun=[position], leaving=True)
+                        raise ReplicaLost("the replica died")
+                    case "taken down":
+                        outcomes.add(position, "completed", result=str(batch.suspicions[position]))
                     case "kill" if batch.suspicions[position]:
                         outcomes.add(position, "failed", error="the worker process died: SIGKILL")
                     case "kill":

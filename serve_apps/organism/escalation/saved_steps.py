@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from organism_flows.blocks.json_text import NotJson, from_json, to_json
 from organism_flows.blocks.snooze import Snooze
-from organism_flows.blocks.task_report import Acknowledgement, Checkpoint, TaskReport
+from organism_flows.blocks.task_report import Acknowledgement, Checkpoint, Chunks, TaskReport
 from organism_flows.serve_apps.organism.execution.job_runner import JobRunner, logger
 from organism_flows.serve_apps.organism.execution.jobs import Job
 from organism_flows.serve_apps.organism.handler_api.context import STATE_LIMIT_BYTES
@@ -71,6 +71,8 @@ class SavedSteps:
         """What runs now, by number."""
         self._awaited: dict[int, tuple[int, int]] = {}
         """Steps of the newest checkpoint that is waited for, by number: of the task, and of its step."""
+        self._emitted: list[tuple[int, str]] = []
+        """Chunks of all steps in the order of the stream, with the numbers of their steps."""
         self._unsaved: dict[int, str] = {}
         """Why the newest state of a step is not saved, by number."""
         checkpoint = job.call.batch.checkpoints[job.position]
@@ -120,8 +122,7 @@ class SavedSteps:
     def report(self, number: int, report: TaskReport) -> None:
         """Take what a step reports, and report it for the task."""
         if report.chunks is not None:
-            # One stream for all steps: none of them takes the place of what another has emitted.
-            report = report._replace(chunks=report.chunks._replace(anew=False))
+            report = report._replace(chunks=self._in_stream(number, report.chunks))
         if report.state is not None:
             self._active = True
             self._saved.states[number] = from_json(report.state)
@@ -144,6 +145,20 @@ class SavedSteps:
             if answer.problem is not None or of_task <= answer.step:
                 del self._awaited[number]
                 self._answer(number, answer._replace(step=of_step))
+
+    def _in_stream(self, number: int, chunks: Chunks) -> Chunks:
+        """Return chunks of a step as chunks of the one stream that all steps share.
+
+        If the step is run again alone, because its batch failed as a whole, what it emitted before no longer
+        counts: the stream begins again, with what the other steps have emitted.
+        """
+        again = chunks.anew and any(of == number for of, _ in self._emitted)
+        if again:
+            self._emitted = [one for one in self._emitted if one[0] != number]
+        self._emitted += ((number, text) for text in chunks.texts)
+        return chunks._replace(
+            texts=[text for _, text in self._emitted] if again else chunks.texts, anew=again
+        )
 
     def _step(self) -> int:
         return sum(self._saved.counts.values()) + len(self._saved.ended)

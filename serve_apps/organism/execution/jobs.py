@@ -91,6 +91,8 @@ class Invocation:
     """The asyncio task that an async handler runs in."""
     begun: bool = True
     """True if the handler has begun; False while the tasks wait for a process or for another replica."""
+    leaving: bool = False
+    """True if the replica elsewhere that has the tasks is being taken down."""
     waits: bool = False
     """True if the handler has given way to the event loop."""
     work: ThreadCall | None = None

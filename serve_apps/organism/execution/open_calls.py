@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from math import inf
 from typing import TypeAlias
 
 from organism_flows.blocks.queue.wire import Batch
@@ -55,7 +56,7 @@ class OpenCalls:
         """Jobs by call and runner. A call without jobs has not been routed yet."""
         self._newest: dict[str, int] = {}
         """The newest claim of each task in these calls."""
-        self._drain_limit_s: float | None = None
+        self._drain_limit_s = inf
         self._draining_since: float | None = None
 
     @property
@@ -177,10 +178,10 @@ class OpenCalls:
             for organ, jobs in work.items():
                 organ.recall([job for job in jobs if job.claim in wanted], leaving=leaving)
 
-    def limit_drain(self, within_s: float | None) -> None:
+    def limit_drain(self, within_s: float = inf) -> None:
         """Give running tasks at most ``within_s`` seconds once this replica is taken down.
 
-        `None` means the time that their organs give them.
+        They never get more than their organs give them.
         """
         self._drain_limit_s = within_s
 
@@ -190,11 +191,13 @@ class OpenCalls:
         if self._draining_since is None:
             self._draining_since = now
             logger.info("taken down: %d calls under way", len(self._work))
+            for call in self._work:
+                call.wake()  # if this replica dies from now on, its tasks are not to blame
         waited_s = now - self._draining_since
         for work in list(self._work.values()):
             for organ, jobs in list(work.items()):
                 organ.recall(jobs, leaving=True)
-                limit_s = organ.drain_s if self._drain_limit_s is None else self._drain_limit_s
+                limit_s = min(organ.drain_s, self._drain_limit_s)
                 organ.ask_to_leave(jobs, max(limit_s - waited_s, 0.0))
                 if waited_s >= limit_s:
                     organ.stop([job for job in jobs if not job.reported], TAKEN_DOWN)

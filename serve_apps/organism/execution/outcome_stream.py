@@ -75,6 +75,10 @@ class BatchCall:
     def begin(self, position: int, version: str | None) -> None:
         """Report at once that a handler of this version is about to begin with a task."""
         self.begun[position] = version
+        self.wake()
+
+    def wake(self) -> None:
+        """Send a message now, even one without outcomes."""
         self._some.set()
         self._full.set()
 

@@ -196,6 +196,7 @@ class RemoteOrgan(CoroutineRunner):
             async for outcomes in stream:
                 if not run.begun and (outcomes.begun or outcomes.reports or len(outcomes)):
                     run.begun, run.started = True, time.monotonic()
+                run.leaving |= outcomes.leaving
                 if outcomes.versions:
                     run.version = self._version = next(iter(outcomes.versions.values()))
                 for report in outcomes.reports:
@@ -208,7 +209,7 @@ class RemoteOrgan(CoroutineRunner):
             raise ReplicaLost(f"organ {self.config.id} ended a call without {len(left)} outcomes")
 
     def _suspect(self, run: Invocation, what: str) -> None:
-        """Hand the tasks of a lost replica back as suspects.
+        """Hand the tasks of a lost replica back as suspects, unless it was being taken down.
 
         A suspect without a process of its own was the only one there, and was reported before it began. Its
         attempt is charged.
@@ -216,7 +217,9 @@ class RemoteOrgan(CoroutineRunner):
         left = run.open_jobs()
         logger.warning("organ %s: %s; %d tasks had not been reported", self.config.id, what, len(left))
         for job in left:
-            if job.suspect and run.begun and not self.config.isolates:
+            if run.leaving:
+                result = HandlerResult("interrupted", error=f"{what} while it was being taken down")
+            elif job.suspect and run.begun and not self.config.isolates:
                 result = HandlerResult("failed", error=f"ran as the only suspect on a replica, and {what}")
             else:
                 result = HandlerResult("replica_lost", error=what)

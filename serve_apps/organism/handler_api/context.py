@@ -54,8 +54,8 @@ class Saving:
 
         Raises:
             StaleClaim: It is not, because the task is no longer this attempt's.
-            MustLeave: The replica is taken down. Let it pass: the state is saved, and the next attempt
-                continues with it elsewhere.
+            MustLeave: The replica or the lane is taken down. Let it pass: the state is saved, and the next
+                attempt continues with it elsewhere.
             OSError: It is not, because the database refused it.
         """
         import asyncio  # worker processes of plain functions start faster without it
@@ -156,7 +156,7 @@ class Context:
 
     @property
     def must_leave(self) -> Leaving:
-        """Return whether the handler must leave, because its replica is taken down.
+        """Return whether the handler must leave, because its replica or its lane is taken down.
 
         It is true from then on, and can be awaited. Until its ``deadline`` the handler may go on; then it is
         stopped. Save a checkpoint and raise `MustLeave`: the task continues on another replica, and the
@@ -346,7 +346,7 @@ class Context:
             future.set_exception(self._must_leave())
 
     def _must_leave(self) -> MustLeave:
-        return MustLeave(f"task {self.task_id}: its replica is taken down; it continues on another")
+        return MustLeave(f"task {self.task_id}: its replica or lane is taken down; it continues on another")
 
     def _refuse_if_ended(self) -> None:
         if self._ended or self._cancelled():

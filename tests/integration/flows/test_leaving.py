@@ -316,3 +316,35 @@ async def test_calls_that_wait_for_a_replica_to_start_do_not_narrow_the_window(
         assert not organism.recalled
         organism.taking.set()
         await until(lambda: lane.summary.completed == 200)
+
+
+async def test_a_lane_that_leaves_within_a_time_hands_back_what_does_not(
+    queue: Queue, organism: ScriptedOrganism
+) -> None:
+    [long] = await submit(queue, "begin", max_attempts=1)
+    leaving = Lane(queue, organism)
+    async with running(leaving) as run:
+        await until(lambda: begun(queue, long))
+        leaving.leave(within_s=600)
+        await until(lambda: organism.acknowledged)
+        [asked] = organism.acknowledged.values()
+        assert asked.leave_within_s == pytest.approx(600, abs=60), "its handler is asked to leave"
+        assert not run.done()
+        leaving.leave(within_s=0)
+        await asyncio.wait_for(run, TIMEOUT)
+    task = await queue.get(long)
+    assert (task.status, task.attempts) == ("queued", 0)
+    assert [a.cause for a in task.history] == ["interrupted"]
+    assert organism.closed == len(organism.calls), "its handler is stopped"
+    await nothing_left_behind(queue)
+
+
+async def test_nobody_is_to_blame_for_the_death_of_a_replica_that_is_taken_down(
+    queue: Queue, organism: ScriptedOrganism
+) -> None:
+    [task_id] = await submit(queue, "taken down", max_attempts=1)
+    await asyncio.wait_for(Lane(queue, organism, until_empty=True).run(), TIMEOUT)
+    task = await queue.get(task_id)
+    assert (task.status, task.attempts, task.result) == ("completed", 1, 0), "it was no suspect"
+    [ended] = task.history
+    assert (ended.cause, ended.error) == ("interrupted", "the replica died while it was being taken down")

@@ -185,6 +185,22 @@ async def test_a_replica_that_is_taken_down_repeats_nothing_and_charges_nobody(q
         assert {attempt.cause for attempt in task.history} <= {"interrupted"}
 
 
+async def test_a_lane_that_leaves_with_its_node_repeats_nothing_and_charges_nobody(queue: Queue) -> None:
+    organism = LocalOrganism(CONFIG)
+    ids = await queue.submit([NewTask(type="w", params={"units": 40})] * 6)
+    leaving = Lane(queue, organism)
+    units.after_unit = once(lambda unit: unit == 2, lambda: leaving.leave(within_s=TIMEOUT))
+    await asyncio.wait_for(leaving.run(), TIMEOUT)
+    assert (await queue.reader.counts())["completed"] < 6, "it did not wait for their ends"
+    await asyncio.wait_for(Lane(queue, organism, until_empty=True).run(), TIMEOUT)
+    assert set(units.DONE.values()) == {1}
+    assert len(units.DONE) == 6 * 40
+    for task_id in ids:
+        task = await queue.get(str(task_id))
+        assert (task.status, task.attempts, task.suspicion) == ("completed", 1, 0)
+        assert {attempt.cause for attempt in task.history} <= {"interrupted"}
+
+
 class Readers:
     """Readers of streams: the gateway of each is gone after so many parts, and another takes its place."""
 

@@ -95,6 +95,41 @@ async def test_lanes_are_replaced_while_prefects_server_hangs(
     assert state.data.lanes == 4
 
 
+async def test_a_lane_that_leaves_with_its_node_is_replaced_before_it_has_ended(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "get_run_logger", lambda: logging.getLogger("test"))
+    monkeypatch.setattr(states, "get_run_logger", lambda: logging.getLogger("test"))
+    monkeypatch.setattr(states, "PAGE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(module, "PREFECT_WAIT_S", 0.2)
+    monkeypatch.setattr(module, "CHECK_INTERVAL_S", 0.02)
+    monkeypatch.setattr("prefect.client.orchestration.get_client", lambda: _Hanging())
+    await queue.leases.register("first", run="r", number=1)
+    await queue.leases.renew("first", settled=0, figures={}, leaving=True)
+    replaced = asyncio.Event()
+
+    class LeavingLane(StubLane):
+        async def ended(self) -> LaneEnd:
+            await replaced.wait()
+            # Its node is gone before it has ended: that is no reason for another replacement.
+            return LaneEnd(error="its process died", lost=True)
+
+    def start_lane(number: int, seconds: float | None) -> Any:
+        if number == 1:
+            return LeavingLane(number, LaneEnd())
+        replaced.set()
+        return StubLane(number, LaneEnd(summary=LaneSummary(lane="the last")))
+
+    options = LaneOptions(
+        run="r", batch_size=1, tasks_in_flight=1, until_empty=False, max_seconds=None, grace_s=1
+    )
+    async with asyncio.timeout(60):
+        state = await Supervisor(queue, options, start_lane, 1, asyncio.Event(), stop_nothing).run()
+    assert state.is_completed()
+    assert isinstance(state.data, DispatchSummary)
+    assert (state.data.lanes, state.data.lanes_died) == (2, 1)
+
+
 class _Hanging:
     async def __aenter__(self) -> None:
         await asyncio.Event().wait()

@@ -34,6 +34,8 @@ class Elsewhere:
         self.deadly: set[str] = set()
         """Names of tasks that end their replica before they end, and every call on it."""
         self.death = asyncio.Event()
+        self.leaving = False
+        """Its replicas say that they are being taken down."""
 
     async def call(self, tasks: Batch) -> AsyncGenerator[Outcomes, None]:
         names = [misbehaviour_name(text) for text in tasks.params]
@@ -46,9 +48,9 @@ class Elsewhere:
             if death.is_set():
                 raise ReplicaLost("a replica died")
             outcomes = Outcomes.from_wire(wire)
+            outcomes.leaving |= self.leaving
             deadly = self.deadly.intersection(names)
-            if not (deadly and len(outcomes)):
-                yield outcomes
+            yield Outcomes(leaving=outcomes.leaving) if deadly and len(outcomes) else outcomes
             if deadly:
                 death.set()
                 self.death = asyncio.Event()

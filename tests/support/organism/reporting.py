@@ -138,6 +138,16 @@ async def emits_coroutine(params: dict[str, Any], context: Context) -> None:
         await asyncio.sleep(0)
 
 
+def emits_and_fails_together(tasks: list[dict[str, Any]], contexts: list[Context]) -> list[None]:
+    """Emits the name of each task and, if there are several, fails as a whole when it is let go."""
+    for task, context in zip(tasks, contexts, strict=True):
+        context.emit(task["params"]["name"])
+    if len(tasks) > 1:
+        GO.wait(60)
+        raise ValueError("not together")
+    return [None] * len(tasks)
+
+
 def emits_batched(tasks: list[dict[str, Any]], contexts: list[Context]) -> list[None]:
     """Fails as a whole if there are several tasks, after it has emitted for each."""
     for task, context in zip(tasks, contexts, strict=True):

@@ -177,3 +177,14 @@ async def test_health_of_organs_apart_asks_only_those_that_are_always_there() ->
     assert (await manager.health_apart())["far"]["status"] == "healthy"
     manager, _ = apart("seen", {"autoscaling": {"min_replicas": 0, "max_replicas": 2}})
     assert await manager.health_apart() == {}
+
+
+@pytest.mark.parametrize("suspects", ["process", "replica"])
+async def test_a_death_of_a_replica_that_is_taken_down_makes_no_suspect(suspects: str) -> None:
+    manager, elsewhere = apart("seen", suspects=suspects)
+    elsewhere.deadly, elsewhere.leaving = {"a"}, True
+    tasks = batch(("far", {"name": "a"}))
+    for wire in (tasks, suspected(tasks)):
+        result = await run(manager, wire)
+        assert result.causes == {0: "interrupted"}
+        assert result.errors == {0: "a replica died while it was being taken down"}

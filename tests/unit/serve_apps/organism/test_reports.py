@@ -47,6 +47,7 @@ class Reader:
         self.problem = problem
         self.stale = stale
         self.result = Result()
+        self.leaving = False
         self.reports: dict[int, TaskReport] = {}
         self.messages = 0
         self.first = asyncio.Event()
@@ -64,6 +65,7 @@ class Reader:
             outcomes = Outcomes.from_wire(message)
             answers = {}
             self.messages += bool(outcomes.reports)
+            self.leaving |= outcomes.leaving
             for report in outcomes.reports:
                 assert report.position not in self.result.causes, "reported after its end"
                 self.reports[report.position] = report.after(self.reports.get(report.position))
@@ -288,6 +290,7 @@ async def test_a_handler_leaves_in_time_and_hands_its_state_on(handler: str, pro
     manager.drain()
     result = await asyncio.wait_for(reading, 60)
     assert result.causes == {0: "interrupted"}
+    assert reader.leaving, "if the replica had died instead, the lane would know that it was leaving"
     assert reader.reports[0].state is not None, "saved before it was handed back"
     if handler != "unaware":
         assert reader.reports[0].state == '"left in time"'
@@ -453,3 +456,23 @@ async def test_chunks_of_a_step_stay_when_its_state_cannot_be_saved() -> None:
     reader = Reader(manager)
     await reader.read(escalated({"organ": "r", "params": {"size": 255_990}}))
     assert emitted(reader) == ['"a chunk"']
+
+
+async def test_steps_that_are_run_again_alone_emit_once_and_keep_what_others_have_emitted() -> None:
+    manager = organism(
+        organ("planner", "plan"),
+        organ("r", f"{HANDLERS}:emits"),
+        organ("b", f"{HANDLERS}:emits_and_fails_together", batch=True, max_batch_size=2),
+        escalation={"drift_score": 1.0, "planner": "planner"},
+    )
+    reader = Reader(manager)
+    together = [{"organ": "b", "params": {"name": name}} for name in ("p", "q")]
+    steps = [{"organ": "r", "params": {"units": 2}}, *together]
+    reading = asyncio.create_task(reader.read(escalated(*steps, parallel=True)))
+    await until(lambda: reader.reports and len(emitted(reader)) == 4)
+    reporting.GO.set()
+    await asyncio.wait_for(reading, 60)
+    assert sorted(emitted(reader)) == sorted([*units(2), '"p"', '"q"'])
+    chunks = reader.reports[0].chunks
+    assert chunks is not None
+    assert chunks.anew, "whoever reads it sees that it begins again"
