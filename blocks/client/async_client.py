@@ -20,6 +20,7 @@ from uuid import UUID
 import httpx
 
 from organism_flows.blocks.client import requests as calls
+from organism_flows.blocks.client.answer_lines import AnswerLines
 from organism_flows.blocks.client.async_operations import AsyncOperations
 from organism_flows.blocks.client.connection import WaitBudget, connection
 from organism_flows.blocks.client.event_messages import AnswerLinks, EventResult
@@ -331,16 +332,17 @@ class Client(AsyncOperations):
             GatewayUnavailable: The answer broke off.
         """
         http = self._http()
-        missing = set(ids)
+        missing, lines = set(ids), AnswerLines()
         try:
             async with http.stream(**calls.wait_many(ids, left, self._timeout)) as answer:
                 if not answer.is_success:
                     await answer.aread()
                     raise calls.refusal(answer)
-                async for line in answer.aiter_lines():
-                    if (waited := calls.wait_line(line)) is not None:
-                        missing.discard(waited.id)
-                        yield waited
+                async for piece in answer.aiter_bytes():
+                    for line in lines.add(piece):
+                        if (waited := calls.wait_line(line)) is not None:
+                            missing.discard(waited.id)
+                            yield waited
         except httpx.TransportError as error:
             raise unreachable(http.base_url, error) from None
         if missing:

@@ -130,13 +130,13 @@ def result_of(outcome: WaitResult, timeout: float | None) -> Any:
     return outcome.result
 
 
-def wait_line(line: str) -> WaitResult | None:
+def wait_line(line: bytes) -> WaitResult | None:
     """Return the outcome in one line of the answer to a wait for many tasks; `None` for a sign of life.
 
     Raises:
         GatewayError: The task does not exist, or not any more.
     """
-    if not line.strip():
+    if not line:
         return None
     found = _LINE.validate_json(line)
     if isinstance(found, MissingTask):

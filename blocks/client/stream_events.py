@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
+from organism_flows.blocks.client.answer_lines import AnswerLines
 from organism_flows.blocks.client.connection import WaitBudget
 from organism_flows.blocks.client.requests import TASK_PATH, missing_task
 from organism_flows.blocks.queue.models.streams import StreamBegin, StreamChunk
@@ -28,14 +29,14 @@ class StreamEvents:
         self._timeout = timeout
         self.patience = WaitBudget(timeout)
         self._last: str | None = None
-        self._unread = b""
+        self._lines = AnswerLines()
         self._fields: dict[bytes, bytes] = {}
         self.ended = False
         """True once the task has ended and every chunk has been read."""
 
     def request(self) -> dict[str, Any]:
         """Return the options of a streamed request for what follows the last event."""
-        self._unread, self._fields = b"", {}  # an earlier answer may have broken off within an event
+        self._lines, self._fields = AnswerLines(), {}  # an earlier answer may have broken off within an event
         return {
             "method": "GET",
             "url": f"{TASK_PATH}/{self._id}/stream",
@@ -50,10 +51,7 @@ class StreamEvents:
             GatewayError: The task no longer exists.
             TimeoutError: The time is up.
         """
-        # Only these are line breaks here. `httpx.Response.iter_lines` also splits at others, such as U+2028,
-        # which JSON text may contain.
-        *lines, self._unread = (self._unread + piece).split(b"\n")
-        for line in lines:
+        for line in self._lines.add(piece):
             if line:
                 name, _, value = line.partition(b": ")
                 self._fields[name] = value

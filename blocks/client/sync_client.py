@@ -17,6 +17,7 @@ from uuid import UUID
 import httpx
 
 from organism_flows.blocks.client import requests as calls
+from organism_flows.blocks.client.answer_lines import AnswerLines
 from organism_flows.blocks.client.connection import WaitBudget, connection
 from organism_flows.blocks.client.event_messages import AnswerLinks, EventResult
 from organism_flows.blocks.client.messages import (
@@ -309,16 +310,17 @@ class SyncClient(SyncOperations):
             GatewayUnavailable: The answer broke off.
         """
         http = self._http
-        missing = set(ids)
+        missing, lines = set(ids), AnswerLines()
         try:
             with http.stream(**calls.wait_many(ids, left, self._timeout)) as answer:
                 if not answer.is_success:
                     answer.read()
                     raise calls.refusal(answer)
-                for line in answer.iter_lines():
-                    if (waited := calls.wait_line(line)) is not None:
-                        missing.discard(waited.id)
-                        yield waited
+                for piece in answer.iter_bytes():
+                    for line in lines.add(piece):
+                        if (waited := calls.wait_line(line)) is not None:
+                            missing.discard(waited.id)
+                            yield waited
         except httpx.TransportError as error:
             raise unreachable(http.base_url, error) from None
         if missing:

@@ -165,7 +165,7 @@ class _Start:
         if previous and healthy >= self._wanted():
             for line in ignored_ports(self.settings, previous):
                 self._note("stack", line)
-            await organism_app.declare_limits(app, self.settings)
+            await organism_app.declare_limits(app, self.settings, on_note=partial(self._note, "limits"))
             await self._deploy(app, previous, self._timed("organism"))
             return StackStarted(previous, True, self.changes)
         kept = healthy & set(ROLES)
@@ -252,7 +252,7 @@ class _Start:
             if self.settings.gateway and "gateway" not in kept:
                 steps.append(self._gateway(stack, client))
             await all_of(steps)
-            await organism_app.declare_limits(app, self.settings)
+            await organism_app.declare_limits(app, self.settings, on_note=partial(self._note, "limits"))
             if self.settings.worker and "worker" not in kept:
                 await components.start_watchdog(client, stack)
 

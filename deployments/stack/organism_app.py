@@ -98,15 +98,22 @@ async def deploy(
     )
 
 
-async def declare_limits(app: OrganismApp, settings: Settings) -> None:
-    """Set the limits and weights that the configuration declares, in tables that are up to date."""
+async def declare_limits(app: OrganismApp, settings: Settings, *, on_note: Callable[[str], None]) -> None:
+    """Set the limits and weights that the configuration declares, in tables that are up to date.
+
+    Args:
+        app: The organism, with its configuration.
+        settings: Name the database.
+        on_note: Told what has changed.
+    """
     if app.config.limits is None and app.config.weights is None:
         return
     from organism_flows.blocks.local_stack.stack_state import queue_dsn
     from organism_flows.blocks.queue import Queue
 
     async with Queue(queue_dsn(settings).get_secret_value(), connections=1) as queue:
-        await queue.operator.declare(app.config.limits, app.config.weights)
+        if changed := await queue.operator.declare(app.config.limits, app.config.weights):
+            on_note(f"limits set or removed, as the configuration declares: {', '.join(changed)}")
 
 
 async def wait_until_healthy(client: httpx.AsyncClient, stack: StackState) -> None:

@@ -38,12 +38,15 @@ ATTENTION_SHOWN = 4
 LEVELS = {"bad": ("✗", "bold red"), "warn": ("!", "yellow"), "info": ("·", "dim")}
 LANE_STYLES = {"live": "green", "silent": "bold red"}
 COLUMNS: dict[str, Sequence[str]] = {
-    "types": ("Type", "Ready", "Running", "Retrying", "Scheduled", "Dead 1 h", "Oldest", "Median", "95 %"),
+    "types": (
+        "Type", "Ready", "Running", "Retrying", "Scheduled", "Waiting", "Dead 1 h",
+        "Oldest", "Median", "95 %",
+    ),
     "failures": ("Tasks", "Last", "Type", "Error"),
     "lanes": ("Lane", "State", "Heartbeat", "Holds", "Per s", "Settled", "Host"),
     "organs": ("Organ", "Handler", "Types", "Replicas", "In flight", "Waiting", "Completed", "Failed"),
     "tasks": ("Id", "Status", "Type", "Attempt", "Created", "Error"),
-}
+}  # fmt: skip
 
 
 class TopApp(App[None]):
@@ -243,6 +246,7 @@ class OverviewScreen(Screen[None]):
             number(one.running),
             number(one.retrying, more=one.more),
             number(one.scheduled, more=one.more),
+            number(one.waiting, more=one.more),
             number(one.dead_last_hour, style="bold red"),
             duration(one.oldest_ready_s),
             duration(total[0] / 1000 if total else None),

@@ -6,8 +6,9 @@ them. The gateway keeps no list of links: an event comes once, so the links of a
 
 from __future__ import annotations
 
+import hashlib
 import hmac
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import b64encode, urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
@@ -19,6 +20,21 @@ from organism_flows.blocks.settings import Settings
 
 PATH = "/answers"
 """Path of the links, below that of the gateway."""
+STYLE = (
+    ":root{color-scheme:light dark;font:1rem/1.5 system-ui,sans-serif}"
+    "body{max-width:32rem;margin:3rem auto;padding:0 1rem;overflow-wrap:anywhere}"
+    "h1{font-size:1.5rem;line-height:1.25}"
+    "button{font:inherit;font-weight:600;padding:.75rem 1.5rem;border:0;border-radius:.5rem;"
+    "background:#0b5cad;color:#fff}"
+)
+"""Style of the page of a link. It stands in the page, which loads nothing."""
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src "
+    f"'sha256-{b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()}'; frame-ancestors 'none'",
+    # The form needs an Origin, which browsers leave out for a page that names no referrer.
+    "Referrer-Policy": "same-origin",
+}
+"""Headers of the page that differ from those of the API."""
 LINK_LIMIT = 2000
 """Most characters of a link that are read."""
 

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from organism_flows.serve_apps.gateway.board.files import BOARD_HEADERS
+from organism_flows.serve_apps.gateway.http.answer_links import HEADERS as ANSWER_HEADERS
 from organism_flows.serve_apps.gateway.http.answer_links import PATH as ANSWERS
 from organism_flows.serve_apps.gateway.http.problems import RequestRefused, refusal
 from organism_flows.serve_apps.gateway.http.rate_limit import RateLimit
@@ -67,10 +68,8 @@ _HEADERS = [(name.lower().encode(), value.encode()) for name, value in SECURITY_
 _BOARD_HEADERS = [
     (name.lower().encode(), value.encode()) for name, value in (SECURITY_HEADERS | BOARD_HEADERS).items()
 ]
-# The form needs an Origin, which browsers leave out for a page that names no referrer.
 _ANSWER_HEADERS = [
-    (name.lower().encode(), value.encode())
-    for name, value in (SECURITY_HEADERS | {"Referrer-Policy": "same-origin"}).items()
+    (name.lower().encode(), value.encode()) for name, value in (SECURITY_HEADERS | ANSWER_HEADERS).items()
 ]
 _NAMES = frozenset(name for name, _ in _HEADERS)
 

@@ -7,7 +7,7 @@ from fastapi.responses import HTMLResponse
 
 from organism_flows.blocks.errors import EventRefused, TaskNotFound
 from organism_flows.serve_apps.gateway.dependencies import TheParts, TheQueue
-from organism_flows.serve_apps.gateway.http.answer_links import PATH, Answer
+from organism_flows.serve_apps.gateway.http.answer_links import PATH, STYLE, Answer
 
 INVALID = (404, "This link is not valid", "It is incomplete, or another system has made it.")
 EXPIRED = (410, "This link has expired", "Ask whoever sent it for a new one.")
@@ -64,6 +64,6 @@ def _page(status: int, title: str, text: str, *, button: str | None = None) -> H
     return HTMLResponse(
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width"><meta name="robots" content="noindex">'
-        f"<title>{escape(title)}</title><h1>{escape(title)}</h1><p>{escape(text)}</p>{form}</html>",
+        f"<title>{escape(title)}</title><style>{STYLE}</style><h1>{escape(title)}</h1><p>{escape(text)}</p>{form}</html>",
         status,
     )

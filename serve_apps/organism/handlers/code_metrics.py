@@ -6,6 +6,7 @@ import ast
 import stat
 import tokenize
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -58,7 +59,8 @@ def measure(source: str, tree: ast.Module) -> dict[str, Any]:
                 imports.update(alias.name for alias in node.names)
             case ast.ImportFrom():
                 imports.add("." * node.level + (node.module or ""))
-    lines = source.splitlines()
+    # Not `splitlines`: it also splits at form feeds and others, which end no line of Python.
+    lines = list(StringIO(source))
     code_lines = sum(
         1
         for number, line in enumerate(lines, 1)

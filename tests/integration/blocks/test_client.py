@@ -43,6 +43,10 @@ async def client(database: str) -> AsyncIterator[Client]:
         yield client
 
 
+UNUSUAL = "line\u2028next\u0085last"
+"""Text with characters that some count as line breaks. JSON does not."""
+
+
 async def settle(queue: Queue, cause: Cause, **columns: Any) -> None:
     batch = await claim(queue)
     await queue.claims.settle("lane", batch, outcomes_of(batch, cause, **columns))
@@ -225,11 +229,11 @@ async def test_many_tasks_are_waited_for_in_one_request(database: str, queue: Qu
 
 async def test_a_wait_for_many_ends_with_the_time_and_names_the_missing(client: Client, queue: Queue) -> None:
     first = await client.submit("t")
-    await settle(queue, "completed", result="[2]")
+    await settle(queue, "completed", result=f'["{UNUSUAL}"]')
     second = await client.submit("t")
     found = [outcome async for outcome in client.wait_many([second.id, first.id, first.id], timeout=0.3)]
     assert [(o.id, o.finished, o.result) for o in found] == [
-        (first.id, True, [2]),
+        (first.id, True, [UNUSUAL]),
         (second.id, False, None),
     ]
     assert [o async for o in client.wait_many([])] == []
@@ -306,6 +310,9 @@ def test_one_client_in_many_event_loops(databases: Any) -> None:
 
 
 async def test_a_client_without_an_event_loop(database: str, queue: Queue) -> None:
+    [done] = await queue.submit([NewTask(type="t")])
+    await settle(queue, "completed", result=f'"{UNUSUAL}"')
+
     def use(url: str) -> None:
         with SyncClient(url) as client:
             first = client.submit("t", {"n": 1}, dedup_key="k")
@@ -325,6 +332,7 @@ async def test_a_client_without_an_event_loop(database: str, queue: Queue) -> No
             )
             assert client.remove_limit("l")
             assert {o.status for o in client.wait_many(t.id for t in many)} == {"cancelled"}
+            assert [o.result for o in client.wait_many([done])] == [UNUSUAL]
             assert client.pause("type", "t")[0].name == "t"
             assert client.resume("type", "t")
             assert [row.action for row in client.audit()][:2] == ["resume", "pause"]

@@ -99,6 +99,38 @@ def test_signal(organism: Any) -> None:
     assert organism("tasks", "list", "--status", "waiting")[1]["tasks"] == []
 
 
+def test_wait(organism: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    [done] = organism("submit", "echo")[1]["ids"]
+    [failed] = organism("submit", "echo")[1]["ids"]
+    [left] = organism("submit", "echo", "--priority", "-1")[1]["ids"]
+
+    async def end(**outcome: Any) -> None:
+        async with Queue(os.environ["ORGANISM_DSN"]) as queue:
+            batch = await claim(queue, limit=1)
+            await queue.claims.settle("lane", batch, outcomes_of(batch, **outcome))
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "organism_flows.deployments.cli.main", "tasks", "wait", done[:14], failed],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    asyncio.run(end(cause="completed", result='{"n": 100000000000000000000}'))
+    assert process.stdout.readline() == f'{done}  completed  {{"n": 100000000000000000000}}\n'
+    asyncio.run(end(cause="rejected", error="ValueError: no\n  more"))
+    assert process.communicate(timeout=60)[0] == f"{failed}  failed     ValueError: no more\n"
+    assert process.returncode == 1
+
+    assert cli.run(["tasks", "wait", done, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["result"] == {"n": 10**20}
+    assert cli.run(["tasks", "wait", left, done, "--timeout", "0.1"]) == 1
+    assert capsys.readouterr().out.endswith(
+        f"{left}  queued     has not ended: see `organism tasks why {left}`\n"
+    )
+    code, answer, _ = organism("tasks", "wait")
+    assert (code, "no task was named" in answer["error"]) == (1, True)
+
+
 def test_run_and_retry(organism: Any) -> None:
     [task_id] = organism("submit", "echo")[1]["ids"]
     code, done, _ = organism("tasks", "retry", task_id)

@@ -22,9 +22,16 @@ weights: {acme: 3}
 async def test_the_limits_of_a_file_are_in_the_tables(database: str, tmp_path: Path) -> None:
     file = tmp_path / "organism.yaml"
     settings = Settings(dsn=SecretStr(database), config=file)
-    for text, names in ((FILE, ["provider"]), ("{}", ["provider"]), ("limits: []", [])):
+    for text, names, changed in (
+        (FILE, ["provider"], "provider, weights"),
+        ("{}", ["provider"], None),
+        ("limits: []", [], "provider"),
+    ):
         file.write_text(text)
-        await organism_app.declare_limits(await organism_app.load(settings), settings)
+        notes: list[str] = []
+        app = await organism_app.load(settings)
+        await organism_app.declare_limits(app, settings, on_note=notes.append)
+        assert [note.partition(": ")[2] for note in notes] == ([changed] if changed else [])
         async with Queue(database) as queue:
             assert [limit.name for limit in await queue.operator.limits()] == names
             assert await queue.operator.weights() == {"acme": 3}

@@ -79,14 +79,11 @@ async def test_all_is_seen_at_a_glance_over_http(database: str, tmp_path: Path) 
         await shown(pilot, "12 dead letters in the last hour, most of type caption")
         assert gateway.url in text(pilot, "#title")
         figures = text(pilot, "#figures")
-        assert [word for word in figures.splitlines()[1].split() if word.isdigit()][:4] == [
-            "120",
-            "4",
-            "2",
-            "3",
-        ]
+        assert figures.splitlines()[1].split()[:5] == ["120", "4", "2", "3", "1"]
+        refund = next(row for row in rows(pilot, "types") if row[0] == "refund")
+        assert refund[1:7] == ["0", "0", "0", "0", "1", "0"]
         caption = next(row for row in rows(pilot, "types") if row[0] == "caption")
-        assert caption[1:6] == ["120", "4", "2", "0", "12"]
+        assert caption[1:7] == ["120", "4", "2", "0", "0", "12"]
         assert rows(pilot, "lanes")[0][:2] == ["otter-0", "live"]
         assert [row[0] for row in rows(pilot, "organs")] == ["captions", "vectors"]
         await pilot.press("2")
@@ -122,6 +119,17 @@ async def test_from_a_type_to_a_task_and_back_into_the_queue(pilot: Pilot[None],
     await until(lambda: is_in(queue, chosen, "cancelled"))
     await pilot.press("escape")
     await until(lambda: len(rows(pilot, "tasks")) == 11)
+
+
+async def test_a_task_that_waits_says_for_what(pilot: Pilot[None]) -> None:
+    await pilot.press("slash")
+    await until(lambda: pilot.app.screen.query(Input))
+    pilot.app.screen.query_one(Input).value = "status=waiting"
+    await pilot.press("enter")
+    await until(lambda: [row[1:3] for row in rows(pilot, "tasks")] == [["waiting", "refund"]])
+    await pilot.press("enter")
+    await shown(pilot, "waits for the event approval since", "#task")
+    await shown(pilot, "→ send it: `organism tasks signal", "#task")
 
 
 async def is_in(queue: Queue, task: str, status: str) -> bool:

@@ -9,12 +9,22 @@ import asyncpg
 from organism_flows.blocks.organism_reports import OrganReport, StatusReport
 from tests.support.scripted_organism import ScriptedOrganism
 
-FILL = """
+WAITING = """
+WITH waiting AS (
+    INSERT INTO tasks (type, domain, description, run_after, waits_for)
+    VALUES ($1, 'shop', 'Refund 40 €?', now() + interval '1 day', 'approval') RETURNING id, run_after
+)
+INSERT INTO task_waits (task_id, claim, name, since, until, or_fail)
+    SELECT id, 0, 'approval', now() - interval '2 hours', run_after, true FROM waiting;
+"""
+"""A task of the type $1 that waits for a person."""
+FILL = f"""
+{WAITING.replace("$1", "'refund'")}
 INSERT INTO tasks (type, domain, status, created_at, run_after, finished_at, elapsed_ms, organ_id, params,
                    result, attempts)
     SELECT (ARRAY['caption', 'embed'])[1 + i % 2], 'photos', 'completed',
            now() - i * interval '1 s' - interval '2 s', now(), now() - i * interval '1 s', 100 + i,
-           'captions', jsonb_build_object('image', i), '{"text": "a dog"}', 1
+           'captions', jsonb_build_object('image', i), '{{"text": "a dog"}}', 1
     FROM generate_series(1, 40) i;
 INSERT INTO tasks (type, domain, run_after)
     SELECT 'caption', 'photos', now() - interval '1 s' FROM generate_series(1, 120);
@@ -33,10 +43,10 @@ INSERT INTO tasks (type, domain, status, finished_at, attempts, error)
     FROM generate_series(1, 3) i;
 INSERT INTO lanes (id, run, number, host, pid, lease_until, settled, figures)
     VALUES ('otter-0', '3f6c1f0e-5b1a-4c9e-9d7e-8a1f2b3c4d5e', 0, 'worker', 41, now() + interval '1 hour',
-            100, '{"windows": {"caption": 24}}');
+            100, '{{"windows": {{"caption": 24}}}}');
 INSERT INTO task_audit (id, action, actor, tasks, details)
-    VALUES (gen_random_uuid(), 'verify', 'ops@worker', 0, '{"status": "ok", "line": "all 20 checks are ok",
-            "run": "7d1c1f0e-5b1a-4c9e-9d7e-8a1f2b3c4d5e"}');
+    VALUES (gen_random_uuid(), 'verify', 'ops@worker', 0, '{{"status": "ok", "line": "all 20 checks are ok",
+            "run": "7d1c1f0e-5b1a-4c9e-9d7e-8a1f2b3c4d5e"}}');
 INSERT INTO tasks (type, domain, status, locked_by, locked_at, claim, attempts)
     SELECT 'caption', 'photos', 'running', 'otter-0', now(), i, 1 FROM generate_series(1, 4) i;
 INSERT INTO task_types (type, max_attempts, timeout_s) VALUES ('caption', 7, 30);

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 from uuid import UUID
 
 from cyclopts import Parameter
 
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.validation import first_error
+from organism_flows.deployments.cli.commands.tasks.events import link, signal
 from organism_flows.deployments.cli.commands.tasks.reads import tasks
 from organism_flows.deployments.cli.commands.tasks.stream import stream_task
+from organism_flows.deployments.cli.commands.tasks.wait import wait_for_tasks
 from organism_flows.deployments.cli.exit_codes import ExitCode
 from organism_flows.deployments.cli.options import OfDomain, OfType
 from organism_flows.deployments.cli.output import AsJson, show
-from organism_flows.deployments.cli.own_queue import open_queue
+from organism_flows.deployments.cli.own_queue import ids_of, open_queue
 
-if TYPE_CHECKING:
-    from organism_flows.blocks.queue import Queue
-
-
+tasks.command(wait_for_tasks, name="wait")
 tasks.command(stream_task, name="stream")
 
 
@@ -35,7 +33,7 @@ async def cancel(*ids: str, as_json: AsJson = False) -> int:
         as_json: Print the result as JSON.
     """
     async with open_queue() as queue:
-        found = await _found(queue, ids)
+        found = await ids_of(queue, ids)
         done = await queue.operator.cancel(found)
     _show_groups(
         {"cancelled": done.cancelled, "requested": done.requested, "unchanged": done.unchanged},
@@ -57,7 +55,7 @@ async def run(*ids: str, as_json: AsJson = False) -> int:
         as_json: Print the result as JSON.
     """
     async with open_queue() as queue:
-        found = await _found(queue, ids)
+        found = await ids_of(queue, ids)
         started = await queue.operator.start(found)
     unchanged = [task_id for task_id in found if task_id not in started]
     _show_groups({"queued": started, "unchanged": unchanged}, as_json)
@@ -75,7 +73,7 @@ async def retry(*ids: str, as_json: AsJson = False) -> int:
         as_json: Print the result as JSON.
     """
     async with open_queue() as queue:
-        found = await _found(queue, ids)
+        found = await ids_of(queue, ids)
         done = await queue.operator.retry(found)
     _show_groups(
         {"queued": done.retried, "unchanged": done.unchanged, "duplicates": done.duplicates}, as_json
@@ -83,35 +81,8 @@ async def retry(*ids: str, as_json: AsJson = False) -> int:
     return ExitCode.FAILED if done.unchanged or done.duplicates else ExitCode.DONE
 
 
-@tasks.command(name="signal")
-async def signal(id: str, event: str, payload: str = "null", /, *, as_json: AsJson = False) -> None:
-    """Send an event to a task. If the task waits for it, it continues; else the event is kept for it.
-
-    Sent twice, it counts once.
-
-    Args:
-        id: Id of the task, or the beginning of its id.
-        event: Name of the event.
-        payload: JSON that the handler gets with it.
-        as_json: Print the result as JSON.
-    """
-    try:
-        value = json.loads(payload)
-    except ValueError as error:
-        raise ConfigurationError(
-            f"the payload is not JSON: {error}",
-            """write text as '"text"', an object as '{"choice": "approve"}'""",
-        ) from None
-    async with open_queue() as queue:
-        task = await queue.get(id)
-        outcome = await queue.producer.send_event(task.id, event, value)
-    words = {
-        "resumed": "the task waited for it and continues",
-        "kept": "kept until the task waits for it",
-        "duplicate": "the task has had it: nothing changes",
-    }
-    result = {"id": str(task.id), "event": event, "outcome": outcome}
-    show(result, as_json, f"{task.id}  {event}: {words[outcome]}")
+tasks.command(signal, name="signal")
+tasks.command(link, name="link")
 
 
 @tasks.command(name="pause")
@@ -215,12 +186,6 @@ async def policy(
 
 def _said(name: str, value: Any) -> str:
     return f"{name} {value}" if isinstance(value, str) else f"{name} {value:g}"
-
-
-async def _found(queue: Queue, ids: tuple[str, ...]) -> list[UUID]:
-    if not ids:
-        raise ConfigurationError("no task was named", "give at least one id: `organism tasks list` has them")
-    return [(await queue.get(task_id)).id for task_id in ids]
 
 
 def _show_groups(groups: dict[str, list[UUID]], as_json: bool, **words: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,6 +15,7 @@ from organism_flows import Client
 from organism_flows.blocks.errors import GatewayError
 from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.blocks.snooze import Snooze
+from organism_flows.deployments.cli import main as cli
 from organism_flows.serve_apps.gateway.http.answer_links import LinkSigner
 from tests.support.clock import START, advance, set_clock
 from tests.support.gateway.problems import check_problem
@@ -21,14 +24,16 @@ from tests.support.queue.helpers import claim, outcomes_of
 from tests.support.sql import pool_of
 
 pytestmark = pytest.mark.anyio
-TOKENS = {"read": "can-read", "submit": "can-submit", "operate": "can-operate"}
+TOKENS = {"read": "can-read", "submit": "can-submit-to-queue", "operate": "can-operate"}
 
 
 @pytest.fixture
 async def guarded(database: str, tmp_path: Path) -> AsyncIterator[Gateway]:
     """A gateway that asks for tokens and has a key for links."""
     tokens = token_file(tmp_path, **TOKENS)
-    async with running(database, gateway_tokens=tokens, link_key="k" * 32, token="can-submit") as gateway:
+    async with running(
+        database, gateway_tokens=tokens, link_key="k" * 32, token="can-submit-to-queue"
+    ) as gateway:
         yield gateway
 
 
@@ -50,7 +55,7 @@ async def test_an_event_resumes_the_task_that_waits_for_it(guarded: Gateway, que
     refused = await guarded.http.post(f"/api/tasks/{task_id}/events/approval", headers=read)
     assert check_problem(refused).status == 403
     large = {f"key {number}": number for number in range(200)}
-    async with Client(guarded.url, token="can-submit") as client:
+    async with Client(guarded.url, token="can-submit-to-queue") as client:
         assert (await client.send_event(task_id, "other")).outcome == "kept"
         sent = await client.send_event(task_id[:12], "approval", large)
         assert (str(sent.id), sent.outcome, sent.status) == (task_id, "resumed", "queued")
@@ -72,7 +77,7 @@ async def test_an_event_resumes_the_task_that_waits_for_it(guarded: Gateway, que
 
 async def test_a_person_answers_by_a_link_once(guarded: Gateway, queue: Queue) -> None:
     task_id = await waiting(queue, description="Refund <b>40 €</b>?")
-    async with Client(guarded.url, token="can-submit") as client:
+    async with Client(guarded.url, token="can-submit-to-queue") as client:
         made = await client.answer_links(task_id, "approval")
     assert list(made.links) == ["approve", "reject"]
     async with httpx.AsyncClient(trust_env=False) as person:
@@ -81,7 +86,9 @@ async def test_a_person_answers_by_a_link_once(guarded: Gateway, queue: Queue) -
             assert page.status_code == 200
             assert "<button>approve</button>" in page.text
             assert "Refund &lt;b&gt;40 €&lt;/b&gt;?" in page.text
-            assert page.headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+            policy = page.headers["content-security-policy"]
+            assert policy.startswith("default-src 'none'; style-src 'sha256-")
+            assert policy.endswith("; frame-ancestors 'none'")
             assert page.headers["cache-control"] == "no-store"
         assert (await queue.get(task_id)).status == "waiting"
         form = {"content-type": "application/x-www-form-urlencoded"}
@@ -95,9 +102,36 @@ async def test_a_person_answers_by_a_link_once(guarded: Gateway, queue: Queue) -
     assert batch.waits[batch.claims[0]].payload == '{"choice": "approve"}'
 
 
+async def test_the_command_line_makes_links(
+    guarded: Gateway, queue: Queue, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task_id = await waiting(queue)
+    monkeypatch.setenv("ORGANISM_GATEWAY_URL", guarded.url)
+    monkeypatch.setenv("ORGANISM_TOKEN", "can-submit-to-queue")
+
+    async def link(*choices: str) -> str:
+        words = ["tasks", "link", task_id[:14], "approval", *choices]
+        command, bound, _ = cli.build().parse_args(words, exit_on_error=False, print_error=False)
+        await command(*bound.args, **bound.kwargs)
+        return capsys.readouterr().out
+
+    made = json.loads(await link("--choice", "yes", "--choice", "no", "--expires-in", "60", "--json"))
+    assert (made["id"], list(made["links"])) == (task_id, ["yes", "no"])
+    assert datetime.fromisoformat(made["expires_at"]) == START + timedelta(seconds=60)
+    approve, reject, until = (await link()).splitlines()
+    assert approve.startswith(f"approve  {guarded.url}/answers/")
+    assert reject.startswith(f"reject   {guarded.url}/answers/")
+    assert until == f"valid until {START + timedelta(days=7):%Y-%m-%d %H:%M:%S} UTC; the first answer counts"
+    async with httpx.AsyncClient(trust_env=False) as person:
+        done = await person.post(made["links"]["yes"])
+    assert (done.status_code, (await queue.get(task_id)).status) == (200, "queued")
+    with pytest.raises(GatewayError, match=r"choices\.0"):
+        await link("--choice", "a b")
+
+
 async def test_a_link_that_is_no_good_says_why(guarded: Gateway, queue: Queue) -> None:
     task_id = await waiting(queue)
-    async with Client(guarded.url, token="can-submit") as client:
+    async with Client(guarded.url, token="can-submit-to-queue") as client:
         made = await client.answer_links(task_id, "approval", choices=["yes"], expires_in_s=60)
         signer = guarded.parts.links
         assert signer is not None

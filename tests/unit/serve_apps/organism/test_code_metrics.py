@@ -81,6 +81,11 @@ def test_encodings(tmp_path: Path) -> None:
     assert measure(tmp_path, b"\xef\xbb\xbfx = 1\n")["lines"] == 1
 
 
+def test_a_line_ends_where_python_ends_it(tmp_path: Path) -> None:
+    figures = measure(tmp_path, 'x = 1\r\n\f\ny = "a\u2028b\x85"  # \x1c\n"""z\n"""')
+    assert (figures["lines"], figures["code_lines"]) == (5, 4)
+
+
 @pytest.mark.parametrize(
     ("source", "words"),
     [

@@ -81,12 +81,13 @@ function Loads({ queue }) {
   const tools = html`<div class="toggle" role="group" aria-label="Group by">
     ${["types", "domains"].map((each) => html`<button type="button" aria-pressed=${by === each} onClick=${() => set(each)}>${each === "types" ? "By type" : "By domain"}</button>`)}
   </div>`;
+  const waits = loads.some((load) => load.waiting);
   const cell = (load, name, query) =>
     load[name] ? html`<a href=${link("tasks", { ...query, [filter]: load.name })}>${name === "running" ? count(load[name]) : atLeast(load[name], load.more && name !== "dead")}</a>` : html`<span class="zero">0</span>`;
   return html`<${Section} id="loads" title="Work" note=${by === "types" ? "by task type" : "by domain"} tools=${tools}>
     ${loads.length === 0
       ? html`<${Empty} title="No tasks yet">Submit the first one: <code>organism submit echo --params '{"n": 1}'</code><//>`
-      : html`<${Table} label="Work" class="numbers" head=${[filter === "type" ? "Type" : "Domain", "Ready", "Running", "Retrying", "Scheduled", "Dead, last hour", "Oldest ready", ...(by === "types" ? ["Median", "95 %"] : [])]}>
+      : html`<${Table} label="Work" class="numbers" head=${[filter === "type" ? "Type" : "Domain", "Ready", "Running", "Retrying", "Scheduled", ...(waits ? ["Waiting"] : []), "Dead, last hour", "Oldest ready", ...(by === "types" ? ["Median", "95 %"] : [])]}>
           ${loads.map((load) => html`<tr>
             <th scope="row">${load.name || by === "types" ? html`<a href=${link("tasks", { [filter]: load.name })}><${Text} length=${60}>${load.name}<//></a>` : html`<span class="muted">no domain</span>`}
               ${paused.has(load.name) && html` <span class="tag warn">paused</span>`}</th>
@@ -94,6 +95,7 @@ function Loads({ queue }) {
             <td>${cell(load, "running", { status: "running" })}</td>
             <td>${cell(load, "retrying", { status: "retry" })}</td>
             <td>${cell(load, "scheduled", { status: "queued" })}</td>
+            ${waits && html`<td>${cell(load, "waiting", { status: "waiting" })}</td>`}
             <td class=${load.dead_last_hour ? "bad" : ""}>${load.dead_last_hour ? html`<a href=${link("failures", { [filter]: load.name })}>${count(load.dead_last_hour)}</a>` : html`<span class="zero">0</span>`}</td>
             <td>${load.oldest_ready_s == null ? html`<span class="zero">–</span>` : duration(load.oldest_ready_s * 1000)}</td>
             ${by === "types" && html`<td>${load.latency ? duration(load.latency.total_ms[0]) : html`<span class="zero">–</span>`}</td><td>${load.latency ? duration(load.latency.total_ms[1]) : html`<span class="zero">–</span>`}</td>`}

@@ -2,8 +2,9 @@
 
 import { useEffect, useState } from "preact/hooks";
 import { follow, get, link, post, usePoll } from "./api.js";
-import { count, duration, firstLine, moment, visible } from "./format.js";
-import { capital, Copy, Heading, html, isOperator, Loading, Said, Section, Status, statusWord, Text, Time, toast, Tree, Trouble, useAction } from "./ui.js";
+import { ago, count, duration, firstLine, moment, visible } from "./format.js";
+import { capital, Copy, Heading, html, isOperator, Loading, maySubmit, Said, Section, Status, statusWord, Text, Time, toast, Tree, Trouble, useAction } from "./ui.js";
+import { WaitActions } from "./wait.js";
 
 const FINISHED = ["completed", "failed", "cancelled"];
 const CAUSES = {
@@ -13,7 +14,6 @@ const CAUSES = {
   interrupted: "interrupted",
   lease_lost: "its lane was lost",
   replica_lost: "its replica was lost",
-  snoozed: "put off",
   cancelled: "cancelled",
   redriven: "redriven",
   rejected: "rejected",
@@ -90,7 +90,8 @@ function LongText({ text, kind, end }) {
 
 function Actions({ task, again, session }) {
   const action = useAction(() => again());
-  if (!isOperator(session)) return html`<span class="muted">Your token may only look</span>`;
+  const answer = task.waits_for && maySubmit(session) && html`<${WaitActions} task=${task} again=${again} />`;
+  if (!isOperator(session)) return answer || html`<span class="muted">Your token may only look</span>`;
   const steer = (verb) => post(`api/tasks/${task.id}/${verb}`, {});
   const cancel = () =>
     action.run(async () => {
@@ -100,6 +101,7 @@ function Actions({ task, again, session }) {
     });
   return html`
     ${action.error && html`<span class="bad" role="alert">${firstLine(action.error.message)}</span>`}
+    ${answer}
     ${task.status === "created" && html`<button type="button" class="primary" disabled=${action.busy} onClick=${() => action.run(() => steer("run"))}>Run</button>`}
     ${["failed", "cancelled"].includes(task.status) && html`<button type="button" class="primary" disabled=${action.busy} onClick=${() => action.run(async () => { await steer("retry"); toast("The task is queued again"); })}>Retry</button>`}
     ${!FINISHED.includes(task.status) && html`<button type="button" disabled=${action.busy || task.cancel_requested} onClick=${cancel}>${task.cancel_requested ? "Stopping…" : "Cancel"}</button>`}`;
@@ -162,6 +164,7 @@ function Facts({ task }) {
     ["Priority", task.priority !== 0 && count(task.priority)],
     ["Attempts", `${count(task.attempts)} of ${count(task.max_attempts)}`],
     ["Waits for", task.waits_for?.event],
+    ["Waits since", task.waits_for && html`<${Time} at=${task.waits_for.since} /> <span class="muted">${ago(task.waits_for.since)}</span>`],
     ["Dedup key", task.dedup_key],
     ["Timeout", task.timeout_s != null && duration(task.timeout_s * 1000)],
     ["Organ", task.organ_id && html`<a href=${link("tasks", { organ: task.organ_id })}><${Text} length=${80}>${task.organ_id}<//></a>`],

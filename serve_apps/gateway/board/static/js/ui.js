@@ -180,3 +180,4 @@ function Branch({ label, kind, open, inner }) {
 }
 
 export const isOperator = (session) => session.scope === "operate";
+export const maySubmit = (session) => session.scope !== "read";

@@ -23,7 +23,7 @@ from organism_flows.blocks.settings import Settings
 from organism_flows.deployments.cli.commands.stack.ui import sign_in_page
 from tests.conftest import Databases
 from tests.support.gateway.running import Gateway, running, token_file
-from tests.support.gateway.story import HOSTILE, ServingOrganism, fill
+from tests.support.gateway.story import HOSTILE, WAITING, ServingOrganism, fill
 
 CHROMIUM = find_chromium()
 pytestmark = [
@@ -72,7 +72,7 @@ async def board(
     await fill(dsn)
     tokens = token_file(tmp_path_factory.mktemp("tokens"), **TOKENS)
     async with running(
-        dsn, organism=ServingOrganism(), gateway_tokens=tokens, token="may-operate"
+        dsn, organism=ServingOrganism(), gateway_tokens=tokens, token="may-operate", link_key="k" * 32
     ) as gateway:
         yield gateway, dsn
 
@@ -106,7 +106,7 @@ class Reader:
     def heading(self, name: str) -> Locator:
         return self.page.get_by_role("heading", level=1, name=name, exact=True)
 
-    def button(self, name: str) -> Locator:
+    def button(self, name: str | re.Pattern[str]) -> Locator:
         return self.page.get_by_role("button", name=name)
 
     async def findings(self) -> list[tuple[str, str]]:
@@ -155,6 +155,13 @@ async def reader(visit: Any) -> Reader:
     reader: Reader = await visit()
     await reader.sign_in()
     return reader
+
+
+async def newest(gateway: Gateway, **filter: str) -> str:
+    """Id of the newest task that fits."""
+    found = await gateway.http.get("/api/tasks", params={**filter, "limit": 1})
+    [task] = found.json()["tasks"]
+    return str(task["id"])
 
 
 # Signing in
@@ -224,10 +231,9 @@ async def test_every_page_is_accessible_and_fits(
 ) -> None:
     reader = await visit(**options)
     await reader.sign_in()
-    failed = (await board[0].http.get("/api/tasks?status=failed&type=caption&limit=1")).json()["tasks"][0][
-        "id"
-    ]
-    for place, title in {**PAGES, f"tasks/{failed}": None, "nowhere": None}.items():
+    failed = await newest(board[0], status="failed", type="caption")
+    waiting = await newest(board[0], status="waiting", type="refund")
+    for place, title in {**PAGES, f"tasks/{failed}": None, f"tasks/{waiting}": None, "nowhere": None}.items():
         await reader.open(place)
         await expect(reader.page.get_by_role("main")).not_to_have_text("")
         if title:
@@ -241,14 +247,20 @@ async def test_every_page_is_accessible_and_fits(
 async def test_who_may_only_look_is_offered_nothing_else(visit: Any, board: tuple[Gateway, str]) -> None:
     reader = await visit()
     await reader.sign_in("may-read")
-    failed = (await board[0].http.get("/api/tasks?status=failed&type=caption&limit=1")).json()["tasks"][0][
-        "id"
-    ]
-    for place in ("tasks?status=queued", "failures", "types", f"tasks/{failed}"):
+    failed = await newest(board[0], status="failed", type="caption")
+    waiting = await newest(board[0], status="waiting", type="refund")
+    for place, shown in {
+        "tasks?status=queued": "caption",
+        "failures": "caption",
+        "types": "caption",
+        f"tasks/{failed}": "caption",
+        f"tasks/{waiting}": "refund",
+    }.items():
         await reader.open(place)
         await expect(reader.page.locator(".loading")).to_have_count(0)
-        await expect(reader.page.get_by_role("main")).to_contain_text("caption")
-        await expect(reader.button(re.compile("Cancel|Retry|Redrive|Pause|Policy"))).to_have_count(0)
+        await expect(reader.page.get_by_role("main")).to_contain_text(shown)
+        offered = reader.button(re.compile("Cancel|Retry|Redrive|Pause|Policy|Send|links"))
+        await expect(offered).to_have_count(0)
 
 
 async def test_pages_are_reached_by_keys(reader: Reader) -> None:
@@ -497,6 +509,47 @@ async def test_a_task_is_followed_until_it_ends(reader: Reader, board: tuple[Gat
     await expect(reader.page.get_by_role("region", name="Log")).to_contain_text("it barks")
     await expect(reader.page.get_by_role("region", name="Facts")).to_contain_text("ab" * 16)
     await expect(reader.button("Cancel")).to_have_count(0)
+
+
+async def test_a_task_that_waits_gets_its_event(reader: Reader, board: tuple[Gateway, str]) -> None:
+    type = f"refund-{uuid4().hex[:8]}"
+    await fill(board[1], WAITING.rstrip().rstrip(";"), type)
+    await expect(reader.page.get_by_role("link", name="Waiting", exact=True)).to_be_visible()
+    row = reader.page.get_by_role("region", name="Work").get_by_role("row", name=re.compile(f"^{type}"))
+    await expect(row.get_by_role("cell")).to_have_text(["0", "0", "0", "0", "1", "0", "–", "–", "–"])
+    await row.get_by_role("link", name="1", exact=True).click()
+    await expect(reader.button("waiting")).to_have_attribute("aria-pressed", "true")
+    await reader.page.get_by_role("table").get_by_role("link", name=type).click()
+    main = reader.page.get_by_role("main")
+    await expect(main).to_contain_text("It waits for the event approval since")
+    await expect(reader.page.get_by_role("region", name="Facts")).to_contain_text("2 h ago")
+    await expect(reader.page.get_by_role("region", name="Timeline")).to_contain_text(
+        "Fails without its event"
+    )
+    dialog = reader.page.get_by_role("dialog")
+
+    await reader.button("Make links…").click()
+    assert await reader.findings() == []
+    await dialog.get_by_label("Choices").fill("yes, not at all")
+    await dialog.get_by_role("button", name="Make links").click()
+    await expect(dialog.get_by_role("alert")).to_contain_text("choices")
+    await dialog.get_by_label("Choices").fill("yes, no")
+    await dialog.get_by_role("button", name="Make links").click()
+    link = dialog.get_by_label("no", exact=True)
+    await expect(link).to_have_value(re.compile(f"^{reader.url}/answers/"))
+    assert await reader.findings() == []
+    await dialog.get_by_role("button", name="Close").click()
+
+    await reader.button("Send event…").click()
+    await dialog.get_by_label("Payload").fill("{yes}")
+    await dialog.get_by_role("button", name="Send").click()
+    await expect(dialog.get_by_role("alert")).to_contain_text("The payload is not JSON")
+    assert await reader.findings() == []
+    await dialog.get_by_label("Payload").fill('{"choice": "yes"}')
+    await dialog.get_by_role("button", name="Send").click()
+    await expect(reader.page.get_by_text("the task continues")).to_be_visible()
+    await expect(main.get_by_text("queued", exact=True)).to_be_visible()
+    await expect(reader.button("Send event…")).to_have_count(0)
 
 
 async def test_an_id_that_is_none_is_said(reader: Reader) -> None:
