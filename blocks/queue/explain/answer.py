@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from organism_flows.blocks.queue.explain.why import Fact, QueueSituation, Why
 from organism_flows.blocks.queue.explain.held import begun_at, held
 from organism_flows.blocks.queue.explain.notes import dead_letter, notes
-from organism_flows.blocks.queue.explain.waiting import in_line, in_the_way
+from organism_flows.blocks.queue.explain.waiting import forecast_text, in_line, in_the_way, line_forecast
+from organism_flows.blocks.queue.explain.why import Fact, QueueSituation, Why
 from organism_flows.blocks.queue.models.operations import FINISHED
 from organism_flows.blocks.queue.models.rows import TaskRow
 from organism_flows.blocks.queue.wording import at_time, wait_text
@@ -49,7 +49,11 @@ def explain(task: TaskRow, situation: QueueSituation) -> Why:
         case _:
             assert_never(task.status)
     further = [] if task.status in FINISHED else list(notes(task, holder))
-    sentence = "; ".join(["; and ".join(each.text for each in facts), *(note.text for note in further)])
+    forecast = line_forecast(facts, situation)
+    said = [forecast_text(forecast)] if forecast else []
+    sentence = "; ".join(
+        ["; and ".join(each.text for each in facts), *said, *(note.text for note in further)]
+    )
     steps = [each.next_step for each in (*facts, *further) if each.next_step]
     return Why(
         id=task.id,
@@ -65,6 +69,8 @@ def explain(task: TaskRow, situation: QueueSituation) -> Why:
         lanes_alive=alive,
         pauses=pauses if task.status in ("queued", "retry") else [],
         ahead=situation.ahead,
+        begins=forecast,
+        room=next((each.room for each in facts if each.room), None),
         of_type_running=situation.of_type.held if situation.of_type else None,
         of_type_since=situation.of_type.held_since if situation.of_type else None,
         begun_at=begun_at(task),

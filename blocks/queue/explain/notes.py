@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from organism_flows.blocks.queue.explain.why import Fact
 from organism_flows.blocks.queue.explain.held import begun_at
+from organism_flows.blocks.queue.explain.why import Fact
 from organism_flows.blocks.queue.models.lanes import LaneRow
 from organism_flows.blocks.queue.models.rows import TaskRow
 from organism_flows.blocks.queue.wording import counted, shortened, time_text, times

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, TypeAlias
 from uuid import UUID
 
 from pydantic import BaseModel
 
+from organism_flows.blocks.queue.explain.forecast import Wait
 from organism_flows.blocks.queue.models.lanes import LaneRow
 from organism_flows.blocks.queue.models.limits import Closure, LimitRoom
 from organism_flows.blocks.queue.models.operations import Pause, Status
@@ -60,6 +61,23 @@ Reason: TypeAlias = Literal[
 """
 
 
+class Forecast(BaseModel):
+    """A range of time in which something happens four times in five, by what was observed lately."""
+
+    earliest: datetime
+    latest: datetime | None
+    """`None` means that what was observed gives no end."""
+
+
+class LineForecast(Forecast):
+    """When a task begins that waits in line."""
+
+    per_minute: float
+    """Tasks of its type, priority, domain and key that began a minute."""
+    window_s: float
+    """Seconds over which that was observed."""
+
+
 class Why(BaseModel):
     """Why a task is where it is."""
 
@@ -83,8 +101,13 @@ class Why(BaseModel):
     pauses: list[Pause]
     """Pauses that keep it waiting."""
     ahead: int | None
-    """Tasks of its type, priority, domain and key that are claimed before it, up to 1000. `None` means it
+    """Tasks of its type, priority, domain and key that are claimed before it, up to 5,000. `None` means it
     does not wait."""
+    begins: LineForecast | None
+    """When its handler will begin. `None` means that too little is known, or that more than the tasks before
+    it and limits keeps it waiting."""
+    room: Forecast | None
+    """When a limit on what runs, which is used up, will allow another task."""
     of_type_running: int | None
     """Other tasks of its type that lanes hold now. `None` means it has ended, or is not to run yet."""
     of_type_since: datetime | None
@@ -130,6 +153,10 @@ class QueueSituation:
     """What its limits allow now, of a task that waits."""
     closures: Sequence[Closure] = ()
     """What is closed that it needs."""
+    begins: Wait | None = None
+    """When it begins, if nothing but the tasks before it and limits keeps it waiting."""
+    rooms: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """In which range of seconds a limit on what runs, by name, allows another task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,3 +167,4 @@ class Fact:
     text: str
     next_step: str | None = None
     until: datetime | None = None
+    room: Forecast | None = None
