@@ -40,6 +40,7 @@ PARTS = (
     "scale",
     "reports",
     "board",
+    "forecast",
 )
 LOOK_S = 2.0
 BUSY_PERCENT = 15.0

@@ -149,7 +149,28 @@ def scale(axes: Any, samples: dict[str, Any]) -> None:
     axes.legend(fontsize=8, loc="upper left")
 
 
-PLOTS = {f.__name__: f for f in (drain, trickle, handover, mixed, snapshot, memory, scaling, scale)}
+def forecast(axes: Any, samples: dict[str, Any]) -> None:
+    """Ranges in which tasks were said to begin, over when they did."""
+    longest = 0.0
+    for (name, said), color in zip(samples.items(), (OURS, FLOOR), strict=False):
+        reals = [one["real"] for one in said]
+        axes.vlines(
+            reals,
+            [one["earliest"] for one in said],
+            [one["latest"] for one in said],
+            color=color,
+            alpha=0.25,
+            linewidth=1,
+            label=name,
+        )
+        longest = max(longest, *reals)
+    axes.plot([0, longest], [0, longest], color=PEER, linestyle="--", label="as it was said")
+    axes.set_xlabel("seconds until the task began")
+    axes.set_ylabel("seconds, the range that was said")
+    axes.legend(fontsize=8)
+
+
+PLOTS = {f.__name__: f for f in (drain, trickle, handover, mixed, snapshot, memory, scaling, scale, forecast)}
 
 
 def main(results: Path, folder: Path) -> None:

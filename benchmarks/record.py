@@ -35,6 +35,7 @@ PLOT_TITLES = {
     "memory": "Resident memory over the run",
     "scaling": "Replicas of an organ, and what is in flight, as work comes and goes",
     "scale": "Tasks a second over cores, as the costs of a task have it",
+    "forecast": "Ranges in which tasks were said to begin, over when they did",
 }
 """Of the parts that have a plot."""
 

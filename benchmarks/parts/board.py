@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -14,65 +15,143 @@ from benchmarks.figures import Figure, Result, median, spread
 from benchmarks.options import Options
 from benchmarks.parts.gateway import running
 from benchmarks.stack import LOAD_TIMEOUT_S, Stack
+from docs.chromium import find_chromium, open_page
 from organism_flows.blocks.local_stack.access_token import own_headers
 from organism_flows.blocks.settings import Settings
 
 TASKS = 10_000_000
 ROUNDS = 5
+SLOW_MS = 3000
+"""What takes longer is asked for once."""
 BOARDS = 500
 SECONDS = 30.0
 FILL = """
 INSERT INTO tasks (type, domain, key, status, created_at, run_after, finished_at, elapsed_ms, organ_id,
                    attempts, error)
 SELECT 'type-' || i % 40, 'domain-' || i % 7, 'key-' || i % 5000,
-       CASE WHEN i % 50 = 0 THEN 'failed' ELSE 'completed' END::taskstatus,
+       CASE WHEN i % 50 = 0 THEN 'failed' WHEN i % 50 = 1 THEN 'queued' ELSE 'completed' END::taskstatus,
        now() - i * interval '0.1 s', now() - i * interval '0.1 s',
-       now() - i * interval '0.1 s' + interval '2 s', 20, 'organ', 1,
+       CASE WHEN i % 50 <> 1 THEN now() - i * interval '0.1 s' + interval '2 s' END, 20, 'organ', 1,
        CASE WHEN i % 50 = 0 THEN 'ValueError: row ' || i || ' is wrong' END
 FROM generate_series($1::int, $2::int) i
 """
+"""One in fifty is a dead letter, and one in fifty waits."""
 PAGES: dict[str, dict[str, str]] = {
     "no filter": {},
     "a type": {"type": "type-7"},
-    "a status and a type": {"status": "failed", "type": "type-10"},
-    "text in the error": {"error": "row 5000 is"},
+    "a type that nothing has": {"type": "none"},
+    "a domain": {"domain": "domain-3"},
+    "a key": {"key": "key-77"},
     "a key that nothing has": {"key": "none"},
+    "dead letters": {"status": "failed"},
+    "waiting": {"status": "queued"},
+    "running, of which there is none": {"status": "running"},
+    "a status and a type": {"status": "failed", "type": "type-10"},
+    "a status and a type that nothing has": {"status": "failed", "type": "type-7"},
+    "text in the error": {"error": "row 5000 is"},
+    "text in the error of dead letters": {"error": "row 5000 is", "status": "failed"},
+    "a dedup key that nothing has": {"dedup_key": "none"},
+    "an organ": {"organ": "organ"},
+    "an organ that nothing has": {"organ": "none"},
+    "a lane that holds nothing": {"lane": "none"},
+    "a run that holds nothing": {"run": "none"},
+    "created within the hour": {"created_since": "-1h"},
+    "created before a week": {"created_until": "-7d"},
 }
 """Filters of the page of tasks."""
+OTHERS = {
+    "Now": "/api/overview",
+    "Failures": "/api/failures",
+    "Failures of a type": "/api/failures?type=type-10",
+    "Types": "/api/types",
+    "limits": "/api/limits",
+    "Audit": "/api/audit",
+    "a task": "/api/tasks/{task}",
+    "why a task waits": "/api/tasks/{task}/why",
+}
+"""What the other pages ask for."""
+AGES = {"-1h": timedelta(hours=1), "-7d": timedelta(days=7)}
+FIRST_MS = 300
+FIRST_BYTES = 200_000
+SHOWN = "!!document.querySelector('main .verdict') && performance.now()"
+SENT = "performance.getEntries().reduce((sum, one) => sum + (one.transferSize ?? 0), 0)"
 
 
 async def measure(stack: Stack, options: Options) -> Result:
     """Fill the table, ask for each page in turn, then open many boards, then one."""
     await stack.clear()
     tasks = options.tasks(TASKS)
-    step = 250_000
-    for start in range(1, tasks + 1, step):
-        await stack.db.execute(FILL, start, min(start + step - 1, tasks), timeout=LOAD_TIMEOUT_S)
-    await stack.db.execute("VACUUM ANALYZE tasks", timeout=LOAD_TIMEOUT_S)
+    await fill(stack, tasks)
     async with (
         running(stack, "gateway", "organism_flows.serve_apps.gateway") as (url, process),
         httpx.AsyncClient(
             base_url=url, headers=own_headers(Settings(home=stack.home)), timeout=60, trust_env=False
         ) as http,
     ):
-        figures = [await page(http, name, query, options) for name, query in PAGES.items()]
+        figures = await first(url, options)
+        waiting = await stack.db.fetchval(
+            "SELECT id FROM tasks WHERE status = 'queued' ORDER BY run_after DESC LIMIT 1"
+        )
+        for name, path in OTHERS.items():
+            figures.append(await page(http, f"board: {name}", path.format(task=waiting), {}, options))
+        for name, query in PAGES.items():
+            moments = {key: str(datetime.now(UTC) - AGES[one]) for key, one in query.items() if one in AGES}
+            figures.append(await page(http, f"page of tasks, {name}", "/api/tasks", query | moments, options))
         figures += await many(http, options)
         figures.append(await one(http, process, options))
     return Result([Figure("tasks in the table", tasks, "tasks"), *figures])
 
 
-async def page(http: httpx.AsyncClient, name: str, query: Mapping[str, str], options: Options) -> Figure:
-    """Return how long a page of tasks takes, or until the board says that the filter is too broad."""
+async def fill(stack: Stack, tasks: int) -> None:
+    """Add the tasks with the secondary indexes away, and put them back."""
+    indexes = await stack.db.fetch(
+        "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'tasks' AND indexname <> 'tasks_pkey'"
+    )
+    for index in indexes:
+        await stack.db.execute(f'DROP INDEX "{index["indexname"]}"')
+    step = 250_000
+    for start in range(1, tasks + 1, step):
+        await stack.db.execute(FILL, start, min(start + step - 1, tasks), timeout=LOAD_TIMEOUT_S)
+    for index in indexes:
+        await stack.db.execute(index["indexdef"], timeout=LOAD_TIMEOUT_S)
+    await stack.db.execute("VACUUM ANALYZE tasks", timeout=LOAD_TIMEOUT_S)
+    stack.say(f"{tasks:,} tasks are there")
+
+
+async def first(url: str, options: Options) -> list[Figure]:
+    """Return how long it takes until Now shows how all is, and how many bytes that takes, in a browser."""
+    chromium = find_chromium()
+    if chromium is None:
+        return []
+    took, sent = [], []
+    for _ in range(options.rounds(ROUNDS)):
+        async with open_page(chromium) as browser:  # a new profile, with nothing kept
+            await browser.go(url)
+            took.append(float(await browser.until(SHOWN)))
+            sent.append(float(await browser.evaluate(SENT)))
+    return [
+        Figure("board: first page until Now is shown", median(took), "ms", at_most=FIRST_MS,
+               note=f"{spread(took)} ms, polled every 100 ms, {len(took)} new browsers"),
+        Figure("board: first page", median(sent) / 1000, "kB", at_most=FIRST_BYTES / 1000,
+               note="all files and answers, as sent"),
+    ]  # fmt: skip
+
+
+async def page(
+    http: httpx.AsyncClient, name: str, path: str, query: Mapping[str, str], options: Options
+) -> Figure:
+    """Return how long an answer takes, or until the board says that the filter is too broad."""
     took, statuses = [], set()
+    limit = {"limit": 50} if path == "/api/tasks" else {}
     for _ in range(options.rounds(ROUNDS)):
         started = time.perf_counter()
-        answer = await http.get("/api/tasks", params={**query, "limit": 50})
+        answer = await http.get(path, params={**query, **limit} or None)
         took.append(1000 * (time.perf_counter() - started))
         statuses.add(answer.status_code)
+        if took[-1] > SLOW_MS:
+            break
     said = "" if statuses == {200} else f"answered {statuses}: the board says that it is too broad; "
-    return Figure(
-        f"page of tasks, {name}", median(took), "ms", note=f"{said}{spread(took)} ms, {len(took)} requests"
-    )
+    return Figure(name, median(took), "ms", note=f"{said}{spread(took)} ms, {len(took)} requests")
 
 
 async def many(http: httpx.AsyncClient, options: Options) -> list[Figure]:

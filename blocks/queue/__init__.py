@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     )
     from organism_flows.blocks.queue.queue import Queue
     from organism_flows.blocks.queue.stores.claim_lines import ClaimLines
-    from organism_flows.blocks.queue.stores.health import DatabaseState, ReadyTasks
+    from organism_flows.blocks.queue.stores.health import DatabaseState, LineWait, ReadyTasks
     from organism_flows.blocks.queue.stores.line_shares import ClaimLine
     from organism_flows.blocks.queue.wire import Batch, Cause, Outcomes
 
@@ -59,6 +59,7 @@ __all__ = [
     "LaneRow",
     "Limit",
     "LimitUse",
+    "LineWait",
     "NewTask",
     "Outcomes",
     "Outlook",
@@ -97,6 +98,7 @@ _MODULES = {
     "LaneRow": "models.lanes",
     "Limit": "models.limits",
     "LimitUse": "models.limits",
+    "LineWait": "stores.health",
     "NewTask": "models.operations",
     "Outcomes": "wire",
     "Outlook": "models.operations",

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from organism_flows.blocks.finding import Finding, degraded, ok
 from organism_flows.blocks.long_work import LongWork
-from organism_flows.blocks.queue import Closure, LaneRow, Pause, Queue, ReadyTasks
+from organism_flows.blocks.queue import Closure, LaneRow, LineWait, Pause, Queue, ReadyTasks
 from organism_flows.flows.prefect_support.markdown import one_line
 from organism_flows.flows.verification.thresholds import Thresholds
 
@@ -23,6 +23,7 @@ async def check(queue: Queue, limits: Thresholds) -> list[Finding]:
     work = await queue.health.long_work()
     return [
         _waiting(waiting, limits),
+        _starved([line for line in await queue.health.line_waits(limits.starved_s) if line.starved]),
         _stuck(stuck),
         _dead_letters(counts["failed"], limits),
         _paused(await queue.operator.pauses()),
@@ -49,6 +50,22 @@ def _waiting(waiting: list[ReadyTasks], limits: Thresholds) -> Finding:
             "see `organism tasks why <id>` of one; more lanes or replicas, or work that is paused",
         )
     return ok("queue: waiting", seen or "nothing is ready")
+
+
+def _starved(lines: list[LineWait]) -> Finding:
+    if not lines:
+        return ok("queue: starved", "no key or type waits while others run")
+    seen = "; ".join(
+        f"type {one_line(line.type, 60)}{f', domain {one_line(line.domain, 60)}' if line.domain else ''}"
+        f"{f', key {one_line(line.key, 60)}' if line.key else ''}, priority {line.priority}: "
+        f"for {line.waits_s:,.0f} s"
+        for line in lines[:5]
+    )
+    return degraded(
+        "queue: starved",
+        f"{len(lines)} wait while others of their priority run: {seen}",
+        "see `organism tasks why <id>` of one; a limit that others use up, or a type without room for it",
+    )
 
 
 def _stuck(count: int) -> Finding:

@@ -15,6 +15,13 @@ class Thresholds(BaseModel):
     closed_s: float = Field(
         default=3600.0, gt=0, description="Longest time a key or limit may be closed, in seconds."
     )
+    starved_s: float = Field(
+        default=300.0,
+        gt=0,
+        le=86400,
+        description="Longest time that tasks of a key or type may wait while others of its priority run, "
+        "in seconds.",
+    )
     canary_s: float = Field(
         default=60.0, gt=0, le=600, description="Longest time a canary task may take, in seconds."
     )

@@ -37,7 +37,8 @@ STATEMENTS: dict[tuple[str, ...], str] = {
     (OPERATOR,): """
         ahead attached board_audit board_dead board_failures board_latency board_newest_audit board_running
         board_waiting cancel cancellable close counts counts_of database_health declare_weights depths
-        export finished forget_declared get limit_use next_finished of_type open page pause policies
+        export finished forget_declared get limit_pace limit_use line_pace
+        line_waits next_finished of_type open page pause policies
         record_audit redrivable redrivable_sample redrive remove_limit results resume retriable retry
         sent_event set_limit set_policy set_weight start states streams stuck to_cancel to_retry unheld
         weights

@@ -87,15 +87,19 @@ class LimitUse(Limit):
     )
 
     @property
+    def shares(self) -> dict[str, float]:
+        """Return the share of its amount that each key has used. Empty for a rate."""
+        used = {**self.running, **self.spent}
+        return {
+            key: tasks / (self.exceptions.get(key, self.amount) or tasks)
+            for key, tasks in used.items()
+            if tasks
+        }
+
+    @property
     def share(self) -> float | None:
         """Return the share of its amount that is used, by the key that has used most. `None` for a rate."""
-        if self.kind == "rate":
-            return None
-        used = {**self.running, **self.spent}
-        shares = [
-            tasks / (self.exceptions.get(key, self.amount) or tasks) for key, tasks in used.items() if tasks
-        ]
-        return max(shares, default=0.0)
+        return None if self.kind == "rate" else max(self.shares.values(), default=0.0)
 
 
 @dataclass(frozen=True, slots=True)

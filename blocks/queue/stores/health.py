@@ -10,8 +10,17 @@ from uuid import UUID
 from organism_flows.blocks.long_work import PARAMETERS, LongWork
 from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.models.rows import TaskSummary
+from organism_flows.blocks.queue.stores.limits import room_of
 
-WRITE_CHECK_TIMEOUT = 3.0
+WRITE_CHECK_TIMEOUT = LIMITS_TIMEOUT = 3.0
+LINES_READ = 500
+"""About the most lines of waiting tasks that are read."""
+ENDED_READ = 9_000
+"""Most tasks that have ended of which the lines are read, from all parts of the time in question."""
+HELD_READ = 10_000
+"""Most running tasks of which the lines are read."""
+TURNS = 10
+"""Turns of others after which a line that had none is starved: by chance, one in 20,000 is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +63,23 @@ class UnheldTasks:
     tasks: int
     since: datetime | None
     """When the first of them was claimed."""
+
+
+@dataclass(frozen=True, slots=True)
+class LineWait:
+    """A line of waiting tasks: those of one type, priority, domain and key."""
+
+    type: str
+    priority: int
+    domain: str
+    """Empty for tasks without one."""
+    key: str
+    """Empty for tasks without one."""
+    waits_s: float
+    """Seconds for which its first task has been due."""
+    starved: bool
+    """True if none of it has run for long, although others of its type and priority had many turns, or other
+    types of its priority ran and nothing of its own type did. A limit of its own key is no such reason."""
 
 
 class Health:
@@ -126,3 +152,42 @@ class Health:
     async def stuck(self) -> int:
         """Return the number of running tasks whose lane has no lease any more, or never had one."""
         return cast("int", await self._database.fetchval("stuck"))
+
+    async def line_waits(self, after_s: float) -> list[LineWait]:
+        """Return the lines whose first task is due, those that have waited longest first.
+
+        Paused and closed lines are left out. Of many lines, a part is read.
+
+        Args:
+            after_s: Seconds without a turn from which a line counts as starved.
+        """
+        rows = await self._database.fetch(
+            "line_waits",
+            pairs=LINES_READ,
+            lines=LINES_READ,
+            ended=ENDED_READ,
+            held=HELD_READ,
+            after_s=after_s,
+        )
+        found = []
+        for row in rows:
+            passed_over = row["fair"] >= TURNS or (row["of_type"] == 0 and row["of_priority"] >= TURNS)
+            starved = (
+                row["waits_s"] >= after_s
+                and row["ran"] == 0
+                and passed_over
+                and not await self._is_limited(row["type"], row["key"])
+            )
+            found.append(
+                LineWait(
+                    row["type"], row["priority"], row["domain"], row["key"], max(row["waits_s"], 0.0), starved
+                )
+            )
+        return found
+
+    async def _is_limited(self, task_type: str, key: str) -> bool:
+        """Return True if a limit allows none of these tasks, whatever else runs."""
+        async with self._database.session(timeout=LIMITS_TIMEOUT) as session:
+            limits, closures = await room_of(session, task_type, key, None)
+        own = [limit for limit in limits if limit.room < 1 and (limit.amount == 0 or limit.key)]
+        return bool(own or closures)

@@ -11,21 +11,19 @@ from organism_flows.blocks.errors import AmbiguousTask, ConfigurationError, Task
 from organism_flows.blocks.json_text import readable_json
 from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.db.session import Session
-from organism_flows.blocks.queue.explain import QueueSituation, RunningOfType, Why, explain
+from organism_flows.blocks.queue.explain import Why, explain
 from organism_flows.blocks.queue.models.lanes import LaneRow
-from organism_flows.blocks.queue.models.limits import Closure, LimitRoom
 from organism_flows.blocks.queue.models.operations import (
     DEFAULT_MAX_ATTEMPTS,
     STATUSES,
     Exported,
     Outlook,
-    Pause,
     Status,
     TaskFilter,
 )
 from organism_flows.blocks.queue.models.rows import Depth, TaskResult, TaskRow, TaskState, TaskSummary
 from organism_flows.blocks.queue.models.streams import StoredChunks, StreamPart, StreamPlace
-from organism_flows.blocks.queue.stores.limits import room_of
+from organism_flows.blocks.queue.stores.situation import read_situation
 
 ACQUIRE_TIMEOUT = 10.0
 EXPORT_TIMEOUT = 300.0
@@ -163,38 +161,7 @@ class Reader:
             session.connection.transaction(isolation="repeatable_read", readonly=True),
         ):
             task = await _get(session, task_id)
-            ahead = of_type = None
-            limits: list[LimitRoom] = []
-            closures: list[Closure] = []
-            if task.status in ("queued", "retry"):
-                ahead = await session.fetchval(
-                    "ahead",
-                    type=task.type,
-                    priority=task.priority,
-                    domain=task.domain or "",
-                    key=task.key or "",
-                    run_after=task.run_after,
-                    id=task.id,
-                )
-                limits, closures = await room_of(session, task.type, task.key or "", task.cost)
-            if task.status in ("queued", "retry", "running"):
-                row = await session.fetchrow("of_type", type=task.type, id=task.id)
-                assert row is not None
-                of_type = RunningOfType(**row)
-            now = await session.fetchval("now")
-            pauses = await session.fetch("pauses")
-            lanes = await session.fetch("lanes")
-        situation = QueueSituation(
-            now,
-            [Pause(**row) for row in pauses],
-            [LaneRow(**row) for row in lanes],
-            ahead,
-            served,
-            of_type,
-            limits,
-            closures,
-        )
-        return explain(task, situation)
+            return explain(task, await read_situation(session, task, served))
 
     async def lanes(self) -> list[LaneRow]:
         """Return every lane that holds a lease, or whose last lease has not been reaped yet."""

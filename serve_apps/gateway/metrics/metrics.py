@@ -19,12 +19,11 @@ from organism_flows.blocks.queue import Queue
 from organism_flows.blocks.queue.models.rows import Depth
 from organism_flows.serve_apps.gateway.database import OUTAGE, Database
 from organism_flows.serve_apps.gateway.metrics.lane_metrics import lane_metrics
+from organism_flows.serve_apps.gateway.metrics.limit_metrics import LimitFigures, limit_metrics, read_limits
 from organism_flows.serve_apps.gateway.metrics.organ_metrics import Organs
 
 TYPES_LIMIT = 100
 """Most task types with a label of their own: submitters choose types, and every label is kept for ever."""
-LIMITS_SHOWN = 100
-"""Most limits with a label of their own, by name."""
 OTHERS = "(others)"
 READ_SHARE = 20
 """Upper bound on the share of time spent counting, as 1/N: a count reads the whole table."""
@@ -56,9 +55,7 @@ class QueueFigures:
     depths: list[Depth] = field(default_factory=list)
     lanes: dict[str, int] = field(default_factory=dict)
     pauses: dict[str, int] = field(default_factory=dict)
-    closures: dict[str, int] = field(default_factory=dict)
-    limits: dict[str, float] = field(default_factory=dict)
-    """Share of its amount that each limit has used."""
+    limits: LimitFigures = field(default_factory=LimitFigures)
     counted: dict[str, float] = field(default_factory=dict)
     """Counts of the lanes, by name."""
     work: LongWork | None = None
@@ -117,17 +114,8 @@ class QueueMetrics(Collector):
         pauses = GaugeMetricFamily("organism_pauses", "What is paused.", labels=["kind"])
         for kind, number in figures.pauses.items():
             pauses.add_metric([kind], number)
-        closures = GaugeMetricFamily("organism_closures", "Keys and limits that are closed.", labels=["kind"])
-        for kind, number in figures.closures.items():
-            closures.add_metric([kind], number)
-        limits = GaugeMetricFamily(
-            "organism_limit_use",
-            "Share of its amount that a limit on what runs or is spent has used, by the key with most.",
-            labels=["limit"],
-        )
-        for name, share in figures.limits.items():
-            limits.add_metric([name], share)
-        yield from (tasks, oldest, lanes, pauses, closures, limits, *lane_metrics(figures.counted))
+        yield from (tasks, oldest, lanes, pauses, *lane_metrics(figures.counted))
+        yield from limit_metrics(figures.limits)
         if figures.work is not None:
             yield from _work_metrics(figures.work)
 
@@ -155,15 +143,11 @@ async def _figures(queue: Queue) -> QueueFigures:
     lanes.update(lane.state for lane in await queue.reader.lanes())
     pauses = Count({"type": 0, "domain": 0})
     pauses.update(pause.kind for pause in await queue.operator.pauses())
-    closures = Count({"type": 0, "limit": 0})
-    closures.update(closure.kind for closure in await queue.operator.closures())
-    shares = {limit.name: limit.share for limit in await queue.operator.limits()}
     return QueueFigures(
         _folded(await queue.reader.depths()),
         dict(lanes),
         dict(pauses),
-        dict(closures),
-        {name: share for name, share in list(shares.items())[:LIMITS_SHOWN] if share is not None},
+        await read_limits(queue),
         await queue.reader.lane_figures(),
         await queue.health.long_work(),
     )

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from organism_flows.blocks.queue import Limit, Queue
+from organism_flows.blocks.queue import Closing, Limit, Queue
 from organism_flows.deployments import __file__ as deployments
 from organism_flows.flows.lanes.lane import Lane
 from organism_flows.serve_apps.gateway.metrics.organ_metrics import Organs
@@ -67,6 +68,25 @@ def selectors(expression: str) -> Iterator[tuple[str, str]]:
     yield from re.findall(r"\b(up|organism_\w+)\b(\{[^}]*\})?", expression)
 
 
+async def starve(queue: Queue) -> None:
+    """Add a task that waits for a limit which others have used up, and the others."""
+    await queue.operator.set_limit(
+        Limit(name="used", kind="rate", types=["starved"], amount=1, period_s=9999)
+    )
+    await pool_of(queue).execute(
+        "INSERT INTO limit_levels (name, key, level, at) VALUES ('used', '', 0, queue_now())"
+    )
+    await pool_of(queue).execute(
+        "INSERT INTO tasks (type, key, status, created_at, run_after, finished_at) "
+        "SELECT 'starved', 'other', 'completed', moment, moment, moment "
+        "FROM generate_series(1, 50), (SELECT queue_now()) now(moment)"
+    )
+    await pool_of(queue).execute(
+        "INSERT INTO tasks (type, key, created_at, run_after) "
+        "SELECT 'starved', 'k', moment, moment FROM (SELECT queue_now() - interval '10 min') long_ago(moment)"
+    )
+
+
 @asynccontextmanager
 async def at_work(database: str) -> AsyncIterator[Gateway]:
     """A gateway that has everything to tell: a lane, tasks of every status, an organism."""
@@ -78,7 +98,10 @@ async def at_work(database: str) -> AsyncIterator[Gateway]:
     ):
         gateway.parts.metrics.organs = Organs(OrganismByHttp(lambda: url))
         organism = ScriptedOrganism()
-        await queue.operator.set_limit(Limit(name="many", kind="running", amount=1000))
+        await queue.operator.set_limit(Limit(name="many", kind="running", by_key=True, amount=1000))
+        until = await queue.reader.now() + timedelta(hours=1)
+        await queue.operator.close(Closing(kind="limit", name="many", key="closed", until=until))
+        await starve(queue)
         await submit(queue, "ok", "ok", "fail", "reject", "hang")
         lane = Lane(queue, organism, grace_s=0.05)
         async with running(lane):

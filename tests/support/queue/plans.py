@@ -37,7 +37,9 @@ async def rolled_back(queue: Queue) -> AsyncIterator[PoolConnectionProxy[Any]]:
             await transaction.rollback()
 
 
-async def explain(connection: PoolConnectionProxy[Any], name: str, **values: Any) -> tuple[list[Scan], int]:
+async def explain(
+    connection: PoolConnectionProxy[Any], name: str, /, **values: Any
+) -> tuple[list[Scan], int]:
     """Run a statement; what it read of the tasks table, and the pages it touched in all."""
     run = statement(name)
     text = f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {run.text}"

@@ -242,7 +242,39 @@ async def test_who_is_ahead_is_counted_along_the_line(session: PoolConnectionPro
         session, "ahead", type="t0", priority=0, domain="", key="", run_after=now, id=UUID(int=0)
     )
     assert {scan.index for scan in scans} == {"tasks_lines"}
-    assert sum(scan.rows for scan in scans) == 1000
+    assert sum(scan.rows for scan in scans) == 5_000
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "rows"),
+    [
+        (
+            "line_pace",
+            {"type": "t0", "priority": 0, "domain": "", "key": "", "window_s": 3600.0, "most": 500},
+            2001 + 2000,
+        ),
+        ("limit_pace", {"name": "few", "key": "", "window_s": 3600.0, "held": 100, "most": 50}, 2000 + 100),
+        # Of 9 types and priorities a jump each, 60 of their lines twice; and what has ended.
+        ("line_waits", {"pairs": 500, "lines": 540, "held": 100, "after_s": 3600.0}, 2000 + 100 + 20 + 2000),
+    ],
+)
+async def test_what_lines_did_is_read_in_part(
+    session: PoolConnectionProxy[Any],
+    request: pytest.FixtureRequest,
+    name: str,
+    values: dict[str, Any],
+    rows: int,
+) -> None:
+    await session.execute(
+        "INSERT INTO limits (name, kind, types, amount) VALUES ('few', 'running', '{t0}', 5)"
+    )
+    await claimed(session)
+    read = {"ended": 2000} if name == "line_waits" else {"read": 2000}
+    scans, _ = await explain(session, name, **values, **read)
+    assert "Seq Scan" not in {scan.how for scan in scans}, scans
+    # Without statistics, Postgres takes the tasks that have ended for few and sorts them: so does the board.
+    if name == "line_waits" or request.node.callspec.params["session"] == "analyzed":
+        assert sum(scan.rows for scan in scans) <= rows, scans
 
 
 INTERRUPTED = """

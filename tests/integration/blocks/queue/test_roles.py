@@ -52,8 +52,9 @@ ALSO = {
     LANE: """
         ahead attached board_dead board_failures board_latency board_running board_waiting cancel
         cancellable close counts counts_of database_health depths duplicates export finished
-        limit_use next_finished of_type open page policies redrivable redrivable_sample results
-        retriable sent_event start states streams stuck to_cancel to_retry unheld weights
+        limit_pace limit_use line_pace line_waits next_finished of_type open page policies
+        redrivable redrivable_sample results retriable sent_event start states streams stuck
+        to_cancel to_retry unheld weights
     """,
     OPERATOR: """
         cancel_requests limit_charge limit_costs limit_lock limit_reconcile limit_spend lines

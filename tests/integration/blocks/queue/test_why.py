@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+from random import Random
+from uuid import UUID
 
 import pytest
 
 from organism_flows.blocks.errors import AmbiguousTask, TaskNotFound
-from organism_flows.blocks.queue import NewTask, Queue, Why
+from organism_flows.blocks.queue import Limit, NewTask, Queue, Why
+from organism_flows.blocks.queue.explain import LineForecast
 from organism_flows.blocks.queue.wire import Cause
 from tests.support.clock import START, advance, set_clock
 from tests.support.queue.helpers import claim, outcomes_of
@@ -260,3 +263,84 @@ async def test_by_a_prefix(queue: Queue) -> None:
     assert ambiguous.value.candidates[0] == str(one)
     with pytest.raises(TaskNotFound):
         await queue.reader.why("ef")
+
+
+async def test_a_task_begins_within_the_range_that_was_said(queue: Queue) -> None:
+    random = Random(11)
+    await queue.leases.register("lane")
+    ids = await queue.submit([NewTask(type="echo") for _ in range(250)])
+    waiting = set(ids)
+    said: list[tuple[UUID, LineForecast]] = []
+    begun: dict[UUID, datetime] = {}
+    while waiting:
+        await advance(queue, random.expovariate(0.5))
+        await queue.leases.renew("lane")
+        batch = await queue.claims.claim("lane", random.randint(1, 8))
+        begun |= dict.fromkeys(map(UUID, batch.ids), await queue.reader.now())
+        waiting -= begun.keys()
+        await queue.claims.settle("lane", batch, outcomes_of(batch, "completed", result="1", elapsed_ms=0.0))
+        if waiting and len(begun) % 2 == 0:
+            why = await queue.reader.why(str(random.choice(sorted(waiting))))
+            assert ("likely to begin" in why.sentence) is (why.begins is not None)
+            said += [(why.id, why.begins)] if why.begins else []
+    held = sum(one.earliest <= begun[task] <= (one.latest or begun[task]) for task, one in said)
+    assert len(said) >= 20
+    assert 0.65 <= held / len(said) <= 0.97, f"{held} of {len(said)}"
+    widths = [((one.latest or one.earliest) - one.earliest) / (begun[task] - START) for task, one in said]
+    assert sorted(widths)[len(widths) // 2] < 1, "so wide that it says nothing"
+
+
+async def test_what_else_keeps_a_task_waiting_leaves_its_beginning_open(queue: Queue) -> None:
+    await queue.leases.register("lane")
+    ids = await queue.submit([NewTask(type="echo") for _ in range(30)])
+    for _ in range(20):
+        await advance(queue, 1)
+        await queue.leases.renew("lane")
+        await end_one(queue)
+    task_id = str(ids[-1])
+    begins = (await queue.reader.why(task_id)).begins
+    assert begins is not None
+    assert begins.per_minute == pytest.approx(60, rel=0.05)
+    await queue.operator.pause("type", "echo")
+    assert (await queue.reader.why(task_id)).begins is None
+    await queue.operator.resume("type", "echo")
+    await advance(queue, 16)
+    check(await queue.reader.why(task_id), "no_lane")
+    assert (await queue.reader.why(task_id)).begins is None
+
+
+async def end_one(queue: Queue, elapsed_ms: float = 0.0) -> None:
+    batch = await queue.claims.claim("lane", 1)
+    await queue.claims.settle(
+        "lane", batch, outcomes_of(batch, "completed", result="1", elapsed_ms=elapsed_ms)
+    )
+
+
+async def test_a_limit_on_what_runs_says_when_it_will_have_room(queue: Queue) -> None:
+    await queue.leases.register("lane")
+    await queue.operator.set_limit(Limit(name="few", kind="running", types=["echo"], amount=2))
+    await pool_of(queue).execute(
+        "INSERT INTO tasks (type, status, finished_at, elapsed_ms) "
+        "SELECT 'echo', 'completed', queue_now(), 1000 * i FROM generate_series(20, 119) i"
+    )
+    await submit(queue)
+    await submit(queue)
+    lines = queue.claims.lines("lane")
+    await lines.scan()
+    batch = await lines.claim(2, lambda _: 2)
+    assert len(batch) == 2
+    task_id = await submit(queue)
+    await advance(queue, 10)
+    await queue.leases.renew("lane")
+    why = await queue.reader.why(task_id)
+    check(why, "limited", "allows 2 at once, and as many run: one is likely to end between 2030-01-01 00:00:")
+    assert why.room is not None
+    # Both took 20 to 120 s if they end as the others did: the first of two is over by 90 % after 88 s.
+    assert 13 <= (why.room.earliest - START).total_seconds() <= 28
+    assert why.room.latest is not None
+    assert 80 <= (why.room.latest - START).total_seconds() <= 95
+    await advance(queue, 200)
+    await queue.leases.renew("lane")
+    why = await queue.reader.why(task_id)
+    check(why, "limited", "and as many run.")
+    assert why.room is None, "no task took as long as these have by now"

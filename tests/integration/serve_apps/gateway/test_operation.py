@@ -24,7 +24,7 @@ from tests.support.stack import until
 
 pytestmark = pytest.mark.anyio
 TIMEOUT = 60
-LABELS = ("method", "route", "type", "status", "limit", "state", "kind")
+LABELS = ("method", "route", "type", "status", "limit", "key", "state", "kind", "name")
 
 
 async def measured(gateway: Gateway) -> dict[str, dict[tuple[str, ...], float]]:
@@ -70,12 +70,39 @@ async def test_metrics_tell_what_the_queue_holds(gateway: Gateway, queue: Queue)
     assert figures["organism_pauses"] == {("type",): 1, ("domain",): 0}
     assert figures["organism_closures"] == {("type",): 1, ("limit",): 0}
     assert figures["organism_limit_use"] == {("four",): 0.25}, "one of t runs, one has failed"
+    assert figures["organism_closed_seconds"] == {("type", "t"): 10}
     assert figures["organism_postgres_up"] == {(): 1}
     assert figures["organism_gateway_waiters"] == {(): 0}
     await gateway.http.get("/api/tasks/unknown-and-many")
     requests = (await measured(gateway))["organism_gateway_requests"]
     assert requests["GET", "/api/tasks/{task_id}", "422"] == 1
     assert requests["GET", "/metrics", "200"] >= 1
+
+
+async def test_of_keys_only_those_that_use_or_wait_most_are_told(gateway: Gateway, queue: Queue) -> None:
+    await set_clock(queue, START)
+    limit = Limit(name="each", kind="running", types=["t"], by_key=True, amount=20, exceptions={"k7": 5})
+    await queue.operator.set_limit(limit)
+    keys = [f"k{n}" for n in range(15)]
+    await queue.submit([NewTask(type="t", key=key) for n, key in enumerate(keys) for _ in range(n)])
+    await claim(queue, limit=1000)
+    for number, key in enumerate(keys):
+        await queue.submit([NewTask(type="w", key=key, run_after=START - timedelta(minutes=number))])
+    await pool_of(queue).execute(
+        "INSERT INTO tasks (type, key, status, finished_at) "
+        "SELECT 'w', 'busy', 'completed', queue_now() - i * interval '1 s' FROM generate_series(1, 50) i"
+    )
+    await advance(queue, 120)
+    figures = await measured(gateway)
+    used = figures["organism_limit_key_use"]
+    assert len(used) == 10
+    assert (used["each", "k7"], used["each", "k14"]) == (1.0, 0.7)
+    assert ("each", "k4") not in used
+    waits = figures["organism_line_oldest_seconds"]
+    assert set(waits.values()) == {120.0}, "a task waits from when it was added"
+    assert len(waits) == 10
+    assert len(figures["organism_line_starved_seconds"]) == 10
+    assert figures["organism_starved_lines"] == {(): 15}
 
 
 async def test_metrics_tell_of_suspects_interruptions_and_lanes_that_leave(

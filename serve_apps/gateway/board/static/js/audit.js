@@ -4,7 +4,7 @@ import { get, go, link, usePoll } from "./api.js";
 import { cut, count } from "./format.js";
 import { Empty, Heading, html, Loading, Table, Text, Time, Trouble } from "./ui.js";
 
-const ACTIONS = ["", "cancel", "retry", "run", "redrive", "pause", "resume", "policy", "verify"];
+const ACTIONS = ["", "cancel", "retry", "run", "redrive", "pause", "resume", "policy", "limit", "limit removed", "closed", "opened", "weight", "verify"];
 
 export function AuditPage({ query }) {
   const action = query.get("action") ?? "";

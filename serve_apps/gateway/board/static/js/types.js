@@ -3,6 +3,7 @@
 import { useState } from "preact/hooks";
 import { get, link, post, usePoll } from "./api.js";
 import { ago, atLeast, count, duration, visible } from "./format.js";
+import { Limits } from "./limits.js";
 import { Dialog, Empty, Heading, html, isOperator, Loading, Section, Table, Text, toast, Trouble, useAction } from "./ui.js";
 
 const POLICY = [
@@ -63,40 +64,9 @@ export function TypesPage({ session }) {
       </tr>`)}
     <//></div>
     <p class="footnote muted">Times are from submission to completion, of the newest tasks that completed within the last hour.</p>`}
-    <${Limits} />
+    <${Limits} operator=${operator} />
     ${dialog?.pause && html`<${PauseDialog} of=${dialog.pause} onClose=${close} changed=${changed} undo=${resume} />`}
     ${dialog?.policy && html`<${PolicyDialog} type=${dialog.policy} onClose=${close} changed=${changed} />`}`;
-}
-
-const KINDS = { running: "at once", rate: "begin", cost: "units" };
-const perPeriod = (seconds) => (seconds == null ? "" : ` in ${duration(seconds * 1000)}`);
-
-// What may run at once or begin within a period, and what handlers have closed.
-function Limits() {
-  const { data, error } = usePoll(() => get("api/limits"), 10000);
-  if (!data) return html`<${Trouble} error=${error} />`;
-  return html`<${Section} id="limits" title="Limits" note="on what runs at once, begins or is spent">
-    <${Trouble} error=${error} stale />
-    ${data.limits.length === 0
-      ? html`<${Empty} title="Nothing is limited">Set a limit: <code>organism limits set NAME --running 5</code><//>`
-      : html`<${Table} label="Limits" class="numbers" head=${["Limit", { title: "Types", class: "text" }, "Amount", { title: "Used most", class: "text" }]}>
-          ${data.limits.map((limit) => html`<tr key=${limit.name}>
-            <th scope="row"><${Text} length=${60}>${limit.name}<//></th>
-            <td class="text">${limit.types.length ? html`<${Text} length=${120}>${limit.types.join(", ")}<//>` : html`<span class="muted">every type</span>`}${limit.by_key && html` <span class="muted">by key</span>`}</td>
-            <td>${limit.amount ? html`${count(limit.amount)} ${KINDS[limit.kind]}${perPeriod(limit.period_s)}` : html`<span class="tag warn">closed</span>`}</td>
-            <td class="text"><${Use} of=${limit} /></td>
-          </tr>`)}
-        <//>`}
-    ${data.closures.length > 0 && html`<h3>Closed by handlers</h3><ul class="rows">${data.closures.slice(0, 20).map((one) => html`<li><span>${one.kind === "limit" ? "Limit" : "Type"} <${Text} length=${60}>${one.name}<//>${one.key && html`, key <${Text} length=${60}>${one.key}<//>`} <span class="muted">opens ${ago(one.until)}${one.reason && html`: <${Text} length=${200}>${one.reason}<//>`}</span></span></li>`)}</ul>`}
-  <//>`;
-}
-
-// The three keys that use most of it. Of a rate, those with the least left.
-function Use({ of }) {
-  const of_kind = { running: of.running, rate: of.left, cost: of.spent }[of.kind];
-  const keys = Object.entries(of_kind).slice(0, 3);
-  if (!keys.length) return html`<span class="zero">–</span>`;
-  return keys.map(([key, n], i) => html`${i > 0 && ", "}${key && html`<${Text} length=${40}>${key}<//> `}${count(n)}${of.kind === "rate" && " left"}`);
 }
 
 function PauseDialog({ of, onClose, changed, undo }) {

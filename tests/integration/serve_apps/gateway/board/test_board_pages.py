@@ -259,8 +259,8 @@ async def test_who_may_only_look_is_offered_nothing_else(visit: Any, board: tupl
         await reader.open(place)
         await expect(reader.page.locator(".loading")).to_have_count(0)
         await expect(reader.page.get_by_role("main")).to_contain_text(shown)
-        offered = reader.button(re.compile("Cancel|Retry|Redrive|Pause|Policy|Send|links"))
-        await expect(offered).to_have_count(0)
+        offered = re.compile("Cancel|Retry|Redrive|Pause|Policy|Send|links|limit|Change|Remove|Open")
+        await expect(reader.button(offered)).to_have_count(0)
 
 
 async def test_pages_are_reached_by_keys(reader: Reader) -> None:
@@ -622,3 +622,49 @@ async def test_a_policy_is_set_and_a_wrong_one_is_refused(reader: Reader) -> Non
     await dialog.get_by_label("Attempts").fill("9")
     await dialog.get_by_role("button", name="Set").click()
     await expect(row).to_contain_text("9")
+
+
+async def test_a_limit_is_set_changed_taken_back_and_removed(
+    reader: Reader, board: tuple[Gateway, str]
+) -> None:
+    name = f"account-{uuid4().hex[:8]}"
+
+    async def limit() -> dict[str, Any] | None:
+        limits = (await board[0].http.get("/api/limits")).json()["limits"]
+        return next((one for one in limits if one["name"] == name), None)
+
+    await reader.open("types")
+    await reader.button("Set a limit…").click()
+    dialog = reader.page.get_by_role("dialog")
+    changes = dialog.get_by_role("list", name="What changes")
+    await dialog.get_by_label("Name").fill(name)
+    await dialog.get_by_label("Amount", exact=True).fill("-1")
+    await dialog.get_by_role("button", name="Set").click()
+    assert await limit() is None, "the browser refuses it"
+    await dialog.get_by_label("Amount", exact=True).fill("3")
+    await dialog.get_by_label("Types, between commas").fill("caption, embed")
+    await dialog.get_by_label("For each key").check()
+    await dialog.get_by_label("Other amounts").fill("acme=10\na=b=0")
+    await expect(changes).to_contain_text("There is no limit of this name yet.")
+    await expect(changes).to_contain_text("Then: 3 at once for each key, of caption, embed.")
+    assert await reader.findings() == []
+    await dialog.get_by_role("button", name="Set").click()
+    row = reader.page.locator("tbody tr").filter(has_text=name)
+    await expect(row).to_contain_text("3 at once")
+    assert (await limit() or {})["exceptions"] == {"acme": 10, "a=b": 0}
+    await row.get_by_role("button", name=re.compile("Change")).click()
+    await dialog.get_by_label("Amount", exact=True).fill("2")
+    # Four tasks of the story run, and none of them has a key.
+    await expect(changes).to_contain_text("Now: 3 at once for each key, of caption, embed.")
+    await expect(changes).to_contain_text("4 tasks run above it. They go on")
+    await dialog.get_by_role("button", name="Set").click()
+    await expect(row).to_contain_text("2 at once")
+    await reader.button("Undo").last.click()
+    await expect(row).to_contain_text("3 at once")
+    await row.get_by_role("button", name=re.compile("Remove")).click()
+    await expect(changes).to_contain_text("2 amounts of single keys go with it: acme, a=b.")
+    assert await reader.findings() == []
+    await dialog.get_by_role("button", name="Remove").click()
+    await expect(row).to_have_count(0)
+    await reader.open("audit?action=limit+removed")
+    await expect(reader.page.locator("tbody tr").first).to_contain_text(name)
