@@ -12,6 +12,7 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from organism_flows.blocks.long_work import WAITS_LONG_S
+from organism_flows.blocks.queue.explain_order import TaskOrder, order_notes
 from organism_flows.blocks.queue.models.lanes import LaneRow
 from organism_flows.blocks.queue.models.limits import Closure, LimitRoom
 from organism_flows.blocks.queue.models.operations import FINISHED, Pause, Status
@@ -151,6 +152,8 @@ class QueueSituation:
     """What its limits allow now, of a task that waits."""
     closures: Sequence[Closure] = ()
     """What is closed that it needs."""
+    order: TaskOrder | None = None
+    """What its type asks of the order, of a task that waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +200,8 @@ def explain(task: TaskRow, situation: QueueSituation) -> Why:
         case _:
             assert_never(task.status)
     notes = [] if task.status in FINISHED else list(_notes(task, holder))
+    of_order = order_notes(task, situation.order, situation.ahead or 0, situation.now)
+    notes += [_Fact("in_line", note.text, note.next_step) for note in of_order]
     sentence = "; ".join(["; and ".join(each.text for each in facts), *(note.text for note in notes)])
     steps = [each.next_step for each in (*facts, *notes) if each.next_step]
     return Why(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, cast
 from uuid import UUID
@@ -12,6 +13,7 @@ from organism_flows.blocks.json_text import readable_json
 from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.db.session import Session
 from organism_flows.blocks.queue.explain import QueueSituation, RunningOfType, Why, explain
+from organism_flows.blocks.queue.explain_order import TaskOrder
 from organism_flows.blocks.queue.models.lanes import LaneRow
 from organism_flows.blocks.queue.models.limits import Closure, LimitRoom
 from organism_flows.blocks.queue.models.operations import (
@@ -22,6 +24,7 @@ from organism_flows.blocks.queue.models.operations import (
     Pause,
     Status,
     TaskFilter,
+    TypePolicy,
 )
 from organism_flows.blocks.queue.models.rows import Depth, TaskResult, TaskRow, TaskState, TaskSummary
 from organism_flows.blocks.queue.models.streams import StoredChunks, StreamPart, StreamPlace
@@ -35,6 +38,8 @@ STREAM_PARTS = 500
 """Most rows of chunks of one task in an answer; each has those of one report."""
 STREAM_BYTES = 64_000
 """Bytes of chunks of one task, as they are stored, after which an answer has no more of them."""
+MEASURED_S = 1.0
+"""Shortest time over which a rate is measured, in seconds."""
 EXPORT_TASKS = 1000
 EXPORT_BYTES = 8_000_000
 """Bytes of params and results after which a page ends, as they are stored: Postgres compresses them."""
@@ -163,19 +168,23 @@ class Reader:
             session.connection.transaction(isolation="repeatable_read", readonly=True),
         ):
             task = await _get(session, task_id)
-            ahead = of_type = None
+            ahead = of_type = order = None
             limits: list[LimitRoom] = []
             closures: list[Closure] = []
             if task.status in ("queued", "retry"):
-                ahead = await session.fetchval(
-                    "ahead",
-                    type=task.type,
-                    priority=task.priority,
-                    domain=task.domain or "",
-                    key=task.key or "",
-                    run_after=task.run_after,
-                    id=task.id,
-                )
+                order = await _order(session, task)
+                place: dict[str, Any] = {
+                    "type": task.type,
+                    "priority": task.priority,
+                    "domain": task.domain or "",
+                    "key": task.key or "",
+                    "run_after": task.run_after,
+                    "id": task.id,
+                }
+                if order.policy.earliest_deadline:
+                    ahead = await session.fetchval("ahead_by_deadline", **place, expires_at=task.expires_at)
+                else:
+                    ahead = await session.fetchval("ahead", **place)
                 limits, closures = await room_of(session, task.type, task.key or "", task.cost)
             if task.status in ("queued", "retry", "running"):
                 row = await session.fetchrow("of_type", type=task.type, id=task.id)
@@ -193,6 +202,7 @@ class Reader:
             of_type,
             limits,
             closures,
+            order,
         )
         return explain(task, situation)
 
@@ -250,6 +260,19 @@ def _state(row: Any) -> TaskState:
         row["fraction"],
         row["note"],
     )
+
+
+async def _order(session: Session, task: TaskRow) -> TaskOrder:
+    """Return what the type of a task that waits asks of the order, and how fast it is if that matters."""
+    rows = await session.fetch("policies")
+    policy = next((TypePolicy.model_construct(**row) for row in rows if row["type"] == task.type), None)
+    order = TaskOrder(policy or TypePolicy.model_construct(type=task.type))
+    if task.expires_at is None:
+        return order
+    lately = await session.fetchrow("completed_lately", type=task.type)
+    if lately is None or not lately["of_type"]:
+        return order
+    return replace(order, rate=lately["of_type"] / max(lately["seconds"], MEASURED_S))
 
 
 async def _get(session: Session, task_id: str) -> TaskRow:

@@ -25,6 +25,8 @@ TYPES_LIMIT = 100
 """Most task types with a label of their own: submitters choose types, and every label is kept for ever."""
 LIMITS_SHOWN = 100
 """Most limits with a label of their own, by name."""
+LATE_READ = 1000
+"""Most tasks that may be late and are read, of those that expire first."""
 OTHERS = "(others)"
 READ_SHARE = 20
 """Upper bound on the share of time spent counting, as 1/N: a count reads the whole table."""
@@ -59,6 +61,7 @@ class QueueFigures:
     closures: dict[str, int] = field(default_factory=dict)
     limits: dict[str, float] = field(default_factory=dict)
     """Share of its amount that each limit has used."""
+    late: dict[str, int] = field(default_factory=dict)
     counted: dict[str, float] = field(default_factory=dict)
     """Counts of the lanes, by name."""
     work: LongWork | None = None
@@ -127,7 +130,14 @@ class QueueMetrics(Collector):
         )
         for name, share in figures.limits.items():
             limits.add_metric([name], share)
-        yield from (tasks, oldest, lanes, pauses, closures, limits, *lane_metrics(figures.counted))
+        late = GaugeMetricFamily(
+            "organism_tasks_late",
+            "Waiting tasks that expire before they can begin, in any order, at the rate of their type.",
+            labels=["type"],
+        )
+        for name, number in figures.late.items():
+            late.add_metric([name], number)
+        yield from (tasks, oldest, lanes, pauses, closures, limits, late, *lane_metrics(figures.counted))
         if figures.work is not None:
             yield from _work_metrics(figures.work)
 
@@ -164,6 +174,7 @@ async def _figures(queue: Queue) -> QueueFigures:
         dict(pauses),
         dict(closures),
         {name: share for name, share in list(shares.items())[:LIMITS_SHOWN] if share is not None},
+        dict(list((await queue.health.late(at_most=LATE_READ)).items())[:TYPES_LIMIT]),
         await queue.reader.lane_figures(),
         await queue.health.long_work(),
     )
