@@ -14,7 +14,7 @@ class Models:
     def __init__(self) -> None:
         self._load_s = 0.0
 
-    @serve.multiplexed(max_num_models_per_replica=4)
+    @serve.multiplexed(max_num_models_per_replica=4)  # type: ignore[untyped-decorator]
     async def model(self, name: str) -> dict[str, int]:
         await asyncio.sleep(self._load_s)
         return {"uses": 0}

@@ -260,7 +260,7 @@ class ClaimLines:
             async with self.limits.claim(wanted) as claim:
                 if not claim.wanted:
                     return Batch()
-                targets, early = await self._earliest.targets(claim.session, claim.wanted, claim.by_cost)
+                targets = await self._earliest.targets(claim)
                 batch, lines, moments = await self._claim(claim.session, limit, targets)
                 claim.take(batch.ids, lines)
         except ClaimRaced:
@@ -268,6 +268,7 @@ class ClaimLines:
                 line.exhausted = True
             self.stale = True
             return Batch()
+        early = self._earliest.take(batch.ids)
         for line, _ in claim.wanted:
             line.exhausted = len(batch) < limit and line.id not in early
         if batch:

@@ -6,16 +6,21 @@ line, as if it were a line of one task. So the claim itself, and whoever does no
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
 from organism_flows.blocks.queue.db.session import Session
+from organism_flows.blocks.queue.stores.limits import LimitedClaim
 from organism_flows.blocks.queue.stores.line_shares import ClaimLine, LineId
 from organism_flows.blocks.queue.wire import Batch
 
 EARLIEST_TIMEOUT = 10.0
+
+
+Place: TypeAlias = tuple[datetime, UUID]
+"""When a task expires, or is due, and its id."""
 
 
 class Target(NamedTuple):
@@ -23,7 +28,7 @@ class Target(NamedTuple):
 
     line: ClaimLine
     quota: int
-    after: tuple[datetime, UUID] | None
+    after: Place | None
 
 
 class EarliestFirst:
@@ -33,34 +38,40 @@ class EarliestFirst:
     """
 
     def __init__(self) -> None:
-        self._after: dict[LineId, tuple[datetime, UUID]] = {}
+        self._after: dict[LineId, Place] = {}
+        self._asked: dict[str, tuple[LineId, Place]] = {}
+        """Line and place of each task that was asked for last, by id."""
 
     def begin_again(self) -> None:
         """Begin again with the task of each line that expires first."""
         self._after.clear()
 
-    async def targets(
-        self, session: Session, wanted: Sequence[tuple[ClaimLine, int]], plain: Collection[LineId]
-    ) -> tuple[list[Target], set[LineId]]:
-        """Return what to ask claim.sql for, and the lines in which that is tasks that expire.
-
-        Args:
-            session: Runs the statement.
-            wanted: The lines to claim from, each with the most tasks to take.
-            plain: Lines whose tasks are to be claimed in their usual order.
-        """
-        asked = [one for one in wanted if one[0].order.earliest_deadline and one[0].id not in plain]
+    async def targets(self, claim: LimitedClaim) -> list[Target]:
+        """Return what to ask claim.sql for, to take what ``claim`` wants."""
+        self._asked = {}
+        asked = [one for one in claim.wanted if one[0].order.earliest_deadline]
+        if asked:
+            costly = claim.by_cost
+            asked = [one for one in asked if one[0].id not in costly]
         found: dict[LineId, list[Target]] = {}
-        for row in await self._read(session, asked) if asked else ():
+        for row in await self._read(claim.session, asked) if asked else ():
             line, _ = asked[row["line"]]
             # The place right before that of the task.
             before = (row["run_after"], UUID(int=max(row["id"].int - 1, 0)))
             found.setdefault(line.id, []).append(Target(line, 1, before))
-            self._after[line.id] = (row["expires_at"], row["id"])
+            self._asked[str(row["id"])] = line.id, (row["expires_at"], row["id"])
         targets: list[Target] = []
-        for line, quota in wanted:
+        for line, quota in claim.wanted:
             targets += found.get(line.id) or [Target(line, quota, line.after)]
-        return targets, set(found)
+        return targets
+
+    def take(self, ids: Iterable[str]) -> set[LineId]:
+        """Record that these tasks were claimed, and return the lines that were claimed along deadlines."""
+        for task_id in ids:
+            if task_id in self._asked:
+                line, place = self._asked[task_id]
+                self._after[line] = max(self._after.get(line, place), place)
+        return {line for line, _ in self._asked.values()}
 
     async def _read(self, session: Session, asked: Sequence[tuple[ClaimLine, int]]) -> list[Any]:
         after = [self._after.get(line.id) for line, _ in asked]

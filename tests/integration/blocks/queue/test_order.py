@@ -99,9 +99,11 @@ async def test_deadlines_are_an_order_among_equals_only(queue: Queue) -> None:
 
 async def test_each_deadline_is_claimed_once_whatever_the_room(queue: Queue) -> None:
     await queue.operator.set_policy(TypePolicy(type="t", earliest_deadline=True))
-    ids = [
-        (await add(queue, key=f"k{n % 3}", expires_in_s=float(1000 - n % 7)))[0] for n in range(60)
-    ] + await add(queue, 10)
+    given = {
+        (await add(queue, key=f"k{n % 3}", expires_in_s=float(1000 - 7 * n % 60)))[0]: (n % 3, -(7 * n % 60))
+        for n in range(60)
+    }
+    ids = [*given, *await add(queue, 10)]
     lines = lines_of(queue, [0.0])
     taken: list[str] = []
     for room in (1, 2, 7, 30, 5) * 10:
@@ -109,6 +111,9 @@ async def test_each_deadline_is_claimed_once_whatever_the_room(queue: Queue) -> 
         assert len(batch) <= room
         taken += batch.ids
     assert sorted(taken) == sorted(ids)
+    for key in range(3):
+        order = [given[task][1] for task in taken if given.get(task, (-1,))[0] == key]
+        assert order == sorted(order), "along its deadlines"
 
 
 async def test_types_with_a_limit_on_cost_are_claimed_in_their_usual_order(queue: Queue) -> None:
