@@ -54,7 +54,7 @@ def order_notes(task: TaskRow, order: TaskOrder | None, ahead: int, now: datetim
     if policy.aging_s and waited_s >= policy.aging_s:
         steps = int(waited_s / policy.aging_s)
         yield OrderNote(
-            f"it counts as priority {task.priority + steps} because it has waited, not {task.priority}"
+            f"it counts as priority {task.priority + steps} because it has waited, not as {task.priority}"
         )
     if policy.earliest_deadline:
         yield OrderNote("of its line, the tasks that expire first come first")

@@ -99,14 +99,14 @@ async def deploy(
 
 
 async def declare_limits(app: OrganismApp, settings: Settings) -> None:
-    """Set the limits and weights that the configuration declares, in tables that are up to date."""
-    if app.config.limits is None and app.config.weights is None:
+    """Set the limits, weights and policies that the configuration declares, in tables that are up to date."""
+    if not app.config.declares:
         return
     from organism_flows.blocks.local_stack.stack_state import queue_dsn
     from organism_flows.blocks.queue import Queue
 
     async with Queue(queue_dsn(settings).get_secret_value(), connections=1) as queue:
-        await queue.operator.declare(app.config.limits, app.config.weights)
+        await queue.operator.declare(app.config.limits, app.config.weights, app.config.policies)
 
 
 async def wait_until_healthy(client: httpx.AsyncClient, stack: StackState) -> None:

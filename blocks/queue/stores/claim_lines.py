@@ -268,7 +268,9 @@ class ClaimLines:
                 line.exhausted = True
             self.stale = True
             return Batch()
-        early = self._earliest.take(batch.ids)
+        early, order = self._earliest.take(batch.ids)
+        if early:
+            batch, lines, moments = batch.take(order), [lines[p] for p in order], [moments[p] for p in order]
         for line, _ in claim.wanted:
             line.exhausted = len(batch) < limit and line.id not in early
         if batch:

@@ -6,7 +6,7 @@ line, as if it were a line of one task. So the claim itself, and whoever does no
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
@@ -65,13 +65,22 @@ class EarliestFirst:
             targets += found.get(line.id) or [Target(line, quota, line.after)]
         return targets
 
-    def take(self, ids: Iterable[str]) -> set[LineId]:
-        """Record that these tasks were claimed, and return the lines that were claimed along deadlines."""
+    def take(self, ids: Sequence[str]) -> tuple[set[LineId], Sequence[int]]:
+        """Record that these tasks were claimed.
+
+        Returns:
+            The lines that were claimed along their deadlines, and the positions of the tasks in that order.
+        """
+        order: Sequence[int] = range(len(ids))
+        if not self._asked:
+            return set(), order
         for task_id in ids:
             if task_id in self._asked:
                 line, place = self._asked[task_id]
                 self._after[line] = max(self._after.get(line, place), place)
-        return {line for line, _ in self._asked.values()}
+        numbers = {task_id: number for number, task_id in enumerate(self._asked)}
+        order = sorted(order, key=lambda position: numbers.get(ids[position], len(numbers)))
+        return {line for line, _ in self._asked.values()}, order
 
     async def _read(self, session: Session, asked: Sequence[tuple[ClaimLine, int]]) -> list[Any]:
         after = [self._after.get(line.id) for line, _ in asked]

@@ -29,6 +29,7 @@ from organism_flows.blocks.queue.models.operations import (
 from organism_flows.blocks.queue.models.rows import Depth, TaskResult, TaskRow, TaskState, TaskSummary
 from organism_flows.blocks.queue.models.streams import StoredChunks, StreamPart, StreamPlace
 from organism_flows.blocks.queue.stores.limits import room_of
+from organism_flows.blocks.queue.stores.operator import policy_of
 
 ACQUIRE_TIMEOUT = 10.0
 EXPORT_TIMEOUT = 300.0
@@ -265,7 +266,7 @@ def _state(row: Any) -> TaskState:
 async def _order(session: Session, task: TaskRow) -> TaskOrder:
     """Return what the type of a task that waits asks of the order, and how fast it is if that matters."""
     rows = await session.fetch("policies")
-    policy = next((TypePolicy.model_construct(**row) for row in rows if row["type"] == task.type), None)
+    policy = next((policy_of(row) for row in rows if row["type"] == task.type), None)
     order = TaskOrder(policy or TypePolicy.model_construct(type=task.type))
     if task.expires_at is None:
         return order

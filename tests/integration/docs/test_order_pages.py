@@ -50,6 +50,10 @@ def test_the_handler_and_the_organ_of_the_page_load(tmp_path: Path, monkeypatch:
     [organ] = [organ for organ in config.organs if organ.id == "answers"]
     assert organ.deployment is not None
     assert organ.deployment.replicas == 2
+    assert [policy.affinity_keys for policy in config.policies or ()] == [6]
+    order = Page("how-to/order-tasks.md").block("yaml")
+    declared = parse_config({**YAML(typ="safe").load(order), "include_builtin": True})
+    assert [policy.type for policy in declared.policies or ()] == ["report", "quote"]
     page.write(tmp_path, ("python", "my_models.py"))
     monkeypatch.syspath_prepend(tmp_path)
     handler = load_handler(organ)

@@ -206,7 +206,3 @@ async def test_a_lane_goes_on_by_itself_when_the_turn_of_a_key_has_come(
         await until_settled(lane, 60)
     keys = [set(call.keys.values()) for call in organism.calls]
     assert all(len(of_call) == 1 for of_call in keys), "a call is for one model"
-    order = list(dict.fromkeys(key for of_call in keys for key in of_call))
-    assert [key for of_call in keys for key in of_call] == sorted(
-        (key for of_call in keys for key in of_call), key=order.index
-    ), "one key after another"

@@ -12,7 +12,8 @@ ALTER TABLE task_types
         CHECK (affinity_s > 0 AND affinity_s <= 86400),
     ADD COLUMN IF NOT EXISTS affinity_keys integer CHECK (affinity_keys BETWEEN 1 AND 1000),
     ADD COLUMN IF NOT EXISTS earliest_deadline boolean NOT NULL DEFAULT false,
-    ADD COLUMN IF NOT EXISTS timeout_by_deadline boolean NOT NULL DEFAULT false
+    ADD COLUMN IF NOT EXISTS timeout_by_deadline boolean NOT NULL DEFAULT false,
+    ADD COLUMN IF NOT EXISTS declared boolean NOT NULL DEFAULT false
 
 -- step: note on age
 COMMENT ON COLUMN task_types.aging_s IS
@@ -32,3 +33,7 @@ COMMENT ON COLUMN task_types.earliest_deadline IS
 -- step: note on timeouts
 COMMENT ON COLUMN task_types.timeout_by_deadline IS
     'True: an attempt is stopped when its task expires, if its timeout has not done so before.'
+
+-- step: note on declared policies
+COMMENT ON COLUMN task_types.declared IS
+    'True: from the file of the organism. The next deployment of it sets or removes it.'
