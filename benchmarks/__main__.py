@@ -27,6 +27,7 @@ PARTS = (
     "trickle",
     "handover",
     "mixed",
+    "affinity",
     "bulk",
     "growth",
     "snapshot",

@@ -66,6 +66,9 @@ class OrganismClient:
         try:
             large = _characters(batch) > GRPC_LIMIT_CHARS
             handle = self._handle().options(stream=True, _by_reference=large)
+            if batch.keys:
+                # Serve prefers replicas that hold the model of this name: see @serve.multiplexed.
+                handle = handle.options(multiplexed_model_id=next(iter(batch.keys.values())))
             stream = handle.handle_tasks.remote(batch.to_wire())
             while True:
                 try:

@@ -123,13 +123,13 @@ async def prepare_postgres(queue: str, within_s: float) -> BootstrapStep:
 
 @_step("limits")
 async def declare_limits(queue: str, config: str | None) -> BootstrapStep:
-    """Set the limits and weights that the organism's configuration declares."""
+    """Set the limits, weights and policies that the organism's configuration declares."""
     wanted = load_config(Path(config) if config else load_settings().config)
-    if wanted.limits is None and wanted.weights is None:
+    if not wanted.declares:
         return BootstrapStep(step="limits", changed=False, found="the configuration declares none")
     block = await TaskQueue.named(queue)
     async with block.open(application_name="organism-bootstrap", connections=1) as open_queue:
-        changed = await open_queue.operator.declare(wanted.limits, wanted.weights)
+        changed = await open_queue.operator.declare(wanted.limits, wanted.weights, wanted.policies)
     found = f"set or removed: {', '.join(changed)}" if changed else "as the configuration declares"
     return BootstrapStep(step="limits", changed=bool(changed), found=found)
 

@@ -226,7 +226,7 @@ class FailureList(BaseModel):
 
 
 class PolicyFigures(BaseModel):
-    """Limits on retries and timeouts of the tasks of a type, as they stand in the table."""
+    """Retries, timeouts and order of the tasks of a type, as they stand in the table."""
 
     type: str
     max_attempts: int | None = Field(description="null: 5.")
@@ -241,6 +241,20 @@ class PolicyFigures(BaseModel):
     )
     cost_path: str | None = Field(
         default=None, description="Where the params of a task have its cost, if its producer gives none."
+    )
+    aging_s: float | None = Field(
+        default=None, description="Seconds of waiting that count as one more priority; null: none do."
+    )
+    affinity_s: float | None = Field(
+        default=None,
+        description="Tasks of one key run together: how long those of others may wait. null: they do not.",
+    )
+    affinity_keys: int | None = Field(default=None, description="Keys that a lane claims at a time; null: 2.")
+    earliest_deadline: bool = Field(
+        default=False, description="Of tasks in one line, the one that expires first is claimed first."
+    )
+    timeout_by_deadline: bool = Field(
+        default=False, description="An attempt is stopped when its task expires."
     )
 
     @classmethod

@@ -79,6 +79,10 @@ class Batch:
     """Trace context by claim, of the tasks that are traced. Not a column: most often there are none."""
     waits: dict[int, EndedWait] = field(default_factory=dict, kw_only=True)
     """How waits have ended, by claim, of the tasks that have waited for an event. Not a column either."""
+    keys: dict[int, str] = field(default_factory=dict, kw_only=True)
+    """Key by claim, of the tasks whose type runs those of one key together. A call has those of one."""
+    expires_s: dict[int, float] = field(default_factory=dict, kw_only=True)
+    """Seconds until a task expires, by claim, of the tasks that are to be stopped then."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -87,16 +91,15 @@ class Batch:
         """Append the tasks of ``other``."""
         for name in BATCH_COLUMNS:
             getattr(self, name).extend(getattr(other, name))
-        self.traces.update(other.traces)
-        self.waits.update(other.waits)
+        for name in BATCH_EXTRAS:
+            getattr(self, name).update(getattr(other, name))
 
     def take(self, positions: Iterable[int]) -> Batch:
         """Return a new batch of the tasks at ``positions``, in that order."""
         taken = Batch(*_taken(self, BATCH_COLUMNS, positions))
-        if self.traces:
-            taken.traces = {claim: self.traces[claim] for claim in taken.claims if claim in self.traces}
-        if self.waits:
-            taken.waits = {claim: self.waits[claim] for claim in taken.claims if claim in self.waits}
+        for name in BATCH_EXTRAS:
+            if extra := getattr(self, name):
+                setattr(taken, name, {claim: extra[claim] for claim in taken.claims if claim in extra})
         return taken
 
     def to_wire(self) -> dict[str, Any]:
@@ -119,6 +122,8 @@ class Batch:
 
 
 BATCH_COLUMNS = tuple(f.name for f in fields(Batch) if not f.kw_only)
+BATCH_EXTRAS = tuple(f.name for f in fields(Batch) if f.kw_only)
+"""What few tasks have, by claim."""
 
 
 @dataclass(slots=True)

@@ -99,20 +99,21 @@ async def deploy(
 
 
 async def declare_limits(app: OrganismApp, settings: Settings, *, on_note: Callable[[str], None]) -> None:
-    """Set the limits and weights that the configuration declares, in tables that are up to date.
+    """Set the limits, weights and policies that the configuration declares, in tables that are up to date.
 
     Args:
         app: The organism, with its configuration.
         settings: Name the database.
         on_note: Told what has changed.
     """
-    if app.config.limits is None and app.config.weights is None:
+    if not app.config.declares:
         return
     from organism_flows.blocks.local_stack.stack_state import queue_dsn
     from organism_flows.blocks.queue import Queue
 
     async with Queue(queue_dsn(settings).get_secret_value(), connections=1) as queue:
-        if changed := await queue.operator.declare(app.config.limits, app.config.weights):
+        declared = (app.config.limits, app.config.weights, app.config.policies)
+        if changed := await queue.operator.declare(*declared):
             on_note(f"limits set or removed, as the configuration declares: {', '.join(changed)}")
 
 

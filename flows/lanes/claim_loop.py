@@ -162,10 +162,12 @@ class ClaimLoop:
             else:
                 # Tasks that are due and were not claimed are locked by another lane, or wait for room.
                 # Those that a limit holds back wait until tasks that count against it have ended.
-                due_s = min((line.due_s for line in self._lines if not line.limited), default=POLL_S)
+                due_s = min(
+                    (line.due_s for line in self._lines if not (line.limited or line.held)), default=POLL_S
+                )
                 wait_s = due_s - self._lines.age_s
                 wait_s = min(max(wait_s, MISSED_S), POLL_S)
-            wait_s = min(wait_s, max(self._lines.limits.next_s, MISSED_S))
+            wait_s = min(wait_s, max(min(self._lines.limits.next_s, self._lines.turns.next_s), MISSED_S))
             if self._until_empty and not self._calls.running:
                 if (await self._queue.reader.outlook()).empty:
                     return True

@@ -166,7 +166,7 @@ class Windows:
         """Split claimed tasks into calls, each of one stream, and return them with its name."""
         self.in_flight += len(batch)
         calls = []
-        for stream, positions in self._by_stream(batch).items():
+        for stream, positions in self._together(batch):
             window = self.window(stream)
             window.in_flight += len(positions)
             size = sum(len(batch.params[p]) for p in positions) / len(positions)
@@ -177,6 +177,17 @@ class Windows:
             parts = (positions[i : i + limit] for i in range(0, len(positions), limit))
             calls += [(stream, batch.take(part)) for part in parts]
         return calls
+
+    def _together(self, batch: Batch) -> list[tuple[str, Sequence[int]]]:
+        """Return the positions of the tasks that may share a call, with their stream."""
+        streams = self._by_stream(batch)
+        if not batch.keys:
+            return list(streams.items())
+        groups: dict[tuple[str, str], list[int]] = {}
+        for stream, positions in streams.items():
+            for position in positions:
+                groups.setdefault((stream, batch.keys.get(batch.claims[position], "")), []).append(position)
+        return [(stream, positions) for (stream, _), positions in groups.items()]
 
     def _by_stream(self, batch: Batch) -> dict[str, Sequence[int]]:
         """Return the positions of the tasks of each stream."""

@@ -23,6 +23,7 @@ from ruamel.yaml.error import YAMLError
 
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.queue.models.limits import Key, Limit, Weight
+from organism_flows.blocks.queue.models.operations import TypePolicy
 from organism_flows.blocks.validation import first_error
 
 Name: TypeAlias = Annotated[
@@ -271,14 +272,22 @@ class OrganismConfig(Section):
         default=None,
         description="How many tasks a key gets when others get one, where they share; set likewise.",
     )
+    policies: list[TypePolicy] | None = Field(
+        default=None, description="Retries, timeouts and order of types of tasks; set likewise."
+    )
 
     def alone(self, organ: OrganConfig) -> OrganismConfig:
         """Return the configuration of a deployment that is only ``organ`` and takes every task sent there."""
         suspects = "process" if organ.isolates else "replica"
         here = organ.model_copy(update={"deployment": None, "domains": [], "suspects": suspects})
         alone = {"organs": [here], "include_builtin": False, "default_organ": organ.id, "escalation": None}
-        alone |= {"limits": None, "weights": None}
+        alone |= {"limits": None, "weights": None, "policies": None}
         return self.model_copy(update=alone)
+
+    @property
+    def declares(self) -> bool:
+        """Return True if it has limits, weights or policies for the queue."""
+        return not (self.limits is None and self.weights is None and self.policies is None)
 
     @property
     def task_types(self) -> list[str]:
@@ -342,9 +351,11 @@ def parse_config(raw: Any, *, source: str = "the organism's configuration") -> O
 
 
 def _refuse_duplicates(config: OrganismConfig, source: str) -> None:
-    for name, times in Counter(limit.name for limit in config.limits or ()).items():
+    declared = Counter(("limits", limit.name) for limit in config.limits or ())
+    declared += Counter(("policies", policy.type) for policy in config.policies or ())
+    for (what, name), times in declared.items():
         if times > 1:
-            raise ConfigurationError(f"{source}: limits has {name!r} {times} times", "give each its own name")
+            raise ConfigurationError(f"{source}: {what} has {name!r} {times} times", "give each name once")
     ids: dict[str, int] = {}
     served: dict[tuple[str, str | None], str] = {}
     for index, organ in enumerate(config.organs):

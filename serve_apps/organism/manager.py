@@ -186,6 +186,7 @@ class OrganismManager:
         others: Counter[Path] = Counter()
         longest_s = None
         begin: dict[JobRunner, list[Job]] = {}
+        now = time.monotonic()
         refused = self._calls.not_to_run(call)
         routed: dict[tuple[str, str | None], JobRunner] = {}
         for position, place in enumerate(zip(batch.types, batch.domains, strict=True)):
@@ -216,6 +217,8 @@ class OrganismManager:
                 call.report(position, result, path=path, organ_id=organ.config.id, elapsed_ms=0.0)
                 continue
             job = Job(call, position, timeout_s, path)
+            if (left_s := batch.expires_s.get(batch.claims[position])) is not None:
+                job.expires = now + left_s
             work.setdefault(runner, []).append(job)
             older = self._shared.lingering.get(batch.ids[position])
             if older is None or not self._calls.wait_for(older, job, runner):

@@ -22,6 +22,7 @@ OURS = frozenset(
         "tasks_finished",
         "tasks_interrupted",
         "tasks_expiring",
+        "tasks_by_deadline",
         "tasks_type_is_not_empty",
         "tasks_params_is_an_object",
         "tasks_drift_score_is_finite",

@@ -25,20 +25,21 @@ STATEMENTS: dict[tuple[str, ...], str] = {
     (SUBMITTER, OPERATOR): "duplicates load_missing load_part loaded send_event submit",
     (LANE, OPERATOR): """
         closures dead_letters expirable expire failures_since forget_closures forget_files forget_levels
-        forget_spending interrupted lane_figures lanes limit_room limits long_running long_work
-        most_interrupted next_due outlook pauses prunable prune prune_audit prune_some
-        queue_health remaining request_leave request_stop
+        forget_spending interrupted lane_figures lanes late limit_room limits long_running long_work
+        most_interrupted next_due outlook pauses prunable prune prune_audit prune_some queue_health
+        remaining request_leave request_stop
     """,
     (LANE,): """
-        begun cancel_requests claim complete deliver_kept deregister forget_lanes limit_charge limit_costs
-        limit_lock limit_reconcile limit_spend lines next_in_line next_lines reap reap_some reapable
-        record_reports register reject release release_unanswered renew report restored settle snooze
+        begun cancel_requests claim complete deliver_kept deregister earliest expiring_claimed forget_lanes
+        limit_charge limit_costs limit_lock limit_reconcile limit_spend lines next_in_line next_lines reap
+        reap_some reapable record_reports register reject release release_unanswered renew report restored
+        settle snooze
     """,
     (OPERATOR,): """
-        ahead attached board_audit board_dead board_failures board_latency board_newest_audit board_running
-        board_waiting cancel cancellable close counts counts_of database_health declare_weights depths
-        export finished forget_declared get limit_pace limit_use line_pace
-        line_waits next_finished of_type open page pause policies
+        ahead ahead_by_deadline attached board_audit board_dead board_failures board_latency
+        board_newest_audit board_running board_waiting cancel cancellable close completed_lately counts
+        counts_of database_health declare_weights depths export finished forget_declared forget_policies get
+        limit_pace limit_use line_pace line_waits next_finished of_type open page pause policies
         record_audit redrivable redrivable_sample redrive remove_limit results resume retriable retry
         sent_event set_limit set_policy set_weight start states streams stuck to_cancel to_retry unheld
         weights

@@ -6,6 +6,7 @@ from typing import assert_never
 
 from organism_flows.blocks.queue.explain.held import begun_at, held
 from organism_flows.blocks.queue.explain.notes import dead_letter, notes
+from organism_flows.blocks.queue.explain.order import order_notes
 from organism_flows.blocks.queue.explain.waiting import forecast_text, in_line, in_the_way, line_forecast
 from organism_flows.blocks.queue.explain.why import Fact, QueueSituation, Why
 from organism_flows.blocks.queue.models.operations import FINISHED
@@ -49,6 +50,8 @@ def explain(task: TaskRow, situation: QueueSituation) -> Why:
         case _:
             assert_never(task.status)
     further = [] if task.status in FINISHED else list(notes(task, holder))
+    of_order = order_notes(task, situation.order, situation.ahead or 0, situation.now)
+    further += [Fact("in_line", note.text, note.next_step) for note in of_order]
     forecast = line_forecast(facts, situation)
     said = [forecast_text(forecast)] if forecast else []
     sentence = "; ".join(

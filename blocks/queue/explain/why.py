@@ -11,6 +11,7 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from organism_flows.blocks.queue.explain.forecast import Wait
+from organism_flows.blocks.queue.explain.order import TaskOrder
 from organism_flows.blocks.queue.models.lanes import LaneRow
 from organism_flows.blocks.queue.models.limits import Closure, LimitRoom
 from organism_flows.blocks.queue.models.operations import Pause, Status
@@ -153,6 +154,8 @@ class QueueSituation:
     """What its limits allow now, of a task that waits."""
     closures: Sequence[Closure] = ()
     """What is closed that it needs."""
+    order: TaskOrder | None = None
+    """What its type asks of the order, of a task that waits."""
     begins: Wait | None = None
     """When it begins, if nothing but the tasks before it and limits keeps it waiting."""
     rooms: Mapping[str, tuple[float, float]] = field(default_factory=dict)

@@ -249,7 +249,7 @@ class Pause(BaseModel):
 
 
 class TypePolicy(BaseModel):
-    """Limits on retries and timeouts of the tasks of a type, unless a task sets its own."""
+    """Retries, timeouts and order of the tasks of a type, unless a task says otherwise."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -281,6 +281,36 @@ class TypePolicy(BaseModel):
         description="Where the params of a task have its cost, if its producer gives none: "
         "`params.max_tokens`. A number. `None` means nowhere.",
     )
+    aging_s: float | None = Field(
+        default=None,
+        gt=0,
+        le=366 * 86400,
+        description="Seconds of waiting that count as much as one more priority. `None` means that none do.",
+    )
+    affinity_s: float | None = Field(
+        default=None,
+        gt=0,
+        le=86400,
+        description="Tasks of one key run together: how long those of a key without a turn may wait for "
+        "theirs, in seconds. `None` means that keys share every claim.",
+    )
+    affinity_keys: Annotated[int, Field(ge=1, le=1000), WHOLE] | None = Field(
+        default=None, description="Keys that a lane claims at a time, with `affinity_s`. `None` means 2."
+    )
+    earliest_deadline: bool = Field(
+        default=False,
+        description="Of tasks of one priority, domain and key, that which expires first is claimed first.",
+    )
+    timeout_by_deadline: bool = Field(
+        default=False,
+        description="An attempt is stopped when its task expires, if its timeout has not done so before.",
+    )
+
+    @model_validator(mode="after")
+    def _keys_of_an_affinity(self) -> Self:
+        if self.affinity_keys is not None and self.affinity_s is None:
+            raise ValueError("affinity_keys needs affinity_s, the seconds that other keys may wait")
+        return self
 
 
 @dataclass(frozen=True, slots=True)

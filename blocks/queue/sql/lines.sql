@@ -24,8 +24,12 @@ SELECT type, priority, domain, line.key,
               OR domain = ANY (ARRAY(SELECT name FROM pauses WHERE kind = 'domain')) THEN 'Infinity'
             -- Both are extracted separately: before version 17 infinity cannot be subtracted.
             ELSE extract(epoch FROM greatest(run_after, closed.until)) - extract(epoch FROM queue_now()) END::float8 AS due_s,
-       coalesce(heavy.weight, 1) AS weight
+       coalesce(heavy.weight, 1) AS weight,
+       policy.aging_s, policy.affinity_s, coalesce(policy.affinity_keys, 2) AS affinity_keys,
+       coalesce(policy.earliest_deadline, false) AS earliest_deadline,
+       coalesce(policy.timeout_by_deadline, false) AS timeout_by_deadline
 FROM line
 LEFT JOIN key_weights heavy ON heavy.key = line.key
+LEFT JOIN task_types policy USING (type)
 LEFT JOIN closures closed
     ON closed.kind = 'type' AND closed.name = line.type AND closed.key = line.key AND closed.until > queue_now()

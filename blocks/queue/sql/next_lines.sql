@@ -30,12 +30,16 @@ SELECT domain, found.key, walked, closed.until IS NOT NULL AS closed,
        CASE WHEN :type = ANY (ARRAY(SELECT name FROM pauses WHERE kind = 'type'))
               OR domain = ANY (ARRAY(SELECT name FROM pauses WHERE kind = 'domain')) THEN 'Infinity'
             ELSE extract(epoch FROM greatest(run_after, closed.until)) - extract(epoch FROM queue_now()) END::float8 AS due_s,
-       coalesce(heavy.weight, 1) AS weight
+       coalesce(heavy.weight, 1) AS weight,
+       policy.aging_s, policy.affinity_s, coalesce(policy.affinity_keys, 2) AS affinity_keys,
+       coalesce(policy.earliest_deadline, false) AS earliest_deadline,
+       coalesce(policy.timeout_by_deadline, false) AS timeout_by_deadline
 FROM (SELECT domain, key, run_after, true FROM walked
       UNION ALL
       SELECT domain, key, run_after, false FROM first_due
       WHERE (domain, key) NOT IN (SELECT domain, key FROM walked)) AS found(domain, key, run_after, walked)
 LEFT JOIN key_weights heavy ON heavy.key = found.key
+LEFT JOIN task_types policy ON policy.type = :type
 LEFT JOIN closures closed
     ON closed.kind = 'type' AND closed.name = :type AND closed.key = found.key AND closed.until > queue_now()
 ORDER BY walked, domain, found.key

@@ -14,7 +14,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
-from operator import attrgetter
 from uuid import UUID
 
 import asyncpg
@@ -24,13 +23,17 @@ from organism_flows.blocks.queue.db.bisection import logger, one_line
 from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.db.session import Session
 from organism_flows.blocks.queue.db.sqlstates import verdict
+from organism_flows.blocks.queue.stores.earliest_first import EarliestFirst, Target, bound_by_deadlines
+from organism_flows.blocks.queue.stores.key_turns import KeyTurns
 from organism_flows.blocks.queue.stores.limits import ClaimRaced, Limits
 from organism_flows.blocks.queue.stores.line_pages import LinePages
 from organism_flows.blocks.queue.stores.line_shares import (
     ClaimLine,
+    ClaimOrder,
     LineId,
     LineShares,
     Stream,
+    by_rank,
 )
 from organism_flows.blocks.queue.stores.reports import restore
 from organism_flows.blocks.queue.wire import Batch
@@ -84,9 +87,11 @@ class ClaimLines:
         self._known: dict[LineId, ClaimLine] = {}
         """Every line whose cursor is kept, those of earlier pages included."""
         self._lines: list[ClaimLine] = []
-        """The lines to claim from, highest priority first."""
+        """The lines to claim from, highest rank first."""
         self._pages = LinePages(database)
         self._shares = LineShares()
+        self.turns = KeyTurns(clock)
+        self._earliest = EarliestFirst()
         self.limits = Limits(database)
         self._looked_at = self._rewound_at = -NEVER
         self._scan_took_s: deque[float] = deque([0.0], maxlen=5)
@@ -113,7 +118,7 @@ class ClaimLines:
         """Return True if the last claim found every due task, in every line."""
         if self._pages and self._found:
             return False
-        return all(line.exhausted for line in self)
+        return all(line.exhausted or line.held for line in self)
 
     @property
     def next_scan_s(self) -> float:
@@ -140,6 +145,7 @@ class ClaimLines:
         self._scan_took_s.append(now - started)
         if rewind:
             self._rewound_at = now
+            self._earliest.begin_again()
             for line in self._known.values():
                 line.after = None
         news = any(line.id not in self._known for line in found)
@@ -155,7 +161,7 @@ class ClaimLines:
             if line.id not in seen and (line.id[:2] in paged or now - line.seen_at < KEEP_S):
                 line.due_s = line.due_s if line.id[:2] in paged else NEVER
                 lines.append(line)
-        self._lines = sorted(lines, key=lambda line: -line.priority)
+        self._lines = by_rank(lines)
         self._known = {line.id: line for line in (*self._known.values(), *self._lines)}
         while len(self._known) > max(LINES_KEPT, len(self._lines)):
             del self._known[next(iter(self._known))]
@@ -165,6 +171,7 @@ class ClaimLines:
         """Return the line that was known before, if it was, with what has just been found."""
         line = self._known.get(found.id, found)
         line.due_s, line.weight, line.extra, line.seen_at = found.due_s, found.weight, found.extra, now
+        line.order, line.was_limited = found.order, line.limited
         line.exhausted = line.limited = line.served = False
         return line
 
@@ -185,11 +192,11 @@ class ClaimLines:
             await self.scan()
         limit = min(limit, self._most)
         await self._turn_pages(limit, room, stream)
-        wanted = self._shares.of_claim(self._lines, limit, room, stream)
+        wanted = self._wanted(limit, room, stream)
         if not wanted and self.stale and self.next_scan_s <= 0:
             # There is room for none of the known types, but there may be new ones by now.
             await self.scan()
-            wanted = self._shares.of_claim(self._lines, limit, room, stream)
+            wanted = self._wanted(limit, room, stream)
         self._found = False
         while wanted:
             news = [line for line, _ in wanted if not line.exhausted]
@@ -211,8 +218,15 @@ class ClaimLines:
                 return batch
             # Lines that were expected to hold more were empty. The lower lines of their types have their
             # turn.
-            wanted = self._shares.of_claim(self._lines, limit, room, stream)
+            wanted = self._wanted(limit, room, stream)
         return Batch()
+
+    def _wanted(
+        self, limit: int, room: Callable[[Stream], int], stream: Callable[[str, str], Stream]
+    ) -> list[tuple[ClaimLine, int]]:
+        """Return the lines to claim from now, each with the most tasks to take."""
+        lines = self.turns.open(self._lines, self.age_s)
+        return self._shares.of_claim(lines, limit, room, stream)
 
     async def _turn_pages(
         self, limit: int, room: Callable[[Stream], int], stream: Callable[[str, str], Stream]
@@ -233,30 +247,40 @@ class ClaimLines:
             if page is None:
                 continue
             self._known.update((line.id, line) for line in page)
-            others = [line for line in self._lines if line.id[:2] != group]
-            self._lines = sorted([*others, *page], key=lambda line: -line.priority)
+            ids = {line.id for line in page}
+            others = [
+                line
+                for line in self._lines
+                if line.id not in ids and (line.id[:2] != group or self.turns.keeps(line))
+            ]
+            self._lines = by_rank([*others, *page])
 
     async def _take(self, limit: int, wanted: list[tuple[ClaimLine, int]]) -> Batch:
         try:
             async with self.limits.claim(wanted) as claim:
                 if not claim.wanted:
                     return Batch()
-                batch, lines, moments = await self._claim(claim.session, limit, claim.wanted)
+                targets = await self._earliest.targets(claim)
+                batch, lines, moments = await self._claim(claim.session, limit, targets)
                 claim.take(batch.ids, lines)
         except ClaimRaced:
             for line, _ in wanted:
                 line.exhausted = True
             self.stale = True
             return Batch()
+        early, order = self._earliest.take(batch.ids)
+        if early:
+            batch, lines, moments = batch.take(order), [lines[p] for p in order], [moments[p] for p in order]
         for line, _ in claim.wanted:
-            line.exhausted = len(batch) < limit
+            line.exhausted = len(batch) < limit and line.id not in early
         if batch:
             self._found = self.stale = True
-            self._advance(claim.wanted, batch, lines, moments, cut=len(batch) >= limit)
+            along = [one for one in claim.wanted if one[0].id not in early]
+            self._advance(along, batch, lines, moments, cut=len(batch) >= limit)
         return batch
 
     async def _claim(
-        self, session: Session, limit: int, wanted: list[tuple[ClaimLine, int]]
+        self, session: Session, limit: int, targets: Sequence[Target]
     ) -> tuple[Batch, list[LineId], list[datetime]]:
         """Claim tasks, and return them, with the line and the due time of each."""
         started, started_ns = self._clock(), time.time_ns()
@@ -264,16 +288,16 @@ class ClaimLines:
             "claim",
             lane=self._lane,
             limit=limit,
-            types=[line.type for line, _ in wanted],
-            priorities=[line.priority for line, _ in wanted],
-            domains=[line.domain for line, _ in wanted],
-            keys=[line.key for line, _ in wanted],
-            quotas=[quota for _, quota in wanted],
-            after=[line.after and line.after[0] for line, _ in wanted],
-            after_ids=[line.after and line.after[1] for line, _ in wanted],
+            types=[line.type for line, _, _ in targets],
+            priorities=[line.priority for line, _, _ in targets],
+            domains=[line.domain for line, _, _ in targets],
+            keys=[line.key for line, _, _ in targets],
+            quotas=[quota for _, quota, _ in targets],
+            after=[after and after[0] for _, _, after in targets],
+            after_ids=[after and after[1] for _, _, after in targets],
             timeout=CLAIM_TIMEOUT,
         )
-        if any(line.after is None for line, _ in wanted):
+        if any(after is None for _, _, after in targets):
             self._from_heads_took_s = self._clock() - started
         if not rows:
             return Batch(), [], []
@@ -284,6 +308,11 @@ class ClaimLines:
         batch = Batch(*columns)
         await restore(session, batch, begun)
         traces.claimed(batch, traceparents, moments, self._lane, started_ns)
+        if together := {line.type for line, _, _ in targets if line.order.affinity_s is not None}:
+            named = zip(batch.claims, batch.types, keys, strict=True)
+            batch.keys = {claim: key for claim, kind, key in named if key and kind in together}
+        if bounded := {line.type for line, _, _ in targets if line.order.timeout_by_deadline}:
+            await bound_by_deadlines(session, batch, bounded)
         domains = (domain or "" for domain in batch.domains)
         return batch, list(zip(batch.types, priorities, domains, keys, strict=True)), moments
 
@@ -359,7 +388,11 @@ def _pause_after(took_s: float) -> float:
 
 
 async def lines_of(database: Database) -> list[ClaimLine]:
-    """Return the lines of waiting tasks, highest priority first; of each group `LINES_AT_ONCE` at most."""
+    """Return the lines of waiting tasks, highest rank first; of each group `LINES_AT_ONCE` at most."""
     rows = await database.fetch("lines", at_once=LINES_AT_ONCE, timeout=SCAN_TIMEOUT)
-    lines = [ClaimLine(*row) for row in rows]
-    return sorted(lines, key=attrgetter("priority"), reverse=True)
+    lines = []
+    for row in rows:
+        line = ClaimLine(*row[: -len(ClaimOrder._fields)])
+        line.order = ClaimOrder(*row[-len(ClaimOrder._fields) :])
+        lines.append(line)
+    return by_rank(lines)

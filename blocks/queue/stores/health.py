@@ -149,6 +149,17 @@ class Health:
         rows = await self._database.fetch("queue_health", limit=at_most)
         return [ReadyTasks(row["type"], row["ready"], row["oldest_s"]) for row in rows]
 
+    async def late(self, *, at_most: int) -> dict[str, int]:
+        """Return how many waiting tasks of each type expire before they can begin, whatever their order.
+
+        Types that have completed nothing within five minutes are left out: their rate is not known.
+
+        Args:
+            at_most: Most tasks that are read, of those that expire first.
+        """
+        rows = await self._database.fetch("late", limit=at_most)
+        return {row["type"]: row["tasks"] for row in rows}
+
     async def stuck(self) -> int:
         """Return the number of running tasks whose lane has no lease any more, or never had one."""
         return cast("int", await self._database.fetchval("stuck"))

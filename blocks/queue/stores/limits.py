@@ -107,6 +107,12 @@ class LimitedClaim:
         self._spent: Counter[Bucket] = Counter()
         self._charged: dict[Bucket, float] = {}
 
+    @property
+    def by_cost(self) -> set[LineId]:
+        """Return the lines whose tasks count against a limit on cost, which is reckoned in their order."""
+        costly = self._budgets.keys()
+        return {line for line, buckets in self._buckets.items() if not costly.isdisjoint(buckets)}
+
     async def count(self) -> None:
         """Reduce what is wanted to what the limits allow now."""
         asked = sorted({bucket for buckets in self._buckets.values() for bucket in buckets})

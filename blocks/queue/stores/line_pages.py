@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Any, TypeAlias
 
 from organism_flows.blocks.queue.db.database import Database
-from organism_flows.blocks.queue.stores.line_shares import LINES_LIMIT, ClaimLine
+from organism_flows.blocks.queue.stores.line_shares import LINES_LIMIT, ClaimLine, ClaimOrder
 
 Group: TypeAlias = tuple[str, int]
 """A type and priority."""
@@ -90,9 +90,8 @@ class LinePages:
             rows += await self._read(group, None, size)
         found: dict[Place, ClaimLine] = {}
         for row in sorted(rows, key=lambda row: not row["walked"]):
-            line = ClaimLine(
-                *group, row["domain"], row["key"], row["due_s"], row["weight"], extra=not row["walked"]
-            )
+            line = ClaimLine(*group, row["domain"], row["key"], row["due_s"], row["weight"])
+            line.order, line.extra = ClaimOrder(*row[-len(ClaimOrder._fields) :]), not row["walked"]
             found.setdefault(place_of(line), line)
         lines = [known(line) for line in found.values()]
         walked = [line for line in lines if not line.extra][:size]

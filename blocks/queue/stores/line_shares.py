@@ -1,8 +1,9 @@
-"""How one claim is shared out among the lines of waiting tasks: by priority, then in turn and by weight.
+"""How one claim is shared out among the lines of waiting tasks: by rank, then in turn and by weight.
 
-Lines of one priority are asked by deficit round robin: in turn, each for as many tasks as its weight. What
-is left of the room once all have been asked is shared out once more, so that none of it stays unused. A line
-whose turn the end of a claim has cut short is the first in the next, for the rest of its turn.
+The rank of a line is its priority, and more if its type asks that waiting counts. Lines of one rank are asked
+by deficit round robin: in turn, each for as many tasks as its weight. What is left of the room once all have
+been asked is shared out once more, so that none of it stays unused. A line whose turn the end of a claim has
+cut short is the first in the next, for the rest of its turn.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 from operator import attrgetter
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
 LineId: TypeAlias = tuple[str, int, str, str]
@@ -21,13 +22,38 @@ LineId: TypeAlias = tuple[str, int, str, str]
 Stream: TypeAlias = str
 """What a room is for: the tasks of a type, or those of them that one organ runs."""
 
+Place: TypeAlias = tuple[str, str, int]
+"""Domain, key and priority of a line."""
+
 LINES_LIMIT = (64, 256)
 """Most lines of one claim: of a small one, and of one of at least so many tasks. Each line costs about 4 µs,
 and there may be thousands."""
+RAISED_LIMIT = 2**32
+"""Most priorities by which a line is raised: as many as there are."""
+FIRST: Place = ("", "", -(2**31) - 1)
+"""Before every line."""
 STREAMS_KEPT = 10_000
 """Most streams whose turn is remembered."""
 IDLE_SHARE = 4
 """Idle lines get one in so many places of a room in which others hold due tasks."""
+
+
+class ClaimOrder(NamedTuple):
+    """What the policy of a type says about the order in which its tasks are claimed."""
+
+    aging_s: float | None = None
+    """Seconds of waiting that count as one more priority."""
+    affinity_s: float | None = None
+    """Tasks of one key run together; those of others may wait for so many seconds."""
+    affinity_keys: int = 2
+    """Keys that a lane claims at a time, with ``affinity_s``."""
+    earliest_deadline: bool = False
+    """Of the tasks of a line, the one that expires first is claimed first."""
+    timeout_by_deadline: bool = False
+    """An attempt is stopped when its task expires."""
+
+
+PLAIN = ClaimOrder()
 
 
 @dataclass(slots=True)
@@ -43,6 +69,9 @@ class ClaimLine:
     line is empty, or paused."""
     weight: int = 1
     """How many tasks it gets when others get one."""
+    order: ClaimOrder = PLAIN
+    raised: int = 0
+    """How many priorities higher it counts, because its tasks have waited."""
     after: tuple[datetime, UUID] | None = None
     """Place after which the next claim begins. `None` means at the head. Index entries of claimed tasks stay
     until no snapshot can see them. A claim that begins after them is as cheap as the first."""
@@ -50,6 +79,10 @@ class ClaimLine:
     """True if the last claim found fewer tasks than it asked for."""
     limited: bool = False
     """True if a limit has allowed none of its tasks since the last scan."""
+    was_limited: bool = False
+    """True if that was so before the last scan."""
+    held: bool = False
+    """True if the turn of its key has not come."""
     extra: bool = False
     """True if it is known because its first task has been due for longest, not because it is its turn."""
     served: bool = False
@@ -63,9 +96,37 @@ class ClaimLine:
         return self.exhausted or self.due_s > 0
 
     @property
+    def rank(self) -> int:
+        """Return the priority that it counts as."""
+        return self.priority + self.raised
+
+    @property
     def id(self) -> LineId:
         """Return what tells the line from all others."""
         return self.type, self.priority, self.domain, self.key
+
+    @property
+    def place(self) -> Place:
+        """Return its place among the lines of one rank, by which they have turns."""
+        return self.domain, self.key, self.priority
+
+
+def by_rank(lines: Iterable[ClaimLine]) -> list[ClaimLine]:
+    """Return the lines, highest rank first, after raising those whose types ask that waiting counts.
+
+    All lines of a type and priority are raised alike, by the age of their oldest task. Otherwise the key with
+    the oldest backlog would come before the other keys of its own priority.
+    """
+    lines = list(lines)
+    steps: dict[tuple[str, int], int] = {}
+    for line in lines:
+        # What waits because of a limit is not late for want of priority.
+        if line.order.aging_s is not None and line.due_s <= 0 and not line.was_limited:
+            group = (line.type, line.priority)
+            steps[group] = max(steps.get(group, 0), int(min(-line.due_s / line.order.aging_s, RAISED_LIMIT)))
+    for line in lines:
+        line.raised = steps.get((line.type, line.priority), 0)
+    return sorted(lines, key=lambda line: -line.rank)
 
 
 class LineShares:
@@ -73,9 +134,8 @@ class LineShares:
 
     def __init__(self) -> None:
         self._claims = 0
-        self._last: dict[tuple[Stream, int], tuple[str, str, int]] = {}
-        """Domain and key of the line whose turn was last, and how many tasks are left of that turn; by stream
-        and priority."""
+        self._last: dict[tuple[Stream, int], tuple[Place, int]] = {}
+        """The line whose turn was last, and how many tasks are left of that turn; by stream and rank."""
 
     def of_claim(
         self,
@@ -84,10 +144,10 @@ class LineShares:
         room: Callable[[Stream], int],
         stream: Callable[[str, str], Stream],
     ) -> list[tuple[ClaimLine, int]]:
-        """Return the lines to claim from, highest priority first, each with the most tasks to take.
+        """Return the lines to claim from, highest rank first, each with the most tasks to take.
 
         Args:
-            lines: All lines, highest priority first.
+            lines: All lines, highest rank first.
             limit: Most tasks of the claim.
             room: Returns the most tasks to take of a stream.
             stream: Returns the stream of a type and domain. The lines of a stream share its room.
@@ -96,7 +156,7 @@ class LineShares:
         most = min(max(limit, LINES_LIMIT[0]), LINES_LIMIT[1])
         rooms: dict[Stream, int] = {}
         levels: list[dict[Stream, list[ClaimLine]]] = []
-        for _, level in groupby(lines, attrgetter("priority")):
+        for _, level in groupby(lines, attrgetter("rank")):
             by_stream: dict[Stream, list[ClaimLine]] = {}
             for line in level:
                 name = stream(line.type, line.domain)
@@ -131,15 +191,14 @@ class LineShares:
     def _of_stream(
         self, stream: Stream, lines: list[ClaimLine], room: int, most: int
     ) -> Iterable[tuple[ClaimLine, int]]:
-        """Share a room out by weight among the lines of one stream and priority."""
+        """Share a room out by weight among the lines of one stream and rank."""
         if len(lines) == 1:
             return [(lines[0], room)]
-        lines.sort(key=attrgetter("domain", "key"))
-        turn = (stream, lines[0].priority)
-        domain, key, owed = self._last.get(turn, ("", "", 0))
-        place = (domain, key)
+        lines.sort(key=attrgetter("place"))
+        turn = (stream, lines[0].rank)
+        place, owed = self._last.get(turn, (FIRST, 0))
         find = bisect_left if owed else bisect_right
-        first = find(lines, place, key=lambda line: (line.domain, line.key))
+        first = find(lines, place, key=attrgetter("place"))
         in_turn = [*lines[first:], *lines[:first]]
         busy = [line for line in in_turn if not line.idle and not line.extra]
         idle = [line for line in in_turn if line.idle and not line.extra]
@@ -152,7 +211,7 @@ class LineShares:
         # One task each tells whether they hold some again; then they share with the others.
         idle = idle[: places // IDLE_SHARE]
         asked = [*busy, *extra][: places - len(idle)]
-        if (asked[0].domain, asked[0].key) != place:
+        if asked[0].place != place:
             owed = 0
         shares = _shares(room - len(idle), [line.weight for line in asked], owed)
         last = asked[shares.last]
@@ -160,7 +219,7 @@ class LineShares:
             last = asked[-1]
         if len(self._last) >= STREAMS_KEPT:
             self._last.clear()
-        self._last[turn] = (last.domain, last.key, shares.owed if last is asked[shares.last] else 0)
+        self._last[turn] = (last.place, shares.owed if last is asked[shares.last] else 0)
         served = [(line, share) for line, share in zip(asked, shares.of_lines, strict=True) if share]
         for line, _ in served:
             line.served = True

@@ -315,13 +315,18 @@ class Operator:
         """Set how many tasks a key gets when others get one, where they share. 1 is usual."""
         await self._database.execute("set_weight", key=key, weight=weight)
 
-    async def declare(self, limits: Sequence[Limit] | None, weights: Mapping[str, int] | None) -> list[str]:
-        """Set the limits and weights of a file, and remove those that it declared before and does no more.
+    async def declare(
+        self,
+        limits: Sequence[Limit] | None,
+        weights: Mapping[str, int] | None,
+        policies: Sequence[TypePolicy] | None = None,
+    ) -> list[str]:
+        """Set what a file declares, and remove what it declared before and does no more.
 
         Those that were set by hand, and have other names, stay. `None` leaves all as they are.
 
         Returns:
-            Names of the limits, and ``weights``, that were not so before.
+            Names of the limits, ``weights``, and types of the policies, that were not so before.
         """
         changed: list[str] = []
         async with self._database.transaction() as session:
@@ -342,17 +347,26 @@ class Operator:
                         "declare_weights", keys=list(weights), weights=list(weights.values())
                     )
                     changed.append("weights")
+            if policies is not None:
+                kept = {row["type"]: dict(row) for row in await session.fetch("policies")}
+                for policy in policies:
+                    wanted = {**dict(policy), "declared": True}
+                    if kept.get(policy.type) != wanted:
+                        await session.execute("set_policy", **wanted)
+                        changed.append(policy.type)
+                gone = await session.fetch("forget_policies", types=[policy.type for policy in policies])
+                changed += [row["type"] for row in gone]
         return changed
 
     async def set_policy(self, policy: TypePolicy) -> None:
         """Set how tasks of a type are retried and timed out. Takes effect at once, also for waiting tasks."""
-        await self._database.execute("set_policy", **dict(policy))
+        await self._database.execute("set_policy", **dict(policy), declared=False)
 
     async def policies(self) -> list[TypePolicy]:
         """Return the policies of all types that have one."""
         rows = await self._database.fetch("policies")
         # Not validated: the table may hold values that this version would not write.
-        return [TypePolicy.model_construct(**row) for row in rows]
+        return [policy_of(row) for row in rows]
 
     async def request_stop(self, run: str) -> int:
         """Ask every lane of a dispatch run to finish its calls and end; return how many were asked."""
@@ -365,6 +379,13 @@ class Operator:
             How many were asked.
         """
         return cast("int", await self._database.fetchval("request_leave", run=run, timeout=REQUEST_TIMEOUT))
+
+
+def policy_of(row: Any) -> TypePolicy:
+    """Return a row of ``policies.sql`` as a policy."""
+    fields = dict(row)
+    del fields["declared"]
+    return TypePolicy.model_construct(**fields)
 
 
 def _row(limit: Limit) -> dict[str, Any]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 from organism_flows.blocks.queue.db.session import Session
 from organism_flows.blocks.queue.explain import QueueSituation, RunningOfType
 from organism_flows.blocks.queue.explain.forecast import LinePace, Wait, begin_of, room_after
+from organism_flows.blocks.queue.explain.order import TaskOrder
 from organism_flows.blocks.queue.explain.waiting import AHEAD_LIMIT, WHOLE
 from organism_flows.blocks.queue.models.lanes import LaneRow
 from organism_flows.blocks.queue.models.limits import LimitRoom
-from organism_flows.blocks.queue.models.operations import Pause
+from organism_flows.blocks.queue.models.operations import Pause, TypePolicy
 from organism_flows.blocks.queue.models.rows import TaskRow
 from organism_flows.blocks.queue.stores.limits import room_of
+from organism_flows.blocks.queue.stores.operator import policy_of
 
 PACE_WINDOW_S = 3600.0
 """How far back it is read what a line has done, in seconds."""
@@ -25,6 +28,8 @@ HELD_READ = 1_000
 """Most running tasks of a limit that are read."""
 DURATIONS_READ = 500
 """Most tasks of its types that have ended."""
+MEASURED_S = 1.0
+"""Shortest time over which a rate is measured, in seconds."""
 
 
 async def read_situation(session: Session, task: TaskRow, served: Collection[str] | None) -> QueueSituation:
@@ -41,9 +46,10 @@ async def read_situation(session: Session, task: TaskRow, served: Collection[str
     of_type = None
     if waits or task.status == "running":
         of_type = RunningOfType(**await session.fetchrow("of_type", type=task.type, id=task.id))
-    ahead = None
+    ahead = order = None
     if waits:
-        ahead = await session.fetchval("ahead", **_line(task), run_after=task.run_after, id=task.id)
+        order = await _order(session, task)
+        ahead = await _ahead(session, task, order)
     begins = rooms = None
     if ahead is not None and task.run_after <= now:
         begins = await _begins(session, task, ahead)
@@ -57,6 +63,7 @@ async def read_situation(session: Session, task: TaskRow, served: Collection[str
         of_type=of_type,
         limits=limits,
         closures=closures,
+        order=order,
         begins=begins,
         rooms={name: seconds for name, seconds in (rooms or {}).items() if seconds is not None},
     )
@@ -95,6 +102,29 @@ async def _room(session: Session, limit: LimitRoom) -> tuple[float, float] | Non
         most=DURATIONS_READ,
     )
     return room_after(row["ages"], row["durations"]) if row else None
+
+
+async def _order(session: Session, task: TaskRow) -> TaskOrder:
+    """Return what the type of a task that waits asks of the order, and how fast it is if that matters."""
+    rows = await session.fetch("policies")
+    policy = next((policy_of(row) for row in rows if row["type"] == task.type), None)
+    order = TaskOrder(policy or TypePolicy.model_construct(type=task.type))
+    if task.expires_at is None:
+        return order
+    lately = await session.fetchrow("completed_lately", type=task.type)
+    if lately is None or not lately["of_type"]:
+        return order
+    return replace(order, rate=lately["of_type"] / max(lately["seconds"], MEASURED_S))
+
+
+async def _ahead(session: Session, task: TaskRow, order: TaskOrder) -> int:
+    """Return how many tasks of its line are claimed before a task that waits, as far as they are counted."""
+    place = {**_line(task), "run_after": task.run_after, "id": task.id}
+    if order.policy.earliest_deadline:
+        ahead = await session.fetchval("ahead_by_deadline", **place, expires_at=task.expires_at)
+    else:
+        ahead = await session.fetchval("ahead", **place)
+    return int(ahead)
 
 
 def _line(task: TaskRow) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from organism_flows.serve_apps.gateway.metrics.organ_metrics import Organs
 
 TYPES_LIMIT = 100
 """Most task types with a label of their own: submitters choose types, and every label is kept for ever."""
+LATE_READ = 1000
+"""Most tasks that may be late and are read, of those that expire first."""
 OTHERS = "(others)"
 READ_SHARE = 20
 """Upper bound on the share of time spent counting, as 1/N: a count reads the whole table."""
@@ -56,6 +58,7 @@ class QueueFigures:
     lanes: dict[str, int] = field(default_factory=dict)
     pauses: dict[str, int] = field(default_factory=dict)
     limits: LimitFigures = field(default_factory=LimitFigures)
+    late: dict[str, int] = field(default_factory=dict)
     counted: dict[str, float] = field(default_factory=dict)
     """Counts of the lanes, by name."""
     work: LongWork | None = None
@@ -114,7 +117,14 @@ class QueueMetrics(Collector):
         pauses = GaugeMetricFamily("organism_pauses", "What is paused.", labels=["kind"])
         for kind, number in figures.pauses.items():
             pauses.add_metric([kind], number)
-        yield from (tasks, oldest, lanes, pauses, *lane_metrics(figures.counted))
+        late = GaugeMetricFamily(
+            "organism_tasks_late",
+            "Waiting tasks that expire before they can begin, in any order, at the rate of their type.",
+            labels=["type"],
+        )
+        for name, number in figures.late.items():
+            late.add_metric([name], number)
+        yield from (tasks, oldest, lanes, pauses, late, *lane_metrics(figures.counted))
         yield from limit_metrics(figures.limits)
         if figures.work is not None:
             yield from _work_metrics(figures.work)
@@ -148,6 +158,7 @@ async def _figures(queue: Queue) -> QueueFigures:
         dict(lanes),
         dict(pauses),
         await read_limits(queue),
+        dict(list((await queue.health.late(at_most=LATE_READ)).items())[:TYPES_LIMIT]),
         await queue.reader.lane_figures(),
         await queue.health.long_work(),
     )

@@ -26,6 +26,8 @@ class Job:
     position: int
     timeout_s: float
     path: str
+    expires: float | None = None
+    """When it is stopped whatever its timeout, by `time.monotonic`, because its task expires."""
     begin_reported: bool = False
     """True if it is reported to the lane that a handler has begun with it."""
     alone: bool = False
@@ -47,6 +49,17 @@ class Job:
     def wait(self) -> EndedWait | None:
         """Return how its newest wait for an event has ended; `None` if it has not waited."""
         return self.call.batch.waits.get(self.claim)
+
+    @property
+    def key(self) -> str | None:
+        """Return its key, if its type runs tasks of one key together."""
+        return self.call.batch.keys.get(self.claim)
+
+    def shorten(self, now: float) -> bool:
+        """Shorten its timeout to the time until its task expires; return False if there is none left."""
+        if self.expires is not None:
+            self.timeout_s = min(self.timeout_s, self.expires - now)
+        return self.timeout_s > 0
 
     @property
     def suspect(self) -> bool:
@@ -129,6 +142,7 @@ class Invocation:
             lambda report: call.report_running(report._replace(position=position)),
             call.batch.checkpoints[position],
             job.wait,
+            job.key,
         )
         if job.leave_by is not None:  # asked before there was a context
             within_s = max(job.leave_by - time.monotonic(), 0.0)

@@ -192,6 +192,8 @@ class RemoteOrgan(CoroutineRunner):
         jobs = run.open_jobs()
         batch = jobs[0].call.batch.take(job.position for job in jobs)
         batch.timeouts = [job.timeout_s for job in jobs]
+        now = time.monotonic()
+        batch.expires_s = {job.claim: job.expires - now for job in jobs if job.expires is not None}
         async with aclosing(self.client.call(batch)) as stream:
             async for outcomes in stream:
                 if not run.begun and (outcomes.begun or outcomes.reports or len(outcomes)):

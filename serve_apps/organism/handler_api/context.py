@@ -78,6 +78,7 @@ class Context:
         report: Called with what the handler reports.
         checkpoint: Where earlier attempts got to.
         wait: How the newest wait of the task has ended.
+        key: Key of the task.
     """
 
     __slots__ = (
@@ -97,6 +98,7 @@ class Context:
         "attempt",
         "claim",
         "deadline",
+        "key",
         "progressed",
         "task_id",
         "units",
@@ -111,12 +113,15 @@ class Context:
         report: Callable[[TaskReport], None],
         checkpoint: Checkpoint | None = None,
         wait: EndedWait | None = None,
+        key: str | None = None,
     ) -> None:
         self.task_id: str = task["task_id"]
         self.claim: int = task["claim"]
         """Fencing token. It only ever grows, over all tasks."""
         self.attempt: int = task["attempt"]
         """Number of the attempt, from 1."""
+        self.key = key
+        """Key of the task, where the policy of its type has ``affinity_s``; else `None`."""
         self.deadline = started + timeout_s
         """By `time.monotonic`. After it the task is reported as timed out, whatever the handler returns."""
         self.progressed = NO_PROGRESS

@@ -30,6 +30,8 @@ class ProcessCall:
     """Where earlier attempts of the tasks got to."""
     waits: dict[int, EndedWait]
     """How the newest waits of the tasks have ended, by claim."""
+    task_key: str | None
+    """Key of the tasks, if their type runs those of one key together."""
     traceparent: str | None
     """Trace context of the call; `None` means that it is not traced."""
     on_begin: Callable[[], object]

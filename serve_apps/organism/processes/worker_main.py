@@ -68,6 +68,8 @@ class InvokeMessage(NamedTuple):
     """Where earlier attempts got to."""
     waits: dict[int, EndedWait]
     """How the newest waits of the tasks have ended, by claim."""
+    task_key: str | None
+    """Key of the tasks, if their type runs those of one key together."""
     traceparent: str | None = None
     """Trace context of the call; `None` means that it is not traced."""
 
@@ -159,9 +161,10 @@ class WorkerContext(Context):
         report: Callable[[TaskReport], None],
         checkpoint: Checkpoint | None,
         wait: EndedWait | None,
+        key: str | None,
         listen: Callable[[], None],
     ) -> None:
-        super().__init__(task, time.monotonic(), remaining_s, lambda: False, report, checkpoint, wait)
+        super().__init__(task, time.monotonic(), remaining_s, lambda: False, report, checkpoint, wait, key)
         self._listen = listen
 
     @property
@@ -280,7 +283,8 @@ class Worker:
             self._sender.report(message.number, one._replace(position=position))
 
         checkpoint, wait = message.checkpoints[position], message.waits.get(task["claim"])
-        return WorkerContext(task, message.remaining_s, report, checkpoint, wait, self.inbox.listen)
+        key, listen = message.task_key, self.inbox.listen
+        return WorkerContext(task, message.remaining_s, report, checkpoint, wait, key, listen)
 
     def _answer(self, message: AnswerMessage) -> None:
         for context in self._contexts:

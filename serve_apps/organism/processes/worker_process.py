@@ -146,6 +146,7 @@ class WorkerProcess:
             call.limit_bytes,
             call.checkpoints,
             call.waits,
+            call.task_key,
             call.traceparent,
         )
         with self._sending:

@@ -231,6 +231,13 @@ def test_policy_of_a_type(organism: Any) -> None:
         None,
     )
     assert organism("tasks", "policy")[1] == shown
+    order = ("--aging", "60", "--affinity", "20", "--affinity-keys", "6", "--earliest-deadline")
+    code, shown, _ = organism("tasks", "policy", "echo", *order, "--timeout-by-deadline")
+    [policy] = shown["policies"]
+    assert (code, policy["aging_s"], policy["affinity_s"], policy["affinity_keys"]) == (0, 60, 20, 6)
+    assert policy["earliest_deadline"] is policy["timeout_by_deadline"] is True
+    code, answer, _ = organism("tasks", "policy", "echo", "--affinity-keys", "6")
+    assert (code, "affinity_keys needs affinity_s" in str(answer)) == (1, True), answer
 
 
 def test_a_dedup_key_is_added_once(organism: Any) -> None:

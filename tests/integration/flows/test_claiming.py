@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from organism_flows.blocks.queue import Queue
+from organism_flows.blocks.queue import Queue, TypePolicy
 from organism_flows.flows.lanes import lease
 from organism_flows.flows.lanes.lane import Lane
 from organism_flows.flows.lanes.windows import FIRST_WINDOW
@@ -192,3 +192,17 @@ async def test_a_claim_whose_answer_is_lost_is_handed_back(
         task = await direct.get(lost)
         assert (task.status, task.attempts) == ("completed", 1)
         assert task.claim > first_claim, "claimed, handed back and claimed again"
+
+
+async def test_a_lane_goes_on_by_itself_when_the_turn_of_a_key_has_come(
+    queue: Queue, organism: ScriptedOrganism, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("organism_flows.flows.lanes.claim_loop.POLL_S", 2.0 * TIMEOUT)
+    await queue.operator.set_policy(TypePolicy(type="ok", affinity_s=0.3, affinity_keys=1))
+    for key in ("a", "b", "c"):
+        await submit(queue, *["ok"] * 20, key=key)
+    lane = Lane(queue, organism)
+    async with running(lane):
+        await until_settled(lane, 60)
+    keys = [set(call.keys.values()) for call in organism.calls]
+    assert all(len(of_call) == 1 for of_call in keys), "a call is for one model"

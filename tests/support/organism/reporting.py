@@ -189,3 +189,15 @@ async def emits_and_saves(params: dict[str, Any], context: Context) -> None:
     """The chunk and the state, which is too large for a plan, are in one report."""
     context.emit("a chunk")
     context.checkpoint("x" * params["size"])
+
+
+def keyed(params: dict[str, Any], context: Context) -> Any:
+    return context.key
+
+
+async def keyed_coroutine(params: dict[str, Any], context: Context) -> Any:
+    return context.key
+
+
+def keyed_batch(tasks: list[dict[str, Any]], contexts: list[Context]) -> list[Any]:
+    return [[len(tasks), context.key] for context in contexts]

@@ -263,3 +263,14 @@ def test_room_never_lets_more_in_flight_than_windows_and_cap_allow(
         pace.settled(call.types[0], len(call))
     assert pace.in_flight == 0
     assert all(pace.room(kind) >= 1 for kind in "tu"), "an idle type always has room"
+
+
+def test_a_call_has_tasks_of_one_key_where_keys_run_together() -> None:
+    windows = Windows(500, CAP)
+    claimed = tasks(["t"] * 9 + ["u"] * 3)
+    claimed.keys = {claim: "ab"[n % 2] for n, claim in enumerate(claimed.claims[:9])}
+    calls = windows.calls(claimed)
+    assert sorted(claim for _, call in calls for claim in call.claims) == sorted(claimed.claims)
+    assert [len(set(call.keys.values())) for _, call in calls] == [1] * (len(calls) - 1) + [0]
+    assert [stream for stream, call in calls if not call.keys] == ["u"]
+    assert windows.window("t").in_flight == 9

@@ -146,6 +146,23 @@ async def policy(
     cost_path: Annotated[
         str | None, Parameter(help="Where params have the cost of a task without one: params.max_tokens.")
     ] = None,
+    aging: Annotated[
+        float | None,
+        Parameter(help="Seconds of waiting that count as one more priority; unset: a priority stays."),
+    ] = None,
+    affinity: Annotated[
+        float | None,
+        Parameter(help="Run tasks of one key together; those of other keys wait about so many seconds."),
+    ] = None,
+    affinity_keys: Annotated[
+        int | None, Parameter(help="Keys that a lane claims at a time, with --affinity; unset: 2.")
+    ] = None,
+    earliest_deadline: Annotated[
+        bool, Parameter(negative="", help="Of equals, claim first what expires first.")
+    ] = False,
+    timeout_by_deadline: Annotated[
+        bool, Parameter(negative="", help="Stop an attempt when its task expires.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Set the policy of a type, for tasks that have no values of their own. Without a type, list policies.
@@ -168,6 +185,11 @@ async def policy(
                 "cost": cost,
                 "key_path": key_path,
                 "cost_path": cost_path,
+                "aging_s": aging,
+                "affinity_s": affinity,
+                "affinity_keys": affinity_keys,
+                "earliest_deadline": earliest_deadline,
+                "timeout_by_deadline": timeout_by_deadline,
             }
             try:
                 await queue.operator.set_policy(TypePolicy(type=type, **fields))
@@ -177,7 +199,11 @@ async def policy(
                 ) from None
         policies = await queue.operator.policies()
     lines = [
-        f"{p.type}: " + (", ".join(_said(k, v) for k, v in p if k != "type" and v is not None) or "defaults")
+        f"{p.type}: "
+        + (
+            ", ".join(_said(k, v) for k, v in p if k != "type" and v is not None and v is not False)
+            or "defaults"
+        )
         for p in policies
     ]
     shown = {"policies": [p.model_dump(mode="json") for p in policies]}
@@ -185,6 +211,8 @@ async def policy(
 
 
 def _said(name: str, value: Any) -> str:
+    if value is True:
+        return name
     return f"{name} {value}" if isinstance(value, str) else f"{name} {value:g}"
 
 

@@ -100,6 +100,7 @@ class HandlerCaller:
                     timeout_s=run.timeout_s,
                     limit_bytes=self._shared.result_limit_bytes,
                     checkpoints=[job.call.batch.checkpoints[job.position] for job in run.jobs],
+                    task_key=run.jobs[0].key,
                     waits={job.claim: job.wait for job in run.jobs if job.wait is not None},
                     contexts=run.contexts() if self._handler.wants_context else [],
                     traceparent=current_traceparent(),

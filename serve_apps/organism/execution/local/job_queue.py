@@ -79,11 +79,16 @@ class JobQueue:
             jobs = [line.popleft()]
             if self._config.batch and not (jobs[0].alone or jobs[0].suspect):
                 # One call has one deadline, so only tasks of one timeout share it.
-                timeout_s = jobs[0].timeout_s
+                timeout_s, key = jobs[0].timeout_s, jobs[0].key
                 while line and len(jobs) < int(self._batch_size):
                     if line[0].reported:
                         line.popleft()
-                    elif line[0].alone or line[0].timeout_s != timeout_s:
+                    elif (
+                        line[0].alone
+                        or line[0].timeout_s != timeout_s
+                        # Those of one call have one key.
+                        or (line[0].call is not jobs[0].call and line[0].key != key)
+                    ):
                         break
                     else:
                         jobs.append(line.popleft())

@@ -202,6 +202,9 @@ class LocalOrgan(JobRunner):
                 text = f"the event {wait.event} that it waited for did not come in time"
                 self._report(job, HandlerResult("rejected", error=text))
                 continue
+            if job.expires is not None and not job.shorten(now):
+                self._report(job, HandlerResult("recalled", error="expired before a handler began"))
+                continue
             try:
                 tasks.append(job.task())
                 job.run = run
@@ -210,6 +213,11 @@ class LocalOrgan(JobRunner):
         if not tasks:
             return False
         run.jobs = jobs if len(tasks) == len(jobs) else [job for job in jobs if not job.reported]
+        if len(jobs) > 1 and any(job.expires for job in run.jobs):
+            # A call has one timeout: that of its task that expires last.
+            longest_s = max(job.timeout_s for job in run.jobs)
+            for job in run.jobs:
+                job.timeout_s = longest_s
         run.tasks, run.started, run.reported = tasks, now, False
         return True
 
@@ -328,7 +336,8 @@ class LocalOrgan(JobRunner):
                 self._isolate(run, "timed out")
             else:
                 job = run.jobs[0]
-                text = f"timed out after {job.timeout_s:g} s" + (f" ({place})" if place else "")
+                what = "timed out" if job.expires is None else "timed out, or expired,"
+                text = f"{what} after {job.timeout_s:.4g} s" + (f" ({place})" if place else "")
                 self._report(job, HandlerResult("timed_out", error=text))
         self._stop(run)
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from organism_flows.blocks.errors import ConfigurationError
-from organism_flows.blocks.queue import Closing, ClosureName, Limit, NewTask, Queue
+from organism_flows.blocks.queue import Closing, ClosureName, Limit, NewTask, Queue, TypePolicy
 from tests.support.clock import START, set_clock
 
 pytestmark = pytest.mark.anyio
@@ -33,6 +33,21 @@ async def test_a_file_sets_and_removes_its_own_limits_and_no_others(queue: Queue
     assert await queue.operator.weights() == {"own": 7}
     await queue.operator.set_weight("own", 1)
     assert await queue.operator.weights() == {}
+
+
+async def test_a_file_sets_and_removes_its_own_policies_and_no_others(queue: Queue) -> None:
+    mine = TypePolicy(type="mine", max_attempts=2)
+    warm = TypePolicy(type="warm", affinity_s=20, affinity_keys=6)
+    late = TypePolicy(type="late", aging_s=60, earliest_deadline=True)
+    await queue.operator.set_policy(mine)
+    assert await queue.operator.declare(None, None, [warm, late]) == ["warm", "late"]
+    assert await queue.operator.declare(None, None, [warm, late]) == []
+    assert await queue.operator.policies() == [late, mine, warm]
+    await queue.operator.set_policy(warm.model_copy(update={"affinity_s": 5.0}))
+    assert await queue.operator.declare(None, None, [warm]) == ["warm", "late"]
+    assert await queue.operator.policies() == [mine, warm]
+    assert await queue.operator.declare(None, None, []) == ["warm"]
+    assert await queue.operator.policies() == [mine]
 
 
 async def test_what_an_operator_closes_is_not_claimed_until_it_opens(queue: Queue) -> None:

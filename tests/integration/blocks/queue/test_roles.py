@@ -50,15 +50,15 @@ NAMES = {path.stem for path in SQL.glob("*.sql")}
 ALSO = {
     SUBMITTER: "attached database_health",
     LANE: """
-        ahead attached board_dead board_failures board_latency board_running board_waiting cancel
-        cancellable close counts counts_of database_health depths duplicates export finished
-        limit_pace limit_use line_pace line_waits next_finished of_type open page policies
+        ahead ahead_by_deadline attached board_dead board_failures board_latency board_running board_waiting
+        cancel cancellable close completed_lately counts counts_of database_health depths duplicates export
+        finished limit_pace limit_use line_pace line_waits next_finished of_type open page policies
         redrivable redrivable_sample results retriable sent_event start states streams stuck
         to_cancel to_retry unheld weights
     """,
     OPERATOR: """
-        cancel_requests limit_charge limit_costs limit_lock limit_reconcile limit_spend lines
-        next_in_line next_lines reapable reject release release_unanswered restored
+        cancel_requests earliest expiring_claimed limit_charge limit_costs limit_lock limit_reconcile
+        limit_spend lines next_in_line next_lines reapable reject release release_unanswered restored
     """,
 }
 """Statements that a role is not for and can run all the same, because it reads or writes the same columns."""

@@ -56,12 +56,17 @@ async def test_metrics_tell_what_the_queue_holds(gateway: Gateway, queue: Queue)
     batch = await claim(queue)
     failed = batch.take([0])
     await queue.claims.settle("lane", failed, outcomes_of(failed, "rejected", error="x"))
+    await queue.submit([NewTask(type="due", expires_in_s=11) for _ in range(3)])
+    await pool_of(queue).execute(
+        "INSERT INTO tasks (type, status, finished_at) VALUES ('due', 'completed', queue_now())"
+    )
     await advance(queue, 10)
     figures = await measured(gateway)
     assert figures["organism_tasks"] == {
         ('q"uote\n', "queued"): 1, ("t", "running"): 1, ("t", "failed"): 1, ("later", "queued"): 1,
-        ("not yet", "created"): 1,
+        ("not yet", "created"): 1, ("due", "queued"): 3, ("due", "completed"): 1,
     }  # fmt: skip
+    assert figures["organism_tasks_late"] == {("due",): 3}, "one in 10 s completes"
     oldest = figures["organism_oldest_task_seconds"]
     assert (oldest["t", "running"], oldest["t", "failed"], oldest["later", "queued"]) == (10, 10, 0)
     assert figures["organism_lanes"] == {("live",): 1, ("leaving",): 0, ("stopping",): 0, ("silent",): 0}

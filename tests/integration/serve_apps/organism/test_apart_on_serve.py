@@ -190,3 +190,25 @@ async def test_a_cancelled_task_is_stopped_on_the_replica_apart(
 async def test_the_app_can_be_taken_down(client: OrganismClient) -> None:
     await asyncio.to_thread(serve.delete, APP)
     assert APP not in serve.status().applications
+
+
+async def test_tasks_of_one_key_go_where_its_model_is(client: OrganismClient) -> None:
+    """Four models on two replicas with room for two each: soon no task loads one any more."""
+
+    async def loads(rounds: int) -> int:
+        loaded = 0
+        for key in "abcd" * rounds:
+            batch = tasks(("models", {}))
+            batch.keys = {batch.claims[0]: key}
+            name, of_serve, first = orjson.loads((await outcomes_of(client, batch)).results[0] or "")
+            assert name == of_serve == key
+            loaded += first
+        return loaded
+
+    assert await loads(1) == 4
+
+    async def settled() -> bool:
+        return await loads(3) == 0
+
+    await until(settled)
+    assert await loads(5) == 0

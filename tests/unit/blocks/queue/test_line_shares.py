@@ -7,7 +7,13 @@ from collections import Counter
 import hypothesis.strategies as st
 from hypothesis import example, given
 
-from organism_flows.blocks.queue.stores.line_shares import ClaimLine, LineShares
+from organism_flows.blocks.queue.stores.line_shares import (
+    PLAIN,
+    ClaimLine,
+    ClaimOrder,
+    LineShares,
+    by_rank,
+)
 
 
 def shared(lines: list[ClaimLine], rooms: list[int]) -> Counter[str]:
@@ -54,3 +60,56 @@ def test_a_line_known_for_its_age_has_no_turn_among_lines_that_are_due() -> None
     for line in lines:
         line.due_s = 60
     assert shared([*lines, old], [16] * 10)["old"] >= 100
+
+
+@given(
+    gap=st.integers(1, 6),
+    aging_s=st.sampled_from([1.0, 7.5, 60.0]),
+    rooms=st.lists(st.integers(1, 30), min_size=400, max_size=400),
+    both=st.booleans(),
+)
+def test_a_low_priority_waits_no_longer_than_its_distance(
+    gap: int, aging_s: float, rooms: list[int], both: bool
+) -> None:
+    """The higher priority always has more than the claims have room for."""
+    shares = LineShares()
+    order = ClaimOrder(aging_s=aging_s)
+    high = ClaimLine("t", gap, key="h", order=order if both else PLAIN)
+    low = ClaimLine("t", 0, key="l", order=order)
+    step_s = aging_s / 10
+    since = now = longest = 0.0
+    for room in rooms:
+        high.due_s, low.due_s = 0.0, since - now  # as a scan finds them
+        wanted = shares.of_claim(
+            by_rank([low, high]),
+            room,
+            lambda _, room=room: room,  # type: ignore[misc]
+            lambda kind, _: kind,
+        )
+        # A claim of one stream takes what it has room for, from the highest rank on.
+        left = room
+        for line, quota in wanted:
+            if line is low and left > 0:
+                longest, since = max(longest, now - since), now
+            left -= quota
+        now += step_s
+    assert longest > 0, "it has had its turn"
+    assert max(longest, now - since) <= (gap + 1) * aging_s + 2 * step_s
+
+
+def test_waiting_raises_a_priority_and_no_key_above_the_others_of_it() -> None:
+    order = ClaimOrder(aging_s=10.0)
+    lines = [
+        ClaimLine("t", 5, key="new", order=order),
+        ClaimLine("t", 2, key="old", due_s=-35.0, order=order),
+        ClaimLine("t", 2, key="young", due_s=-1.0, order=order),
+        ClaimLine("t", 0, key="limited", due_s=-990.0, order=order, was_limited=True),
+        ClaimLine("t", 1, key="later", due_s=500.0, order=order),
+        ClaimLine("u", 3, due_s=-1e12),
+        ClaimLine("v", 0, due_s=-1e300, order=ClaimOrder(aging_s=1e-9)),
+    ]
+    ranks = {line.key or line.type: line.rank for line in by_rank(lines)}
+    assert ranks == {"v": 2**32, "old": 5, "young": 5, "new": 5, "u": 3, "later": 1, "limited": 0}
+    for line in lines:
+        line.order = PLAIN
+    assert all(line.rank == line.priority for line in by_rank(lines)), "the policy is gone"

@@ -16,6 +16,13 @@ const POLICY = [
   ["cost", "Cost of a task, in units of limits", "1", "any"],
   ["key_path", "Where params have the key", "params.customer_id"],
   ["cost_path", "Where params have the cost", "params.max_tokens"],
+  ["aging_s", "Waiting that counts as one more priority, in seconds", "none", "any"],
+  ["affinity_s", "Tasks of one key together; others wait, in seconds", "not together", "any"],
+  ["affinity_keys", "Keys at a time", "2", 1],
+];
+const SWITCHES = [
+  ["earliest_deadline", "Of equals, claim first what expires first"],
+  ["timeout_by_deadline", "Stop an attempt when its task expires"],
 ];
 
 export function TypesPage({ session }) {
@@ -92,6 +99,7 @@ function PauseDialog({ of, onClose, changed, undo }) {
 
 function PolicyDialog({ type, onClose, changed }) {
   const [values, set] = useState(Object.fromEntries(POLICY.map(([name]) => [name, type.policy?.[name] ?? ""])));
+  const [switches, turn] = useState(Object.fromEntries(SWITCHES.map(([name]) => [name, type.policy?.[name] ?? false])));
   const action = useAction(() => {
     toast(`The policy of ${type.name} is set`);
     changed();
@@ -100,12 +108,13 @@ function PolicyDialog({ type, onClose, changed }) {
   const submit = (event) => {
     event.preventDefault();
     const policy = Object.fromEntries(Object.entries(values).filter(([, value]) => value !== "").map(([name, value]) => [name, name.endsWith("_path") ? value : Number(value)]));
-    action.run(() => post("api/types/policy", { type: type.name, ...policy }));
+    action.run(() => post("api/types/policy", { type: type.name, ...policy, ...switches }));
   };
   return html`<${Dialog} title=${`Policy of ${type.name}`} onClose=${onClose}><form onSubmit=${submit}>
     <${Trouble} error=${action.error} />
     <p class="muted">Applies at once, also to waiting tasks that have no values of their own.</p>
     ${POLICY.map(([name, title, usual, step]) => html`<label class="field"><span>${title}</span><input type=${step ? "number" : "text"} min="0" step=${step} placeholder=${usual} value=${values[name]} onInput=${(event) => set({ ...values, [name]: event.target.value })} /></label>`)}
+    ${SWITCHES.map(([name, title]) => html`<label class="field"><span>${title}</span><input type="checkbox" checked=${switches[name]} onChange=${(event) => turn({ ...switches, [name]: event.target.checked })} /></label>`)}
     <div class="buttons"><button type="button" onClick=${onClose}>Back</button><button type="submit" class="primary" disabled=${action.busy}>Set</button></div>
   </form><//>`;
 }

@@ -254,12 +254,15 @@ def test_a_pattern_is_short_and_ends_in_no_half_escape() -> None:
 async def test_types_show_policy_pause_and_organ(database: str) -> None:
     await fill(database)
     async with running(database, organism=ServingOrganism()) as gateway:
-        await gateway.http.post("/api/types/policy", json={"type": "embed", "max_attempts": 2})
+        order = {"aging_s": 60, "affinity_s": 20, "affinity_keys": 6, "earliest_deadline": True}
+        await gateway.http.post("/api/types/policy", json={"type": "embed", "max_attempts": 2, **order})
         types = {one["name"]: one for one in (await gateway.http.get("/api/types")).json()["types"]}
         assert types["caption"]["policy"]["timeout_s"] == 30
         assert types["caption"]["handler"] == "models.captions:Captioner"
         assert types["caption"]["version"] == "b5e1f0"
         assert types["embed"]["policy"]["max_attempts"] == 2
+        assert types["embed"]["policy"].items() >= order.items()
+        assert types["caption"]["policy"]["timeout_by_deadline"] is False
         assert types["digest"]["served"] is False
         wrong = await gateway.http.post("/api/types/policy", json={"type": "embed", "max_attempts": 0})
         assert check_problem(wrong).status == 422
