@@ -81,7 +81,7 @@ Reason: TypeAlias = Literal[
 """
 
 
-class Why(BaseModel):
+class Why(BaseModel, defer_build=True):
     """Why a task is where it is."""
 
     id: UUID
