@@ -2,8 +2,8 @@
 
 Commands live in the folders of `deployments.cli.commands`, one module each. A command is a function or
 coroutine function whose docstring is its help. It returns its exit code, or `None` for 0. It prints its
-result with `deployments.cli.output.show`, and raises `OrganismError` if it fails. Every module is imported
-for every command, so slow imports are inside the functions.
+result with `deployments.cli.output.show`, and raises `OrganismError` if it fails. A command line imports
+the module of its command, and the help of `organism` imports all: slow imports are inside the functions.
 
 `deployments.cli.exit_codes` lists the exit codes.
 """
@@ -15,7 +15,6 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from cyclopts import App, CycloptsError, UnusedCliTokensError, ValidationError
@@ -64,8 +63,7 @@ def build() -> App:
         help_on_error=False,
     )
     for name, place in COMMANDS.items():
-        module, _, attribute = place.partition(":")
-        app.command(getattr(import_module(f"{COMMANDS_PACKAGE}.{module}"), attribute), name=name)
+        app.command(f"{COMMANDS_PACKAGE}.{place}", name=name)
     return app
 
 
@@ -113,7 +111,11 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _execute(arguments: Sequence[str]) -> int:
-    command, bound, _ = build().parse_args(
+    app = build()
+    if not arguments or arguments[0] not in COMMANDS:
+        for name in COMMANDS:
+            _ = app[name]  # imports it: the help of `organism` shows the docstrings of all
+    command, bound, _ = app.parse_args(
         list(arguments), exit_on_error=False, print_error=False, help_on_error=False
     )
     result = command(*bound.args, **bound.kwargs)

@@ -62,7 +62,7 @@ Reason: TypeAlias = Literal[
 """
 
 
-class Forecast(BaseModel):
+class Forecast(BaseModel, defer_build=True):
     """A range of time in which something happens four times in five, by what was observed lately."""
 
     earliest: datetime
@@ -79,7 +79,7 @@ class LineForecast(Forecast):
     """Seconds over which that was observed."""
 
 
-class Why(BaseModel):
+class Why(BaseModel, defer_build=True):
     """Why a task is where it is."""
 
     id: UUID

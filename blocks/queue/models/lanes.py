@@ -44,7 +44,7 @@ class LaneRequest:
 LaneState: TypeAlias = Literal["live", "leaving", "stopping", "silent"]
 
 
-class LaneRow(BaseModel):
+class LaneRow(BaseModel, defer_build=True):
     """A row of the table of lanes."""
 
     id: str

@@ -24,7 +24,7 @@ Weight: TypeAlias = Annotated[int, Field(ge=1, le=1000), WHOLE]
 """How many tasks a key gets when others get one, where they share."""
 
 
-class Limit(BaseModel):
+class Limit(BaseModel, defer_build=True):
     """How many tasks may run at once, or begin within a period."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -127,7 +127,7 @@ class LimitRoom:
 ClosedKind: TypeAlias = Literal["type", "limit"]
 
 
-class ClosureName(BaseModel):
+class ClosureName(BaseModel, defer_build=True):
     """What is closed or open: a key of a type, or a limit."""
 
     model_config = ConfigDict(extra="forbid")
@@ -150,7 +150,7 @@ class Closing(ClosureName):
     )
 
 
-class Closure(BaseModel):
+class Closure(BaseModel, defer_build=True):
     """A key or limit that is closed: of its tasks none is claimed before a moment."""
 
     kind: ClosedKind = Field(

@@ -41,7 +41,7 @@ DEFAULT_MAX_SNOOZES = 100
 """How often a handler may put a task off if the policy of its type does not say."""
 
 
-class NewTask(BaseModel):
+class NewTask(BaseModel, defer_build=True):
     """A task to submit."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -140,7 +140,7 @@ def _pattern(text: str) -> str:
     return text
 
 
-class RedriveFilter(BaseModel):
+class RedriveFilter(BaseModel, defer_build=True):
     """Conditions that select finished tasks to redrive. A task must match all of them."""
 
     model_config = ConfigDict(extra="forbid")
@@ -198,7 +198,7 @@ class Retried:
     """Tasks left as they were: another unfinished task of their type has their ``dedup_key``."""
 
 
-class TaskFilter(BaseModel):
+class TaskFilter(BaseModel, defer_build=True):
     """Conditions that select tasks. A task must match all of them."""
 
     model_config = ConfigDict(extra="forbid")
@@ -239,7 +239,7 @@ class TaskFilter(BaseModel):
 PausedKind: TypeAlias = Literal["type", "domain"]
 
 
-class Pause(BaseModel):
+class Pause(BaseModel, defer_build=True):
     """A type or domain none of whose tasks is claimed."""
 
     kind: PausedKind
@@ -248,7 +248,7 @@ class Pause(BaseModel):
     paused_at: datetime
 
 
-class TypePolicy(BaseModel):
+class TypePolicy(BaseModel, defer_build=True):
     """Retries, timeouts and order of the tasks of a type, unless a task says otherwise."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)

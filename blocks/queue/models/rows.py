@@ -15,7 +15,7 @@ from organism_flows.blocks.queue.models.operations import STATUSES, Status
 from organism_flows.blocks.queue.models.timestamps import FIRST
 
 
-class Attempt(BaseModel):
+class Attempt(BaseModel, defer_build=True):
     """One attempt that did not complete its task."""
 
     claim: int
@@ -50,7 +50,7 @@ class Attempt(BaseModel):
         return ", ".join(parts)
 
 
-class TaskProgress(BaseModel):
+class TaskProgress(BaseModel, defer_build=True):
     """What the handler of a task has reported while it ran, in its newest attempt that reported something."""
 
     fraction: float | None
@@ -67,7 +67,7 @@ class TaskProgress(BaseModel):
     """Step that this attempt continued from. 0 means that it began at the start."""
 
 
-class TaskWait(BaseModel):
+class TaskWait(BaseModel, defer_build=True):
     """The event that a task waits for."""
 
     event: str
@@ -92,7 +92,7 @@ IF_NULL: dict[str, Any] = {
 """Values to read where an adopted table of the older system has NULL, or a status of its own."""
 
 
-class Row(BaseModel):
+class Row(BaseModel, defer_build=True):
     """A row of the table of tasks. It can be read whatever it holds."""
 
     @model_validator(mode="before")

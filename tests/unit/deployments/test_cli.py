@@ -66,6 +66,31 @@ def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
     assert shown.splitlines()[-1] == "[]"
     for name in cli.COMMANDS:
         assert name in shown
+    assert "Start the stack on this machine" in shown
+
+
+HEAVY = ("prefect", "ray", "sqlalchemy", "alembic", "fastapi", "textual", "pyarrow")
+
+
+@pytest.mark.parametrize(
+    ("words", "module"),
+    [("tasks list", "tasks.control"), ("submit demo.echo", "tasks.submit"), ("status", "stack.status")],
+)
+def test_a_light_command_imports_its_own_module_and_nothing_heavy(
+    words: str, module: str, home: Path
+) -> None:
+    code = f"""
+import sys
+from organism_flows.deployments.cli.main import COMMANDS, COMMANDS_PACKAGE, run
+run({words.split()})
+places = {{place.partition(":")[0] for place in COMMANDS.values()}}
+print([name for name in {HEAVY} if name in sys.modules])
+print([place for place in places if COMMANDS_PACKAGE + "." + place in sys.modules])
+models = sys.modules.get("organism_flows.blocks.queue.models.limits")
+print(bool(models and models.Limit.__pydantic_complete__))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-3:] == ["[]", f"['{module}']", "False"]
 
 
 def every_command(app: App, *path: str) -> Iterator[tuple[str, ...]]:
