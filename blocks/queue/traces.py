@@ -53,7 +53,7 @@ def claimed(
     Args:
         batch: The tasks.
         traceparents: Their contexts from the table, which anybody may have written.
-        due: When each was due.
+        due: When each was due, in UTC and without a time zone.
         lane: Id of the lane.
         started_ns: When the claim began, in nanoseconds of the epoch.
     """
@@ -71,7 +71,7 @@ def claimed(
             f"wait {kind}",
             tracing.context_of(parent),
             attributes=tracing.attributes_of("wait", "receive", kind, messaging__message__id=batch.ids[row]),
-            start_time=min(int(max(due[row], EARLIEST).timestamp() * 1e9), now_ns),
+            start_time=min(int(max(due[row].replace(tzinfo=UTC), EARLIEST).timestamp() * 1e9), now_ns),
         )
         span.end(now_ns)
         context = parent or tracing.traceparent_of(span)

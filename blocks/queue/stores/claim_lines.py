@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import asyncpg
@@ -301,10 +301,7 @@ class ClaimLines:
             self._from_heads_took_s = self._clock() - started
         if not rows:
             return Batch(), [], []
-        # asyncpg turns a list of rows into columns only through zip.
-        *columns, begun, priorities, keys, moments, traceparents = (
-            list(column) for column in zip(*rows, strict=True)
-        )
+        *columns, begun, priorities, keys, moments, traceparents = rows[0]
         batch = Batch(*columns)
         await restore(session, batch, begun)
         traces.claimed(batch, traceparents, moments, self._lane, started_ns)
@@ -374,6 +371,7 @@ class ClaimLines:
                 continue
             line.seen_at = self._clock()
             moment, task_id = max(places)
+            moment = moment.replace(tzinfo=UTC)
             if len(places) >= quota or line.id == cut_line:
                 line.exhausted = False
                 last = (moment, UUID(task_id))

@@ -159,8 +159,9 @@ class Claims:
             "logs": [outcomes.logs.get(batch.claims[p]) for p in outcomes.positions],
         }
         if outcomes.causes[0] == "completed":
+            columns |= {name: _once(columns[name]) for name in ("paths", "organ_ids", "logs")}
             rows = await session.fetch("complete", results=outcomes.results, **columns)
-            return dict.fromkeys([row[0] for row in rows], "completed")
+            return dict.fromkeys(rows[0][0] if rows else (), "completed")
         columns["errors"] = outcomes.errors
         columns["versions"] = [outcomes.versions.get(claim) for claim in columns["claims"]]
         if outcomes.causes[0] == "snoozed":
@@ -249,6 +250,11 @@ class Claims:
         """Return the tasks that ``lane`` holds and that are to be cancelled, their ids by claim."""
         rows = await self._database.fetch("cancel_requests", lane=lane)
         return {row["claim"]: row["id"] for row in rows}
+
+
+def _once(column: list[Any]) -> list[Any]:
+    """Return a column of equal values as one value. Each value that is sent costs both sides."""
+    return column[:1] if column.count(column[0]) == len(column) else column
 
 
 def _snoozes(outcomes: Outcomes) -> list[Snooze]:

@@ -25,7 +25,7 @@ async def open_transaction(queue: Queue) -> AsyncIterator[PoolConnectionProxy[An
 
 async def claim_in(connection: PoolConnectionProxy[Any], lane: str, limit: int = 10) -> list[str]:
     """Claim of the line of type t, from its head, in a transaction that stays open."""
-    rows = await Session(connection).fetch(
+    columns = await Session(connection).fetchrow(
         "claim",
         lane=lane,
         limit=limit,
@@ -37,7 +37,7 @@ async def claim_in(connection: PoolConnectionProxy[Any], lane: str, limit: int =
         after=[None],
         after_ids=[None],
     )
-    return [row["id"] for row in rows]
+    return [] if columns is None else list(columns["id"])
 
 
 def completed(batch: Batch) -> Outcomes:

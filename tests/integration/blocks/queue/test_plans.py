@@ -106,8 +106,8 @@ ALL_LINES = [(f"t{n}", priority) for priority in (1, 0) for n in range(4)]
 
 
 async def claimed(session: PoolConnectionProxy[Any]) -> Batch:
-    rows = await Session(session).fetch("claim", **claim_arguments(ALL_LINES, BATCH))
-    return Batch(ids=[row["id"] for row in rows], claims=[row["claim"] for row in rows])
+    columns = await Session(session).fetchrow("claim", **claim_arguments(ALL_LINES, BATCH))
+    return Batch(ids=columns["id"], claims=columns["claim"])
 
 
 @pytest.mark.parametrize(("quota", "lines"), [(BATCH, LINES), (10, LINES), (1, LINES), (BATCH, 1)])

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from organism_flows.blocks.errors import ConfigurationError, QueueUnavailable, SchemaMismatch
-from organism_flows.blocks.queue import NewTask, Queue
+from organism_flows.blocks.queue import NewTask, Outcomes, Queue
 from organism_flows.blocks.queue.db.connection import describe
 from organism_flows.blocks.queue.db.listener import Listener
 from organism_flows.blocks.queue.db.migrate import MIGRATIONS
@@ -140,6 +140,29 @@ async def test_an_unstorable_result_fails_its_own_task_only(queue: Queue) -> Non
     assert by_position == ["completed", "failed", "completed", *["failed"] * 5, "completed"]
     for position in (1, 3, 4, 5, 6, 7):
         assert "cannot be stored" in ((await queue.get(batch.ids[position])).error or "")
+
+
+async def test_each_completion_is_stored_as_it_was_where_some_are_equal(queue: Queue) -> None:
+    """Columns of equal values travel as one value."""
+    ids = await queue.submit([NewTask(type="t")] * 5)
+    batch = await claim(queue)
+    told: dict[str, tuple[str, str | None, str | None]] = {}
+    for paths, organs, logs in (
+        (["fast"], ["a"], [None]),
+        (["fast", "escalated"], ["a", "a"], [None, "words"]),
+        (["fallback", "fallback"], [None, "b"], ["same", "same"]),
+    ):
+        done = Outcomes()
+        for path, organ, log in zip(paths, organs, logs, strict=True):
+            position = len(told)
+            done.add(position, "completed", "1", path=path, organ_id=organ)
+            if log is not None:
+                done.logs[batch.claims[position]] = log
+            told[batch.ids[position]] = (path, organ, log)
+        assert len((await queue.claims.settle("lane", batch, done)).statuses) == len(paths)
+    rows = await pool_of(queue).fetch("SELECT id::text, path, organ_id, log FROM tasks")
+    assert {id: tuple(told) for id, *told in rows} == told
+    assert told.keys() == set(map(str, ids))
 
 
 async def test_an_unstorable_error_text_does_not_sink_the_batch(queue: Queue) -> None:
