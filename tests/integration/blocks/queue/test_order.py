@@ -78,6 +78,17 @@ async def test_the_earliest_deadline_is_claimed_first(queue: Queue) -> None:
     assert (await lines.claim(9, lambda _: 9)).ids == scheduled
 
 
+async def test_what_does_not_expire_is_claimed_right_after(queue: Queue) -> None:
+    await queue.operator.set_policy(TypePolicy(type="t", earliest_deadline=True))
+    plain = await add(queue, 2)
+    soon = await add(queue, expires_in_s=30)
+    lines = lines_of(queue, [0.0])
+    assert (await lines.claim(9, lambda _: 9)).ids == soon
+    assert not lines.exhausted, "a lane would wait for the next scan"
+    assert (await lines.claim(9, lambda _: 9)).ids == plain
+    assert lines.exhausted
+
+
 async def test_deadlines_are_an_order_among_equals_only(queue: Queue) -> None:
     await queue.operator.set_policy(TypePolicy(type="t", earliest_deadline=True))
     await queue.operator.set_policy(TypePolicy(type="u"))
