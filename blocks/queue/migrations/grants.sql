@@ -116,7 +116,7 @@ GRANT DELETE,
 GRANT UPDATE (stop_requested, leave_requested) ON lanes TO organism_operator
 
 -- step: policies
-GRANT INSERT, UPDATE, DELETE ON task_types TO organism_operator
+GRANT INSERT, UPDATE ON task_types TO organism_operator
 
 -- step: limits; the level of a rate is that of its tasks
 GRANT SELECT, INSERT, UPDATE, DELETE ON limits, limit_exceptions, limit_levels, limit_spending, key_weights TO organism_operator

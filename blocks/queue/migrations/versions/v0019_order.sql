@@ -36,4 +36,4 @@ COMMENT ON COLUMN task_types.timeout_by_deadline IS
 
 -- step: note on declared policies
 COMMENT ON COLUMN task_types.declared IS
-    'True: from the file of the organism. The next deployment of it sets or removes it.'
+    'True: from the file of the organism. The next deployment of it sets it, or sets it back.'

@@ -45,9 +45,10 @@ async def test_a_file_sets_and_removes_its_own_policies_and_no_others(queue: Que
     assert await queue.operator.policies() == [late, mine, warm]
     await queue.operator.set_policy(warm.model_copy(update={"affinity_s": 5.0}))
     assert await queue.operator.declare(None, None, [warm]) == ["warm", "late"]
-    assert await queue.operator.policies() == [mine, warm]
+    usual = TypePolicy(type="late")
+    assert await queue.operator.policies() == [usual, mine, warm]
     assert await queue.operator.declare(None, None, []) == ["warm"]
-    assert await queue.operator.policies() == [mine]
+    assert await queue.operator.policies() == [usual, mine, TypePolicy(type="warm")]
 
 
 async def test_what_an_operator_closes_is_not_claimed_until_it_opens(queue: Queue) -> None:

@@ -78,6 +78,17 @@ async def test_the_earliest_deadline_is_claimed_first(queue: Queue) -> None:
     assert (await lines.claim(9, lambda _: 9)).ids == scheduled
 
 
+async def test_what_does_not_expire_is_claimed_right_after(queue: Queue) -> None:
+    await queue.operator.set_policy(TypePolicy(type="t", earliest_deadline=True))
+    plain = await add(queue, 2)
+    soon = await add(queue, expires_in_s=30)
+    lines = lines_of(queue, [0.0])
+    assert (await lines.claim(9, lambda _: 9)).ids == soon
+    assert not lines.exhausted, "a lane would wait for the next scan"
+    assert (await lines.claim(9, lambda _: 9)).ids == plain
+    assert lines.exhausted
+
+
 async def test_deadlines_are_an_order_among_equals_only(queue: Queue) -> None:
     await queue.operator.set_policy(TypePolicy(type="t", earliest_deadline=True))
     await queue.operator.set_policy(TypePolicy(type="u"))
@@ -106,9 +117,10 @@ async def test_each_deadline_is_claimed_once_whatever_the_room(queue: Queue) -> 
     ids = [*given, *await add(queue, 10)]
     lines = lines_of(queue, [0.0])
     taken: list[str] = []
-    for room in (1, 2, 7, 30, 5) * 10:
-        batch = await lines.claim(room, lambda _, room=room: room)  # type: ignore[misc]
-        assert len(batch) <= room
+    for limit in (1, 2, 7, 30, 5) * 10:
+        # Of what lines have room for, the limit leaves a part.
+        batch = await lines.claim(limit, lambda _, limit=limit: 2 * limit)  # type: ignore[misc]
+        assert len(batch) <= limit
         taken += batch.ids
     assert sorted(taken) == sorted(ids)
     for key in range(3):
