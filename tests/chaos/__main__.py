@@ -24,7 +24,7 @@ from tests.support.stack import CONFIG, Stack
 BEFORE_S = 10.0
 DECK: tuple[Kind, ...] = (
     *("lane", "lane", "replica", "replica", "flow", "flow"),
-    *("controller", "proxy", "postgres", "prefect", "ray", "poison", "redeploy", "relief"),
+    *("controller", "proxy", "postgres", "prefect", "gateway", "ray", "poison", "redeploy", "relief"),
 )
 """Each round of kills; what more tasks depend on comes twice."""
 THEIRS = (
@@ -45,6 +45,7 @@ async def chaos(
     lanes: int = 2,
     replicas: int = 2,
     ray: bool = True,
+    units: int = 0,
     record: bool = False,
 ) -> int:
     """Run tens of thousands of tasks while everything is killed or replaced, and check that all settle once.
@@ -57,14 +58,16 @@ async def chaos(
         lanes: Lanes of a dispatch run.
         replicas: Replicas of the organism.
         ray: Kill the Ray head too.
+        units: Tasks of 60 units of 2 s, each of which is saved; every second one runs in a process. Things
+            are killed, those processes too, until they have ended, for ``seconds`` at most.
         record: Add the run to docs/explanation/reliability.json and its figures to the page.
     """
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     deck = DECK if ray else tuple(kind for kind in DECK if kind != "ray")
-    plan = Plan(seed, tasks, seconds, deck, (BEFORE_S, BEFORE_S + 5.0), lanes=lanes)
-    print(
-        f"make chaos ARGS='--seed {seed} --tasks {tasks} --seconds {seconds:g} --lease {lease:g}'", flush=True
-    )
+    deck += ("worker",) * 2 if units else ()
+    plan = Plan(seed, tasks, seconds, deck, (BEFORE_S, BEFORE_S + 5.0), lanes=lanes, units=units)
+    options = f"--seed {seed} --tasks {tasks} --seconds {seconds:g} --lease {lease:g} --units {units}"
+    print(f"make chaos ARGS='{options}'", flush=True)
     home = Path(tempfile.mkdtemp(prefix="organism-chaos-"))
     home.chmod(0o711)
     stack = Stack(home)
@@ -95,6 +98,8 @@ def _say(judged: Report, *, record: bool) -> bool:
     print(table([found]))
     if record:
         write_down(found)
+    if judged.units:
+        print(judged.units)
     print(f"{len(judged.history.tasks)} tasks, {len(judged.measured)} kills, {found['seconds']} s")
     for line in judged.violations[:20]:
         print(f"broken: {line}")

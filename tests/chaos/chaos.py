@@ -20,6 +20,7 @@ from organism_flows.deployments.cli.exit_codes import ExitCode
 from organism_flows.deployments.stack.health import check_organism, local_client
 from tests.chaos import workload
 from tests.chaos.dispatches import Dispatches
+from tests.chaos.events import Events
 from tests.chaos.victims import VICTIMS, Kind, kill
 from tests.support.history import Expected, install_history
 from tests.support.sql import pool_of
@@ -27,9 +28,11 @@ from tests.support.stack import Stack
 
 SETTLED = "SELECT count(*) FROM tasks WHERE status IN ('completed', 'failed', 'cancelled')"
 STILL_HELD = """
-SELECT count(*) FROM tasks WHERE status = 'running' AND locked_at < to_timestamp($1) AND type <> 'long'
+SELECT count(*) FROM tasks
+WHERE status = 'running' AND locked_at < to_timestamp($1) AND type <> 'long' AND type NOT LIKE 'units%'
 """
 STILL_LONG = "SELECT count(*) FROM tasks WHERE type = 'long' AND finished_at IS NULL"
+STILL_UNITS = "SELECT count(*) FROM tasks WHERE type LIKE 'units%' AND finished_at IS NULL"
 STILL_POISON = "SELECT count(*) FROM tasks WHERE type = 'poison' AND finished_at IS NULL"
 STALLED_S = 45.0
 """Without any settlement for so long, something stayed broken: an incident, repaired by `organism up`."""
@@ -65,6 +68,8 @@ class Plan:
     lanes: int = 2
     longs: int = 6
     """Long tasks in each round."""
+    units: int = 0
+    """Tasks of many units, all at the beginning; then things are killed for as long as there are any."""
     mix: workload.Mix = field(default_factory=workload.Mix)
     patience_s: float = 600.0
     """After the kills, for the rest of the tasks."""
@@ -156,6 +161,7 @@ class Chaos:
         self._settled = 0
         self._killing = True
         self._done = asyncio.Event()
+        self._events = Events(queue)
 
     async def __call__(self) -> Run:
         """Run it; returns when every task is settled, or patience is over."""
@@ -165,7 +171,8 @@ class Chaos:
         await install_history(self.queue)
         run.started = time.time()
         helpers = [
-            asyncio.create_task(work) for work in (self._feed(), self._dispatches.keep_one(), self._watch())
+            asyncio.create_task(work)
+            for work in (self._feed(), self._dispatches.keep_one(), self._watch(), self._events.send())
         ]
         try:
             await self._kill_things()
@@ -185,11 +192,14 @@ class Chaos:
 
     async def _kill_things(self) -> None:
         await self._until(lambda: self._settled >= FIRST_KILL_AFTER, 120.0)
+        if self.plan.units:
+            mix, evidence = self.plan.mix, self.run.evidence
+            await self._submit([workload.units(number, mix, evidence) for number in range(self.plan.units)])
         end = time.monotonic() + self.plan.seconds
         for number, step in enumerate(islice(schedule(self.plan), self.plan.kills)):
             if number % len(self.plan.deck) == 0:
                 await self._begin_round(number)
-            if time.monotonic() > end:
+            if time.monotonic() > end or (self.plan.units and await self._ask(STILL_UNITS) == 0):
                 return
             killed = await (self._poison() if step.kind == "poison" else self._kill(step))
             if killed is None:
@@ -329,6 +339,7 @@ class Chaos:
     async def _submit(self, planned: Sequence[workload.Planned]) -> list[UUID]:
         expected = await workload.submit(self.queue, planned)
         self.run.expected |= expected
+        self._events.plan(planned)
         return list(expected)
 
     # Watching

@@ -126,10 +126,11 @@ def page(reports: list[dict[str, Any]]) -> str:
         "Overlapping runs | Charged for our kill |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
+    units = [report["units"] for report in reports if report.get("units")]
     for report in reports:
         plan = report["plan"]
         cells = [
-            f"`make chaos ARGS='--seed {plan['seed']} --seconds {plan['seconds']:g}'`",
+            f"`make chaos ARGS='--seed {plan['seed']} --seconds {plan['seconds']:g}{_units_option(plan)}'`",
             f"{sum(report['tasks'].values()):,}",
             f"{report['lease_s']:g}",
             f"{report['seconds']:.0f}",
@@ -140,7 +141,17 @@ def page(reports: list[dict[str, Any]]) -> str:
             str(report["charged_by_mistake"]),
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    for done in units:
+        lines += [
+            "",
+            f"{done['tasks']} tasks saved each of their units, {done['units']:,} in all: {done['again']} "
+            f"were done again, {done['in_flight']:,} were in flight at the kills.",
+        ]
     return "\n".join(lines)
+
+
+def _units_option(plan: dict[str, Any]) -> str:
+    return f" --units {plan['units']}" if plan.get("units") else ""
 
 
 def _spread(values: Iterable[float | None], digits: int) -> str:

@@ -54,7 +54,9 @@ class Timeline:
         self._settled: list[float] = []
         self._held: list[tuple[float, float, bool]] = []
         for task, changes in history.changes.items():
-            short = history.tasks.get(task, {}).get("type") != "long"
+            kind = history.tasks.get(task, {}).get("type", "")
+            # Those that wait end when somebody answers.
+            short = kind not in ("long", "asks") and not kind.startswith("units")
             charged = {charge.claim: charge.cause for charge in history.charges.get(task, [])}
             begun = 0.0
             for change in changes:

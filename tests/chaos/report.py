@@ -36,6 +36,24 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
+class UnitsDone:
+    """What became of the units of tasks that save each."""
+
+    tasks: int
+    units: int
+    again: int
+    """Units that were done more than once, each time counted."""
+    in_flight: int
+    """Units in flight at the kills, summed up."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.tasks} tasks of {self.units} units in all: {self.again} units were done again; "
+            f"{self.in_flight} were in flight at the kills"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """One run, judged."""
 
@@ -47,6 +65,8 @@ class Report:
     """Stretches too long without a short task settled, a line each."""
     claims_p99_s: float
     """99 % of all claims lasted less."""
+    units: UnitsDone | None = None
+    """`None`: there were none."""
 
     @property
     def slow(self) -> list[str]:
@@ -80,6 +100,7 @@ class Report:
             "violations": self.violations,
             "standstills": self.standstills,
             "slow": self.slow,
+            "units": self.units and asdict(self.units),
             "kills": [self._kill(m) for m in self.measured],
         }
 
@@ -97,14 +118,38 @@ class Report:
 def judge(run: Run, history: History, *, before_s: float, gap_s: float = GAP_S) -> Report:
     """Check a run and measure its recoveries; see `Timeline` for ``before_s``, `GAP_S` for ``gap_s``."""
     timeline = Timeline(history, before_s=before_s)
+    found = violations(history, run.expected, excused=run.replica_deaths, overlap_s=OVERLAP_S)
+    done = _units(run, history)
+    if done and done.again > done.in_flight:
+        found.append(str(done))
     return Report(
         run,
         history,
-        violations(history, run.expected, excused=run.replica_deaths, overlap_s=OVERLAP_S),
+        found,
         list(_measure(run.killed, history, timeline)),
         list(_standstills(run, timeline, gap_s)),
         timeline.claims_lasted(0.99),
+        done,
     )
+
+
+def _units(run: Run, history: History) -> UnitsDone | None:
+    """Count units by what handlers wrote down."""
+    tasks = {task: expected.units for task, expected in run.expected.items() if expected.units}
+    if not tasks:
+        return None
+    kills = sorted(killed.at for killed in run.killed if not VICTIMS[killed.kind].planned)
+    again = in_flight = 0
+    for task in tasks:
+        runs = history.runs.get(task, [])
+        done = [unit for one in runs for unit in one.units]
+        again += len(done) - len(set(done))
+        for one in runs:
+            begun, seen = one.begun or inf, one.seen or 0.0
+            # One that was killed was in flight at the first kill after its last sign of life.
+            end = one.ended or next((kill for kill in kills if kill >= seen), seen)
+            in_flight += sum(begun <= kill <= end for kill in kills)
+    return UnitsDone(len(tasks), sum(tasks.values()), again, in_flight)
 
 
 def _standstills(run: Run, timeline: Timeline, gap_s: float) -> Iterable[str]:

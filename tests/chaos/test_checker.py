@@ -9,12 +9,14 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import UUID, uuid4
 
 import pytest
 
+from organism_flows.blocks.errors import EventRefused
 from organism_flows.blocks.queue import Batch, NewTask, Outcomes, Queue, ReapResult, Settled
 from organism_flows.blocks.queue.stores.claims import Claims
 from organism_flows.blocks.queue.stores.leases import Leases
@@ -23,7 +25,7 @@ from organism_flows.flows.lanes import lease
 from organism_flows.flows.lanes.calls import OpenCall
 from organism_flows.flows.lanes.lane import Lane
 from organism_flows.flows.lanes.lease import Lease
-from tests.chaos.witness import Witness
+from tests.chaos.witness import EVENT, Witness
 from tests.support.history import (
     Change,
     Charge,
@@ -37,7 +39,8 @@ from tests.support.history import (
     violations,
 )
 from tests.support.proxy import proxied
-from tests.support.sql import database_of, edit_statements
+from tests.support.sql import database_of, edit_statements, pool_of
+from tests.support.stack import until
 
 pytestmark = pytest.mark.anyio
 SHORT_LEASE_S = 2.4
@@ -190,6 +193,36 @@ async def a_stream_of_two_attempts(queue: Queue) -> list[str]:
         return await verdict(queue, witness, {task: Expected("completed", 1)})
 
 
+async def waits_for_events(queue: Queue) -> list[str]:
+    """Two tasks wait for an event: one that comes early and once more, and one that comes when it waits."""
+    witness = Witness()
+    witness.let_go.set()
+    early, late = await queue.submit([NewTask(type="asks")] * 2)
+    await queue.producer.send_event(early, EVENT, "early")
+    await queue.producer.send_event(early, EVENT, "again")
+
+    async def waits() -> bool:
+        waited = "SELECT EXISTS (SELECT FROM test_history WHERE task = $1 AND waits = $2)"
+        return bool(await pool_of(queue).fetchval(waited, late, EVENT))
+
+    async def completed(number: int) -> bool:
+        return (await queue.reader.counts())["completed"] >= number
+
+    async with running(Lane(queue, witness)):
+        await until(waits, patience=30)
+        # When a later task has been claimed, whatever is due would have been too.
+        [later] = await queue.submit([NewTask(type="held")])
+        with suppress(AssertionError, EventRefused):
+            await until(partial(completed, 2), patience=LONG_ENOUGH_S)
+            await queue.producer.send_event(late, EVENT, "late")
+            await until(partial(completed, 3), patience=LONG_ENOUGH_S)
+        expected = {later: Expected("completed", 1)}
+        expected |= {
+            task: Expected("completed", 1, (what,)) for task, what in ((early, "early"), (late, "late"))
+        }
+        return await verdict(queue, witness, expected)
+
+
 def no_token_check(patch: pytest.MonkeyPatch) -> None:
     """Settlements no longer compare the claim."""
 
@@ -254,12 +287,33 @@ def streams_without_numbers(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(OpenCall, "with_numbers", lambda _, r: r._replace(chunks=r.chunks.numbered(None)))
 
 
+def early_events_are_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """A task that begins to wait does not look for events that came before."""
+    edit_statements(patch, {"deliver_kept"}, "e.delivered_at IS NULL", "false")
+
+
+def waits_are_due_at_once(patch: pytest.MonkeyPatch) -> None:
+    """A task that waits without a timeout is claimed again."""
+    edit_statements(patch, {"snooze"}, "THEN 'infinity' ELSE", "THEN queue_now() ELSE")
+
+
+def waits_hold_their_slot(patch: pytest.MonkeyPatch) -> None:
+    """A task that waits stays with its lane."""
+    edit_statements(patch, {"snooze"}, "locked_by = NULL, locked_at = NULL, ", "")
+
+
+def payloads_are_lost(patch: pytest.MonkeyPatch) -> None:
+    """Nobody gets what came with an event."""
+    edit_statements(patch, {"restored"}, "event.payload::text AS payload", "NULL::text AS payload")
+
+
 SCENARIOS: list[Scenario] = [
     a_late_settlement,
     a_cut_off_lane,
     a_poisonous_task,
     a_killed_lane,
     a_stream_of_two_attempts,
+    waits_for_events,
 ]
 BROKEN = [
     (no_token_check, a_late_settlement, "holds the result of claim"),
@@ -270,6 +324,10 @@ BROKEN = [
     (no_reaper, a_killed_lane, "is still running"),
     (mixed_streams, a_stream_of_two_attempts, "has a stream that is not the one of claim"),
     (streams_without_numbers, a_stream_of_two_attempts, "its stream has 1 chunks of 3"),
+    (early_events_are_forgotten, waits_for_events, "(asks): is still queued"),
+    (waits_are_due_at_once, waits_for_events, "was claimed while it waited for go"),
+    (waits_hold_their_slot, waits_for_events, "while it waits for go"),
+    (payloads_are_lost, waits_for_events, "was resumed with [None], not"),
 ]
 
 
@@ -278,7 +336,7 @@ async def test_with_every_guard_in_place_the_checker_is_silent(queue: Queue, sce
     assert await scenario(queue) == []
 
 
-ALWAYS = {no_token_check, mixed_streams}
+ALWAYS = {no_token_check, mixed_streams, payloads_are_lost}
 """Of the rest, some wait out what never ends."""
 
 
@@ -305,7 +363,7 @@ def with_runs(*runs: Run, causes: dict[int, str]) -> History:
     last = max(run.claim for run in runs)
     row = {
         **{"id": task, "type": "long", "status": "completed", "claim": last, "attempts": 1, "lease_lost": 0},
-        **{"max_attempts": None, "result_text": None, "error": None},
+        **{"max_attempts": None, "result_text": None, "error": None, "saved": False},
     }
     changes = []
     for claim in range(1, last + 1):
@@ -346,6 +404,34 @@ def test_runs_that_nothing_explains_and_runs_at_once_are_found(
     else:
         assert len(found) == 1
         assert finding in found[0]
+
+
+def with_units(claim: int, *units: int, left: bool = False) -> Run:
+    return Run(claim, begun=100.0 * claim, ended=100.0 * claim + 50, units=list(units), left=left)
+
+
+@pytest.mark.parametrize(
+    ("runs", "finding"),
+    [
+        pytest.param([with_units(1, 0, 1), with_units(2, 1, 2, 3)], None, id="the unit in hand again"),
+        pytest.param([with_units(1, 0, 1), with_units(2, 2, 3)], None, id="saved before it died"),
+        pytest.param(
+            [with_units(1, 0, 1, 2), with_units(2, 1, 2, 3)], "did units 1 to 1 again", id="two again"
+        ),
+        pytest.param([with_units(1, 0), with_units(2, 2, 3)], "left out units 1 to 1", id="left out"),
+        pytest.param([with_units(1, 0, 1), with_units(2, 1, 2)], "completed without units [3]", id="lost"),
+        pytest.param([with_units(1, 0, 1), with_units(2, 2, 2, 3)], "out of order", id="twice in one run"),
+        pytest.param(
+            [with_units(1, 0, 1, left=True), with_units(2, 1, 2, 3)],
+            "did units 1 to 1 again",
+            id="it had left",
+        ),
+    ],
+)
+def test_units_that_are_done_again_or_never_are_found(runs: list[Run], finding: str | None) -> None:
+    history = with_runs(*runs, causes=INTERRUPTED)
+    found = violations(history, dict.fromkeys(history.tasks, Expected("completed", 1, units=4)))
+    assert any(finding in line for line in found) if finding else not found, found
 
 
 def test_what_handlers_wrote_is_read_back(tmp_path: Path) -> None:

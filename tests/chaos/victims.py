@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -16,8 +17,8 @@ from tests.chaos.project import edit_handlers
 from tests.support.stack import Stack
 
 Kind: TypeAlias = Literal[
-    "lane", "replica", "controller", "proxy", "postgres", "prefect", "flow", "ray", "poison",
-    "redeploy", "relief",
+    "lane", "replica", "worker", "controller", "proxy", "postgres", "prefect", "gateway", "flow", "ray",
+    "poison", "redeploy", "relief",
 ]  # fmt: skip
 
 
@@ -33,6 +34,9 @@ class Victim:
     needs_up: bool = False
     """`organism up` brings it back; the others come back by themselves or, the flow, by its schedule."""
     ends_replicas: bool = False
+    """Or processes of handlers: whoever ran in one alone may be charged."""
+    planned: bool = False
+    """It is asked to end, not killed."""
     ends_everything: bool = False
     """Starting it anew takes what it takes: no time is promised."""
 
@@ -42,10 +46,12 @@ VICTIMS: dict[Kind, Victim] = {
     for victim in (
         Victim("lane", "a lane's worker process", ("ray::lane",)),
         Victim("replica", "the Serve replica", ("ray::ServeReplica:",), ends_replicas=True),
+        Victim("worker", "a process of a handler", ends_replicas=True),
         Victim("controller", "the Serve controller", ("ray::ServeController",)),
         Victim("proxy", "the HTTP proxy", ("ray::ProxyActor",)),
         Victim("postgres", "the Postgres postmaster", needs_up=True),
         Victim("prefect", "the Prefect server", needs_up=True),
+        Victim("gateway", "the gateway", needs_up=True),
         Victim("flow", "the flow's process (`organism dispatch`)"),
         Victim(
             "ray",
@@ -60,8 +66,11 @@ VICTIMS: dict[Kind, Victim] = {
             "redeploy",
             "(not killed) the Serve replica, replaced because the handlers' file was edited",
             needs_up=True,
+            planned=True,
         ),
-        Victim("relief", "(not killed) the lanes of a run, asked to leave when another had begun"),
+        Victim(
+            "relief", "(not killed) the lanes of a run, asked to leave when another had begun", planned=True
+        ),
     )
 }
 
@@ -83,11 +92,12 @@ def kill(stack: Stack, kind: Kind, flow: subprocess.Popen[bytes] | None, pick: f
                 process = psutil.Process(flow.pid) if flow and flow.poll() is None else None
             case "redeploy":
                 return edit_handlers(stack)
-            case "postgres" | "prefect":
+            case "postgres" | "prefect" | "gateway":
                 process = find(stack.state.processes[kind])
             case _:
                 members = marks_of(stack.home).members(stack.state.processes, ["ray"])
-                titled = [p for p in members if p.name().startswith(VICTIMS[kind].titles)]
+                wanted = _runs_a_handler if kind == "worker" else _has_title(VICTIMS[kind].titles)
+                titled = [p for p in members if wanted(p)]
                 titled.sort(key=lambda p: p.pid)
                 process = titled[int(pick * len(titled))] if titled else None
         if process is not None:
@@ -95,3 +105,11 @@ def kill(stack: Stack, kind: Kind, flow: subprocess.Popen[bytes] | None, pick: f
             process.send_signal(signal.SIGKILL)
             return name
     return None
+
+
+def _has_title(titles: tuple[str, ...]) -> Callable[[psutil.Process], bool]:
+    return lambda process: process.name().startswith(titles)
+
+
+def _runs_a_handler(process: psutil.Process) -> bool:
+    return any("processes.subreaper" in argument for argument in process.cmdline())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -10,13 +11,17 @@ from uuid import UUID
 
 from organism_flows.blocks.errors import ReplicaLost
 from organism_flows.blocks.queue import Batch, Outcomes
+from organism_flows.blocks.snooze import Snooze
 from organism_flows.blocks.task_report import Acknowledgement, Chunks, TaskReport
 from tests.support.history import CHUNKS_OF_A_RUN, Run
 
+EVENT = "go"
+
 
 class Witness:
-    """One replica. Types: ``held`` ends when it is `let_go`; ``poison`` ends the replica when `neighbours`
-    others run on it and, once suspected, the process of its own that it runs in.
+    """One replica. Types: ``held`` ends when it is `let_go`; ``asks`` waits for the event `EVENT` and returns
+    what came with it; ``poison`` ends the replica when `neighbours` others run on it and, once suspected, the
+    process of its own that it runs in.
 
     Args:
         runs: Where runs are written down; several replicas may share it.
@@ -73,7 +78,13 @@ class Witness:
             self._present -= 1
             run.ended = time.time()
         outcomes = Outcomes()
-        outcomes.add(position, "completed", result=f'{{"claim": {batch.claims[position]}}}')
+        result: dict[str, object] = {"claim": run.claim}
+        if batch.types[position] == "asks":
+            if (wait := batch.waits.get(run.claim)) is None:
+                outcomes.add(position, "snoozed", result=Snooze(event=EVENT).to_json(), error="it asks")
+                return outcomes
+            result["got"] = [json.loads(wait.payload or "null")]
+        outcomes.add(position, "completed", result=json.dumps(result))
         return outcomes
 
     def _die(self) -> None:

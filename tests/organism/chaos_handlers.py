@@ -69,6 +69,68 @@ def endure(task, context):
     return {"claim": task["claim"]}
 
 
+class Waiting(Exception):
+    """Wait for the event of this name."""
+
+    def __init__(self, event):
+        super().__init__(f"waits for {event}")
+        self.wait_for_event = event
+
+
+async def ask(task, context):
+    """Wait for each of params.events, and return what came with them."""
+    note(task, "begin")
+    try:
+        await asyncio.sleep(task["params"]["seconds"])
+        names, got, event = task["params"]["events"], context.restored or [], context.event
+        if event is not None and names[len(got) :][:1] == [event.name]:
+            got = [*got, event.payload]
+        if len(got) < len(names):
+            if got:
+                context.checkpoint(got)
+            raise Waiting(names[len(got)])
+    finally:
+        note(task, "end")
+    return {"claim": task["claim"], "got": got}
+
+
+async def do_units(task, context):
+    """Do params.units units of params.seconds, and save each before the next begins."""
+    note(task, "begin")
+    try:
+        for unit in range(context.restored or 0, task["params"]["units"]):
+            note(task, f"unit={unit}")
+            await asyncio.sleep(task["params"]["seconds"])
+            await context.checkpoint(unit + 1)
+    except Exception as error:
+        note_leaving(task, error)
+        raise
+    finally:
+        note(task, "end")
+    return {"claim": task["claim"]}
+
+
+def do_units_in_process(task, context):
+    """As `do_units`, in a plain function."""
+    note(task, "begin")
+    try:
+        for unit in range(context.restored or 0, task["params"]["units"]):
+            note(task, f"unit={unit}")
+            time.sleep(task["params"]["seconds"])
+            context.checkpoint(unit + 1).wait()
+    except Exception as error:
+        note_leaving(task, error)
+        raise
+    finally:
+        note(task, "end")
+    return {"claim": task["claim"]}
+
+
+def note_leaving(task, error):
+    if type(error).__name__ == "MustLeave":
+        note(task, "left")
+
+
 async def brief(task):
     """Take params.seconds, and return when it began."""
     began = time.time()

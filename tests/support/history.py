@@ -26,22 +26,24 @@ INSTALL = """
 DROP TABLE IF EXISTS test_history;
 CREATE TABLE test_history (
     number bigint GENERATED ALWAYS AS IDENTITY, at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    task uuid, claim bigint, attempts int, old text, new text, lane text
+    task uuid, claim bigint, attempts int, old text, new text, lane text, waits text, held boolean
 );
 CREATE OR REPLACE FUNCTION test_history() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO test_history (task, claim, attempts, old, new, lane)
-    VALUES (NEW.id, NEW.claim, NEW.attempts, OLD.status, NEW.status, coalesce(NEW.locked_by, OLD.locked_by));
+    INSERT INTO test_history (task, claim, attempts, old, new, lane, waits, held)
+    VALUES (NEW.id, NEW.claim, NEW.attempts, OLD.status, NEW.status, coalesce(NEW.locked_by, OLD.locked_by),
+            NEW.waits_for, NEW.locked_by IS NOT NULL);
     RETURN NULL;
 END $$;
 CREATE OR REPLACE TRIGGER test_history AFTER UPDATE ON tasks FOR EACH ROW
-    WHEN (OLD.status IS DISTINCT FROM NEW.status OR OLD.claim <> NEW.claim) EXECUTE FUNCTION test_history();
+    WHEN (OLD.status IS DISTINCT FROM NEW.status OR OLD.claim <> NEW.claim
+          OR OLD.waits_for IS DISTINCT FROM NEW.waits_for) EXECUTE FUNCTION test_history();
 """
 
 CHARGED = ("failed", "timed_out", "rejected")
 """Causes in a task's attempt history that are charged to it."""
-RAN_ALONE = "ran alone on a replica"
-"""In the error of an attempt that is charged for the death of its replica."""
+DEATHS = ("ran as the only suspect on a replica", "the worker process died: SIGKILL")
+"""In the errors of attempts that are charged for a death: of the replica, or of the process of the task."""
 CHUNKS_OF_A_RUN = 3
 """Chunks that a handler emits that completes its task, if it emits any."""
 UNDER_CLAIM = re.compile(r"under claim (\d+)")
@@ -50,7 +52,7 @@ UNDER_CLAIM = re.compile(r"under claim (\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change of one task's status or claim."""
+    """One change of one task's status or claim, or of what it waits for."""
 
     at: datetime
     """Of the database's clock, at the change."""
@@ -58,6 +60,10 @@ class Change:
     old: str
     new: str
     lane: str | None
+    waits: str | None = None
+    """Name of the event that it waits for from then on."""
+    held: bool = False
+    """A lane holds it from then on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,10 @@ class Run:
     """When it last wrote anything."""
     told: float | None = None
     """When it noticed that it was to stop."""
+    units: list[int] = field(default_factory=list)
+    """Numbers of the units that it has begun."""
+    left: bool = False
+    """It left when it was asked to, after it had saved its last unit."""
 
     @property
     def span(self) -> tuple[float, float] | None:
@@ -99,6 +109,10 @@ class Expected:
 
     status: str
     attempts: int
+    payloads: tuple[Any, ...] | None = None
+    """What came with the events that it had to wait for. Its handler returns the same, as ``got``."""
+    units: int = 0
+    """How many units it had to do, numbered from 0; each is saved before the next begins."""
 
 
 @dataclass
@@ -126,16 +140,21 @@ async def read_history(queue: Queue, evidence: Path | None = None, *, type: str 
     Args:
         evidence: What handlers wrote themselves: lines of ``task claim pid``, or ``task claim pid event at``
             with seconds since the epoch, and for events ``begin``, ``end``, ``told`` when the handler noticed
-            that it was to stop, and anything else while it goes on.
+            that it was to stop, ``unit=N`` when it begins a unit, ``left`` when it leaves as it was asked to,
+            and anything else while it goes on.
         type: Of tasks of these types only, a pattern of LIKE.
     """
     chosen = "SELECT id FROM tasks WHERE type LIKE $1"
+    saved = "EXISTS (SELECT FROM task_checkpoints c WHERE c.task_id = t.id AND c.state IS NOT NULL)"
     rows = await pool_of(queue).fetch(
-        "SELECT *, result::text AS result_text FROM tasks WHERE type LIKE $1", type, timeout=60
+        f"SELECT *, result::text AS result_text, {saved} AS saved FROM tasks t WHERE type LIKE $1",
+        type,
+        timeout=60,
     )
     changes: dict[UUID, list[Change]] = defaultdict(list)
     recorded = (
-        f"SELECT task, at, claim, old, new, lane FROM test_history WHERE task IN ({chosen}) ORDER BY number"
+        "SELECT task, at, claim, old, new, lane, waits, held FROM test_history "
+        f"WHERE task IN ({chosen}) ORDER BY number"
     )
     for task, *values in await pool_of(queue).fetch(recorded, type, timeout=60):
         changes[task].append(Change(*values))
@@ -181,8 +200,9 @@ def violations(
     Args:
         submitted: All tasks there should be, and what must have become of them.
         ran: Whether completed tasks must have left evidence.
-        excused: Spans of time, in seconds since the epoch, in which somebody else killed replicas: a task
-            that was alone on one cannot be told from a culprit and is rightly charged.
+        excused: Spans of time, in seconds since the epoch, in which somebody else killed replicas or
+            processes of handlers: a task that was alone in one cannot be told from a culprit and is rightly
+            charged.
         overlap_s: Longest time, in seconds, that two runs of one task may go on at once on different
             replicas; None: not checked.
     """
@@ -193,6 +213,7 @@ def violations(
         found += [f"{task} ({row['type']}): {problem}" for problem in _about_settling(history, task)]
         found += [f"{task} ({row['type']}): {problem}" for problem in _about_charges(history, task)]
         found += [f"{task} ({row['type']}): {problem}" for problem in _about_streams(history, task)]
+        found += [f"{task} ({row['type']}): {problem}" for problem in _about_waits(history, task)]
         if ran:
             problems = [*_about_runs(history, task), *_about_overlaps(history, task, overlap_s)]
             found += [f"{task} ({row['type']}): {problem}" for problem in problems]
@@ -240,7 +261,10 @@ def _about_charges(history: History, task: UUID) -> Iterator[str]:
         yield f"took {row['attempts']} attempts of {row['max_attempts'] or DEFAULT_MAX_ATTEMPTS}"
     if row["status"] in ("completed", "failed") and row["attempts"] != charged:
         yield f"counts {row['attempts']} attempts, but its history has {charged}: {dict(causes)}"
-    if row["lease_lost"] != causes["lease_lost"]:
+    # An attempt that saves more than all before it sets the count back.
+    if row["lease_lost"] > causes["lease_lost"] or (
+        row["lease_lost"] != causes["lease_lost"] and not row["saved"]
+    ):
         yield f"counts {row['lease_lost']} lost leases, but its history has {causes['lease_lost']}"
 
 
@@ -251,6 +275,46 @@ def _about_streams(history: History, task: UUID) -> Iterator[str]:
         yield f"has a stream that is not the one of claim {claim}: {chunks[:10]}"
     if chunks and history.tasks[task]["status"] == "completed" and len(chunks) != CHUNKS_OF_A_RUN:
         yield f"completed, and its stream has {len(chunks)} chunks of {CHUNKS_OF_A_RUN}"
+
+
+def _about_waits(history: History, task: UUID) -> Iterator[str]:
+    """What is wrong with its waits for events, none of which has a timeout."""
+    waiting: str | None = None
+    waits: Counter[str] = Counter()
+    for change in history.changes.get(task, []):
+        if waiting and change.new == "running":
+            yield f"was claimed while it waited for {waiting}"
+        if change.waits and change.held:
+            yield f"is held by {change.lane} while it waits for {change.waits}"
+        if change.waits and change.waits != waiting:
+            waits[change.waits] += 1
+        waiting = change.waits
+    if again := [name for name, times in waits.items() if times > 1]:
+        yield f"waited more than once for {again}"
+
+
+def _about_units(history: History, task: UUID, units: int) -> Iterator[str]:
+    """What is wrong with its units: an attempt that has ended may repeat the one that was in hand."""
+    runs = sorted((run for run in history.runs.get(task, []) if run.units), key=lambda run: run.claim)
+    done = {unit for run in runs for unit in run.units}
+    if history.tasks[task]["status"] == "completed" and (missing := set(range(units)) - done):
+        yield f"completed without units {sorted(missing)}"
+    causes = {charge.claim: charge.cause for charge in history.charges.get(task, [])}
+    following = 0
+    """The unit after the last one that was begun."""
+    in_hand = 0
+    """Units before it that may be done again."""
+    for run in runs:
+        first, last = run.units[0], run.units[-1]
+        if run.units != list(range(first, last + 1)):
+            yield f"did units out of order under claim {run.claim}: {run.units}"
+        if first > following:
+            yield f"left out units {following} to {first - 1} under claim {run.claim}"
+        if first < following - in_hand:
+            yield f"did units {first} to {following - in_hand - 1} again under claim {run.claim}"
+        following = max(following, last + 1)
+        # What leaves when it is asked to has saved everything.
+        in_hand = 0 if run.left and causes.get(run.claim) == "interrupted" else 1
 
 
 def _about_runs(history: History, task: UUID) -> Iterator[str]:
@@ -298,7 +362,7 @@ def _about_expectation(
     mistaken = [
         charge
         for charge in history.charges.get(task, [])
-        if RAN_ALONE in charge.error
+        if any(death in charge.error for death in DEATHS)
         and any(begun <= charge.ended_at.timestamp() <= ended for begun, ended in excuses)
     ]
     if row["status"] != expected.status:
@@ -306,10 +370,19 @@ def _about_expectation(
     if not expected.attempts <= row["attempts"] <= expected.attempts + len(mistaken):
         causes = [charge.cause for charge in history.charges.get(task, [])]
         yield f"was charged {row['attempts']} attempts, not {expected.attempts}: {causes}"
+    if expected.payloads is not None and row["status"] == "completed":
+        got = json.loads(row["result_text"]).get("got")
+        if got != list(expected.payloads):
+            yield f"was resumed with {got}, not {list(expected.payloads)}"
+        waits = sum(1 for change in history.changes.get(task, []) if change.waits and change.old == "running")
+        if waits != len(expected.payloads):
+            yield f"waited {waits} times, not {len(expected.payloads)}"
+    if expected.units:
+        yield from _about_units(history, task, expected.units)
 
 
 def charged_by_mistake(history: History, submitted: Mapping[UUID, Expected | None]) -> int:
-    """Tasks charged for a replica's death that was not their doing; see ``excused`` of `violations`."""
+    """Tasks charged for a death that was not their doing; see ``excused`` of `violations`."""
     return sum(
         expected is not None and history.tasks[task]["attempts"] > expected.attempts
         for task, expected in submitted.items()
@@ -341,4 +414,8 @@ def runs_in(evidence: Path | None) -> dict[UUID, list[Run]]:
                 run.ended = float(at)
             case "told":
                 run.told = float(at)
+            case "left":
+                run.left = True
+            case _ if event.startswith("unit="):
+                run.units.append(int(event.removeprefix("unit=")))
     return by_task
