@@ -363,7 +363,7 @@ def with_runs(*runs: Run, causes: dict[int, str]) -> History:
     last = max(run.claim for run in runs)
     row = {
         **{"id": task, "type": "long", "status": "completed", "claim": last, "attempts": 1, "lease_lost": 0},
-        **{"max_attempts": None, "result_text": None, "error": None},
+        **{"max_attempts": None, "result_text": None, "error": None, "saved": False},
     }
     changes = []
     for claim in range(1, last + 1):
