@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import subprocess
 import sys
-import zipfile
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
 
 import pytest
 
 from organism_flows.blocks.queue import Queue
 from organism_flows.blocks.queue.wire import WIRE_VERSION
-from tests.clusters.cluster import Cluster, cluster
+from tests.clusters.cluster import Cluster
+from tests.clusters.dispatching import dispatching, finish, hosts_of_lanes
 from tests.clusters.machines import Machine, possible
-from tests.support.history import check_history, install_history
+from tests.support.history import check_history
 from tests.support.sql import pool_of
 from tests.support.stack import until
 
@@ -25,55 +21,6 @@ pytestmark = [
     pytest.mark.soak,
     pytest.mark.skipif(possible() is not None, reason=possible() or ""),
 ]
-
-HANDLER = """
-import asyncio, os, socket
-
-async def where(task):
-    await asyncio.sleep(task["params"]["seconds"])
-    return {"host": socket.gethostname(), "pid": os.getpid()}
-"""
-ORGANISM = """
-working_dir: {uri}
-organs:
-  - {{id: elsewhere, task_types: [where], handler: "elsewhere:where", concurrency: 8, timeout_s: 60}}
-"""
-CONFIG = "/tmp/mine/organism.yaml"
-"""On the machine of the flows; every machine has a /tmp of its own."""
-
-
-@pytest.fixture(scope="module")
-def made() -> Iterator[Cluster]:
-    """The cluster, with the organism on it and handlers that only came there by a URI."""
-    with cluster() as made:
-        made.organism("migrate")
-        made.organism("deploy")
-        made.start_worker(ORGANISM_CONFIG=CONFIG)
-        share_handlers(made)
-        run = made.flows.run(
-            *(sys.executable, "-m", "prefect", "deployment", "run", "bootstrap/organism"),
-            *("--param", "replicas=4", "--watch", "--watch-interval", "1"),
-            env=made.env,
-        )
-        assert run[0] == 0, run[1][-2000:] + made.log("worker").read_text()[-3000:]
-        yield made
-
-
-@pytest.fixture
-async def queue(made: Cluster) -> AsyncIterator[Queue]:
-    async with Queue(made.dsn("organism")) as queue:
-        await pool_of(queue).execute("TRUNCATE tasks, lanes CASCADE")
-        await install_history(queue)
-        yield queue
-
-
-def share_handlers(made: Cluster) -> None:
-    """A zip of the handlers on a disk that all share, and the configuration that names it where flows run."""
-    archive = made.folder / "handlers-1.zip"
-    with zipfile.ZipFile(archive, "w") as file:
-        # In a folder, as GitHub and `git archive` make them: Ray takes the only folder for the root.
-        file.writestr("handlers/elsewhere.py", HANDLER)
-    made.flows.write(CONFIG, ORGANISM.format(uri=archive.as_uri()))
 
 
 async def submit(queue: Queue, count: int, seconds: float) -> list[str]:
@@ -84,10 +31,6 @@ async def submit(queue: Queue, count: int, seconds: float) -> list[str]:
         seconds,
     )
     return [row["id"] for row in rows]
-
-
-async def hosts_of_lanes(queue: Queue) -> set[str]:
-    return {row["host"] for row in await pool_of(queue).fetch("SELECT host FROM lanes")}
 
 
 async def hosts_of_replicas(queue: Queue) -> set[str]:
@@ -101,16 +44,6 @@ async def counted(queue: Queue, status: str) -> int:
     # Ours: the worker runs verify every five minutes, which sends a task of its own.
     ours = "SELECT count(*) FROM tasks WHERE type = 'where' AND status = $1::taskstatus"
     return int(await pool_of(queue).fetchval(ours, status))
-
-
-def dispatching(made: Cluster, *arguments: str, **env: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "organism_flows.deployments.cli.main", "dispatch", *arguments, "--json"]
-    return made.flows.start(*command, env={**made.env, **env})
-
-
-async def finish(process: subprocess.Popen[str], patience: float = 180) -> tuple[int, Any, str]:
-    out, err = await asyncio.to_thread(process.communicate, timeout=patience)
-    return process.returncode, json.loads(out) if out.strip() else None, err
 
 
 async def test_lanes_and_replicas_are_on_both_nodes_and_everything_completes(
