@@ -19,7 +19,7 @@ from tests.clusters.machines import Machine, Network, network
 POSTGRES = Path("/usr/lib/postgresql/15/bin")
 """Of the distribution: Prefect needs pg_trgm, which the embedded one lacks."""
 GCS, DASHBOARD, API = 6379, 8265, 4200
-START_S = 120.0
+START_S = 400.0
 
 
 class Cluster:
@@ -119,7 +119,7 @@ class Cluster:
     def organism(self, *arguments: str, code: int | None = 0, **env: str) -> Any:
         """Give an `organism` command on the machine of the flows; what it prints as JSON."""
         command = [sys.executable, "-m", "organism_flows.deployments.cli.main", *arguments, "--json"]
-        got, out, err = self.flows.run(*command, patience=240, env={**self.env, **env})
+        got, out, err = self.flows.run(*command, patience=600, env={**self.env, **env})
         assert code is None or got == code, f"{arguments}: code {got}\n{out[-3000:]}\n{err[-3000:]}"
         return json.loads(out) if out.strip() else {"error": err}
 
@@ -155,15 +155,16 @@ def cluster() -> Iterator[Cluster]:
     try:
         with network() as net:
             made = Cluster(net, folder)
-            made.start_ray(made.head, "--num-cpus", "3")
+            # One after the other: a Ray node whose helpers take too long to start ends for good.
             made.start_postgres()
             made.start_prefect()
+            reachable(made.services.address, API)
+            made.start_ray(made.head, "--num-cpus", "3")
             reachable(made.head.address, GCS)
+            reachable(made.head.address, DASHBOARD)
             made.start_ray(made.node, "--num-cpus", "3")
             # The driver's own node, which takes no work: a Ray driver needs one on its machine.
             made.start_ray(made.flows, "--num-cpus", "0")
-            reachable(made.head.address, DASHBOARD)
-            reachable(made.services.address, API)
             yield made
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -124,7 +124,7 @@ class Machine:
                 into.close()
 
     def run(
-        self, *command: str, patience: float = 120, cwd: str = "/tmp", env: Mapping[str, str] | None = None
+        self, *command: str, patience: float = 600, cwd: str = "/tmp", env: Mapping[str, str] | None = None
     ) -> tuple[int, str, str]:
         """Run ``command`` here; its code, output and errors."""
         process = self.start(*command, cwd=cwd, env=env)

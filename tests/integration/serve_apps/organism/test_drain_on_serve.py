@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from ray import serve
 from ray.serve.api import _run
 
+from organism_flows.blocks.errors import OrganismUnavailable
 from organism_flows.blocks.organism_client import OrganismClient
 from organism_flows.blocks.prefect_blocks.organism import Organism
 from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster
@@ -100,8 +102,10 @@ async def test_a_replica_that_is_replaced_hands_back_and_is_not_lost(
 
 
 async def _in_flight(client: OrganismClient, number: int) -> bool:
-    [replica] = await client.running()
-    return bool(sum(organ["in_flight"] for organ in replica["organs"].values()) == number)
+    with suppress(OrganismUnavailable):
+        [replica] = await client.running()
+        return bool(sum(organ["in_flight"] for organ in replica["organs"].values()) == number)
+    return False
 
 
 async def _waiting(client: OrganismClient, number: int) -> bool:
@@ -110,4 +114,6 @@ async def _waiting(client: OrganismClient, number: int) -> bool:
 
 
 async def _is_another(client: OrganismClient, before: str | None) -> bool:
-    return bool((await client.health()).replica != before)
+    with suppress(OrganismUnavailable):  # on a machine that is busy with other things
+        return bool((await client.health()).replica != before)
+    return False
