@@ -110,10 +110,25 @@ def test_time_without_work_says_nothing_about_the_rate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("began", "waits_s"), [([], 60.0), ([1.0] * 7, 60.0), ([1.0] * 100, 0.0), ([90.0] * 100, 60.0)]
+    ("began", "waits_s"),
+    [
+        ([], 60.0),
+        ([1.0 + n for n in range(7)], 60.0),
+        ([1.0] * 100, 60.0),
+        ([1.0] * 100, 0.0),
+        ([90.0] * 100, 60.0),
+    ],
 )
 def test_too_little_is_no_forecast(began: list[float], waits_s: float) -> None:
     assert begin_of(LinePace(began, [50.0] * len(began), 3600, waits_s, 3, False)) is None
+
+
+@pytest.mark.parametrize(("ahead", "window_s"), [(3, 60), (900, 300), (8000, 900)])
+def test_as_long_is_observed_as_is_foreseen(ahead: int, window_s: float) -> None:
+    began = [0.5 + n / 10 for n in range(20_000)]
+    wait = begin_of(LinePace(began, [5000.0] * len(began), 3600, 5000.0, ahead, False))
+    assert wait is not None
+    assert wait.window_s == window_s
 
 
 def test_more_ahead_than_counted_leaves_the_end_open() -> None:
