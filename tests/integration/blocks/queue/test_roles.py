@@ -52,8 +52,8 @@ ALSO = {
     LANE: """
         ahead attached board_dead board_failures board_latency board_running board_waiting cancel
         cancellable close counts counts_of database_health depths duplicates export finished
-        limit_pace limit_use line_pace line_waits next_finished of_type open page policies
-        redrivable redrivable_sample results retriable sent_event start states streams stuck
+        limit_pace limit_use line_pace line_waits next_finished of_type open page page_of_few policies
+        redrivable redrivable_sample results retriable sent_event start states status_size streams stuck
         to_cancel to_retry unheld weights
     """,
     OPERATOR: """
