@@ -33,9 +33,9 @@ SELECT 'type-' || i % 40, 'domain-' || i % 7, 'key-' || i % 5000,
        now() - i * interval '0.1 s', now() - i * interval '0.1 s',
        CASE WHEN i % 50 <> 1 THEN now() - i * interval '0.1 s' + interval '2 s' END, 20, 'organ', 1,
        CASE WHEN i % 50 = 0 THEN 'ValueError: row ' || i || ' is wrong' END
-FROM generate_series($1::int, $2::int) i
+FROM generate_series($2::int, $1::int, -1) i
 """
-"""One in fifty is a dead letter, and one in fifty waits."""
+"""One in fifty is a dead letter, and one in fifty waits. The newest come last: ids grow with time."""
 PAGES: dict[str, dict[str, str]] = {
     "no filter": {},
     "a type": {"type": "type-7"},
@@ -110,7 +110,7 @@ async def fill(stack: Stack, tasks: int) -> None:
     for index in indexes:
         await stack.db.execute(f'DROP INDEX "{index["indexname"]}"')
     step = 250_000
-    for start in range(1, tasks + 1, step):
+    for start in reversed(range(1, tasks + 1, step)):
         await stack.db.execute(FILL, start, min(start + step - 1, tasks), timeout=LOAD_TIMEOUT_S)
     for index in indexes:
         await stack.db.execute(index["indexdef"], timeout=LOAD_TIMEOUT_S)

@@ -39,10 +39,10 @@ STATEMENTS: dict[tuple[str, ...], str] = {
         ahead ahead_by_deadline attached board_audit board_dead board_failures board_latency
         board_newest_audit board_running board_waiting cancel cancellable close completed_lately counts
         counts_of database_health declare_weights depths export finished forget_declared forget_policies get
-        limit_pace limit_use line_pace line_waits next_finished of_type open page pause policies
+        limit_pace limit_use line_pace line_waits next_finished of_type open page page_of_few pause policies
         record_audit redrivable redrivable_sample redrive remove_limit results resume retriable retry
-        sent_event set_limit set_policy set_weight start states streams stuck to_cancel to_retry unheld
-        weights
+        sent_event set_limit set_policy set_weight start states status_size streams stuck to_cancel
+        to_retry unheld weights
     """,
 }
 """Names of statements, by the roles that may run them. Only `attached` is missing, which migrations run."""

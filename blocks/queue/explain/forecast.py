@@ -23,6 +23,8 @@ ENOUGH = 50
 WINDOWS_S = (60.0, 300.0, 900.0, 3600.0)
 """Windows of observation, in seconds. Rates change, so that the shortest is used in which `ENOUGH` tasks
 began, and as many as are ahead: to say something of the next ten minutes takes about ten of observation."""
+KNOWN_AFTER_S = 3.0
+"""Seconds after which it is known that a handler has begun, although it has not ended."""
 SLOTS = 60
 """Parts of equal length of a window, in which tasks are counted."""
 SCALES = (1, 2, 3, 4, 6, 12)
@@ -49,6 +51,10 @@ class LinePace:
     """Tasks that begin before this one."""
     more: bool
     """True if there are more than were counted."""
+    held: int = 0
+    """Tasks of the line that lanes hold, of which it is not known whether a handler has begun."""
+    took_s: float = 0.0
+    """How long its tasks took lately."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +77,11 @@ def begin_of(pace: LinePace) -> Wait | None:
     about that length differ, so that batches, handlers of uneven length and turns of other lines count as
     they were. The other is how little is known of the rate itself: it was observed for one window.
     """
-    busy_s = min(_busy_s(pace), pace.known_s)
-    began = [ago for ago in pace.began if 0 <= ago < busy_s]
-    number = pace.ahead + 1
+    # What began since is known in part only: it ends first, or runs for some seconds.
+    late_s = min(pace.took_s, KNOWN_AFTER_S)
+    busy_s = max(min(_busy_s(pace), pace.known_s) - late_s, 0.0)
+    began = [ago - late_s for ago in pace.began if 0 <= ago - late_s < busy_s]
+    number = pace.ahead + pace.held + 1.0
     for window_s in (min(window_s, busy_s) for window_s in WINDOWS_S):
         counts = _counted(began, window_s)
         seen = sum(counts) >= max(ENOUGH, number) and _is_enough(counts)
@@ -82,6 +90,8 @@ def begin_of(pace: LinePace) -> Wait | None:
     if not _is_enough(counts):
         return None
     rate = sum(counts) / SLOTS
+    # Of those that are held, as many have begun as run at once, by Little's law.
+    number -= min(sum(counts) / window_s * late_s, pace.held)
     expected = number / rate
     scales = [scale for scale in SCALES if scale == 1 or scale <= expected]
     spreads = [_spread(counts, scale) for scale in scales]

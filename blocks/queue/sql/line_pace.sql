@@ -10,7 +10,7 @@ WITH newest AS MATERIALIZED (
      WHERE status = 'failed' AND finished_at IS NOT NULL
      ORDER BY finished_at DESC LIMIT :read)
 ), ended AS (
-    SELECT run_after, created_at,
+    SELECT run_after, created_at, least(greatest(coalesce(elapsed_ms, 0), 0), 1e9) / 1000 AS took_s,
            -- NaN is the greatest number.
            finished_at - make_interval(secs => least(greatest(coalesce(elapsed_ms, 0), 0), 1e9) / 1000) AS began
     FROM newest
@@ -45,7 +45,8 @@ SELECT coalesce((SELECT array_agg(began ORDER BY began) FROM begun), '{}') AS be
              (SELECT extract(epoch FROM queue_now()) - extract(epoch FROM max(oldest))
               FROM (SELECT min(finished_at) AS oldest FROM newest GROUP BY status HAVING count(*) = :read) cut_off),
              (SELECT max(began) FROM begun HAVING count(*) = :most))::float8 AS known_s,
-       (SELECT count(*) FROM held WHERE began IS NULL) AS handed_over,
+       (SELECT count(*) FROM held WHERE began IS NULL) AS held,
+       coalesce((SELECT avg(took_s) FROM ended), 0)::float8 AS took_s,
        coalesce((
            SELECT extract(epoch FROM queue_now()) - extract(epoch FROM greatest(run_after, created_at, 'epoch'))
            FROM tasks

@@ -33,6 +33,11 @@ STREAM_PARTS = 500
 """Most rows of chunks of one task in an answer; each has those of one report."""
 STREAM_BYTES = 64_000
 """Bytes of chunks of one task, as they are stored, after which an answer has no more of them."""
+INDEXED: frozenset[Status] = frozenset(("queued", "waiting", "retry", "running", "failed", "cancelled"))
+"""Statuses that have an index."""
+FEW = 20_000
+"""Tasks of the statuses of a filter below which all of them are read for a page. Of more, one in 500 of ten
+million has them, and a page is found soon by walking along the ids."""
 EXPORT_TASKS = 1000
 EXPORT_BYTES = 8_000_000
 """Bytes of params and results after which a page ends, as they are stored: Postgres compresses them."""
@@ -110,7 +115,13 @@ class Reader:
             before: Id of the last task of the previous page. `None` means the first page.
             limit: Most tasks of the page.
         """
-        rows = await self._database.fetch("page", **filter.parameters(), before=before, limit=limit)
+        values = {**filter.parameters(), "before": before, "limit": limit}
+        if filter.status and INDEXED.issuperset(filter.status):
+            size = await self._database.fetchval("status_size", statuses=filter.status, limit=FEW)
+            if size < FEW:
+                rows = await self._database.fetch("page_of_few", **values, few=FEW)
+                return [TaskSummary.model_validate(dict(row)) for row in rows]
+        rows = await self._database.fetch("page", **values)
         return [TaskSummary.model_validate(dict(row)) for row in rows]
 
     async def states(self, ids: Sequence[UUID]) -> dict[UUID, TaskState]:

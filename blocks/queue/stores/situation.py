@@ -80,8 +80,10 @@ async def _begins(session: Session, task: TaskRow, ahead: int) -> Wait | None:
             due=row["due"],
             known_s=row["known_s"],
             waits_s=row["waits_s"],
-            ahead=ahead + row["handed_over"],
+            ahead=ahead,
             more=ahead >= AHEAD_LIMIT,
+            held=row["held"],
+            took_s=row["took_s"],
         )
     )
 

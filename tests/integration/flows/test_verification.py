@@ -77,6 +77,23 @@ async def pending_after(queue: Queue, version: str) -> list[str]:
     return await pending(queue.dsn)
 
 
+async def test_a_starved_key_is_named(queue: Queue) -> None:
+    await queue.submit([NewTask(type="t|y", key="acme", domain="d")])
+    await pool_of(queue).execute(
+        "UPDATE tasks SET created_at = now() - interval '1 h', run_after = now() - interval '1 h'"
+    )
+    await pool_of(queue).execute(
+        "INSERT INTO tasks (type, key, status, finished_at) "
+        "SELECT 't|y', 'other', 'completed', now() FROM generate_series(1, 50)"
+    )
+    found = named(await queue_checks.check(queue, Thresholds()))["queue: starved"]
+    assert found.status == "degraded"
+    assert "1 wait while others of their priority run: type t|y, domain d, key acme, priority 0: for 3,6" in (
+        found.evidence
+    )
+    assert named(await queue_checks.check(queue, Thresholds(starved_s=7200)))["queue: starved"].status == "ok"
+
+
 async def test_a_transaction_left_open_is_named(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres_checks, "OLD_SNAPSHOT_S", 0.0)
     async with pool_of(queue).acquire() as session, session.transaction():

@@ -10,8 +10,11 @@ import asyncpg
 import pytest
 from asyncpg.pool import PoolConnectionProxy
 
-from organism_flows.blocks.queue import Queue
+from organism_flows.blocks.queue import Queue, TaskFilter
+from organism_flows.blocks.queue.models.operations import Status
+from organism_flows.blocks.queue.stores import reader
 from tests.support.queue.plans import explain, rolled_back
+from tests.support.sql import pool_of
 
 pytestmark = pytest.mark.anyio
 
@@ -70,3 +73,40 @@ async def test_a_board_reads_the_newest_and_no_more(
     scans, _ = await explain(session, name, **arguments)
     assert "Seq Scan" not in {scan.how for scan in scans}
     assert sum(scan.rows for scan in scans) <= rows
+
+
+async def test_a_page_of_a_status_that_few_tasks_have_reads_only_these(
+    session: PoolConnectionProxy[Any],
+) -> None:
+    values = TaskFilter(status=["running", "cancelled"], type="t1").parameters()
+    for name, arguments in (
+        ("status_size", {"statuses": values["statuses"], "limit": 1000}),
+        ("page_of_few", {**values, "before": None, "limit": 50, "few": 1000}),
+    ):
+        scans, _ = await explain(session, name, **arguments)
+        assert sum(scan.rows for scan in scans) == 0, name
+        assert "Seq Scan" not in {scan.how for scan in scans}, name
+
+
+async def test_a_page_is_the_same_by_either_way(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    await pool_of(queue).execute(
+        "INSERT INTO tasks (type, status, locked_by, locked_at, finished_at, waits_for) "
+        "SELECT 't' || i % 2, status::taskstatus, CASE WHEN status = 'running' THEN 'lane' END, now(), "
+        "CASE WHEN status IN ('completed', 'failed', 'cancelled') THEN now() END, "
+        "CASE WHEN status = 'queued' AND i % 3 = 0 THEN 'event' END "
+        "FROM unnest('{created,queued,running,retry,completed,failed,cancelled}'::text[]) status, "
+        "generate_series(1, 6) i"
+    )
+    chosen: list[list[Status]] = [["running"], ["waiting"], ["queued"], ["failed", "retry"], ["cancelled"]]
+    for status in chosen:
+        for type in (None, "t1"):
+            filter = TaskFilter(status=status, type=type)
+            pages = []
+            for few in (reader.FEW, 0):
+                monkeypatch.setattr(reader, "FEW", few)
+                first = await queue.reader.page(filter, limit=2)
+                rest = await queue.reader.page(filter, before=first[-1].id, limit=50)
+                pages.append([*first, *rest])
+            monkeypatch.undo()
+            assert pages[0] == pages[1], filter
+            assert {task.status for task in pages[0]} == set(status)

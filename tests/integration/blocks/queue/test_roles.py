@@ -52,8 +52,9 @@ ALSO = {
     LANE: """
         ahead ahead_by_deadline attached board_dead board_failures board_latency board_running board_waiting
         cancel cancellable close completed_lately counts counts_of database_health depths duplicates export
-        finished limit_pace limit_use line_pace line_waits next_finished of_type open page policies
-        redrivable redrivable_sample results retriable sent_event start states streams stuck
+        finished limit_pace limit_use line_pace line_waits next_finished of_type open page page_of_few
+        policies redrivable redrivable_sample results retriable sent_event start states status_size streams
+        stuck
         to_cancel to_retry unheld weights
     """,
     OPERATOR: """

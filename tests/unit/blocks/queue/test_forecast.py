@@ -123,12 +123,22 @@ def test_too_little_is_no_forecast(began: list[float], waits_s: float) -> None:
     assert begin_of(LinePace(began, [50.0] * len(began), 3600, waits_s, 3, False)) is None
 
 
-@pytest.mark.parametrize(("ahead", "window_s"), [(3, 60), (900, 300), (9000, 900)])
+@pytest.mark.parametrize(("ahead", "window_s"), [(3, 60), (900, 300), (8000, 900)])
 def test_as_long_is_observed_as_is_foreseen(ahead: int, window_s: float) -> None:
     began = [0.5 + n / 10 for n in range(20_000)]
     wait = begin_of(LinePace(began, [5000.0] * len(began), 3600, 5000.0, ahead, False))
     assert wait is not None
     assert wait.window_s == window_s
+
+
+def test_what_runs_and_is_not_known_to_have_begun_is_neither_ahead_nor_slow() -> None:
+    """Ten a second, each for two seconds: of the 40 that are held, 20 have begun, and none is known."""
+    began = [2 + n / 10 for n in range(500)]
+    wait = begin_of(LinePace(began, [300.0] * 500, 3600, 300.0, 0, False, held=40, took_s=2.0))
+    assert wait is not None
+    assert wait.per_s == pytest.approx(10, rel=0.05)
+    assert wait.latest_s is not None
+    assert wait.earliest_s < 2.1 < wait.latest_s < 3.5
 
 
 def test_more_ahead_than_counted_leaves_the_end_open() -> None:
