@@ -41,6 +41,7 @@ PARTS = (
     "reports",
     "board",
     "forecast",
+    "release",
 )
 LOOK_S = 2.0
 BUSY_PERCENT = 15.0
