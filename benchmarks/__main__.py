@@ -42,6 +42,7 @@ PARTS = (
     "reports",
     "board",
     "forecast",
+    "release",
 )
 LOOK_S = 2.0
 BUSY_PERCENT = 15.0

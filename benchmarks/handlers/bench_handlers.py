@@ -72,3 +72,8 @@ def noop_plain(task: dict[str, Any]) -> Any:
 def noop_plain_batch(tasks: list[dict[str, Any]]) -> list[Any]:
     """Return the params of each, in a thread."""
     return [task["params"] for task in tasks]
+
+
+async def broken(task: dict[str, Any]) -> None:
+    """Fail as a release does that cannot read its input."""
+    raise ValueError(f"cannot decode /data/{task['task_id']}: bad marker at byte {len(task['task_id'])}")

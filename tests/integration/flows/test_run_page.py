@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.events.filters import EventFilter, EventNameFilter
@@ -15,7 +16,7 @@ from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.flows.dispatch import dispatch
 from organism_flows.flows.supervision import supervisor
 from tests.support.flows.artifacts import artifacts_of, newest_run
-from tests.support.stack import Stack, until
+from tests.support.stack import PATIENCE, Stack, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack, pytest.mark.usefixtures("sender")]
 
@@ -39,6 +40,7 @@ async def test_progress_moves_and_failures_lead_to_their_tasks(
 
     await until(lambda: is_at(75.0))
     assert (await progress()).description == "25 tasks to go"
+    await check_the_board_leads_to_the_run(stack)
     opened.touch()
     await running
     assert await is_at(100.0)
@@ -51,6 +53,12 @@ async def test_progress_moves_and_failures_lead_to_their_tasks(
     assert row["type"] == rf"[no.such.\_\_type\_\_]({board}/failures?type=no.such.__type__)"
     assert f"({board}/failures)" in (artifacts["dispatch-failures"].description or "")
 
+    async with gateway_of(stack) as gateway:
+        assert (await gateway.get("/")).status_code == 200
+        assert (await gateway.get(f"/api/tasks/{bad}")).json()["status"] == "failed"
+        failures = (await gateway.get("/api/failures", params={"type": "no.such.__type__"})).json()
+        assert [group["sample"] for group in failures["groups"]] == [str(bad)]
+
     async def told() -> Any:
         names = EventNameFilter(name=["organism.dispatch.dead-lettered"])
         async with get_client() as client:
@@ -60,3 +68,35 @@ async def test_progress_moves_and_failures_lead_to_their_tasks(
     [event] = await until(told)
     assert event.resource.id == "organism.queue.default"
     assert event.payload == {"tasks": 1, "by_type": {"no.such.__type__": 1}}
+
+
+def gateway_of(stack: Stack) -> httpx.AsyncClient:
+    url = str(stack.state.gateway_url)
+    return httpx.AsyncClient(base_url=url, headers=stack.headers, trust_env=False, timeout=PATIENCE)
+
+
+async def check_the_board_leads_to_the_run(stack: Stack) -> None:
+    """While its lane runs: what the board shows of the lane, and where its links lead."""
+    run = await newest_run()
+    async with gateway_of(stack) as gateway:
+
+        async def lane_with_a_window() -> Any:
+            overview = (await gateway.get("/api/overview")).json()
+            lanes = [lane for lane in overview["queue"]["lanes"] if lane["run"] == str(run.id)]
+            shown = [lane for lane in lanes if lane["held"] >= 1 and "slow" in lane["windows"]]
+            return (overview, shown[0]) if shown else None
+
+        overview, lane = await until(lane_with_a_window)
+        assert lane["windows"]["slow"] >= 1
+
+        async def held() -> set[str]:
+            found = (await gateway.get("/api/tasks", params={"run": lane["run"]})).json()["tasks"]
+            return {task["type"] for task in found}
+
+        assert await until(held) == {"slow"}
+    async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE) as browser:
+        page = await browser.get(f"{overview['prefect_url']}/runs/flow-run/{lane['run']}")
+        assert page.status_code == 200
+        assert "text/html" in page.headers["content-type"]
+    async with get_client() as client:
+        assert (await client.read_flow_run(run.id)).name.startswith("dispatch · ")
