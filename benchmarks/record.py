@@ -175,6 +175,13 @@ def _model(page: str, samples: dict[str, Any]) -> str:
     page = _between(page, "costs", markdown(["component", "processor time of a task, µs", "how many"], each))
     head = ["cores of Postgres", "tasks/s", "lanes", "WAL, MB/s"]
     page = _between(page, "database", markdown(head, model.database_rows(costs_of_task)))
+    if "databases" in samples:
+        head = ["databases", "tasks/s", "Postgres, µs a task", "client, µs a task"]
+        servers = [
+            [f"{run['databases']}", *map(number, (run["rate"], run["postgres_us"], run["client_us"]))]
+            for run in samples["databases"]
+        ]
+        page = _between(page, "databases", markdown(head, servers))
     head = ["nodes", *model.HANDLERS_MS]
     rows = model.node_rows(costs_of_task, model.DATABASE_CORES[2])
     return _between(page, "nodes", markdown(head, rows))

@@ -107,15 +107,7 @@ class Stack:
 
     async def load(self, tasks: int, type: str = "bench.noop", params: Any = PAYLOAD) -> None:
         """Add ready tasks, and let the planner know of them."""
-        await self.db.execute(
-            "INSERT INTO tasks (type, params) SELECT $1, $2::text::jsonb FROM generate_series(1, $3)",
-            type,
-            json.dumps(params),
-            tasks,
-            timeout=LOAD_TIMEOUT_S,
-        )
-        await self.db.execute("ANALYZE tasks", timeout=LOAD_TIMEOUT_S)
-        await self.db.execute("CHECKPOINT", timeout=LOAD_TIMEOUT_S)
+        await load(self.db, tasks, type, params)
 
     async def completed(self) -> int:
         """How many tasks are completed."""
@@ -194,6 +186,21 @@ class Stack:
         return report
 
 
+async def load(
+    connection: asyncpg.Connection[Any], tasks: int, type: str = "bench.noop", params: Any = PAYLOAD
+) -> None:
+    """Add ready tasks to a database, and let its planner know of them."""
+    await connection.execute(
+        "INSERT INTO tasks (type, params) SELECT $1, $2::text::jsonb FROM generate_series(1, $3)",
+        type,
+        json.dumps(params),
+        tasks,
+        timeout=LOAD_TIMEOUT_S,
+    )
+    await connection.execute("ANALYZE tasks", timeout=LOAD_TIMEOUT_S)
+    await connection.execute("CHECKPOINT", timeout=LOAD_TIMEOUT_S)
+
+
 def program(name: str, *, foreign: bool) -> list[str]:
     """Command of a peer.
 
@@ -207,6 +214,14 @@ def program(name: str, *, foreign: bool) -> list[str]:
     if node is None or not (NODE_PEERS / "node_modules").exists():
         raise Unmeasured(f"{name} needs Node and its packages → run `make bench` where npm can install")
     return [str(node), str(script)]
+
+
+def new_home() -> Path:
+    """Return an empty folder for a stack, or for a server alone."""
+    home = Path(tempfile.mkdtemp(prefix="organism-bench-"))
+    home.chmod(0o711)  # Postgres runs as another user below it when we are root
+    (home / "logs").mkdir(mode=0o700)
+    return home
 
 
 async def line_of(out: asyncio.StreamReader, begin: str) -> str:

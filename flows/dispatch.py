@@ -27,7 +27,7 @@ from organism_flows.blocks.settings import load_settings
 from organism_flows.blocks.versions import refuse_other_wire
 from organism_flows.flows.prefect_support.states import ORGANISM_TAG, note_begun
 from organism_flows.flows.supervision.handover import RELIEVE_AFTER_S, HandoverDecision, turn
-from organism_flows.flows.supervision.lane_task import LaneOptions, LaneRun
+from organism_flows.flows.supervision.lane_task import LaneOptions, LaneRun, prepare_lanes
 from organism_flows.flows.supervision.supervisor import DispatchSummary, Supervisor
 
 GRACE_S = 20.0
@@ -102,9 +102,10 @@ async def dispatch(
             "run `organism up`, or set PREFECT_API_URL before importing this flow",
         )
     try:
-        queue_block = (await TaskQueue.named(queue)).pinned()
-        organism_block = await Organism.named(organism)
-        ray_block = await RayCluster.named(cluster)
+        queue_block, organism_block, ray_block = await asyncio.gather(
+            TaskQueue.named(queue), Organism.named(organism), RayCluster.named(cluster)
+        )
+        queue_block = queue_block.pinned()
         note_begun()
         async with queue_block.open(application_name="organism-dispatch", connections=2) as open_queue:
             since = await _now(open_queue)
@@ -118,7 +119,7 @@ async def dispatch(
                 return Completed(message=line, data=DispatchSummary())  # type: ignore[return-value]
             await ray_block.connect()
             client = organism_block.client()
-            health = await client.health()
+            health, _ = await asyncio.gather(client.health(), prepare_lanes(ray_block, lanes))
             if not health.organism_initialized:
                 raise OrganismUnavailable(
                     f"the organism is {health.status}: not initialized", "run `organism status`"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks import databases
 from benchmarks.figures import Figure, Result
 from benchmarks.options import Options
 from benchmarks.parts.drain import ours
@@ -21,10 +22,15 @@ KINDS: dict[str, tuple[str, Any, int]] = {
     f"{WORK_MS} ms of processor time": ("bench.busy", {"ms": WORK_MS}, 2000),
 }
 """Type, params and number of the tasks of each kind."""
+DATABASE_TASKS = 100_000
+"""Tasks that are claimed and settled on one database, and on two."""
 
 
 async def measure(stack: Stack, options: Options) -> Result:
-    """Drain with each number of lanes and replicas, each number of replicas on a stack of its own."""
+    """Drain with each number of lanes and replicas, each number of replicas on a stack of its own.
+
+    Then claim and settle on one database and on two.
+    """
     runs: list[dict[str, Any]] = []
     for replicas in REPLICAS:
         async with running_stack(stack.say, {"ORGANISM_REPLICAS": str(replicas)}, join=False) as scaled:
@@ -34,7 +40,11 @@ async def measure(stack: Stack, options: Options) -> Result:
                     scaled.say(f"{kind}: {lanes} lanes, {replicas} replicas")
                     report = await ours(scaled, options.tasks(tasks), task_type, params, lanes=lanes)
                     runs.append({"kind": kind, "lanes": lanes, "replicas": replicas, **report})
-    return Result([figure(run) for run in runs], {"runs": runs})
+    servers = await databases.measure(stack, options.tasks(DATABASE_TASKS))
+    return Result(
+        [*(figure(run) for run in runs), *(database_figure(run) for run in servers)],
+        {"runs": runs, "databases": servers},
+    )
 
 
 def figure(run: dict[str, Any]) -> Figure:
@@ -45,4 +55,15 @@ def figure(run: dict[str, Any]) -> Figure:
         run["rate"],
         "tasks/s",
         note="µs a task: " + ", ".join(f"{name} {us:,.0f}" for name, us in used if us >= 1),
+    )
+
+
+def database_figure(run: dict[str, Any]) -> Figure:
+    """The rate of claims and settlements on some databases, with what they cost."""
+    number = run["databases"]
+    return Figure(
+        f"scale: claims and settlements only, {number} database{'s' if number > 1 else ''}",
+        run["rate"],
+        "tasks/s",
+        note=f"µs a task: Postgres {run['postgres_us']:,.0f}, client {run['client_us']:,.0f}",
     )

@@ -7,13 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 from benchmarks.figures import Figure, Result, Unmeasured, median, spread
 from benchmarks.options import Options
-from benchmarks.stack import ROOT, Stack
+from benchmarks.stack import ROOT, Stack, new_home
 
 STEP = re.compile(r"^(\w+): ready \(([\d.]+) s\)", re.MULTILINE)
 COMMANDS = {
@@ -55,13 +54,6 @@ async def measure(stack: Stack, options: Options) -> Result:
         figures.append(await command(stack, name, arguments, 2 * rounds, at_most=0.4))
     figures.append(await command(stack, "dispatch --until-empty, one task", ONE_TASK, rounds, at_most=3))
     return Result(figures, {name: [seconds for seconds, _ in each] for name, each in starts.items()})
-
-
-def new_home() -> Path:
-    """Return an empty folder for a stack."""
-    home = Path(tempfile.mkdtemp(prefix="organism-start-"))
-    home.chmod(0o711)  # Postgres runs as another user below it when we are root
-    return home
 
 
 async def command(stack: Stack, name: str, arguments: list[str], rounds: int, *, at_most: float) -> Figure:

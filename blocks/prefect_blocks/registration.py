@@ -1,8 +1,12 @@
-"""Register the blocks on a Prefect server: call `register_blocks`, or run this module."""
+"""Register the blocks on a Prefect server: call `register_blocks`, or run this module.
+
+As a program it begins when its standard input is closed.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 
 from organism_flows.blocks.prefect_blocks.organism import Organism
 from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster
@@ -16,4 +20,5 @@ async def register_blocks() -> None:
 
 
 if __name__ == "__main__":
+    sys.stdin.read()
     asyncio.run(register_blocks())

@@ -7,9 +7,10 @@ import contextlib
 import os
 import re
 import shutil
+import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -177,40 +178,52 @@ def start_gateway(settings: Settings, stack: StackState) -> Child:
     )
 
 
-async def apply_deployments(settings: Settings, stack: StackState) -> None:
+@contextlib.contextmanager
+def deploying(settings: Settings, stack: StackState) -> Iterator[Callable[[], Awaitable[None]]]:
     """Register blocks with the stack's Prefect server, and with a worker also work pool and deployments.
 
-    It runs in a process of its own, because Prefect takes seconds to import and reads its settings on import.
+    A process of its own does it, because Prefect takes seconds to import and reads its settings on import. It
+    imports while the server starts.
 
-    Raises:
-        StackError: The process failed.
+    Yields:
+        A function to call when the server answers. It returns when everything is applied, and raises
+        `StackError` if the process failed.
     """
     from organism_flows.flows.prefect_support.deployments import applied_before
 
     what = ["organism_flows.blocks.prefect_blocks.registration"]
     if settings.worker:
-        if applied_before(applied_mark(stack)):
-            return
         what = ["organism_flows.flows.prefect_support.deployments", str(applied_mark(stack))]
         if stack.dsn:
             what.append(str(sqlite_file(stack.home)))
-    child = spawn(
+        if applied_before(applied_mark(stack)):
+            what = []
+    child = what and spawn(
         "deployments",
         [sys.executable, "-P", "-m", *what],
         env=base_environment(settings, stack),
         log=stack.home / "logs" / "deployments.log",
         cwd=run_folder(stack.home),
+        stdin=subprocess.PIPE,
     )
-    deadline = time.monotonic() + DEPLOYMENTS_TIMEOUT
-    try:
+
+    async def finish() -> None:
+        if not child:
+            return
+        assert child.process.stdin
+        child.process.stdin.close()
+        deadline = time.monotonic() + DEPLOYMENTS_TIMEOUT
         while child.exited() is None and time.monotonic() < deadline:  # noqa: ASYNC110  # a process
             await asyncio.sleep(0.05)
+        if child.exited() != 0:
+            raise failure("cannot apply the deployments to Prefect", child.last_words(), child.log)
+
+    try:
+        yield finish
     finally:
-        if child.exited() is None:
+        if child and child.exited() is None:
             child.process.kill()
             child.process.wait()
-    if child.exited() != 0:
-        raise failure("cannot apply the deployments to Prefect", child.last_words(), child.log)
 
 
 def about_prefects_data(stack: StackState) -> list[str]:

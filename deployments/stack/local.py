@@ -309,18 +309,18 @@ class _Start:
         for line in components.about_prefects_data(stack):
             self._note("prefect", line)
         await self.database_answers.wait()
-        async with self._timed("prefect"):
-            child = components.start_prefect(self.settings, stack)
-            self._remember(stack, child)
-            await components.wait_for(
-                child,
-                lambda: components.check_own_port(
-                    child, stack.prefect_api_url, lambda: health.check_prefect(client, stack)
-                ),
-                components.PREFECT_TIMEOUT,
-            )
-        async with self._timed("deployments"):
-            await components.apply_deployments(self.settings, stack)
+        with components.deploying(self.settings, stack) as apply_deployments:
+            async with self._timed("prefect"):
+                child = components.start_prefect(self.settings, stack)
+                self._remember(stack, child)
+                check = partial(health.check_prefect, client, stack)
+                await components.wait_for(
+                    child,
+                    lambda: components.check_own_port(child, stack.prefect_api_url, check),
+                    components.PREFECT_TIMEOUT,
+                )
+            async with self._timed("deployments"):
+                await apply_deployments()
 
     async def _gateway(self, stack: StackState, client: Any) -> None:
         async with self._timed("gateway"):

@@ -1,7 +1,8 @@
 """Our blocks, work pool and deployments on a Prefect server.
 
-Also a program: `python -m organism_flows.flows.prefect_support.deployments`. It imports Prefect when it is
-used: `organism up` asks it whether there is anything to apply.
+Also a program, which `organism up` starts together with the server: it imports what it needs, and begins when
+its standard input is closed. The module imports Prefect when it is used: `organism up` asks it whether there
+is anything to apply.
 
 The deployments are those of deployments/prefect.yaml. Prefect's own command applies them, so you can do the
 same by hand.
@@ -11,10 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import os
 import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
+from contextlib import redirect_stdout, suppress
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
@@ -101,7 +104,9 @@ def prefect_yaml() -> Path:
     return Path(str(resources.files("organism_flows.deployments").joinpath("prefect.yaml")))
 
 
-async def apply(*, start: bool = True) -> AppliedDeployments:
+async def apply(
+    *, start: bool = True, run_deploy: Callable[[Path], Awaitable[None]] | None = None
+) -> AppliedDeployments:
     """Register blocks, create a missing work pool, and apply every deployment. Safe to repeat.
 
     Afterwards the deployments are as in prefect.yaml, whatever was changed in the UI. Only schedules stay as
@@ -109,6 +114,7 @@ async def apply(*, start: bool = True) -> AppliedDeployments:
 
     Args:
         start: Start a watchdog run if its deployment is new or changed.
+        run_deploy: Runs Prefect's own command with a file. Unset: in a process of its own.
 
     Raises:
         ConfigurationError: No Prefect server is configured.
@@ -121,7 +127,7 @@ async def apply(*, start: bool = True) -> AppliedDeployments:
         await register_blocks()
         new_pool = await _ensure_pool()
         before = await _ours()
-        await _deploy(before)
+        await _deploy(before, run_deploy or _run_deploy)
         after = await _ours()
         changed = sorted(name for name in after if name not in before or _differ(before[name], after[name]))
         if start and WATCHDOG in changed:
@@ -149,7 +155,9 @@ async def _ensure_pool() -> bool:
         return False
 
 
-async def _deploy(there: dict[str, DeploymentResponse]) -> None:
+async def _deploy(
+    there: dict[str, DeploymentResponse], run_deploy: Callable[[Path], Awaitable[None]]
+) -> None:
     from ruamel.yaml import YAML
 
     from organism_flows.flows.prefect_support.schedules import as_left, delete_retired
@@ -158,16 +166,16 @@ async def _deploy(there: dict[str, DeploymentResponse]) -> None:
     with tempfile.TemporaryDirectory(prefix="organism-deploy-") as folder:
         file = Path(folder) / prefect_yaml().name
         file.write_text(as_left(wanted, there))
-        await _run_deploy(file)
+        await run_deploy(file)
     await delete_retired(wanted, there)
 
 
+DEPLOY_ALL = ("--no-prompt", "deploy", "--all", "--prefect-file")
+
+
 async def _run_deploy(file: Path) -> None:
-    command = [sys.executable, "-P", "-m", "prefect", "--no-prompt", "deploy", "--all"]
     process = await asyncio.create_subprocess_exec(
-        *command,
-        "--prefect-file",
-        str(file),
+        *[sys.executable, "-P", "-m", "prefect", *DEPLOY_ALL, str(file)],
         env={**os.environ, "PREFECT_CLI_COLORS": "false", "COLUMNS": "200"},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -182,11 +190,44 @@ async def _run_deploy(file: Path) -> None:
         if process.returncode is None:
             process.kill()
     if process.returncode:
-        words = [line.strip() for line in out.decode(errors="replace").splitlines() if line.strip()]
-        raise OrganismError(
-            f"`prefect deploy` ended with {process.returncode}: {' / '.join(words[-3:])[:400]}",
-            f"see what is wrong with {prefect_yaml()} or the server",
-        )
+        raise _refused(process.returncode, out.decode(errors="replace"))
+
+
+async def _run_deploy_here(file: Path) -> None:
+    """Run Prefect's command in this process, which has imported Prefect and belongs to nobody else.
+
+    That saves the two seconds in which a process of its own imports the same again.
+    """
+    from prefect.cli import app
+
+    said = io.StringIO()
+
+    def run() -> Any:
+        sys.argv = ["prefect", *DEPLOY_ALL, str(file)]
+        try:
+            app()
+        except SystemExit as end:
+            return end.code
+        return 0
+
+    with redirect_stdout(said):
+        if code := await asyncio.to_thread(run):
+            raise _refused(code, said.getvalue())
+
+
+def _refused(code: object, said: str) -> OrganismError:
+    words = [line.strip() for line in said.splitlines() if line.strip()]
+    return OrganismError(
+        f"`prefect deploy` ended with {code}: {' / '.join(words[-3:])[:400]}",
+        f"see what is wrong with {prefect_yaml()} or the server",
+    )
+
+
+def _import_flows() -> None:
+    """Import what `apply` needs, which takes seconds, and every flow, which Prefect's command imports."""
+    import prefect.cli.deploy  # noqa: F401
+
+    from organism_flows.flows import bootstrap, redrive, submit, verify, watchdog  # noqa: F401
 
 
 async def _ours() -> dict[str, DeploymentResponse]:
@@ -236,8 +277,11 @@ def main(mark: Path | None = None, older: Path | None = None) -> int:
     from organism_flows.flows.prefect_support import carry_over
 
     try:
+        _import_flows()
+        sys.stdin.read()
         first = mark is None or not mark.exists()
-        applied = asyncio.run(apply(start=False))  # `organism up` starts one with the worker
+        # `organism up` starts a watchdog run with the worker.
+        applied = asyncio.run(apply(start=False, run_deploy=_run_deploy_here))
         if first and older is not None and older.exists():
             with reaching_prefect():
                 print(f"carried over from {older}: {', '.join(asyncio.run(carry_over.apply(older))) or '-'}")

@@ -43,10 +43,10 @@ CHECK_TIMEOUT_S = 300.0
 """Time for one check, in seconds, without its time for deleting and for Prefect."""
 RETENTION_STEPS = 3
 """Number of statuses that ``prune_seconds`` applies to."""
-EVENT_INTERVAL_S = 120.0
-"""Shortest time between two events that report a check of the queue, in seconds.
+THOROUGH_INTERVAL_S = 120.0
+"""Shortest time between two checks that end stale runs in Prefect and emit an event, in seconds.
 
-Their absence raises an alert after five minutes.
+The absence of events raises an alert after five minutes. Stale runs are those that are older than minutes.
 """
 KeepDays: TypeAlias = Annotated[float | None, Field(gt=0, le=36_500)]
 """Age in days at which rows are deleted; `None`: they are kept."""
@@ -155,7 +155,7 @@ class _Run:
         self.error: BaseException | None = None
         """Error of the last check, if it failed."""
         self.logged_shape = ""
-        self.event_due = self.began
+        self.thorough_due = self.began
 
     async def until_its_end(self) -> State[WatchdogSummary]:
         """Check until the time is over or another run takes over, and return the final state of the run."""
@@ -179,7 +179,7 @@ class _Run:
         try:
             async with asyncio.timeout(longest_s):
                 own_run = self.run.id if self.run else None
-                found = await check(options, own_run, emit_checked=now >= self.event_due)
+                found = await check(options, own_run, thorough=now >= self.thorough_due)
         except EXPECTED_ERRORS as error:
             self.error = error
         except Exception as error:
@@ -198,8 +198,8 @@ class _Run:
             return
         if not found.exclusive:
             return
-        if now >= self.event_due:
-            self.event_due = now + EVENT_INTERVAL_S
+        if now >= self.thorough_due:
+            self.thorough_due = now + THOROUGH_INTERVAL_S
         self.summary.add(found)
         trouble = [(logging.WARNING, found.prefect_trouble)] if found.prefect_trouble else []
         await self._log((logging.INFO, line_of(found)), *trouble, always=found.did)

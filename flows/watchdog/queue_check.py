@@ -20,7 +20,7 @@ from organism_flows.blocks.queue.models.operations import Finished
 from organism_flows.blocks.settings import load_settings
 from organism_flows.flows.alerting.notify import notify_about_queue
 from organism_flows.flows.prefect_support.markdown import escaped
-from organism_flows.flows.prefect_support.stale_runs import clean_up_stale_runs
+from organism_flows.flows.prefect_support.stale_runs import StaleRuns, clean_up_stale_runs
 from organism_flows.flows.watchdog.dispatch_restart import start_missing_dispatch
 
 WATCHDOG_LOCK = 0x776174636864  # "watchd": one at a time in a database
@@ -118,13 +118,14 @@ class WatchdogOptions:
     queue: str
 
 
-async def check(options: WatchdogOptions, own_run: UUID | None, *, emit_checked: bool) -> WatchdogSummary:
+async def check(options: WatchdogOptions, own_run: UUID | None, *, thorough: bool) -> WatchdogSummary:
     """Check once, and return what was done. Do nothing while another check works on the same database.
 
     Args:
         options: Options of the check.
         own_run: The flow run that checks.
-        emit_checked: Emit the event whose absence raises an alert.
+        thorough: Also end stale runs in Prefect, which takes eight requests, and emit the event whose absence
+            raises an alert.
 
     Raises:
         ConfigurationError: The block is wrong, or its database can be reached only through a pooler.
@@ -147,18 +148,11 @@ async def check(options: WatchdogOptions, own_run: UUID | None, *, emit_checked:
             oldest_ready_s=options.oldest_ready_seconds,
             interrupted=options.interrupted,
             missing_s=options.missing_seconds,
-            checked=emit_checked,
+            checked=thorough,
         )
         await _delete_what_is_old(queue, options, summary)
         await _note_long_work(queue, summary)
-        now = datetime.now(UTC)
-        stale = await clean_up_stale_runs(
-            pending_before=now - timedelta(minutes=options.pending_minutes),
-            ended_before=now - timedelta(seconds=REPORTED_LATE_S),
-            within_s=options.prefect_seconds,
-            own_run=own_run,
-            live={lane.run for lane in await queue.reader.lanes() if lane.live and lane.run},
-        )
+        stale = await _end_stale_runs(queue, options, own_run) if thorough else StaleRuns()
         restart = await start_missing_dispatch(await queue.reader.lanes(), options.queue)
     summary.flow_runs_crashed, summary.task_runs_crashed = stale.flow_runs, stale.task_runs
     summary.late_runs_cancelled = stale.late
@@ -169,6 +163,17 @@ async def check(options: WatchdogOptions, own_run: UUID | None, *, emit_checked:
     summary.seconds = round(time.monotonic() - began, 3)
     _emit(options.queue, summary)
     return summary
+
+
+async def _end_stale_runs(queue: Queue, options: WatchdogOptions, own_run: UUID | None) -> StaleRuns:
+    now = datetime.now(UTC)
+    return await clean_up_stale_runs(
+        pending_before=now - timedelta(minutes=options.pending_minutes),
+        ended_before=now - timedelta(seconds=REPORTED_LATE_S),
+        within_s=options.prefect_seconds,
+        own_run=own_run,
+        live={lane.run for lane in await queue.reader.lanes() if lane.live and lane.run},
+    )
 
 
 async def _delete_what_is_old(queue: Queue, options: WatchdogOptions, summary: WatchdogSummary) -> None:

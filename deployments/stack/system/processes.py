@@ -123,6 +123,7 @@ def spawn(
     log: Path,
     cwd: Path,
     account: Account | None = None,
+    stdin: int = subprocess.DEVNULL,
 ) -> Child:
     """Start ``command`` in a session of its own, so that a Ctrl-C on our terminal does not reach it.
 
@@ -137,7 +138,7 @@ def spawn(
         try:
             process = subprocess.Popen(
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import Any
 from uuid import uuid4
@@ -23,11 +24,11 @@ from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster
 from organism_flows.blocks.prefect_blocks.task_queue import TaskQueue
 from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.flows.dispatch import dispatch
-from organism_flows.flows.supervision.lane_task import _may_succeed_next_time, run_lane
+from organism_flows.flows.supervision.lane_task import _may_succeed_next_time, prepare_lanes, run_lane
 from organism_flows.flows.supervision.supervisor import DispatchSummary
 from tests.support.flows.artifacts import artifacts_of, newest_run
 from tests.support.history import check_history
-from tests.support.stack import Stack
+from tests.support.stack import Stack, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack]
 
@@ -73,6 +74,29 @@ async def test_a_run_that_can_be_read(stack: Stack, stack_queue: Queue) -> None:
 async def test_an_idle_run_ends_when_its_time_is_over(stack_queue: Queue) -> None:
     summary = await dispatch(max_seconds=0.2)
     assert summary.claimed == 0
+
+
+async def test_lanes_run_in_the_processes_that_were_prepared_for_them(
+    stack_queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[int] = []
+
+    async def preparing(cluster: RayCluster, lanes: int) -> list[int]:
+        prepared.extend(await prepare_lanes(cluster, lanes))
+        return prepared
+
+    monkeypatch.setattr("organism_flows.flows.dispatch.prepare_lanes", preparing)
+    running = asyncio.create_task(dispatch(lanes=2, max_seconds=120))
+
+    async def lanes_claim() -> bool:
+        return running.done() or len(await stack_queue.reader.lanes()) == 2
+
+    await until(lanes_claim, patience=300)
+    lanes = await stack_queue.reader.lanes()
+    assert sorted(lane.pid for lane in lanes) == sorted(prepared)
+    assert lanes[0].run
+    await stack_queue.operator.request_stop(lanes[0].run)
+    await running
 
 
 @pytest.mark.parametrize(

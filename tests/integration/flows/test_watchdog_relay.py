@@ -24,13 +24,14 @@ from organism_flows.deployments.stack import components
 from organism_flows.flows.alerting.automations import SILENCE
 from organism_flows.flows.alerting.transitions import SCANNED_EVENT
 from organism_flows.flows.prefect_support.deployments import prefect_yaml
+from organism_flows.flows.prefect_support.stale_runs import StaleRuns, clean_up_stale_runs
 from organism_flows.flows.prefect_support.watchdog_relay import (
     LONGEST_S,
     WATCHDOG,
     replace_crashed,
     seconds_to_go_on,
 )
-from organism_flows.flows.watchdog import EVENT_INTERVAL_S, watchdog
+from organism_flows.flows.watchdog import THOROUGH_INTERVAL_S, watchdog
 from organism_flows.flows.watchdog.queue_check import WatchdogSummary, check
 from tests.support.log_lines import LogLines
 from tests.support.sql import pool_of
@@ -154,7 +155,15 @@ async def test_it_checks_again_and_again_until_a_younger_run_that_goes_on_has_be
     deployed: Deployed,
     checks: Callable[[int], Awaitable[None]],
     logged: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    cleaned_up: list[StaleRuns] = []
+
+    async def clean_up(**options: Any) -> StaleRuns:
+        cleaned_up.append(await clean_up_stale_runs(**options))
+        return cleaned_up[-1]
+
+    monkeypatch.setattr("organism_flows.flows.watchdog.queue_check.clean_up_stale_runs", clean_up)
     async with deployed.going_on() as (_, task):
         await reaped(queue, "one")
         await deployed.begin()  # by hand: it checks once
@@ -180,6 +189,7 @@ async def test_it_checks_again_and_again_until_a_younger_run_that_goes_on_has_be
             return (await client.read_events(wanted, limit=50)).events
 
         assert len(await until(there)) == 1, "not one for each check"
+    assert len(cleaned_up) == 1, "not once in each check"
 
 
 async def test_it_leaves_when_its_schedule_is_turned_off(queue: Queue, deployed: Deployed) -> None:
@@ -243,5 +253,5 @@ def test_no_gap_is_between_two_runs_of_the_schedule_and_none_is_taken_for_silenc
     [mine] = [d for d in file["deployments"] if d["entrypoint"] == "organism_flows.flows.watchdog.watchdog"]
     assert mine["schedules"][0]["interval"] * 2 <= LONGEST_S
     assert mine["concurrency_limit"]["limit"] > 1, "the next begins while the one before goes on"
-    assert SILENCE.total_seconds() > EVENT_INTERVAL_S * 2
+    assert SILENCE.total_seconds() > THOROUGH_INTERVAL_S * 2
     assert (components.WATCHDOG, components.WATCHDOG_LONGEST_S) == (WATCHDOG, LONGEST_S)

@@ -51,6 +51,7 @@ async def dispatch(
             await open_parts.enter_async_context(shown(queue))
         # Importing flows points Prefect and Ray at the embedded stack, so it comes before Prefect.
         import organism_flows.flows.dispatch as flow  # isort: skip
+        import ray
 
         from organism_flows.blocks.errors import RunStopped
         from organism_flows.deployments.cli.flow_runs import BEGIN_S, begun_within, leave_with, outcome
@@ -71,6 +72,9 @@ async def dispatch(
             summary = await outcome(begun_within(run, begun, BEGIN_S))
         except RunStopped as error:
             stopped = error.what
+        finally:
+            # At the end of the process Ray would do this as well, after a sleep of half a second.
+            ray.shutdown()
         left = None
         if not stopped and until_empty and max_seconds is not None and summary.seconds >= max_seconds:
             left = await queue.reader.remaining()
