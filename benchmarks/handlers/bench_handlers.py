@@ -20,6 +20,12 @@ async def saves(task: dict[str, Any], context: Any) -> Any:
     return task["params"]
 
 
+async def durable(task: dict[str, Any], context: Any) -> None:
+    """Save ``params.units`` states, and wait for each until it is durable."""
+    for unit in range(task["params"]["units"]):
+        await context.checkpoint(unit)
+
+
 async def emits(task: dict[str, Any], context: Any) -> Any:
     """Emit five chunks, and return the params."""
     for unit in range(5):

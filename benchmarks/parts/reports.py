@@ -1,4 +1,4 @@
-"""What checkpoints and streams cost, and how late thousands of readers of streams get their chunks."""
+"""Cost and rate of checkpoints and streams, and how late thousands of readers of streams get their chunks."""
 
 from __future__ import annotations
 
@@ -6,18 +6,26 @@ import asyncio
 import time
 from urllib.parse import urlsplit
 
-from benchmarks.figures import Figure, Result, Unmeasured, median, percentile, spread
+from benchmarks.figures import Figure, Result, Unmeasured, median, number, percentile, spread
 from benchmarks.options import Options
-from benchmarks.parts.drain import ours
+from benchmarks.parts.drain import middle_costs, ours
 from benchmarks.parts.gateway import running, use
 from benchmarks.stack import Stack, until
 from organism_flows.blocks.queue import Batch, Queue
 from organism_flows.blocks.task_report import Chunks, TaskReport
 
 TASKS = 20_000
-UNITS = 5
-"""Checkpoints, or chunks, of each task."""
-TYPES = {"nothing": "bench.noop", "checkpoints": "bench.saves", "chunks": "bench.emits"}
+TYPES = {
+    "nothing": "bench.noop",
+    "a context that is not used": "bench.unused",
+    "five checkpoints": "bench.saves",
+    "five chunks": "bench.emits",
+}
+"""Types of tasks, by what their handlers take or report."""
+AT_LEAST = {"a context that is not used": 0.95}
+LONG_TASKS = 2000
+"""Tasks that run at once, each of which saves one state after the other and waits until it is durable."""
+CHECKPOINTS = 100_000
 READERS = 2000
 SECONDS = 30.0
 LANE = "benchmark"
@@ -26,7 +34,7 @@ AT_ONCE = 1000
 
 
 async def measure(stack: Stack, options: Options) -> Result:
-    """Drain tasks that report nothing, save or emit, in turn; then have all readers follow a stream each."""
+    """Drain tasks that report nothing, save or emit, in turn; wait for checkpoints; follow streams."""
     tasks = options.tasks(TASKS)
     rates: dict[str, list[float]] = {name: [] for name in TYPES}
     for kind in TYPES.values():
@@ -36,12 +44,14 @@ async def measure(stack: Stack, options: Options) -> Result:
             rates[name].append((await ours(stack, tasks, kind))["rate"])
     figures = [
         Figure(
-            f"reports: rate of a drain with {UNITS} {name} a task, over that without",
+            f"reports: rate of a drain with {name}, over that of handlers that take no context",
             median(rates[name]) / median(rates["nothing"]),
+            at_least=AT_LEAST.get(name),
             note=f"{spread(rates[name])} over {spread(rates['nothing'])} tasks/s",
         )
-        for name in ("checkpoints", "chunks")
+        for name in list(TYPES)[1:]
     ]
+    figures += await durable(stack, options)
     late, busy = await read(stack, READERS, options.seconds(SECONDS))
     for percent in (50, 99):
         figures.append(
@@ -53,6 +63,35 @@ async def measure(stack: Stack, options: Options) -> Result:
             )
         )
     return Result(figures, {"tasks": tasks, "rates": rates, "late_ms": late[:: max(len(late) // 5000, 1)]})
+
+
+async def durable(stack: Stack, options: Options) -> list[Figure]:
+    """Return how many checkpoints are durable a second if tasks wait for each of theirs, and their cost.
+
+    No two of them share a write: a task has none on its way when it makes the next.
+    """
+    units = options.tasks(CHECKPOINTS) // LONG_TASKS
+    runs = [
+        await ours(stack, LONG_TASKS, "bench.durable", {"units": units}) for _ in range(options.rounds(3))
+    ]
+    rates = [units * run["rate"] for run in runs]
+    used = {name: used / units for name, used in middle_costs(runs)["processor_us"].items()}
+    parts = sorted(used.items(), key=lambda item: -item[1])
+    return [
+        Figure(
+            f"reports: durable checkpoints, by {LONG_TASKS:,} tasks that wait for each of theirs",
+            median(rates),
+            "/s",
+            at_least=10_000,
+            note=f"{spread(rates)}; {units} a task, with claims and settlements",
+        ),
+        Figure(
+            "reports: processor time of a durable checkpoint, all processes",
+            sum(used.values()),
+            "µs",
+            note=", ".join(f"{name} {number(each)}" for name, each in parts if each >= 0.1),
+        ),
+    ]
 
 
 async def read(stack: Stack, readers: int, seconds: float) -> tuple[list[float], list[float]]:
@@ -95,14 +134,14 @@ async def read(stack: Stack, readers: int, seconds: float) -> tuple[list[float],
 async def emit(queue: Queue, batch: Batch, seconds: float) -> None:
     """Emit a chunk a second for each task, spread over the second, with the time at which it is written."""
     started = time.monotonic()
-    for number in range(1, int(seconds) + 1):
+    for second in range(1, int(seconds) + 1):
         await queue.leases.renew(LANE)
         for begin in range(0, len(batch), AT_ONCE):
-            chunks = Chunks([repr(time.time())], last=number)
+            chunks = Chunks([repr(time.time())], last=second)
             part = batch.take(range(begin, min(begin + AT_ONCE, len(batch))))
             await queue.reports.record(part, [TaskReport(n, chunks=chunks) for n in range(len(part))])
             share = (begin + AT_ONCE) / len(batch)
-            await asyncio.sleep(max(started + number - 1 + share - time.monotonic(), 0))
+            await asyncio.sleep(max(started + second - 1 + share - time.monotonic(), 0))
 
 
 async def follow(url: str, task_id: str, late: list[float], begun: set[str]) -> None:

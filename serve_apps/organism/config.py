@@ -239,8 +239,8 @@ class OrganismConfig(Section):
     organs: list[OrganConfig] = Field(default_factory=list, description="Its organs.")
     include_builtin: bool = Field(
         default=True,
-        description="Add the built-in organs (echo, sleep, health_check, get_organism_status, code.metrics), "
-        "except for task types and ids given here.",
+        description="Add the built-in organs (echo, sleep, count, health_check, get_organism_status, "
+        "code.metrics), except for task types and ids given here.",
     )
     python_path: list[Path] = Field(
         default_factory=list,

@@ -47,3 +47,18 @@ def seconds(task: dict[str, Any], name: str, *, most: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
         raise PermanentError(f"params.{name} is {value!r:.100}, not a number of seconds from 0 to {most:g}")
     return float(value)
+
+
+def whole(task: dict[str, Any], name: str, *, most: int) -> int:
+    """Return the parameter ``name`` as a whole number, from 1 to ``most``.
+
+    Raises:
+        PermanentError: The parameter is missing, no whole number, or out of range.
+    """
+    params = params_of(task)
+    if name not in params:
+        raise PermanentError(f"params.{name} is missing: {task['type']} needs it, as a whole number")
+    value = params[name]
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise PermanentError(f"params.{name} is {value!r:.100}, not a whole number from 1 to {most}")
+    return value

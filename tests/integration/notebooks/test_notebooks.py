@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from pathlib import Path
 
 import nbformat
@@ -14,10 +15,10 @@ from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell
 
 from notebooks.execute import FOLDER, client_of, execute, names, printed
-from organism_flows.blocks.queue import NewTask, Queue
+from organism_flows.blocks.queue import NewTask, Queue, TaskFilter
 from tests.support.stack import Stack, until
 
-NAMES = ["operate", "quickstart"]
+NAMES = ["operate", "quickstart", "resume"]
 
 
 def env_of(stack: Stack) -> dict[str, str]:
@@ -91,6 +92,32 @@ async def test_quickstart_and_an_interrupted_dispatch(
         assert await stack_queue.reader.lanes() == []
         await run(client, "await dispatch(until_empty=True)")
         assert (await stack_queue.reader.counts())["completed"] == counts["completed"] + len(ids)
+
+
+@pytest.mark.anyio
+@pytest.mark.stack
+@pytest.mark.soak  # Serve takes seconds to start the replica that takes the place of the killed one
+async def test_resume(stack: Stack, stack_queue: Queue, tmp_path: Path) -> None:
+    notebook = await execute("resume", env_of(stack), tmp_path)
+    check_resumed(notebook)
+    [task] = await stack_queue.reader.page(TaskFilter())
+    assert (task.status, task.attempts) == ("completed", 1)
+
+
+def test_what_is_committed_shows_a_kill_and_the_resumption() -> None:
+    check_resumed(nbformat.read(FOLDER / "resume.ipynb", as_version=4))
+
+
+def check_resumed(notebook: nbformat.NotebookNode) -> None:
+    """The second run has begun after the number at the kill, and the attempt was not charged."""
+    text = printed(notebook)
+    assert re.search(r"20 by process (\d+); progress 33%, 20 of 60\n.* s  process \1 is killed\n", text)
+    assert re.search(r"run 2 begins\n.* 40 by process \d+; progress 67%", text)
+    ended = re.search(r"completed \{'counted': 60, 'began_after': (\d+)\} attempt 1\n", text)
+    assert ended
+    assert int(ended[1]) >= 20
+    assert f"to step {ended[1]}, " in text
+    assert "image/png" in str(notebook.cells[-1].outputs), "the plot"
 
 
 async def run(client: NotebookClient, code: str) -> None:

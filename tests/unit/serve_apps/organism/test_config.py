@@ -17,6 +17,7 @@ def test_the_demo_organism_serves_its_types() -> None:
     assert set(load_config().task_types) >= {
         "echo",
         "sleep",
+        "count",
         "health_check",
         "get_organism_status",
         "code.metrics",

@@ -79,9 +79,11 @@ async def test_what_cannot_be_run_is_rejected_with_the_reason() -> None:
             ("echo", "[1]"),
             ("code.metrics", {}),
             ("echo", "[" * 2000),
+            ("count", {"seconds": 1}),
+            ("count", {"to": 0.5, "seconds": 1}),
         ),
     )
-    check_neighbours(result, 9)
+    check_neighbours(result, 11)
     expected = [
         "no organ serves type 'code.metric'; nearest known: code.metrics",
         "params is not JSON",
@@ -92,6 +94,8 @@ async def test_what_cannot_be_run_is_rejected_with_the_reason() -> None:
         "params is a list",
         "params.path is missing",
         "params is not JSON",
+        "params.to is missing",
+        "params.to is 0.5, not a whole number from 1 to 1000000",
     ]
     for position, words in enumerate(expected):
         assert result.causes[position] == "rejected"
