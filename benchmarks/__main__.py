@@ -40,6 +40,7 @@ PARTS = (
     "scale",
     "reports",
     "board",
+    "fairness",
 )
 LOOK_S = 2.0
 BUSY_PERCENT = 15.0
