@@ -43,6 +43,7 @@ PARTS = (
     "board",
     "forecast",
     "release",
+    "fairness",
 )
 LOOK_S = 2.0
 BUSY_PERCENT = 15.0

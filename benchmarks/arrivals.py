@@ -25,7 +25,7 @@ PATIENCE_S = 90.0
 """After the last task was sent."""
 CONNECTIONS = 8
 
-INSERT = "INSERT INTO tasks (id, type, params) VALUES ($1, $2, $3::text::jsonb)"
+INSERT = "INSERT INTO tasks (id, type, params, key) VALUES ($1, $2, $3::text::jsonb, $4)"
 TRIGGER = """
     CREATE OR REPLACE FUNCTION bench_done() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN PERFORM pg_notify('bench_done', NEW.id::text); RETURN NULL; END $$;
@@ -43,6 +43,7 @@ class Arrival:
     params: dict[str, Any]
     kind: str
     """Which tasks it is counted with."""
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ class Client:
             task = arrival(i)
             task_id = uuid4()
             sent.append((task.kind, str(task_id), time.perf_counter()))
-            await self._pool.execute(INSERT, task_id, task.type, json.dumps(task.params))
+            await self._pool.execute(INSERT, task_id, task.type, json.dumps(task.params), task.key)
 
         await steadily(rate, seconds, send)
         deadline = time.monotonic() + PATIENCE_S

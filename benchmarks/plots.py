@@ -170,7 +170,21 @@ def forecast(axes: Any, samples: dict[str, Any]) -> None:
     axes.legend(fontsize=8)
 
 
-PLOTS = {f.__name__: f for f in (drain, trickle, handover, mixed, snapshot, memory, scaling, scale, forecast)}
+def fairness(axes: Any, samples: dict[str, Any]) -> None:
+    """Share of the others' tasks done within a time, without the key that has a backlog and beside it."""
+    for (name, each), color in zip(samples["systems"].items(), (OURS, FLOOR, PEER), strict=False):
+        for key, line, label in (("alone_ms", "--", "alone"), ("beside_ms", "-", "beside the backlog")):
+            values = sorted(each[key])
+            shares = [(i + 1) / len(values) for i in range(len(values))]
+            axes.plot(values, shares, line, color=color, label=f"{NAMES[name].split(',')[0]}, {label}")
+    axes.set_xscale("log")
+    axes.set_xlabel("milliseconds from submit to completed, tasks of the other keys")
+    axes.set_ylabel("share of tasks")
+    axes.legend(fontsize=8)
+
+
+PARTS = (drain, trickle, handover, mixed, snapshot, memory, scaling, scale, forecast, fairness)
+PLOTS = {f.__name__: f for f in PARTS}
 
 
 def main(results: Path, folder: Path) -> None:

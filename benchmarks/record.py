@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from benchmarks import costs, model
-from benchmarks.figures import Figure, Result, median, number
+from benchmarks.figures import Figure, Result, median, number, percentile
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -36,6 +36,7 @@ PLOT_TITLES = {
     "scaling": "Replicas of an organ, and what is in flight, as work comes and goes",
     "scale": "Tasks a second over cores, as the costs of a task have it",
     "forecast": "Ranges in which tasks were said to begin, over when they did",
+    "fairness": "Share of the others' tasks done within a time",
 }
 """Of the parts that have a plot."""
 
@@ -67,6 +68,13 @@ SYSTEMS = {
 }
 """What the drained systems are called, and their contract: whether they store results, whether a settlement
 is fenced (a holder that lost a task cannot settle it), what becomes of the row, how often a task runs."""
+KEYED = {
+    "ours": ("**Organism Flows**", "2 of each key, over all lanes", "take turns", "rows, changed live"),
+    "graphile": ("graphile-worker, named queues", "1 of each queue, over all workers", "no", "in the job"),
+    "pgqueuer": ("PgQueuer, entrypoints", "2 of each entrypoint, over all workers", "no", "in the code"),
+}
+"""What systems with limits by key are called, and their contract: what is limited, whether keys take turns
+where there is no limit, and where a limit is said."""
 CONTRACT = ["stores results", "fences", "finished row", "a task runs"]
 
 
@@ -152,6 +160,8 @@ def write_page(results: Path) -> None:
             text = f"{_rates(entry['samples'])}\n\n{_costs(entry['samples'])}\n\n{text}"
         if part == "idle":
             text += f"\n\n{_idle(entry['samples'])}"
+        if part == "fairness":
+            text = f"{fairness(entry['samples'])}\n\n{text}"
         if part in PLOT_TITLES:
             text += f"\n\n![{PLOT_TITLES[part]}](../images/bench-{part}.svg)"
         page = _between(page, part, text)
@@ -201,6 +211,30 @@ def _idle(samples: dict[str, Any]) -> str:
         for role in sorted(ours["percent"], key=lambda role: -ours["percent"][role])
     ]
     return markdown(["process", "ours, % of a core", "bare, % of a core", "ours, MB", "bare, MB"], rows)
+
+
+def fairness(samples: dict[str, Any]) -> str:
+    """Table of what the tasks of the others take and of rates, with the contract of each system."""
+    head = [
+        "system",
+        "others' p50, p99 alone, ms",
+        "beside the backlog, ms",
+        "tasks/s without limits",
+        "with limits",
+        "at once",
+        "keys share",
+        "a limit is said",
+    ]
+    rows = []
+    for name, each in samples["systems"].items():
+        title, *contract = KEYED[name]
+        waits = [
+            ", ".join(number(percentile(each[kind], percent)) for percent in (50, 99))
+            for kind in ("alone_ms", "beside_ms")
+        ]
+        rates = [number(median(each[kind])) for kind in ("free", "limited")]
+        rows.append([f"{title} {each.get('version') or ''}".strip(), *waits, *rates, *contract])
+    return markdown(head, rows)
 
 
 def _rates(samples: dict[str, Any]) -> str:

@@ -37,6 +37,11 @@ PATIENCE_S = 120.0
 LOAD_TIMEOUT_S = 600.0
 LINE_LIMIT = 2**24
 """Bytes of a report: one with samples is long."""
+ADD = """
+    INSERT INTO tasks (type, params, key)
+    SELECT $1, $2::text::jsonb, CASE WHEN $4 > 0 THEN 'k' || lpad((n % $4)::text, 6, '0') ELSE $5 END
+    FROM generate_series(1, $3) n
+"""
 
 
 class Stack:
@@ -105,9 +110,17 @@ class Stack:
         await self.db.execute("TRUNCATE tasks, lanes CASCADE")
         await self.db.execute("CHECKPOINT", timeout=LOAD_TIMEOUT_S)
 
-    async def load(self, tasks: int, type: str = "bench.noop", params: Any = PAYLOAD) -> None:
-        """Add ready tasks, and let the planner know of them."""
-        await load(self.db, tasks, type, params)
+    async def load(
+        self,
+        tasks: int,
+        type: str = "bench.noop",
+        params: Any = PAYLOAD,
+        *,
+        keys: int = 0,
+        key: str | None = None,
+    ) -> None:
+        """Add ready tasks, of so many keys in turn or of one, and let the planner know of them."""
+        await load(self.db, tasks, type, params, keys=keys, key=key)
 
     async def completed(self) -> int:
         """How many tasks are completed."""
@@ -187,16 +200,16 @@ class Stack:
 
 
 async def load(
-    connection: asyncpg.Connection[Any], tasks: int, type: str = "bench.noop", params: Any = PAYLOAD
+    connection: asyncpg.Connection[Any],
+    tasks: int,
+    type: str = "bench.noop",
+    params: Any = PAYLOAD,
+    *,
+    keys: int = 0,
+    key: str | None = None,
 ) -> None:
-    """Add ready tasks to a database, and let its planner know of them."""
-    await connection.execute(
-        "INSERT INTO tasks (type, params) SELECT $1, $2::text::jsonb FROM generate_series(1, $3)",
-        type,
-        json.dumps(params),
-        tasks,
-        timeout=LOAD_TIMEOUT_S,
-    )
+    """Add ready tasks to a database, as `Stack.load` does to that of the stack."""
+    await connection.execute(ADD, type, json.dumps(params), tasks, keys, key, timeout=LOAD_TIMEOUT_S)
     await connection.execute("ANALYZE tasks", timeout=LOAD_TIMEOUT_S)
     await connection.execute("CHECKPOINT", timeout=LOAD_TIMEOUT_S)
 

@@ -28,10 +28,10 @@ export async function ready() {
 }
 
 /** Print the result line, and stay until the harness has read its counters again. */
-export async function report(name, tasks, seconds, settings) {
+export async function report(name, tasks, seconds, settings, latencies_ms = []) {
   const file = new URL(`node_modules/${name}/package.json`, import.meta.url);
   const { version } = JSON.parse(readFileSync(file));
-  console.log(JSON.stringify({ version, tasks, seconds, rate: tasks / seconds, settings }));
+  console.log(JSON.stringify({ version, tasks, seconds, rate: tasks / seconds, settings, latencies_ms }));
   await input.next();
   process.exit(0);
 }

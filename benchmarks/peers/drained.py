@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -29,13 +30,20 @@ def ready() -> None:
     sys.stdin.readline()
 
 
-def report(package: str | None, tasks: int, seconds: float, **settings: Any) -> None:
+def report(
+    package: str | None,
+    tasks: int,
+    seconds: float,
+    latencies_ms: Sequence[float] = (),
+    **settings: Any,
+) -> None:
     """Print the result line, and stay until the harness has read its counters again.
 
     Args:
         package: Whose version is measured; None: this project's.
         tasks: How many were drained.
         seconds: From the first claim to the last stored outcome.
+        latencies_ms: Of each task, where they arrived one by one.
     """
     line = {
         "version": version(package) if package else None,
@@ -43,6 +51,7 @@ def report(package: str | None, tasks: int, seconds: float, **settings: Any) -> 
         "seconds": seconds,
         "rate": tasks / seconds,
         "settings": settings,
+        "latencies_ms": [*latencies_ms],
     }
     print(json.dumps(line), flush=True)
     sys.stdin.readline()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from organism_flows.blocks.queue import NewTask
 from organism_flows.blocks.task_report import EndedWait
+from tests.support.limits_oracle import LimitsOracle
 
 LEASES_A_TASK_MAY_LOSE = 10
 FINISHED = ("completed", "failed", "cancelled")
@@ -30,6 +32,7 @@ class Task:
     max_attempts: int | None
     dedup_key: str | None = None
     key: str | None = None
+    cost: float = 1.0
     status: str = "queued"
     attempts: int = 0
     claim: int = 0
@@ -76,6 +79,7 @@ class Task:
             new.max_attempts,
             new.dedup_key,
             new.key,
+            1.0 if new.cost is None else new.cost,
             expires_at=new.expires_at,
         )
 
@@ -98,6 +102,7 @@ class Oracle:
     max_interruptions: dict[str, int | None] = field(default_factory=dict)
     max_snoozes: dict[str, int | None] = field(default_factory=dict)
     """By type, where the task does not say."""
+    limits: LimitsOracle = field(default_factory=LimitsOracle)
 
     def added(self, task: Task) -> UUID:
         """The id under which the task is known from now on: its own, or that of its duplicate."""
@@ -143,12 +148,34 @@ class Oracle:
         ]
         return sorted(ready, key=lambda t: (-t.priority, t.run_after, t.id.bytes))
 
-    def check_claim(self, lane: str, limit: int, claimed: list[UUID]) -> None:
-        """As many as there are, by priority, and within a line in order; lines of one priority take turns."""
-        ready = self.claimable(lane)
-        assert len(claimed) == min(limit, len(ready)), "claimed too few, or what must not be claimed"
+    def running(self) -> Counter[tuple[str, str]]:
+        """What lanes hold, by type and key."""
+        return Counter((t.type, t.key or "") for t in self.tasks.values() if t.status == "running")
+
+    def left_behind(self, lane: str) -> list[Task]:
+        """What a lane may claim, is the first of its line, and waits for no limit."""
+        running = self.running()
+        first = {task.line: task for task in reversed(self.claimable(lane))}
+        return [
+            t
+            for t in first.values()
+            if not self.limits.blocks(self.now, t.type, t.key or "", t.cost, running)
+        ]
+
+    def check_claim(self, lane: str, limit: int, ready: list[Task], claimed: list[UUID]) -> None:
+        """As many as there are, by priority, and within a line in order; lines of one priority take turns.
+
+        Args:
+            ready: What was claimable before.
+            claimed: What was claimed, which the oracle knows by now.
+        """
+        assert set(claimed) <= {t.id for t in ready}, "claimed what must not be claimed"
         tasks = [self.tasks[i] for i in claimed]
-        assert sorted(-t.priority for t in tasks) == [-t.priority for t in ready[: len(tasks)]]
+        left = self.left_behind(lane)
+        assert len(tasks) == limit or not left, "left behind what there is room for"
+        assert len(tasks) <= limit
+        lowest = min((t.priority for t in tasks), default=0)
+        assert all(t.priority <= lowest for t in left), "a higher priority waits"
         for line in {t.line for t in ready}:
             mine = [t.id for t in tasks if t.line == line]
             assert set(mine) == {t.id for t in [t for t in ready if t.line == line][: len(mine)]}
@@ -160,6 +187,12 @@ class Oracle:
         task.status, task.lane, task.claim, task.waits_for = "running", lane, claim, None
         task.chunks = []
         task.attempts += 1
+        self.limits.begun(claim, self.now, task.type, task.key or "", task.cost)
+
+    def check_limits(self, claimed: list[UUID]) -> None:
+        """What has just been claimed exceeds no limit."""
+        tasks = [self.tasks[i] for i in claimed]
+        self.limits.check_not_above(self.now, {(t.type, t.key or "") for t in tasks}, self.running())
 
     def holds_some(self, claims: list[int]) -> bool:
         return any(t.status == "running" and t.claim in claims for t in self.tasks.values())
@@ -172,11 +205,13 @@ class Oracle:
         task.chunks += texts
         return True
 
-    def settle(self, task_id: UUID, claim: int, cause: str) -> str | None:
+    def settle(self, task_id: UUID, claim: int, cause: str, spent: float | None = None) -> str | None:
         """The task's new status, or None when the claim is stale."""
         task = self.tasks.get(task_id)
         if task is None or task.claim != claim or task.status != "running":
             return None
+        if spent is not None:
+            self.limits.spent(claim, self.now, spent)
         task.timed_out += cause == "timed_out"
         if cause == "completed":
             task.status = "completed"

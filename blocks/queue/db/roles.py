@@ -25,9 +25,9 @@ STATEMENTS: dict[tuple[str, ...], str] = {
     (SUBMITTER, OPERATOR): "duplicates load_missing load_part loaded send_event submit",
     (LANE, OPERATOR): """
         closures dead_letters expirable expire failures_since forget_closures forget_files forget_levels
-        forget_spending interrupted lane_figures lanes late limit_room limits long_running long_work
-        most_interrupted next_due outlook pauses prunable prune prune_audit prune_some queue_health
-        remaining request_leave request_stop
+        forget_spending interrupted lane_figures lanes late limit_held limit_room limits long_running
+        long_work most_interrupted next_due outlook pauses prunable prune prune_audit prune_some
+        queue_health remaining request_leave request_stop
     """,
     (LANE,): """
         begun cancel_requests claim complete deliver_kept deregister earliest expiring_claimed forget_lanes

@@ -1,4 +1,5 @@
--- How many more tasks each limit allows now, for each key asked for (empty where the limit is not by key).
+-- How many more tasks each limit allows now, for each key asked for (empty where the limit is not by key). Of a limit
+-- on what runs, that is all it allows: limit_held.sql has what runs.
 WITH asked AS (
     SELECT limits.name, wanted.key, limits.kind, limits.types, limits.by_key, limits.period_s,
            allowed.amount, burst.size AS burst
@@ -10,33 +11,16 @@ WITH asked AS (
     CROSS JOIN LATERAL (
         SELECT least(allowed.amount, greatest(coalesce(limits.burst, ceil(allowed.amount * 0.1 / limits.period_s)), 1))
     ) burst(size)
-), held AS MATERIALIZED (
-    -- All that lanes hold counts, be it that no handler has begun: one may at any moment.
-    SELECT type, coalesce(key, '') AS key, count(*) AS tasks
-    FROM tasks
-    WHERE locked_by IS NOT NULL AND status = 'running' AND EXISTS (SELECT FROM asked WHERE kind = 'running')
-    GROUP BY 1, 2
-), running AS (
-    -- Apart, so that keys are joined by hash.
-    SELECT name, asked.key, sum(held.tasks) AS tasks FROM asked JOIN held ON held.key = asked.key
-    WHERE by_key AND (types = '{}' OR held.type = ANY (types)) GROUP BY 1, 2
-    UNION ALL
-    SELECT name, asked.key, together.tasks
-    FROM asked CROSS JOIN LATERAL (
-        SELECT sum(held.tasks) AS tasks FROM held WHERE asked.types = '{}' OR held.type = ANY (asked.types)
-    ) together
-    WHERE NOT by_key
 )
 SELECT asked.name, asked.key, asked.kind, asked.amount,
        CASE WHEN closed.until IS NOT NULL THEN 0
-            WHEN asked.kind = 'running' THEN asked.amount - coalesce(running.tasks, 0)
+            WHEN asked.kind = 'running' THEN asked.amount
             WHEN asked.kind = 'cost' THEN asked.amount - coalesce(spent.units, 0)
             ELSE left_over.level END::float8 AS room,
        left_over.level, CASE WHEN asked.kind = 'rate' THEN refill.per_s END AS per_s,
        (extract(epoch FROM spent.falls_at) - extract(epoch FROM queue_now()))::float8 AS falls_s, queue_now() AS now,
        (extract(epoch FROM closed.until) - extract(epoch FROM queue_now()))::float8 AS opens_s
 FROM asked
-LEFT JOIN running ON running.name = asked.name AND running.key = asked.key
 LEFT JOIN closures closed
     ON closed.kind = 'limit' AND closed.name = asked.name AND closed.key = asked.key AND closed.until > queue_now()
 LEFT JOIN limit_levels used ON used.name = asked.name AND used.key = asked.key

@@ -8,19 +8,19 @@ claim of tasks without limits does none of this.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
 from itertools import accumulate
 from math import floor
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import orjson
 
 from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.db.session import Session
-from organism_flows.blocks.queue.models.limits import Closure, Limit, LimitRoom
+from organism_flows.blocks.queue.models.limits import Closure, Limit, LimitKind, LimitRoom
 from organism_flows.blocks.queue.stores.line_shares import ClaimLine, LineId
 
 LIMIT_TIMEOUT = 10.0
@@ -117,11 +117,11 @@ class LimitedClaim:
         """Reduce what is wanted to what the limits allow now."""
         asked = sorted({bucket for buckets in self._buckets.values() for bucket in buckets})
         names = sorted({name for name, _ in asked})
-        await self.session.execute("limit_lock", names=names, timeout=LIMIT_TIMEOUT)
+        locked = await self.session.fetch("limit_lock", names=names, timeout=LIMIT_TIMEOUT)
         rooms: dict[Bucket, float] = {}
         amounts: dict[Bucket, float] = {}
         next_s: dict[Bucket, float] = {}
-        for left in await _rooms(self.session, asked):
+        for left in await _rooms(self.session, _scopes(locked), asked):
             bucket = (left.name, left.key)
             rooms[bucket] = left.room
             if left.kind == "rate":
@@ -250,8 +250,9 @@ async def room_of(
     session: Session, task_type: str, key: str, cost: float | None
 ) -> tuple[list[LimitRoom], list[Closure]]:
     """Return what each limit of a task allows it now, and what is closed that it needs."""
-    buckets = _buckets(await read_limits(session), task_type, key)
-    rooms = await _rooms(session, buckets)
+    limits = await read_limits(session)
+    buckets = _buckets(limits, task_type, key)
+    rooms = await _rooms(session, _scopes(dict(limit) for limit in limits), buckets)
     if any(room.kind == "cost" for room in rooms):
         if cost is None:
             policies = await session.fetch("policies", timeout=LIMIT_TIMEOUT)
@@ -261,10 +262,37 @@ async def room_of(
     return rooms, await read_closures(session, task_type, key, buckets)
 
 
-async def _rooms(session: Session, buckets: list[Bucket]) -> list[LimitRoom]:
+class _Scope(NamedTuple):
+    """What counts against a limit."""
+
+    kind: LimitKind
+    types: list[str]
+    by_key: bool
+
+
+def _scopes(limits: Iterable[Mapping[str, Any]]) -> dict[str, _Scope]:
+    return {one["name"]: _Scope(one["kind"], one["types"], one["by_key"]) for one in limits}
+
+
+async def _running(session: Session, scopes: Mapping[str, _Scope]) -> Counter[Bucket]:
+    """Return how many of the tasks that lanes hold count for each bucket."""
+    counted: Counter[Bucket] = Counter()
+    scopes = {name: scope for name, scope in scopes.items() if scope.kind == "running"}
+    if not scopes:
+        return counted
+    held = await session.fetchrow("limit_held", timeout=LIMIT_TIMEOUT)
+    for (task_type, key), tasks in Counter(zip(held["types"], held["keys"], strict=True)).items():
+        for name, scope in scopes.items():
+            if not scope.types or task_type in scope.types:
+                counted[name, key if scope.by_key else ""] += tasks
+    return counted
+
+
+async def _rooms(session: Session, scopes: Mapping[str, _Scope], buckets: list[Bucket]) -> list[LimitRoom]:
     """Return what is left for each of ``buckets``. A limit that is gone by now is left out."""
     if not buckets:
         return []
+    running = await _running(session, {name: scopes[name] for name, _ in buckets if name in scopes})
     rows = await session.fetch(
         "limit_room",
         names=[name for name, _ in buckets],
@@ -277,7 +305,7 @@ async def _rooms(session: Session, buckets: list[Bucket]) -> list[LimitRoom]:
             key=row["key"],
             kind=row["kind"],
             amount=row["amount"],
-            room=row["room"],
+            room=row["room"] - (0 if row["opens_s"] is not None else running[row["name"], row["key"]]),
             level=row["level"],
             next_s=_next_s(row),
             needs=1.0,

@@ -161,7 +161,8 @@ class LineShares:
             for line in level:
                 name = stream(line.type, line.domain)
                 if name not in rooms:
-                    rooms[name] = room(name)
+                    # Not more than the claim takes: otherwise it would end before all have had their turn.
+                    rooms[name] = min(room(name), limit)
                 if rooms[name] > 0:
                     by_stream.setdefault(name, []).append(line)
             levels.append(by_stream)

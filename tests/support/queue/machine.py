@@ -27,7 +27,16 @@ from hypothesis.stateful import (
 )
 
 from organism_flows.blocks.errors import EventRefused
-from organism_flows.blocks.queue import Batch, ClaimLines, NewTask, Outcomes, Queue, RedriveFilter, TypePolicy
+from organism_flows.blocks.queue import (
+    Batch,
+    ClaimLines,
+    Limit,
+    NewTask,
+    Outcomes,
+    Queue,
+    RedriveFilter,
+    TypePolicy,
+)
 from organism_flows.blocks.queue.models.streams import StreamChunk, StreamPlace
 from organism_flows.blocks.queue.stores.claim_lines import lines_of
 from organism_flows.blocks.snooze import Snooze
@@ -47,8 +56,21 @@ TYPES = ("t", "u")
 EVENTS = ("x", "y")
 ENOUGH = 100
 CLEAN = "; ".join(
-    f"DELETE FROM {table}" for table in ("tasks", "lanes", "pauses", "closures", "task_types", "task_audit")
+    f"DELETE FROM {table}"
+    for table in (
+        *("tasks", "lanes", "pauses", "closures", "task_types", "task_audit"),
+        *("limits", "limit_levels", "limit_spending", "key_weights"),
+    )
 )
+LIMITS = (
+    Limit(name="each", kind="running", by_key=True, amount=2),
+    Limit(name="together", kind="running", types=["t"], amount=3),
+    Limit(name="begin", kind="rate", by_key=True, amount=3, period_s=10, burst=2),
+    Limit(name="spend", kind="cost", amount=9, period_s=60),
+)
+KEYS = (None, "a", "b")
+SHARED = 2
+"""Priority of tasks that are there to be shared out."""
 
 types = st.sampled_from(TYPES)
 priorities = st.lists(st.integers(0, 1), min_size=1, max_size=4)
@@ -62,6 +84,8 @@ class QueueMachine(RuleBasedStateMachine):
 
     queue: Queue
     loop: asyncio.AbstractEventLoop
+    limited: bool
+    """True: there are limits from the start."""
 
     def wait(self, awaitable: Awaitable[T]) -> T:
         return self.loop.run_until_complete(awaitable)
@@ -79,6 +103,9 @@ class QueueMachine(RuleBasedStateMachine):
         self.emitted: dict[int, Chunks] = {}
         """Last chunks of each claim, as a lane keeps them."""
         self.register()
+        if self.limited:
+            for place in data.draw(st.sets(st.integers(0, len(LIMITS) - 1), min_size=1, max_size=2)):
+                self.set_limit(LIMITS[place])
         for kind in TYPES:
             self.add(kind, data.draw(priorities))
             self.add(kind, [0], delay=-1)
@@ -92,7 +119,8 @@ class QueueMachine(RuleBasedStateMachine):
         delay=st.sampled_from([0, 0, 5]),
         max_attempts=st.sampled_from([None, None, 1, 3]),
         domain=st.sampled_from([None, "d"]),
-        key=st.sampled_from([None, "a", "b"]),
+        key=st.sampled_from(KEYS),
+        cost=st.sampled_from([None, 0, 4]),
         dedup_key=st.sampled_from([None, "k"]),
         loaded=st.booleans(),
         expires_s=st.sampled_from([None, None, 8]),
@@ -140,9 +168,10 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(data=st.data(), limit=st.integers(1, 3))
     def claim(self, data: st.DataObject, limit: int) -> None:
         lane = data.draw(st.sampled_from(self.lanes[-2:]))
+        ready = self.oracle.claimable(lane)
         batch = self.wait(self.queue.claims.claim(lane, limit))
-        self.oracle.check_claim(lane, limit, [UUID(i) for i in batch.ids])
         self.claimed(lane, batch)
+        self.oracle.check_claim(lane, limit, ready, [UUID(i) for i in batch.ids])
 
     def claim_along(self, lane: str, limit: int = ENOUGH, quota: int = ENOUGH, *, look: bool = False) -> bool:
         """One claim with cursors that stay where the last claims of the lane left them."""
@@ -168,7 +197,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.claim_along(lane, limit, quota, look=True)
         while self.claim_along(lane, limit, quota):
             pass
-        assert not self.oracle.claimable(lane), "left behind what is ready"
+        assert not self.oracle.left_behind(lane), "left behind what is ready"
 
     @rule(data=st.data(), kind=types, late_s=st.integers(0, 1))
     def add_late(self, data: st.DataObject, kind: str, late_s: int) -> None:
@@ -178,8 +207,9 @@ class QueueMachine(RuleBasedStateMachine):
         self.add(kind, [0])
         self.claim_along(lane, look=True)
         self.add(kind, [0], delay=-late_s)
-        self.claim_along(lane)
-        assert not self.oracle.claimable(lane), "left behind what came late"
+        while self.claim_along(lane) and self.oracle.limits.limits:
+            pass  # what a limit does not let a line have is for the others in the next claim
+        assert not self.oracle.left_behind(lane), "left behind what came late"
 
     @rule(
         data=st.data(), kind=st.sampled_from(["type", "domain"]), pause=st.booleans(), quota=st.integers(1, 2)
@@ -210,6 +240,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert (attempt, suspicion) == (task.attempts, task.suspicion)
             assert reclaimed == any((task.interrupted, task.lease_lost, task.suspicion))
             assert batch.waits.get(claim) == self.oracle.ended_wait(task)
+        self.oracle.check_limits([UUID(i) for i in batch.ids])
         if len(batch):
             # Postgres gives them as they lie on its pages, which is not the history's doing.
             in_order = sorted(range(len(batch)), key=batch.ids.__getitem__)
@@ -246,6 +277,85 @@ class QueueMachine(RuleBasedStateMachine):
             lane, batch = self.held[-1]
             self.settle_as(lane, batch, ["failed"] * len(batch))
 
+    # Limits and shares
+
+    def set_limit(self, limit: Limit) -> None:
+        """Lanes read it with their next scan, a second or two later."""
+        self.wait(self.queue.operator.set_limit(limit))
+        self.oracle.limits.set(limit)
+        for lines in self.lines.values():
+            self.wait(lines.scan())
+
+    @precondition(lambda self: self.limited)
+    @rule(data=st.data(), limit=st.sampled_from(LIMITS[:3]))
+    def set_or_remove_limit(self, data: st.DataObject, limit: Limit) -> None:
+        """While tasks that count against it run; what runs goes on."""
+        self.claim_along(self.some_lane(data), look=True)
+        if limit.name in self.oracle.limits.limits:
+            assert self.wait(self.queue.operator.remove_limit(limit.name))
+            self.oracle.limits.remove(limit.name)
+        else:
+            self.set_limit(limit)
+
+    @precondition(lambda self: self.limited)
+    @rule(
+        data=st.data(),
+        key=st.sampled_from(KEYS),
+        cost=st.sampled_from([None, 4]),
+        seconds=st.sampled_from([1, 3, 9, 10, 59, 60, 62]),
+        settled=st.booleans(),
+    )
+    def come_to_a_limit(
+        self, data: st.DataObject, key: str | None, cost: float | None, seconds: float, settled: bool
+    ) -> None:
+        """One key has more than its limits allow, now and some time later."""
+        lane = self.some_lane(data)
+        self.add("t", [1, 1, 1, 1], key=key, cost=cost)
+        self.claim_all(lane)
+        if settled and self.held:
+            self.settle_as(*self.held[-1], ["completed"] * ENOUGH)
+        self.pass_time(seconds)
+        self.renew_as(lane)
+        self.claim_all(lane)
+
+    def claim_all(self, lane: str) -> None:
+        if self.oracle.leases.get(lane, self.oracle.now) > self.oracle.now:
+            while self.claim_along(lane, look=True):
+                pass
+            assert not self.oracle.left_behind(lane), "something waits, and there is room for it"
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), units=st.sampled_from([0, 1, 6]))
+    def spend(self, data: st.DataObject, units: float) -> None:
+        """Twice: the answer to the first may be lost."""
+        lane, batch = self.some_held(data)
+        for _ in range(2):
+            self.settle_as(lane, batch, ["completed"] * len(batch), spent=units)
+
+    @rule(data=st.data(), weight=st.integers(1, 3), limit=st.integers(1, 4))
+    def share(self, data: st.DataObject, weight: int, limit: int) -> None:
+        """Some keys have work throughout, and claims are smaller than what there is."""
+        self.wait(self.queue.operator.set_weight("a", weight))
+        self.oracle.limits.weights["a"] = weight
+        lane = self.some_lane(data)
+        for key in KEYS:
+            self.add("t", [SHARED] * 6, key=key)
+        taken = dict.fromkeys(KEYS, 0)
+        look = True
+        while self.have_work(lane):
+            assert self.claim_along(lane, limit, look=look), "nothing is claimed of what there is room for"
+            look = False
+            for task_id in self.held[-1][1].ids:
+                taken[self.oracle.tasks[UUID(task_id)].key] += 1
+            self.oracle.limits.check_shares({key or "": tasks for key, tasks in taken.items()})
+
+    def have_work(self, lane: str) -> bool:
+        """Whether each key has some tasks that are there to be shared out, and there is room for them."""
+        left = {task.line: task for task in self.oracle.left_behind(lane)}
+        waiting = Counter(t.line for t in self.oracle.claimable(lane))
+        lines = [("t", SHARED, "", key or "") for key in KEYS]
+        return all(line in left and waiting[line] >= 4 for line in lines)
+
     # Reporting
 
     def some_held(self, data: st.DataObject) -> tuple[str, Batch]:
@@ -262,14 +372,15 @@ class QueueMachine(RuleBasedStateMachine):
         self.settle_as(lane, batch, data.draw(st.lists(st.sampled_from(CAUSES), min_size=len(batch))))
         self.settle_as(lane, batch, data.draw(st.lists(st.sampled_from(CAUSES), min_size=len(batch))))
 
-    def settle_as(self, lane: str, batch: Batch, causes: Sequence[Any]) -> None:
+    def settle_as(self, lane: str, batch: Batch, causes: Sequence[Any], spent: float | None = None) -> None:
         outcomes = Outcomes()
         for position, cause in zip(range(len(batch)), causes, strict=False):
             done = cause == "completed"
-            outcomes.add(position, cause, result="{}" if done else None, error=None if done else cause)
+            result, error = ("{}", None) if done else (None, cause)
+            outcomes.add(position, cause, result=result, error=error, spent=spent)
         settled = self.wait(self.queue.claims.settle(lane, batch, outcomes))
         for task_id, claim, cause in zip(batch.ids, batch.claims, outcomes.causes, strict=True):
-            expected = self.oracle.settle(UUID(task_id), claim, cause)
+            expected = self.oracle.settle(UUID(task_id), claim, cause, spent)
             assert settled.statuses.get(task_id) == expected
             assert (task_id in settled.stale) == (expected is None)
             if expected == "retry":
@@ -569,8 +680,13 @@ class QueueMachine(RuleBasedStateMachine):
         assert {line.id for line in lines if line.due_s <= 0} == ready
 
 
-def run_machine(dsn: str, *, steps: int, **options: Any) -> None:
-    """Compare random histories on a database of their own; raises what the first wrong one raised."""
+def run_machine(dsn: str, *, steps: int, limited: bool = False, **options: Any) -> None:
+    """Compare random histories on a database of their own; raises what the first wrong one raised.
+
+    Args:
+        steps: Of each history.
+        limited: There are limits from the start.
+    """
     with asyncio.Runner() as runner:
         # On one connection, whose chance begins anew with each history: jitter decides what is due, and a
         # history that is run again must be the same.
@@ -584,7 +700,11 @@ def run_machine(dsn: str, *, steps: int, **options: Any) -> None:
         runner.run(queue.__aenter__())
         try:
             run_state_machine_as_test(
-                type("Machine", (QueueMachine,), {"queue": queue, "loop": runner.get_loop()}),
+                type(
+                    "Machine",
+                    (QueueMachine,),
+                    {"queue": queue, "loop": runner.get_loop(), "limited": limited},
+                ),
                 settings=settings(
                     stateful_step_count=steps,
                     deadline=None,

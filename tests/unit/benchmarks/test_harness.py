@@ -16,7 +16,7 @@ import pytest
 from benchmarks import costs, per_task, record
 from benchmarks.__main__ import PARTS
 from benchmarks.figures import Figure, Result, Unmeasured, median, percentile
-from benchmarks.parts import consumer, drain
+from benchmarks.parts import consumer, drain, fairness
 from organism_flows.serve_apps.organism.config import load_config
 
 ROOT = Path(record.__file__).parent.parent
@@ -122,6 +122,19 @@ def test_every_system_that_drains_has_a_name_and_a_contract() -> None:
     for program, *_ in (*drain.FAST.values(), *drain.SLOW.values()):
         node = ROOT / "benchmarks" / "node" / f"{program}.mjs"
         assert node.exists() != (ROOT / "benchmarks" / "peers" / f"{program}.py").exists()
+
+
+def test_systems_with_limits_by_key_have_a_name_a_contract_and_ratios() -> None:
+    assert {"ours", *fairness.PEERS} == set(record.KEYED)
+    each = {"alone_ms": [10.0], "beside_ms": [12.0], "free": [100.0], "limited": [95.0]}
+    used = {
+        "free_us": [{"Postgres": 8.0, "lane": 1, "replica": 1}],
+        "limited_us": [{"Postgres": 9.0, "lane": 1, "replica": 1}],
+    }
+    figures = [f for name in record.KEYED for f in fairness.figures_of(name, each | used)]
+    assert [(figure.value, figure.met) for figure in figures if figure.target] == [(1.2, True), (0.95, True)]
+    table = record.fairness({"systems": dict.fromkeys(record.KEYED, each)})
+    assert table.count("| 12, 12") == len(record.KEYED)
 
 
 def test_the_time_of_a_process_that_ended_is_counted_until_its_last_reading() -> None:

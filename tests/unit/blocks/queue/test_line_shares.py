@@ -42,6 +42,20 @@ def test_each_key_gets_its_part_whatever_the_room_of_a_claim(weights: list[int],
         assert abs(taken[line.key] - fair) <= line.weight, "more or less than one turn"
 
 
+@given(room=st.integers(3, 60), limit=st.integers(1, 3))
+def test_no_key_gets_all_of_a_claim_that_is_smaller_than_the_room(room: int, limit: int) -> None:
+    lines = [ClaimLine("t", 0, key=key) for key in "abc"]
+    shares = LineShares()
+    taken: Counter[str] = Counter()
+    for _ in range(12):
+        left = limit
+        # As claim.sql: in this order, until the claim is full.
+        for line, quota in shares.of_claim(lines, limit, lambda _: room, lambda kind, _: kind):
+            taken[line.key] += min(quota, left)
+            left -= min(quota, left)
+    assert max(taken.values()) - min(taken[key] for key in "abc") <= 1
+
+
 def test_a_line_that_holds_nothing_leaves_its_part_to_the_others() -> None:
     lines = [
         ClaimLine("t", 0, key="heavy", weight=100, due_s=60),
