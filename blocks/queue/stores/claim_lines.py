@@ -15,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -277,8 +278,12 @@ class ClaimLines:
             self._from_heads_took_s = self._clock() - started
         if not rows:
             return Batch(), [], []
-        *columns, begun, priorities, keys, moments, traceparents = rows[0]
-        batch = Batch(*columns)
+        columns: list[list[Any]] = list(rows[0])
+        for row in rows[1:]:
+            for column, values in zip(columns, row, strict=True):
+                column.extend(values)
+        *of_batch, begun, priorities, keys, moments, traceparents = columns
+        batch = Batch(*of_batch)
         await restore(session, batch, begun)
         traces.claimed(batch, traceparents, moments, self._lane, started_ns)
         domains = (domain or "" for domain in batch.domains)
