@@ -185,21 +185,25 @@ class OrganismManager:
         batch = call.batch
         others: Counter[Path] = Counter()
         longest_s = None
-        begin: dict[JobRunner, list[Job]] = {}
+        postponed: set[Job] = set()
         now = time.monotonic()
         refused = self._calls.not_to_run(call)
-        routed: dict[tuple[str, str | None], JobRunner] = {}
+        lingering = self._shared.lingering
+        routed: dict[tuple[str, str | None], tuple[JobRunner, float]] = {}
         for position, place in enumerate(zip(batch.types, batch.domains, strict=True)):
             if result := refused.get(position):
                 call.report(position, result, path="fast", organ_id=None, elapsed_ms=0.0)
                 continue
-            if (organ := routed.get(place)) is None:
+            if (route := routed.get(place)) is None:
                 try:
-                    organ = routed[place] = assembly.router.route(*place)
+                    organ = assembly.router.route(*place)
+                    own_s = organ.config.timeout_s or assembly.config.default_timeout_s
+                    route = routed[place] = organ, own_s
                 except NoOrgan as error:
                     result = HandlerResult("rejected", error=str(error))
                     call.report(position, result, path="fast", organ_id=None, elapsed_ms=0.0)
                     continue
+            organ, timeout_s = route
             runner: JobRunner = organ
             path: Path = "fast"
             if position in drifting:
@@ -207,27 +211,28 @@ class OrganismManager:
                 if assembly.escalation:
                     runner, path = assembly.escalation, "escalated"
                 others[path] += 1
-            timeout_s = batch.timeouts[position]
-            if timeout_s is None:
-                timeout_s = organ.config.timeout_s or assembly.config.default_timeout_s
-            elif not (timeout_s > 0 and math.isfinite(timeout_s)):
-                result = HandlerResult(
-                    "rejected", error=f"timeout is {timeout_s!r}, not a positive number of seconds"
-                )
-                call.report(position, result, path=path, organ_id=organ.config.id, elapsed_ms=0.0)
-                continue
+            if (asked_s := batch.timeouts[position]) is not None:
+                if not (asked_s > 0 and math.isfinite(asked_s)):
+                    result = HandlerResult(
+                        "rejected", error=f"timeout is {asked_s!r}, not a positive number of seconds"
+                    )
+                    call.report(position, result, path=path, organ_id=organ.config.id, elapsed_ms=0.0)
+                    continue
+                timeout_s = asked_s
             job = Job(call, position, timeout_s, path)
             if (left_s := batch.expires_s.get(batch.claims[position])) is not None:
                 job.expires = now + left_s
             work.setdefault(runner, []).append(job)
-            older = self._shared.lingering.get(batch.ids[position])
-            if older is None or not self._calls.wait_for(older, job, runner):
-                begin.setdefault(runner, []).append(job)
-            longest_s = max(timeout_s, longest_s or 0.0)
+            older = lingering.get(batch.ids[position]) if lingering else None
+            if older is not None and self._calls.wait_for(older, job, runner):
+                postponed.add(job)
+            if longest_s is None or timeout_s > longest_s:
+                longest_s = timeout_s
         self.drift.paths.update(others)
         self.drift.paths["fast"] += len(batch) - others.total()
-        for runner, jobs in begin.items():
-            runner.submit(jobs)
+        for runner, jobs in work.items():
+            if begin := [job for job in jobs if job not in postponed]:
+                runner.submit(begin)
         return longest_s
 
     def _pump(self) -> None:

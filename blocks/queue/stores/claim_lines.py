@@ -14,6 +14,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -301,8 +302,12 @@ class ClaimLines:
             self._from_heads_took_s = self._clock() - started
         if not rows:
             return Batch(), [], []
-        *columns, begun, priorities, keys, moments, traceparents = rows[0]
-        batch = Batch(*columns)
+        columns: list[list[Any]] = list(rows[0])
+        for row in rows[1:]:
+            for column, values in zip(columns, row, strict=True):
+                column.extend(values)
+        *of_batch, begun, priorities, keys, moments, traceparents = columns
+        batch = Batch(*of_batch)
         await restore(session, batch, begun)
         traces.claimed(batch, traceparents, moments, self._lane, started_ns)
         if together := {line.type for line, _, _ in targets if line.order.affinity_s is not None}:

@@ -85,19 +85,21 @@ class Claims:
 
         If Postgres cannot store an outcome, its own task fails for good. The others are settled as they are.
         """
-        completed = positions_of(outcomes.causes, "completed")
         put_off: dict[str, Status] = {}
-        if len(completed) == len(outcomes):
+        if outcomes.causes.count("completed") == len(outcomes):
             statuses = await self._settle(lane, batch, outcomes)
         else:
+            completed = positions_of(outcomes.causes, "completed")
             snoozed = positions_of(outcomes.causes, "snoozed")
             others = sorted({*range(len(outcomes))}.difference(completed, snoozed))
             statuses = await self._settle(lane, batch, outcomes.take(completed))
             statuses |= await self._settle(lane, batch, outcomes.take(others))
             put_off = await self._settle(lane, batch, outcomes.take(snoozed))
             statuses |= put_off
-        reported = [batch.ids[p] for p in outcomes.positions]
-        stale = [task_id for task_id in reported if task_id not in statuses]
+        stale = []
+        if len(statuses) < len(outcomes):
+            reported = [batch.ids[p] for p in outcomes.positions]
+            stale = [task_id for task_id in reported if task_id not in statuses]
         return Settled(statuses, stale, sum(status in WAITING for status in put_off.values()))
 
     async def _settle(self, lane: str, batch: Batch, outcomes: Outcomes) -> dict[str, Status]:
@@ -127,7 +129,7 @@ class Claims:
         return statuses
 
     async def _write_outcomes(self, lane: str, batch: Batch, outcomes: Outcomes) -> dict[str, Status]:
-        spends = any(spent is not None for spent in outcomes.spent)
+        spends = outcomes.spent.count(None) < len(outcomes)
         snoozes = _snoozes(outcomes)
         if not spends and not any(snooze.event for snooze in snoozes):
             return await self._write_in(self._database, lane, batch, outcomes, snoozes)
@@ -156,7 +158,9 @@ class Claims:
             "paths": outcomes.paths,
             "organ_ids": outcomes.organ_ids,
             "elapsed_ms": outcomes.elapsed_ms,
-            "logs": [outcomes.logs.get(batch.claims[p]) for p in outcomes.positions],
+            "logs": [outcomes.logs.get(batch.claims[p]) for p in outcomes.positions]
+            if outcomes.logs
+            else [None] * len(outcomes),
         }
         if outcomes.causes[0] == "completed":
             columns |= {name: _once(columns[name]) for name in ("paths", "organ_ids", "logs")}

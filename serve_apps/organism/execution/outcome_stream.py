@@ -68,7 +68,8 @@ class BatchCall:
         if version is not None and cause != "completed":
             self._versions[self.batch.claims[position]] = version
         self.left -= 1
-        self._some.set()
+        if len(self._rows) == 1:
+            self._some.set()
         if not self.left or len(self._rows) >= CHUNK:
             self._full.set()
 

@@ -198,7 +198,7 @@ class LocalOrgan(JobRunner):
         """Make ``run`` a call for those of ``jobs`` whose params can be read; return False if none can."""
         tasks = []
         for job in jobs:
-            if (wait := job.wait) is not None and wait.timed_out and wait.or_fail:
+            if job.call.batch.waits and (wait := job.wait) and wait.timed_out and wait.or_fail:
                 text = f"the event {wait.event} that it waited for did not come in time"
                 self._report(job, HandlerResult("rejected", error=text))
                 continue

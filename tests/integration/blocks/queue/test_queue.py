@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import asyncpg
+import orjson
 import pytest
 from pydantic import ValidationError
 
@@ -71,6 +72,17 @@ async def test_bad_tasks_are_refused_by_field(fields: dict[str, object], place: 
     with pytest.raises(ValidationError) as refused:
         NewTask.model_validate(fields)
     assert refused.value.errors()[0]["loc"][0] == place
+
+
+async def test_a_claim_holds_short_and_long_params(queue: Queue) -> None:
+    """Long ones come in rows of their own."""
+    texts = ["x" * length for length in (1, 100_000, 10, 40_000, 2)]
+    ids = await queue.submit([NewTask(type="t", params={"text": text}) for text in texts])
+    batch = await claim(queue)
+    claimed = {task_id: orjson.loads(params) for task_id, params in zip(batch.ids, batch.params, strict=True)}
+    assert claimed == {str(id): {"text": text} for id, text in zip(ids, texts, strict=True)}
+    assert len(set(batch.claims)) == len(batch.types) == len(batch.reclaimed) == 5
+    assert (await queue.claims.settle("lane", batch, outcomes_of(batch, "completed", result="1"))).stale == []
 
 
 async def test_priorities_decide_over_types_and_over_many_lines(queue: Queue) -> None:
