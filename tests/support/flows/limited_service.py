@@ -6,11 +6,16 @@ import asyncio
 from collections import Counter, deque
 
 import uvicorn
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
+
+TURNS = 20
+"""Turns of the event loop after which a connection that was closed before has been noticed."""
 
 
 class LimitedService:
     """Takes some calls of each key at once, and ``in_period`` calls of all keys within ``period_s``.
+
+    A call whose caller has gone ends at once.
 
     Args:
         at_once: Most calls at once, by key; the empty key is of all others.
@@ -46,21 +51,26 @@ class LimitedService:
         self._server.should_exit = True
         await self._serving
 
-    async def call(self, key: str, task: str) -> Response:
+    async def call(self, key: str, task: str, request: Request) -> Response:
         """Answer one call."""
+        await request.body()
         now = asyncio.get_running_loop().time()
         self.calls += 1
         self._arrived.append(now)
         while self._arrived[0] <= now - self._period_s:
             self._arrived.popleft()
         self._running[key] += 1
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
         self.most_at_once = max(self.most_at_once, self._running.total())
         too_many = self._running[key] > self._at_once.get(key, self._at_once[""])
         too_soon = len(self._arrived) > self._in_period
         self.beyond_at_once += too_many
         self.beyond_rate += too_soon
         try:
-            await asyncio.sleep(self._call_s)
+            await asyncio.wait_for(request.receive(), self._call_s)  # the next message is its end
+        except TimeoutError:
+            pass
         finally:
             self._running[key] -= 1
         if too_many or too_soon:
