@@ -6,7 +6,7 @@ from alembic import op
 
 from organism_flows.blocks.queue.db.migrate import run_script
 
-revision = "0019"
+revision = "0018"
 down_revision = "0017"
 
 INDEX = "tasks_by_deadline"
