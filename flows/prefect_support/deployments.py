@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import importlib
 import io
 import os
 import sys
@@ -226,8 +227,11 @@ def _refused(code: object, said: str) -> OrganismError:
 def _import_flows() -> None:
     """Import what `apply` needs, which takes seconds, and every flow, which Prefect's command imports."""
     import prefect.cli.deploy  # noqa: F401
+    from ruamel.yaml import YAML
 
-    from organism_flows.flows import bootstrap, redrive, submit, verify, watchdog  # noqa: F401
+    for deployment in YAML(typ="safe").load(prefect_yaml().read_text())["deployments"]:
+        module, _, _ = deployment["entrypoint"].rpartition(".")
+        importlib.import_module(module)
 
 
 async def _ours() -> dict[str, DeploymentResponse]:
