@@ -39,9 +39,9 @@ if TYPE_CHECKING:
         TaskSummary,
     )
     from organism_flows.blocks.queue.queue import Queue
-    from organism_flows.blocks.queue.stores.claim_lines import ClaimLines
+    from organism_flows.blocks.queue.stores.claiming.claim_lines import ClaimLines
+    from organism_flows.blocks.queue.stores.claiming.line_shares import ClaimLine
     from organism_flows.blocks.queue.stores.health import DatabaseState, LineWait, ReadyTasks
-    from organism_flows.blocks.queue.stores.line_shares import ClaimLine
     from organism_flows.blocks.queue.wire import Batch, Cause, Outcomes
 
 __all__ = [
@@ -87,8 +87,8 @@ _MODULES = {
     "Batch": "wire",
     "Cancelled": "models.operations",
     "Cause": "wire",
-    "ClaimLine": "stores.line_shares",
-    "ClaimLines": "stores.claim_lines",
+    "ClaimLine": "stores.claiming.line_shares",
+    "ClaimLines": "stores.claiming.claim_lines",
     "Closing": "models.limits",
     "Closure": "models.limits",
     "ClosureName": "models.limits",

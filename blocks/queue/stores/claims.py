@@ -17,7 +17,7 @@ from organism_flows.blocks.queue.models.operations import (
     Settled,
     Status,
 )
-from organism_flows.blocks.queue.stores.claim_lines import ClaimLines
+from organism_flows.blocks.queue.stores.claiming.claim_lines import ClaimLines
 from organism_flows.blocks.queue.wire import Batch, Outcomes, positions_of
 from organism_flows.blocks.snooze import Snooze
 

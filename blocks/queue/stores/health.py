@@ -10,7 +10,7 @@ from uuid import UUID
 from organism_flows.blocks.long_work import PARAMETERS, LongWork
 from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.models.rows import TaskSummary
-from organism_flows.blocks.queue.stores.limits import room_of
+from organism_flows.blocks.queue.stores.claiming.limits import room_of
 
 WRITE_CHECK_TIMEOUT = LIMITS_TIMEOUT = 3.0
 LINES_READ = 500

@@ -32,7 +32,7 @@ from organism_flows.blocks.queue.models.operations import (
     TypePolicy,
 )
 from organism_flows.blocks.queue.models.rows import Redrivable, TaskSummary
-from organism_flows.blocks.queue.stores.limits import limit_of, read_closures
+from organism_flows.blocks.queue.stores.claiming.limits import limit_of, read_closures
 
 REQUEST_TIMEOUT = 3.0
 REDRIVE_TIMEOUT = 30.0

@@ -15,7 +15,7 @@ from organism_flows.blocks.queue.models.lanes import LaneRow
 from organism_flows.blocks.queue.models.limits import LimitRoom
 from organism_flows.blocks.queue.models.operations import Pause, TypePolicy
 from organism_flows.blocks.queue.models.rows import TaskRow
-from organism_flows.blocks.queue.stores.limits import room_of
+from organism_flows.blocks.queue.stores.claiming.limits import room_of
 from organism_flows.blocks.queue.stores.operator import policy_of
 
 PACE_WINDOW_S = 3600.0

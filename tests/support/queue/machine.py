@@ -38,7 +38,7 @@ from organism_flows.blocks.queue import (
     TypePolicy,
 )
 from organism_flows.blocks.queue.models.streams import StreamChunk, StreamPlace
-from organism_flows.blocks.queue.stores.claim_lines import lines_of
+from organism_flows.blocks.queue.stores.claiming.claim_lines import lines_of
 from organism_flows.blocks.snooze import Snooze
 from organism_flows.blocks.task_report import Chunks, TaskReport
 from tests.support.clock import START, set_clock

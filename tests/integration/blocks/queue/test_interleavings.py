@@ -11,7 +11,7 @@ import pytest
 from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.blocks.queue.db.session import Session
 from organism_flows.blocks.queue.db.statements import SQL
-from organism_flows.blocks.queue.stores.claim_lines import REWIND_S
+from organism_flows.blocks.queue.stores.claiming.claim_lines import REWIND_S
 from organism_flows.blocks.sql_statement import Statement, read_sql
 from tests.support.clock import START, advance, set_clock
 from tests.support.queue.sessions import (

@@ -13,7 +13,7 @@ from hypothesis import Phase
 
 from organism_flows.blocks.queue import ClaimLines
 from organism_flows.blocks.queue.stores import claim_lines
-from organism_flows.blocks.queue.stores.line_shares import LineShares
+from organism_flows.blocks.queue.stores.claiming.line_shares import LineShares
 from tests.conftest import Databases
 from tests.support.queue.machine import run_machine
 from tests.support.sql import edit_statements

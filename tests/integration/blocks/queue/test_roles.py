@@ -26,7 +26,7 @@ from organism_flows.blocks.queue.db.roles import (
     PrivilegeMissing,
 )
 from organism_flows.blocks.queue.db.statements import SQL, statement
-from organism_flows.blocks.queue.stores.claim_lines import lines_of
+from organism_flows.blocks.queue.stores.claiming.claim_lines import lines_of
 from organism_flows.blocks.queue.wire import Cause
 from organism_flows.blocks.settings import Settings
 from organism_flows.deployments.cli import main as cli

@@ -271,7 +271,7 @@ async def test_a_row_that_takes_too_long_to_claim_is_passed_over(
     queue: Queue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As one whose params are a gigabyte of text."""
-    monkeypatch.setattr("organism_flows.blocks.queue.stores.claim_lines.CLAIM_TIMEOUT", 0.5)
+    monkeypatch.setattr("organism_flows.blocks.queue.stores.claiming.claim_lines.CLAIM_TIMEOUT", 0.5)
     await pool_of(queue).execute(
         "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS "
         "$$ BEGIN PERFORM pg_sleep(60); RETURN NEW; END $$; "

@@ -8,8 +8,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import example, given
 
-from organism_flows.blocks.queue.stores.key_turns import KeyTurns
-from organism_flows.blocks.queue.stores.line_shares import ClaimLine, ClaimOrder
+from organism_flows.blocks.queue.stores.claiming.key_turns import KeyTurns
+from organism_flows.blocks.queue.stores.claiming.line_shares import ClaimLine, ClaimOrder
 
 STEP_S = 0.25
 AFFINITY_S = 5.0

@@ -7,7 +7,7 @@ from collections import Counter
 import hypothesis.strategies as st
 from hypothesis import example, given
 
-from organism_flows.blocks.queue.stores.line_shares import (
+from organism_flows.blocks.queue.stores.claiming.line_shares import (
     PLAIN,
     ClaimLine,
     ClaimOrder,

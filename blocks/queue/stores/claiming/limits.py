@@ -21,7 +21,7 @@ import orjson
 from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.db.session import Session
 from organism_flows.blocks.queue.models.limits import Closure, Limit, LimitKind, LimitRoom
-from organism_flows.blocks.queue.stores.line_shares import ClaimLine, LineId
+from organism_flows.blocks.queue.stores.claiming.line_shares import ClaimLine, LineId
 
 LIMIT_TIMEOUT = 10.0
 NEVER = float("inf")

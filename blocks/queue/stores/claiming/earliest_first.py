@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
 from organism_flows.blocks.queue.db.session import Session
-from organism_flows.blocks.queue.stores.limits import LimitedClaim
-from organism_flows.blocks.queue.stores.line_shares import ClaimLine, LineId
+from organism_flows.blocks.queue.stores.claiming.limits import LimitedClaim
+from organism_flows.blocks.queue.stores.claiming.line_shares import ClaimLine, LineId
 from organism_flows.blocks.queue.wire import Batch
 
 EARLIEST_TIMEOUT = 10.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from organism_flows.blocks.queue.stores.line_shares import ClaimLine, ClaimOrder
+from organism_flows.blocks.queue.stores.claiming.line_shares import ClaimLine, ClaimOrder
 
 TURNS_KEPT = 10_000
 """Most keys of a type whose last turn is remembered."""

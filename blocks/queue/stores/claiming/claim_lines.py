@@ -24,11 +24,15 @@ from organism_flows.blocks.queue.db.bisection import logger, one_line
 from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.db.session import Session
 from organism_flows.blocks.queue.db.sqlstates import verdict
-from organism_flows.blocks.queue.stores.earliest_first import EarliestFirst, Target, bound_by_deadlines
-from organism_flows.blocks.queue.stores.key_turns import KeyTurns
-from organism_flows.blocks.queue.stores.limits import ClaimRaced, Limits
-from organism_flows.blocks.queue.stores.line_pages import LinePages
-from organism_flows.blocks.queue.stores.line_shares import (
+from organism_flows.blocks.queue.stores.claiming.earliest_first import (
+    EarliestFirst,
+    Target,
+    bound_by_deadlines,
+)
+from organism_flows.blocks.queue.stores.claiming.key_turns import KeyTurns
+from organism_flows.blocks.queue.stores.claiming.limits import ClaimRaced, Limits
+from organism_flows.blocks.queue.stores.claiming.line_pages import LinePages
+from organism_flows.blocks.queue.stores.claiming.line_shares import (
     ClaimLine,
     ClaimOrder,
     LineId,

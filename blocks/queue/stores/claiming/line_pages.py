@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Any, TypeAlias
 
 from organism_flows.blocks.queue.db.database import Database
-from organism_flows.blocks.queue.stores.line_shares import LINES_LIMIT, ClaimLine, ClaimOrder
+from organism_flows.blocks.queue.stores.claiming.line_shares import LINES_LIMIT, ClaimLine, ClaimOrder
 
 Group: TypeAlias = tuple[str, int]
 """A type and priority."""
