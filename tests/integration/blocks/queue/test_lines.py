@@ -14,7 +14,7 @@ from hypothesis import given
 
 from organism_flows.blocks.queue import Batch, ClaimLines, NewTask, Queue
 from organism_flows.blocks.queue.db.statements import statement
-from organism_flows.blocks.queue.stores import claim_lines, line_pages
+from organism_flows.blocks.queue.stores.claiming import claim_lines, line_pages
 from organism_flows.blocks.queue.stores.claiming.line_shares import ClaimLine, LineShares
 from tests.support.clock import START, advance, set_clock
 from tests.support.sql import pool_of

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import Phase
 
 from organism_flows.blocks.queue import ClaimLines
-from organism_flows.blocks.queue.stores import claim_lines
+from organism_flows.blocks.queue.stores.claiming import claim_lines
 from organism_flows.blocks.queue.stores.claiming.line_shares import LineShares
 from tests.conftest import Databases
 from tests.support.queue.machine import run_machine

@@ -133,8 +133,8 @@ def test_as_long_is_observed_as_is_foreseen(ahead: int, window_s: float) -> None
 
 def test_what_runs_and_is_not_known_to_have_begun_is_neither_ahead_nor_slow() -> None:
     """Ten a second, each for two seconds: of the 40 that are held, 20 have begun, and none is known."""
-    began = [2 + n / 10 for n in range(500)]
-    wait = begin_of(LinePace(began, [300.0] * 500, 3600, 300.0, 0, False, held=40, took_s=2.0))
+    began = [2 + n / 10 for n in range(1000)]
+    wait = begin_of(LinePace(began, [300.0] * 1000, 3600, 300.0, 0, False, held=40, took_s=2.0))
     assert wait is not None
     assert wait.per_s == pytest.approx(10, rel=0.05)
     assert wait.latest_s is not None
