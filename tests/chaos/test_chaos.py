@@ -47,6 +47,7 @@ def chaos_stack(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack
     stack.run("up")
 
 
+@pytest.mark.soak
 async def test_every_task_is_settled_once_whatever_is_killed(chaos_stack: Stack, stack_queue: Queue) -> None:
     said: list[str] = []
     run = await Chaos(chaos_stack, stack_queue, PLAN, said.append)()

@@ -78,6 +78,7 @@ async def test_a_killed_replica_is_replaced_and_nobody_is_charged(run: Run) -> N
     assert causes <= {"replica_lost", "unavailable"}
 
 
+@pytest.mark.soak
 async def test_the_task_that_kills_its_replica_is_found_and_its_neighbours_complete(
     stack: Stack, stack_queue: Queue
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter as Count
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
@@ -153,15 +153,22 @@ async def _figures(queue: Queue) -> QueueFigures:
     lanes.update(lane.state for lane in await queue.reader.lanes())
     pauses = Count({"type": 0, "domain": 0})
     pauses.update(pause.kind for pause in await queue.operator.pauses())
+    depths = await queue.reader.depths()
     return QueueFigures(
-        _folded(await queue.reader.depths()),
+        _folded(depths),
         dict(lanes),
         dict(pauses),
         await read_limits(queue),
-        dict(list((await queue.health.late(at_most=LATE_READ)).items())[:TYPES_LIMIT]),
+        await _late(queue, [one.type for one in depths]),
         await queue.reader.lane_figures(),
         await queue.health.long_work(),
     )
+
+
+async def _late(queue: Queue, types: Iterable[str]) -> dict[str, int]:
+    """Return how many tasks are late by type, 0 included: an alert cannot see what is not there."""
+    late = dict.fromkeys(types, 0) | await queue.health.late(at_most=LATE_READ)
+    return dict(sorted(late.items(), key=lambda one: -one[1])[:TYPES_LIMIT])
 
 
 def _folded(depths: list[Depth]) -> list[Depth]:

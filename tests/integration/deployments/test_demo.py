@@ -45,6 +45,7 @@ def demo(home: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.soak
 def test_the_demo_does_what_it_says_and_leaves_nothing(home: Path) -> None:
     process = demo(home)
     out, err = process.communicate(timeout=PATIENCE)

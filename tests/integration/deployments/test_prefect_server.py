@@ -257,7 +257,8 @@ async def test_a_person_signs_in_once(server: Stack, name: str, tmp_path: Path) 
             " && document.activeElement.type === 'password'"
         )
         await page.type(shown["password"])
-        await page.until("document.body.innerText.includes('Flow Runs')")
+        # The dashboard of a server that has runs, or of one that has none yet.
+        await page.until("/Flow Runs|Run a task or flow to get started/.test(document.body.innerText)")
         for path, text in {"/v2/blocks": "Organism", "/blocks": "Organism", "/events": "Event Feed"}.items():
             await page.go(url + path)
             await page.until(f"document.body.innerText.includes({text!r})")

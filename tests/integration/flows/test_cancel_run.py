@@ -77,6 +77,7 @@ async def tasks(stack: Stack, stack_queue: Queue) -> Tasks:
     return tasks
 
 
+@pytest.mark.soak
 async def test_a_run_cancelled_from_the_ui_drains(worker: subprocess.Popen[bytes], tasks: Tasks) -> None:
     run = await start_run(lanes=2)
     await until(tasks.all_run)

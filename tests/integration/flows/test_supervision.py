@@ -73,8 +73,9 @@ async def test_a_frozen_lane_is_killed_and_replaced(stack: Stack, stack_queue: Q
     process = psutil.Process(frozen.pid)
     os.kill(frozen.pid, signal.SIGSTOP)
     since = time.monotonic()
-    # A lease of silence, the time to end by itself, and the 5 s after which Ray kills what does not answer.
-    await until(lambda: not process.is_running(), patience=LEASE_S + 5 + 5 + 10)
+    # A lease of silence, the time to end by itself, and the 5 s after which Ray kills what does not answer:
+    # 13 s where each process has a processor, and more than 23 s where two stacks share two.
+    await until(lambda: not process.is_running())
     print(f"frozen lane gone after {time.monotonic() - since:.1f} s")
     summary = await run.end()
     assert (summary["lanes"], summary["lanes_died"]) == (3, 1)
@@ -114,6 +115,7 @@ async def test_a_killed_lane_is_replaced_within_seconds(stack: Stack, stack_queu
     assert states["lane-2"].is_completed()
 
 
+@pytest.mark.soak
 async def test_an_outage_of_postgres_longer_than_the_lease_is_survived(
     stack: Stack, stack_queue: Queue
 ) -> None:

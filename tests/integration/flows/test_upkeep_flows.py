@@ -304,6 +304,7 @@ async def heard(run: UUID) -> None:
                 await asyncio.sleep(0.1)  # the server takes them in when it comes to it
 
 
+@pytest.mark.soak
 async def test_a_run_whose_process_died_has_crashed_when_its_heartbeats_have_stopped(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -201,6 +201,7 @@ async def test_it_leaves_when_its_schedule_is_turned_off(queue: Queue, deployed:
     assert str(state.message).endswith("its schedule was turned off")
 
 
+@pytest.mark.soak
 async def test_an_outage_of_postgres_is_a_failed_check_and_not_the_end(
     queue: Queue, deployed: Deployed, monkeypatch: pytest.MonkeyPatch, logged: list[str]
 ) -> None:
@@ -226,7 +227,7 @@ async def test_one_that_died_is_replaced_by_one_that_goes_on(queue: Queue, deplo
     assert other.state.type == StateType.SCHEDULED
 
 
-@pytest.mark.parametrize("why", ["once", "cancelled", "off"])
+@pytest.mark.parametrize("why", ["once", pytest.param("cancelled", marks=pytest.mark.soak), "off"])
 async def test_one_that_nobody_misses_is_not_replaced(queue: Queue, deployed: Deployed, why: str) -> None:
     dead = await deployed.begin(**({} if why == "once" else {"for_seconds": 60}))
     if why == "cancelled":

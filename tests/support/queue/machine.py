@@ -314,11 +314,13 @@ class QueueMachine(RuleBasedStateMachine):
         self.claim_all(lane)
         if settled and self.held:
             self.settle_as(*self.held[-1], ["completed"] * ENOUGH)
-        self.pass_time(seconds)
+        self.pass_time(max(seconds - REWIND_S - 1, 0))
         self.renew_as(lane)
         self.claim_all(lane)
 
     def claim_all(self, lane: str) -> None:
+        # What has come back behind the lane's cursors is found when they return.
+        self.pass_time(REWIND_S + 1)
         if self.oracle.leases.get(lane, self.oracle.now) > self.oracle.now:
             while self.claim_along(lane, look=True):
                 pass
@@ -337,6 +339,8 @@ class QueueMachine(RuleBasedStateMachine):
         """Some keys have work throughout, and claims are smaller than what there is."""
         self.wait(self.queue.operator.set_weight("a", weight))
         self.oracle.limits.weights["a"] = weight
+        # What is added right behind the lane's cursors is found when they return.
+        self.pass_time(REWIND_S + 1)
         lane = self.some_lane(data)
         for key in KEYS:
             self.add("t", [SHARED] * 6, key=key)

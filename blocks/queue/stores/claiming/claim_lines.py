@@ -204,7 +204,8 @@ class ClaimLines:
             wanted = self._wanted(limit, room, stream)
         self._found = False
         while wanted:
-            news = [line for line, _ in wanted if not line.exhausted]
+            news = any(not line.exhausted for line, _ in wanted)
+            limited = [line for line, _ in wanted if line.limited]
             # One task from one line at a time, to find out which one takes so long.
             wanted = wanted[:1] if self._most == 1 else wanted
             try:
@@ -219,10 +220,10 @@ class ClaimLines:
                     raise
                 batch = await self._take_singly(wanted)
             self._most = min(self._most * 2, CLAIM_LIMIT)
-            if len(batch) or not news:
+            if len(batch) or not (news or any(not line.limited for line in limited)):
                 return batch
             # Lines that were expected to hold more were empty. The lower lines of their types have their
-            # turn.
+            # turn, and those that a limit kept back for them.
             wanted = self._wanted(limit, room, stream)
         return Batch()
 

@@ -133,7 +133,7 @@ class LimitedClaim:
         costs = await self._next_costs(amounts) if amounts else {}
         allowed: dict[LineId, int] = {}
         # Lines that are expected to be empty come last: otherwise they would keep the room of the others.
-        for line, quota in sorted(self.wanted, key=lambda one: one[0].idle):
+        for line, quota in sorted(self.wanted, key=lambda one: one[0].idle and not one[0].limited):
             # One that is gone by now allows everything.
             buckets = [bucket for bucket in self._buckets[line.id] if bucket in rooms]
             budgets = [bucket for bucket in buckets if bucket in amounts]
@@ -148,10 +148,13 @@ class LimitedClaim:
                 self._reduced[line.id] = most
             if most > 0:
                 allowed[line.id] = most
+                line.limited = False
                 for bucket in buckets:
                     rooms[bucket] -= sum(estimates[:most]) if bucket in amounts else most
             else:
-                self.reached = line.exhausted = line.limited = True
+                # Of one that is expected to be empty, nothing more is known.
+                line.limited |= not line.idle
+                self.reached = line.exhausted = True
                 needs = {bucket: estimates[0] if bucket in amounts else 1.0 for bucket in buckets}
                 full = [next_s.get(b, NEVER) for b in buckets if rooms[b] + WHOLE < needs[b]]
                 self.next_s = min(self.next_s, max(full, default=NEVER))

@@ -369,7 +369,7 @@ CHOICES: dict[str, list[str | None]] = {
 async def test_any_older_table_is_adopted_or_refused_by_name(databases: Any) -> None:
     labels = ("queued", "RUNNING", "Completed", "failed")
     said = []
-    for seed in range(40):
+    for seed in range(12):
         chance = random.Random(seed)
         # Mostly the first choices, or nearly every table would be refused for something.
         chosen = {
@@ -395,7 +395,7 @@ async def test_any_older_table_is_adopted_or_refused_by_name(databases: Any) -> 
         if refusal:
             assert any(re.search(rf"\b{name}\b", refusal) for name in CHOICES if name.isidentifier()), refusal
         said.append(refusal)
-    assert 5 < said.count("") < 35, said
+    assert 1 < said.count("") < 11, said
 
 
 async def outcome(dsn: str, connection: Any, labels: tuple[str, ...]) -> str:

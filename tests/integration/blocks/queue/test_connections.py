@@ -248,7 +248,8 @@ async def test_backends_killed_at_random_under_load(database: str, seed: int) ->
             await asyncio.sleep(chance.uniform(0.01, 0.1))
             killed += await killer.fetchval(
                 "SELECT count(*) FROM (SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE "
-                "datname = current_database() AND pid <> pg_backend_pid() AND random() < 0.3) gone"
+                "datname = current_database() AND pid <> pg_backend_pid() "
+                "AND backend_type = 'client backend' AND random() < 0.3) gone"
             )
         await until(lambda: killer.fetchval("SELECT count(*) = 0 FROM tasks WHERE status <> 'completed'"))
         await killer.close()

@@ -33,7 +33,9 @@ def dsn(databases: Databases) -> str:
     return asyncio.run(create())
 
 
-@pytest.mark.parametrize(("limited", "histories"), [(False, 50), (True, 10)])
+@pytest.mark.parametrize(
+    ("limited", "histories"), [(False, 50), pytest.param(True, 100, marks=pytest.mark.soak)]
+)
 def test_queue_agrees_with_the_oracle(dsn: str, limited: bool, histories: int) -> None:
     run_machine(dsn, steps=30, limited=limited, max_examples=histories)
 

@@ -215,6 +215,7 @@ async def test_what_was_wrong_before_alerts_were_switched_on_is_delivered(
     assert (await watchdog(queue="before", dead_letters=2)).alerts == []
 
 
+@pytest.mark.soak
 async def test_crashes_a_silent_watchdog_and_a_failed_verify_are_delivered(
     stack_queue: Queue, block: str, receiver: Receiver
 ) -> None:

@@ -61,6 +61,7 @@ def organ(name: str, **more: Any) -> dict[str, Any]:
     return {"id": name, "task_types": [name], "handler": "evidence_handlers:leave_evidence", **more}
 
 
+@pytest.mark.soak
 async def test_organs_come_move_and_go_under_load(
     stack: Stack, stack_queue: Queue, deployed: Deployed
 ) -> None:
