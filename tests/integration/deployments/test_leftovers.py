@@ -29,6 +29,7 @@ async def leftovers(stack: Stack, *arguments: str, code: int) -> Any:
     return await asyncio.to_thread(stack.run, "leftovers", *arguments, code=code)
 
 
+@pytest.mark.soak
 async def test_detached_actors_and_stuck_rows_are_found_and_actors_ended(
     stack: Stack, stack_queue: Queue
 ) -> None:

@@ -294,7 +294,14 @@ async def as_before_there_were_roles(dsn: roles.Dsn) -> None:
     await ask(dsn("postgres", "organism"), "CREATE DATABASE organism")
 
 
-@pytest.mark.parametrize("killed_at", ["", "CREATE ROLE organism_stand_in", "ALTER ROLE organism RENAME"])
+@pytest.mark.parametrize(
+    "killed_at",
+    [
+        "",
+        pytest.param("CREATE ROLE organism_stand_in", marks=pytest.mark.soak),
+        pytest.param("ALTER ROLE organism RENAME", marks=pytest.mark.soak),
+    ],
+)
 def test_a_folder_of_before_keeps_its_tasks_and_loses_its_superuser(
     server: Server, killed_at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -213,6 +213,7 @@ async def test_a_run_decides_no_command_environment_or_folder() -> None:
     assert (await taken(ProcessWorker.get_default_base_job_template()))["command"] == "id", "without ours"
 
 
+@pytest.mark.soak
 async def test_a_pool_of_an_older_version_is_closed_and_refuses(server: Stack) -> None:
     async with get_client() as client:
         template = ProcessWorker.get_default_base_job_template()

@@ -58,6 +58,7 @@ async def complete(collector: Collector, trace: str, *names: str) -> dict[str, S
     return collector.of(trace)
 
 
+@pytest.mark.soak
 async def test_one_trace_from_http_to_settlement(traced: Stack, collector: Collector) -> None:
     kinds = ("loop", "thread", "process")
     made = {kind: ids() for kind in kinds}
@@ -117,6 +118,7 @@ async def test_one_trace_from_http_to_settlement(traced: Stack, collector: Colle
     assert made["loop"][0] in out
 
 
+@pytest.mark.soak
 async def test_the_trace_of_the_command_line_and_of_a_column(traced: Stack, collector: Collector) -> None:
     [by_command] = traced.run("submit", "traced.loop")["ids"]
     trace, _, traceparent = ids()

@@ -53,6 +53,7 @@ def test_a_file_that_says_nothing_carries_nothing(tmp_path: Path, content: bytes
 
 @pytest.mark.anyio
 @pytest.mark.stack
+@pytest.mark.soak
 async def test_they_are_turned_on_and_off_on_the_server(stack: Stack, tmp_path: Path) -> None:
     await asyncio.to_thread(stack.run, "deploy")
     file = database(

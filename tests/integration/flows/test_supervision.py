@@ -90,6 +90,7 @@ async def test_a_frozen_lane_is_killed_and_replaced(stack: Stack, stack_queue: Q
     assert await stack_queue.reader.lanes() == []
 
 
+@pytest.mark.soak
 async def test_a_killed_lane_is_replaced_within_seconds(stack: Stack, stack_queue: Queue) -> None:
     run = Run(stack, stack_queue)
     await run.begin(lanes=1)

@@ -150,6 +150,7 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Awaitable[None]]:
     return wait
 
 
+@pytest.mark.soak
 async def test_it_checks_again_and_again_until_a_younger_run_that_goes_on_has_begun(
     queue: Queue,
     deployed: Deployed,

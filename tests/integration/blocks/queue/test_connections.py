@@ -228,7 +228,7 @@ async def test_a_listener_that_is_left_as_its_connection_breaks_ends(
         assert not deadline.expired()
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.soak) for seed in (1, 2))])
 async def test_backends_killed_at_random_under_load(database: str, seed: int) -> None:
     chance = random.Random(seed)
     killed = 0

@@ -34,7 +34,7 @@ def dsn(databases: Databases) -> str:
 
 
 @pytest.mark.parametrize(
-    ("limited", "histories"), [(False, 50), pytest.param(True, 100, marks=pytest.mark.soak)]
+    ("limited", "histories"), [(False, 30), pytest.param(True, 100, marks=pytest.mark.soak)]
 )
 def test_queue_agrees_with_the_oracle(dsn: str, limited: bool, histories: int) -> None:
     run_machine(dsn, steps=30, limited=limited, max_examples=histories)

@@ -66,7 +66,8 @@ async def test_metrics_tell_what_the_queue_holds(gateway: Gateway, queue: Queue)
         ('q"uote\n', "queued"): 1, ("t", "running"): 1, ("t", "failed"): 1, ("later", "queued"): 1,
         ("not yet", "created"): 1, ("due", "queued"): 3, ("due", "completed"): 1,
     }  # fmt: skip
-    assert figures["organism_tasks_late"] == {("due",): 3}, "one in 10 s completes"
+    late = {labels: tasks for labels, tasks in figures["organism_tasks_late"].items() if tasks}
+    assert late == {("due",): 3}, "one in 10 s completes"
     oldest = figures["organism_oldest_task_seconds"]
     assert (oldest["t", "running"], oldest["t", "failed"], oldest["later", "queued"]) == (10, 10, 0)
     assert figures["organism_lanes"] == {("live",): 1, ("leaving",): 0, ("stopping",): 0, ("silent",): 0}

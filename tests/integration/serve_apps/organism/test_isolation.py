@@ -44,6 +44,7 @@ async def dispatch(stack: Stack, queue: Queue, evidence: Path, culprits: list[Ne
     return ids[10 : 10 + len(culprits)]
 
 
+@pytest.mark.soak
 async def test_what_goes_wrong_within_a_replica_is_charged_at_once(
     stack: Stack, stack_queue: Queue, evidence: Path
 ) -> None:
