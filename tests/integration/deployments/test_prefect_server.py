@@ -28,6 +28,7 @@ from websockets.typing import Subprotocol
 
 from docs.chromium import find_chromium, open_page
 from organism_flows.blocks.local_stack.stack_state import read_secret
+from organism_flows.blocks.prefect_blocks.organism import Organism
 from organism_flows.blocks.settings import Settings
 from organism_flows.deployments.stack import components, health
 from organism_flows.deployments.stack.addresses import plan
@@ -242,6 +243,7 @@ async def test_a_pool_of_an_older_version_is_closed_and_refuses(server: Stack) -
 @pytest.mark.skipif(not find_chromium(), reason="no Chromium on the PATH")
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
 async def test_a_person_signs_in_once(server: Stack, name: str, tmp_path: Path) -> None:
+    await Organism.ensure_registered()
     shown = server.run("ui")
     url = shown["url"].replace("127.0.0.1", name)
     async with open_page(find_chromium() or "") as page:
