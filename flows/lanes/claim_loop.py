@@ -11,6 +11,7 @@ from typing import Any
 
 from organism_flows.blocks.queue import Batch, Queue
 from organism_flows.blocks.queue.db.connection import TRANSIENT_ERRORS
+from organism_flows.blocks.queue.db.listener import Listener
 from organism_flows.flows.lanes.calls import Calls
 from organism_flows.flows.lanes.lease import RETRY_S
 from organism_flows.flows.lanes.summary import LaneSummary
@@ -50,7 +51,7 @@ class ClaimLoop:
         windows: The windows of the lane.
         summary: The counts of the lane.
         signals: The events of the lane.
-        wake: Event that ends a wait: there may be tasks to claim, or the lane leaves.
+        notified: Its event ends a wait: there may be tasks to claim, or the lane leaves.
         until_empty: End when no task runs, is ready or waits for another attempt.
         logger: Logger of the lane.
     """
@@ -62,7 +63,7 @@ class ClaimLoop:
         windows: Windows,
         summary: LaneSummary,
         signals: LaneSignals,
-        wake: asyncio.Event,
+        notified: Listener,
         *,
         until_empty: bool,
         logger: logging.Logger | logging.LoggerAdapter[Any],
@@ -72,10 +73,10 @@ class ClaimLoop:
         self._windows = windows
         self._summary = summary
         self._signals = signals
-        self._wake = wake
+        self._wake = notified.event
         self._until_empty = until_empty
         self._logger = logger
-        self._lines = queue.claims.lines(summary.lane)
+        self._lines = queue.claims.lines(summary.lane, heard=notified.heard)
         self._crowded = False
         """Some type with waiting tasks had no room in its window."""
         self._claimed_at = -GATHER_S

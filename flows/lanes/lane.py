@@ -123,7 +123,7 @@ class Lane:
             self._windows,
             self.summary,
             self.signals,
-            self._notified.event,
+            self._notified,
             until_empty=until_empty,
             logger=self._logger,
         )

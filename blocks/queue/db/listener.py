@@ -41,7 +41,12 @@ class Listener:
         self.asked = asyncio.Event()
         self.listening = asyncio.Event()
         """Set while the connection is up."""
+        self._ready = 0
         self._task: asyncio.Task[None] | None = None
+
+    def heard(self) -> int | None:
+        """Return how often tasks have become ready so far. `None` while that may go unnoticed."""
+        return self._ready if self.listening.is_set() else None
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._keep_listening(), name="organism-listener")
@@ -96,9 +101,11 @@ class Listener:
                 connection.terminate()
 
     def _hear(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
-        events = {"cancel": self.cancel, "stop": self.asked}
-        events.get(str(payload), self.event).set()
+        event = {"cancel": self.cancel, "stop": self.asked}.get(str(payload), self.event)
+        self._ready += event is self.event
+        event.set()
 
     def _set_all(self) -> None:
+        self._ready += 1
         for event in (self.event, self.cancel, self.asked):
             event.set()

@@ -30,9 +30,10 @@ STATEMENTS: dict[tuple[str, ...], str] = {
         queue_health remaining request_leave request_stop
     """,
     (LANE,): """
-        begun cancel_requests claim complete deliver_kept deregister earliest expiring_claimed forget_lanes
-        limit_charge limit_costs limit_lock limit_reconcile limit_spend lines next_in_line next_lines reap
-        reap_some reapable record_reports register reject release release_unanswered renew report restored
+        begun cancel_requests claim complete deliver_kept deregister earliest expiring_claimed
+        forget_lanes limit_charge limit_costs limit_lock limit_odd limit_reconcile limit_spend lines
+        next_in_line next_lines reap reap_some reapable record_reports register reject release
+        release_unanswered renew report restored
         settle snooze
     """,
     (OPERATOR,): """

@@ -18,6 +18,7 @@ from organism_flows.blocks.queue.models.operations import (
     Status,
 )
 from organism_flows.blocks.queue.stores.claiming.claim_lines import ClaimLines
+from organism_flows.blocks.queue.stores.claiming.line_pages import Heard, deaf
 from organism_flows.blocks.queue.wire import Batch, Outcomes, positions_of
 from organism_flows.blocks.snooze import Snooze
 
@@ -39,14 +40,17 @@ class Claims:
         self._backoff_base_s = backoff_base_s
         self._backoff_cap_s = backoff_cap_s
 
-    def lines(self, lane: str, *, clock: Callable[[], float] = time.monotonic) -> ClaimLines:
+    def lines(
+        self, lane: str, *, clock: Callable[[], float] = time.monotonic, heard: Heard = deaf
+    ) -> ClaimLines:
         """Return the lines of waiting tasks, for a lane that claims repeatedly.
 
         Args:
             lane: Id of the lane.
             clock: Returns seconds that only grow.
+            heard: Returns how often tasks have become ready, so that lines need not be read for each claim.
         """
-        return ClaimLines(self._database, lane, clock=clock)
+        return ClaimLines(self._database, lane, clock=clock, heard=heard)
 
     async def claim(self, lane: str, limit: int) -> Batch:
         """Claim up to ``limit`` due tasks, by priority, then due time. A lane without a lease gets none.

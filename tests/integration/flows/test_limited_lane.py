@@ -43,7 +43,7 @@ async def test_a_full_limit_is_not_polled_and_holds_up_nobody_else(
     asked: list[str] = []
 
     async def fetch(connection: asyncpg.Connection[Any], query: str, *arguments: Any, **options: Any) -> Any:
-        asked.extend(name for name in ("limit_room",) if query == statement(name).text)
+        asked.extend(name for name in ("limit_held",) if query == statement(name).text)
         return await whole(connection, query, *arguments, **options)
 
     whole = asyncpg.Connection.fetch

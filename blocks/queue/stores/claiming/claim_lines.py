@@ -31,7 +31,7 @@ from organism_flows.blocks.queue.stores.claiming.earliest_first import (
 )
 from organism_flows.blocks.queue.stores.claiming.key_turns import KeyTurns
 from organism_flows.blocks.queue.stores.claiming.limits import ClaimRaced, Limits
-from organism_flows.blocks.queue.stores.claiming.line_pages import LinePages
+from organism_flows.blocks.queue.stores.claiming.line_pages import Heard, LinePages, deaf
 from organism_flows.blocks.queue.stores.claiming.line_shares import (
     ClaimLine,
     ClaimOrder,
@@ -63,11 +63,11 @@ It holds however many dead index entries they read past, up to `SCAN_PAUSE_LIMIT
 SCAN_PAUSE_LIMIT_S = 60.0
 """Longest pause between two scans for lines, in seconds, whatever `SCAN_SHARE` demands."""
 KEEP_S = 60.0
-"""Seconds for which an empty line is still claimed from. The first claim then finds the next task of its
-type."""
-LATE_S = 2.0
-"""Longest time between the start of a transaction and its commit, in seconds, for its task to be found at
-once."""
+"""Seconds for which an empty line is still claimed from: the first claim finds its next task."""
+LATE = timedelta(seconds=2)
+"""Longest time from start to commit of a transaction whose tasks are found at once."""
+NO_ID = str(UUID(int=0))
+"""Before every id."""
 NEVER = float("inf")
 
 
@@ -83,9 +83,17 @@ class ClaimLines:
         database: The queue's database.
         lane: Id of the lane.
         clock: Returns seconds that only grow.
+        heard: Returns how often tasks have become ready. By default nobody tells.
     """
 
-    def __init__(self, database: Database, lane: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        database: Database,
+        lane: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        heard: Heard = deaf,
+    ) -> None:
         self._database = database
         self._lane = lane
         self._clock = clock
@@ -93,7 +101,7 @@ class ClaimLines:
         """Every line whose cursor is kept, those of earlier pages included."""
         self._lines: list[ClaimLine] = []
         """The lines to claim from, highest rank first."""
-        self._pages = LinePages(database)
+        self._pages = LinePages(database, clock, heard)
         self._shares = LineShares()
         self.turns = KeyTurns(clock)
         self._earliest = EarliestFirst()
@@ -104,11 +112,9 @@ class ClaimLines:
         """Duration of the last claim that began at the head of a line, in seconds."""
         self._found = False
         self._most = CLAIM_LIMIT
-        """Most tasks of the next claim. Smaller after a claim that timed out, for example because of enormous
-        params."""
+        """Most tasks of the next claim. Fewer after one that timed out, for example for enormous params."""
         self.stale = True
-        """True if something may have changed since the last scan: tasks were claimed, or the lane was woken.
-        """
+        """True if something may have changed since the last scan: tasks were claimed, or the lane woke."""
 
     def __iter__(self) -> Iterator[ClaimLine]:
         return iter(self._lines)
@@ -359,7 +365,7 @@ class ClaimLines:
             except Exception as again:
                 if verdict(again) != "value":
                     raise
-        line.after = (place["run_after"], place["id"])
+        line.after = (place["run_after"], str(place["id"]))
 
     def _advance(
         self,
@@ -370,23 +376,25 @@ class ClaimLines:
         *,
         cut: bool,
     ) -> None:
-        taken: dict[LineId, list[tuple[datetime, str]]] = {}
-        for line_id, moment, task_id in zip(lines, moments, batch.ids, strict=True):
-            taken.setdefault(line_id, []).append((moment, task_id))
+        taken = Counter(lines)
+        last_of: dict[LineId, tuple[datetime, str]] = {}
+        for line_id, place in zip(lines, zip(moments, batch.ids, strict=True), strict=True):
+            if line_id not in last_of or place > last_of[line_id]:
+                last_of[line_id] = place
         # The lines are read in order. If the limit cut the claim short, the last line found holds more.
         cut_line = next(reversed(taken)) if cut else None
+        now = self._clock()
         for line, quota in wanted:
-            places = taken.get(line.id)
-            if not places:
+            if line.id not in last_of:
                 continue
-            line.seen_at = self._clock()
-            moment, task_id = max(places)
+            line.seen_at = now
+            moment, task_id = last_of[line.id]
             moment = moment.replace(tzinfo=UTC)
-            if len(places) >= quota or line.id == cut_line:
+            if taken[line.id] >= quota or line.id == cut_line:
                 line.exhausted = False
-                last = (moment, UUID(task_id))
+                last = (moment, task_id)
             else:
-                last = (moment - timedelta(seconds=LATE_S), UUID(int=0))
+                last = (moment - LATE, NO_ID)
             line.after = max(line.after or last, last)
 
 

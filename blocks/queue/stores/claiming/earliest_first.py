@@ -28,7 +28,7 @@ class Target(NamedTuple):
 
     line: ClaimLine
     quota: int
-    after: Place | None
+    after: tuple[datetime, str] | None
 
 
 class EarliestFirst:
@@ -57,7 +57,7 @@ class EarliestFirst:
         for row in await self._read(claim.session, asked) if asked else ():
             line, _ = asked[row["line"]]
             # The place right before that of the task.
-            before = (row["run_after"], UUID(int=max(row["id"].int - 1, 0)))
+            before = (row["run_after"], str(UUID(int=max(row["id"].int - 1, 0))))
             found.setdefault(line.id, []).append(Target(line, 1, before))
             self._asked[str(row["id"])] = line.id, (row["expires_at"], row["id"])
         targets: list[Target] = []

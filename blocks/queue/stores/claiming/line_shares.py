@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple, TypeAlias
-from uuid import UUID
 
 LineId: TypeAlias = tuple[str, int, str, str]
 """Type, priority, domain and key. Domain and key are empty if the tasks have none."""
@@ -72,7 +71,7 @@ class ClaimLine:
     order: ClaimOrder = PLAIN
     raised: int = 0
     """How many priorities higher it counts, because its tasks have waited."""
-    after: tuple[datetime, UUID] | None = None
+    after: tuple[datetime, str] | None = None
     """Place after which the next claim begins. `None` means at the head. Index entries of claimed tasks stay
     until no snapshot can see them. A claim that begins after them is as cheap as the first."""
     exhausted: bool = False
@@ -89,6 +88,11 @@ class ClaimLine:
     """True if it has had its turn since it was read."""
     seen_at: float = 0.0
     """When it was last known to hold a task, by the clock of this process."""
+    id: LineId = field(init=False)
+    """What tells it from all others."""
+
+    def __post_init__(self) -> None:
+        self.id = (self.type, self.priority, self.domain, self.key)
 
     @property
     def idle(self) -> bool:
@@ -99,11 +103,6 @@ class ClaimLine:
     def rank(self) -> int:
         """Return the priority that it counts as."""
         return self.priority + self.raised
-
-    @property
-    def id(self) -> LineId:
-        """Return what tells the line from all others."""
-        return self.type, self.priority, self.domain, self.key
 
     @property
     def place(self) -> Place:

@@ -135,24 +135,68 @@ async def test_a_paused_domain_with_many_keys_is_passed_over(
     assert batch.domains == ["b", "b"]
 
 
-async def test_many_keys_cost_a_claim_no_more_statements(
-    queue: Queue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[str] = []
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The statements that claims have run, by name."""
+    names: list[str] = []
 
     async def fetch(pool: asyncpg.Pool[Any], query: str, *arguments: Any, **options: Any) -> Any:
-        asked.extend(name for name in ("claim", "lines", "next_lines") if query == statement(name).text)
+        names.extend(name for name in ("claim", "lines", "next_lines") if query == statement(name).text)
         return await whole(pool, query, *arguments, **options)
 
     whole = asyncpg.Pool.fetch
+    monkeypatch.setattr(asyncpg.Pool, "fetch", fetch)
+    return names
+
+
+async def add_many(queue: Queue, tasks: int, keys: int) -> None:
     await pool_of(queue).execute(
-        "INSERT INTO tasks (type, key) SELECT 't', 'k' || i % 5000 FROM generate_series(1, 10000) i"
+        "INSERT INTO tasks (type, key) SELECT 't', 'k' || i % $2::int FROM generate_series(1, $1::int) i",
+        tasks,
+        keys,
     )
+
+
+async def test_many_keys_cost_a_claim_no_more_statements(queue: Queue, asked: list[str]) -> None:
+    await add_many(queue, 10_000, 5000)
     lines = await lines_of_lane(queue)
     await lines.scan()
-    monkeypatch.setattr(asyncpg.Pool, "fetch", fetch)
+    asked.clear()
     assert len(await lines.claim(1000, lambda _: 1000)) >= 256
     assert asked == ["next_lines", "claim"]
+
+
+async def test_lines_are_read_once_for_many_rounds_until_tasks_become_ready(
+    queue: Queue, asked: list[str]
+) -> None:
+    await add_many(queue, 3000, 300)
+    await queue.leases.register("lane")
+    heard: list[int | None] = [0]
+    lines = queue.claims.lines("lane", clock=lambda: 0.0, heard=lambda: heard[0])
+    await lines.scan()
+    asked.clear()
+    claimed = await claim_until(queue, lines, 900)
+    assert asked.count("next_lines") == 1, asked
+    assert max(claimed.values()) - min(claimed.values()) <= 1, "keys share evenly all the same"
+    await add(queue, 2, keys=["a new one"])
+    heard[0] = 1
+    asked.clear()
+    assert (await claim_until(queue, lines, 900))["a new one"] == 2
+    assert asked.count("next_lines") in (1, 2)
+    heard[0] = None
+    asked.clear()
+    await claim_until(queue, lines, 600)
+    assert asked.count("next_lines") >= 2, "who hears of nothing has to look"
+
+
+async def claim_until(queue: Queue, lines: ClaimLines, tasks: int) -> Counter[str | None]:
+    """Claim at least so many tasks, 128 at a time, and return how many of each key."""
+    claimed: Counter[str | None] = Counter()
+    while claimed.total() < tasks:
+        batch = await lines.claim(128, lambda _: 128)
+        assert batch
+        claimed += await keys_of(queue, batch)
+    return claimed
 
 
 some_lines = st.lists(

@@ -120,7 +120,7 @@ BROKEN = {
 
 BROKEN_LIMITS = {
     "what runs is not counted": ("limit_held", "status = 'running'", "false"),
-    "what other keys run is counted": ("limit_held", "coalesce(key, '')", "'a'"),
+    "what other keys run is counted": ("limit_held", "coalesce(key, '')", "'a'::text"),
     "what other types run is counted": ("limit_held", "array_agg(type)", "array_agg('t'::text)"),
     "rates are not written": ("limit_spend", "left_over.level, :now", "9, :now"),
     "rates do not fill up again": ("limit_room", "::float8 * refill.per_s", "::float8 * 0"),
@@ -185,7 +185,7 @@ def cursors_go_too_far(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def cursors_leave_no_time_to_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claim_lines, "LATE_S", 0)
+    monkeypatch.setattr(claim_lines, "LATE", timedelta())
 
 
 def each_claim_begins_with_the_first_key(monkeypatch: pytest.MonkeyPatch) -> None:

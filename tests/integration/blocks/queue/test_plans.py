@@ -83,7 +83,7 @@ async def session(request: pytest.FixtureRequest, queue: Queue) -> AsyncIterator
 def claim_arguments(
     lines: list[tuple[str, int]],
     quota: int,
-    after: tuple[datetime, UUID] | None = None,
+    after: tuple[datetime, str] | None = None,
     lane: str = "lane",
 ) -> dict[str, Any]:
     """As a lane sends them."""
@@ -127,7 +127,7 @@ async def test_a_claim_that_finds_nothing_reads_nothing(
 ) -> None:
     lines, after = [("none", 0)], None
     if after_all:  # Only what is scheduled for later is left of them.
-        lines, after = ALL_LINES, (await session.fetchval("SELECT now()"), UUID(int=0))
+        lines, after = ALL_LINES, (await session.fetchval("SELECT now()"), str(UUID(int=0)))
     scans, buffers = await explain(session, "claim", **claim_arguments(lines, BATCH, after))
     assert sum(scan.rows for scan in scans) == 0
     assert buffers <= 10 + 6 * len(lines)

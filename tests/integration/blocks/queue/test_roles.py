@@ -58,8 +58,9 @@ ALSO = {
         to_cancel to_retry unheld weights
     """,
     OPERATOR: """
-        cancel_requests earliest expiring_claimed limit_charge limit_costs limit_lock limit_reconcile
-        limit_spend lines next_in_line next_lines reapable reject release release_unanswered restored
+        cancel_requests earliest expiring_claimed limit_charge limit_costs limit_lock limit_odd
+        limit_reconcile limit_spend lines next_in_line next_lines reapable reject release
+        release_unanswered restored
     """,
 }
 """Statements that a role is not for and can run all the same, because it reads or writes the same columns."""
