@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -20,6 +21,8 @@ BOOT_S = 10.0
 """Most seconds until the namespaces of a machine are made."""
 FOREIGN = ("ORGANISM_", "RAY_", "PREFECT_", "PG", "VIRTUAL_ENV")
 """Variables of the tests' own process that no machine inherits."""
+
+_networks = count()
 
 
 def possible() -> str | None:
@@ -53,7 +56,8 @@ class Network:
 @contextmanager
 def network() -> Iterator[Network]:
     """A network whose machines are gone with everything on them afterwards."""
-    net = Network(os.getpid() % 20_000)
+    # The kernel takes the devices of a killed machine away some time later: no network has the names of another.
+    net = Network(os.getpid() % 2000 * 10 + next(_networks) % 10)
     _run("ip", "link", "add", net.bridge, "type", "bridge")
     try:
         _run("ip", "address", "add", f"{net.address(254)}/24", "dev", net.bridge)
