@@ -56,7 +56,7 @@ class Network:
 @contextmanager
 def network() -> Iterator[Network]:
     """A network whose machines are gone with everything on them afterwards."""
-    # The kernel takes the devices of a killed machine away some time later: no network has the names of another.
+    # The kernel takes the devices of a killed machine away some time later.
     net = Network(os.getpid() % 2000 * 10 + next(_networks) % 10)
     _run("ip", "link", "add", net.bridge, "type", "bridge")
     try:
