@@ -27,6 +27,8 @@ class LaneSummary:
     """Outcomes refused because a newer claim holds the task."""
     calls: int = 0
     seconds: float = 0.0
+    node_drained: bool = False
+    """True if the lane left because Ray takes its node away."""
 
     def __str__(self) -> str:
         return (

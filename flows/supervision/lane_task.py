@@ -158,6 +158,7 @@ async def _leave_with_node(lane: Lane, logger: Any) -> None:
     left_s = await node_is_drained()
     # Half of a short time, so that handlers have some of it too.
     within_s = max(left_s - NODE_MARGIN_S, left_s / 2)
+    lane.summary.node_drained = True
     logger.info("%s leaves: Ray drains this node; handlers have %g s", lane.id, within_s)
     lane.leave(within_s)
 

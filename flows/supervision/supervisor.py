@@ -233,10 +233,13 @@ class Supervisor:
 
         It may hold its last tasks until the end of the node, and nobody would claim meanwhile.
         """
-        if row is None or row.leaving_at is None or row.stop_requested or number in self.replaced:
-            return
-        over = self._left_s() <= 0
-        if not (self.leaving or over) and self.replacements_left:
+        if row is not None and row.leaving_at is not None and not row.stop_requested:
+            self._replace(number)
+
+    def _replace(self, number: int) -> None:
+        """Start another lane in place of one that leaves, once."""
+        over = self.leaving or self._left_s() <= 0
+        if number not in self.replaced and not over and self.replacements_left:
             self.replacements_left -= 1
             self.replaced.add(number)
             self.missing.append(number)
@@ -307,6 +310,8 @@ class Supervisor:
             if end.summary:
                 self.summary.add(end.summary)
                 self.summary.settled_by_dead_lanes += seen.settled(without=end.summary.lane)
+                if end.summary.node_drained:  # at once: its row was not seen leaving
+                    self._replace(lane.number)
                 continue
             line = f"lane-{lane.number}: {end.error}"
             self.logger.error(line)

@@ -95,15 +95,20 @@ async def test_lanes_are_replaced_while_prefects_server_hangs(
     assert state.data.lanes == 4
 
 
-async def test_a_lane_that_leaves_with_its_node_is_replaced_before_it_has_ended(
-    queue: Queue, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No Prefect server answers, and lanes are looked at often."""
     monkeypatch.setattr(module, "get_run_logger", lambda: logging.getLogger("test"))
     monkeypatch.setattr(states, "get_run_logger", lambda: logging.getLogger("test"))
     monkeypatch.setattr(states, "PAGE_TIMEOUT_S", 0.2)
     monkeypatch.setattr(module, "PREFECT_WAIT_S", 0.2)
     monkeypatch.setattr(module, "CHECK_INTERVAL_S", 0.02)
     monkeypatch.setattr("prefect.client.orchestration.get_client", lambda: _Hanging())
+
+
+async def test_a_lane_that_leaves_with_its_node_is_replaced_before_it_has_ended(
+    queue: Queue, alone: None
+) -> None:
     await queue.leases.register("first", run="r", number=1)
     await queue.leases.renew("first", settled=0, figures={}, leaving=True)
     replaced = asyncio.Event()
@@ -120,6 +125,19 @@ async def test_a_lane_that_leaves_with_its_node_is_replaced_before_it_has_ended(
         replaced.set()
         return StubLane(number, LaneEnd(summary=LaneSummary(lane="the last")))
 
+    assert await lanes_of_run(queue, start_lane) == (2, 1)
+
+
+async def test_a_lane_that_has_left_its_node_by_the_next_look_is_replaced(queue: Queue, alone: None) -> None:
+    def start_lane(number: int, seconds: float | None) -> Any:
+        drained = number == 1
+        return StubLane(number, LaneEnd(summary=LaneSummary(lane=f"lane-{number}", node_drained=drained)))
+
+    assert await lanes_of_run(queue, start_lane) == (2, 0)
+
+
+async def lanes_of_run(queue: Queue, start_lane: Any) -> tuple[int, int]:
+    """How many lanes a run of one had, and how many of them died."""
     options = LaneOptions(
         run="r", batch_size=1, tasks_in_flight=1, until_empty=False, max_seconds=None, grace_s=1
     )
@@ -127,7 +145,7 @@ async def test_a_lane_that_leaves_with_its_node_is_replaced_before_it_has_ended(
         state = await Supervisor(queue, options, start_lane, 1, asyncio.Event(), stop_nothing).run()
     assert state.is_completed()
     assert isinstance(state.data, DispatchSummary)
-    assert (state.data.lanes, state.data.lanes_died) == (2, 1)
+    return state.data.lanes, state.data.lanes_died
 
 
 class _Hanging:
