@@ -25,6 +25,7 @@ def completed(batch: Batch) -> Outcomes:
         ["noop"] * n,
         [0.01] * n,
         [None] * n,
+        [None] * n,
     )
 
 

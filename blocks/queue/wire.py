@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 from organism_flows.blocks.task_report import Checkpoint, EndedWait, TaskReport
 
-WIRE_VERSION = 8
+WIRE_VERSION = 9
 """Version of the messages. It grows when a column changes meaning; a replica refuses a batch of another
 version."""
 
@@ -45,7 +45,9 @@ Cause: TypeAlias = Literal[
 HANDED_BACK: tuple[Cause, ...] = ("interrupted", "recalled", "replica_lost")
 """Causes that settle nothing: the task goes back to the queue."""
 
-OutcomeRow: TypeAlias = "tuple[int, Cause, str | None, str | None, str, str | None, float, float | None]"
+OutcomeRow: TypeAlias = (
+    "tuple[int, Cause, str | None, str | None, str, str | None, float, float | None, str | None]"
+)
 """Outcome of one task: the columns of `Outcomes`, in their order."""
 
 Policy: TypeAlias = "tuple[int | None, float | None, float | None]"
@@ -146,12 +148,15 @@ class Outcomes:
     elapsed_ms: list[float] = field(default_factory=list)
     spent: list[float | None] = field(default_factory=list)
     """Units that handlers have reported. `None` means that one reported none."""
+    versions: list[str | None] = field(default_factory=list)
+    """Versions of the handlers. `None` if not known."""
     waiting: bool = field(default=False, kw_only=True)
     """True if none of the remaining tasks is in a handler: they wait for their turn, or for a replica of
     their organ."""
-    begun: list[int] = field(default_factory=list, kw_only=True)
-    """Index of each task that a handler has begun with since the last report and that has not ended. Only
-    tasks that run for some seconds: the others end before they could be reported here."""
+    begun: dict[int, str | None] = field(default_factory=dict, kw_only=True)
+    """Tasks that a handler has begun with since the last report and that have not ended: the version of the
+    handler by the index of each. Only tasks that run for some seconds: the others end before they could be
+    reported here."""
     reports: list[TaskReport] = field(default_factory=list, kw_only=True)
     """What tasks have reported since the last message. It comes before the outcomes here."""
     timeout_s: float | None = field(default=None, kw_only=True)
@@ -162,9 +167,6 @@ class Outcomes:
     """Retry policy by organ id, for tasks that have none themselves or by their type."""
     logs: dict[int, str] = field(default_factory=dict, kw_only=True)
     """What handlers logged, by claim. Not a column: most tasks log nothing."""
-    versions: dict[int, str] = field(default_factory=dict, kw_only=True)
-    """Versions of handlers, by claim, of tasks that have begun, reported something or not completed. Not a
-    column: most tasks complete at once."""
     leaving: bool = field(default=False, kw_only=True)
     """True if the replica is being taken down. If it dies from now on, no task of it is to blame."""
 
@@ -186,6 +188,7 @@ class Outcomes:
         organ_id: str | None = None,
         elapsed_ms: float = 0.0,
         spent: float | None = None,
+        version: str | None = None,
     ) -> None:
         """Append one task's outcome."""
         self.positions.append(position)
@@ -196,6 +199,7 @@ class Outcomes:
         self.organ_ids.append(organ_id)
         self.elapsed_ms.append(elapsed_ms)
         self.spent.append(spent)
+        self.versions.append(version)
 
     def extend(self, other: Outcomes) -> None:
         """Append the outcomes of ``other``, with their positions."""
@@ -203,12 +207,11 @@ class Outcomes:
             getattr(self, name).extend(getattr(other, name))
         self.policies.update(other.policies)
         self.logs.update(other.logs)
-        self.versions.update(other.versions)
 
     def take(self, rows: Iterable[int]) -> Outcomes:
         """Return a new table of the given rows, in that order."""
         taken = _taken(self, OUTCOME_COLUMNS, rows)
-        return Outcomes(*taken, policies=self.policies, logs=self.logs, versions=self.versions)
+        return Outcomes(*taken, policies=self.policies, logs=self.logs)
 
     def to_wire(self) -> dict[str, Any]:
         return _packed(self, OUTCOME_COLUMNS)

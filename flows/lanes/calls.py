@@ -251,9 +251,7 @@ class Calls:
             call.leaving |= outcomes.leaving
             if outcomes.timeout_s is not None:
                 patience_s = 2 * outcomes.timeout_s + PATIENCE_S
-            if begun := call.unreported.intersection(outcomes.begun) - call.begun:
-                call.begun |= begun
-                await self._writer.begun(call.batch.take(begun), outcomes.versions)
+            await self._begin(call, call.unreported.intersection(outcomes.begun), outcomes)
             if outcomes.reports:
                 await self._record(call, outcomes)
             if len(outcomes):
@@ -264,14 +262,19 @@ class Calls:
             elif loop.time() - last_report > patience_s:
                 raise ReplicaLost(f"a replica reported nothing for {patience_s:g} s")
 
+    async def _begin(self, call: OpenCall, positions: set[int], outcomes: Outcomes) -> None:
+        """Write that handlers have begun with these tasks, unless it is written already."""
+        if begun := positions - call.begun:
+            call.begun |= begun
+            versions = {call.batch.claims[p]: outcomes.begun.get(p) for p in begun}
+            await self._writer.begun(call.batch.take(begun), versions)
+
     async def _record(self, call: OpenCall, outcomes: Outcomes) -> None:
         """Write what running tasks have reported, and answer those that wait for it."""
         batch = call.batch
         reports = [report for report in outcomes.reports if report.position in call.unreported]
-        if begun := {report.position for report in reports} - call.begun:
-            # A claim looks for checkpoints only of tasks that a handler is known to have begun.
-            call.begun |= begun
-            await self._writer.begun(batch.take(begun), outcomes.versions)
+        # A claim looks for checkpoints only of tasks that a handler is known to have begun.
+        await self._begin(call, {report.position for report in reports}, outcomes)
         recorded = await self._writer.record(batch, [call.with_numbers(report) for report in reports])
         answers: dict[int, Acknowledgement] = {}
         for report in reports:

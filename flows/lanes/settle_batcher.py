@@ -113,7 +113,7 @@ class SettleBatcher:
             await finished(self._release(len(batch), release))
             self._spans.released(batch, cause, started_ns)
 
-    async def begun(self, batch: Batch, versions: Mapping[int, str]) -> None:
+    async def begun(self, batch: Batch, versions: Mapping[int, str | None]) -> None:
         """Record that handlers have begun with the tasks of ``batch``.
 
         Raises:

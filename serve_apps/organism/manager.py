@@ -159,8 +159,7 @@ class OrganismManager:
                     if due or outcomes.reports or not len(outcomes):
                         begun_reported_at = now
                         begun |= newly_begun(work)
-                    outcomes.begun = list(begun)
-                    outcomes.versions |= {batch.claims[p]: version for p, version in begun.items() if version}
+                    outcomes.begun = begun
                     yield outcomes
             if self._calls.draining:
                 # Serve ends this replica after its last call: handlers that must stop have until then.

@@ -106,7 +106,7 @@ class ScriptedOrganism:
                             await self.messaged.wait()
                         outcomes.add(position, "cancelled", error="cancelled")
                     case "begin":  # a handler begins, and ends when it is let go
-                        yield Outcomes(begun=[position])
+                        yield Outcomes(begun={position: None})
                         await self.let_go.wait()
                         outcomes.add(position, "completed", result="{}")
                     case "wait":
@@ -118,7 +118,7 @@ class ScriptedOrganism:
                         else:
                             outcomes.add(position, "completed", result="{}")
                     case "deaf":  # its replica is being taken down: no message reaches it
-                        yield Outcomes(begun=[position])
+                        yield Outcomes(begun={position: None})
                         await asyncio.Event().wait()
                     case "interrupt":
                         first = self.runs[batch.ids[position]] == 1
@@ -136,7 +136,7 @@ class ScriptedOrganism:
                             await asyncio.sleep(0.01)
                             yield Outcomes()
                     case "taken down" if self.runs[batch.ids[position]] == 1:
-                        yield Outcomes(begun=[position], leaving=True)
+                        yield Outcomes(begun={position: None}, leaving=True)
                         raise ReplicaLost("the replica died")
                     case "taken down":
                         outcomes.add(position, "completed", result=str(batch.suspicions[position]))

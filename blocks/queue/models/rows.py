@@ -151,8 +151,8 @@ class TaskRow(Row):
     path: str | None
     elapsed_ms: float | None
     handler_version: str | None
-    """Version of the handler of its newest attempt. `None` means that it is not known: attempts that complete
-    within some seconds leave none."""
+    """Version of the handler of its newest attempt. `None` means that it is not known, or the attempt began a
+    moment ago."""
     created_at: Moment
     updated_at: datetime
     finished_at: datetime | None

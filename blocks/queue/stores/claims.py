@@ -63,7 +63,7 @@ class Claims:
             batch.extend(more)
         return batch
 
-    async def begun(self, batch: Batch, versions: Mapping[int, str] | None = None) -> None:
+    async def begun(self, batch: Batch, versions: Mapping[int, str | None] | None = None) -> None:
         """Record that handlers have begun with the tasks of ``batch``. Stale claims change nothing.
 
         Args:
@@ -165,13 +165,13 @@ class Claims:
             "logs": [outcomes.logs.get(batch.claims[p]) for p in outcomes.positions]
             if outcomes.logs
             else [None] * len(outcomes),
+            "versions": outcomes.versions,
         }
         if outcomes.causes[0] == "completed":
-            columns |= {name: _once(columns[name]) for name in ("paths", "organ_ids", "logs")}
+            columns |= {name: _once(columns[name]) for name in ("paths", "organ_ids", "logs", "versions")}
             rows = await session.fetch("complete", results=outcomes.results, **columns)
             return dict.fromkeys(rows[0][0] if rows else (), "completed")
         columns["errors"] = outcomes.errors
-        columns["versions"] = [outcomes.versions.get(claim) for claim in columns["claims"]]
         if outcomes.causes[0] == "snoozed":
             rows = await session.fetch(
                 "snooze",

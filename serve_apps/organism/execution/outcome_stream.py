@@ -41,9 +41,8 @@ class BatchCall:
         """Versions of the handlers that are about to begin, by the position of the task: reported at once."""
         self.left = len(batch)
         self._rows: list[OutcomeRow] = []
-        """Outcomes of the next chunk. Making columns of rows costs less than appending to eight columns."""
+        """Outcomes of the next chunk. Making columns of rows costs less than appending to nine columns."""
         self._logs: dict[int, str] = {}
-        self._versions: dict[int, str] = {}
         self._loop = asyncio.get_running_loop()
         self._reports: dict[int, TaskReport] = {}
         """What running tasks have reported since the last chunk, by position."""
@@ -62,11 +61,9 @@ class BatchCall:
     ) -> None:
         """Add the outcome of one task, and the version of its handler. Report each position only once."""
         cause, text, error, spent, log = result
-        self._rows.append((position, cause, text, error, path, organ_id, elapsed_ms, spent))
+        self._rows.append((position, cause, text, error, path, organ_id, elapsed_ms, spent, version))
         if log is not None:
             self._logs[self.batch.claims[position]] = log
-        if version is not None and cause != "completed":
-            self._versions[self.batch.claims[position]] = version
         self.left -= 1
         if len(self._rows) == 1:
             self._some.set()
@@ -108,12 +105,11 @@ class BatchCall:
                 reports, self._reports = self._reports, {}
             rows, self._rows = self._rows, []
             logs, self._logs = self._logs, {}
-            versions, self._versions = self._versions, {}
             self._some.clear()
             self._full.clear()
             for start in range(0, len(rows) or 1, CHUNK):
                 part = Outcomes.of(rows[start : start + CHUNK])
-                part.logs, part.versions = logs, versions
+                part.logs = logs
                 part.reports = [] if start else list(reports.values())
                 yield part
                 # While a generator does not let the loop run, what it has yielded does not leave.

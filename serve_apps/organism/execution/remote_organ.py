@@ -199,8 +199,8 @@ class RemoteOrgan(CoroutineRunner):
                 if not run.begun and (outcomes.begun or outcomes.reports or len(outcomes)):
                     run.begun, run.started = True, time.monotonic()
                 run.leaving |= outcomes.leaving
-                if outcomes.versions:
-                    run.version = self._version = next(iter(outcomes.versions.values()))
+                for version in (*outcomes.begun.values(), *outcomes.versions):
+                    run.version = self._version = version or self._version
                 for report in outcomes.reports:
                     if not (job := jobs[report.position]).reported:
                         job.call.report_running(report._replace(position=job.position))

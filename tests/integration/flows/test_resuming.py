@@ -89,6 +89,7 @@ async def test_a_crash_between_a_unit_and_its_checkpoint_repeats_that_unit_only(
     assert {unit: units.DONE[task_id, unit] for unit in range(6)} == {0: 1, 1: 1, 2: 1, 3: 2, 4: 1, 5: 1}
     task = await queue.get(task_id)
     assert (task.status, task.attempts, task.suspicion) == ("completed", 1, 0)
+    assert task.handler_version == "2026-11"
     [lost] = task.history
     assert (lost.cause, lost.handler_version, lost.resumed_step) == ("replica_lost", "2026-11", None)
     assert lost.reached_step == 3

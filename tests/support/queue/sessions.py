@@ -98,6 +98,7 @@ def completion(batch: Batch) -> dict[str, Any]:
         "organ_ids": [None] * n,
         "elapsed_ms": [0.0] * n,
         "logs": [None] * n,
+        "versions": [None] * n,
     }
 
 

@@ -114,6 +114,17 @@ async def test_lost_leases_end_only_a_task_that_gets_no_further(queue: Queue) ->
     assert death == 12 + 10, "ten deaths without getting further"
 
 
+@pytest.mark.parametrize("versions", [["new", "new"], ["new", "old"], ["new", None]])
+async def test_a_completed_task_says_what_ran_it(queue: Queue, versions: list[str | None]) -> None:
+    ids = await queue.submit([NewTask(type="t")] * 2)
+    await queue.leases.register("lane")
+    batch = await queue.claims.claim("lane", 2)
+    completed = outcomes_of(batch, "completed", result="1")
+    completed.versions = versions
+    await queue.claims.settle("lane", batch, completed)
+    assert {(await queue.get(str(one))).handler_version for one in ids} == set(versions)
+
+
 async def test_the_history_says_what_ran_each_attempt_and_how_far_it_got(queue: Queue) -> None:
     batch = await run(queue)
     await save(queue, batch, 2, "2")
@@ -125,7 +136,7 @@ async def test_the_history_says_what_ran_each_attempt_and_how_far_it_got(queue: 
     await queue.leases.reap()
     batch = await claim(queue, "another")
     failed = outcomes_of(batch, "failed", error="boom")
-    failed.versions[batch.claims[0]] = "newer"
+    failed.versions[0] = "newer"
     await queue.claims.settle("lane", batch, failed)
     task_id = batch.ids[0]
     await advance(queue, 600)

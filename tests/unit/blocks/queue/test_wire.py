@@ -21,6 +21,7 @@ ROWS = st.lists(
         st.sampled_from([None, "organ"]),
         st.sampled_from([0.0, 1.5]),
         st.sampled_from([None, 0.0, 2.0]),
+        st.sampled_from([None, "a release"]),
     ),
     max_size=6,
 )
