@@ -7,7 +7,7 @@ claim of tasks without limits does none of this.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -29,10 +29,14 @@ WHOLE = 1e-6
 """What a level may lack of a whole task: it is a sum of fractions."""
 COSTS_AT_ONCE = 500
 """Most tasks of a line whose estimates a claim reads."""
+ODD_KEYS = 256
+"""Most keys with amounts of their own, or closed, that a claim tells from the others."""
 CLOSURES_SHOWN = 1000
 """Most closures that are read."""
 Bucket: TypeAlias = tuple[str, str]
 """Name of a limit and key, empty where the limit is not by key: what one amount is for."""
+Running: TypeAlias = "defaultdict[str, Counter[str]]"
+"""How many of the tasks that lanes hold count, by limit and key."""
 Wanted: TypeAlias = "list[tuple[ClaimLine, int]]"
 """Lines to claim from, each with the most tasks to take."""
 
@@ -123,13 +127,12 @@ class LimitedClaim:
         next_s: dict[Bucket, float] = {}
         scopes = _scopes(locked)
         running = await _running(self.session, scopes)
-        odd = await self.session.fetch(
-            "limit_odd", names=names, keys=sorted({key for _, key in asked}), timeout=LIMIT_TIMEOUT
-        )
+        rows = await self.session.fetch("limit_odd", names=names, most=ODD_KEYS + 1, timeout=LIMIT_TIMEOUT)
+        odd = {tuple(row) for row in rows} if len(rows) <= ODD_KEYS else set(asked)
         # For most keys of a limit on what runs this is all. `limit_room` costs about 15 us for each.
         plain = {one["name"]: one["amount"] for one in locked if one["kind"] == "running"}
-        others = {bucket for bucket in asked if bucket[0] not in plain} | {tuple(row) for row in odd}
-        rooms |= {bucket: plain[bucket[0]] - running[bucket] for bucket in asked if bucket not in others}
+        others = odd.union(bucket for bucket in asked if bucket[0] not in plain)
+        rooms |= {(n, key): plain[n] - running[n][key] for n, key in asked if (n, key) not in others}
         for left in await _rooms(self.session, running, [bucket for bucket in asked if bucket in others]):
             bucket = (left.name, left.key)
             rooms[bucket] = left.room
@@ -291,28 +294,27 @@ def _scopes(limits: Iterable[Mapping[str, Any]]) -> dict[str, _Scope]:
     return {one["name"]: _Scope(one["kind"], one["types"], one["by_key"]) for one in limits}
 
 
-async def _running(session: Session, scopes: Mapping[str, _Scope]) -> Counter[Bucket]:
-    """Return how many of the tasks that lanes hold count for each bucket."""
-    counted: Counter[Bucket] = Counter()
+async def _running(session: Session, scopes: Mapping[str, _Scope]) -> Running:
+    """Return how many of the tasks that lanes hold count for each limit on what runs."""
+    counted: Running = defaultdict(Counter)
     scopes = {name: scope for name, scope in scopes.items() if scope.kind == "running"}
     if not scopes:
         return counted
-    held = await session.fetchrow("limit_held", timeout=LIMIT_TIMEOUT)
-    for (task_type, key), tasks in Counter(zip(held["types"], held["keys"], strict=True)).items():
-        for name, scope in scopes.items():
-            if not scope.types or task_type in scope.types:
-                counted[name, key if scope.by_key else ""] += tasks
+    types, keys = await session.fetchrow("limit_held", timeout=LIMIT_TIMEOUT)
+    for name, scope in scopes.items():
+        held = keys
+        if scope.types:
+            held = [key for kind, key in zip(types, keys, strict=True) if kind in scope.types]
+        counted[name] = Counter(held if scope.by_key else {"": len(held)})
     return counted
 
 
-async def _rooms(
-    session: Session, running: Mapping[Bucket, int], buckets: Sequence[Bucket]
-) -> list[LimitRoom]:
+async def _rooms(session: Session, running: Running, buckets: Sequence[Bucket]) -> list[LimitRoom]:
     """Return what is left for each of ``buckets``. A limit that is gone by now is left out.
 
     Args:
         session: What it runs on.
-        running: How many tasks run of each bucket, 0 of those that are not in it.
+        running: How many tasks run of each bucket.
         buckets: What is asked for.
     """
     if not buckets:
@@ -329,7 +331,7 @@ async def _rooms(
             key=row["key"],
             kind=row["kind"],
             amount=row["amount"],
-            room=row["room"] - (0 if row["opens_s"] is not None else running[row["name"], row["key"]]),
+            room=row["room"] - (0 if row["opens_s"] is not None else running[row["name"]][row["key"]]),
             level=row["level"],
             next_s=_next_s(row),
             needs=1.0,

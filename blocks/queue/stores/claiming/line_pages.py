@@ -22,8 +22,10 @@ Place: TypeAlias = tuple[str, str]
 """Domain and key of a line of a group."""
 PAGE_LINES = (16, LINES_LIMIT[1])
 """Fewest and most lines of a page; in between, as many as the claim may take tasks."""
-PAGES_READ = 4
-"""Pages whose lines are read at once."""
+PAGES_READ = 8
+"""Most pages whose lines are read at once."""
+LINES_READ = 4 * LINES_LIMIT[1]
+"""Most lines that are read at once."""
 KEPT_S = 1.0
 """Longest time for which lines that were read are used. Retries become due without a notification."""
 PAGE_TIMEOUT = 10.0
@@ -153,7 +155,7 @@ class LinePages:
     ) -> tuple[list[ClaimLine], list[ClaimLine]]:
         """Read the next lines, and those whose tasks are due first."""
         read_at, heard = self._clock(), self._heard()
-        most = size if heard is None else size * PAGES_READ
+        most = size if heard is None else max(size, min(size * PAGES_READ, LINES_READ))
         rows = await self._read(group, after, most)
         if after is not None and sum(row["walked"] for row in rows) < most:
             rows += await self._read(group, None, most)
