@@ -13,6 +13,8 @@ from organism_flows.flows.lanes.organism_protocol import OrganismCalls
 
 CLOSE_S = 5.0
 """Longest wait for messages that are still on their way when the lane ends, in seconds."""
+GATHER_S = 0.01
+"""Shortest time between two messages with answers, in seconds. Each costs the lane and every replica 1 ms."""
 
 
 class ReplicaMessages:
@@ -31,6 +33,9 @@ class ReplicaMessages:
         self._lane = lane
         self._logger = logger
         self._sending: set[asyncio.Task[None]] = set()
+        self._answers: dict[int, Acknowledgement] = {}
+        """Those that the next message will have."""
+        self._answered_at = float("-inf")
 
     def stop_runs(self, runs: Mapping[str, int]) -> None:
         """Stop handlers that run these tasks under the given claim, by id, or an older one."""
@@ -43,11 +48,22 @@ class ReplicaMessages:
 
     def acknowledge(self, answers: Mapping[int, Acknowledgement]) -> None:
         """Let handlers know what became of their reports, by the claims of their tasks."""
-        if answers:
+        if not self._answers.keys().isdisjoint(answers):
+            self._answer()  # one of two answers to a handler may be an error
+        if answers and not self._answers:
+            loop = asyncio.get_running_loop()
+            loop.call_at(max(self._answered_at + GATHER_S, loop.time()), self._answer)
+        self._answers.update(answers)
+
+    def _answer(self) -> None:
+        if self._answers:
+            answers, self._answers = self._answers, {}
+            self._answered_at = asyncio.get_running_loop().time()
             self._send(self._organism.acknowledge(answers))
 
     async def close(self) -> None:
         """Wait for the messages that are on their way, at most `CLOSE_S`."""
+        self._answer()
         if self._sending:
             _, late = await asyncio.wait(self._sending, timeout=CLOSE_S)
             for message in late:

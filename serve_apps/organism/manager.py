@@ -24,7 +24,7 @@ from organism_flows.serve_apps.organism.escalation.cusum import DriftValve, Valv
 from organism_flows.serve_apps.organism.escalation.drift import DriftMonitor, Path
 from organism_flows.serve_apps.organism.execution.job_runner import CANCELLED, LINGER_S, JobRunner
 from organism_flows.serve_apps.organism.execution.jobs import Job
-from organism_flows.serve_apps.organism.execution.open_calls import OpenCalls, Work, any_runs, newly_begun
+from organism_flows.serve_apps.organism.execution.open_calls import OpenCalls, Work, any_runs
 from organism_flows.serve_apps.organism.execution.outcome_stream import BatchCall
 from organism_flows.serve_apps.organism.execution.remote_organ import OrganClient, RemoteOrgan
 from organism_flows.serve_apps.organism.execution.router import NoOrgan
@@ -156,9 +156,11 @@ class OrganismManager:
                     begun, call.begun = call.begun, {}
                     now = time.monotonic()
                     due = now - begun_reported_at > BEGUN_REPORT_S - 0.1
-                    if due or outcomes.reports or not len(outcomes):
+                    if due or not (len(outcomes) or outcomes.reports):
                         begun_reported_at = now
-                        begun |= newly_begun(work)
+                        begun |= self._calls.newly_begun(call)
+                    elif outcomes.reports:
+                        begun |= self._calls.newly_begun(call, outcomes.reports)
                     outcomes.begun = begun
                     yield outcomes
             if self._calls.draining:

@@ -10,11 +10,12 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import chain
 from math import inf
 from typing import TypeAlias
 
 from organism_flows.blocks.queue.wire import Batch
-from organism_flows.blocks.task_report import Acknowledgement
+from organism_flows.blocks.task_report import Acknowledgement, TaskReport
 from organism_flows.serve_apps.organism.execution.job_runner import (
     CANCELLED_BEFORE,
     LINGER_S,
@@ -54,6 +55,8 @@ class OpenCalls:
         self._shared = shared
         self._work: dict[BatchCall, Work] = {}
         """Jobs by call and runner. A call without jobs has not been routed yet."""
+        self._by_claim: dict[BatchCall, dict[int, tuple[JobRunner, Job]]] = {}
+        """The same by the claims of the tasks, of calls of which a handler has reported something."""
         self._newest: dict[str, int] = {}
         """The newest claim of each task in these calls."""
         self._drain_limit_s = inf
@@ -89,6 +92,7 @@ class OpenCalls:
     def close(self, call: BatchCall) -> None:
         """Forget ``call``."""
         del self._work[call]
+        self._by_claim.pop(call, None)
         for task, claim in zip(call.batch.ids, call.batch.claims, strict=True):
             if self._newest.get(task) == claim:
                 del self._newest[task]
@@ -160,11 +164,42 @@ class OpenCalls:
 
     def acknowledge(self, answers: Mapping[int, Acknowledgement]) -> None:
         """Let the handlers of these claims know what became of their reports."""
-        for work in self:
-            for organ, jobs in work.items():
-                for job in jobs:
-                    if answer := answers.get(job.claim):
-                        organ.acknowledge(job, answer)
+        for call in self._work:
+            jobs = self._jobs_of(call)
+            for claim in jobs.keys() & answers.keys():
+                organ, job = jobs[claim]
+                organ.acknowledge(job, answers[claim])
+
+    def newly_begun(
+        self, call: BatchCall, reports: Iterable[TaskReport] | None = None
+    ) -> dict[int, str | None]:
+        """Return the positions of the tasks that handlers have begun with, each once, and their versions.
+
+        Args:
+            call: Call of the tasks.
+            reports: Look only at the tasks of these reports. `None`: at all of the call, which takes longer.
+        """
+        if reports is None:
+            jobs: Iterable[Job] = chain.from_iterable(self._work[call].values())
+        else:
+            known, claims = self._jobs_of(call), call.batch.claims
+            jobs = [known[claim][1] for report in reports if (claim := claims[report.position]) in known]
+        begun: dict[int, str | None] = {}
+        for job in jobs:
+            if job.running and job.run and not job.begin_reported:
+                job.begin_reported = True
+                begun[job.position] = job.run.version
+        return begun
+
+    def _jobs_of(self, call: BatchCall) -> dict[int, tuple[JobRunner, Job]]:
+        """Return the jobs of ``call``, and their runners, by the claims of their tasks."""
+        if call not in self._by_claim:
+            work = self._work[call]
+            jobs = {job.claim: (organ, job) for organ, some in work.items() for job in some}
+            if not jobs:
+                return {}
+            self._by_claim[call] = jobs
+        return self._by_claim[call]
 
     def recall(self, claims: Iterable[int], *, leaving: bool) -> None:
         """Report as ``recalled`` those of these tasks that no handler has begun with.
@@ -212,17 +247,6 @@ class OpenCalls:
             async with asyncio.timeout(STOPPING_S):
                 for event in ended:
                     await event.wait()
-
-
-def newly_begun(work: Work) -> dict[int, str | None]:
-    """Return the positions of the tasks that handlers have begun with, each only once, and their versions."""
-    begun: dict[int, str | None] = {}
-    for jobs in work.values():
-        for job in jobs:
-            if job.running and job.run and not job.begin_reported:
-                job.begin_reported = True
-                begun[job.position] = job.run.version
-    return begun
 
 
 def any_runs(work: Work) -> bool:

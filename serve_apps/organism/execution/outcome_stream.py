@@ -20,6 +20,9 @@ COALESCE_S = 0.025
 hundred tasks."""
 REPORT_S = 0.05
 """Longest time a report of a running task waits for others, in seconds. Each costs the task one write."""
+AWAITED_S = 0.02
+"""Shortest time between two messages with reports that handlers wait for, in seconds. A message costs this
+process and the lane about 1 ms each. One that comes after a longer pause leaves at once."""
 SIGN_OF_LIFE_S = 2.0
 """Longest silence, in seconds. Lanes take 30 s of silence for a dead replica."""
 
@@ -47,6 +50,10 @@ class BatchCall:
         self._reports: dict[int, TaskReport] = {}
         """What running tasks have reported since the last chunk, by position."""
         self._reports_lock = threading.Lock()
+        self._awaited = False
+        """True if one of them is waited for."""
+        self._reported_at = 0.0
+        """When the last message with reports left, by the loop's clock."""
         self._some = asyncio.Event()
         self._full = asyncio.Event()
 
@@ -83,16 +90,17 @@ class BatchCall:
     def report_running(self, report: TaskReport) -> None:
         """Add what a running task reports. It is safe in any thread."""
         with self._reports_lock:
-            first = not self._reports
+            news = not self._reports or (report.awaited and not self._awaited)
+            self._awaited |= report.awaited
             self._reports[report.position] = report.after(self._reports.get(report.position))
-        if first or report.awaited:
+        if news:
             with contextlib.suppress(RuntimeError):  # the loop is closed: the replica ends
                 self._loop.call_soon_threadsafe(self._announce, report.awaited)
 
     def _announce(self, awaited: bool) -> None:
         self._some.set()
         if awaited:
-            self._full.set()
+            self._loop.call_at(max(self._reported_at + AWAITED_S, self._loop.time()), self._full.set)
 
     async def chunks(self) -> AsyncGenerator[Outcomes, None]:
         """Yield chunks of outcomes until all are out. An empty one only shows that the replica lives."""
@@ -102,7 +110,9 @@ class BatchCall:
                 continue
             await happens(self._full, COALESCE_S if self._rows else REPORT_S)
             with self._reports_lock:
-                reports, self._reports = self._reports, {}
+                reports, self._reports, self._awaited = self._reports, {}, False
+            if reports:
+                self._reported_at = self._loop.time()
             rows, self._rows = self._rows, []
             logs, self._logs = self._logs, {}
             self._some.clear()
