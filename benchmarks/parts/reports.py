@@ -6,9 +6,11 @@ import asyncio
 import time
 from urllib.parse import urlsplit
 
+from benchmarks import costs
+from benchmarks.costs import Meter
 from benchmarks.figures import Figure, Result, Unmeasured, median, number, percentile, spread
 from benchmarks.options import Options
-from benchmarks.parts.drain import middle_costs, ours
+from benchmarks.parts.drain import ours
 from benchmarks.parts.gateway import running, use
 from benchmarks.stack import Stack, until
 from organism_flows.blocks.queue import Batch, Queue
@@ -23,9 +25,13 @@ TYPES = {
 }
 """Types of tasks, by what their handlers take or report."""
 AT_LEAST = {"a context that is not used": 0.95}
-LONG_TASKS = 2000
+LONG_TASKS = 1000
 """Tasks that run at once, each of which saves one state after the other and waits until it is durable."""
-CHECKPOINTS = 100_000
+ENDLESS = 10**9
+"""Units of each."""
+SAVING_S = 10.0
+AT_WORK = "SELECT count(*) >= $1 FROM task_checkpoints"
+SAVED = "SELECT sum(step)::bigint FROM task_checkpoints"
 READERS = 2000
 SECONDS = 30.0
 LANE = "benchmark"
@@ -66,28 +72,44 @@ async def measure(stack: Stack, options: Options) -> Result:
 
 
 async def durable(stack: Stack, options: Options) -> list[Figure]:
-    """Return how many checkpoints are durable a second if tasks wait for each of theirs, and their cost.
+    """Return how many checkpoints are durable a second while tasks wait for each of theirs, and their cost.
 
     No two of them share a write: a task has none on its way when it makes the next.
     """
-    units = options.tasks(CHECKPOINTS) // LONG_TASKS
-    runs = [
-        await ours(stack, LONG_TASKS, "bench.durable", {"units": units}) for _ in range(options.rounds(3))
-    ]
-    rates = [units * run["rate"] for run in runs]
-    used = {name: used / units for name, used in middle_costs(runs)["processor_us"].items()}
-    parts = sorted(used.items(), key=lambda item: -item[1])
+    rates: list[float] = []
+    used: list[dict[str, float]] = []
+    for _ in range(options.rounds(3)):
+        await stack.clear()
+        await stack.load(LONG_TASKS, "bench.durable", {"units": ENDLESS})
+        meter = Meter(stack, stack.state.dsn)
+        async with stack.dispatching() as process:
+            meter.watch(costs.FLOW, process.pid)
+            meter.watch(costs.LANE, *[row["pid"] for row in await stack.db.fetch("SELECT pid FROM lanes")])
+            await until(
+                lambda: stack.db.fetchval(AT_WORK, LONG_TASKS), f"{LONG_TASKS} tasks at work", process
+            )
+            before, began = await stack.db.fetchval(SAVED), time.monotonic()
+            await meter.begin()
+            await asyncio.sleep(options.seconds(SAVING_S))
+            meter.read_processes()
+            saved = await stack.db.fetchval(SAVED) - before
+            rates.append(saved / (time.monotonic() - began))
+        used.append((await meter.finish(saved))["processor_us"])
+        stack.say(f"{rates[-1]:,.0f} durable checkpoints/s, {sum(used[-1].values()):.0f} µs each")
+    await stack.clear()
+    costs_of = {name: median([one[name] for one in used]) for name in used[0]}
+    parts = sorted(costs_of.items(), key=lambda item: -item[1])
     return [
         Figure(
             f"reports: durable checkpoints, by {LONG_TASKS:,} tasks that wait for each of theirs",
             median(rates),
             "/s",
             at_least=10_000,
-            note=f"{spread(rates)}; {units} a task, with claims and settlements",
+            note=spread(rates),
         ),
         Figure(
             "reports: processor time of a durable checkpoint, all processes",
-            sum(used.values()),
+            sum(costs_of.values()),
             "µs",
             note=", ".join(f"{name} {number(each)}" for name, each in parts if each >= 0.1),
         ),
