@@ -91,6 +91,8 @@ class Meter:
     async def begin(self) -> None:
         """Read everything for the first time."""
         self._before = {name: used_by_tree(pid) for name, pid in self._trees.items()}
+        for group in self.groups.values():
+            group.first.clear()  # those that were watched before count from now on too
         self._read_groups()
         self._written = await written(self._dsn)
 
