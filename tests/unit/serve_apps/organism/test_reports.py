@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from contextlib import aclosing
+from contextvars import copy_context
 from typing import Any
 
 import pytest
 
 from organism_flows.blocks.errors import StreamFull
-from organism_flows.blocks.queue.wire import Outcomes
+from organism_flows.blocks.queue.wire import Batch, Outcomes
 from organism_flows.blocks.task_report import Acknowledgement, Checkpoint, Chunks, Progress, TaskReport
+from organism_flows.serve_apps.organism.execution import outcome_stream
 from organism_flows.serve_apps.organism.handler_api import emitted_chunks
 from organism_flows.serve_apps.organism.manager import OrganismManager
 from tests.support.organism import reporting
@@ -94,6 +97,26 @@ async def test_every_form_of_handler_saves_and_resumes(handler: str, processes: 
     again = restored(batch(("r", {"units": 7})), Checkpoint(5, "5"))
     assert (await reader.read(again)).results == {0: {"began": 5}}
     assert reader.reports[0][:3] == (0, 7, "7")
+
+
+async def test_reports_that_are_waited_for_share_messages_but_for_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(outcome_stream, "AWAITED_S", 1.0)
+    call = outcome_stream.BatchCall(Batch.from_wire(batch(*[("r", {})] * 4)), copy_context())
+    async with aclosing(call.chunks()) as chunks:
+
+        async def next_positions() -> list[int]:
+            return [report.position for report in (await anext(chunks)).reports]
+
+        async with asyncio.timeout(0.9):
+            call.report_running(TaskReport(0, awaited=True))
+            assert await next_positions() == [0]
+        later = asyncio.create_task(next_positions())
+        for position in (1, 2, 3):
+            call.report_running(TaskReport(position, awaited=True))
+            await asyncio.sleep(0.01)
+        assert await later == [1, 2, 3]
 
 
 @pytest.mark.parametrize("processes", [False, True])
