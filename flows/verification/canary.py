@@ -15,6 +15,11 @@ from organism_flows.flows.verification.thresholds import Thresholds
 
 POLL_S = 0.1
 TYPE = "health_check"
+UNSERVED = (
+    "say `include_builtin: true` in organism.yaml, or add an organ with `task_types: [health_check]` and "
+    "`handler: organism_flows.serve_apps.organism.handlers.basics:handle`"
+)
+"""What to do for an organism without the built-in organs."""
 PRIORITY = 1_000_000
 """Priority of the canary, before all other tasks.
 
@@ -59,5 +64,7 @@ async def check(queue: Queue, limits: Thresholds) -> list[Finding]:
         raise
     took = time.monotonic() - started
     if row.status != "completed":
-        return [failed("canary", f"task {task_id} {row.status}: {row.error}", "see organism: health")]
+        unserved = (row.error or "").startswith("no organ serves")
+        action = UNSERVED if unserved else "see organism: health"
+        return [failed("canary", f"task {task_id} {row.status}: {row.error}", action)]
     return [ok("canary", f"completed {took * 1000:.0f} ms after it was added")]

@@ -38,6 +38,7 @@ from organism_flows.flows.verification.thresholds import Thresholds
 from organism_flows.flows.verification.verification import Verification, markdown, run_check
 from tests.support.flows.running_lanes import running, submit
 from tests.support.gateway.running import running as running_gateway
+from tests.support.local_organism import LocalOrganism
 from tests.support.proxy import proxied
 from tests.support.scripted_organism import ScriptedOrganism
 from tests.support.sql import pool_of
@@ -174,6 +175,21 @@ async def test_the_canary_goes_through_a_lane(queue: Queue) -> None:
                 await asyncio.sleep(0.02)
         found = named(await canary.check(queue, Thresholds()))["canary"]
     assert (found.status, found.evidence.startswith("completed ")) == ("ok", True)
+
+
+async def test_a_canary_that_no_organ_serves_says_what_to_add(queue: Queue) -> None:
+    handler = "organism_flows.serve_apps.organism.handlers.basics:handle"
+    config = {
+        "organs": [{"id": "mine", "task_types": ["mine"], "handler": handler}],
+        "include_builtin": False,
+    }
+    async with running(Lane(queue, LocalOrganism(config))):
+        async with asyncio.timeout(30):
+            while not await queue.reader.lanes():
+                await asyncio.sleep(0.02)
+        found = named(await canary.check(queue, Thresholds()))["canary"]
+    assert (found.status, "no organ serves type 'health_check'" in found.evidence) == ("failed", True)
+    assert "include_builtin: true" in found.action
 
 
 async def test_a_canary_that_does_not_come_back_is_cancelled(queue: Queue) -> None:
