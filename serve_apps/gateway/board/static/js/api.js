@@ -1,7 +1,8 @@
 // Requests to the gateway's public API, and state that pages share.
 
+import { early, forgetEarly } from "./early.js";
 import { heardAt } from "./format.js";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
 
 export class Problem extends Error {
   constructor(status, body) {
@@ -22,12 +23,13 @@ export const onSignedOut = (action) => {
 async function request(method, path, body) {
   let answer;
   try {
-    answer = await fetch(base + path, {
+    const options = {
       method,
       headers: body === undefined ? {} : { "Content-Type": "application/json" },
       body: body === undefined ? undefined : JSON.stringify(body),
       credentials: "same-origin",
-    });
+    };
+    answer = await ((method === "GET" && early(path)) || fetch(base + path, options));
   } catch {
     throw new Problem(0, {
       title: "The gateway does not answer",
@@ -35,6 +37,7 @@ async function request(method, path, body) {
       next_step: "See `organism status` on its machine. This page tries again by itself.",
     });
   }
+  if (answer.status === 401) forgetEarly();
   heardAt(answer.headers.get("date"));
   const json = await answer.json().catch(() => ({}));
   if (answer.ok) return json;
@@ -65,7 +68,8 @@ export const post = (path, body) => request("POST", path, body);
 export function usePoll(ask, pause, inputs = []) {
   const [state, set] = useState({ data: null, error: null, loading: true });
   const again = useRef(() => {});
-  useEffect(() => {
+  // Before the next paint: `useEffect` waits for it, which takes a new page up to 0.1 s.
+  useLayoutEffect(() => {
     let timer;
     let over = false;
     let asking = false;

@@ -1,7 +1,7 @@
 // The frame around the pages: who is signed in, which page is shown, keys.
 
 import { render } from "preact";
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useState } from "preact/hooks";
 import { get, onSignedOut, place, post, remember, remembered } from "./api.js";
 import { AuditPage } from "./audit.js";
 import { FailuresPage } from "./failures.js";
@@ -39,7 +39,7 @@ function App() {
   const [keys, showKeys] = useState(false);
   const [theme, setTheme] = useTheme();
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     const moved = () => setHere(place());
     addEventListener("hashchange", moved);
     onSignedOut(() => setSession(null));
