@@ -207,7 +207,9 @@ class QueueMachine(RuleBasedStateMachine):
         self.add(kind, [0])
         self.claim_along(lane, look=True)
         self.add(kind, [0], delay=-late_s)
-        while self.claim_along(lane) and self.oracle.limits.limits:
+        # With limits, an empty line that is asked first may take the last room until the next look.
+        limited = bool(self.oracle.limits.limits)
+        while self.claim_along(lane, look=limited) and limited:
             pass  # what a limit does not let a line have is for the others in the next claim
         assert not self.oracle.left_behind(lane), "left behind what came late"
 
@@ -350,7 +352,10 @@ class QueueMachine(RuleBasedStateMachine):
             assert self.claim_along(lane, limit, look=look), "nothing is claimed of what there is room for"
             look = False
             for task_id in self.held[-1][1].ids:
-                taken[self.oracle.tasks[UUID(task_id)].key] += 1
+                task = self.oracle.tasks[UUID(task_id)]
+                # What a limit keeps a key from goes to lower priorities first, then to its neighbours.
+                if task.line[:2] == ("t", SHARED):
+                    taken[task.key] += 1
             self.oracle.limits.check_shares({key or "": tasks for key, tasks in taken.items()})
 
     def have_work(self, lane: str) -> bool:
