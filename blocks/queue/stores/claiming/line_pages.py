@@ -155,7 +155,10 @@ class LinePages:
     ) -> tuple[list[ClaimLine], list[ClaimLine]]:
         """Read the next lines, and those whose tasks are due first."""
         read_at, heard = self._clock(), self._heard()
-        most = size if heard is None else max(size, min(size * PAGES_READ, LINES_READ))
+        before = self._walks.get(group)
+        # While tasks keep becoming ready, what is read serves for one page.
+        quiet = heard is not None and before is not None and before.heard == heard
+        most = max(size, min(size * PAGES_READ, LINES_READ)) if quiet else size
         rows = await self._read(group, after, most)
         if after is not None and sum(row["walked"] for row in rows) < most:
             rows += await self._read(group, None, most)

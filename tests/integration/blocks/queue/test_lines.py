@@ -176,17 +176,17 @@ async def test_lines_are_read_once_for_many_rounds_until_tasks_become_ready(
     await lines.scan()
     asked.clear()
     claimed = await claim_until(queue, lines, 900)
-    assert asked.count("next_lines") == 1, asked
+    assert asked.count("next_lines") <= 3, asked
     assert max(claimed.values()) - min(claimed.values()) <= 1, "keys share evenly all the same"
     await add(queue, 2, keys=["a new one"])
     heard[0] = 1
     asked.clear()
     assert (await claim_until(queue, lines, 900))["a new one"] == 2
-    assert asked.count("next_lines") in (1, 2)
+    assert asked.count("next_lines") <= 4, asked
     heard[0] = None
     asked.clear()
     await claim_until(queue, lines, 600)
-    assert asked.count("next_lines") >= 2, "who hears of nothing has to look"
+    assert asked.count("next_lines") >= 5, "who hears of nothing has to look for each claim"
 
 
 async def claim_until(queue: Queue, lines: ClaimLines, tasks: int) -> Counter[str | None]:
