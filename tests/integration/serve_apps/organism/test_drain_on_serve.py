@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from itertools import count
@@ -14,7 +16,7 @@ import pytest
 from ray import serve
 from ray.serve.api import _run
 
-from organism_flows.blocks.errors import OrganismUnavailable
+from organism_flows.blocks.errors import OrganismUnavailable, ReplicaLost
 from organism_flows.blocks.organism_client import OrganismClient
 from organism_flows.blocks.prefect_blocks.organism import Organism
 from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster
@@ -75,6 +77,15 @@ async def outcome(client: OrganismClient, batch: Batch) -> Outcomes:
     return ended
 
 
+async def leaving_before_its_death(client: OrganismClient, batch: Batch) -> bool:
+    """Whether a replica that is killed had said before that it leaves: then no task of it is to blame."""
+    leaving = False
+    with pytest.raises(ReplicaLost):  # noqa: PT012
+        async for outcomes in client.call(batch):
+            leaving |= outcomes.leaving
+    return leaving
+
+
 async def test_a_replica_that_is_replaced_hands_back_and_is_not_lost(
     client: OrganismClient, tmp_path: Path
 ) -> None:
@@ -85,10 +96,12 @@ async def test_a_replica_that_is_replaced_hands_back_and_is_not_lost(
         for name, file in files.items()
         if name != "behind"
     }
-    await until(lambda: _in_flight(client, 2))
+    killed = asyncio.create_task(leaving_before_its_death(client, task("patient", tmp_path / "never")))
+    await until(lambda: _in_flight(client, 3))
     calls["behind"] = asyncio.create_task(outcome(client, task("brief", files["behind"])))
     await until(lambda: _waiting(client, 1))
-    before = (await client.health()).replica
+    health = await client.health()
+    before = health.replica
     await asyncio.to_thread(deployed)
     assert (await calls["behind"]).causes == ["recalled"], "no handler had begun with it"
     interrupted = await calls["brief"]
@@ -99,6 +112,9 @@ async def test_a_replica_that_is_replaced_hands_back_and_is_not_lost(
     assert not calls["patient"].done(), "its organ gives it a minute"
     files["patient"].touch()
     assert (await calls["patient"]).causes == ["completed"]
+    assert health.pid is not None
+    os.kill(health.pid, signal.SIGKILL)
+    assert await asyncio.wait_for(killed, 60), "it said so before it died"
 
 
 async def _in_flight(client: OrganismClient, number: int) -> bool:
