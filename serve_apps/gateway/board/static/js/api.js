@@ -1,6 +1,6 @@
 // Requests to the gateway's public API, and state that pages share.
 
-import { early, forgetEarly } from "./early.js";
+import { answered, early, forgetEarly } from "./early.js";
 import { heardAt } from "./format.js";
 import { useLayoutEffect, useRef, useState } from "preact/hooks";
 
@@ -21,15 +21,14 @@ export const onSignedOut = (action) => {
 };
 
 async function request(method, path, body) {
-  let answer;
+  let sent;
   try {
     const options = {
       method,
       headers: body === undefined ? {} : { "Content-Type": "application/json" },
       body: body === undefined ? undefined : JSON.stringify(body),
-      credentials: "same-origin",
     };
-    answer = await ((method === "GET" && early(path)) || fetch(base + path, options));
+    sent = await ((method === "GET" && early(path)) || answered(base + path, options));
   } catch {
     throw new Problem(0, {
       title: "The gateway does not answer",
@@ -37,9 +36,9 @@ async function request(method, path, body) {
       next_step: "See `organism status` on its machine. This page tries again by itself.",
     });
   }
+  const { answer, json } = sent;
   if (answer.status === 401) forgetEarly();
   heardAt(answer.headers.get("date"));
-  const json = await answer.json().catch(() => ({}));
   if (answer.ok) return json;
   const problem = new Problem(answer.status, json);
   if (answer.status === 401 && path !== "api/session") signedOut();

@@ -4,7 +4,13 @@ const base = document.baseURI.split("#")[0].replace(/[^/]*$/, "");
 const wanted = location.hash.startsWith("#sign-in=") ? [] : ["api/session"];
 if (wanted.length && ["", "#", "#/"].includes(location.hash)) wanted.push("api/overview");
 
-const asked = new Map(wanted.map((path) => [path, fetch(base + path, { credentials: "same-origin" })]));
+// An answer with what it holds, read to its end: whoever waits for it then goes on before the next paint.
+export async function answered(url, options) {
+  const answer = await fetch(url, { credentials: "same-origin", ...options });
+  return { answer, json: await answer.json().catch(() => ({})) };
+}
+
+const asked = new Map(wanted.map((path) => [path, answered(base + path)]));
 // Whoever takes an answer hears why there is none.
 for (const answer of asked.values()) answer.catch(() => {});
 
