@@ -2,17 +2,41 @@
 
 import { render } from "preact";
 import { useEffect, useLayoutEffect, useState } from "preact/hooks";
-import { get, onSignedOut, place, post, remember, remembered } from "./api.js";
-import { AuditPage } from "./audit.js";
-import { FailuresPage } from "./failures.js";
+import { get, onSignedOut, place, post, Problem, remember, remembered } from "./api.js";
 import { NowPage } from "./now.js";
 import { SignIn } from "./sign-in.js";
-import { SystemPage } from "./system.js";
-import { TaskPage } from "./task.js";
-import { TasksPage } from "./tasks.js";
-import { TypesPage } from "./types.js";
 import { Dialog, Heading, html, Loading, Toasts, Trouble } from "./ui.js";
 
+// Pages that are loaded when they are first wanted, or once the first page is shown: to compile all of them takes
+// longer than to show that one.
+const lazy = [];
+function later(load) {
+  let page;
+  const loaded = async () => {
+    page ??= await load();
+  };
+  lazy.push(loaded);
+  return (props) => {
+    const [error, setError] = useState(null);
+    const [shown, show] = useState(Boolean(page));
+    useLayoutEffect(() => {
+      if (page) return;
+      const why = { title: "This page could not be loaded", detail: "This page could not be loaded", next_step: "Reload it." };
+      loaded().then(() => show(true), () => setError(new Problem(0, why)));
+    }, []);
+    // A reader of the screen hears that it is there.
+    useEffect(() => shown && void document.querySelector("main h1")?.focus({ preventScroll: true }), [shown]);
+    if (error) return html`<${Trouble} error=${error} />`;
+    return page ? html`<${page} ...${props} />` : html`<${Loading} />`;
+  };
+}
+
+const AuditPage = later(async () => (await import("./audit.js")).AuditPage);
+const FailuresPage = later(async () => (await import("./failures.js")).FailuresPage);
+const SystemPage = later(async () => (await import("./system.js")).SystemPage);
+const TaskPage = later(async () => (await import("./task.js")).TaskPage);
+const TasksPage = later(async () => (await import("./tasks.js")).TasksPage);
+const TypesPage = later(async () => (await import("./types.js")).TypesPage);
 const PAGES = [
   { path: "", title: "Now", key: "n", page: NowPage },
   { path: "tasks", title: "Tasks", key: "t", page: TasksPage },
@@ -129,3 +153,4 @@ async function enter(setSession, setError) {
 }
 
 render(html`<${App} />`, document.getElementById("board"));
+setTimeout(() => lazy.forEach((load) => load().catch(() => {})), 1000);
