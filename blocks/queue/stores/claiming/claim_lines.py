@@ -39,6 +39,7 @@ from organism_flows.blocks.queue.stores.claiming.line_shares import (
     LineShares,
     Stream,
     by_rank,
+    by_type,
 )
 from organism_flows.blocks.queue.stores.reports import restore
 from organism_flows.blocks.queue.wire import Batch
@@ -69,11 +70,6 @@ LATE = timedelta(seconds=2)
 NO_ID = str(UUID(int=0))
 """Before every id."""
 NEVER = float("inf")
-
-
-def by_type(task_type: str, domain: str) -> Stream:
-    """Return the stream of a task where all tasks of a type share one room."""
-    return task_type
 
 
 class ClaimLines:

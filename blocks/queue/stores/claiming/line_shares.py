@@ -128,6 +128,11 @@ def by_rank(lines: Iterable[ClaimLine]) -> list[ClaimLine]:
     return sorted(lines, key=lambda line: -line.rank)
 
 
+def by_type(task_type: str, domain: str) -> Stream:
+    """Return the stream of a task where all tasks of a type share one room."""
+    return task_type
+
+
 class LineShares:
     """Shares claims out among lines, and remembers whose turn it is."""
 
