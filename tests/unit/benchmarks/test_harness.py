@@ -126,9 +126,10 @@ def test_every_system_that_drains_has_a_name_and_a_contract() -> None:
 
 def test_systems_with_limits_by_key_have_a_name_a_contract_and_ratios() -> None:
     assert {"ours", *fairness.PEERS} == set(record.KEYED)
-    each = {"alone_ms": [10.0], "beside_ms": [12.0], "free": [100.0], "limited": [95.0]}
+    each = {"alone_ms": [10.0], "beside_ms": [12.0], "free": [100.0], "wide": [95.0], "limited": [50.0]}
     used = {
         "free_us": [{"Postgres": 8.0, "lane": 1, "replica": 1}],
+        "wide_us": [{"Postgres": 9.0, "lane": 1, "replica": 1}],
         "limited_us": [{"Postgres": 9.0, "lane": 1, "replica": 1}],
     }
     figures = [f for name in record.KEYED for f in fairness.figures_of(name, each | used)]
