@@ -1,6 +1,6 @@
 // Requests to the gateway's public API, and state that pages share.
 
-import { answered, early, forgetEarly } from "./early.js";
+import { answered, base, early, forgetEarly } from "./early.js";
 import { heardAt } from "./format.js";
 import { useLayoutEffect, useRef, useState } from "preact/hooks";
 
@@ -13,7 +13,6 @@ export class Problem extends Error {
   }
 }
 
-const base = document.baseURI.split("#")[0].replace(/[^/]*$/, "");
 let signedOut = () => {};
 
 export const onSignedOut = (action) => {
