@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import httpx
 import pytest
 
 from organism_flows.blocks.queue import NewTask, Queue
@@ -17,34 +16,41 @@ from tests.support.sql import pool_of
 from tests.support.stack import Stack, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.stack, pytest.mark.chaos]
-TASKS = 1200
+DONE, HELD = 150, 600
 
 
 class Run:
-    """A dispatch run over tasks that leave evidence, some way into it."""
+    """A dispatch run whose first tasks are done, and whose others are in flight until it may end."""
 
     def __init__(self, stack: Stack, queue: Queue) -> None:
         self.stack = stack
         self.queue = queue
         self.evidence = stack.home / f"evidence-{uuid4().hex}"
         self.evidence.touch()
+        self.gate = stack.home / f"gate-{uuid4().hex}"
 
     async def begin(self, *, lanes: int = 2) -> None:
-        params = {"seconds": 0.05, "file": str(self.evidence)}
-        tasks = [NewTask(type="evidence", params=params) for _ in range(TASKS)]
-        self.ids = [str(i) for i in await self.queue.submit(tasks)]
+        params = {"seconds": 0.01, "file": str(self.evidence)}
+        done = [NewTask(type="evidence", params=params) for _ in range(DONE)]
+        held = [NewTask(type="evidence", params={**params, "until": str(self.gate)}) for _ in range(HELD)]
+        self.ids = [str(i) for i in await self.queue.submit(done + held)]
         self.process = self.stack.start("dispatch", "--until-empty", "--lanes", str(lanes), "--json")
-        await until(self.some_done)
-        assert (await self.queue.reader.counts())["completed"] < TASKS / 2, "too late to kill anything"
+        await until(self.held)
 
-    async def some_done(self) -> bool:
-        return (await self.queue.reader.counts())["completed"] > TASKS // 10
+    async def held(self) -> bool:
+        counts = await self.queue.reader.counts()
+        return counts["completed"] == DONE and counts["running"] > 0
 
     async def end(self) -> dict[str, Any]:
+        self.gate.touch()
         summary: dict[str, Any] = self.stack.finish(self.process)
         await check_history(self.queue, self.ids, self.evidence)
-        assert (await self.queue.reader.counts())["completed"] == TASKS
+        assert (await self.queue.reader.counts())["completed"] == DONE + HELD
         return summary
+
+    def replica(self) -> int:
+        """Process in which the last task ran."""
+        return int(self.evidence.read_text().split()[-1])
 
 
 @pytest.fixture
@@ -54,8 +60,9 @@ async def run(stack: Stack, stack_queue: Queue) -> Run:
 
 async def test_a_killed_lane_is_replaced_and_its_tasks_come_back(run: Run) -> None:
     await run.begin()
-    lanes = await run.queue.reader.lanes()
-    os.kill(lanes[0].pid, signal.SIGKILL)
+    holder = await pool_of(run.queue).fetchval("SELECT locked_by FROM tasks WHERE status = 'running' LIMIT 1")
+    [pid] = [lane.pid for lane in await run.queue.reader.lanes() if lane.id == holder]
+    os.kill(pid, signal.SIGKILL)
     summary = await run.end()
     assert summary["lanes_died"] == 1
     assert summary["lanes"] == 3
@@ -68,7 +75,7 @@ async def test_a_killed_lane_is_replaced_and_its_tasks_come_back(run: Run) -> No
 
 async def test_a_killed_replica_is_replaced_and_nobody_is_charged(run: Run) -> None:
     await run.begin()
-    os.kill(replica_pid(run.stack), signal.SIGKILL)
+    os.kill(run.replica(), signal.SIGKILL)
     await run.end()
     assert await pool_of(run.queue).fetchval("SELECT max(attempts) FROM tasks") == 1
     causes = {
@@ -100,11 +107,6 @@ async def test_the_task_that_kills_its_replica_is_found_and_its_neighbours_compl
         "SELECT status::text, attempts FROM tasks WHERE type = 'evidence'"
     )
     assert {(row["status"], row["attempts"]) for row in rest} == {("completed", 1)}
-
-
-def replica_pid(stack: Stack) -> int:
-    url = f"{stack.state.organism_url}/health"
-    return int(httpx.get(url, headers=stack.headers, trust_env=False).json()["pid"])
 
 
 async def test_terminated_is_not_failed(stack: Stack, stack_queue: Queue) -> None:

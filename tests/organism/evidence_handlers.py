@@ -12,8 +12,13 @@ from pathlib import Path
 
 
 async def leave_evidence(task):
-    """Take params.seconds, then write one line to params.file: which task ran, under which claim, where."""
+    """Write one line to params.file: which task ran, under which claim, where.
+
+    Before that, take params.seconds, and wait until the file params.until is there, if one is named.
+    """
     await asyncio.sleep(task["params"]["seconds"])
+    if "until" in task["params"]:
+        await wait(task)
     line = f"{task['task_id']} {task['claim']} {os.getpid()}\n"
     with Path(task["params"]["file"]).open("a") as file:
         file.write(line)

@@ -98,7 +98,6 @@ async def test_the_first_handler_runs(name: str, tmp_path: Path, monkeypatch: py
     page = Page(name)
     # The module of the other page has the same name.
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "handlers", raising=False)
     page.write(tmp_path, ("python", "handlers.py"), ("yaml", "organism.yaml"))
     manager = OrganismManager(load_config(tmp_path / "organism.yaml"))
     outcome = await run_batch(manager, batch(("shout", {"text": "hello"})))
