@@ -114,7 +114,7 @@ class Calls:
         self._failures_in_a_row = 0
         self.running: set[asyncio.Task[None]] = set()
         self.holding: set[int] = set()
-        """Claims whose tasks are in flight."""
+        """Claims whose tasks are neither settled nor handed back."""
         self.meter = CallMeter()
         self.organism_back = asyncio.Event()
         """Not set while no replica takes calls and it is too early to try again."""
@@ -208,7 +208,6 @@ class Calls:
             raise
         finally:
             self._open.discard(call)
-            self.holding.difference_update(batch.claims)
             self._make_room(call, call.unreported)
 
     async def _call(self, call: OpenCall) -> None:
@@ -361,6 +360,7 @@ class Calls:
             self._make_room(call, released)
 
     def _make_room(self, call: OpenCall, positions: Collection[int]) -> None:
+        self.holding.difference_update([call.batch.claims[p] for p in positions])
         self._windows.settled(call.record.stream, len(positions))
         self._on_room()
 

@@ -63,7 +63,8 @@ class LimitsOracle:
         for limit in self.limits.values():
             for key in {key for kind, key in claimed if self._is_on(limit, kind)}:
                 used = self._used(limit, key, now, running, seconds=limit.period_s or 0)
-                assert used <= limit.amount, f"{used} of {limit.amount} of {limit.name} for {key or 'no key'}"
+                amount = limit.exceptions.get(key, limit.amount)
+                assert used <= amount, f"{used} of {amount} of {limit.name} for {key or 'no key'}"
 
     def blocks(
         self, now: datetime, type: str, key: str, units: float, running: Counter[tuple[str, str]]
@@ -78,7 +79,7 @@ class LimitsOracle:
             used = self._used(limit, key, now, running, seconds=period_s)
             match limit.kind:
                 case "running":
-                    full = used >= limit.amount
+                    full = used >= limit.exceptions.get(key, limit.amount)
                 case "rate":
                     # It fills up again within the period, and has room for one of them sooner than that.
                     full = used > 0

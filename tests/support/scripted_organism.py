@@ -22,6 +22,7 @@ class ScriptedOrganism:
 
     - ``ok``, ``fail``, ``reject``: it ends so.
     - ``hang``: until ``let_go``; ``begin``: likewise, and it says that it begins.
+    - ``last``: the last of several in a call as ``hang``, the others as ``ok``.
     - ``wait``: for a handler, until it is recalled or let go.
     - ``long``: until it is cancelled; ``deaf``: no message reaches it.
     - ``interrupt``: the replica stops, the first time.
@@ -97,7 +98,9 @@ class ScriptedOrganism:
                         outcomes.add(position, "failed", error="ValueError: boom")
                     case "reject":
                         outcomes.add(position, "rejected", error="no organ")
-                    case "hang":
+                    case "last" if position < len(batch) - 1 or not position:
+                        outcomes.add(position, "completed", result="{}")
+                    case "hang" | "last":
                         await self.let_go.wait()
                         outcomes.add(position, "completed", result="{}")
                     case "long":  # until cancelled

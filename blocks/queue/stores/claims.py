@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import datetime
 from typing import Any
 
@@ -41,7 +41,12 @@ class Claims:
         self._backoff_cap_s = backoff_cap_s
 
     def lines(
-        self, lane: str, *, clock: Callable[[], float] = time.monotonic, heard: Heard = deaf
+        self,
+        lane: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        heard: Heard = deaf,
+        holding: Set[int] | None = None,
     ) -> ClaimLines:
         """Return the lines of waiting tasks, for a lane that claims repeatedly.
 
@@ -49,8 +54,10 @@ class Claims:
             lane: Id of the lane.
             clock: Returns seconds that only grow.
             heard: Returns how often tasks have become ready, so that lines need not be read for each claim.
+            holding: The claims of the lane whose tasks are not settled yet, as they are at any time, so that
+                limits need not read them. What is claimed must be in it before the next claim.
         """
-        return ClaimLines(self._database, lane, clock=clock, heard=heard)
+        return ClaimLines(self._database, lane, clock=clock, heard=heard, holding=holding)
 
     async def claim(self, lane: str, limit: int) -> Batch:
         """Claim up to ``limit`` due tasks, by priority, then due time. A lane without a lease gets none.

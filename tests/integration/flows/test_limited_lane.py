@@ -37,6 +37,20 @@ async def test_a_lane_fills_a_limit_again_as_soon_as_a_task_has_ended(
     assert max(len(call) for call in organism.calls) <= 3
 
 
+async def test_a_task_that_goes_on_counts_alone_once_the_others_of_its_call_have_ended(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("organism_flows.flows.lanes.windows.Window.call_size", lambda *_: 3)
+    await queue.operator.set_limit(Limit(name="few", kind="running", amount=3))
+    await submit(queue, *["last"] * 20)
+    organism = ScriptedOrganism()
+    lane = Lane(queue, organism)
+    async with running(lane):
+        await until_settled(lane, 18)
+        assert len(organism.calls[0]) == 3
+        organism.let_go.set()
+
+
 async def test_a_full_limit_is_not_polled_and_holds_up_nobody_else(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -29,12 +29,12 @@ from organism_flows.blocks.queue.stores.claiming.earliest_first import (
     Target,
     bound_by_deadlines,
 )
+from organism_flows.blocks.queue.stores.claiming.held import Held
 from organism_flows.blocks.queue.stores.claiming.key_turns import KeyTurns
 from organism_flows.blocks.queue.stores.claiming.limits import ClaimRaced, Limits
-from organism_flows.blocks.queue.stores.claiming.line_pages import Heard, LinePages, deaf
+from organism_flows.blocks.queue.stores.claiming.line_pages import Heard, LinePages, deaf, lines_of
 from organism_flows.blocks.queue.stores.claiming.line_shares import (
     ClaimLine,
-    ClaimOrder,
     LineId,
     LineShares,
     Stream,
@@ -44,7 +44,7 @@ from organism_flows.blocks.queue.stores.claiming.line_shares import (
 from organism_flows.blocks.queue.stores.reports import restore
 from organism_flows.blocks.queue.wire import Batch
 
-CLAIM_TIMEOUT = SCAN_TIMEOUT = 10.0
+CLAIM_TIMEOUT = 10.0
 CLAIM_LIMIT = 10_000
 """Most tasks of one claim."""
 LINES_AT_ONCE = 64
@@ -58,11 +58,10 @@ REWIND_S = 1.0
 """Seconds between two returns of the cursors to the heads of their lines: tasks may have returned there."""
 SCAN_PAUSE_S = 0.05
 """Shortest pause between two scans for lines, in seconds."""
-SCAN_SHARE = 20
-"""Upper bound, as 1/N, on the share of time spent on scans for lines and on claims from the heads of lines.
-It holds however many dead index entries they read past, up to `SCAN_PAUSE_LIMIT_S`."""
-SCAN_PAUSE_LIMIT_S = 60.0
-"""Longest pause between two scans for lines, in seconds, whatever `SCAN_SHARE` demands."""
+SCAN_SHARE, SCAN_PAUSE_LIMIT_S = 20, 60.0
+"""Upper bound, as 1/N, on the share of time spent on scans for lines and on claims from the heads of lines,
+however many dead index entries they read past; and the longest pause between two, in seconds, whatever that
+demands."""
 KEEP_S = 60.0
 """Seconds for which an empty line is still claimed from: the first claim finds its next task."""
 LATE = timedelta(seconds=2)
@@ -70,6 +69,7 @@ LATE = timedelta(seconds=2)
 NO_ID = str(UUID(int=0))
 """Before every id."""
 NEVER = float("inf")
+NO_QUOTA = 2**31
 
 
 class ClaimLines:
@@ -80,6 +80,7 @@ class ClaimLines:
         lane: Id of the lane.
         clock: Returns seconds that only grow.
         heard: Returns how often tasks have become ready. By default nobody tells.
+        holding: See `Held`.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class ClaimLines:
         *,
         clock: Callable[[], float] = time.monotonic,
         heard: Heard = deaf,
+        holding: Set[int] | None = None,
     ) -> None:
         self._database = database
         self._lane = lane
@@ -101,7 +103,8 @@ class ClaimLines:
         self._shares = LineShares()
         self.turns = KeyTurns(clock)
         self._earliest = EarliestFirst()
-        self.limits = Limits(database)
+        self._held = Held(lane, holding)
+        self.limits = Limits(database, self._held)
         self._looked_at = self._rewound_at = -NEVER
         self._scan_took_s: deque[float] = deque([0.0], maxlen=5)
         self._from_heads_took_s = 0.0
@@ -147,7 +150,7 @@ class ClaimLines:
         pause_s = max(REWIND_S, self._scan_cost_s, _pause_after(self._from_heads_took_s))
         rewind = started - self._rewound_at > pause_s
         await self.limits.read()
-        found = await lines_of(self._database)
+        found = await lines_of(self._database, LINES_AT_ONCE)
         now = self._looked_at = self._clock()
         self._scan_took_s.append(now - started)
         if rewind:
@@ -195,6 +198,7 @@ class ClaimLines:
             room: Returns the most tasks to take of a stream.
             stream: Returns the stream of a type and domain (empty if the task has none).
         """
+        self._held.forget_ended()
         if not self._lines or (self._found and self.age_s > max(REWIND_S, self._scan_cost_s)):
             await self.scan()
         limit = min(limit, self._most)
@@ -265,12 +269,12 @@ class ClaimLines:
 
     async def _take(self, limit: int, wanted: list[tuple[ClaimLine, int]]) -> Batch:
         try:
-            async with self.limits.claim(wanted) as claim:
+            async with self.limits.claim(wanted, self._shares.within) as claim:
                 if not claim.wanted:
                     return Batch()
                 targets = await self._earliest.targets(claim)
                 batch, lines, moments = await self._claim(claim.session, limit, targets)
-                claim.take(batch.ids, lines)
+                claim.take(batch, lines)
         except ClaimRaced:
             for line, _ in wanted:
                 line.exhausted = True
@@ -283,7 +287,11 @@ class ClaimLines:
             line.exhausted = len(batch) < limit and line.id not in early
         if batch:
             self._found = self.stale = True
-            along = [one for one in claim.wanted if one[0].id not in early]
+            along = [
+                (line, NO_QUOTA if line.id in claim.whole else quota)
+                for line, quota in claim.wanted
+                if line.id not in early
+            ]
             self._advance(along, batch, lines, moments, cut=len(batch) >= limit)
         return batch
 
@@ -397,14 +405,3 @@ class ClaimLines:
 def _pause_after(took_s: float) -> float:
     """Return the seconds to wait after something that took so long, so that it stays within `SCAN_SHARE`."""
     return min(SCAN_SHARE * took_s, SCAN_PAUSE_LIMIT_S)
-
-
-async def lines_of(database: Database) -> list[ClaimLine]:
-    """Return the lines of waiting tasks, highest rank first; of each group `LINES_AT_ONCE` at most."""
-    rows = await database.fetch("lines", at_once=LINES_AT_ONCE, timeout=SCAN_TIMEOUT)
-    lines = []
-    for row in rows:
-        line = ClaimLine(*row[: -len(ClaimOrder._fields)])
-        line.order = ClaimOrder(*row[-len(ClaimOrder._fields) :])
-        lines.append(line)
-    return by_rank(lines)

@@ -7,38 +7,31 @@ claim of tasks without limits does none of this.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
-from itertools import accumulate
-from math import floor
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import orjson
 
 from organism_flows.blocks.queue.db.database import Database
 from organism_flows.blocks.queue.db.session import Session
-from organism_flows.blocks.queue.models.limits import Closure, Limit, LimitKind, LimitRoom
-from organism_flows.blocks.queue.stores.claiming.line_shares import ClaimLine, LineId
+from organism_flows.blocks.queue.models.limits import Closure, Limit, LimitRoom
+from organism_flows.blocks.queue.stores.claiming.allowance import WHOLE, Allowance, Bucket, Share, Wanted
+from organism_flows.blocks.queue.stores.claiming.held import Held, Running, scopes_of
+from organism_flows.blocks.queue.stores.claiming.line_shares import LineId
+from organism_flows.blocks.queue.wire import Batch
 
 LIMIT_TIMEOUT = 10.0
 NEVER = float("inf")
-WHOLE = 1e-6
-"""What a level may lack of a whole task: it is a sum of fractions."""
 COSTS_AT_ONCE = 500
 """Most tasks of a line whose estimates a claim reads."""
 ODD_KEYS = 256
 """Most keys with amounts of their own, or closed, that a claim tells from the others."""
 CLOSURES_SHOWN = 1000
 """Most closures that are read."""
-Bucket: TypeAlias = tuple[str, str]
-"""Name of a limit and key, empty where the limit is not by key: what one amount is for."""
-Running: TypeAlias = "defaultdict[str, Counter[str]]"
-"""How many of the tasks that lanes hold count, by limit and key."""
-Wanted: TypeAlias = "list[tuple[ClaimLine, int]]"
-"""Lines to claim from, each with the most tasks to take."""
 
 
 class Limits:
@@ -46,10 +39,12 @@ class Limits:
 
     Args:
         database: The queue's database.
+        held: What lanes hold.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, held: Held) -> None:
         self._database = database
+        self._held = held
         self._limits: list[Limit] = []
         self.reached = False
         """True if a limit kept the last claim from taking more."""
@@ -61,7 +56,7 @@ class Limits:
         self._limits = await read_limits(self._database)
 
     @asynccontextmanager
-    async def claim(self, wanted: Wanted) -> AsyncIterator[LimitedClaim]:
+    async def claim(self, wanted: Wanted, share: Share) -> AsyncIterator[LimitedClaim]:
         """Yield what of ``wanted`` may be claimed. What is taken counts once the block has ended."""
         self.reached, self.next_s = False, NEVER
         buckets = (
@@ -70,11 +65,11 @@ class Limits:
             else {}
         )
         if not any(buckets.values()):
-            yield LimitedClaim(self._database, wanted, {})
+            yield LimitedClaim(self._database, wanted, buckets, self._held)
             return
         async with self._database.transaction(timeout=LIMIT_TIMEOUT) as session:
-            claim = LimitedClaim(session, wanted, buckets)
-            await claim.count()
+            claim = LimitedClaim(session, wanted, buckets, self._held)
+            await claim.count(share)
             yield claim
             await claim.spend()
         self.reached, self.next_s = claim.reached, claim.next_s
@@ -91,20 +86,26 @@ class LimitedClaim:
         session: What it runs on.
         wanted: Lines to claim from, each with the most tasks to take.
         buckets: What a task of each line counts against.
+        held: What lanes hold.
     """
 
-    def __init__(self, session: Session, wanted: Wanted, buckets: dict[LineId, list[Bucket]]) -> None:
+    def __init__(
+        self, session: Session, wanted: Wanted, buckets: dict[LineId, list[Bucket]], held: Held
+    ) -> None:
         self.session = session
         self.wanted = wanted
         self.reached = False
         self.next_s = NEVER
         self._buckets = buckets
+        self._held = held
         self._rates: dict[Bucket, float] = {}
         """Level of each rate."""
         self._budgets: dict[Bucket, float] = {}
         """Units that are left of each limit on cost."""
         self._costs: dict[str, float] = {}
         """Estimates of the tasks that may be claimed, by id, of lines with limits on cost."""
+        self.whole: set[LineId] = set()
+        """Of these, the lines without other due tasks than those of which there is an estimate."""
         self._now: datetime | None = None
         self._reduced: dict[LineId, int] = {}
         """Most tasks of each line of which a limit allows fewer than were wanted."""
@@ -117,16 +118,19 @@ class LimitedClaim:
         costly = self._budgets.keys()
         return {line for line, buckets in self._buckets.items() if not costly.isdisjoint(buckets)}
 
-    async def count(self) -> None:
-        """Reduce what is wanted to what the limits allow now."""
+    async def count(self, share: Share) -> None:
+        """Reduce what is wanted to what the limits allow now.
+
+        Args:
+            share: Shares out what several lines want, and what is not enough for all.
+        """
         asked = sorted({bucket for buckets in self._buckets.values() for bucket in buckets})
         names = sorted({name for name, _ in asked})
         locked = await self.session.fetch("limit_lock", names=names, timeout=LIMIT_TIMEOUT)
         rooms: dict[Bucket, float] = {}
         amounts: dict[Bucket, float] = {}
         next_s: dict[Bucket, float] = {}
-        scopes = _scopes(locked)
-        running = await _running(self.session, scopes)
+        running = await self._held.running(self.session, scopes_of(locked))
         rows = await self.session.fetch("limit_odd", names=names, most=ODD_KEYS + 1, timeout=LIMIT_TIMEOUT)
         odd = {tuple(row) for row in rows} if len(rows) <= ODD_KEYS else set(asked)
         # For most keys of a limit on what runs this is all. `limit_room` costs about 15 us for each.
@@ -143,37 +147,30 @@ class LimitedClaim:
             if left.next_s is not None:
                 next_s[bucket] = left.next_s
         costs = await self._next_costs(amounts) if amounts else {}
-        allowed: dict[LineId, int] = {}
-        # Lines that are expected to be empty come last: otherwise they would keep the room of the others.
-        for line, quota in sorted(self.wanted, key=lambda one: one[0].idle and not one[0].limited):
-            # One that is gone by now allows everything.
-            buckets = [bucket for bucket in self._buckets[line.id] if bucket in rooms]
-            most = quota
-            for bucket in buckets:
-                if rooms[bucket] < most and bucket not in amounts:
-                    most = floor(rooms[bucket] + WHOLE)
-            estimates: list[float] = []
-            if amounts and (budgets := [rooms[bucket] for bucket in buckets if bucket in amounts]):
-                estimates = costs.get(line.id, [])
-                if not estimates:
-                    line.exhausted = True
-                    continue
-                most = min(most, _affordable(estimates, min(budgets)))
-            if most < quota:
+        shared = {one["name"] for one in locked if not one["by_key"]}
+        allowance = Allowance(rooms, self._buckets, shared, amounts, costs)
+        allowed = allowance.share_out(self.wanted, share)
+        for line, quota in self.wanted:
+            known = allowance.known(line.id, quota)
+            if not known:
+                line.exhausted = True
+                continue
+            most = allowed[line.id]
+            if most < known:
                 self._reduced[line.id] = most
+                self.whole.discard(line.id)
             if most > 0:
-                allowed[line.id] = most
-                line.limited = False
-                for bucket in buckets:
-                    rooms[bucket] -= sum(estimates[:most]) if bucket in amounts else most
-            else:
-                # Of one that is expected to be empty, nothing more is known.
-                line.limited |= not line.idle
-                self.reached = line.exhausted = True
-                needs = {bucket: estimates[0] if bucket in amounts else 1.0 for bucket in buckets}
-                full = [next_s.get(b, NEVER) for b in buckets if rooms[b] + WHOLE < needs[b]]
-                self.next_s = min(self.next_s, max(full, default=NEVER))
-        self.wanted = [(line, allowed[line.id]) for line, _ in self.wanted if line.id in allowed]
+                line.limited = line.crowded_out = False
+                continue
+            short = allowance.short(line.id)
+            self.next_s = min(self.next_s, max((next_s.get(b, NEVER) for b in short), default=NEVER))
+            # Of one that is expected to be empty, nothing more is known. One whose own key has no room has
+            # had its turn.
+            line.limited |= not line.idle
+            line.crowded_out = not line.idle and any(name in shared for name, _ in short)
+            line.served &= not line.crowded_out
+            self.reached = line.exhausted = True
+        self.wanted = [(line, allowed[line.id]) for line, _ in self.wanted if allowed[line.id] > 0]
 
     async def _next_costs(self, amounts: dict[Bucket, float]) -> dict[LineId, list[float]]:
         """Return what the next tasks of each line with a limit on cost are expected to spend.
@@ -212,19 +209,21 @@ class LimitedClaim:
                 estimates.append(cost)
                 self._costs[str(task)] = cost
             found[line.id] = estimates
+            if len(row["ids"] or []) < asked[row["place"]][1]:
+                self.whole.add(line.id)
         return found
 
-    def take(self, ids: Iterable[str], lines: Iterable[LineId]) -> None:
-        """Record the id and the line of each task that was claimed.
+    def take(self, batch: Batch, lines: Sequence[LineId]) -> None:
+        """Record what was claimed, and the line of each task.
 
         Raises:
             ClaimRaced: They cost more than there is room for.
         """
         if not self._buckets:
             return
-        lines = list(lines)
+        self._held.add(batch.claims, lines)
         if self._budgets:
-            self._charge(ids, lines)
+            self._charge(batch.ids, lines)
         taken = Counter(lines)
         self.reached |= any(taken[line] >= most for line, most in self._reduced.items())
         for line, tasks in taken.items():
@@ -271,7 +270,8 @@ async def room_of(
     limits = await read_limits(session)
     buckets = _buckets(limits, task_type, key)
     names = {name for name, _ in buckets}
-    running = await _running(session, _scopes(dict(limit) for limit in limits if limit.name in names))
+    scopes = scopes_of(dict(limit) for limit in limits if limit.name in names)
+    running = await Held().running(session, scopes)
     rooms = await _rooms(session, running, buckets)
     if any(room.kind == "cost" for room in rooms):
         if cost is None:
@@ -280,33 +280,6 @@ async def room_of(
         needs = 1.0 if cost is None else cost
         rooms = [replace(room, needs=needs) if room.kind == "cost" else room for room in rooms]
     return rooms, await read_closures(session, task_type, key, buckets)
-
-
-class _Scope(NamedTuple):
-    """What counts against a limit."""
-
-    kind: LimitKind
-    types: list[str]
-    by_key: bool
-
-
-def _scopes(limits: Iterable[Mapping[str, Any]]) -> dict[str, _Scope]:
-    return {one["name"]: _Scope(one["kind"], one["types"], one["by_key"]) for one in limits}
-
-
-async def _running(session: Session, scopes: Mapping[str, _Scope]) -> Running:
-    """Return how many of the tasks that lanes hold count for each limit on what runs."""
-    counted: Running = defaultdict(Counter)
-    scopes = {name: scope for name, scope in scopes.items() if scope.kind == "running"}
-    if not scopes:
-        return counted
-    types, keys = await session.fetchrow("limit_held", timeout=LIMIT_TIMEOUT)
-    for name, scope in scopes.items():
-        held = keys
-        if scope.types:
-            held = [key for kind, key in zip(types, keys, strict=True) if kind in scope.types]
-        counted[name] = Counter(held if scope.by_key else {"": len(held)})
-    return counted
 
 
 async def _rooms(session: Session, running: Running, buckets: Sequence[Bucket]) -> list[LimitRoom]:
@@ -349,11 +322,6 @@ def _next_s(row: Any) -> float | None:
     if row["falls_s"] is not None:
         waits.append(row["falls_s"])
     return max(waits, default=None)
-
-
-def _affordable(costs: Sequence[float], room: float) -> int:
-    """Return how many of the first tasks fit into ``room`` together."""
-    return sum(total <= room + WHOLE for total in accumulate(costs))
 
 
 def _buckets(limits: Iterable[Limit], task_type: str, key: str) -> list[Bucket]:

@@ -14,7 +14,12 @@ from operator import attrgetter
 from typing import Any, TypeAlias
 
 from organism_flows.blocks.queue.db.database import Database
-from organism_flows.blocks.queue.stores.claiming.line_shares import LINES_LIMIT, ClaimLine, ClaimOrder
+from organism_flows.blocks.queue.stores.claiming.line_shares import (
+    LINES_LIMIT,
+    ClaimLine,
+    ClaimOrder,
+    by_rank,
+)
 
 Group: TypeAlias = tuple[str, int]
 """A type and priority."""
@@ -61,6 +66,17 @@ class _Page:
 
     def place_before(self, number: int) -> Place | None:
         return place_of(self.lines[number - 1]) if number else self.after
+
+
+async def lines_of(database: Database, at_once: int) -> list[ClaimLine]:
+    """Return the lines of waiting tasks, highest rank first; of each group ``at_once`` at most."""
+    rows = await database.fetch("lines", at_once=at_once, timeout=PAGE_TIMEOUT)
+    lines = []
+    for row in rows:
+        line = ClaimLine(*row[: -len(ClaimOrder._fields)])
+        line.order = ClaimOrder(*row[-len(ClaimOrder._fields) :])
+        lines.append(line)
+    return by_rank(lines)
 
 
 class LinePages:

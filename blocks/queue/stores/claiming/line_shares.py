@@ -9,6 +9,7 @@ cut short is the first in the next, for the rest of its turn.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -78,6 +79,8 @@ class ClaimLine:
     """True if the last claim found fewer tasks than it asked for."""
     limited: bool = False
     """True if a limit has allowed none of its tasks since the last scan."""
+    crowded_out: bool = False
+    """True if that was because others took what a limit had left for them together. It keeps its turn."""
     was_limited: bool = False
     """True if that was so before the last scan."""
     held: bool = False
@@ -96,8 +99,8 @@ class ClaimLine:
 
     @property
     def idle(self) -> bool:
-        """Return True if it is not expected to hold a due task now."""
-        return self.exhausted or self.due_s > 0
+        """Return True if it is not expected to hold a due task now, or none that its limits allow."""
+        return (self.exhausted and not self.crowded_out) or self.due_s > 0
 
     @property
     def rank(self) -> int:
@@ -133,6 +136,27 @@ def by_type(task_type: str, domain: str) -> Stream:
     return task_type
 
 
+class _Turn:
+    """The lines of one stream and rank in a claim, in the order of their turns."""
+
+    __slots__ = ("_owed", "denied", "last", "lines", "name")
+
+    def __init__(self, name: tuple[Stream, int], last: tuple[Place, int], lines: list[ClaimLine]) -> None:
+        self.name = name
+        self.last = last
+        """The line whose turn was last, and how many tasks are left of that turn."""
+        self.lines = lines
+        self.denied = False
+        """True if a line got less than it wants."""
+        self._owed = last
+
+    def begin(self, line: ClaimLine) -> int:
+        """Return how many tasks a line has in its next turn."""
+        place, owed = self._owed
+        self._owed = (FIRST, 0)
+        return owed if owed and line.place == place else line.weight
+
+
 class LineShares:
     """Shares claims out among lines, and remembers whose turn it is."""
 
@@ -140,6 +164,10 @@ class LineShares:
         self._claims = 0
         self._last: dict[tuple[Stream, int], tuple[Place, int]] = {}
         """The line whose turn was last, and how many tasks are left of that turn; by stream and rank."""
+        self._turns: list[_Turn] = []
+        """Of the last claim, by rank."""
+        self._granted: dict[Stream, int] = {}
+        """When a stream was last granted some of what was not enough for all: a number that grows."""
 
     def of_claim(
         self,
@@ -157,6 +185,7 @@ class LineShares:
             stream: Returns the stream of a type and domain. The lines of a stream share its room.
         """
         self._claims += 1
+        self._turns.clear()
         most = min(max(limit, LINES_LIMIT[0]), LINES_LIMIT[1])
         rooms: dict[Stream, int] = {}
         levels: list[dict[Stream, list[ClaimLine]]] = []
@@ -180,18 +209,71 @@ class LineShares:
                 if name in served:
                     continue
                 mine = by_stream[name]
-                wanted += self._of_stream(name, mine, rooms[name], max(most // streams, 1))
+                turn = (name, mine[0].rank)
+                before = self._last.get(turn, (FIRST, 0))
+                chosen = list(self._of_stream(name, mine, rooms[name], max(most // streams, 1)))
+                self._turns.append(_Turn(turn, before, [line for line, _ in chosen]))
+                wanted += chosen
                 # A lower line of the stream has its turn in two cases: when those above hold less than was
                 # asked for, or when the limit of the claim keeps their sum within the room.
-                if rooms[name] < limit and not all(line.idle for line in mine):
+                if rooms[name] < limit and not all(line.idle or line.limited for line in mine):
                     served.add(name)
         if len(wanted) > most:
             # Lines that held nothing are left out first: the next scan finds what has been added to them.
-            chosen = sorted(range(len(wanted)), key=lambda place: (wanted[place][0].idle, place))
-            for place in chosen[most:]:
+            places = sorted(range(len(wanted)), key=lambda place: (wanted[place][0].idle, place))
+            for place in places[most:]:
                 wanted[place][0].served = False
-            wanted = [wanted[place] for place in sorted(chosen[:most])]
+            wanted = [wanted[place] for place in sorted(places[:most])]
         return wanted
+
+    def within(
+        self, wanted: Sequence[tuple[ClaimLine, int]], take: Callable[[ClaimLine], bool]
+    ) -> dict[LineId, int]:
+        """Share out anew what was wanted last, because together it is more than limits allow.
+
+        The turns are the same. A line that gets none of what it wants keeps its turn for the next claim.
+
+        Args:
+            wanted: Of what `of_claim` returned last.
+            take: Takes one task of a line from what limits allow; False if they allow no more of it.
+
+        Returns:
+            How many tasks of each line were taken.
+        """
+        quotas = {line.id: quota for line, quota in wanted}
+        taken = dict.fromkeys(quotas, 0)
+        # Lines that are expected to be empty come last: otherwise they would keep the room of the others.
+        for idle in (False, True):
+            for _, level in groupby(self._turns, lambda turn: turn.name[1]):
+                waiting = {
+                    turn.name: (turn, deque(line for line in turn.lines if line.idle == idle))
+                    for turn in level
+                }
+                names = deque(sorted(waiting, key=lambda name: self._granted.get(name[0], 0)))
+                while names:
+                    turn, lines = waiting[names[0]]
+                    if not lines:
+                        names.popleft()
+                        continue
+                    line = lines.popleft()
+                    if line.id not in quotas:
+                        continue
+                    left = turn.begin(line)
+                    before = taken[line.id]
+                    while left and taken[line.id] < quotas[line.id] and take(line):
+                        taken[line.id] += 1
+                        left -= 1
+                    turn.denied |= taken[line.id] < quotas[line.id] and left > 0
+                    if taken[line.id] > before:
+                        turn.last = (line.place, left)
+                        self._granted[turn.name[0]] = max(self._granted.values(), default=0) + 1
+                        names.rotate(-1)
+                        if not left:
+                            lines.append(line)
+        for turn in self._turns:
+            if turn.denied:
+                self._last[turn.name] = turn.last
+        return taken
 
     def _of_stream(
         self, stream: Stream, lines: list[ClaimLine], room: int, most: int

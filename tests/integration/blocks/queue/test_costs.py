@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
@@ -43,6 +44,15 @@ async def done(queue: Queue, batch: Batch, spent: float | None = None, cause: An
 
 async def spent(queue: Queue) -> dict[str, float]:
     return (await queue.operator.limits())[0].spent
+
+
+async def test_what_comes_late_into_a_line_is_found_at_once(queue: Queue, lines: ClaimLines) -> None:
+    await queue.operator.set_limit(TOKENS)
+    [first] = await add(queue, 1)
+    assert (await claim(queue, lines)).ids == [first]
+    task = NewTask(type="t", cost=1, run_after=START - timedelta(seconds=1))
+    [late] = await queue.submit([task])
+    assert (await claim(queue, lines)).ids == [str(late)]
 
 
 async def test_no_more_is_charged_in_a_period_than_a_limit_allows(queue: Queue, lines: ClaimLines) -> None:

@@ -12,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from organism_flows.blocks.queue import Batch, ClaimLines, Limit, NewTask, Queue
+from organism_flows.blocks.queue.stores.claiming import claim_lines, line_pages
 from tests.support.clock import START, advance, set_clock
 from tests.support.queue.helpers import outcomes_of
 
@@ -76,6 +77,82 @@ async def test_limits_combine_and_the_narrowest_counts(queue: Queue, lines: Clai
     await queue.operator.set_limit(Limit(name="each", kind="running", by_key=True, amount=3))
     await add(queue, 9, keys=("a", "b"))
     assert sorted((await keys_of(queue, await claim(lines))).values()) == [2, 3]
+
+
+@pytest.mark.parametrize("limit", [2, 3, 100])
+async def test_keys_take_turns_with_what_a_limit_has_left_for_all(
+    queue: Queue, lines: ClaimLines, limit: int
+) -> None:
+    await queue.operator.set_limit(Limit(name="all", kind="running", amount=2))
+    await queue.operator.set_weight("b", 2)
+    await add(queue, 20, keys=tuple("abc"))
+    taken: Counter[str | None] = Counter()
+    for _ in range(12):
+        batch = await lines.claim(limit, lambda _: limit)
+        assert len(batch) == 2
+        taken += await keys_of(queue, batch)
+        assert not await lines.claim(limit, lambda _: limit), "it is full"
+        await done(queue, batch)
+    assert taken == {"a": 6, "b": 12, "c": 6}
+
+
+@pytest.mark.parametrize("in_vain", [0, 1, 2, 3])
+async def test_types_take_turns_with_what_a_limit_has_left_for_all(
+    queue: Queue, lines: ClaimLines, in_vain: int
+) -> None:
+    await queue.operator.set_limit(Limit(name="all", kind="running", amount=1))
+    for kind in "tuv":
+        await add(queue, 9, kind=kind)
+    taken: Counter[str] = Counter()
+    for _ in range(12):
+        batch = await lines.claim(100, lambda _: 100)
+        taken.update(batch.types)
+        for _ in range(in_vain):
+            assert not await lines.claim(100, lambda _: 100)
+        await done(queue, batch)
+    assert taken == {"t": 4, "u": 4, "v": 4}
+
+
+@pytest.mark.parametrize("in_vain", [0, 1, 2])
+async def test_keys_of_all_pages_take_turns_with_what_a_limit_has_left(
+    queue: Queue, lines: ClaimLines, monkeypatch: pytest.MonkeyPatch, in_vain: int
+) -> None:
+    monkeypatch.setattr(claim_lines, "LINES_AT_ONCE", 4)
+    monkeypatch.setattr(line_pages, "PAGE_LINES", (4, 4))
+    await queue.operator.set_limit(Limit(name="all", kind="running", amount=3))
+    keys = tuple("abcdefghijkl")
+    await add(queue, 4, keys=keys)
+    taken: Counter[str | None] = Counter()
+    for _ in range(12):
+        batch = await lines.claim(100, lambda _: 100)
+        assert len(batch) == 3
+        taken += await keys_of(queue, batch)
+        for _ in range(in_vain):
+            assert not await lines.claim(100, lambda _: 100)
+        await done(queue, batch)
+    assert taken == dict.fromkeys(keys, 3)
+
+
+async def test_a_lane_remembers_what_it_holds_and_reads_all_else(queue: Queue) -> None:
+    await queue.operator.set_limit(Limit(name="each", kind="running", by_key=True, amount=3))
+    await queue.leases.register("lane")
+    await queue.leases.register("other")
+    holding: set[int] = set()
+    lines = queue.claims.lines("lane", holding=holding)
+    await add(queue, 20, keys=("a", "b"))
+    [key] = await keys_of(queue, await queue.claims.claim("other", 1))
+    mine = Batch()
+    for _ in range(3):
+        mine.extend(more := await lines.claim(2, lambda _: 2))
+        holding.update(more.claims)
+    assert len(mine) == 5
+    assert (await keys_of(queue, mine))[key] == 2
+    assert not await lines.claim(9, lambda _: 9)
+    await done(queue, mine)
+    holding.clear()
+    # What it has not claimed itself, as before a limit was set, it does not remember.
+    holding.update((await queue.claims.claim("lane", 6)).claims)
+    assert not await lines.claim(9, lambda _: 9)
 
 
 async def test_a_line_that_has_become_empty_keeps_no_room_of_a_limit(queue: Queue, lines: ClaimLines) -> None:

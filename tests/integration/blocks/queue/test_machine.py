@@ -13,7 +13,9 @@ from hypothesis import Phase
 
 from organism_flows.blocks.queue import ClaimLines
 from organism_flows.blocks.queue.stores.claiming import claim_lines
-from organism_flows.blocks.queue.stores.claiming.line_shares import LineShares
+from organism_flows.blocks.queue.stores.claiming.allowance import Allowance, Share, Wanted
+from organism_flows.blocks.queue.stores.claiming.held import Held
+from organism_flows.blocks.queue.stores.claiming.line_shares import LineId, LineShares
 from tests.conftest import Databases
 from tests.support.queue.machine import run_machine
 from tests.support.sql import edit_statements
@@ -34,7 +36,7 @@ def dsn(databases: Databases) -> str:
 
 
 @pytest.mark.parametrize(
-    ("limited", "histories"), [(False, 30), pytest.param(True, 100, marks=pytest.mark.soak)]
+    ("limited", "histories"), [(False, 30), (True, 10), pytest.param(True, 300, marks=pytest.mark.soak)]
 )
 def test_queue_agrees_with_the_oracle(dsn: str, limited: bool, histories: int) -> None:
     run_machine(dsn, steps=30, limited=limited, max_examples=histories)
@@ -122,6 +124,11 @@ BROKEN_LIMITS = {
     "what runs is not counted": ("limit_held", "status = 'running'", "false"),
     "what other keys run is counted": ("limit_held", "coalesce(key, '')", "'a'::text"),
     "what other types run is counted": ("limit_held", "array_agg(type)", "array_agg('t'::text)"),
+    "amounts of single keys are ignored": (
+        "limit_odd",
+        "FROM limit_exceptions WHERE",
+        "FROM limit_exceptions WHERE false AND",
+    ),
     "rates are not written": ("limit_spend", "left_over.level, :now", "9, :now"),
     "rates do not fill up again": ("limit_room", "::float8 * refill.per_s", "::float8 * 0"),
     "what begins is not charged": ("limit_charge", "charge.units\nFROM", "0\nFROM"),
@@ -153,7 +160,6 @@ ALWAYS = {
     "reap charges the attempt",
     "renew revives a reaped lane",
     "what runs is not counted",
-    "what was spent counts for ever",
 }
 """The others are for `make soak`: the machine looks for some of them for up to two minutes."""
 
@@ -213,6 +219,37 @@ def test_a_lane_that_overlooks_tasks_is_noticed(
 ) -> None:
     lose(monkeypatch)
     assert_noticed(dsn)
+
+
+def what_the_lane_holds_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    forget = Held.forget_ended
+
+    def too_much(self: Held) -> None:
+        forget(self)
+        self._mine.clear()
+
+    monkeypatch.setattr(Held, "forget_ended", too_much)
+
+
+def the_first_line_takes_all_that_a_limit_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_order(self: Allowance, wanted: Wanted, share: Share) -> dict[LineId, int]:
+        return {line.id: sum(self._take_one(line) for _ in range(quota)) for line, quota in wanted}
+
+    monkeypatch.setattr(Allowance, "share_out", in_order)
+
+
+@pytest.mark.parametrize(
+    "err",
+    [
+        what_the_lane_holds_is_not_counted,
+        pytest.param(the_first_line_takes_all_that_a_limit_has_left, marks=pytest.mark.soak),
+    ],
+)
+def test_a_lane_that_counts_wrongly_is_noticed(
+    dsn: str, monkeypatch: pytest.MonkeyPatch, err: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    err(monkeypatch)
+    assert_noticed(dsn, limited=True)
 
 
 def assert_noticed(dsn: str, *, limited: bool = False) -> None:

@@ -26,7 +26,7 @@ from organism_flows.blocks.queue.db.roles import (
     PrivilegeMissing,
 )
 from organism_flows.blocks.queue.db.statements import SQL, statement
-from organism_flows.blocks.queue.stores.claiming.claim_lines import lines_of
+from organism_flows.blocks.queue.stores.claiming.line_pages import lines_of
 from organism_flows.blocks.queue.wire import Cause
 from organism_flows.blocks.settings import Settings
 from organism_flows.deployments.cli import main as cli
@@ -275,7 +275,7 @@ async def test_a_lane_does_the_work_of_dispatch_and_watchdog(
         # What runs and alerts show.
         assert (await lane.reader.outlook()).ready
         assert await lane.reader.remaining() == 5
-        assert {line.type for line in await lines_of(database_of(lane)) if line.due_s <= 0} == {"t"}
+        assert {line.type for line in await lines_of(database_of(lane), 64) if line.due_s <= 0} == {"t"}
         assert await lane.health.failures_since(START)
         assert [pause.name for pause in await lane.operator.pauses()] == ["not now"]
         assert await lane.reader.lanes() == []

@@ -1,0 +1,79 @@
+"""What lanes hold, as a claim under limits counts it.
+
+To read what a lane itself holds costs each of its claims as much as all else that limits do. So a lane
+remembers that, and reads what others hold.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Set
+from typing import Any, NamedTuple, TypeAlias
+
+from organism_flows.blocks.queue.db.session import Session
+from organism_flows.blocks.queue.models.limits import LimitKind
+from organism_flows.blocks.queue.stores.claiming.line_shares import LineId
+
+HELD_TIMEOUT = 10.0
+Running: TypeAlias = "defaultdict[str, Counter[str]]"
+"""How many of the tasks that lanes hold count, by limit and key."""
+
+
+class Scope(NamedTuple):
+    """What counts against a limit."""
+
+    kind: LimitKind
+    types: list[str]
+    by_key: bool
+
+
+def scopes_of(limits: Iterable[Mapping[str, Any]]) -> dict[str, Scope]:
+    """Return what counts against each of these limits, by name."""
+    return {one["name"]: Scope(one["kind"], one["types"], one["by_key"]) for one in limits}
+
+
+class Held:
+    """What lanes hold, as one of them knows it.
+
+    Args:
+        lane: Id of the lane.
+        holding: Its claims whose tasks are not settled yet, as they are at any time. By default that is not
+            known, and all is read.
+    """
+
+    def __init__(self, lane: str = "", holding: Set[int] | None = None) -> None:
+        self._lane = lane
+        self._holding = holding
+        self._mine: dict[int, LineId] = {}
+        self._known = False
+        """True if what the lane holds is all in `_mine`."""
+
+    def forget_ended(self) -> None:
+        """Forget what the lane holds no more. Call it when all that was claimed is in ``holding``."""
+        if self._holding is not None:
+            for claim in self._mine.keys() - self._holding:
+                del self._mine[claim]
+            self._known = len(self._mine) == len(self._holding)
+
+    def add(self, claims: Iterable[int], lines: Iterable[LineId]) -> None:
+        """Remember what the lane has claimed, and the line of each task."""
+        if self._holding is not None:
+            self._mine.update(zip(claims, lines, strict=True))
+
+    async def running(self, session: Session, scopes: Mapping[str, Scope]) -> Running:
+        """Return how many of the tasks that lanes hold count for each limit on what runs."""
+        counted: Running = defaultdict(Counter)
+        scopes = {name: scope for name, scope in scopes.items() if scope.kind == "running"}
+        if not scopes:
+            return counted
+        besides = self._lane if self._known else ""
+        types, keys = await session.fetchrow("limit_held", besides=besides, timeout=HELD_TIMEOUT)
+        if besides:
+            types += [line[0] for line in self._mine.values()]
+            keys += [line[3] for line in self._mine.values()]
+        for name, scope in scopes.items():
+            held = keys
+            if scope.types:
+                held = [key for kind, key in zip(types, keys, strict=True) if kind in scope.types]
+            counted[name] = Counter(held if scope.by_key else {"": len(held)})
+        return counted
