@@ -76,7 +76,11 @@ class ClaimLoop:
         self._wake = notified.event
         self._until_empty = until_empty
         self._logger = logger
-        self._lines = queue.claims.lines(summary.lane, heard=notified.heard, holding=calls.holding)
+        self._lines = queue.claims.lines(
+            summary.lane,
+            heard=notified.heard,
+            holding=lambda: None if self.unanswered else calls.holding,
+        )
         self._crowded = False
         """Some type with waiting tasks had no room in its window."""
         self._claimed_at = -GATHER_S

@@ -152,6 +152,10 @@ class Oracle:
         """What lanes hold, by type and key."""
         return Counter((t.type, t.key or "") for t in self.tasks.values() if t.status == "running")
 
+    def holding(self, lane: str) -> set[int]:
+        """The claims of a lane whose tasks run."""
+        return {task.claim for task in self.tasks.values() if task.status == "running" and task.lane == lane}
+
     def left_behind(self, lane: str) -> list[Task]:
         """What a lane may claim, is the first of its line, and waits for no limit."""
         running = self.running()

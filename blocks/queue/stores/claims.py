@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +18,7 @@ from organism_flows.blocks.queue.models.operations import (
     Status,
 )
 from organism_flows.blocks.queue.stores.claiming.claim_lines import ClaimLines
+from organism_flows.blocks.queue.stores.claiming.held import Holding, unknown
 from organism_flows.blocks.queue.stores.claiming.line_pages import Heard, deaf
 from organism_flows.blocks.queue.wire import Batch, Outcomes, positions_of
 from organism_flows.blocks.snooze import Snooze
@@ -46,7 +47,7 @@ class Claims:
         *,
         clock: Callable[[], float] = time.monotonic,
         heard: Heard = deaf,
-        holding: Set[int] | None = None,
+        holding: Holding = unknown,
     ) -> ClaimLines:
         """Return the lines of waiting tasks, for a lane that claims repeatedly.
 
@@ -54,8 +55,8 @@ class Claims:
             lane: Id of the lane.
             clock: Returns seconds that only grow.
             heard: Returns how often tasks have become ready, so that lines need not be read for each claim.
-            holding: The claims of the lane whose tasks are not settled yet, as they are at any time, so that
-                limits need not read them. What is claimed must be in it before the next claim.
+            holding: Returns what the lane holds, so that limits need not read it. What is claimed must be in
+                it before the next claim.
         """
         return ClaimLines(self._database, lane, clock=clock, heard=heard, holding=holding)
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Iterator, Sequence, Set
+from collections.abc import Awaitable, Sequence
 from datetime import timedelta
+from functools import partial
 from itertools import count
 from typing import Any, Literal, TypeVar
 from uuid import NAMESPACE_OID, UUID, uuid5
@@ -78,27 +79,6 @@ priorities = st.lists(st.integers(0, 1), min_size=1, max_size=4)
 
 
 CAUSES_OF_RELEASE = ("interrupted", "replica_lost", None)
-
-
-class Holding(Set[int]):
-    """The claims of a lane whose tasks run, as they are when it is asked."""
-
-    def __init__(self, oracle: Oracle, lane: str) -> None:
-        self._oracle = oracle
-        self._lane = lane
-
-    def _claims(self) -> set[int]:
-        running = (task for task in self._oracle.tasks.values() if task.status == "running")
-        return {task.claim for task in running if task.lane == self._lane}
-
-    def __contains__(self, claim: object) -> bool:
-        return claim in self._claims()
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._claims())
-
-    def __len__(self) -> int:
-        return len(self._claims())
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -198,7 +178,7 @@ class QueueMachine(RuleBasedStateMachine):
     def claim_along(self, lane: str, limit: int = ENOUGH, quota: int = ENOUGH, *, look: bool = False) -> bool:
         """One claim with cursors that stay where the last claims of the lane left them."""
         if lane not in self.lines:
-            holding = Holding(self.oracle, lane)
+            holding = partial(self.oracle.holding, lane)
             self.lines[lane] = self.queue.claims.lines(lane, clock=self.seconds, holding=holding)
         lines = self.lines[lane]
         if look:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -29,7 +29,7 @@ from organism_flows.blocks.queue.stores.claiming.earliest_first import (
     Target,
     bound_by_deadlines,
 )
-from organism_flows.blocks.queue.stores.claiming.held import Held
+from organism_flows.blocks.queue.stores.claiming.held import Held, Holding, unknown
 from organism_flows.blocks.queue.stores.claiming.key_turns import KeyTurns
 from organism_flows.blocks.queue.stores.claiming.limits import ClaimRaced, Limits
 from organism_flows.blocks.queue.stores.claiming.line_pages import Heard, LinePages, deaf, lines_of
@@ -80,7 +80,7 @@ class ClaimLines:
         lane: Id of the lane.
         clock: Returns seconds that only grow.
         heard: Returns how often tasks have become ready. By default nobody tells.
-        holding: See `Held`.
+        holding: Returns what the lane holds. By default that is not known.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class ClaimLines:
         *,
         clock: Callable[[], float] = time.monotonic,
         heard: Heard = deaf,
-        holding: Set[int] | None = None,
+        holding: Holding = unknown,
     ) -> None:
         self._database = database
         self._lane = lane

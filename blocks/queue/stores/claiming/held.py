@@ -7,7 +7,7 @@ remembers that, and reads what others hold.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any, NamedTuple, TypeAlias
 
 from organism_flows.blocks.queue.db.session import Session
@@ -15,8 +15,14 @@ from organism_flows.blocks.queue.models.limits import LimitKind
 from organism_flows.blocks.queue.stores.claiming.line_shares import LineId
 
 HELD_TIMEOUT = 10.0
+Holding: TypeAlias = Callable[[], "Set[int] | None"]
+"""Returns the claims of a lane that are neither settled nor handed back. `None` if it may hold others."""
 Running: TypeAlias = "defaultdict[str, Counter[str]]"
 """How many of the tasks that lanes hold count, by limit and key."""
+
+
+def unknown() -> None:
+    """Return that it is not known what a lane holds."""
 
 
 class Scope(NamedTuple):
@@ -37,27 +43,28 @@ class Held:
 
     Args:
         lane: Id of the lane.
-        holding: Its claims whose tasks are not settled yet, as they are at any time. By default that is not
-            known, and all is read.
+        holding: Returns what it holds.
     """
 
-    def __init__(self, lane: str = "", holding: Set[int] | None = None) -> None:
+    def __init__(self, lane: str = "", holding: Holding = unknown) -> None:
         self._lane = lane
         self._holding = holding
         self._mine: dict[int, LineId] = {}
+        """Lines of the tasks that the lane has claimed, by claim."""
         self._known = False
-        """True if what the lane holds is all in `_mine`."""
+        """True if these are all that the lane holds."""
 
     def forget_ended(self) -> None:
-        """Forget what the lane holds no more. Call it when all that was claimed is in ``holding``."""
-        if self._holding is not None:
-            for claim in self._mine.keys() - self._holding:
+        """Forget what the lane holds no more. Call it when all that was claimed is in `Holding`."""
+        holding = self._holding()
+        if holding is not None:
+            for claim in self._mine.keys() - holding:
                 del self._mine[claim]
-            self._known = len(self._mine) == len(self._holding)
+        self._known = holding is not None and len(self._mine) == len(holding)
 
     def add(self, claims: Iterable[int], lines: Iterable[LineId]) -> None:
         """Remember what the lane has claimed, and the line of each task."""
-        if self._holding is not None:
+        if self._holding is not unknown:
             self._mine.update(zip(claims, lines, strict=True))
 
     async def running(self, session: Session, scopes: Mapping[str, Scope]) -> Running:

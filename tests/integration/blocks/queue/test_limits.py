@@ -138,7 +138,7 @@ async def test_a_lane_remembers_what_it_holds_and_reads_all_else(queue: Queue) -
     await queue.leases.register("lane")
     await queue.leases.register("other")
     holding: set[int] = set()
-    lines = queue.claims.lines("lane", holding=holding)
+    lines = queue.claims.lines("lane", holding=lambda: holding)
     await add(queue, 20, keys=("a", "b"))
     [key] = await keys_of(queue, await queue.claims.claim("other", 1))
     mine = Batch()
