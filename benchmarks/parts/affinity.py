@@ -23,7 +23,7 @@ SEED = 18
 ORDERS: dict[str, tuple[str, list[str]]] = {
     "plain order": ("bench.models.plain", []),
     "calls by model": ("bench.models.calls", ["--affinity=1", "--affinity-keys=1000"]),
-    "models in turn": ("bench.models.turns", ["--affinity=2", "--affinity-keys=6"]),
+    "models in turn": ("bench.models.turns", ["--affinity=4", "--affinity-keys=4"]),
 }
 """A type for each order, and its policy. In the second one every model has a turn, so lanes keep none
 waiting: its calls go to a replica that has the model, as far as Serve knows one."""

@@ -39,7 +39,7 @@ def test_each_command_runs_and_sets_what_the_page_says(
     assert policies == {
         "report": TypePolicy(type="report", aging_s=60),
         "quote": TypePolicy(type="quote", earliest_deadline=True, timeout_by_deadline=True),
-        "answer": TypePolicy(type="answer", affinity_s=20, affinity_keys=6, key_path="params.model"),
+        "answer": TypePolicy(type="answer", affinity_s=40, affinity_keys=4, key_path="params.model"),
     }
     assert keys == ["small-fr"]
 
@@ -50,7 +50,7 @@ def test_the_handler_and_the_organ_of_the_page_load(tmp_path: Path, monkeypatch:
     [organ] = [organ for organ in config.organs if organ.id == "answers"]
     assert organ.deployment is not None
     assert organ.deployment.replicas == 2
-    assert [policy.affinity_keys for policy in config.policies or ()] == [6]
+    assert [policy.affinity_keys for policy in config.policies or ()] == [4]
     order = Page("how-to/order-tasks.md").block("yaml")
     declared = parse_config({**YAML(typ="safe").load(order), "include_builtin": True})
     assert [policy.type for policy in declared.policies or ()] == ["report", "quote"]
