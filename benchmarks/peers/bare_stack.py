@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import IO
 
 import httpx
 import psutil
@@ -47,9 +46,11 @@ def main() -> None:
         "PREFECT_HOME": str(folder / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # otherwise it takes 127.0.0.1 for the outer address
+        "RAY_AUTH_MODE": "disabled",  # otherwise a head finds the token of another one, and clients do not
         "RAY_TMPDIR": str(folder),
     }
-    logs = (folder / "log").open("wb")
+    logs = (folder / "log").open("ab")
     prefect = [sys.executable, "-m", "prefect", "server", "start", "--host", LOOPBACK, "--port", str(server)]
     ray = [
         sys.executable,
@@ -67,7 +68,7 @@ def main() -> None:
     try:
         until_healthy(f"http://{LOOPBACK}:{server}/api/health")
         deploy = [sys.executable, "-c", DEPLOY, str(serve), f"{LOOPBACK}:{gcs}"]
-        until_deployed(deploy, env, logs)
+        until_deployed(deploy, env, folder / "log")
         until_healthy(f"http://{LOOPBACK}:{serve}/")
         ready()
     finally:
@@ -87,12 +88,14 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def until_deployed(command: list[str], env: dict[str, str], logs: IO[bytes]) -> None:
+def until_deployed(command: list[str], env: dict[str, str], log: Path) -> None:
     """Deploy again until it succeeds: the Ray head may not answer yet."""
     deadline = time.monotonic() + PATIENCE_S
-    while subprocess.run(command, env=env, stdout=logs, stderr=logs, timeout=PATIENCE_S).returncode:
-        if time.monotonic() > deadline:
-            raise SystemExit(f"error: nothing could be deployed in {PATIENCE_S:g} s")
+    with log.open("ab") as said:
+        while subprocess.run(command, env=env, stdout=said, stderr=said, timeout=PATIENCE_S).returncode:
+            if time.monotonic() > deadline:
+                last = log.read_text(errors="replace").strip().splitlines()[-1:]
+                raise SystemExit(f"error: nothing could be deployed in {PATIENCE_S:g} s: {''.join(last)}")
 
 
 def until_healthy(url: str) -> None:
