@@ -103,6 +103,11 @@ class ClaimLine:
         return (self.exhausted and not self.crowded_out) or self.due_s > 0
 
     @property
+    def empty(self) -> bool:
+        """Return True if it is not expected to hold a due task now, whatever its limits allow."""
+        return self.idle and not self.limited
+
+    @property
     def rank(self) -> int:
         """Return the priority that it counts as."""
         return self.priority + self.raised
@@ -243,10 +248,10 @@ class LineShares:
         quotas = {line.id: quota for line, quota in wanted}
         taken = dict.fromkeys(quotas, 0)
         # Lines that are expected to be empty come last: otherwise they would keep the room of the others.
-        for idle in (False, True):
+        for empty in (False, True):
             for _, level in groupby(self._turns, lambda turn: turn.name[1]):
                 waiting = {
-                    turn.name: (turn, deque(line for line in turn.lines if line.idle == idle))
+                    turn.name: (turn, deque(line for line in turn.lines if line.empty == empty))
                     for turn in level
                 }
                 names = deque(sorted(waiting, key=lambda name: self._granted.get(name[0], 0)))

@@ -164,6 +164,17 @@ async def test_a_line_that_has_become_empty_keeps_no_room_of_a_limit(queue: Queu
     assert len(await claim(lines)) == 1, "the line of the higher priority is empty by now"
 
 
+async def test_a_priority_that_has_become_empty_keeps_no_room_of_a_key(
+    queue: Queue, lines: ClaimLines
+) -> None:
+    await queue.operator.set_limit(Limit(name="each", kind="running", by_key=True, amount=2))
+    await queue.submit(
+        [NewTask(type=kind, priority=number) for kind, number in (("u", 1), ("t", 0), ("u", 0))]
+    )
+    first, second = [await lines.claim(3, lambda _: 3) for _ in range(2)]
+    assert (first.types, second.types) == (["u"], ["t"])
+
+
 async def test_lanes_that_claim_together_exceed_nothing(queue: Queue) -> None:
     await queue.operator.set_limit(Limit(name="each", kind="running", by_key=True, amount=2))
     await add(queue, 10, keys=tuple(f"k{number}" for number in range(20)))
