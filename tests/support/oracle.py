@@ -180,7 +180,7 @@ class Oracle:
         assert len(tasks) <= limit
         lowest = min((t.priority for t in tasks), default=0)
         # Lines of one type and priority share a claim. What one of them does not need of its share is for
-        # lower priorities; the others have it in the next claim. A line with nothing but expired tasks has its
+        # lower priorities; the others have it in the next claim. A line with none but expired tasks has its
         # share too.
         shares = Counter(line[:2] for line in {t.line for t in [*ready, *self.ready()]})
         alone = [t for t in left if shares[t.line[:2]] == 1]
