@@ -159,7 +159,7 @@ class _Turn:
         """Return how many tasks a line has in its next turn."""
         place, owed = self._owed
         self._owed = (FIRST, 0)
-        return owed if owed and line.place == place else line.weight
+        return min(owed, line.weight) if owed and line.place == place else line.weight
 
 
 class LineShares:
@@ -303,8 +303,8 @@ class LineShares:
         # One task each tells whether they hold some again; then they share with the others.
         idle = idle[: places // IDLE_SHARE]
         asked = [*busy, *extra][: places - len(idle)]
-        if asked[0].place != place:
-            owed = 0
+        # Its weight may be less by now.
+        owed = min(owed, asked[0].weight) if asked[0].place == place else 0
         shares = _shares(room - len(idle), [line.weight for line in asked], owed)
         last = asked[shares.last]
         if shares.rounds and len(asked) < len(busy):

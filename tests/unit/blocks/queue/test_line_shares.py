@@ -42,6 +42,42 @@ def test_each_key_gets_its_part_whatever_the_room_of_a_claim(weights: list[int],
         assert abs(taken[line.key] - fair) <= line.weight, "more or less than one turn"
 
 
+@given(
+    weights=st.lists(st.sampled_from([1, 1, 1, 2, 3, 10]), min_size=2, max_size=60),
+    allowed=st.lists(st.integers(0, 40), min_size=20, max_size=60),
+)
+@example(weights=[1, 3], allowed=[1] * 40)
+@example(weights=[10, 1, 1], allowed=[0, 7] * 20)
+def test_each_key_gets_its_part_of_what_a_limit_leaves(weights: list[int], allowed: list[int]) -> None:
+    lines = [ClaimLine("t", 0, key=f"{n:02}", weight=weight) for n, weight in enumerate(weights)]
+    shares = LineShares()
+    taken: Counter[str] = Counter()
+    for most in allowed:
+        wanted = shares.of_claim(lines, 1000, lambda _: 1000, lambda kind, _: kind)
+        left = [most]
+
+        def take(_: ClaimLine, left: list[int] = left) -> bool:
+            left[0] -= 1
+            return left[0] >= 0
+
+        granted = shares.within(wanted, take)
+        assert sum(granted.values()) == most
+        taken.update({line.key: granted[line.id] for line in lines})
+    for line in lines:
+        fair = sum(allowed) * line.weight / sum(weights)
+        assert abs(taken[line.key] - fair) <= line.weight, "more or less than one turn"
+
+
+def test_a_turn_is_no_longer_than_a_weight_that_was_lowered_meanwhile() -> None:
+    lines = [ClaimLine("t", 0, key="a", weight=9), ClaimLine("t", 0, key="b")]
+    shares = LineShares()
+    kind = lambda kind, _: kind  # noqa: E731
+    [(first, _)] = shares.of_claim(lines, 1, lambda _: 1, kind)
+    lines[0].weight = 2
+    turns = [shares.of_claim(lines, 1, lambda _: 1, kind)[0][0].key for _ in range(6)]
+    assert (first.key, turns) == ("a", ["a", "a", "b", "a", "a", "b"])
+
+
 @given(room=st.integers(3, 60), limit=st.integers(1, 3))
 def test_no_key_gets_all_of_a_claim_that_is_smaller_than_the_room(room: int, limit: int) -> None:
     lines = [ClaimLine("t", 0, key=key) for key in "abc"]
