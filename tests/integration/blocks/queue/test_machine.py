@@ -151,7 +151,6 @@ ALWAYS = {
     "settle accepts a settled task",
     "release ignores the claim token",
     "claim reuses the token",
-    "claim ignores the lane's lease",
     "claim takes more than there is room for",
     "permanent errors are retried",
     "cancel ends a running task",
