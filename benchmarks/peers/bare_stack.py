@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import IO
 
 import httpx
 import psutil
@@ -50,7 +51,7 @@ def main() -> None:
         "RAY_AUTH_MODE": "disabled",  # otherwise a head finds the token of another one, and clients do not
         "RAY_TMPDIR": str(folder),
     }
-    logs = (folder / "log").open("ab")
+    logs = (folder / "log").open("wb")
     prefect = [sys.executable, "-m", "prefect", "server", "start", "--host", LOOPBACK, "--port", str(server)]
     ray = [
         sys.executable,
@@ -68,7 +69,7 @@ def main() -> None:
     try:
         until_healthy(f"http://{LOOPBACK}:{server}/api/health")
         deploy = [sys.executable, "-c", DEPLOY, str(serve), f"{LOOPBACK}:{gcs}"]
-        until_deployed(deploy, env, folder / "log")
+        until_deployed(deploy, env, logs)
         until_healthy(f"http://{LOOPBACK}:{serve}/")
         ready()
     finally:
@@ -88,14 +89,13 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def until_deployed(command: list[str], env: dict[str, str], log: Path) -> None:
+def until_deployed(command: list[str], env: dict[str, str], logs: IO[bytes]) -> None:
     """Deploy again until it succeeds: the Ray head may not answer yet."""
     deadline = time.monotonic() + PATIENCE_S
-    with log.open("ab") as said:
-        while subprocess.run(command, env=env, stdout=said, stderr=said, timeout=PATIENCE_S).returncode:
-            if time.monotonic() > deadline:
-                last = log.read_text(errors="replace").strip().splitlines()[-1:]
-                raise SystemExit(f"error: nothing could be deployed in {PATIENCE_S:g} s: {''.join(last)}")
+    while subprocess.run(command, env=env, stdout=logs, stderr=logs, timeout=PATIENCE_S).returncode:
+        if time.monotonic() > deadline:
+            last = Path(logs.name).read_text(errors="replace").strip().splitlines()[-1:]
+            raise SystemExit(f"error: nothing could be deployed in {PATIENCE_S:g} s: {''.join(last)}")
 
 
 def until_healthy(url: str) -> None:

@@ -96,7 +96,6 @@ def test_a_deployment_gives_its_flow_what_it_takes(page: str) -> None:
 @pytest.mark.parametrize("name", ["start/first-task.md", "../README.md"])
 async def test_the_first_handler_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = Page(name)
-    # The module of the other page has the same name.
     monkeypatch.syspath_prepend(tmp_path)
     page.write(tmp_path, ("python", "handlers.py"), ("yaml", "organism.yaml"))
     manager = OrganismManager(load_config(tmp_path / "organism.yaml"))

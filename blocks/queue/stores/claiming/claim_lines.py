@@ -58,10 +58,11 @@ REWIND_S = 1.0
 """Seconds between two returns of the cursors to the heads of their lines: tasks may have returned there."""
 SCAN_PAUSE_S = 0.05
 """Shortest pause between two scans for lines, in seconds."""
-SCAN_SHARE, SCAN_PAUSE_LIMIT_S = 20, 60.0
-"""Upper bound, as 1/N, on the share of time spent on scans for lines and on claims from the heads of lines,
-however many dead index entries they read past; and the longest pause between two, in seconds, whatever that
-demands."""
+SCAN_SHARE = 20
+"""Upper bound, as 1/N, on the share of time spent on scans for lines and on claims from the heads of lines.
+It holds however many dead index entries they read past, up to `SCAN_PAUSE_LIMIT_S`."""
+SCAN_PAUSE_LIMIT_S = 60.0
+"""Longest pause between two scans for lines, in seconds, whatever `SCAN_SHARE` demands."""
 KEEP_S = 60.0
 """Seconds for which an empty line is still claimed from: the first claim finds its next task."""
 LATE = timedelta(seconds=2)
@@ -70,6 +71,7 @@ NO_ID = str(UUID(int=0))
 """Before every id."""
 NEVER = float("inf")
 NO_QUOTA = 2**31
+"""More than a line holds: what was found there was all."""
 
 
 class ClaimLines:

@@ -58,7 +58,8 @@ class Held:
         """Forget what the lane holds no more. Call it when all that was claimed is in `Holding`."""
         holding = self._holding()
         if holding is not None:
-            for claim in self._mine.keys() - holding:
+            # Not a difference of sets, which looks at all that the lane holds, limits or not.
+            for claim in [claim for claim in self._mine if claim not in holding]:
                 del self._mine[claim]
         self._known = holding is not None and len(self._mine) == len(holding)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby
@@ -142,15 +142,17 @@ def by_type(task_type: str, domain: str) -> Stream:
 
 
 class _Turn:
-    """The lines of one stream and rank in a claim, in the order of their turns."""
+    """The lines of one stream and rank in a claim, in the order of their turns, each with its quota."""
 
-    __slots__ = ("_owed", "denied", "last", "lines", "name")
+    __slots__ = ("_owed", "denied", "last", "name", "wanted")
 
-    def __init__(self, name: tuple[Stream, int], last: tuple[Place, int], lines: list[ClaimLine]) -> None:
+    def __init__(
+        self, name: tuple[Stream, int], last: tuple[Place, int], wanted: list[tuple[ClaimLine, int]]
+    ) -> None:
         self.name = name
         self.last = last
         """The line whose turn was last, and how many tasks are left of that turn."""
-        self.lines = lines
+        self.wanted = wanted
         self.denied = False
         """True if a line got less than it wants."""
         self._owed = last
@@ -171,8 +173,8 @@ class LineShares:
         """The line whose turn was last, and how many tasks are left of that turn; by stream and rank."""
         self._turns: list[_Turn] = []
         """Of the last claim, by rank."""
-        self._granted: dict[Stream, int] = {}
-        """When a stream was last granted some of what was not enough for all: a number that grows."""
+        self._granted: dict[Stream, None] = {}
+        """Streams that were granted some of what was not enough for all, the last one last."""
 
     def of_claim(
         self,
@@ -217,7 +219,7 @@ class LineShares:
                 turn = (name, mine[0].rank)
                 before = self._last.get(turn, (FIRST, 0))
                 chosen = list(self._of_stream(name, mine, rooms[name], max(most // streams, 1)))
-                self._turns.append(_Turn(turn, before, [line for line, _ in chosen]))
+                self._turns.append(_Turn(turn, before, chosen))
                 wanted += chosen
                 # A lower line of the stream has its turn in two cases: when those above hold less than was
                 # asked for, or when the limit of the claim keeps their sum within the room.
@@ -250,35 +252,53 @@ class LineShares:
         # Lines that are expected to be empty come last: otherwise they would keep the room of the others.
         for empty in (False, True):
             for _, level in groupby(self._turns, lambda turn: turn.name[1]):
-                waiting = {
-                    turn.name: (turn, deque(line for line in turn.lines if line.empty == empty))
+                waiting = [
+                    (
+                        turn,
+                        deque(line for line, _ in turn.wanted if line.empty == empty and line.id in quotas),
+                    )
                     for turn in level
-                }
-                names = deque(sorted(waiting, key=lambda name: self._granted.get(name[0], 0)))
-                while names:
-                    turn, lines = waiting[names[0]]
-                    if not lines:
-                        names.popleft()
-                        continue
-                    line = lines.popleft()
-                    if line.id not in quotas:
-                        continue
-                    left = turn.begin(line)
-                    before = taken[line.id]
-                    while left and taken[line.id] < quotas[line.id] and take(line):
-                        taken[line.id] += 1
-                        left -= 1
-                    turn.denied |= taken[line.id] < quotas[line.id] and left > 0
-                    if taken[line.id] > before:
-                        turn.last = (line.place, left)
-                        self._granted[turn.name[0]] = max(self._granted.values(), default=0) + 1
-                        names.rotate(-1)
-                        if not left:
-                            lines.append(line)
+                ]
+                self._take_turns(waiting, quotas, taken, take)
         for turn in self._turns:
             if turn.denied:
                 self._last[turn.name] = turn.last
         return taken
+
+    def _take_turns(
+        self,
+        waiting: list[tuple[_Turn, deque[ClaimLine]]],
+        quotas: Mapping[LineId, int],
+        taken: dict[LineId, int],
+        take: Callable[[ClaimLine], bool],
+    ) -> None:
+        """Let the streams of one rank take turns, and the lines of each, until no line gets any more."""
+        last_granted = {stream: number for number, stream in enumerate(self._granted)}
+        open_turns = deque(sorted(waiting, key=lambda one: last_granted.get(one[0].name[0], -1)))
+        while open_turns:
+            turn, lines = open_turns[0]
+            if not lines:
+                open_turns.popleft()
+                continue
+            line = lines.popleft()
+            left = turn.begin(line)
+            before = taken[line.id]
+            while left and taken[line.id] < quotas[line.id] and take(line):
+                taken[line.id] += 1
+                left -= 1
+            turn.denied |= taken[line.id] < quotas[line.id] and left > 0
+            if taken[line.id] > before:
+                turn.last = (line.place, left)
+                self._note_granted(turn.name[0])
+                open_turns.rotate(-1)
+                if not left:
+                    lines.append(line)
+
+    def _note_granted(self, stream: Stream) -> None:
+        self._granted.pop(stream, None)
+        if len(self._granted) >= STREAMS_KEPT:
+            del self._granted[next(iter(self._granted))]
+        self._granted[stream] = None
 
     def _of_stream(
         self, stream: Stream, lines: list[ClaimLine], room: int, most: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -79,6 +80,18 @@ async def test_limits_combine_and_the_narrowest_counts(queue: Queue, lines: Clai
     assert sorted((await keys_of(queue, await claim(lines))).values()) == [2, 3]
 
 
+async def one_after_another(
+    queue: Queue, lines: ClaimLines, claims: int, *, limit: int = 100, in_vain: int = 1
+) -> AsyncIterator[Batch]:
+    """Batches of claims without a scan in between, each done before the next; while it runs, all is full."""
+    for _ in range(claims):
+        batch = await lines.claim(limit, lambda _: limit)
+        yield batch
+        for _ in range(in_vain):
+            assert not await lines.claim(limit, lambda _: limit), "it is full"
+        await done(queue, batch)
+
+
 @pytest.mark.parametrize("limit", [2, 3, 100])
 async def test_keys_take_turns_with_what_a_limit_has_left_for_all(
     queue: Queue, lines: ClaimLines, limit: int
@@ -87,12 +100,9 @@ async def test_keys_take_turns_with_what_a_limit_has_left_for_all(
     await queue.operator.set_weight("b", 2)
     await add(queue, 20, keys=tuple("abc"))
     taken: Counter[str | None] = Counter()
-    for _ in range(12):
-        batch = await lines.claim(limit, lambda _: limit)
+    async for batch in one_after_another(queue, lines, 12, limit=limit):
         assert len(batch) == 2
         taken += await keys_of(queue, batch)
-        assert not await lines.claim(limit, lambda _: limit), "it is full"
-        await done(queue, batch)
     assert taken == {"a": 6, "b": 12, "c": 6}
 
 
@@ -104,12 +114,8 @@ async def test_types_take_turns_with_what_a_limit_has_left_for_all(
     for kind in "tuv":
         await add(queue, 9, kind=kind)
     taken: Counter[str] = Counter()
-    for _ in range(12):
-        batch = await lines.claim(100, lambda _: 100)
+    async for batch in one_after_another(queue, lines, 12, in_vain=in_vain):
         taken.update(batch.types)
-        for _ in range(in_vain):
-            assert not await lines.claim(100, lambda _: 100)
-        await done(queue, batch)
     assert taken == {"t": 4, "u": 4, "v": 4}
 
 
@@ -123,13 +129,9 @@ async def test_keys_of_all_pages_take_turns_with_what_a_limit_has_left(
     keys = tuple("abcdefghijkl")
     await add(queue, 4, keys=keys)
     taken: Counter[str | None] = Counter()
-    for _ in range(12):
-        batch = await lines.claim(100, lambda _: 100)
+    async for batch in one_after_another(queue, lines, 12, in_vain=in_vain):
         assert len(batch) == 3
         taken += await keys_of(queue, batch)
-        for _ in range(in_vain):
-            assert not await lines.claim(100, lambda _: 100)
-        await done(queue, batch)
     assert taken == dict.fromkeys(keys, 3)
 
 

@@ -13,6 +13,7 @@ from organism_flows.blocks.queue.stores.claiming.line_shares import (
     ClaimOrder,
     LineShares,
     by_rank,
+    by_type,
 )
 
 
@@ -21,7 +22,7 @@ def shared(lines: list[ClaimLine], rooms: list[int]) -> Counter[str]:
     shares = LineShares()
     taken: Counter[str] = Counter()
     for room in rooms:
-        wanted = shares.of_claim(lines, room, lambda _, room=room: room, lambda kind, _: kind)  # type: ignore[misc]
+        wanted = shares.of_claim(lines, room, lambda _, room=room: room, by_type)  # type: ignore[misc]
         assert sum(quota for _, quota in wanted) == room, "some room stays unused"
         assert all(quota > 0 for _, quota in wanted)
         taken.update({line.key: quota for line, quota in wanted})
@@ -53,7 +54,7 @@ def test_each_key_gets_its_part_of_what_a_limit_leaves(weights: list[int], allow
     shares = LineShares()
     taken: Counter[str] = Counter()
     for most in allowed:
-        wanted = shares.of_claim(lines, 1000, lambda _: 1000, lambda kind, _: kind)
+        wanted = shares.of_claim(lines, 1000, lambda _: 1000, by_type)
         left = [most]
 
         def take(_: ClaimLine, left: list[int] = left) -> bool:
@@ -71,10 +72,9 @@ def test_each_key_gets_its_part_of_what_a_limit_leaves(weights: list[int], allow
 def test_a_turn_is_no_longer_than_a_weight_that_was_lowered_meanwhile() -> None:
     lines = [ClaimLine("t", 0, key="a", weight=9), ClaimLine("t", 0, key="b")]
     shares = LineShares()
-    kind = lambda kind, _: kind  # noqa: E731
-    [(first, _)] = shares.of_claim(lines, 1, lambda _: 1, kind)
+    [(first, _)] = shares.of_claim(lines, 1, lambda _: 1, by_type)
     lines[0].weight = 2
-    turns = [shares.of_claim(lines, 1, lambda _: 1, kind)[0][0].key for _ in range(6)]
+    turns = [shares.of_claim(lines, 1, lambda _: 1, by_type)[0][0].key for _ in range(6)]
     assert (first.key, turns) == ("a", ["a", "a", "b", "a", "a", "b"])
 
 
@@ -86,7 +86,7 @@ def test_no_key_gets_all_of_a_claim_that_is_smaller_than_the_room(room: int, lim
     for _ in range(12):
         left = limit
         # As claim.sql: in this order, until the claim is full.
-        for line, quota in shares.of_claim(lines, limit, lambda _: room, lambda kind, _: kind):
+        for line, quota in shares.of_claim(lines, limit, lambda _: room, by_type):
             taken[line.key] += min(quota, left)
             left -= min(quota, left)
     assert max(taken.values()) - min(taken[key] for key in "abc") <= 1
@@ -134,7 +134,7 @@ def test_a_low_priority_waits_no_longer_than_its_distance(
             by_rank([low, high]),
             room,
             lambda _, room=room: room,  # type: ignore[misc]
-            lambda kind, _: kind,
+            by_type,
         )
         # A claim of one stream takes what it has room for, from the highest rank on.
         left = room
