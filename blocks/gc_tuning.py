@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 YOUNG_OBJECTS = 20_000
 """New objects after which the collector runs. With Python's own 700 it scans the young objects every few
@@ -19,5 +21,24 @@ def collect_rarely() -> None:
     the collector: call this before you load anything that is to be dropped later.
     """
     gc.collect()
+    _exempt_present_objects()
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Do not collect within the block, which imports, and collect rarely after it, as after `collect_rarely`.
+
+    What imports make stays, so there is nothing to find. Prefect's server imports in 2.7 s of processor time
+    instead of 3.3.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        _exempt_present_objects()
+        gc.enable()
+
+
+def _exempt_present_objects() -> None:
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])

@@ -150,6 +150,7 @@ class _Start:
         self.changes: list[ReplacementDone] = []
         self.progress = progress
         self.database_answers = asyncio.Event()
+        self.ray_answers = asyncio.Event()
         self.marks = marks_of(home)
         self.embedded = EmbeddedPostgres(home, self.marks.stack_id) if settings.dsn is None else None
 
@@ -281,9 +282,9 @@ class _Start:
             async with self._timed("ray"):
                 child = components.start_ray(self.settings, stack)
                 self._remember(stack, child)
-                await components.wait_for(
-                    child, lambda: health.check_ray(client, stack), components.RAY_TIMEOUT
-                )
+                check = partial(health.check_ray, client, stack)
+                await components.wait_for(child, check, components.RAY_TIMEOUT)
+        self.ray_answers.set()
         async with self._timed("organism") as step:
             await self._deploy(app, stack, step)
             await organism_app.wait_until_healthy(client, stack)
@@ -298,12 +299,13 @@ class _Start:
         if "prefect" not in kept:
             await self._prefect_server(stack, client)
         if self.settings.worker and "worker" not in kept:
+            # It begins at once what is due, for which the processors are not free yet and which needs Ray.
+            await self.ray_answers.wait()
             async with self._timed("worker"):
                 child = components.start_worker(self.settings, stack)
                 self._remember(stack, child)
-                await components.wait_for(
-                    child, lambda: health.check_worker(client, stack), components.WORKER_TIMEOUT
-                )
+                check = partial(health.check_worker, client, stack)
+                await components.wait_for(child, check, components.WORKER_TIMEOUT)
 
     async def _prefect_server(self, stack: StackState, client: Any) -> None:
         for line in components.about_prefects_data(stack):
@@ -313,12 +315,9 @@ class _Start:
             async with self._timed("prefect"):
                 child = components.start_prefect(self.settings, stack)
                 self._remember(stack, child)
-                check = partial(health.check_prefect, client, stack)
-                await components.wait_for(
-                    child,
-                    lambda: components.check_own_port(child, stack.prefect_api_url, check),
-                    components.PREFECT_TIMEOUT,
-                )
+                answers = partial(health.check_prefect, client, stack)
+                check = partial(components.check_own_port, child, stack.prefect_api_url, answers)
+                await components.wait_for(child, check, components.PREFECT_TIMEOUT)
             async with self._timed("deployments"):
                 await apply_deployments()
 
@@ -326,13 +325,9 @@ class _Start:
         async with self._timed("gateway"):
             child = components.start_gateway(self.settings, stack)
             self._remember(stack, child)
-            await components.wait_for(
-                child,
-                lambda: components.check_own_port(
-                    child, stack.gateway_url, lambda: health.check_gateway(client, stack)
-                ),
-                components.GATEWAY_TIMEOUT,
-            )
+            answers = partial(health.check_gateway, client, stack)
+            check = partial(components.check_own_port, child, stack.gateway_url, answers)
+            await components.wait_for(child, check, components.GATEWAY_TIMEOUT)
 
     def _remember(self, stack: StackState, child: processes.Child) -> None:
         # Write it before waiting for the process: if we are killed now, the next `up` or `down` finds it.

@@ -15,10 +15,12 @@ import hashlib
 import importlib
 import io
 import os
+import ssl
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
 from contextlib import redirect_stdout, suppress
+from functools import cache
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +30,7 @@ import orjson
 from pydantic import BaseModel
 
 from organism_flows.blocks.errors import OrganismError
+from organism_flows.blocks.gc_tuning import importing
 from organism_flows.flows.prefect_support.server import reaching_prefect
 
 if TYPE_CHECKING:
@@ -280,8 +283,11 @@ def main(mark: Path | None = None, older: Path | None = None) -> int:
     """
     from organism_flows.flows.prefect_support import carry_over
 
+    # Each of Prefect's clients loads all root certificates, in 20 ms of processor time, and there are eighty.
+    vars(ssl)["create_default_context"] = cache(ssl.create_default_context)
     try:
-        _import_flows()
+        with importing():
+            _import_flows()
         sys.stdin.read()
         first = mark is None or not mark.exists()
         # `organism up` starts a watchdog run with the worker.

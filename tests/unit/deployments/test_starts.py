@@ -1,0 +1,42 @@
+"""What a start of the stack relies on, and in which order it goes."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any, NoReturn
+
+import docket
+import pytest
+from prefect.server.api import background_workers
+
+from organism_flows.blocks.settings import Settings
+from organism_flows.deployments.stack import components, local
+from organism_flows.deployments.stack.progress import silent
+
+pytestmark = pytest.mark.anyio
+
+
+class Started(Exception):
+    """Instead of a process."""
+
+
+async def test_the_worker_starts_once_ray_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It begins at once what is due, which needs Ray."""
+
+    def start_worker(*_: Any) -> NoReturn:
+        raise Started
+
+    monkeypatch.setattr(components, "start_worker", start_worker)
+    start = local._Start(Settings(home=tmp_path, worker=True), tmp_path, "drain", silent)
+    stack: Any = None
+    prefect = asyncio.create_task(start._prefect(stack, {"prefect"}, None))
+    assert not (await asyncio.wait([prefect], timeout=0.05))[0]
+    start.ray_answers.set()
+    with pytest.raises(Started):
+        await prefect
+
+
+def test_prefects_upkeep_is_run_by_the_worker_that_we_slow_down() -> None:
+    """Whoever upgrades Prefect finds out here: setting a name that it does not use would do nothing."""
+    assert vars(background_workers)["Worker"] is docket.Worker
