@@ -21,7 +21,7 @@ def collect_rarely() -> None:
     the collector: call this before you load anything that is to be dropped later.
     """
     gc.collect()
-    _exempt_present_objects()
+    exempt_present_objects()
 
 
 @contextmanager
@@ -35,10 +35,11 @@ def importing() -> Iterator[None]:
     try:
         yield
     finally:
-        _exempt_present_objects()
+        exempt_present_objects()
         gc.enable()
 
 
-def _exempt_present_objects() -> None:
+def exempt_present_objects() -> None:
+    """Do what `collect_rarely` does, but keep what is garbage by now."""
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])

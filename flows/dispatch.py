@@ -27,7 +27,8 @@ from organism_flows.blocks.settings import load_settings
 from organism_flows.blocks.versions import refuse_other_wire
 from organism_flows.flows.prefect_support.states import ORGANISM_TAG, note_begun
 from organism_flows.flows.supervision.handover import RELIEVE_AFTER_S, HandoverDecision, turn
-from organism_flows.flows.supervision.lane_task import LaneOptions, LaneRun, prepare_lanes
+from organism_flows.flows.supervision.lane_processes import prepare_lanes
+from organism_flows.flows.supervision.lane_task import LaneOptions, LaneRun
 from organism_flows.flows.supervision.supervisor import DispatchSummary, Supervisor
 
 GRACE_S = 20.0

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from functools import cached_property
+from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
 from organism_flows.blocks.queue.db.database import Database
-from organism_flows.blocks.queue.models.operations import NewTask
-from organism_flows.blocks.queue.models.rows import TaskRow
-from organism_flows.blocks.queue.stores.board import Board
-from organism_flows.blocks.queue.stores.claims import Claims
-from organism_flows.blocks.queue.stores.health import Health
-from organism_flows.blocks.queue.stores.leases import Leases
-from organism_flows.blocks.queue.stores.maintenance import Maintenance
-from organism_flows.blocks.queue.stores.operator import Operator
-from organism_flows.blocks.queue.stores.producer import Producer
-from organism_flows.blocks.queue.stores.reader import Reader
-from organism_flows.blocks.queue.stores.reports import Reports
+
+if TYPE_CHECKING:
+    from organism_flows.blocks.queue.models.operations import NewTask
+    from organism_flows.blocks.queue.models.rows import TaskRow
+    from organism_flows.blocks.queue.stores.board import Board
+    from organism_flows.blocks.queue.stores.claims import Claims
+    from organism_flows.blocks.queue.stores.health import Health
+    from organism_flows.blocks.queue.stores.leases import Leases
+    from organism_flows.blocks.queue.stores.maintenance import Maintenance
+    from organism_flows.blocks.queue.stores.operator import Operator
+    from organism_flows.blocks.queue.stores.producer import Producer
+    from organism_flows.blocks.queue.stores.reader import Reader
+    from organism_flows.blocks.queue.stores.reports import Reports
 
 
 class Queue:
@@ -50,24 +53,72 @@ class Queue:
         self.direct_dsn = direct_dsn or dsn
         self.lease_s = lease_s
         self._database = Database(dsn, connections=connections, application_name=application_name)
-        self.producer = Producer(self._database)
+        self._backoff = {"backoff_base_s": backoff_base_s, "backoff_cap_s": backoff_cap_s}
+
+    # Each store is imported when it is used: a short command needs one, and all take 50 ms.
+
+    @cached_property
+    def producer(self) -> Producer:
         """Adds tasks, one by one, in bulk and from files."""
-        self.leases = Leases(self._database, lease_s=lease_s)
+        from organism_flows.blocks.queue.stores.producer import Producer
+
+        return Producer(self._database)
+
+    @cached_property
+    def leases(self) -> Leases:
         """Keeps lanes alive, and takes back the tasks of those that are not."""
-        self.claims = Claims(self._database, backoff_base_s=backoff_base_s, backoff_cap_s=backoff_cap_s)
+        from organism_flows.blocks.queue.stores.leases import Leases
+
+        return Leases(self._database, lease_s=self.lease_s)
+
+    @cached_property
+    def claims(self) -> Claims:
         """Gives tasks to lanes, and takes their outcomes."""
-        self.reports = Reports(self._database)
+        from organism_flows.blocks.queue.stores.claims import Claims
+
+        return Claims(self._database, **self._backoff)
+
+    @cached_property
+    def reports(self) -> Reports:
         """Keeps what running tasks report."""
-        self.reader = Reader(self._database)
+        from organism_flows.blocks.queue.stores.reports import Reports
+
+        return Reports(self._database)
+
+    @cached_property
+    def reader(self) -> Reader:
         """Reads tasks, lanes and counts."""
-        self.operator = Operator(self._database)
+        from organism_flows.blocks.queue.stores.reader import Reader
+
+        return Reader(self._database)
+
+    @cached_property
+    def operator(self) -> Operator:
         """Cancels, retries, redrives and pauses tasks, sets policies, and asks lanes to end."""
-        self.maintenance = Maintenance(self._database, direct_dsn=self.direct_dsn)
+        from organism_flows.blocks.queue.stores.operator import Operator
+
+        return Operator(self._database)
+
+    @cached_property
+    def maintenance(self) -> Maintenance:
         """Deletes what is old."""
-        self.board = Board(self._database)
+        from organism_flows.blocks.queue.stores.maintenance import Maintenance
+
+        return Maintenance(self._database, direct_dsn=self.direct_dsn)
+
+    @cached_property
+    def board(self) -> Board:
         """Reads for the board, and records who did what."""
-        self.health = Health(self._database)
+        from organism_flows.blocks.queue.stores.board import Board
+
+        return Board(self._database)
+
+    @cached_property
+    def health(self) -> Health:
         """Finds what is wrong with the database, the queue or running work."""
+        from organism_flows.blocks.queue.stores.health import Health
+
+        return Health(self._database)
 
     async def __aenter__(self) -> Self:
         await self._database.open()

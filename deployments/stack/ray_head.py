@@ -9,12 +9,21 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from organism_flows.blocks.gc_tuning import exempt_present_objects
+
 WORKER_HOOK_VARIABLE = "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"
 """Variable that Ray sets for a ``worker_process_setup_hook``. On the head it is for all workers (2.60)."""
-WORKER_HOOK = "organism_flows.deployments.stack.ray_head.listen_on_loopback_only"
+WORKER_HOOK = "organism_flows.deployments.stack.ray_head.set_up_worker"
 
 
-def listen_on_loopback_only() -> None:
+def set_up_worker() -> None:
+    """Prepare a process of Ray, before it imports what it is to run."""
+    # Serve and a replica's code import in 0.1 s less.
+    exempt_present_objects()
+    _listen_on_loopback_only()
+
+
+def _listen_on_loopback_only() -> None:
     """Make Serve replicas of this worker bind 127.0.0.1.
 
     ``ray/serve/_private/replica.py`` binds its gRPC server to ``[::]:0``, with no setting to change it

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import time
 from contextlib import suppress
@@ -39,8 +38,6 @@ from organism_flows.blocks.versions import package_version, refuse_other_flow
 from organism_flows.flows.lanes.lane import Lane
 from organism_flows.flows.lanes.summary import LaneSummary
 
-PREPARE_TIMEOUT_S = 30.0
-"""Longest wait for the processes of lanes, in seconds. Then the lanes are started all the same."""
 MARK_RETRY_S = 5.0
 MARK_ATTEMPTS = 200
 PROGRESS_LOG_S = 5.0
@@ -161,31 +158,6 @@ async def _leave_with_node(lane: Lane, logger: Any) -> None:
     lane.summary.node_drained = True
     logger.info("%s leaves: Ray drains this node; handlers have %g s", lane.id, within_s)
     lane.leave(within_s)
-
-
-async def prepare_lanes(cluster: RayCluster, lanes: int) -> list[int]:
-    """Have Ray start a process for each of ``lanes`` lanes, which imports what a lane needs.
-
-    That takes seconds of processor time, in which the flow can do other things. The lanes then run in these
-    processes: Ray gives idle processes of a job to its next tasks.
-
-    Returns:
-        The process ids. One is missing where a process could not be prepared: its lane finds out why.
-    """
-    prepare = ray.remote(**cluster.lane_options())(_import_serve)
-    try:
-        async with asyncio.timeout(PREPARE_TIMEOUT_S):
-            prepared = await asyncio.gather(*[prepare.remote() for _ in range(lanes)], return_exceptions=True)
-    except (ray.exceptions.RayError, ConnectionError, TimeoutError):
-        return []
-    return [pid for pid in prepared if isinstance(pid, int)]
-
-
-def _import_serve() -> int:
-    # To unpickle this function, the process has imported this module.
-    import ray.serve  # noqa: F401
-
-    return os.getpid()
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,8 @@ from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster
 from organism_flows.blocks.prefect_blocks.task_queue import TaskQueue
 from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.flows.dispatch import dispatch
-from organism_flows.flows.supervision.lane_task import _may_succeed_next_time, prepare_lanes, run_lane
+from organism_flows.flows.supervision.lane_processes import prepare_lanes
+from organism_flows.flows.supervision.lane_task import _may_succeed_next_time, run_lane
 from organism_flows.flows.supervision.supervisor import DispatchSummary
 from tests.support.flows.artifacts import artifacts_of, newest_run
 from tests.support.history import check_history
