@@ -68,7 +68,7 @@ class Use:
     async def of(cls, roots: dict[str, int], seconds: float) -> Use:
         """Watch the processes below some roots for ``seconds``.
 
-        Processes that begin and end meanwhile are counted with their parents, once they have ended.
+        Processes that end meanwhile are counted with their parents, once they have ended.
         """
         before = {name: times(pid) for name, pid in roots.items()}
         await asyncio.sleep(seconds)
@@ -78,8 +78,10 @@ class Use:
             for process in tree(pid):
                 with contextlib.suppress(psutil.Error):
                     role = role_of(name, process)
-                    used[role] += used_with_ended(process) - before[name].get(process.pid, 0.0)
+                    used[role] += used_with_ended(process) - before[name].pop(process.pid, 0.0)
                     memory[role] += process.memory_full_info().pss / 2**20
+            # Those that have ended were counted with all that they used, also before.
+            used[role_of(name, psutil.Process(pid))] -= sum(before[name].values())
         return cls({role: 100 * each / seconds for role, each in used.items()}, dict(memory))
 
 
