@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from organism_flows.blocks.http_clients import own_client
 from organism_flows.blocks.sql_statement import Statement, read_sql
-from organism_flows.blocks.tls_contexts import shared_context
 
 if TYPE_CHECKING:
     import httpx
@@ -254,8 +254,7 @@ async def ask_organism(
         return None
     try:
         if client is None:
-            verify = shared_context(trust_env=False)
-            async with httpx.AsyncClient(verify=verify, trust_env=False, timeout=RUNNING_TIMEOUT_S) as own:
+            async with own_client(timeout=RUNNING_TIMEOUT_S) as own:
                 return await ask_organism(url, headers, own)
         address = f"{url.rstrip('/')}/running"
         answer = await client.get(address, headers=dict(headers), timeout=RUNNING_TIMEOUT_S)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from organism_flows.blocks.finding import Finding, failed, ok
+from organism_flows.blocks.http_clients import own_client
 from organism_flows.blocks.local_stack.stack_state import StackState, read_secret
 from organism_flows.blocks.long_work import LongWork, can_write_sql, long_work_sql
-from organism_flows.blocks.tls_contexts import shared_context
 
 if TYPE_CHECKING:
     import httpx
@@ -24,10 +24,7 @@ CHECK_TIMEOUT = 5.0
 
 def local_client() -> httpx.AsyncClient:
     """Return an HTTP client for loopback. It ignores the proxies of the environment."""
-    import httpx
-
-    verify = shared_context(trust_env=False)
-    return httpx.AsyncClient(verify=verify, trust_env=False, timeout=CHECK_TIMEOUT)
+    return own_client(timeout=CHECK_TIMEOUT)
 
 
 async def check_postgres(dsn: str) -> Finding:

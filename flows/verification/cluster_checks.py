@@ -10,6 +10,7 @@ import httpx
 
 from organism_flows.blocks.errors import OrganismError
 from organism_flows.blocks.finding import Finding, degraded, failed, ok
+from organism_flows.blocks.http_clients import own_client
 from organism_flows.blocks.local_stack.access_token import own_headers
 from organism_flows.blocks.long_work import OrganismWork, ask_organism
 from organism_flows.blocks.organism_reports import EnvironmentReport
@@ -177,7 +178,7 @@ def _same_settings(there: EnvironmentReport) -> Finding:
 
 async def _routes(url: str) -> Finding:
     try:
-        async with httpx.AsyncClient(trust_env=False, timeout=HTTP_TIMEOUT_S) as client:
+        async with own_client(timeout=HTTP_TIMEOUT_S) as client:
             answer = await client.get(f"{url}/health")
     except httpx.HTTPError as error:
         return failed(

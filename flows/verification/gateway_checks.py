@@ -5,6 +5,7 @@ from __future__ import annotations
 import httpx
 
 from organism_flows.blocks.finding import Finding, failed, ok
+from organism_flows.blocks.http_clients import own_client
 from organism_flows.blocks.local_stack.access_token import own_headers
 from organism_flows.blocks.settings import load_settings
 
@@ -19,7 +20,7 @@ async def check(url: str) -> list[Finding]:
     """
     name = "gateway: routes"
     try:
-        async with httpx.AsyncClient(trust_env=False, timeout=HTTP_TIMEOUT_S) as client:
+        async with own_client(timeout=HTTP_TIMEOUT_S) as client:
             # Only with the token does the answer say why the gateway is not ready.
             answer = await client.get(f"{url}/readyz", headers=dict(own_headers(load_settings())))
     except httpx.HTTPError as error:

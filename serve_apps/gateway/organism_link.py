@@ -16,6 +16,7 @@ import httpx
 
 from organism_flows.blocks.client.messages import DirectTask
 from organism_flows.blocks.errors import OrganismUnavailable, OrganismUnknown, StackError
+from organism_flows.blocks.http_clients import own_client
 from organism_flows.blocks.organism_reports import HealthReport, StatusReport
 
 STATUS_TIMEOUT_S = 2.0
@@ -64,7 +65,7 @@ class OrganismByHttp:
     ) -> None:
         self._where = where
         self._headers = headers
-        self._http = httpx.AsyncClient(trust_env=False, timeout=STATUS_TIMEOUT_S)
+        self._http = own_client(timeout=STATUS_TIMEOUT_S)
 
     async def health(self) -> HealthReport:
         """Return the answer of the health route, also if the organism is unhealthy."""

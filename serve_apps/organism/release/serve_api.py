@@ -17,9 +17,9 @@ from uuid import uuid4
 import httpx
 
 from organism_flows.blocks.errors import ConfigurationError, OrganismError, OrganismUnavailable
+from organism_flows.blocks.http_clients import own_client
 from organism_flows.blocks.local_stack.access_token import own_headers
 from organism_flows.blocks.settings import load_settings
-from organism_flows.blocks.tls_contexts import shared_context
 from organism_flows.serve_apps.organism.config import OrganismConfig, parse_config
 from organism_flows.serve_apps.organism.release.serve_config import APP, MANAGER, ROUTE_PREFIX
 
@@ -302,13 +302,7 @@ def routes_client(url: str, *, timeout: float) -> httpx.AsyncClient:
     """Return a client of the organism's HTTP routes at ``url``, with the token in effect."""
     local = urlsplit(url).hostname in _LOOPBACK
     headers = dict(own_headers(load_settings()))
-    return httpx.AsyncClient(
-        base_url=url,
-        headers=headers,
-        timeout=timeout,
-        verify=shared_context(trust_env=not local),
-        trust_env=not local,
-    )
+    return own_client(base_url=url, headers=headers, timeout=timeout, trust_env=not local)
 
 
 def useful_line(message: str) -> str:
@@ -323,12 +317,11 @@ def useful_line(message: str) -> str:
 
 def _client(dashboard_url: str, token: str | None, *, timeout: float) -> httpx.AsyncClient:
     local = urlsplit(dashboard_url).hostname in _LOOPBACK
-    return httpx.AsyncClient(
+    return own_client(
         base_url=dashboard_url.rstrip("/"),
         headers={"Authorization": f"Bearer {token}"} if token else {},
         timeout=timeout,
-        verify=shared_context(trust_env=not local),
-        trust_env=not local,  # a proxy of the environment cannot reach the loopback of this machine
+        trust_env=not local,
     )
 
 

@@ -8,7 +8,7 @@ import ssl
 import pytest
 
 from organism_flows.blocks.gc_tuning import YOUNG_OBJECTS, importing
-from organism_flows.blocks.tls_contexts import shared_context
+from organism_flows.blocks.http_clients import _shared_context
 
 
 def test_nothing_is_collected_while_modules_are_imported() -> None:
@@ -28,7 +28,7 @@ def test_nothing_is_collected_while_modules_are_imported() -> None:
 
 
 def test_clients_share_a_context_that_verifies() -> None:
-    context = shared_context(trust_env=False)
-    assert shared_context(trust_env=False) is context
+    context = _shared_context(trust_env=False)
+    assert _shared_context(trust_env=False) is context
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname

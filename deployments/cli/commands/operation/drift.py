@@ -26,6 +26,7 @@ async def drift(
     import httpx
 
     from organism_flows.blocks.errors import ConfigurationError, OrganismUnavailable
+    from organism_flows.blocks.http_clients import own_client
     from organism_flows.blocks.local_stack.access_token import bearer, own_headers
     from organism_flows.blocks.local_stack.stack_state import read_stack
     from organism_flows.blocks.settings import load_settings
@@ -42,7 +43,7 @@ async def drift(
         url = stack.organism_url
     chosen = {name: value for name, value in (("type", type), ("domain", domain)) if value is not None}
     try:
-        async with httpx.AsyncClient(trust_env=False, headers=dict(headers), timeout=ASK_TIMEOUT_S) as client:
+        async with own_client(headers=dict(headers), timeout=ASK_TIMEOUT_S) as client:
             if reset:
                 (await client.post(f"{url}/drift/reset", params=chosen)).raise_for_status()
             answer = (await client.get(f"{url}/drift")).raise_for_status()
