@@ -10,6 +10,7 @@ the module of its command, and the help of `organism` imports all: slow imports 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import os
@@ -72,7 +73,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command line, and end the process with its exit code. Entry point of the console script."""
     # What imports make stays. To look through it again and again takes 7 % of a short command.
     gc.set_threshold(50_000, 20, 20)
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    ended: list[int] = []
+    # Registered first, so called last.
+    atexit.register(_end_at_once, ended)
+    ended.append(run(sys.argv[1:] if arguments is None else arguments))
+    sys.exit(ended[0])
+
+
+def _end_at_once(ended: list[int]) -> None:
+    """End the process with the code in ``ended``, if there is one, before Python takes all modules apart.
+
+    That takes 0.02 s of a short command, and 0.4 s where Prefect and Ray are imported.
+    """
+    if ended:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(ended[0])
 
 
 def run(arguments: Sequence[str]) -> int:
