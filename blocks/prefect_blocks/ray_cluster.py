@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import os
-import threading
-import time
 from typing import Any, ClassVar, Self
 
 from pydantic import Field, SecretStr
 
+from organism_flows.blocks import ray_connection
 from organism_flows.blocks.errors import ConfigurationError
 
 from organism_flows.blocks.prefect_blocks.block_base import NamedBlock  # isort: skip  # first: it points Prefect at the stack
@@ -19,19 +16,6 @@ from prefect_ray import RayTaskRunner
 
 from organism_flows.blocks.process_environment import join_stack
 from organism_flows.blocks.settings import load_settings
-from organism_flows.blocks.versions import ONE_IMAGE
-
-REACH_TIMEOUT = 2.0
-"""Longest wait for a TCP connection to the Ray head, in seconds. `ray.init` against a closed port was still
-retrying after three minutes."""
-
-
-OWN_NODE_TIMEOUT = 5.0
-"""Longest wait for a Ray node on this machine, in seconds. Ray itself waits for a minute and does not name
-the cause."""
-CONNECT_TIMEOUT = 60.0
-"""Longest wait for `ray.init`, in seconds. A wrong token takes Ray 20 s to report; a wrong host address it
-never reports."""
 
 
 class RayCluster(NamedBlock):
@@ -79,18 +63,10 @@ class RayCluster(NamedBlock):
         import ray
 
         if ray.is_initialized():
-            return
-        address = self._address()
-        await _reach(address)
-        os.environ.setdefault("RAY_AUTH_MODE", "token" if self.token else "disabled")
-        if self.token:
-            os.environ["RAY_AUTH_TOKEN"] = self.token.get_secret_value()
-        _hush()
-        await _find_own_node(address)
-        try:
-            await _init(address)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            raise _refused(address, error) from None
+            if not ray_connection.made_ahead_for_other(self._address):
+                return
+            ray.shutdown()
+        await ray_connection.connect(self._address(), self.token)
 
     def lane_options(self) -> dict[str, Any]:
         """Return the Ray options of a lane."""
@@ -126,98 +102,10 @@ class RayCluster(NamedBlock):
         return address
 
 
-def _refused(address: str, error: Exception) -> ConfigurationError:
-    text = str(error)
-    if "Version mismatch" in text:
-        both = " ".join(text.partition("Version mismatch: ")[2].split())
-        return ConfigurationError(f"Ray at {address} is of another version: {both}", ONE_IMAGE)
-    reason = text.splitlines()[0] if text else type(error).__name__
-    return ConfigurationError(
-        f"Ray at {address} does not let us in: {reason}",
-        "check that RAY_AUTH_MODE and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH are the cluster's",
-    )
-
-
 def last_line(error: BaseException) -> str:
     """Return the last line of an error of Ray: its text holds whole tracebacks."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:300] if lines else type(error).__name__
-
-
-def _hush() -> None:
-    """Keep Ray's log lines about itself out of the user's terminal."""
-    # Ray warns that it does not replace our SIGTERM handler, which is what we want.
-    logging.getLogger("ray._private.worker").setLevel(logging.ERROR)
-    # A filter, because Serve sets the level of its logger again when it is first used.
-    logging.getLogger("ray.serve").addFilter(_is_a_warning)
-
-
-def _is_a_warning(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.WARNING
-
-
-async def _init(address: str) -> None:
-    """Run `ray.init` without blocking the event loop.
-
-    Raises:
-        TimeoutError: It had not returned after `CONNECT_TIMEOUT`.
-    """
-    import ray
-
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
-
-    def settle(error: Exception | None) -> None:
-        if not done.done():
-            done.set_exception(error) if error else done.set_result(None)
-
-    def connect() -> None:
-        error: Exception | None = None
-        try:
-            namespace = load_settings().ray_namespace
-            ray.init(address, namespace=namespace, log_to_driver=False, configure_logging=False)
-        except Exception as raised:
-            error = raised
-        loop.call_soon_threadsafe(settle, error)
-
-    # A daemon thread, because a call that never returns must not keep this process from ending.
-    threading.Thread(target=connect, name="ray-connect", daemon=True).start()
-    try:
-        await asyncio.wait_for(done, CONNECT_TIMEOUT)
-    except TimeoutError:
-        raise TimeoutError(f"no answer within {CONNECT_TIMEOUT:g} s") from None
-
-
-async def _reach(address: str) -> None:
-    host, _, port = address.rpartition(":")
-    try:
-        async with asyncio.timeout(REACH_TIMEOUT):
-            _, writer = await asyncio.open_connection(host, int(port))
-        writer.close()
-    except OSError as error:
-        raise ConfigurationError(
-            f"no Ray at {address}: {error or f'no answer within {REACH_TIMEOUT:g} s'}",
-            "start it (`organism up`, or your own cluster), or correct RAY_ADDRESS",
-        ) from None
-
-
-async def _find_own_node(address: str) -> None:
-    """Refuse early if no Ray node runs on this machine: a driver shares memory with one.
-
-    Raises:
-        ConfigurationError: No node was found within `OWN_NODE_TIMEOUT`.
-    """
-    from ray._private import services
-
-    find: Any = getattr(services, "find_node_ids", None)  # `ray.init` calls it as well (2.60)
-    deadline = time.monotonic() + OWN_NODE_TIMEOUT
-    while find is not None and not await asyncio.to_thread(find):
-        if time.monotonic() > deadline:
-            raise ConfigurationError(
-                f"no Ray node runs on this machine, and a flow needs one to reach the cluster at {address}",
-                f"run one that takes no work: `ray start --address={address} --num-cpus=0`",
-            )
-        await asyncio.sleep(0.25)
 
 
 class LaneTaskRunner(RayTaskRunner[Any]):  # type: ignore[misc]  # prefect-ray ships no types

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import ray
 
+from organism_flows.blocks import ray_connection
+from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.gc_tuning import importing
 
 if TYPE_CHECKING:
@@ -15,6 +18,27 @@ if TYPE_CHECKING:
 
 PREPARE_TIMEOUT_S = 30.0
 """Longest wait for the processes of lanes, in seconds. Then the lanes are started all the same."""
+
+_begun: dict[str, list[Any]] = {}
+"""What `begin` has begun, by Ray's id of this process's connection."""
+
+
+async def prepare_ahead(address: str, lanes: int) -> None:
+    """Connect to the Ray at ``address``, and begin what `prepare_lanes` then waits for.
+
+    Call it before Prefect is imported: that takes as long as the processes of lanes do, on another core. If
+    Ray does not let us in, nothing is begun, and the flow says why.
+    """
+    with suppress(ConfigurationError):
+        await ray_connection.connect_ahead(address)
+        begin(lanes)
+
+
+def begin(lanes: int) -> None:
+    """Begin what `prepare_lanes` then waits for. This process must be connected to Ray."""
+    # The block with the CPUs of a lane is not known yet, and Ray ignores them when it reuses a process.
+    prepare = ray.remote(num_cpus=0, max_retries=0)(_import_lane)
+    _begun[_connection()] = [prepare.remote() for _ in range(lanes)]
 
 
 async def prepare_lanes(cluster: RayCluster, lanes: int) -> list[int]:
@@ -27,12 +51,18 @@ async def prepare_lanes(cluster: RayCluster, lanes: int) -> list[int]:
         The process ids. One is missing where a process could not be prepared: its lane finds out why.
     """
     prepare = ray.remote(**cluster.lane_options())(_import_lane)
+    begun = _begun.pop(_connection(), [])
+    begun += [prepare.remote() for _ in range(lanes - len(begun))]
     try:
         async with asyncio.timeout(PREPARE_TIMEOUT_S):
-            prepared = await asyncio.gather(*[prepare.remote() for _ in range(lanes)], return_exceptions=True)
+            prepared = await asyncio.gather(*begun, return_exceptions=True)
     except (ray.exceptions.RayError, ConnectionError, TimeoutError):
         return []
     return [pid for pid in prepared if isinstance(pid, int)]
+
+
+def _connection() -> str:
+    return str(ray.get_runtime_context().get_job_id())
 
 
 def _import_lane() -> int:

@@ -24,6 +24,7 @@ from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster
 from organism_flows.blocks.prefect_blocks.task_queue import TaskQueue
 from organism_flows.blocks.queue import NewTask, Queue
 from organism_flows.flows.dispatch import dispatch
+from organism_flows.flows.supervision import lane_processes
 from organism_flows.flows.supervision.lane_processes import prepare_lanes
 from organism_flows.flows.supervision.lane_task import _may_succeed_next_time, run_lane
 from organism_flows.flows.supervision.supervisor import DispatchSummary
@@ -87,6 +88,9 @@ async def test_lanes_run_in_the_processes_that_were_prepared_for_them(
         return prepared
 
     monkeypatch.setattr("organism_flows.flows.dispatch.prepare_lanes", preparing)
+    lane_processes.begin(
+        1
+    )  # as `organism dispatch` does before it imports Prefect; the flow prepares the other
     running = asyncio.create_task(dispatch(lanes=2, max_seconds=120))
 
     async def lanes_claim() -> bool:
@@ -94,7 +98,9 @@ async def test_lanes_run_in_the_processes_that_were_prepared_for_them(
 
     await until(lanes_claim, patience=300)
     lanes = await stack_queue.reader.lanes()
-    assert sorted(lane.pid for lane in lanes) == sorted(prepared)
+    # One process may have been prepared twice, if it was there already.
+    assert len(prepared) == 2
+    assert set(prepared) <= {lane.pid for lane in lanes}
     assert lanes[0].run
     await stack_queue.operator.request_stop(lanes[0].run)
     await running

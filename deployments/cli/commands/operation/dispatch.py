@@ -49,9 +49,16 @@ async def dispatch(
 
             # Before Prefect is imported: it logs to what standard error is on import.
             await open_parts.enter_async_context(shown(queue))
-        # Importing flows points Prefect and Ray at the embedded stack, so it comes before Prefect.
+        # Importing flows points Prefect and Ray at the embedded stack, so it comes before both.
+        from organism_flows.blocks.ray_connection import disconnect
+        from organism_flows.flows.supervision.lane_processes import prepare_ahead  # isort: skip
+
+        stack = read_stack(settings.home)
+        if stack is not None and os.environ.get("RAY_ADDRESS") != stack.ray_address:
+            stack = None  # its Ray is not the one that this run uses
+        if stack is not None:
+            await prepare_ahead(stack.ray_address, lanes)
         import organism_flows.flows.dispatch as flow  # isort: skip
-        import ray
 
         from organism_flows.blocks.errors import RunStopped
         from organism_flows.deployments.cli.flow_runs import BEGIN_S, begun_within, leave_with, outcome
@@ -60,7 +67,7 @@ async def dispatch(
 
         # Check before the flow is called: Prefect would start a server of its own to record the failure.
         prefect_api()
-        if (stack := read_stack(settings.home)) and os.environ.get("RAY_ADDRESS") == stack.ray_address:
+        if stack is not None:
             leave_with(stack, as_json)
         stopped = ""
         try:
@@ -73,8 +80,7 @@ async def dispatch(
         except RunStopped as error:
             stopped = error.what
         finally:
-            # At the end of the process Ray would do this as well, after a sleep of half a second.
-            ray.shutdown()
+            disconnect()
         left = None
         if not stopped and until_empty and max_seconds is not None and summary.seconds >= max_seconds:
             left = await queue.reader.remaining()
