@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,14 +88,24 @@ async def check_prefect(client: httpx.AsyncClient, stack: StackState) -> Finding
     return await _get("prefect", client, f"{stack.prefect_api_url}/version", headers)
 
 
-async def check_worker(client: httpx.AsyncClient, stack: StackState) -> Finding:
-    """Check that the stack's worker reports to the Prefect server."""
+async def check_worker(
+    client: httpx.AsyncClient, stack: StackState, *, since: datetime | None = None
+) -> Finding:
+    """Check that the stack's worker reports to the Prefect server.
+
+    Args:
+        client: HTTP client.
+        stack: State of the stack.
+        since: When the worker was started; `None`: long ago. Another of its name may have reported before.
+    """
     url = f"{stack.prefect_api_url}/work_pools/{WORK_POOL}/workers/filter"
     try:
         response = await client.post(url, json={}, headers=basic(stack.prefect_secret_path))
         if response.status_code != 200:
             return failed("worker", f"{url} answers {response.status_code}")
         workers = [worker for worker in response.json() if worker["name"] == stack.stack_id]
+        if since is not None:
+            workers = [w for w in workers if datetime.fromisoformat(w["last_heartbeat_time"]) >= since]
     except Exception as error:
         return failed("worker", f"{url}: {_reason(error)}")
     if any(worker["status"] == "ONLINE" for worker in workers):

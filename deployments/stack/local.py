@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -302,9 +303,10 @@ class _Start:
             # It begins at once what is due, for which the processors are not free yet and which needs Ray.
             await self.ray_answers.wait()
             async with self._timed("worker"):
+                since = datetime.now(UTC)
                 child = components.start_worker(self.settings, stack)
                 self._remember(stack, child)
-                check = partial(health.check_worker, client, stack)
+                check = partial(health.check_worker, client, stack, since=since)
                 await components.wait_for(child, check, components.WORKER_TIMEOUT)
 
     async def _prefect_server(self, stack: StackState, client: Any) -> None:

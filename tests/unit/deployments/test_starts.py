@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import docket
+import httpx
 import pytest
 from prefect.server.api import background_workers
 
 from organism_flows.blocks.settings import Settings
-from organism_flows.deployments.stack import components, local
+from organism_flows.deployments.stack import components, health, local
 from organism_flows.deployments.stack.progress import silent
 
 pytestmark = pytest.mark.anyio
@@ -35,6 +38,20 @@ async def test_the_worker_starts_once_ray_answers(tmp_path: Path, monkeypatch: p
     start.ray_answers.set()
     with pytest.raises(Started):
         await prefect
+
+
+async def test_a_worker_is_ready_when_it_has_reported_itself() -> None:
+    """Its name is that of the worker before it, which Prefect calls online for a while."""
+    reported = datetime(2026, 1, 1, tzinfo=UTC)
+    found = [{"name": "me", "status": "ONLINE", "last_heartbeat_time": reported.isoformat()}]
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, json=found))
+    stack: Any = SimpleNamespace(
+        prefect_api_url="http://prefect/api", prefect_secret_path=None, stack_id="me"
+    )
+    async with httpx.AsyncClient(transport=transport) as client:
+        assert (await health.check_worker(client, stack)).ok
+        assert (await health.check_worker(client, stack, since=reported)).ok
+        assert not (await health.check_worker(client, stack, since=reported + timedelta(seconds=1))).ok
 
 
 def test_prefects_upkeep_is_run_by_the_worker_that_we_slow_down() -> None:
