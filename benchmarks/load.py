@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import cycle
 from urllib.parse import urlsplit
@@ -19,10 +19,11 @@ CONNECTIONS = 16
 LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 
 
-def request(url: str, body: bytes | None = None) -> bytes:
+def request(url: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> bytes:
     """The bytes of a GET, or of a POST of JSON."""
     parts = urlsplit(url)
     head = f"{'GET' if body is None else 'POST'} {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
+    head += "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
     if body is not None:
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     return f"{head}\r\n".encode() + (body or b"")

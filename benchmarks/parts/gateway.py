@@ -20,6 +20,8 @@ from benchmarks.load import rate, request
 from benchmarks.options import Options
 from benchmarks.peers.drained import PAYLOAD
 from benchmarks.stack import ROOT, Stack, until
+from organism_flows.blocks.local_stack.access_token import own_headers
+from organism_flows.blocks.settings import Settings
 
 SECONDS = 1.0
 """Of each measurement."""
@@ -47,6 +49,8 @@ async def measure(stack: Stack, options: Options) -> Result:
     one, many = (json.dumps(body).encode() for body in (TASK, [TASK] * BULK))
     rates: dict[str, dict[str, list[float]]] = {}
     busy: dict[str, list[float]] = {"gateway": [], "bare": [], "load": []}
+    # The bare endpoint gets it as well, and does not look at it.
+    token = own_headers(Settings(home=stack.home))
     async with (
         running(stack, "gateway", "organism_flows.serve_apps.gateway") as ours,
         running(
@@ -71,9 +75,11 @@ async def measure(stack: Stack, options: Options) -> Result:
                 # One right after the other, and neither always first: the machine changes by the minute.
                 for name, server in sorted(servers.items(), reverse=bool(number % 2)):
                     requests = {
-                        "read": [request(f"{server.url}{server.task}{task_id}") for task_id in ids],
-                        "submit": [request(f"{server.url}{server.one}", one)],
-                        "bulk": [request(f"{server.url}{server.many}", many)],
+                        "read": [
+                            request(f"{server.url}{server.task}{task_id}", headers=token) for task_id in ids
+                        ],
+                        "submit": [request(f"{server.url}{server.one}", one, token)],
+                        "bulk": [request(f"{server.url}{server.many}", many, token)],
                     }[way]
                     with use(server.process, busy[name]), use(psutil.Process(), busy["load"]):
                         found = await rate(server.url, requests, options.seconds(SECONDS))

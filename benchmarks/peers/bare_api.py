@@ -47,6 +47,9 @@ class NewTask(BaseModel):
     max_attempts: int | None = None
     timeout_s: float | None = None
     dedup_key: str | None = None
+    key: str | None = None
+    expires_at: datetime | None = None
+    cost: float | None = None
 
 
 class Added(BaseModel):
@@ -119,16 +122,17 @@ async def many(tasks: list[NewTask]) -> Added:
 
 async def add(tasks: Sequence[NewTask]) -> Added:
     """The gateway's own statement."""
-    rows = [
-        (
-            uuid7(), task.type, orjson.dumps(task.params).decode(), task.description, task.domain,
-            task.drift_score, task.priority, task.run_after, task.max_attempts, task.timeout_s,
-            task.dedup_key, "queued",
-        )
-        for task in tasks
-    ]  # fmt: skip
-    added = await Session(app.state.pool).fetch("submit", **as_columns(rows))
+    added = await Session(app.state.pool).fetch("submit", **as_columns([row_of(task) for task in tasks]))
     return Added(ids=[row["id"] for row in added])
+
+
+def row_of(task: NewTask) -> tuple[Any, ...]:
+    """Values of a task for the columns of that statement."""
+    return (
+        uuid7(), task.type, orjson.dumps(task.params).decode(), task.description, task.domain,
+        task.drift_score, task.priority, task.run_after, task.max_attempts, task.timeout_s,
+        task.dedup_key, "queued", task.key, task.expires_at, task.cost, None,
+    )  # fmt: skip
 
 
 @app.get("/task/{task_id}")

@@ -17,6 +17,9 @@ from benchmarks import costs, per_task, record
 from benchmarks.__main__ import PARTS
 from benchmarks.figures import Figure, Result, Unmeasured, median, percentile
 from benchmarks.parts import consumer, drain, fairness
+from benchmarks.peers import bare_api
+from organism_flows.blocks.queue import NewTask
+from organism_flows.blocks.queue.stores.task_rows import COLUMNS, task_row
 from organism_flows.serve_apps.organism.config import load_config
 
 ROOT = Path(record.__file__).parent.parent
@@ -93,6 +96,12 @@ def test_the_lock_of_the_peers_on_node_pins_every_hash_and_names_no_registry() -
     assert "resolved" not in text
     assert packages
     assert all(each["integrity"].startswith("sha512-") for each in packages.values())
+
+
+def test_the_bare_endpoint_adds_what_the_gateway_adds() -> None:
+    theirs = bare_api.row_of(bare_api.NewTask(type="a", params={"n": 1}, key="k"))
+    ours = task_row(NewTask(type="a", params={"n": 1}, key="k"))
+    assert dict(zip(COLUMNS[1:], theirs[1:], strict=True)) == dict(zip(COLUMNS[1:], ours[1:], strict=True))
 
 
 def test_peers_that_are_faster_or_cheaper_are_named() -> None:
