@@ -7,7 +7,7 @@ import asyncpg
 from organism_flows.blocks.errors import SchemaMismatch
 from organism_flows.blocks.queue.db.session import Session
 
-SCHEMA_VERSION = "0019"
+SCHEMA_VERSION = "0020"
 """Number of the newest migration. Newer tables are fine: they serve the versions before them too."""
 CHECK_TIMEOUT = 10.0
 

@@ -129,6 +129,31 @@ async def test_a_moment_that_nobody_can_read_is_refused(queue: Queue) -> None:
     assert (await queue.get(str(endless))).status == "queued"
 
 
+async def test_values_of_a_new_row_are_refused_beyond_their_bounds_and_taken_at_them(queue: Queue) -> None:
+    moments = ("created_at", "updated_at", "run_after", "expires_at", "locked_at", "begun_at", "finished_at")
+    counters = ("attempts", "timed_out", "lease_lost", "interrupted")
+    taken = [
+        *((name, moment) for name in moments for moment in ("infinity", "-infinity")),
+        *((name, moment) for name in moments for moment in ("0001-01-01+00", "9999-12-31 23:59:59+00")),
+        *((name, count) for name in counters for count in ("0", "1000000")),
+        ("suspicion", "0"),
+        ("claim", str(2**53)),
+    ]
+    refused = [
+        *((name, moment) for name in moments for moment in ("0001-12-31+00 BC", "10000-01-01+00")),
+        *((name, count) for name in counters for count in ("-1", "1000001")),
+        ("suspicion", "-1"),
+        ("claim", "-1"),
+        ("claim", str(2**53 + 1)),
+    ]
+    async with pool_of(queue).acquire() as connection:
+        for name, value in taken:
+            await connection.execute(f"INSERT INTO tasks (type, {name}) VALUES ('t', '{value}')")
+        for name, value in refused:
+            with pytest.raises(asyncpg.CheckViolationError, match=r"moments are in|claim is 0 to 2\^53"):
+                await connection.execute(f"INSERT INTO tasks (type, {name}) VALUES ('t', '{value}')")
+
+
 async def test_only_tasks_that_may_expire_are_in_the_index(queue: Queue) -> None:
     await queue.submit([NewTask(type="t") for _ in range(3000)])
     await queue.submit([NewTask(type="t", expires_in_s=60)])
