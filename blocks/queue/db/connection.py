@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 import time
 from collections.abc import Callable
@@ -23,8 +24,10 @@ from organism_flows.blocks.queue.models.timestamps import read_any_moment
 
 if TYPE_CHECKING:
     _AnyPool = asyncpg.Pool[Any]
-else:
-    _AnyPool = asyncpg.Pool  # generic for type checkers only
+    _AnyConnection = asyncpg.Connection[Any]
+else:  # generic for type checkers only
+    _AnyPool = asyncpg.Pool
+    _AnyConnection = asyncpg.Connection
 
 # While Postgres is down, this logger warns with a traceback for each failed connection. The next statement
 # raises the error anyway.
@@ -37,6 +40,9 @@ RELEASE_TIMEOUT = 1.0
 """Longest wait for Postgres to confirm that it cancels a statement, in seconds. After that the connection is
 dropped."""
 
+PLANS_LAST_S = 1.0
+"""Longest time for which a lane's connection keeps a plan, in seconds. To plan takes most of the time of a
+statement for one task, and so soon no table outgrows a plan by much."""
 WAIT_POLL_S = 0.5
 
 ISOLATION = "read committed"
@@ -195,6 +201,22 @@ class _Acquired(PoolAcquireContext):
             raise cause from None
 
 
+class _Replanning(_AnyConnection):
+    """A connection that keeps its plans for `PLANS_LAST_S`."""
+
+    planned_at = -math.inf
+
+    async def replan(self) -> None:
+        """Have statements planned anew when they next run, if their plans may be older than that."""
+        if time.monotonic() - self.planned_at > PLANS_LAST_S:
+            await self.execute("DISCARD PLANS")
+            self.planned_at = time.monotonic()
+
+
+async def _replanned(connection: Any) -> None:
+    await connection.replan()
+
+
 class Pool(_AnyPool):
     """A pool that drops a connection on which Postgres has fallen silent, or that can only read.
 
@@ -215,13 +237,17 @@ class Pool(_AnyPool):
             await super().release(connection, timeout=timeout or RELEASE_TIMEOUT)
 
 
-async def open_pool(dsn: str, *, connections: int, application_name: str) -> asyncpg.Pool[Any]:
+async def open_pool(
+    dsn: str, *, connections: int, application_name: str, keep_plans: bool = False
+) -> asyncpg.Pool[Any]:
     """Return a pool whose connections are made again when they break.
 
     Args:
         dsn: Postgres connection URL.
         connections: Most connections at once.
         application_name: Name of the connections in Postgres.
+        keep_plans: Let Postgres keep a plan for `PLANS_LAST_S`, where it finds that as good as planning each
+            time. For a lane: it runs few statements, many times a second.
 
     Raises:
         ConfigurationError: A pooler is in between, and transactions have another isolation level.
@@ -248,8 +274,8 @@ async def open_pool(dsn: str, *, connections: int, application_name: str) -> asy
         options["statement_cache_size"] = 0
     else:
         # A plan made while the table was small would be kept when it is large: a settlement would scan it.
-        # Planning each time costs 0.2 ms for a claim.
-        settings["plan_cache_mode"] = "force_custom_plan"
+        # Planning each time takes 1 ms of a claim, whose statement is long.
+        settings["plan_cache_mode"] = "auto" if keep_plans else "force_custom_plan"
         settings["default_transaction_isolation"] = ISOLATION
     return await Pool(
         dsn,
@@ -262,10 +288,11 @@ async def open_pool(dsn: str, *, connections: int, application_name: str) -> asy
         # after every statement.
         reset=_nothing,
         init=read_any_moment,
+        setup=_replanned if keep_plans and not pooled else None,
         # The defaults of `asyncpg.create_pool`.
         max_queries=50_000,
         max_inactive_connection_lifetime=300.0,
-        connection_class=asyncpg.Connection,
+        connection_class=_Replanning,
         record_class=asyncpg.Record,
         loop=None,
         **options,

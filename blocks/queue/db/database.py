@@ -23,13 +23,17 @@ class Database(Session):
         dsn: Postgres connection URL.
         connections: Most connections at once.
         application_name: Name of the connections in Postgres.
+        keep_plans: See `open_pool`.
     """
 
-    def __init__(self, dsn: str, *, connections: int, application_name: str) -> None:
+    def __init__(
+        self, dsn: str, *, connections: int, application_name: str, keep_plans: bool = False
+    ) -> None:
         super().__init__(None)
         self._dsn = dsn
         self._connections = connections
         self._application_name = application_name
+        self._keep_plans = keep_plans
         self._pool: asyncpg.Pool[Any] | None = None
 
     @property
@@ -48,7 +52,10 @@ class Database(Session):
         """
         try:
             self._pool = await open_pool(
-                self._dsn, connections=self._connections, application_name=self._application_name
+                self._dsn,
+                connections=self._connections,
+                application_name=self._application_name,
+                keep_plans=self._keep_plans,
             )
             await check_schema(self)
         except CONNECT_ERRORS as error:

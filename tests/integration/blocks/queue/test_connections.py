@@ -23,6 +23,7 @@ from tests.conftest import Databases
 from tests.support.bouncer import bounced
 from tests.support.history import check_history, install_history
 from tests.support.proxy import proxied
+from tests.support.queue.sessions import completed
 from tests.support.scripted_organism import ScriptedOrganism
 from tests.support.sql import pool_of
 from tests.support.stack import until
@@ -93,6 +94,43 @@ async def test_without_care_for_the_pooler_it_would_fail(
             await (await connected()).execute("BEGIN")
         with pytest.raises(asyncpg.InvalidSQLStatementNameError):
             await unlucky.fetchval("SELECT $1::int", 1)
+
+
+async def test_a_lane_keeps_plans_and_a_table_does_not_outgrow_them(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = """
+        SELECT sum(generic_plans)::int AS generic, sum(custom_plans)::int AS custom
+        FROM pg_prepared_statements WHERE statement ~ $1
+    """
+    async with Queue(database, connections=1, keep_plans=True) as queue:
+        await queue.leases.register("lane")
+
+        async def runs(count: int) -> None:
+            for _ in range(count):
+                await queue.submit([NewTask(type="ok")])
+                batch = await queue.claims.claim("lane", 1)
+                await queue.claims.settle("lane", batch, completed(batch))
+
+        monkeypatch.setattr(organism_flows.blocks.queue.db.connection, "PLANS_LAST_S", 3600.0)
+        await runs(12)
+        for text in ("Claims due tasks", "Settles completed"):
+            [plans] = await pool_of(queue).fetch(planned, text)
+            assert plans["custom"] <= 5, "Postgres plans five times before it compares"
+            assert plans["generic"] >= 7
+        # While the table is small, a plan may scan it. An hour's plan would still do so, a second's does not.
+        await pool_of(queue).execute(
+            "INSERT INTO tasks (type, status, finished_at) "
+            "SELECT 'old', 'completed', now() FROM generate_series(1, 50000)"
+        )
+        monkeypatch.setattr(organism_flows.blocks.queue.db.connection, "PLANS_LAST_S", 0.0)
+        await runs(1)
+        await pool_of(queue).fetchval("SELECT pg_stat_force_next_flush()")
+        scans = "SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'tasks'"
+        before = await pool_of(queue).fetchval(scans)
+        await runs(3)
+        await pool_of(queue).fetchval("SELECT pg_stat_force_next_flush()")
+        assert await pool_of(queue).fetchval(scans) == before
 
 
 async def test_through_a_pooler_lanes_poll_and_say_so_once(
