@@ -7,7 +7,6 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from organism_flows.blocks.errors import ConfigurationError
@@ -27,29 +26,6 @@ the cause."""
 CONNECT_TIMEOUT = 60.0
 """Longest wait for `ray.init`, in seconds. A wrong token takes Ray 20 s to report; a wrong host address it
 never reports."""
-
-_made_ahead: str | None = None
-"""Address of the cluster that `connect_ahead` has connected this process to."""
-
-
-async def connect_ahead(address: str) -> None:
-    """Connect this process before it is known which cluster its block names.
-
-    If that is another, `RayCluster.connect` connects to it instead.
-
-    Raises:
-        ConfigurationError: As `connect`.
-    """
-    global _made_ahead
-    await connect(address)
-    _made_ahead = address
-
-
-def made_ahead_for_other(address: Callable[[], str]) -> bool:
-    """Return whether this process is connected by `connect_ahead`, and not to ``address``."""
-    global _made_ahead
-    ahead, _made_ahead = _made_ahead, None
-    return ahead is not None and ahead != address()
 
 
 async def connect(address: str, token: SecretStr | None = None) -> None:

@@ -63,9 +63,7 @@ class RayCluster(NamedBlock):
         import ray
 
         if ray.is_initialized():
-            if not ray_connection.made_ahead_for_other(self._address):
-                return
-            ray.shutdown()
+            return
         await ray_connection.connect(self._address(), self.token)
 
     def lane_options(self) -> dict[str, Any]:

@@ -12,10 +12,15 @@ import ray
 from organism_flows.blocks import ray_connection
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.gc_tuning import importing
+from organism_flows.blocks.http_clients import own_client
 
 if TYPE_CHECKING:
     from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster
 
+DEFAULT_BLOCK = "/block_types/slug/ray-cluster/block_documents/name/default"
+"""Path in Prefect's API."""
+ASK_TIMEOUT_S = 2.0
+"""Longest wait for each step of a request to Prefect's server, in seconds."""
 PREPARE_TIMEOUT_S = 30.0
 """Longest wait for the processes of lanes, in seconds. Then the lanes are started all the same."""
 
@@ -27,11 +32,31 @@ async def prepare_ahead(address: str, lanes: int) -> None:
     """Connect to the Ray at ``address``, and begin what `prepare_lanes` then waits for.
 
     Call it before Prefect is imported: that takes as long as the processes of lanes do, on another core. If
-    Ray does not let us in, nothing is begun, and the flow says why.
+    Ray does not let us in, nothing is begun, and the flow says why. Nor is it if the block names a cluster or
+    a token: a process that was connected to one Ray head cannot connect to another with other tokens (2.60).
     """
+    if not await _block_names_none():
+        return
     with suppress(ConfigurationError):
-        await ray_connection.connect_ahead(address)
+        await ray_connection.connect(address)
         begin(lanes)
+
+
+async def _block_names_none() -> bool:
+    """Return whether the default Ray Cluster block leaves address and token empty; False if nobody says."""
+    import httpx
+
+    user, _, password = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
+    auth = (user, password) if user else None
+    try:
+        async with own_client(timeout=ASK_TIMEOUT_S, auth=auth) as client:
+            answer = await client.get(f"{os.environ['PREFECT_API_URL']}{DEFAULT_BLOCK}")
+        if answer.status_code == 404:
+            return True
+        named = answer.json()["data"]
+        return not (named.get("address") or named.get("token"))
+    except (KeyError, ValueError, httpx.HTTPError):
+        return False
 
 
 def begin(lanes: int) -> None:

@@ -11,7 +11,7 @@ from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.organism_reports import HealthReport
 from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster
 from organism_flows.blocks.queue.wire import WIRE_VERSION
-from organism_flows.blocks.ray_connection import _refused, connect_ahead
+from organism_flows.blocks.ray_connection import _refused
 from organism_flows.blocks.versions import (
     differences,
     installed,
@@ -80,26 +80,6 @@ async def test_without_a_node_on_this_machine_it_is_refused(monkeypatch: pytest.
         port = listening.sockets[0].getsockname()[1]
         with pytest.raises(ConfigurationError, match=r"no Ray node runs on this machine.*--num-cpus=0"):
             await RayCluster(address=f"127.0.0.1:{port}").connect()
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize(("named", "reconnects"), [("127.0.0.1:1", False), ("127.0.0.1:2", True)])
-async def test_a_connection_made_ahead_gives_way_to_the_block(
-    named: str, reconnects: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    did: list[str] = []
-
-    async def connected(address: str, token: object = None) -> None:
-        did.append(address)
-
-    monkeypatch.setattr("organism_flows.blocks.ray_connection.connect", connected)
-    monkeypatch.setattr("ray.is_initialized", lambda: True)
-    monkeypatch.setattr("ray.shutdown", lambda: did.append("left"))
-    await connect_ahead("127.0.0.1:1")
-    await RayCluster(address=named).connect()
-    assert did == ["127.0.0.1:1", *(["left", named] if reconnects else [])]
-    await RayCluster(address="127.0.0.1:3").connect()  # whoever has connected by himself stays connected
-    assert did[-1] != "127.0.0.1:3"
 
 
 def test_a_working_dir_is_what_serve_takes() -> None:
