@@ -1,4 +1,4 @@
-"""Connects this process to a Ray cluster. Needs no Prefect, so it can go on while Prefect is imported."""
+"""Connects this process to a Ray cluster. Needs no Prefect, so it can be done before Prefect is imported."""
 
 from __future__ import annotations
 
