@@ -297,9 +297,15 @@ class _Start:
         self.changes = await organism_app.deploy(app, stack, when=self.when, on_note=note, on_progress=step)
 
     async def _prefect(self, stack: StackState, kept: set[str], client: Any) -> None:
-        if "prefect" not in kept:
-            await self._prefect_server(stack, client)
-        if self.settings.worker and "worker" not in kept:
+        new_worker = self.settings.worker and "worker" not in kept
+        await self.database_answers.wait()
+        if "prefect" not in kept or new_worker:  # without a worker there are no deployments
+            with components.deploying(self.settings, stack) as apply_deployments:
+                if "prefect" not in kept:
+                    await self._prefect_server(stack, client)
+                async with self._timed("deployments"):
+                    await apply_deployments()
+        if new_worker:
             # It begins at once what is due, for which the processors are not free yet and which needs Ray.
             await self.ray_answers.wait()
             async with self._timed("worker"):
@@ -312,16 +318,12 @@ class _Start:
     async def _prefect_server(self, stack: StackState, client: Any) -> None:
         for line in components.about_prefects_data(stack):
             self._note("prefect", line)
-        await self.database_answers.wait()
-        with components.deploying(self.settings, stack) as apply_deployments:
-            async with self._timed("prefect"):
-                child = components.start_prefect(self.settings, stack)
-                self._remember(stack, child)
-                answers = partial(health.check_prefect, client, stack)
-                check = partial(components.check_own_port, child, stack.prefect_api_url, answers)
-                await components.wait_for(child, check, components.PREFECT_TIMEOUT)
-            async with self._timed("deployments"):
-                await apply_deployments()
+        async with self._timed("prefect"):
+            child = components.start_prefect(self.settings, stack)
+            self._remember(stack, child)
+            answers = partial(health.check_prefect, client, stack)
+            check = partial(components.check_own_port, child, stack.prefect_api_url, answers)
+            await components.wait_for(child, check, components.PREFECT_TIMEOUT)
 
     async def _gateway(self, stack: StackState, client: Any) -> None:
         async with self._timed("gateway"):

@@ -29,6 +29,7 @@ from organism_flows.deployments.stack.components import ray_folder
 from organism_flows.deployments.stack.local import marks_of
 from organism_flows.deployments.stack.state import known_processes
 from organism_flows.deployments.stack.system import processes
+from organism_flows.flows.prefect_support.stale_runs import FLOW_NAMES
 from tests.support.stack import prefect_api
 
 pytestmark = pytest.mark.stack("own")
@@ -265,6 +266,13 @@ class TestLife:
             assert http.get("/readyz").json()["status"] == "ok"
             answer = http.post("/coordinator/submit", json={"type": "echo", "params": {"n": 1}})
             assert answer.json()["result"] == {"n": 1}
+
+    def test_a_worker_that_is_added_later_has_its_deployments(self, home: Home) -> None:
+        url = f"{prefect_api(home.stack())}/deployments/count"
+        assert httpx.post(url, trust_env=False).json() == 0
+        assert home.organism("up", ORGANISM_WORKER="true")["joined"] is False
+        assert httpx.post(url, trust_env=False).json() == len(FLOW_NAMES)
+        assert home.members("worker")
 
     def test_down_leaves_no_process_even_without_the_state_file(self, home: Home) -> None:
         # Killed like this, Postgres must recover when it starts again.
