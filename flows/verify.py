@@ -6,6 +6,7 @@ from datetime import datetime
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
@@ -19,6 +20,8 @@ from organism_flows.flows.verification.thresholds import Thresholds
 from organism_flows.flows.verification.verification import Check, Verification, markdown, run_check
 
 USUAL = Thresholds()
+TRUST_NODES_S = 3600.0
+"""Time for which a run that a schedule has started trusts what a Ray node has answered, in seconds."""
 
 
 async def _board(queue: str) -> str:
@@ -52,6 +55,8 @@ async def verify(
 ) -> Verification:
     """Check settings, Postgres, queue, lanes, Ray, Serve, the organism and Prefect, and send a canary task.
 
+    A run that a schedule has started asks a Ray node for its versions once an hour. Any other run asks all.
+
     Args:
         limits: Thresholds beyond which a finding is degraded.
         canary: Send a task through the whole system.
@@ -63,12 +68,15 @@ async def verify(
         All findings. The run ends as `Failed` when a check failed, and its message names the check. A
         degraded check is named in the message of a completed run.
     """
+    context = FlowRunContext.get()
+    scheduled = bool(context and context.flow_run and context.flow_run.auto_scheduled)
     found = await verify_all(
         queue=queue,
         organism=organism,
         ray_cluster=cluster,
         limits=limits,
         with_canary=canary,
+        trust_nodes_s=TRUST_NODES_S if scheduled else 0.0,
         ask=check_part,
     )
     page = f"**{found.line}**\n\n{markdown(found.findings)}\n\n{await _board(queue)}"

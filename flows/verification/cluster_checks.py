@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from typing import Any
 
@@ -15,20 +14,21 @@ from organism_flows.blocks.local_stack.access_token import own_headers
 from organism_flows.blocks.long_work import OrganismWork, ask_organism
 from organism_flows.blocks.organism_reports import EnvironmentReport
 from organism_flows.blocks.prefect_blocks.organism import Organism
-from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster, last_line
+from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster
 from organism_flows.blocks.settings import load_settings
 from organism_flows.blocks.versions import ONE_IMAGE, differences, installed
+from organism_flows.flows.verification.node_checks import versions_on
 
 HTTP_TIMEOUT_S = 10.0
-NODE_TIMEOUT_S = 30.0
-"""Longest wait for the answer of one node, in seconds.
-
-The node may have to start a worker process, which takes time for its imports.
-"""
 
 
-async def check_ray(cluster: RayCluster) -> list[Finding]:
-    """Connect this process to the cluster, and return findings about its nodes, resources and versions."""
+async def check_ray(cluster: RayCluster, *, trust_nodes_s: float = 0.0) -> list[Finding]:
+    """Connect this process to the cluster, and return findings about its nodes, resources and versions.
+
+    Args:
+        cluster: The cluster.
+        trust_nodes_s: See `versions_on`.
+    """
     import ray
 
     await cluster.connect()
@@ -49,32 +49,7 @@ async def check_ray(cluster: RayCluster) -> list[Finding]:
         )
     else:
         findings.append(ok("ray: resources", seen))
-    return [*findings, await _same_on_nodes(alive)]
-
-
-async def _same_on_nodes(nodes: list[Any]) -> Finding:
-    """Return whether every node has the same versions as this process: a lane may run on any node."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    probe = ray.remote(installed)
-
-    async def ask(node: Any) -> list[str]:
-        where = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
-        strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ref = probe.options(num_cpus=0, max_retries=0, scheduling_strategy=strategy).remote()
-        try:
-            there = await asyncio.wait_for(ref, NODE_TIMEOUT_S)
-        except TimeoutError:
-            return [f"{where} did not answer within {NODE_TIMEOUT_S:g} s"]
-        except ray.exceptions.RayError as error:
-            return [f"{where} cannot run our code: {last_line(error)}"]
-        return [f"{where}: {difference}" for difference in differences(installed(), there)]
-
-    found = [line for lines in await asyncio.gather(*map(ask, nodes)) for line in lines]
-    if found:
-        return failed("ray: versions", "; ".join(found), ONE_IMAGE)
-    return ok("ray: versions", "every node as here: " + ", ".join(f"{n} {v}" for n, v in installed().items()))
+    return [*findings, await versions_on(alive, trust_s=trust_nodes_s)]
 
 
 async def check_serve(organism: Organism, organism_url: str | None) -> list[Finding]:

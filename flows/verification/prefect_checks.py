@@ -11,10 +11,10 @@ from organism_flows.blocks.errors import ConfigurationError, PrefectUnavailable
 from organism_flows.blocks.finding import Finding, degraded, failed, ok
 from organism_flows.flows.prefect_support.schedules import DEPLOYMENTS_LIMIT, every, ours
 from organism_flows.flows.prefect_support.server import prefect_api, prefect_client
+from organism_flows.flows.prefect_support.stale_runs import FLOW_NAMES
 
 CHECK_TIMEOUT_S = 20.0
 """Longest time for all checks of Prefect, in seconds."""
-FLOW_NAMES = ("dispatch", "bootstrap", "verify", "watchdog", "submit", "redrive")
 
 
 async def check() -> list[Finding]:

@@ -54,6 +54,7 @@ async def verify_all(
     ray_cluster: str = "default",
     limits: Thresholds | None = None,
     with_canary: bool = True,
+    trust_nodes_s: float = 0.0,
     ask: Ask = run_check,
 ) -> Verification:
     """Check every part and return all findings. A part that does not work is a finding, not an error.
@@ -64,6 +65,7 @@ async def verify_all(
         ray_cluster: Name of the Ray Cluster block.
         limits: Thresholds beyond which a finding is degraded; `None` for the defaults.
         with_canary: Send a task through the whole system.
+        trust_nodes_s: Do not ask a Ray node for its versions that had ours at most so many seconds ago.
         ask: Runs the check of one part and returns its findings.
     """
     limits = limits or Thresholds()
@@ -72,7 +74,7 @@ async def verify_all(
             ask("environment", settings_checks.check, PART_TIMEOUT_S),
             ask("prefect", prefect_checks.check, PART_TIMEOUT_S),
         ]
-        asked.append(_cluster(organism, ray_cluster, ask))
+        asked.append(_cluster(organism, ray_cluster, trust_nodes_s, ask))
         running = read_stack(load_settings().home)
         if running is not None and running.gateway_url:
             asked.append(ask("gateway", partial(gateway_checks.check, running.gateway_url), PART_TIMEOUT_S))
@@ -114,9 +116,10 @@ async def record(queue: Queue, found: Verification) -> None:
         await queue.board.record("verify", actor, details)
 
 
-async def _cluster(organism: str, ray_cluster: str, ask: Ask) -> list[Finding]:
+async def _cluster(organism: str, ray_cluster: str, trust_nodes_s: float, ask: Ask) -> list[Finding]:
     async def ray() -> list[Finding]:
-        return await cluster_checks.check_ray(await block_of(RayCluster, ray_cluster))
+        cluster = await block_of(RayCluster, ray_cluster)
+        return await cluster_checks.check_ray(cluster, trust_nodes_s=trust_nodes_s)
 
     async def serve() -> list[Finding]:
         url = organism_url(load_settings())
