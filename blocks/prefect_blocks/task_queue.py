@@ -79,15 +79,12 @@ class TaskQueue(NamedBlock):
             }
         )
 
-    def open(
-        self, *, application_name: str = "organism", connections: int = 4, keep_plans: bool = False
-    ) -> Queue:
+    def open(self, *, application_name: str = "organism", connections: int = 4) -> Queue:
         """Return the queue; enter it with ``async with``.
 
         Args:
             application_name: Name of its connections in Postgres.
             connections: Most connections at once.
-            keep_plans: See `Queue`.
 
         Raises:
             ConfigurationError: No database is configured and no embedded stack is up.
@@ -103,5 +100,4 @@ class TaskQueue(NamedBlock):
             backoff_cap_s=pinned.backoff_cap_s,
             connections=connections,
             application_name=application_name,
-            keep_plans=keep_plans,
         )

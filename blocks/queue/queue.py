@@ -37,7 +37,6 @@ class Queue:
         connections: Most connections at once.
         direct_dsn: Connection URL past a pooler, for LISTEN. `None`: ``dsn`` is direct, or lanes poll.
         application_name: Name of its connections in Postgres.
-        keep_plans: Let Postgres keep plans for a second, for a lane that runs few statements very often.
     """
 
     def __init__(
@@ -50,14 +49,11 @@ class Queue:
         backoff_cap_s: float = 300.0,
         connections: int = 4,
         application_name: str = "organism",
-        keep_plans: bool = False,
     ) -> None:
         self.dsn = dsn
         self.direct_dsn = direct_dsn or dsn
         self.lease_s = lease_s
-        self._database = Database(
-            dsn, connections=connections, application_name=application_name, keep_plans=keep_plans
-        )
+        self._database = Database(dsn, connections=connections, application_name=application_name)
         self._backoff_base_s = backoff_base_s
         self._backoff_cap_s = backoff_cap_s
 

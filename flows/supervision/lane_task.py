@@ -120,7 +120,7 @@ async def run_lane(
                 summary.retried,
             )
 
-    async with queue.open(application_name="organism-lane", keep_plans=True) as open_queue:
+    async with queue.open(application_name="organism-lane") as open_queue:
         client = organism.client()
         # The first call of a process creates Serve's router and its channel, which takes a second or two. No
         # task should wait for that. The lane itself handles an organism that is away.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import re
 import time
 from collections.abc import Callable
@@ -41,8 +40,11 @@ RELEASE_TIMEOUT = 1.0
 dropped."""
 
 PLANS_LAST_S = 1.0
-"""Longest time for which a lane's connection keeps a plan, in seconds. To plan takes most of the time of a
-statement for one task, and so soon no table outgrows a plan by much."""
+"""Longest time for which a connection keeps a plan, in seconds. To plan takes most of the time of a statement
+for one task, and so soon no table outgrows a plan by much."""
+REPLAN_TIMEOUT = 3.0
+"""Longest wait for Postgres to forget plans, in seconds. It needs no lock and no disk for that. The statement
+that follows has a timeout of its own."""
 WAIT_POLL_S = 0.5
 
 ISOLATION = "read committed"
@@ -204,13 +206,20 @@ class _Acquired(PoolAcquireContext):
 class _Replanning(_AnyConnection):
     """A connection that keeps its plans for `PLANS_LAST_S`."""
 
-    planned_at = -math.inf
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.replanned_at = time.monotonic()
 
     async def replan(self) -> None:
         """Have statements planned anew when they next run, if their plans may be older than that."""
-        if time.monotonic() - self.planned_at > PLANS_LAST_S:
-            await self.execute("DISCARD PLANS")
-            self.planned_at = time.monotonic()
+        if time.monotonic() - self.replanned_at > PLANS_LAST_S:
+            try:
+                await self.execute("DISCARD PLANS", timeout=REPLAN_TIMEOUT)
+            except BaseException:
+                # asyncpg would close it, and wait ten seconds for an answer to that.
+                self.terminate()
+                raise
+            self.replanned_at = time.monotonic()
 
 
 async def _replanned(connection: Any) -> None:
@@ -237,17 +246,13 @@ class Pool(_AnyPool):
             await super().release(connection, timeout=timeout or RELEASE_TIMEOUT)
 
 
-async def open_pool(
-    dsn: str, *, connections: int, application_name: str, keep_plans: bool = False
-) -> asyncpg.Pool[Any]:
+async def open_pool(dsn: str, *, connections: int, application_name: str) -> asyncpg.Pool[Any]:
     """Return a pool whose connections are made again when they break.
 
     Args:
         dsn: Postgres connection URL.
         connections: Most connections at once.
         application_name: Name of the connections in Postgres.
-        keep_plans: Let Postgres keep a plan for `PLANS_LAST_S`, where it finds that as good as planning each
-            time. For a lane: it runs few statements, many times a second.
 
     Raises:
         ConfigurationError: A pooler is in between, and transactions have another isolation level.
@@ -273,9 +278,9 @@ async def open_pool(
         # statements are parsed and planned each time. PgBouncer also refuses settings that it does not know.
         options["statement_cache_size"] = 0
     else:
-        # A plan made while the table was small would be kept when it is large: a settlement would scan it.
-        # Planning each time takes 1 ms of a claim, whose statement is long.
-        settings["plan_cache_mode"] = "auto" if keep_plans else "force_custom_plan"
+        # Postgres keeps a plan from the sixth run of a statement on, where it finds that as good as planning
+        # each time: 1 ms of a claim, whose statement is long.
+        settings["plan_cache_mode"] = "auto"
         settings["default_transaction_isolation"] = ISOLATION
     return await Pool(
         dsn,
@@ -288,7 +293,7 @@ async def open_pool(
         # after every statement.
         reset=_nothing,
         init=read_any_moment,
-        setup=_replanned if keep_plans and not pooled else None,
+        setup=None if pooled else _replanned,
         # The defaults of `asyncpg.create_pool`.
         max_queries=50_000,
         max_inactive_connection_lifetime=300.0,

@@ -23,17 +23,13 @@ class Database(Session):
         dsn: Postgres connection URL.
         connections: Most connections at once.
         application_name: Name of the connections in Postgres.
-        keep_plans: See `open_pool`.
     """
 
-    def __init__(
-        self, dsn: str, *, connections: int, application_name: str, keep_plans: bool = False
-    ) -> None:
+    def __init__(self, dsn: str, *, connections: int, application_name: str) -> None:
         super().__init__(None)
         self._dsn = dsn
         self._connections = connections
         self._application_name = application_name
-        self._keep_plans = keep_plans
         self._pool: asyncpg.Pool[Any] | None = None
 
     @property
@@ -55,7 +51,6 @@ class Database(Session):
                 self._dsn,
                 connections=self._connections,
                 application_name=self._application_name,
-                keep_plans=self._keep_plans,
             )
             await check_schema(self)
         except CONNECT_ERRORS as error:

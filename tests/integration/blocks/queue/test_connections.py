@@ -13,9 +13,9 @@ from typing import Any
 import asyncpg
 import pytest
 
-import organism_flows.blocks.queue.db.connection
 from organism_flows.blocks.errors import ConfigurationError, QueueUnavailable
 from organism_flows.blocks.queue import NewTask, Queue, migrate
+from organism_flows.blocks.queue.db import connection as db_connection
 from organism_flows.blocks.queue.db.connection import RELEASE_TIMEOUT, TRANSIENT_ERRORS, behind_pooler
 from organism_flows.blocks.queue.db.listener import PROBE_INTERVAL, PROBE_TIMEOUT, Listener
 from organism_flows.flows.lanes.lane import Lane
@@ -76,7 +76,7 @@ async def test_without_care_for_the_pooler_it_would_fail(
         return False
 
     # What must be red: a client that does not know of the pooler keeps prepared statements, among others.
-    monkeypatch.setattr(organism_flows.blocks.queue.db.connection, "behind_pooler", unaware)
+    monkeypatch.setattr(db_connection, "behind_pooler", unaware)
     with pytest.raises(QueueUnavailable, match="plan_cache_mode"):
         await Queue(pooled).__aenter__()
     async with AsyncExitStack() as stack:
@@ -96,14 +96,14 @@ async def test_without_care_for_the_pooler_it_would_fail(
             await unlucky.fetchval("SELECT $1::int", 1)
 
 
-async def test_a_lane_keeps_plans_and_a_table_does_not_outgrow_them(
+async def test_plans_are_kept_and_a_table_does_not_outgrow_them(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planned = """
         SELECT sum(generic_plans)::int AS generic, sum(custom_plans)::int AS custom
         FROM pg_prepared_statements WHERE statement ~ $1
     """
-    async with Queue(database, connections=1, keep_plans=True) as queue:
+    async with Queue(database, connections=1) as queue:
         await queue.leases.register("lane")
 
         async def runs(count: int) -> None:
@@ -112,7 +112,7 @@ async def test_a_lane_keeps_plans_and_a_table_does_not_outgrow_them(
                 batch = await queue.claims.claim("lane", 1)
                 await queue.claims.settle("lane", batch, completed(batch))
 
-        monkeypatch.setattr(organism_flows.blocks.queue.db.connection, "PLANS_LAST_S", 3600.0)
+        monkeypatch.setattr(db_connection, "PLANS_LAST_S", 3600.0)
         await runs(12)
         for text in ("Claims due tasks", "Settles completed"):
             [plans] = await pool_of(queue).fetch(planned, text)
@@ -123,7 +123,7 @@ async def test_a_lane_keeps_plans_and_a_table_does_not_outgrow_them(
             "INSERT INTO tasks (type, status, finished_at) "
             "SELECT 'old', 'completed', now() FROM generate_series(1, 50000)"
         )
-        monkeypatch.setattr(organism_flows.blocks.queue.db.connection, "PLANS_LAST_S", 0.0)
+        monkeypatch.setattr(db_connection, "PLANS_LAST_S", 0.0)
         await runs(1)
         await pool_of(queue).fetchval("SELECT pg_stat_force_next_flush()")
         scans = "SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'tasks'"
@@ -210,8 +210,16 @@ async def test_a_listener_on_a_half_open_connection_comes_back(database: str) ->
         await asyncio.wait_for(listener.event.wait(), 2)
 
 
-async def test_a_silent_postgres_costs_no_more_than_the_timeout(database: str) -> None:
-    """Without `Pool.release` each of these takes ten seconds, which asyncpg has for cancelling."""
+@pytest.mark.parametrize("plans_last_s", [0.0, 3600.0])
+async def test_a_silent_postgres_costs_no_more_than_the_timeout(
+    database: str, plans_last_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without `Pool.release` each of these takes ten seconds, which asyncpg has for cancelling.
+
+    So does closing a connection, one on which plans could not be discarded too.
+    """
+    monkeypatch.setattr(db_connection, "PLANS_LAST_S", plans_last_s)
+    monkeypatch.setattr(db_connection, "REPLAN_TIMEOUT", 0.2)
     async with proxied(database) as proxy, Queue(proxy.dsn, connections=2) as queue:
         for _ in range(2):
             await queue.reader.now()
