@@ -25,7 +25,7 @@ from pydantic import BaseModel
 
 from organism_flows.blocks.errors import ConfigurationError
 from organism_flows.blocks.prefect_blocks.block_base import DEFAULT
-from organism_flows.flows.alerting.transitions import ALERTS, PREFIX, SCANNED_EVENT, Alert, last_notification
+from organism_flows.flows.alerting.transitions import ALERTS, PREFIX, SCANNED_EVENT, Alert, last_notifications
 from organism_flows.flows.prefect_support.server import reaching_prefect
 from organism_flows.flows.prefect_support.states import ORGANISM_TAG
 
@@ -262,8 +262,8 @@ async def _ours(client: PrefectClient) -> dict[str, _Found]:
 
 async def _states(client: PrefectClient) -> list[AlertState]:
     there = await _ours(client)
-    last = {_name_for(alert): await last_notification(client, alert, DEFAULT) for alert in ALERTS}
-    wrong = {name: found.text for name, found in last.items() if found and found.step == "raised"}
+    last = await last_notifications(client, ALERTS, DEFAULT)
+    wrong = {_name_for(alert): report.text for alert, report in last.items() if report.step == "raised"}
     blocks = {block: await _name_of(client, block) for block in map(_block_of, there.values())}
     return [
         AlertState(name=name, on=automation.enabled, to=blocks[_block_of(automation)], wrong=wrong.get(name))

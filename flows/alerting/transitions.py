@@ -8,14 +8,15 @@ is reported again if the alert still holds.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 from prefect.client.orchestration import PrefectClient
 from prefect.events import emit_event
 from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter, EventResourceFilter
+from prefect.events.schemas.events import ReceivedEvent
 from pydantic import Field
 
 from organism_flows.blocks.finding import Finding
@@ -38,6 +39,8 @@ The automations of every version wait for this name.
 """
 SKEW = timedelta(days=1)
 """Largest lead of another reporter's clock over ours with which its events are still found."""
+SEEN_AT_ONCE = 50
+"""Most reports that are read together. Most alerts have a few in the feed, or none."""
 HEARD_AFTER_S = 10.0
 """Time after which a new automation receives events, in seconds.
 
@@ -82,20 +85,36 @@ def next_step(finding: AlertFinding, last: LastNotification | None, now: datetim
     return "pending" if finding.patience_s else "raised"
 
 
-async def last_notification(client: PrefectClient, alert: Alert, queue: str) -> LastNotification | None:
-    """Return the last report of an alert about this queue, or `None` if the event feed has none."""
+async def last_notifications(
+    client: PrefectClient, alerts: Collection[Alert], queue: str
+) -> dict[Alert, LastNotification]:
+    """Return the last report of each alert about this queue that the event feed has one of."""
+    newest = await _newest(client, alerts, queue, SEEN_AT_ONCE)
+    last = dict(reversed(newest))
+    if len(newest) == SEEN_AT_ONCE:  # reports of others may have crowded out those of an alert
+        for alert in set(alerts) - last.keys():
+            last |= dict(await _newest(client, [alert], queue, 1))
+    return last
+
+
+async def _newest(
+    client: PrefectClient, alerts: Collection[Alert], queue: str, limit: int
+) -> list[tuple[Alert, LastNotification]]:
+    """Return the newest reports of any of these alerts, the newest first."""
+    names = [f"{PREFIX}.{alert}.{step}" for alert in alerts for step in get_args(Step)]
     wanted = EventFilter(
-        event=EventNameFilter(name=[f"{PREFIX}.{alert}.{step}" for step in get_args(Step)]),
+        event=EventNameFilter(name=names),
         resource=EventResourceFilter(id=[_resource(queue)["prefect.resource.id"]]),
         occurred=EventOccurredFilter(until=datetime.now(UTC) + SKEW),
     )
-    events = (await client.read_events(wanted, limit=1)).events
-    if not events:
-        return None
-    [event] = events
-    step: Any = event.event.rpartition(".")[2]
+    return [_read(event) for event in (await client.read_events(wanted, limit=limit)).events]
+
+
+def _read(event: ReceivedEvent) -> tuple[Alert, LastNotification]:
+    name, _, step = event.event.removeprefix(f"{PREFIX}.").rpartition(".")
     since = datetime.fromisoformat(event.payload["since"])
-    return LastNotification(step, since, event.payload["text"], event.received)
+    text = event.payload["text"]
+    return cast("Alert", name), LastNotification(cast("Step", step), since, text, event.received)
 
 
 async def report(
@@ -122,8 +141,9 @@ async def report(
     """
     now = now or datetime.now(UTC)
     lines = []
+    reported = await last_notifications(client, [finding.check for finding in findings], queue)
     for finding in findings:
-        last = await last_notification(client, finding.check, queue)
+        last = reported.get(finding.check)
         since_change = (changed or {}).get(finding.check)
         unheard = last and last.step == "raised" and since_change and last.received < since_change
         step = "raised" if unheard and finding.status == "failed" else next_step(finding, last, now)

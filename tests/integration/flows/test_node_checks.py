@@ -8,6 +8,7 @@ import pytest
 import ray
 
 from organism_flows.blocks.prefect_blocks.ray_cluster import RayCluster
+from organism_flows.blocks.versions import installed
 from organism_flows.flows.verification import node_checks
 from tests.support.stack import Stack
 
@@ -35,7 +36,7 @@ async def test_a_node_is_asked_again_when_its_answer_is_old_or_of_another_versio
     assert (await node_checks.versions_on([node])).evidence == first.evidence
     assert len(asked) == 2, "who does not trust an answer asks"
 
-    here = node_checks.installed() | {"ray": "0.0"}
+    here = installed() | {"ray": "0.0"}
     monkeypatch.setattr(node_checks, "installed", lambda: here)
     monkeypatch.setattr(node_checks, "_ask", lambda node, _: other(node, asked))
     for _ in range(2):
