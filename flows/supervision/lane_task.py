@@ -120,8 +120,10 @@ async def run_lane(
                 summary.retried,
             )
 
-    async with queue.open(application_name="organism-lane") as open_queue:
-        client = organism.client()
+    async with (
+        queue.open(application_name="organism-lane") as open_queue,
+        organism.client().in_this_loop() as client,
+    ):
         # The first call of a process creates Serve's router and its channel, which takes a second or two. No
         # task should wait for that. The lane itself handles an organism that is away.
         with suppress(OrganismError):
