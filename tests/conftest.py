@@ -60,23 +60,26 @@ def pytest_unconfigure() -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     # `make test` runs three processes on two cores, because tests wait more than they compute. One has the
-    # tests that share the session's stack, one those that start stacks of their own; the others go to
-    # whichever is free. pytest-xdist's own groups (3.8) do nothing with pytest 9.2: the ids of tests lose the
-    # mark it gives them.
+    # tests that share the session's stack, one those that start stacks of their own. The tests of a file that
+    # share something, such as a Prefect server, stay together: it would start once in each process. The
+    # others go to whichever is free. pytest-xdist's own groups (3.8) do nothing with pytest 9.2: the ids of
+    # tests lose the mark it gives them.
     from xdist.scheduler import LoadScopeScheduling
 
     @cache
-    def stacks_of(file: str) -> str | None:
+    def group_of(file: str) -> str | None:
         text = (config.rootpath / file).read_text()
         if 'pytest.mark.stack("own")' in text:
             return "stacks of their own"
-        return "one stack" if "pytest.mark.stack" in text else None
+        if "pytest.mark.stack" in text:
+            return "one stack"
+        return file if 'scope="module"' in text or "own_prefect" in text else None
 
-    class ByStack(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist ships no types
+    class ByGroup(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist ships no types
         def _split_scope(self, nodeid: str) -> str:
-            return stacks_of(nodeid.partition("::")[0]) or nodeid
+            return group_of(nodeid.partition("::")[0]) or nodeid
 
-    return ByStack(config, log)
+    return ByGroup(config, log)
 
 
 @pytest.fixture(scope="session")
