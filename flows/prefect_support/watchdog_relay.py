@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -46,6 +47,7 @@ class Relay:
 
     def __init__(self, run: FlowRun | None) -> None:
         self._run = run
+        self._began: datetime | None = None
         self._schedule_was_on = False
 
     async def reason_to_leave(self) -> str | None:
@@ -55,7 +57,9 @@ class Relay:
             return None
         try:
             async with prefect_client(TIMEOUT_S) as client:
-                if younger := await _younger_run(client, run.id, run.deployment_id):
+                # As the server has it, which compares it with that of others.
+                self._began = self._began or (await client.read_flow_run(run.id)).start_time
+                if younger := await _younger_run(client, run.id, run.deployment_id, self._began):
                     return f"relieved by {younger.name}"
                 on = _schedule_is_on(await client.read_deployment(run.deployment_id))
         except PrefectUnavailable:
@@ -66,9 +70,10 @@ class Relay:
         return None
 
 
-async def _younger_run(client: PrefectClient, run: UUID, deployment: UUID) -> FlowRun | None:
+async def _younger_run(
+    client: PrefectClient, run: UUID, deployment: UUID, began: datetime | None
+) -> FlowRun | None:
     """Return a run of the deployment that began after ``run`` and repeats its check as well, or `None`."""
-    began = (await client.read_flow_run(run)).start_time
     others = await client.read_flow_runs(
         flow_run_filter=FlowRunFilter(
             deployment_id=FlowRunFilterDeploymentId(any_=[deployment]),

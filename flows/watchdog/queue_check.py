@@ -213,12 +213,13 @@ async def _note_long_work(queue: Queue, summary: WatchdogSummary) -> None:
     summary.suspects, summary.interrupted = work.suspects, work.interrupted
     summary.handed_over, summary.lanes_leaving = work.handed_over, len(work.leaving)
     summary.notes = work.notes
+    settings = load_settings()
     try:
-        url = organism_url(load_settings())
+        url = organism_url(settings)
     except StackError:
         # Other commands report a broken state file. Report what the queue says anyway.
         url = None
-    if (running := await ask_organism(url, own_headers(load_settings()))) is not None:
+    if (running := await ask_organism(url, own_headers(settings))) is not None:
         summary.copies = running.copies
         summary.notes += running.notes
 
