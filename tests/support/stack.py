@@ -116,6 +116,9 @@ def running_stack() -> Iterator[Stack]:
         stack.run("up")
         yield stack
     finally:
+        if ray := sys.modules.get("ray"):
+            # Ray ends a process that has lost its cluster for a minute: other tests may take longer.
+            ray.shutdown()
         stack.run("down")
         shutil.rmtree(home, ignore_errors=True)
 

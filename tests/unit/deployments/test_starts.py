@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,24 +22,40 @@ from organism_flows.deployments.stack.progress import silent
 pytestmark = pytest.mark.anyio
 
 
+TIMEOUT = 10
+
+
 class Started(Exception):
     """Instead of a process."""
 
 
 async def test_the_worker_starts_once_ray_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It begins at once what is due, which needs Ray."""
+    """It begins at once what is due, which needs Ray. Its deployments are applied by then."""
+    applied = False
+
+    @contextmanager
+    def deploying(*_: Any) -> Iterator[Callable[[], Awaitable[None]]]:
+        async def apply() -> None:
+            nonlocal applied
+            applied = True
+
+        yield apply
 
     def start_worker(*_: Any) -> NoReturn:
         raise Started
 
+    monkeypatch.setattr(components, "deploying", deploying)
     monkeypatch.setattr(components, "start_worker", start_worker)
     start = local._Start(Settings(home=tmp_path, worker=True), tmp_path, "drain", silent)
     stack: Any = None
     prefect = asyncio.create_task(start._prefect(stack, {"prefect"}, None))
+    start.database_answers.set()
     assert not (await asyncio.wait([prefect], timeout=0.05))[0]
+    assert applied
     start.ray_answers.set()
-    with pytest.raises(Started):
-        await prefect
+    async with asyncio.timeout(TIMEOUT):
+        with pytest.raises(Started):
+            await prefect
 
 
 async def test_a_worker_is_ready_when_it_has_reported_itself() -> None:
