@@ -6,7 +6,6 @@ from datetime import datetime
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
@@ -14,7 +13,7 @@ from organism_flows.blocks.finding import Finding
 from organism_flows.blocks.prefect_blocks.task_queue import TaskQueue
 from organism_flows.flows.alerting.notify import notify_about_verification
 from organism_flows.flows.prefect_support.markdown import BoardLinks
-from organism_flows.flows.prefect_support.states import ORGANISM_TAG, show_page
+from organism_flows.flows.prefect_support.states import ORGANISM_TAG, current_run, show_page
 from organism_flows.flows.verification.runner import block_of, verify_all
 from organism_flows.flows.verification.thresholds import Thresholds
 from organism_flows.flows.verification.verification import Check, Verification, markdown, run_check
@@ -68,8 +67,8 @@ async def verify(
         All findings. The run ends as `Failed` when a check failed, and its message names the check. A
         degraded check is named in the message of a completed run.
     """
-    context = FlowRunContext.get()
-    scheduled = bool(context and context.flow_run and context.flow_run.auto_scheduled)
+    run = current_run()
+    scheduled = bool(run and run.auto_scheduled)
     found = await verify_all(
         queue=queue,
         organism=organism,

@@ -1,4 +1,4 @@
-"""Final states of flows, the pages of their runs, and waiting for Prefect's server."""
+"""Runs of flows: the current one, final states, their pages, and waiting for Prefect's server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from contextvars import ContextVar
 from typing import Any
 
 from prefect.artifacts import acreate_markdown_artifact
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 from prefect.states import Failed
 
@@ -39,6 +40,12 @@ def note_begun() -> None:
     """
     if begun := BEGUN.get():
         begun.set()
+
+
+def current_run() -> FlowRun | None:
+    """Return the flow run that this is called in, as it was when it began; `None` outside of one."""
+    context = FlowRunContext.get()
+    return context.flow_run if context else None
 
 
 def failed(error: BaseException) -> State[Any]:

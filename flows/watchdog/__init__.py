@@ -15,14 +15,19 @@ from typing import Annotated, TypeAlias
 
 from prefect import flow
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 from prefect.states import Completed
 from pydantic import Field
 
 from organism_flows.blocks.errors import ConfigurationError, OrganismError
 from organism_flows.blocks.settings import load_settings
-from organism_flows.flows.prefect_support.states import EXPECTED_ERRORS, ORGANISM_TAG, failed, show_page
+from organism_flows.flows.prefect_support.states import (
+    EXPECTED_ERRORS,
+    ORGANISM_TAG,
+    current_run,
+    failed,
+    show_page,
+)
 from organism_flows.flows.prefect_support.watchdog_relay import (
     LONGEST_S,
     Relay,
@@ -129,8 +134,7 @@ async def watchdog(
         missing_seconds=missing_seconds,
         queue=queue,
     )
-    context = FlowRunContext.get()
-    run = context.flow_run if context else None
+    run = current_run()
     scheduled = bool(run and run.auto_scheduled)
     going_on_s = seconds_to_go_on({"for_seconds": for_seconds}, auto_scheduled=scheduled)
     return await _Run(options, run, going_on_s).until_its_end()  # type: ignore[return-value]
